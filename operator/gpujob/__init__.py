@@ -1,0 +1,1 @@
+"""The GpuJob operator: users see `api`, `core` decides, `adapters` touch the world."""

@@ -1,0 +1,1 @@
+"""How the world is touched: one outside thing per module, no decision about money or machines."""

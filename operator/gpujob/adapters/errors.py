@@ -1,0 +1,111 @@
+"""What can go wrong outside, as a closed tree; nothing else leaves an adapter.
+
+AdapterError
+├── ProviderError
+│   ├── ProviderUnavailable     no answer, 5xx, a body that is not what it should be
+│   ├── RateLimited             429; carries how long to wait, if told
+│   ├── CredentialsRejected     401, 403, or 404 with `auth_error`: never "gone"
+│   ├── RentRefused             a definite no to a rent request: nothing was rented
+│   ├── RentWithheld            the rent request never left this process
+│   └── RentUnclear             it may have been accepted; carries what is known
+├── ClusterError
+│   ├── ClusterUnavailable      no answer, 5xx, 429
+│   ├── Conflict                409: the object changed, or exists
+│   ├── ObjectGone              404
+│   ├── Forbidden               401, 403
+│   └── Invalid                 400, 422: the API server refuses the object
+└── MachineError
+    ├── MachineUnreachable      refused, timed out, cut
+    ├── HostKeyMismatch         it shows another key than the pinned one
+    └── LoginRefused            it refuses our key
+"""
+
+from gpujob.api.reasons import Reason
+
+
+class AdapterError(Exception):
+    """Something outside did not do what was asked."""
+
+
+class ProviderError(AdapterError):
+    """The provider did not do what was asked."""
+
+    reason: Reason = Reason.PROVIDER_UNAVAILABLE
+
+
+class ProviderUnavailable(ProviderError):
+    """No usable answer; nothing may be concluded."""
+
+
+class RateLimited(ProviderError):
+    """Asked too often."""
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class CredentialsRejected(ProviderError):
+    """The account's key is refused."""
+
+    reason = Reason.CREDENTIALS_REJECTED
+
+
+class RentRefused(ProviderError):
+    """The provider said no; nothing was rented."""
+
+    def __init__(self, message: str, reason: Reason = Reason.OFFER_GONE) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RentWithheld(ProviderError):
+    """The request was never sent, and never will be."""
+
+    reason = Reason.RENT_WITHHELD
+
+
+class RentUnclear(ProviderError):
+    """The request may have been accepted."""
+
+    reason = Reason.RENT_UNANSWERED
+
+
+class ClusterError(AdapterError):
+    """The Kubernetes API did not do what was asked."""
+
+
+class ClusterUnavailable(ClusterError):
+    """No usable answer."""
+
+
+class Conflict(ClusterError):
+    """The object is not the version that was meant, or exists already."""
+
+
+class ObjectGone(ClusterError):
+    """There is no such object."""
+
+
+class Forbidden(ClusterError):
+    """Our service account may not do this, or policy forbids it."""
+
+
+class Invalid(ClusterError):
+    """The API server refuses the object as it is."""
+
+
+class MachineError(AdapterError):
+    """The rented machine did not do what was asked."""
+
+
+class MachineUnreachable(MachineError):
+    """No connection, or it broke."""
+
+
+class HostKeyMismatch(MachineError):
+    """Another host key than the pinned one."""
+
+
+class LoginRefused(MachineError):
+    """Our key is not accepted."""

@@ -1,0 +1,345 @@
+"""The provider's HTTP API: search, rent, list, read a log, destroy.
+
+Reads may be repeated by whoever asks again; the rent request leaves this process at most once: no
+retry in any layer, no redirect, on a connection that was opened before. aiohttp repeats a PUT by
+itself when the server closes the connection unanswered, unless its body can be read only once.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from gpujob.adapters.clock import Clock
+from gpujob.adapters.errors import (
+    CredentialsRejected,
+    ProviderUnavailable,
+    RateLimited,
+    RentRefused,
+    RentUnclear,
+    RentWithheld,
+)
+from gpujob.adapters.vast_wire import MARK_VARIABLE, Malformed, lease_from, offer_from
+from gpujob.api.gpujob import GpuJobSpec
+from gpujob.api.reasons import Reason
+from gpujob.core.market import Lease, Listing, Offer, Quotes
+from gpujob.core.plan import Rent
+
+READ_SECONDS = 20.0
+PAGE_SIZE = 25
+"""The most that the provider gives in one page of a listing."""
+OFFERS_WANTED = 64
+"""The provider's own cap on one search answer."""
+
+REFUSALS = {
+    "no_such_ask": Reason.OFFER_GONE,
+    "insufficient_credit": Reason.CREDIT_EXHAUSTED,
+    "auth_error": Reason.CREDENTIALS_REJECTED,
+}
+
+
+class VastClient:
+    """A client of one account."""
+
+    def __init__(self, url: str, token: str, clock: Clock) -> None:
+        self._url = url.rstrip("/")
+        self._token = token
+        self._clock = clock
+        self._reads: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        """Shows the address only: a client prints no token."""
+        return f"VastClient({self._url})"
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        if self._reads is not None:
+            await self._reads.close()
+
+    async def search(self, spec: GpuJobSpec) -> Quotes:
+        """Returns offers for a job's needs, cheapest first; the caller checks each again."""
+        query: dict[str, Any] = {
+            "rentable": {"eq": True},
+            "rented": {"eq": False},
+            "num_gpus": {"eq": spec.gpu.count},
+            "disk_space": {"gte": spec.resources.disk_gb},
+            "reliability2": {"gte": float(spec.market.min_reliability)},
+            "direct_port_count": {"gte": 1},
+            "order": [["dph_total", "asc"]],
+            "type": "on-demand",
+            "limit": OFFERS_WANTED,
+            "allocated_storage": spec.resources.disk_gb,
+        }
+        if spec.gpu.models:
+            query["gpu_name"] = {"in": list(spec.gpu.models)}
+        if spec.market.hosts != "Any":
+            query["verified"] = {"eq": True}
+        if spec.market.hosts == "Datacenter":
+            query["datacenter"] = {"eq": True}
+        if spec.market.regions:
+            query["geolocation"] = {"in": list(spec.market.regions)}
+        answer, headers = await self._read("POST", "/api/v0/bundles/", query)
+        rows = answer.get("offers")
+        if not isinstance(rows, list):
+            raise ProviderUnavailable("the search answer has no list of offers")
+        offers: list[Offer] = []
+        unreadable = 0
+        for row in rows:
+            try:
+                offers.append(offer_from(row))
+            except Malformed:
+                unreadable += 1
+        now = self._clock.now()
+        return Quotes(
+            offers=tuple(offers),
+            unreadable=unreadable,
+            fetched_at=now,
+            clock_skew_seconds=(_date(headers) - now).total_seconds(),
+        )
+
+    async def account_id(self) -> int:
+        """Returns the number of the account that the key is of."""
+        answer, _ = await self._read("GET", "/api/v0/users/current")
+        return _account(answer)
+
+    async def list_leases(self) -> Listing:
+        """Returns a complete listing of the account's machines; anything less raises."""
+        requested_at = self._clock.monotonic()
+        account = await self.account_id()
+        rows: dict[int, Lease] = {}
+        token: str | None = None
+        while True:
+            query = {
+                "limit": json.dumps(PAGE_SIZE),
+                "order_by": json.dumps([{"col": "id", "dir": "asc"}]),
+                "select_filters": "{}",
+            }
+            query |= {"after_token": token} if token else {}
+            answer, headers = await self._read("GET", "/api/v1/instances/", query=query)
+            page, total = answer.get("instances"), answer.get("total_instances")
+            if not isinstance(page, list) or not isinstance(total, int):
+                raise ProviderUnavailable("a page of the listing has no rows or no total")
+            try:
+                leases = [lease_from(row) for row in page]
+            except (Malformed, TypeError) as error:
+                raise ProviderUnavailable(f"a listed machine can not be read: {error}") from None
+            rows |= {lease.instance_id: lease for lease in leases}
+            token = answer.get("next_token") or None
+            if token is None:
+                break
+            if not page:
+                raise ProviderUnavailable("an empty page of the listing announces another one")
+        if len(rows) != total:
+            raise ProviderUnavailable(f"the listing has {len(rows)} machines, but says {total}")
+        return Listing(
+            requested_at=requested_at,
+            answered_at=self._clock.monotonic(),
+            provider_time=_date(headers),
+            account_id=account,
+            leases=tuple(rows[number] for number in sorted(rows)),
+        )
+
+    async def read_log(self, instance_id: int) -> str | None:
+        """Returns the machine's log, or None if the provider has not put it up yet."""
+        path = f"/api/v0/instances/request_logs/{instance_id}/"
+        answer, _ = await self._read("PUT", path, {"tail": "1000"})
+        url = answer.get("result_url")
+        if not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https"):
+            raise ProviderUnavailable("the log request has no result_url")
+        session = self._session()
+        # The log lies with a storage service: our key must not go there.
+        async with _translated(), session.get(url, headers={}, allow_redirects=False) as response:
+            if response.status in (403, 404):
+                return None
+            if response.status != 200:
+                raise ProviderUnavailable(f"the log is answered with {response.status}")
+            return (await response.content.read(4_000_000)).decode("utf-8", "replace")
+
+    async def destroy(self, instance_id: int) -> None:
+        """Asks to destroy a machine. No answer to this proves anything; listings do."""
+        await self._read("DELETE", f"/api/v0/instances/{instance_id}/", {})
+
+    @asynccontextmanager
+    async def rent_line(self) -> AsyncIterator["RentLine"]:
+        """Opens the connection for one rent request, and learns whose account it is."""
+        connector = aiohttp.TCPConnector(limit=1, keepalive_timeout=30)
+        async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
+            async with (
+                _translated(),
+                session.get(
+                    f"{self._url}/api/v0/users/current",
+                    headers=self._headers(),
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(total=READ_SECONDS),
+                ) as response,
+            ):
+                account = _account(await _json(response))
+            yield RentLine(session, self._url, self._headers(), self._clock, account)
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._reads is None:
+            timeout = aiohttp.ClientTimeout(total=READ_SECONDS)
+            self._reads = aiohttp.ClientSession(timeout=timeout, trust_env=False)
+        return self._reads
+
+    async def _read(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> tuple[dict[str, Any], Mapping[str, str]]:
+        async with (
+            _translated(),
+            self._session().request(
+                method,
+                self._url + path,
+                json=body,
+                params=query,
+                headers=self._headers(),
+                allow_redirects=False,
+            ) as response,
+        ):
+            return await _json(response), response.headers
+
+
+class RentLine:
+    """One open connection, good for one rent request."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        headers: dict[str, str],
+        clock: Clock,
+        account_id: int,
+    ) -> None:
+        self._session = session
+        self._url = url
+        self._headers = headers
+        self._clock = clock
+        self._used = False
+        self.account_id = account_id
+
+    async def send(self, request: Rent, timeout_seconds: float) -> int:
+        """Sends the one request and returns the machine's number.
+
+        Raises RentRefused (nothing was rented), RentWithheld (it was never sent), or RentUnclear.
+        """
+        assert not self._used, "a line is good for one request"
+        self._used = True
+        payload = json.dumps(
+            {
+                "client_id": "me",
+                "image": request.image,
+                "env": {MARK_VARIABLE: request.mark},
+                "price": None,
+                "disk": request.disk_gb,
+                "label": request.mark,
+                "onstart": request.start_script,
+                "runtype": "ssh_direc ssh_proxy",
+                "cancel_unavail": True,
+                "force": False,
+            }
+        ).encode()
+        left = (request.not_after - self._clock.now()).total_seconds()
+        if left <= 0:
+            raise RentWithheld(f"{-left:.1f} s too late to send the rent request")
+
+        async def once() -> AsyncIterator[bytes]:
+            yield payload
+
+        try:
+            async with self._session.put(
+                f"{self._url}/api/v0/asks/{request.offer_id}/",
+                data=once(),
+                headers={
+                    **self._headers,
+                    "Content-Type": "application/json",
+                    "Content-Length": str(len(payload)),
+                },
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+            ) as response:
+                raw = await response.read()
+                status = response.status
+        except aiohttp.ClientConnectorError as error:
+            # The connection could not even be made: nothing was sent.
+            raise RentWithheld(f"no connection: {type(error).__name__}") from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise RentUnclear(f"no answer: {type(error).__name__}") from error
+        return _rented(status, raw)
+
+
+def _rented(status: int, raw: bytes) -> int:
+    """Reads the answer to a rent request (provider facts, create semantics)."""
+    try:
+        answer = json.loads(raw)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise RentUnclear(f"the answer with status {status} can not be read")
+    number = answer.get("new_contract")
+    if isinstance(number, int) and not isinstance(number, bool):
+        # Also in an error body: the machine exists, and must be found and destroyed.
+        return number
+    if status in (408, 409, 425, 429) or not 400 <= status < 500:
+        raise RentUnclear(f"status {status} without the machine's number")
+    text = json.dumps(answer)
+    known = next((why for code, why in REFUSALS.items() if code in text), Reason.OFFER_GONE)
+    raise RentRefused(f"{status}: {str(answer.get('msg') or answer.get('error'))[:200]}", known)
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    try:
+        yield
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise ProviderUnavailable(f"no usable answer: {type(error).__name__}") from error
+
+
+async def _json(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    """Returns the body of a 2xx answer; raises by the provider's conventions for all others."""
+    raw = await response.read()
+    status = response.status
+    if status == 429:
+        after = response.headers.get("Retry-After", "")
+        raise RateLimited("asked too often", float(after) if after.isdecimal() else None)
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        raise ProviderUnavailable(f"an answer with status {status} that is no JSON") from None
+    if not isinstance(body, dict):
+        raise ProviderUnavailable(f"an answer with status {status} that is no JSON object")
+    if status in (401, 403) or body.get("error") == "auth_error":
+        # A wrong key is answered with 404: it must never read as "gone".
+        raise CredentialsRejected(f"the provider refuses the account's key (status {status})")
+    if not 200 <= status < 300:
+        words = str(body.get("msg") or body.get("error") or "")[:200]
+        raise ProviderUnavailable(f"status {status}: {words}")
+    if body.get("success") is False:
+        raise ProviderUnavailable(f"refused: {str(body.get('msg') or body.get('error'))[:200]}")
+    return body
+
+
+def _account(body: Mapping[str, Any]) -> int:
+    number = body.get("id")
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise ProviderUnavailable("the account's answer has no number")
+    return number
+
+
+def _date(headers: Mapping[str, str]) -> datetime:
+    """Returns the provider's clock; its absence makes an answer unusable for money."""
+    try:
+        return parsedate_to_datetime(headers["Date"]).astimezone(UTC)
+    except (KeyError, ValueError, TypeError):
+        raise ProviderUnavailable("an answer without a readable Date header") from None

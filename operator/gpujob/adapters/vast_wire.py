@@ -1,0 +1,155 @@
+"""The provider's JSON, and its way into our words. Provider words end here.
+
+Nothing is guessed: an offer with a price or size that is missing or no finite number is left out
+and counted. What is secret in an answer (`instance_api_key`, `jupyter_token`) is not even read.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from fractions import Fraction
+from typing import Any
+
+from gpujob.core.market import Lease, Offer
+from gpujob.core.money import AmountError, exact
+
+MARK_VARIABLE = "GPUJOB_MARK"
+
+Row = Mapping[str, Any]
+
+
+class Malformed(ValueError):
+    """A row that does not say what it must."""
+
+
+def offer_from(row: Row) -> Offer:
+    """Returns an offer; raises Malformed (provider facts, offer object)."""
+    gpus = _count(row, "num_gpus")
+    cores = _amount(row, "cpu_cores_effective", zero=True)
+    machine_cores = _optional_amount(row, "cpu_cores")
+    memory = _amount(row, "cpu_ram", zero=True) / 1000
+    # cpu_ram is of the whole machine; the offer's share goes by its share of the cores.
+    share = min(cores / machine_cores, Fraction(1)) if machine_cores else Fraction(0)
+    place = str(row.get("geolocation") or "").strip()
+    return Offer(
+        offer_id=_count(row, "id"),
+        machine_id=_count(row, "machine_id"),
+        host_id=_count(row, "host_id"),
+        gpu_model=_text(row, "gpu_name"),
+        gpu_count=gpus,
+        gpu_memory_gb=_amount(row, "gpu_ram", zero=True) / 1024,
+        cpu_cores=cores,
+        memory_gb=memory * share,
+        disk_gb=_amount(row, "disk_space", zero=True),
+        location=place.strip(", ") or "unknown",
+        country=place[-2:] if len(place) >= 2 and place[-2:].isupper() else "",
+        is_verified=row.get("verification") == "verified",
+        is_datacenter=row.get("hosting_type") == 1,
+        reliability=_amount(
+            row, "reliability2" if "reliability2" in row else "reliability", zero=True
+        ),
+        has_direct_port=(_optional_amount(row, "direct_port_count") or 0) >= 1,
+        contract_seconds=_amount(row, "duration", zero=True),
+        gpu_usd_per_hour=_amount(row, "dph_base"),
+        storage_usd_per_gb_month=_amount(row, "storage_cost", zero=True),
+        download_usd_per_gb=_amount(row, "inet_down_cost", zero=True),
+        upload_usd_per_gb=_amount(row, "inet_up_cost", zero=True),
+        download_mbps=_amount(row, "inet_down", zero=True),
+        upload_mbps=_amount(row, "inet_up", zero=True),
+    )
+
+
+def lease_from(row: Row) -> Lease:
+    """Returns a machine of a listing; raises Malformed (provider facts, instance object)."""
+    environment = _environment(row.get("extra_env"))
+    label = row.get("label")
+    host, port = _endpoint(row)
+    return Lease(
+        instance_id=_count(row, "id"),
+        label=label if isinstance(label, str) and label else None,
+        env_mark=(environment or {}).get(MARK_VARIABLE),
+        is_attributable="label" in row or environment is not None,
+        status=row.get("actual_status"),
+        intended_status=row.get("intended_status"),
+        machine_id=_count(row, "machine_id"),
+        started_at=_moment(row.get("start_date")),
+        gpu_usd_per_hour=_amount(row, "dph_base", zero=True),
+        disk_usd_per_hour=_amount(row, "storage_cost", zero=True)
+        * _amount(row, "disk_space", zero=True)
+        / 720,
+        # The counters are cumulative kilobytes (provider facts, instance object).
+        download_gb=(_optional_amount(row, "inet_down_billed") or Fraction(0)) / 10**6,
+        upload_gb=(_optional_amount(row, "inet_up_billed") or Fraction(0)) / 10**6,
+        ssh_host=host,
+        ssh_port=port,
+        status_message=str(row.get("status_msg") or "").strip()[:300],
+    )
+
+
+def _endpoint(row: Row) -> tuple[str | None, int | None]:
+    """The direct address if port 22 is mapped, else the provider's proxy."""
+    ports = row.get("ports")
+    mapped = ports.get("22/tcp") if isinstance(ports, Mapping) else None
+    address = str(row.get("public_ipaddr") or "").strip()
+    if address and isinstance(mapped, list) and mapped and isinstance(mapped[0], Mapping):
+        return address, _port(mapped[0].get("HostPort"))
+    proxy = str(row.get("ssh_host") or "").strip()
+    return (proxy, _port(row.get("ssh_port"))) if proxy else (None, None)
+
+
+def _port(value: object) -> int | None:
+    text = str(value)
+    return int(text) if text.isdecimal() and 0 < int(text) < 65536 else None
+
+
+def _environment(value: object) -> dict[str, str] | None:
+    if isinstance(value, Mapping):
+        return {str(key): str(held) for key, held in value.items()}
+    if not isinstance(value, list):
+        return None
+    pairs = [pair for pair in value if isinstance(pair, list) and len(pair) == 2]
+    return {str(key): str(held) for key, held in pairs} if len(pairs) == len(value) else None
+
+
+def _moment(value: object) -> datetime | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(value, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def _amount(row: Row, key: str, *, zero: bool = False) -> Fraction:
+    value = _optional_amount(row, key)
+    if value is None:
+        raise Malformed(f"{key} is missing")
+    if value == 0 and not zero:
+        raise Malformed(f"{key} is zero")
+    return value
+
+
+def _optional_amount(row: Row, key: str) -> Fraction | None:
+    value = row.get(key)
+    if value is None:
+        return None
+    try:
+        number = exact(value)
+    except AmountError as error:
+        raise Malformed(f"{key}: {error}") from None
+    if number < 0:
+        raise Malformed(f"{key} is negative")
+    return number
+
+
+def _count(row: Row, key: str) -> int:
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise Malformed(f"{key} must be a whole number of at least 0")
+    return value
+
+
+def _text(row: Row, key: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise Malformed(f"{key} is missing")
+    return value.strip()

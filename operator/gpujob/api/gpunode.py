@@ -1,0 +1,183 @@
+"""GpuNode: one rented machine, or the intention to rent one; the ledger entry of an attempt.
+
+Its creation is the write-ahead record: a GpuNode exists, with its finalizer, before any money is
+spent. Each group of fields in the status is stored before the deed that follows from it.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gpujob.api.meta import Condition, Model, ObjectMeta, Time
+
+Amount = Annotated[str, Field(max_length=24)]
+
+
+class JobReference(Model):
+    """The job that the machine is for."""
+
+    name: Annotated[str, Field(max_length=63, description="Name of the GpuJob.")]
+    uid: Annotated[str, Field(max_length=64, description="Its uid.")]
+
+
+class GpuNodeSpec(Model):
+    """Which attempt the machine is for, and what it may cost."""
+
+    job_ref: Annotated[JobReference, Field(description="The job that the machine is for.")]
+    attempt: Annotated[int, Field(ge=1, le=1000, description="Number of the attempt.")]
+    reserved_usd: Annotated[
+        Amount, Field(alias="reservedUSD", description="What this attempt may cost at most.")
+    ]
+
+
+class DriverStatus(Model):
+    """The driver pod of this node."""
+
+    pod_name: Annotated[str, Field(max_length=63, description="Name of the pod.")]
+    pod_uid: Annotated[
+        str, Field(alias="podUID", max_length=64, description="Its uid; only this pod is answered.")
+    ]
+    ready_at: Annotated[
+        Time | None, Field(description="When it first reported; nothing is rented before.")
+    ] = None
+    replaced_at: Annotated[
+        Time | None, Field(description="When a lost pod was last replaced by this one.")
+    ] = None
+
+
+class RentMarker(Model):
+    """Stored before the rent request is sent; with it present, none is ever sent again."""
+
+    requested_at: Annotated[Time, Field(description="When the marker was made.")]
+    not_after: Annotated[Time, Field(description="The request is never sent later than this.")]
+    account_id: Annotated[
+        int, Field(alias="accountID", ge=0, description="Account of the provider.")
+    ]
+    offer_id: Annotated[int, Field(alias="offerID", ge=0, description="Offer that was asked for.")]
+    machine_id: Annotated[int, Field(alias="machineID", ge=0, description="Machine behind it.")]
+    gpu: Annotated[str, Field(max_length=80, description="GPUs of the machine.")]
+    location: Annotated[str, Field(max_length=80, description="Where it stands.")] = ""
+    gpu_usd_per_hour: Annotated[
+        Amount, Field(alias="gpuUSDPerHour", description="Quoted price of the GPUs.")
+    ]
+    disk_usd_per_hour: Annotated[
+        Amount, Field(alias="diskUSDPerHour", description="Quoted price of the disk.")
+    ]
+    download_usd_per_gb: Annotated[
+        Amount, Field(alias="downloadUSDPerGB", description="Quoted price of traffic in.")
+    ]
+    upload_usd_per_gb: Annotated[
+        Amount, Field(alias="uploadUSDPerGB", description="Quoted price of traffic out.")
+    ]
+    traffic_reserve_usd: Annotated[
+        Amount,
+        Field(alias="trafficReserveUSD", description="Part of the fuse that is kept for traffic."),
+    ]
+    estimate_usd: Annotated[
+        Amount, Field(alias="estimateUSD", description="Bound of this attempt's cost.")
+    ]
+    confidence: Annotated[str, Field(max_length=8, description="Confidence of the gate.")]
+    fuse_usd: Annotated[
+        Amount, Field(alias="fuseUSD", description="What this attempt may cost at most.")
+    ]
+    money_deadline_seconds: Annotated[
+        int,
+        Field(
+            ge=0, description="Seconds after the request at which the machine goes at the latest."
+        ),
+    ]
+    nonce: Annotated[
+        str, Field(max_length=64, description="Marks the host key in the machine's log.")
+    ]
+
+
+class RentAnswer(Model):
+    """What is surely known of the rent request without a listing."""
+
+    at: Annotated[Time, Field(description="When.")]
+    reason: Annotated[
+        str, Field(max_length=64, description="OfferGone or RentWithheld: not rented.")
+    ]
+    message: Annotated[str, Field(max_length=1024, description="The provider's words.")] = ""
+
+
+class LeaseStatus(Model):
+    """The machine that is paid for."""
+
+    instance_id: Annotated[
+        int, Field(alias="instanceID", ge=0, description="The provider's number.")
+    ]
+    usd_per_hour: Annotated[
+        Amount, Field(alias="usdPerHour", description="Highest price seen, disk included.")
+    ]
+    recorded_at: Annotated[Time, Field(description="When it was recorded.")]
+
+
+class MachineStatus(Model):
+    """Where the machine is reached."""
+
+    host: Annotated[str, Field(max_length=253, description="Name or address.")]
+    port: Annotated[int, Field(ge=1, le=65535, description="SSH port.")]
+    host_key: Annotated[
+        str,
+        Field(max_length=1024, description="Its public host key, read from the provider's log."),
+    ]
+
+
+class RunStatus(Model):
+    """The workload."""
+
+    started_at: Annotated[Time, Field(description="When it was started.")]
+    seconds: Annotated[
+        int | None, Field(ge=0, description="How long it ran, rounded up; set at its end.")
+    ] = None
+
+
+class EndStatus(Model):
+    """The decision that the attempt is over; stored before anything is destroyed."""
+
+    at: Annotated[Time, Field(description="When it was decided.")]
+    reason: Annotated[str, Field(max_length=64, description="Why.")]
+    message: Annotated[str, Field(max_length=1024, description="Why, in words.")] = ""
+    exit_code: Annotated[int | None, Field(ge=0, le=255, description="Of the workload.")] = None
+
+
+class GpuNodeStatus(Model):
+    """The life of the machine; written by the operator alone."""
+
+    observed_generation: Annotated[
+        int, Field(ge=-1, description="Generation that this speaks of.")
+    ] = -1
+    phase: Annotated[str | None, Field(max_length=32, description="One word, for people.")] = None
+    conditions: Annotated[
+        tuple[Condition, ...], Field(max_length=16, description="The state of the machine.")
+    ] = ()
+    ssh_public_key: Annotated[
+        str | None, Field(max_length=512, description="Public half of this node's own SSH key.")
+    ] = None
+    driver: Annotated[DriverStatus | None, Field(description="The driver pod.")] = None
+    rent: Annotated[RentMarker | None, Field(description="The rent request, if one was made.")] = (
+        None
+    )
+    not_rented: Annotated[
+        RentAnswer | None, Field(description="Set when the request surely rented nothing.")
+    ] = None
+    lease: Annotated[LeaseStatus | None, Field(description="The machine that is paid for.")] = None
+    machine: Annotated[MachineStatus | None, Field(description="Where it is reached.")] = None
+    run: Annotated[RunStatus | None, Field(description="The workload.")] = None
+    end: Annotated[EndStatus | None, Field(description="Why the attempt is over.")] = None
+    accrued_usd: Annotated[
+        Amount | None, Field(alias="accruedUSD", description="Cost up to `asOf`: an upper bound.")
+    ] = None
+    as_of: Annotated[Time | None, Field(description="When `accruedUSD` was reckoned.")] = None
+    released_at: Annotated[
+        Time | None, Field(description="When the machine was proved gone; `accruedUSD` is final.")
+    ] = None
+
+
+class GpuNode(Model):
+    """A node as stored."""
+
+    metadata: ObjectMeta
+    spec: GpuNodeSpec
+    status: GpuNodeStatus = GpuNodeStatus()

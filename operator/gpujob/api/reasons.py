@@ -1,0 +1,114 @@
+"""Every reason that a condition, an event, an attempt or a log line may give, with its meaning."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why something is as it is. The value is what users and programs see."""
+
+    def __new__(cls, value: str, meaning: str = "") -> "Reason":
+        """Makes a member that carries its meaning."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.__doc__ = meaning
+        return member
+
+    # Waiting for a decision, a price or a machine.
+    ACCEPTED = "Accepted", "The job was seen; nothing was decided yet."
+    AWAITING_OFFERS = "AwaitingOffers", "The market has not answered yet."
+    ADMITTED = "Admitted", "The cost gate passed: the bound fits within the ceiling."
+    AWAITING_NODE = "AwaitingNode", "The intention to rent a machine is being recorded."
+    AWAITING_DRIVER = (
+        "AwaitingDriver",
+        "The driver pod is not running yet; nothing is rented before.",
+    )
+    AWAITING_QUOTE = "AwaitingQuote", "The driver waits; a fresh price is being asked for."
+    RENT_REQUESTED = "RentRequested", "The rent request was recorded and is being sent."
+    RENT_UNANSWERED = "RentUnanswered", "The rent request got no clear answer; listings will tell."
+    RENTED = "Rented", "The provider lists the machine under this attempt's mark."
+    BOOTING = "Booting", "The machine is starting."
+    CONNECTING = "Connecting", "The driver is connecting to the machine."
+    RUNNING = "Running", "The workload is running."
+    RETRYING = "Retrying", "The last attempt ended without success; another one follows."
+    SUSPENDED = "Suspended", "The user suspended the job; nothing is rented for it."
+    FORMER_NODE = "FormerNode", "A GpuNode of an earlier job of this name is still being released."
+
+    # The cost gate says no.
+    CEILING_EXCEEDED = "CeilingExceeded", "No offer's bound fits within the ceiling."
+    CONFIDENCE_TOO_LOW = (
+        "ConfidenceTooLow",
+        "Own destroys were late too often to be sure of any bound.",
+    )
+    INSUFFICIENT_HISTORY = (
+        "InsufficientHistory",
+        "Without activeDeadlineSeconds too little is known about the run time.",
+    )
+    NO_MATCHING_OFFER = "NoMatchingOffer", "No offer on the market meets the job's needs."
+    INVALID_QUOTE = "InvalidQuote", "A price or size is missing, zero, negative or not a number."
+    IMPLAUSIBLE_QUOTE = (
+        "ImplausibleQuote",
+        "A price is far from what the market asks for this model.",
+    )
+    STALE_QUOTE = "StaleQuote", "The price is older than a decision may rest on."
+    CLOCK_SKEW = "ClockSkew", "Our clock and the provider's differ by more than may be."
+    CONTRACT_TOO_SHORT = "ContractTooShort", "The host's contract ends before the attempt could."
+    DESTROY_LAG_TOO_LONG = (
+        "DestroyLagTooLong",
+        "With so many machines leased, destroying one could take longer than allowed.",
+    )
+    LEASE_LIMIT = (
+        "LeaseLimit",
+        "The operator's cap on machines or on their price per hour is reached.",
+    )
+
+    # The operator can not act.
+    PROVIDER_UNAVAILABLE = "ProviderUnavailable", "The provider does not answer as it should."
+    CREDENTIALS_REJECTED = "CredentialsRejected", "The provider refuses the account's key."
+    CREDIT_EXHAUSTED = "CreditExhausted", "The account has not enough credit to rent."
+    ACCOUNT_CHANGED = "AccountChanged", "The machine was rented with another account's key."
+
+    # An attempt is over.
+    COMPLETED = "Completed", "The workload ended with exit code 0."
+    WORKLOAD_FAILED = "WorkloadFailed", "The workload ended with another exit code."
+    DEADLINE_EXCEEDED = "DeadlineExceeded", "The workload ran for activeDeadlineSeconds."
+    BUDGET_EXHAUSTED = "BudgetExhausted", "The fuse: another second could have crossed the ceiling."
+    TRAFFIC_EXCEEDED = "TrafficExceeded", "The machine moved more data than the job allows."
+    OFFER_GONE = "OfferGone", "The provider refused the rent request; nothing was rented."
+    RENT_WITHHELD = "RentWithheld", "The rent request was never sent; nothing was rented."
+    RENT_NOT_CONFIRMED = "RentNotConfirmed", "Complete listings show that nothing was rented."
+    RENT_LATE = "RentLate", "The machine was born later than the request was allowed to be sent."
+    BOOT_TIMEOUT = "BootTimeout", "The workload did not start within the boot cap."
+    HOST_KEY_UNAVAILABLE = "HostKeyUnavailable", "The machine's host key could not be read in time."
+    HOST_KEY_CHANGED = "HostKeyChanged", "The machine showed another host key than its log."
+    HOST_LOST = "HostLost", "The machine died, or the provider lost it."
+    LEASE_VANISHED = "LeaseVanished", "The provider lists the machine no longer, without our doing."
+    PRICE_CHANGED = "PriceChanged", "The machine costs more than was quoted."
+    LOGIN_REFUSED = "LoginRefused", "The machine refused the node's SSH key."
+    DRIVER_LOST = "DriverLost", "The driver pod went and could not be replaced in time."
+    DRIVER_NOT_STARTED = (
+        "DriverNotStarted",
+        "The driver pod did not run in time; nothing was rented.",
+    )
+    NODE_DELETED = "NodeDeleted", "The GpuNode was deleted by hand."
+    NODE_VANISHED = "NodeVanished", "The GpuNode went without being released; charged in full."
+    JOB_DELETED = "JobDeleted", "The job was deleted."
+
+    # The job is over.
+    COMPLETE = "Complete", "The job finished well."
+    BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded", "The workload failed more often than allowed."
+    MAX_RENTS_EXCEEDED = (
+        "MaxRentsExceeded",
+        "Too many attempts ended through no fault of the workload.",
+    )
+    SPEC_INVALID = "SpecInvalid", "The stored spec can not be read by this operator."
+
+    # Giving back.
+    RELEASING = "Releasing", "The machine is being destroyed; it counts as ours until proved gone."
+    RELEASED = "Released", "Nothing is leased and nothing is owed."
+    NOTHING_LEASED = "NothingLeased", "No machine has been rented."
+    ORPHAN_DESTROYED = "OrphanDestroyed", "A machine without a live owner was destroyed."
+
+    @property
+    def meaning(self) -> str:
+        """One sentence for people."""
+        return self.__doc__ or ""

@@ -1,0 +1,275 @@
+"""From models to CustomResourceDefinitions: structural schemas, and rules that hold without us.
+
+The API server accepts less than pydantic emits (no references, no `anyOf`, no `const`), and wants
+bounds on everything that a CEL rule touches.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from gpujob.api.gpujob import NAME_LENGTH_MAX, GpuJobSpec, GpuJobStatus
+from gpujob.api.gpunode import GpuNodeSpec, GpuNodeStatus
+from gpujob.api.meta import GROUP, VERSION, Model
+
+Schema = dict[str, Any]
+
+_KEEP = {
+    "type",
+    "format",
+    "description",
+    "default",
+    "enum",
+    "items",
+    "properties",
+    "required",
+    "additionalProperties",
+    "maxItems",
+    "minItems",
+    "maxLength",
+    "minLength",
+    "maximum",
+    "minimum",
+    "pattern",
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """All that a CustomResourceDefinition needs besides its schema."""
+
+    name: str
+    plural: str
+    short_name: str
+    description: str
+    spec: type[Model]
+    status: type[Model]
+    root_rules: tuple[Schema, ...]
+    rules: dict[str, tuple[Schema, ...]]
+    """CEL rules by the dotted path of the field below the root, `[]` standing for list items."""
+    list_keys: dict[str, str]
+    """The key of lists that are maps, by the same path; all other lists are atomic."""
+    columns: tuple[Schema, ...]
+
+
+def _rule(rule: str, message: str) -> Schema:
+    return {"rule": rule, "message": message}
+
+
+def _immutable(field: str) -> tuple[Schema, ...]:
+    return (_rule("self == oldSelf", f"{field} is immutable: delete the job and create it anew"),)
+
+
+def _column(name: str, path: str, *, of: str = "string", wide: bool = False) -> Schema:
+    return {"name": name, "type": of, "jsonPath": path} | ({"priority": 1} if wide else {})
+
+
+_AGE = _column("Age", ".metadata.creationTimestamp", of="date")
+
+GPUJOB = Kind(
+    name="GpuJob",
+    plural="gpujobs",
+    short_name="gj",
+    description="A job that runs on one rented GPU machine within a cost ceiling.",
+    spec=GpuJobSpec,
+    status=GpuJobStatus,
+    root_rules=(
+        _rule(
+            f"size(self.metadata.name) <= {NAME_LENGTH_MAX}",
+            f"metadata.name may have at most {NAME_LENGTH_MAX} characters: "
+            "names of nodes and pods are made from it",
+        ),
+    ),
+    rules={
+        "spec": (
+            _rule(
+                "has(self.workingDir) == has(oldSelf.workingDir)",
+                "workingDir is immutable: delete the job and create it anew",
+            ),
+            _rule(
+                "!has(oldSelf.activeDeadlineSeconds) || (has(self.activeDeadlineSeconds) && "
+                "self.activeDeadlineSeconds >= oldSelf.activeDeadlineSeconds)",
+                "activeDeadlineSeconds may be set or raised, not lowered or removed",
+            ),
+        ),
+        "spec.cost.ceiling": (
+            _rule("double(self) > 0.0", "ceiling must be more than 0 US dollars"),
+            _rule("double(self) >= double(oldSelf)", "ceiling may be raised, not lowered"),
+        ),
+        "spec.cost.confidence": (
+            _rule("double(self) >= 0.95", "confidence must be at least 0.95"),
+            _rule("double(self) < 1.0", "confidence must be below 1: no cost is certain"),
+            *_immutable("confidence"),
+        ),
+        "spec.market": _immutable("market"),
+        "spec.market.maxUSDPerHour": (
+            _rule("double(self) > 0.0", "maxUSDPerHour must be more than 0 US dollars"),
+        ),
+        "spec.env[]": (
+            _rule(
+                "!(has(self.value) && has(self.valueFrom))",
+                "value and valueFrom may not both be set",
+            ),
+        ),
+        "spec.env[].valueFrom": (
+            _rule(
+                "has(self.secretKeyRef) != has(self.configMapKeyRef)",
+                "exactly one of secretKeyRef and configMapKeyRef must be set",
+            ),
+        ),
+        **{
+            f"spec.{field}": _immutable(field)
+            for field in (
+                "image",
+                "command",
+                "args",
+                "env",
+                "workingDir",
+                "backoffLimit",
+                "maxRents",
+                "gpu",
+                "resources",
+                "data",
+            )
+        },
+    },
+    list_keys={"status.conditions": "type", "status.attempts": "attempt", "spec.env": "name"},
+    columns=(
+        _column("State", ".status.phase"),
+        _column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
+        _column("GPU", ".status.gpu"),
+        _column("$/h", ".status.usdPerHour"),
+        _column("Spent", ".status.cost.accruedUSD"),
+        _column("Ceiling", ".spec.cost.ceiling"),
+        _AGE,
+        _column("Estimate", ".status.cost.estimateUSD", wide=True),
+        _column("Attempt", ".status.attempt", of="integer", wide=True),
+        _column("Node", ".status.nodeName", wide=True),
+        _column("Message", '.status.conditions[?(@.type=="Ready")].message', wide=True),
+    ),
+)
+
+GPUNODE = Kind(
+    name="GpuNode",
+    plural="gpunodes",
+    short_name="gn",
+    description="One rented machine, or the intention to rent one: what is being paid for now.",
+    spec=GpuNodeSpec,
+    status=GpuNodeStatus,
+    root_rules=(),
+    rules={"spec": (_rule("self == oldSelf", "spec is immutable: the operator alone writes it"),)},
+    list_keys={"status.conditions": "type"},
+    columns=(
+        _column("State", ".status.phase"),
+        _column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
+        _column("Job", ".spec.jobRef.name"),
+        _column("GPU", ".status.rent.gpu"),
+        _column("Instance", ".status.lease.instanceID", of="integer"),
+        _column("$/h", ".status.lease.usdPerHour"),
+        _column("Accrued", ".status.accruedUSD"),
+        _AGE,
+        _column("Machine", ".status.rent.machineID", of="integer", wide=True),
+        _column("Location", ".status.rent.location", wide=True),
+        _column("Fuse", ".status.rent.fuseUSD", wide=True),
+        _column("Message", '.status.conditions[?(@.type=="Ready")].message', wide=True),
+    ),
+)
+
+KINDS = (GPUJOB, GPUNODE)
+
+
+def custom_resource_definition(kind: Kind) -> Schema:
+    """Returns the CustomResourceDefinition of a kind as a document."""
+    spec = _structural(kind.spec.model_json_schema(by_alias=True), kind, "spec")
+    status = _structural(kind.status.model_json_schema(by_alias=True), kind, "status")
+    # kstatus takes an object without status for finished; -1 marks what was never visited.
+    status["default"] = {"observedGeneration": -1}
+    root: Schema = {
+        "type": "object",
+        "description": kind.description,
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": "Version of the schema."},
+            "kind": {"type": "string", "description": "Kind of the object."},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": status,
+        },
+    }
+    if kind.root_rules:
+        root["x-kubernetes-validations"] = list(kind.root_rules)
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{kind.plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": kind.name,
+                "listKind": f"{kind.name}List",
+                "plural": kind.plural,
+                "singular": kind.name.lower(),
+                "shortNames": [kind.short_name],
+                "categories": ["gpujob"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": list(kind.columns),
+                    "schema": {"openAPIV3Schema": root},
+                }
+            ],
+        },
+    }
+
+
+def _structural(schema: Schema, kind: Kind, path: str) -> Schema:
+    definitions = schema.get("$defs", {})
+    return _node(schema, definitions, kind, path)
+
+
+def _node(schema: Schema, definitions: Schema, kind: Kind, path: str) -> Schema:
+    schema = _resolved(schema, definitions)
+    result = {key: value for key, value in schema.items() if key in _KEEP}
+    if result.get("default", ...) is None:
+        del result["default"]
+    if "const" in schema:
+        result["enum"] = [schema["const"]]
+    match result.get("type"):
+        case "object" if "properties" in schema:
+            result.pop("additionalProperties", None)
+            result["properties"] = {
+                name: _node(child, definitions, kind, f"{path}.{name}")
+                for name, child in schema["properties"].items()
+            }
+            if "default" in result:
+                # The API server fills in the defaults of the fields themselves.
+                result["default"] = {}
+        case "array":
+            result["items"] = _node(schema["items"], definitions, kind, f"{path}[]")
+            if key := kind.list_keys.get(path):
+                result["x-kubernetes-list-type"] = "map"
+                result["x-kubernetes-list-map-keys"] = [key]
+            else:
+                result["x-kubernetes-list-type"] = "atomic"
+        case "integer":
+            result["format"] = "int64"
+    if rules := kind.rules.get(path):
+        result["x-kubernetes-validations"] = list(rules)
+    return result
+
+
+def _resolved(schema: Schema, definitions: Schema) -> Schema:
+    """Replaces references, and `X or null` by an X that may be left out."""
+    own = {key: value for key, value in schema.items() if key not in ("$ref", "anyOf")}
+    if "$ref" in schema:
+        target = definitions[schema["$ref"].removeprefix("#/$defs/")]
+        return _resolved(target | own, definitions)
+    if "anyOf" in schema:
+        choices = [choice for choice in schema["anyOf"] if choice.get("type") != "null"]
+        assert len(choices) == 1, f"no structural form for a union: {schema}"
+        return _resolved(choices[0] | own, definitions)
+    return own

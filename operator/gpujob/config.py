@@ -1,0 +1,85 @@
+"""The controller's settings, from environment variables.
+
+`GPUJOB_<NAME>` for each field below and for each constant of `Limits`; `VAST_API_KEY` for the
+account's token, which exists nowhere else.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import urlsplit
+
+from gpujob.core.limits import Limits
+
+PREFIX = "GPUJOB_"
+TOKEN_VARIABLE = "VAST_API_KEY"  # noqa: S105 - the name of the variable
+
+
+class ConfigError(ValueError):
+    """A setting is missing or wrong; says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that the controller is told at its start."""
+
+    vast_api_key: str = field(repr=False)
+    driver_image: str
+    transport_url: str
+    """Where driver pods reach this controller."""
+    driver_image_pull_policy: str = "IfNotPresent"
+    provider_url: str = "https://console.vast.ai"
+    transport_port: int = 8080
+    probes_port: int = 8081
+    listen_host: str = "0.0.0.0"  # noqa: S104 - a pod's own address is not known before
+    log_level: str = "INFO"
+    workers: int = 8
+    limits: Limits = field(default_factory=Limits)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
+        """Returns the settings; raises ConfigError naming the variable that is wrong."""
+        given = {
+            name.removeprefix(PREFIX).lower(): (name, text)
+            for name, text in environment.items()
+            if name.startswith(PREFIX)
+        }
+        limits = {
+            limit.name: _converted(limit.type, *given.pop(limit.name))
+            for limit in fields(Limits)
+            if limit.name in given
+        }
+        own = {
+            setting.name: _converted(setting.type, *given.pop(setting.name))
+            for setting in fields(cls)
+            if setting.name in given and setting.name not in ("vast_api_key", "limits")
+        }
+        if given:
+            unknown = ", ".join(sorted(name for name, _ in given.values()))
+            raise ConfigError(
+                f"unknown setting: {unknown}; see the table of settings in the README"
+            )
+        for required in ("driver_image", "transport_url"):
+            if required not in own:
+                raise ConfigError(f"{PREFIX}{required.upper()} must be set")
+        token = environment.get(TOKEN_VARIABLE, "")
+        if not token or token != token.strip() or not token.isprintable():
+            raise ConfigError(
+                f"{TOKEN_VARIABLE} must hold the account's API key, without white space"
+            )
+        for url in ("provider_url", "transport_url"):
+            parts = urlsplit(str(own.get(url, "https://x")))
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+                raise ConfigError(f"{PREFIX}{url.upper()} must be an http or https address")
+        return cls(vast_api_key=token, limits=Limits(**limits), **own)
+
+
+def _converted(kind: Any, name: str, text: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise ConfigError(f"{name} must be of type {kind.__name__}, not {text!r}") from None
+    if isinstance(value, int | float) and not 0 <= value < 1e9:
+        raise ConfigError(f"{name} must be at least 0 and finite, not {text!r}")
+    return value

@@ -1,0 +1,1 @@
+"""What is decided, as pure and synchronous functions of an observation that includes the time."""

@@ -1,0 +1,185 @@
+"""From a plan to the conditions that users, `kubectl wait` and GitOps tools read.
+
+Conditions are derived, never decided on: whoever needs a fact reads the fact. `phase` is derived
+from them for people. All exist from the first visit.
+"""
+
+from datetime import datetime
+
+from gpujob.api.gpujob import GpuJob, GpuJobStatus
+from gpujob.api.gpunode import GpuNode, GpuNodeStatus
+from gpujob.api.meta import Condition
+from gpujob.api.reasons import Reason
+from gpujob.core.plan import Plan
+
+Verdict = tuple[str, Reason, str]
+"""Status, reason, message of a condition."""
+
+GATE_REFUSALS = frozenset(
+    {
+        Reason.CEILING_EXCEEDED,
+        Reason.CONFIDENCE_TOO_LOW,
+        Reason.INSUFFICIENT_HISTORY,
+        Reason.NO_MATCHING_OFFER,
+        Reason.INVALID_QUOTE,
+        Reason.IMPLAUSIBLE_QUOTE,
+        Reason.STALE_QUOTE,
+        Reason.CLOCK_SKEW,
+        Reason.CONTRACT_TOO_SHORT,
+        Reason.DESTROY_LAG_TOO_LONG,
+        Reason.LEASE_LIMIT,
+    }
+)
+
+CANNOT_ACT = frozenset(
+    {
+        Reason.PROVIDER_UNAVAILABLE,
+        Reason.CREDENTIALS_REJECTED,
+        Reason.CREDIT_EXHAUSTED,
+        Reason.ACCOUNT_CHANGED,
+        Reason.AWAITING_OFFERS,
+    }
+)
+
+UNDECIDED = frozenset({Reason.ACCEPTED, Reason.RETRYING, Reason.SUSPENDED, Reason.FORMER_NODE})
+
+FAILURES = frozenset(
+    {
+        Reason.DEADLINE_EXCEEDED,
+        Reason.BUDGET_EXHAUSTED,
+        Reason.TRAFFIC_EXCEEDED,
+        Reason.BACKOFF_LIMIT_EXCEEDED,
+        Reason.MAX_RENTS_EXCEEDED,
+        Reason.SPEC_INVALID,
+    }
+)
+
+
+def job_status(job: GpuJob, plan: Plan[GpuJobStatus], now: datetime) -> GpuJobStatus:
+    """Returns the plan's status with its conditions, phase and observed generation."""
+    status, reason, message = plan.status, plan.reason, plan.message
+    complete = reason is Reason.COMPLETE
+    over = status.completion_time is not None
+    failed = over and reason in FAILURES
+    suspended = reason is Reason.SUSPENDED and status.node_uid is None
+    running = reason is Reason.RUNNING
+    leased = status.node_uid is not None
+    wanted: dict[str, Verdict] = {
+        "Ready": ("True" if complete else "False", reason, message),
+        "Reconciling": (_flag(not over and not suspended), reason, message),
+        "Stalled": (_flag(failed), reason, message if failed else ""),
+        "Admitted": _admitted(status, reason, message),
+        "Running": (_flag(running), reason, message if running else ""),
+        "Suspended": (_flag(suspended), reason, message if suspended else ""),
+        "Complete": (_flag(complete), reason, message if complete else ""),
+        "Failed": (_flag(failed), reason, message if failed else ""),
+        "Released": (
+            ("False", reason, "a machine is leased or about to be")
+            if leased
+            else ("True", Reason.RELEASED if status.attempt else Reason.NOTHING_LEASED, "")
+        ),
+    }
+    phase = _job_phase(job, status, reason, failed=failed, suspended=suspended)
+    return status.model_copy(
+        update={
+            "conditions": _merged(status.conditions, wanted, job.metadata.generation, now),
+            "phase": phase,
+            "observed_generation": job.metadata.generation,
+        }
+    )
+
+
+def _admitted(status: GpuJobStatus, reason: Reason, message: str) -> Verdict:
+    if reason in GATE_REFUSALS:
+        return "False", reason, message
+    if reason is Reason.ADMITTED or status.node_uid is not None or status.completion_time:
+        held = next((c for c in status.conditions if c.type == "Admitted"), None)
+        words = message if reason is Reason.ADMITTED or held is None else held.message
+        return "True", Reason.ADMITTED, words
+    return "Unknown", reason, message
+
+
+def _job_phase(
+    job: GpuJob, status: GpuJobStatus, reason: Reason, *, failed: bool, suspended: bool
+) -> str:
+    if job.metadata.is_being_deleted:
+        return "Deleting"
+    if status.completion_time is not None:
+        return "Failed" if failed else "Complete"
+    if suspended:
+        return "Suspended"
+    if reason is Reason.RUNNING:
+        return "Running"
+    return "Starting" if status.node_uid is not None else "Waiting"
+
+
+def node_status(node: GpuNode, plan: Plan[GpuNodeStatus], now: datetime) -> GpuNodeStatus:
+    """Returns the plan's status with its conditions, phase and observed generation."""
+    status, reason, message = plan.status, plan.reason, plan.message
+    released = status.released_at is not None
+    running = status.run is not None and status.end is None
+    wanted: dict[str, Verdict] = {
+        "Ready": (_flag(running), reason, message),
+        "Reconciling": (_flag(not released and not running), reason, ""),
+        "DriverReady": (
+            _flag(status.driver is not None and status.driver.ready_at is not None),
+            reason,
+            "",
+        ),
+        "Rented": (_flag(status.lease is not None and not released), reason, ""),
+        "Booted": (_flag(status.machine is not None), reason, ""),
+        "Ended": (
+            ("True", Reason(status.end.reason), status.end.message)
+            if status.end
+            else ("False", reason, "")
+        ),
+        "Released": (_flag(released), Reason.RELEASED if released else reason, ""),
+    }
+    return status.model_copy(
+        update={
+            "conditions": _merged(status.conditions, wanted, node.metadata.generation, now),
+            "phase": _node_phase(status),
+            "observed_generation": node.metadata.generation,
+        }
+    )
+
+
+def _node_phase(status: GpuNodeStatus) -> str:
+    if status.released_at is not None:
+        return "Released"
+    if status.end is not None:
+        return "Releasing"
+    if status.run is not None:
+        return "Running"
+    if status.lease is not None:
+        return "Booting"
+    return "Renting" if status.rent is not None else "Pending"
+
+
+def _flag(holds: bool) -> str:
+    return "True" if holds else "False"
+
+
+def _merged(
+    stored: tuple[Condition, ...], wanted: dict[str, Verdict], generation: int, now: datetime
+) -> tuple[Condition, ...]:
+    """Takes over what is wanted; the time of transition moves only with the status."""
+    before = {condition.type: condition for condition in stored}
+    merged = []
+    for kind, (flag, reason, message) in wanted.items():
+        old = before.get(kind)
+        kept = old is not None and old.status == flag
+        # A condition that stays False keeps the reason by which it became so, except the summary:
+        # otherwise each step would rewrite all of them.
+        quiet = kept and flag == "False" and kind not in ("Ready", "Admitted")
+        merged.append(
+            Condition(
+                type=kind,
+                status=flag,
+                reason=old.reason if quiet and old else reason.value,
+                message=old.message if quiet and old else message[:4096],
+                observed_generation=generation,
+                last_transition_time=old.last_transition_time if kept and old else now,
+            )
+        )
+    return tuple(merged)

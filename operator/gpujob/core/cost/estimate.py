@@ -1,0 +1,71 @@
+"""The bound of an attempt's cost, as arithmetic over what we enforce.
+
+Every quantity here is capped by a deed of ours: run time by the deadline, boot by the boot cap,
+the destroy by its lag cap, traffic by the caps and the look at them in each listing. So with the
+prices of the offer the sum is a bound, not a guess.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from gpujob.core.limits import Limits
+from gpujob.core.market import Offer
+from gpujob.core.money import micro_up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """The quantities that an attempt may use up."""
+
+    disk_gb: int
+    max_download_gb: int
+    max_upload_gb: int
+    run_seconds: float
+    """Left of the deadline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The bound of one attempt on one offer, in micro-USD, with its parts."""
+
+    usd_per_hour: Fraction
+    lease_seconds: Fraction
+    """From the rent request to the proof that the machine is gone."""
+    time_microusd: int
+    traffic_microusd: int
+
+    @property
+    def total_microusd(self) -> int:
+        """The bound."""
+        return self.time_microusd + self.traffic_microusd
+
+
+def overhead_seconds(limits: Limits, leases: int) -> float:
+    """Returns the seconds of an attempt that are paid besides its run, at most."""
+    return limits.boot_cap_seconds + limits.drain_seconds + limits.destroy_lag_seconds(leases)
+
+
+def estimate(offer: Offer, needs: Needs, limits: Limits, *, leases: int) -> Estimate:
+    """Returns the bound of an attempt on an offer while so many machines are leased."""
+    usd_per_hour = offer.gpu_usd_per_hour + offer.disk_usd_per_hour(needs.disk_gb)
+    seconds = Fraction(needs.run_seconds + overhead_seconds(limits, leases)).limit_denominator(1000)
+    return Estimate(
+        usd_per_hour=usd_per_hour,
+        lease_seconds=seconds,
+        time_microusd=micro_up(usd_per_hour * seconds / 3600),
+        traffic_microusd=micro_up(traffic_usd(offer, needs, limits, leases=leases)),
+    )
+
+
+def traffic_usd(offer: Offer, needs: Needs, limits: Limits, *, leases: int) -> Fraction:
+    """Returns the most that traffic can cost.
+
+    A cap is noticed one listing late, and bytes flow until the machine is gone: what the line can
+    carry in that time comes on top of the cap.
+    """
+    blind_seconds = Fraction(limits.poll_seconds + limits.destroy_lag_seconds(leases))
+    blind_seconds = blind_seconds.limit_denominator(1000)
+    gb_per_mbps = blind_seconds / 8 / 1000
+    down = needs.max_download_gb + offer.download_mbps * gb_per_mbps
+    up = needs.max_upload_gb + offer.upload_mbps * gb_per_mbps
+    return down * offer.download_usd_per_gb + up * offer.upload_usd_per_gb

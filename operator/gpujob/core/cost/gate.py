@@ -1,0 +1,280 @@
+"""The cost gate: may this attempt be rented, and on which offer.
+
+It fails closed. Whatever is missing, stale, implausible or malformed raises `CostGateError`; there
+is no answer in between. The confidence is that of our own enforcement: with a declared deadline
+the bound is arithmetic, and it is wrong only if we destroy too late.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from fractions import Fraction
+from statistics import median
+
+from gpujob.api.gpujob import GpuJobSpec, GpuJobStatus
+from gpujob.api.reasons import Reason
+from gpujob.core.cost.estimate import Estimate, Needs, estimate, overhead_seconds, traffic_usd
+from gpujob.core.limits import Limits
+from gpujob.core.market import Offer, Quotes
+from gpujob.core.money import MICRO, floor_usd, micro_up, short_usd
+from gpujob.core.offers import mismatch
+
+CONFIDENCE_HALF_LIFE = timedelta(hours=24)
+
+
+class CostGateError(Exception):
+    """The gate's no, with the reason and the numbers."""
+
+    def __init__(self, reason: Reason, message: str, *, bound_microusd: int | None = None) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+        self.bound_microusd = bound_microusd
+        """Of the cheapest matching offer, with what was spent; None = unknown."""
+
+
+@dataclass(frozen=True)
+class Destroy:
+    """How one destroy that was sent on time went."""
+
+    at: datetime
+    was_late: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """All that the gate's answer depends on."""
+
+    now: datetime
+    limits: Limits
+    spec: GpuJobSpec
+    spent_microusd: int
+    run_seconds_used: float
+    quotes: Quotes
+    leases: int
+    """Machines now leased by the whole operator."""
+    leased_usd_per_hour: Fraction
+    destroys: tuple[Destroy, ...]
+    avoided_machines: frozenset[int]
+    """Machines on which this job's earlier attempts were lost."""
+    reserved_microusd: int | None = None
+    """What the attempt's node holds; None = nothing is reserved yet, all that is left may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """The gate's yes: the cheapest offer whose bound fits."""
+
+    offer: Offer
+    estimate: Estimate
+    spent_microusd: int
+    fuse_microusd: int
+    """What this attempt may cost."""
+    confidence: Fraction
+    money_deadline_seconds: int
+    """From the rent request until the destroy must be sent, so that the fuse holds."""
+
+    @property
+    def bound_microusd(self) -> int:
+        """Of the whole job: what was spent and this attempt."""
+        return self.spent_microusd + self.estimate.total_microusd
+
+
+def enforcement_confidence(destroys: tuple[Destroy, ...], now: datetime) -> Fraction:
+    """Returns the probability that we destroy in time.
+
+    The posterior mean under Beta(1, 99) over destroys that were sent on time, each counting half
+    as much after a day. 0.99 without any evidence is an assumption.
+    """
+    late = total = 0.0
+    for destroy in destroys:
+        age = max(now - destroy.at, timedelta(0))
+        weight = 0.5 ** (age / CONFIDENCE_HALF_LIFE)
+        total += weight
+        late += weight * destroy.was_late
+    return 1 - Fraction((late + 1) / (total + 100)).limit_denominator(10**9)
+
+
+def judge(question: Question) -> Admission:
+    """Returns the cheapest admissible attempt; raises CostGateError if there is none."""
+    limits, spec = question.limits, question.spec
+    _check_quotes(question)
+    ceiling = floor_usd(spec.cost.ceiling)
+    confidence = enforcement_confidence(question.destroys, question.now)
+    if confidence < Fraction(spec.cost.confidence):
+        raise CostGateError(
+            Reason.CONFIDENCE_TOO_LOW,
+            f"destroys were late too often: confidence {float(confidence):.3f} is below "
+            f"{spec.cost.confidence}; it recovers with a half-life of 24 h",
+        )
+    if spec.active_deadline_seconds is None:
+        raise CostGateError(
+            Reason.INSUFFICIENT_HISTORY,
+            "without spec.activeDeadlineSeconds no bound of the run time is known; set it",
+        )
+    lag = limits.destroy_lag_seconds(question.leases)
+    if lag > limits.max_destroy_lag_seconds:
+        raise CostGateError(
+            Reason.DESTROY_LAG_TOO_LONG,
+            f"with {question.leases} machines leased a destroy may take {lag:.0f} s, more than "
+            f"{limits.max_destroy_lag_seconds:.0f} s",
+        )
+    if question.leases >= limits.max_leases:
+        raise CostGateError(
+            Reason.LEASE_LIMIT, f"{question.leases} machines are leased, the operator's cap"
+        )
+    needs = Needs(
+        disk_gb=spec.resources.disk_gb,
+        max_download_gb=spec.data.max_download_gb,
+        max_upload_gb=spec.data.max_upload_gb,
+        run_seconds=max(spec.active_deadline_seconds - question.run_seconds_used, 0.0),
+    )
+    ranked = _ranked(question, needs)
+    offer, cheapest = ranked[0]
+    bound = question.spent_microusd + cheapest.total_microusd
+    if bound > ceiling:
+        raise CostGateError(
+            Reason.CEILING_EXCEEDED,
+            _what_would_fit(question, offer, needs, cheapest, ceiling),
+            bound_microusd=bound,
+        )
+    rate_cap = Fraction(floor_usd(limits.max_usd_per_hour), MICRO)
+    if question.leased_usd_per_hour + cheapest.usd_per_hour > rate_cap:
+        raise CostGateError(
+            Reason.LEASE_LIMIT,
+            f"{float(question.leased_usd_per_hour):.2f} $/h are leased; this machine would pass "
+            f"the operator's cap of {limits.max_usd_per_hour} $/h",
+            bound_microusd=bound,
+        )
+    fuse = ceiling - question.spent_microusd
+    if question.reserved_microusd is not None:
+        fuse = min(fuse, question.reserved_microusd)
+        if cheapest.total_microusd > fuse:
+            raise CostGateError(
+                Reason.CEILING_EXCEEDED,
+                f"{offer.gpu} is bounded by {short_usd(cheapest.total_microusd)} for this attempt, "
+                f"more than the {short_usd(fuse)} reserved for it",
+                bound_microusd=bound,
+            )
+    return Admission(
+        offer=offer,
+        estimate=cheapest,
+        spent_microusd=question.spent_microusd,
+        fuse_microusd=fuse,
+        confidence=confidence,
+        money_deadline_seconds=_money_deadline(fuse, cheapest, lag),
+    )
+
+
+def avoided_machines(status: GpuJobStatus) -> frozenset[int]:
+    """Returns the machines on which attempts of the job were lost or came to nothing."""
+    return frozenset(
+        record.machine_id
+        for record in status.attempts
+        if record.machine_id is not None
+        and record.exit_code is None
+        and record.reason != Reason.SUSPENDED
+    )
+
+
+def rounded_down(confidence: Fraction) -> str:
+    """Returns a confidence for display; never more than it is."""
+    return f"{int(confidence * 1000) / 1000:.3f}"
+
+
+def _check_quotes(question: Question) -> None:
+    quotes, limits = question.quotes, question.limits
+    if abs(quotes.clock_skew_seconds) > limits.clock_skew_seconds:
+        raise CostGateError(
+            Reason.CLOCK_SKEW,
+            f"the provider's clock differs from ours by {quotes.clock_skew_seconds:.1f} s, more "
+            f"than {limits.clock_skew_seconds:.0f} s; set this machine's clock",
+        )
+    age = (question.now - quotes.fetched_at).total_seconds()
+    if age > limits.quote_age_seconds:
+        raise CostGateError(
+            Reason.STALE_QUOTE,
+            f"the prices are {age:.0f} s old, older than {limits.quote_age_seconds:.0f} s",
+        )
+    if age < -2:
+        raise CostGateError(
+            Reason.CLOCK_SKEW, f"the prices were fetched {-age:.1f} s in the future"
+        )
+
+
+def _ranked(question: Question, needs: Needs) -> list[tuple[Offer, Estimate]]:
+    """Returns what can be taken, cheapest bound first; raises the reason if nothing can."""
+    quotes, limits, spec = question.quotes, question.limits, question.spec
+    matching = [
+        offer
+        for offer in quotes.offers
+        if offer.machine_id not in question.avoided_machines and mismatch(offer, spec) is None
+    ]
+    if not matching:
+        refused = next((found for offer in quotes.offers if (found := mismatch(offer, spec))), None)
+        detail = f"; for example {refused}" if refused else ""
+        unreadable = f", {quotes.unreadable} of them malformed" if quotes.unreadable else ""
+        raise CostGateError(
+            Reason.NO_MATCHING_OFFER if not quotes.unreadable else Reason.INVALID_QUOTE,
+            f"none of {len(quotes.offers) + quotes.unreadable} offers{unreadable} meets the job's "
+            f"needs{detail}",
+        )
+    plausible = [offer for offer in matching if _is_plausible(offer, quotes, limits)]
+    if not plausible:
+        raise CostGateError(
+            Reason.IMPLAUSIBLE_QUOTE,
+            f"all {len(matching)} matching offers are priced far from their model's median",
+        )
+    ranked = sorted(
+        ((offer, estimate(offer, needs, limits, leases=question.leases)) for offer in plausible),
+        key=lambda pair: (pair[1].total_microusd, -pair[0].reliability, pair[0].offer_id),
+    )
+    long_enough = [pair for pair in ranked if pair[0].contract_seconds >= pair[1].lease_seconds]
+    if not long_enough:
+        raise CostGateError(
+            Reason.CONTRACT_TOO_SHORT,
+            f"the hosts' contracts of all {len(ranked)} matching offers end within "
+            f"{float(ranked[0][1].lease_seconds):.0f} s",
+        )
+    return long_enough
+
+
+def _is_plausible(offer: Offer, quotes: Quotes, limits: Limits) -> bool:
+    rate = offer.gpu_usd_per_hour / offer.gpu_count
+    middle = median(
+        other.gpu_usd_per_hour / other.gpu_count
+        for other in quotes.offers
+        if other.gpu_model == offer.gpu_model
+    )
+    return limits.plausible_low * middle <= rate <= limits.plausible_high * middle
+
+
+def _money_deadline(fuse: int, cheapest: Estimate, lag: float) -> int:
+    """Seconds after which the destroy must be sent; rounded down, lag and traffic lie inside."""
+    seconds = Fraction(fuse - cheapest.traffic_microusd, MICRO) / cheapest.usd_per_hour * 3600
+    return max(int(seconds - Fraction(lag)), 0)
+
+
+def _what_would_fit(
+    question: Question, offer: Offer, needs: Needs, cheapest: Estimate, ceiling: int
+) -> str:
+    bound = question.spent_microusd + cheapest.total_microusd
+    overhead = overhead_seconds(question.limits, question.leases)
+    traffic = micro_up(traffic_usd(offer, needs, question.limits, leases=question.leases))
+    left = Fraction(ceiling - question.spent_microusd - traffic, MICRO)
+    run = left / cheapest.usd_per_hour * 3600 - Fraction(overhead)
+    fits = (
+        f"or activeDeadlineSeconds of {int(run + Fraction(question.run_seconds_used))}"
+        if run >= 1
+        else "and no deadline would"
+    )
+    parts = (
+        f"{needs.run_seconds:.0f} s of run and up to {overhead:.0f} s of boot and destroy at "
+        f"{float(cheapest.usd_per_hour):.4f} $/h = {short_usd(cheapest.time_microusd)}, traffic "
+        f"{short_usd(cheapest.traffic_microusd)}"
+    )
+    spent = f", spent {short_usd(question.spent_microusd)}" if question.spent_microusd else ""
+    return (
+        f"the cheapest offer ({offer.gpu}, {offer.location}) is bounded by {short_usd(bound)}, "
+        f"more than the ceiling of ${question.spec.cost.ceiling}: {parts}{spent}; a ceiling of "
+        f"{short_usd(bound)} would fit, {fits}"
+    )

@@ -1,0 +1,146 @@
+"""The driver pod: restricted Pod Security profile, every capability dropped, no token but ours."""
+
+from typing import Any
+
+from gpujob.api.gpujob import EnvVar
+from gpujob.api.meta import (
+    API_VERSION,
+    LABEL_COMPONENT,
+    LABEL_JOB,
+    LABEL_MANAGED_BY,
+    LABEL_NODE,
+    MANAGER,
+    TRANSPORT_AUDIENCE,
+)
+from gpujob.api.transport import WORKLOAD_ENV_PREFIX
+from gpujob.core.observation import NodeObservation
+
+USER_ID = 10001
+KEY_FOLDER = "/etc/gpujob/ssh"
+KEY_FILE = "id_ed25519"
+TOKEN_FOLDER = "/var/run/secrets/gpujob.dev"  # noqa: S105 - a folder, not a token
+STATE_FOLDER = "/var/lib/gpujob"
+TERMINATION_LOG = "/dev/termination-log"
+
+
+def driver_pod_name(node_name: str) -> str:
+    """Returns the name of the driver pod of a node."""
+    return f"{node_name}-driver"
+
+
+def key_secret_name(node_name: str) -> str:
+    """Returns the name of the Secret that holds the node's SSH key."""
+    return f"{node_name}-ssh"
+
+
+def owner_of(seen: NodeObservation) -> dict[str, Any]:
+    """Returns the reference by which the node's pod and Secret go with it."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "GpuNode",
+        "name": seen.node.metadata.name,
+        "uid": seen.node.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def driver_pod(seen: NodeObservation) -> dict[str, Any]:
+    """Returns the manifest of the driver pod of a node; the job must be there."""
+    node, job, world = seen.node, seen.job, seen.world
+    assert job is not None, "a driver is made for a job"
+    settings = {
+        "GPUJOB_TRANSPORT_URL": world.transport_url,
+        "GPUJOB_NODE_UID": node.metadata.uid,
+        "GPUJOB_TOKEN_FILE": f"{TOKEN_FOLDER}/token",
+        "GPUJOB_SSH_KEY_FILE": f"{KEY_FOLDER}/{KEY_FILE}",
+        "GPUJOB_STATE_DIR": STATE_FOLDER,
+        "GPUJOB_TERMINATION_LOG": TERMINATION_LOG,
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": driver_pod_name(node.metadata.name),
+            "namespace": node.metadata.namespace,
+            "labels": {
+                "app.kubernetes.io/name": "gpujob",
+                LABEL_COMPONENT: "driver",
+                LABEL_MANAGED_BY: MANAGER,
+                LABEL_JOB: job.metadata.name,
+                LABEL_NODE: node.metadata.name,
+            },
+            "ownerReferences": [owner_of(seen)],
+        },
+        "spec": {
+            "restartPolicy": "OnFailure",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 10,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER_ID,
+                "runAsGroup": USER_ID,
+                "fsGroup": USER_ID,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "driver",
+                    "image": world.driver_image,
+                    "imagePullPolicy": world.driver_image_pull_policy,
+                    "args": ["driver"],
+                    "env": [{"name": name, "value": value} for name, value in settings.items()]
+                    + [_workload_variable(variable) for variable in job.spec.env],
+                    "terminationMessagePath": TERMINATION_LOG,
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                    "resources": {
+                        "requests": {"cpu": "20m", "memory": "64Mi"},
+                        "limits": {"cpu": "1", "memory": "256Mi"},
+                    },
+                    "volumeMounts": [
+                        {"name": "ssh", "mountPath": KEY_FOLDER, "readOnly": True},
+                        {"name": "token", "mountPath": TOKEN_FOLDER, "readOnly": True},
+                        {"name": "state", "mountPath": STATE_FOLDER},
+                    ],
+                }
+            ],
+            "volumes": [
+                {
+                    "name": "ssh",
+                    "secret": {
+                        "secretName": key_secret_name(node.metadata.name),
+                        "defaultMode": 0o440,
+                    },
+                },
+                {
+                    "name": "token",
+                    "projected": {
+                        "defaultMode": 0o440,
+                        "sources": [
+                            {
+                                "serviceAccountToken": {
+                                    "audience": TRANSPORT_AUDIENCE,
+                                    "expirationSeconds": 3600,
+                                    "path": "token",
+                                }
+                            }
+                        ],
+                    },
+                },
+                {"name": "state", "emptyDir": {"sizeLimit": "16Mi"}},
+            ],
+        },
+    }
+
+
+def _workload_variable(variable: EnvVar) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": f"{WORKLOAD_ENV_PREFIX}{variable.name}"}
+    if variable.value_from is None:
+        # The kubelet would expand $(NAME); the workload is to get what the user wrote.
+        return entry | {"value": (variable.value or "").replace("$(", "$$(")}
+    return entry | {"valueFrom": variable.value_from.wire()}

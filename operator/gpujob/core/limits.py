@@ -1,0 +1,54 @@
+"""Every cap, interval and patience that decisions use, with its unit, in one place."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The constants of the rules that keep money safe; defaults are those for the real provider."""
+
+    list_lag_seconds: float = 60
+    """A new machine may be invisible, a destroyed one still visible, for this long."""
+    poll_seconds: float = 15
+    sweep_seconds: float = 15
+    boot_cap_seconds: float = 1200
+    """From the rent request to the start of the workload."""
+    destroy_lag_cap_seconds: float = 120
+    """From the decision to destroy to the proof; what the gate reckons with for one machine."""
+    destroy_lag_per_lease_seconds: float = 3
+    """More for each machine now leased: the provider takes one destroy per this interval."""
+    max_destroy_lag_seconds: float = 600
+    """Above it nothing is rented."""
+    drain_seconds: float = 30
+    """Between the end of the workload and the decision to destroy."""
+    heartbeat_stale_seconds: float = 900
+    quote_age_seconds: float = 60
+    clock_skew_seconds: float = 5
+    rent_timeout_seconds: float = 30
+    rent_not_after_seconds: float = 5
+    driver_pending_seconds: float = 300
+    driver_replacement_seconds: float = 300
+    driver_exit_seconds: float = 60
+    """How long a driver may take to leave by itself once its attempt is over."""
+    retry_backoff_seconds: float = 10
+    """Before the second attempt; doubled for each further one, up to the next limit."""
+    retry_backoff_max_seconds: float = 360
+    gate_retry_seconds: float = 30
+    """Between two looks at the market for a job that the gate refused."""
+    node_retention_seconds: float = 86_400
+    status_seconds: float = 60
+    """Accrued cost is written at transitions and at most this often."""
+    max_leases: int = 20
+    max_usd_per_hour: str = "50"
+    plausible_low: float = 0.2
+    plausible_high: float = 5.0
+    """A rate outside this range of the model's median is taken for an error of units."""
+
+    def destroy_lag_seconds(self, leases: int) -> float:
+        """Returns the time that destroying one machine may take while so many are leased."""
+        return self.destroy_lag_cap_seconds + self.destroy_lag_per_lease_seconds * leases
+
+    @property
+    def not_rented_wait_seconds(self) -> float:
+        """From the first sight of a marker until listings may prove that nothing was rented."""
+        return self.rent_not_after_seconds + self.rent_timeout_seconds + self.list_lag_seconds

@@ -1,0 +1,177 @@
+"""What the market offers and what is leased: the provider's facts in our words.
+
+Prices are exact fractions of US dollars, as the provider wrote them; sizes are in GB of 1e9 bytes
+as the provider reckons them.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """One machine that could be rented now."""
+
+    offer_id: int
+    machine_id: int
+    host_id: int
+    gpu_model: str
+    gpu_count: int
+    gpu_memory_gb: Fraction
+    """Of each GPU."""
+    cpu_cores: Fraction
+    memory_gb: Fraction
+    disk_gb: Fraction
+    """Free for rent."""
+    location: str
+    country: str
+    is_verified: bool
+    is_datacenter: bool
+    reliability: Fraction
+    has_direct_port: bool
+    contract_seconds: Fraction
+    """Until the host's contract ends."""
+    gpu_usd_per_hour: Fraction
+    storage_usd_per_gb_month: Fraction
+    download_usd_per_gb: Fraction
+    upload_usd_per_gb: Fraction
+    download_mbps: Fraction
+    upload_mbps: Fraction
+
+    @property
+    def gpu(self) -> str:
+        """For people: `2x RTX 4090`."""
+        return f"{self.gpu_count}x {self.gpu_model}"
+
+    def disk_usd_per_hour(self, disk_gb: int) -> Fraction:
+        """Returns the price of a rented disk (provider facts, pricing: a month has 720 hours)."""
+        return self.storage_usd_per_gb_month * disk_gb / 720
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quotes:
+    """One search answer."""
+
+    offers: tuple[Offer, ...]
+    unreadable: int
+    """Offers left out because a price or size was missing or malformed."""
+    fetched_at: datetime
+    clock_skew_seconds: float
+    """The provider's clock minus ours when the answer came."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """One machine as a listing shows it."""
+
+    instance_id: int
+    label: str | None
+    env_mark: str | None
+    """Value of our entry in its environment; None = not there."""
+    is_attributable: bool
+    """False if neither label nor environment could be read."""
+    status: str | None
+    """The provider's `actual_status`."""
+    intended_status: str | None
+    machine_id: int
+    started_at: datetime | None
+    gpu_usd_per_hour: Fraction
+    disk_usd_per_hour: Fraction
+    download_gb: Fraction
+    upload_gb: Fraction
+    ssh_host: str | None
+    ssh_port: int | None
+    status_message: str
+
+    @property
+    def mark(self) -> str | None:
+        """Whose it is: the environment's entry counts before the label, which anyone may change."""
+        return self.env_mark or self.label
+
+    @property
+    def usd_per_hour(self) -> Fraction:
+        """What an hour of it costs while it runs."""
+        return self.gpu_usd_per_hour + self.disk_usd_per_hour
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """One complete listing of the account's machines.
+
+    Complete = every page was answered, unique rows = the stated total, no page left. Anything less
+    never becomes a Listing.
+    """
+
+    requested_at: float
+    """On this process's monotonic clock, before the first page was asked for."""
+    answered_at: float
+    provider_time: datetime
+    """The provider's own clock in the last answer."""
+    account_id: int
+    leases: tuple[Lease, ...]
+
+    @property
+    def has_unattributable(self) -> bool:
+        """Whether a machine is listed that may be anyone's."""
+        return any(not lease.is_attributable for lease in self.leases)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a machine carries so that its owner is found: `cluster/node uid/job uid`."""
+
+    cluster_id: str
+    node_uid: str
+    job_uid: str
+
+    def __str__(self) -> str:
+        """Returns the form that the machine carries."""
+        return f"{self.cluster_id}/{self.node_uid}/{self.job_uid}"
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Mark | None":
+        """Returns the mark, or None if the text is none of ours."""
+        parts = (text or "").split("/")
+        return cls(*parts) if len(parts) == 3 and all(parts) else None
+
+
+def leases_of(listing: Listing, mark: Mark) -> tuple[Lease, ...]:
+    """Returns the machines under a mark, lowest number first."""
+    return tuple(
+        sorted(
+            (lease for lease in listing.leases if lease.mark == str(mark)),
+            key=lambda lease: lease.instance_id,
+        )
+    )
+
+
+def proves_absence(
+    listings: tuple[Listing, ...],
+    *,
+    after: float,
+    poll_seconds: float,
+    mark: Mark,
+    instance_id: int | None,
+    account_id: int,
+) -> bool:
+    """Whether the account surely holds no machine of this mark or number.
+
+    That takes two complete listings of the same account without it, both requested later than
+    `after` (monotonic), at least one poll apart, and no later sighting. No answer to a destroy
+    request, and no 404, stands in for them. A machine that can not be attributed may be ours.
+    """
+    first: float | None = None
+    proved = False
+    for listing in listings:
+        seen = any(
+            lease.instance_id == instance_id or lease.mark == str(mark) for lease in listing.leases
+        )
+        doubtful = listing.has_unattributable and instance_id is None
+        if seen or doubtful or listing.account_id != account_id:
+            first, proved = None, False
+        elif listing.requested_at >= after:
+            if first is None:
+                first = listing.requested_at
+            proved = proved or listing.requested_at - first >= poll_seconds
+    return proved

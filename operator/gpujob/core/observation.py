@@ -1,0 +1,143 @@
+"""What a decision rests on: everything known at one moment, the time included."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
+
+from gpujob.api.gpujob import GpuJob
+from gpujob.api.gpunode import GpuNode
+from gpujob.api.reasons import Reason
+from gpujob.api.transport import DriverReport, Outcome
+from gpujob.core.cost.gate import Destroy
+from gpujob.core.limits import Limits
+from gpujob.core.market import Listing, Mark, Quotes
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """Something could not be learnt. It is neither zero nor gone."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What is the same for all jobs at one moment."""
+
+    now: datetime
+    """Our clock, or the provider's if that is ahead: time that is paid for never runs back."""
+    monotonic: float
+    limits: Limits
+    cluster_id: str
+    account_id: int | None
+    """Of the present key; None = not known yet."""
+    provider_url: str
+    driver_image: str
+    driver_image_pull_policy: str
+    transport_url: str
+    listings: tuple[Listing, ...]
+    """Complete ones of the last minutes, oldest first."""
+    provider_problem: Unavailable | None
+    """Why the latest listing failed; None = it did not."""
+    destroys: tuple[Destroy, ...]
+
+    @property
+    def leases(self) -> int:
+        """Machines listed at last, whoever's: they all cost the account."""
+        return len(self.listings[-1].leases) if self.listings else 0
+
+    @property
+    def leased_usd_per_hour(self) -> Fraction:
+        """What these cost per hour."""
+        if not self.listings:
+            return Fraction(0)
+        return sum((lease.usd_per_hour for lease in self.listings[-1].leases), Fraction(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """The driver pod as the cluster shows it."""
+
+    name: str
+    uid: str
+    phase: str
+    is_being_deleted: bool
+    waiting: str
+    """Why it does not run, in the kubelet's or scheduler's words; empty if it does."""
+    outcome: Outcome | None
+    """From its termination message."""
+
+
+@dataclass(frozen=True)
+class RentAccepted:
+    """The provider named the machine."""
+
+    instance_id: int
+
+
+@dataclass(frozen=True)
+class RentRefused:
+    """The provider refused, or the request was never sent: nothing was rented."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class RentUnanswered:
+    """The request may have been accepted; only listings can tell."""
+
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeMemory:
+    """What this process knows of a node besides what is stored; a restart does not miss it."""
+
+    marker_seen_at: float | None = None
+    """Monotonic time at which this process first saw the rent marker."""
+    rent: RentAccepted | RentRefused | RentUnanswered | None = None
+    destroy_sent_at: float | None = None
+    """Monotonic time of the first destroy request."""
+    destroy_sent_time: datetime | None = None
+    public_key: str | None = None
+    host_key: str | None = None
+    pod_missing_since: float | None = None
+    pod_problem: str = ""
+    """Why the driver pod could not be created, in the API server's words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeObservation:
+    """What the plan of a GpuNode rests on."""
+
+    world: World
+    node: GpuNode
+    job: GpuJob | None
+    """None = surely absent."""
+    pod: Pod | None
+    """None = surely absent."""
+    report: DriverReport | None
+    """The latest of the recorded driver pod."""
+    memory: NodeMemory = NodeMemory()
+    quotes: Quotes | Unavailable | None = None
+    """None = not asked for."""
+
+    @property
+    def mark(self) -> Mark:
+        """What this node's machine carries."""
+        return Mark(self.world.cluster_id, self.node.metadata.uid, self.node.spec.job_ref.uid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobObservation:
+    """What the plan of a GpuJob rests on."""
+
+    world: World
+    job: GpuJob
+    node: GpuNode | None
+    """The node of the recorded attempt, else one under the next attempt's name; None = absent."""
+    node_absent_since: float | None = None
+    """Monotonic time at which this process first missed a recorded node."""
+    quotes: Quotes | Unavailable | None = None

@@ -1,0 +1,61 @@
+"""Which listed machines have no live owner. The second, independent way for a machine to die."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from gpujob.core.limits import Limits
+from gpujob.core.market import Listing, Mark
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A GpuNode in a quorum read that ended after the listing did."""
+
+    is_released: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orphans:
+    """What the sweep found."""
+
+    to_destroy: tuple[int, ...]
+    held_back: tuple[int, ...]
+    """Too many at once: destroyed only if a second pass finds them too."""
+
+
+def orphans(
+    listing: Listing,
+    owners: Mapping[str, Owner],
+    *,
+    cluster_id: str,
+    first_seen: Mapping[int, float],
+    monotonic: float,
+    now: datetime,
+    limits: Limits,
+    confirmed: frozenset[int],
+) -> Orphans:
+    """Returns this cluster's machines without a live owner, old enough to be sure of it.
+
+    `owners` is by node uid; `first_seen` says when this process first listed an instance;
+    `confirmed` holds the instances that a pass at least a minute ago held back. Machines that carry
+    no mark of this cluster are not ours to touch.
+    """
+    found = []
+    for lease in listing.leases:
+        mark = Mark.parse(lease.mark)
+        if mark is None or mark.cluster_id != cluster_id:
+            continue
+        owner = owners.get(mark.node_uid)
+        if owner is not None and not owner.is_released:
+            continue
+        seen_for = monotonic - first_seen.get(lease.instance_id, monotonic)
+        age = (now - lease.started_at).total_seconds() if lease.started_at else 0.0
+        if max(seen_for, age) >= limits.list_lag_seconds:
+            found.append(lease.instance_id)
+    few = max(3, len(listing.leases) // 5)
+    if len(found) <= few:
+        return Orphans(to_destroy=tuple(sorted(found)), held_back=())
+    sure = [number for number in found if number in confirmed]
+    rest = [number for number in found if number not in confirmed]
+    return Orphans(to_destroy=tuple(sorted(sure)), held_back=tuple(sorted(rest)))
