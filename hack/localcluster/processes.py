@@ -1,0 +1,106 @@
+"""Long-running processes: started detached with a log, recorded, and ended by their own identity.
+
+A pid alone may be somebody else's by the time it is used; a pid and its start time are not.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from localcluster.paths import environment
+
+
+def start_time(pid: int) -> int | None:
+    """Returns when a process was started, in clock ticks since boot; None if it is not there."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+class Processes:
+    """The processes of one cluster, recorded in its folder."""
+
+    def __init__(self, state: Path) -> None:
+        self._record = state / "processes.json"
+        self._logs = state / "log"
+
+    def start(self, name: str, command: Sequence[str], *, env: Mapping[str, str] = {}) -> int:
+        """Starts a process that outlives us; returns its pid."""
+        self._logs.mkdir(parents=True, exist_ok=True)
+        with (self._logs / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=environment() | dict(env),
+            )
+        self._write(self.recorded() | {name: (process.pid, start_time(process.pid) or 0)})
+        return process.pid
+
+    def recorded(self) -> dict[str, tuple[int, int]]:
+        """Returns pid and start time of each recorded process, by name."""
+        if not self._record.exists():
+            return {}
+        held = json.loads(self._record.read_text())
+        return {name: (pid, ticks) for name, (pid, ticks) in held.items()}
+
+    def pid(self, name: str) -> int | None:
+        """Returns the pid of a process that is still the recorded one."""
+        pid, ticks = self.recorded().get(name, (0, 0))
+        return pid if pid and start_time(pid) == ticks else None
+
+    def end(self, name: str, *, patience_seconds: float = 5.0) -> None:
+        """Ends a process, by force after a while, and waits until it is gone."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            pid = self.pid(name)
+            if pid is None:
+                break
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            self._reap(name, pid, patience_seconds)
+        rest = self.recorded()
+        rest.pop(name, None)
+        self._write(rest)
+
+    def kill(self, name: str) -> None:
+        """Ends a process without giving it time."""
+        pid = self.pid(name)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            self._reap(name, pid, 10.0)
+
+    def _reap(self, name: str, pid: int, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self.pid(name) is not None and time.monotonic() < deadline:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.02)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+    def _write(self, held: Mapping[str, tuple[int, int]]) -> None:
+        scratch = self._record.with_suffix(".new")
+        scratch.write_text(json.dumps(held))
+        scratch.rename(self._record)
+
+
+def wait_for(what: str, seconds: float, ready: Callable[[], bool], *, quiet: bool = False) -> None:
+    """Waits until something holds; raises TimeoutError naming it."""
+    started = time.monotonic()
+    if not quiet:
+        print(f"cluster: waiting for {what} …", end=" ", flush=True)
+    while not ready():
+        if time.monotonic() - started > seconds:
+            raise TimeoutError(f"{what} took longer than {seconds:.0f} s")
+        time.sleep(0.05)
+    if not quiet:
+        print(f"{time.monotonic() - started:.1f} s", flush=True)

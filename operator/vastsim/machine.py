@@ -1,0 +1,172 @@
+"""One rented machine: an SSH server on which commands truly run, in a process tree of its own.
+
+Started by the simulator as a child; told by one JSON line on standard input what it is, answers
+with one JSON line where it listens. It is the subreaper of all that it starts: nothing that runs
+on it, however detached, leaves its tree, and the simulator ends the whole tree at once.
+
+It has no root file system of its own: its home, its temporary folder and the folder of its public
+host key (`SSH_HOST_KEY_DIR`; on a real machine /etc/ssh) are folders of its own.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import asyncssh
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+SIGNALS = {number.value: number.name.removeprefix("SIG") for number in signal.Signals}
+
+
+def main() -> None:
+    """Becomes a machine until it is killed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for option, value in ((PR_SET_CHILD_SUBREAPER, 1), (PR_SET_PDEATHSIG, signal.SIGKILL)):
+        if libc.prctl(option, int(value), 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl")
+    told = json.loads(sys.stdin.readline())
+    asyncio.run(_Machine(told).run())
+
+
+class _Machine:
+    def __init__(self, told: dict[str, object]) -> None:
+        self._folder = Path(str(told["folder"]))
+        self._host = str(told["host"])
+        self._port = int(str(told["port"]))
+        self._onstart = str(told["onstart"] or "")
+        self._home = self._folder / "root"
+        self._keys = self._home / ".ssh" / "authorized_keys"
+        self._gpus = str(told["gpus"])
+        environment = told["environment"]
+        assert isinstance(environment, dict), "the simulator gives an object"
+        self._environment = {str(name): str(value) for name, value in environment.items()}
+        authorized = told["authorized_keys"]
+        assert isinstance(authorized, list), "the simulator gives a list"
+        self._authorized = [str(key) for key in authorized]
+
+    async def run(self) -> None:
+        private = asyncssh.generate_private_key("ssh-ed25519")
+        self._furnish(private.export_public_key("openssh").decode())
+        listener = await asyncssh.create_server(
+            lambda: _Login(self._keys),
+            self._host,
+            self._port,
+            server_host_keys=[private],
+            process_factory=self._serve,
+            encoding=None,
+            line_editor=False,
+            reuse_address=True,
+            login_timeout=20,
+        )
+        print(json.dumps({"port": listener.get_port()}), flush=True)
+        start = asyncio.create_task(self._start())
+        while True:
+            await asyncio.sleep(1)
+            if start.done() and start.exception() is not None:
+                raise RuntimeError("the start script could not be run") from start.exception()
+            _reap_orphans()
+
+    def _furnish(self, public_host_key: str) -> None:
+        for folder in ("root/.ssh", "tmp", "etc/ssh", "bin"):
+            (self._folder / folder).mkdir(parents=True)
+        self._keys.write_text("".join(f"{key}\n" for key in self._authorized))
+        (self._folder / "etc/ssh/ssh_host_ed25519_key.pub").write_text(public_host_key)
+        tool = self._folder / "bin/nvidia-smi"
+        tool.write_text(f"#!/bin/sh\ncat <<'EOF'\n{self._gpus}EOF\n")
+        tool.chmod(0o755)
+        self._environment |= {
+            "HOME": str(self._home),
+            "USER": "root",
+            "LOGNAME": "root",
+            "SHELL": "/bin/sh",
+            "TMPDIR": str(self._folder / "tmp"),
+            "PATH": f"{self._folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+            "SSH_HOST_KEY_DIR": str(self._folder / "etc/ssh"),
+        }
+
+    async def _start(self) -> None:
+        """Runs the start script as the provider does, its output going to the container's log."""
+        with (self._folder / "container.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                "/bin/sh",
+                "-c",
+                self._onstart,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._home,
+                env=self._environment,
+                start_new_session=True,
+            )
+        await process.wait()
+
+    async def _serve(self, session: asyncssh.SSHServerProcess[bytes]) -> None:
+        command = session.command or "exec /bin/sh"
+        # What a client sends as environment is dropped, as sshd does unless it is told otherwise.
+        process = await asyncio.create_subprocess_exec(
+            "/bin/sh",
+            "-c",
+            command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self._home,
+            env=self._environment,
+            start_new_session=True,
+        )
+        try:
+            await session.redirect(process.stdin, process.stdout, process.stderr)
+            await process.wait()
+            await session.stdout.drain()
+        finally:
+            # A cut connection hangs up on what it had in the foreground.
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGHUP)
+        code = process.returncode
+        if code is not None and code < 0:
+            session.exit_with_signal(SIGNALS.get(-code, "KILL"))
+        else:
+            session.exit(code or 0)
+
+
+class _Login(asyncssh.SSHServer):
+    """Lets root in by a key of the authorized_keys file as it is at this moment."""
+
+    def __init__(self, keys: Path) -> None:
+        self._keys = keys
+
+    def begin_auth(self, username: str) -> bool:
+        return True
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        if username != "root":
+            return False
+        shown = key.export_public_key("openssh").split()[:2]
+        lines = self._keys.read_bytes().splitlines()
+        return any(line.split()[:2] == shown for line in lines)
+
+
+def _reap_orphans() -> None:
+    """Reaps what was re-parented to us; asyncio reaps its own children itself."""
+    for pid in Path("/proc/self/task").glob("*/children"):
+        for child in pid.read_text().split():
+            with contextlib.suppress(OSError, IndexError):
+                fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+                # Ours are in sessions that they lead; an orphan's leader is somebody else.
+                if fields[0] == "Z" and int(fields[3]) != int(child):
+                    os.waitpid(int(child), os.WNOHANG)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Starts and ends the processes of rented machines."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+KILL_SECONDS = 10.0
+MARK = "VASTSIM_MACHINE"
+"""In the environment of everything that runs on a machine."""
+
+
+@dataclass
+class Running:
+    """One machine's process."""
+
+    process: asyncio.subprocess.Process
+    folder: Path
+    port: int
+
+
+class Machines:
+    """The machines that run now, by lease number."""
+
+    def __init__(self, host: str, ports: range | None) -> None:
+        self._host = host
+        self._ports = ports
+        self._home = Path(tempfile.mkdtemp(prefix="vastsim-"))
+        self._running: dict[int, Running] = {}
+
+    def port(self, number: int) -> int | None:
+        """Returns the SSH port of a machine, None if it does not run."""
+        running = self._running.get(number)
+        return running.port if running else None
+
+    async def start(
+        self,
+        number: int,
+        *,
+        environment: Mapping[str, str],
+        onstart: str | None,
+        authorized_keys: list[str],
+        gpus: str,
+    ) -> None:
+        """Starts a machine; returns when it listens."""
+        folder = self._home / str(number)
+        folder.mkdir()
+        told = {
+            "folder": str(folder),
+            "host": self._host,
+            "port": self._free_port(),
+            "onstart": onstart,
+            "environment": {**environment, MARK: str(number)},
+            "authorized_keys": authorized_keys,
+            "gpus": gpus,
+        }
+        keep = {name: os.environ[name] for name in ("PYTHONPATH", "LANG") if name in os.environ}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "vastsim.machine",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=keep | {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), MARK: str(number)},
+            start_new_session=True,
+        )
+        assert process.stdin is not None, "asked for as a pipe"
+        assert process.stdout is not None, "asked for as a pipe"
+        process.stdin.write(json.dumps(told).encode() + b"\n")
+        await process.stdin.drain()
+        line = await process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"machine {number} did not start")
+        self._running[number] = Running(process, folder, int(json.loads(line)["port"]))
+
+    def log(self, number: int) -> str:
+        """Returns the container log of a machine; empty if it does not run."""
+        running = self._running.get(number)
+        if running is None:
+            return ""
+        path = running.folder / "container.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def authorize(self, number: int, key: str) -> None:
+        """Lets a key in on a running machine."""
+        running = self._running.get(number)
+        if running is not None:
+            with (running.folder / "root/.ssh/authorized_keys").open("a") as stream:
+                stream.write(f"{key.strip()}\n")
+
+    async def end(self, number: int) -> None:
+        """Kills everything that runs on a machine, and removes its files."""
+        running = self._running.pop(number, None)
+        if running is None:
+            return
+        await asyncio.to_thread(_kill_tree, running.process.pid, number)
+        await running.process.wait()
+        shutil.rmtree(running.folder, ignore_errors=True)
+
+    async def end_all(self) -> None:
+        """Ends all machines and removes every trace."""
+        for number in list(self._running):
+            await self.end(number)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _free_port(self) -> int:
+        if self._ports is None:
+            return 0
+        taken = {running.port for running in self._running.values()}
+        free = next((port for port in self._ports if port not in taken), None)
+        if free is None:
+            raise RuntimeError("no SSH port is free; widen --ssh-ports")
+        return free
+
+
+def _kill_tree(root: int, number: int) -> None:
+    """Kills the machine last: until then whatever loses its parent comes back to it."""
+    deadline = time.monotonic() + KILL_SECONDS
+    while (below := {*_descendants(root), *_marked(number)} - {root}) and _living(below):
+        # Stopped first, so that nothing forks away while its neighbours are killed.
+        for sent in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in below:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, sent)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"machine {number} does not die: {below}")
+        time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(root, signal.SIGKILL)
+
+
+def _living(pids: set[int]) -> bool:
+    return any(state not in "ZX" for pid, _, state in _processes() if pid in pids)
+
+
+def _descendants(root: int) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for pid, parent, _ in _processes():
+        children.setdefault(parent, []).append(pid)
+    found: set[int] = set()
+    todo = [root]
+    while todo:
+        for child in children.get(todo.pop(), ()):
+            found.add(child)
+            todo.append(child)
+    return found
+
+
+def _marked(number: int) -> set[int]:
+    mark = f"{MARK}={number}".encode()
+    found = set()
+    for pid, _, _ in _processes():
+        with contextlib.suppress(OSError):
+            if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.add(pid)
+    return found
+
+
+def _processes() -> Iterator[tuple[int, int, str]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError, IndexError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                yield int(entry.name), int(fields[1]), fields[0]

@@ -1,0 +1,551 @@
+"""The provider's HTTP API over the market model, and the simulator's own controls under /sim/.
+
+The controls need no key: they are not the provider's, and whoever runs the simulator may use them.
+"""
+
+import asyncio
+import base64
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+
+from vastsim.faults import FaultError, Faults
+from vastsim.ledger import decimal
+from vastsim.machines import Machines
+from vastsim.market import Ask, Lease, Market, RefusedError
+from vastsim.search import OPERATIONS, search
+from vastsim.wire import QUERY_DISK_GB, Endpoint, instance_row, offer_row
+
+ACCOUNT_ID = 4711
+TICK_SECONDS = 0.1
+PAGE_MAX = 25
+STORED_COLUMNS = frozenset({"id", "label", "actual_status", "gpu_name", "verification"})
+LOG_APPEARS_SECONDS = 0.3
+"""A requested log is not there at once: clients have to ask again."""
+
+Scope = dict[str, Any]
+Asgi = Callable[[Scope, Any, Any], Awaitable[None]]
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+class CutError(Exception):
+    """The connection is to be cut without an answer."""
+
+
+@dataclass
+class State:
+    """Everything the server holds besides the market."""
+
+    market: Market
+    machines: Machines
+    key: str
+    public_host: str
+    public_url: str
+    speed: float
+    search_cap: int
+    faults: Faults = field(default_factory=Faults)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    instance_keys: dict[str, int] = field(default_factory=dict)
+    """Lease number by the key that its machine holds."""
+    attached: dict[int, list[str]] = field(default_factory=dict)
+    account_keys: dict[int, str] = field(default_factory=dict)
+    logs: dict[str, tuple[float, str]] = field(default_factory=dict)
+    began: float = field(default_factory=time.time)
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def now(self) -> float:
+        """Returns the simulated time."""
+        return self.began + (time.time() - self.began) * self.speed
+
+    def endpoint(self, lease: Lease) -> Endpoint | None:
+        """Returns where a machine is reached."""
+        port = self.machines.port(lease.number)
+        return Endpoint(self.public_host, port) if port else None
+
+    async def advance(self) -> None:
+        """Starts what is due and loses what dies."""
+        async with self.changing:
+            for lease in self.market.due(self.now()):
+                await self._start(lease)
+            for lease in self.market.dying(self.now()):
+                await self.lose(lease.number)
+
+    async def lose(self, number: int) -> None:
+        """Loses the host of a machine, with everything on it."""
+        await self.machines.end(number)
+        self.market.enter(number, "offline", self.now())
+
+    async def end(self, number: int) -> None:
+        """Destroys a machine."""
+        async with self.changing:
+            await self.machines.end(number)
+            self.market.enter(number, "destroyed", self.now())
+
+    async def _start(self, lease: Lease) -> None:
+        key = next(key for key, number in self.instance_keys.items() if number == lease.number)
+        facts = lease.facts
+        await self.machines.start(
+            lease.number,
+            environment={
+                **{name: value for name, value in lease.ask.env.items() if name[:1] != "-"},
+                "CONTAINER_ID": str(lease.number),
+                "CONTAINER_API_KEY": key,
+                "VAST_CONTAINERLABEL": f"C.{lease.number}",
+                "GPU_COUNT": str(facts.num_gpus),
+                "PUBLIC_IPADDR": self.public_host,
+                "DATA_DIRECTORY": "/workspace",
+            },
+            onstart=lease.ask.onstart,
+            authorized_keys=[*self.account_keys.values(), *self.attached.get(lease.number, [])],
+            gpus=f"{facts.gpu_name}, {facts.gpu_ram_mib} MiB, 570.86.15\n" * facts.num_gpus,
+        )
+        self.market.enter(lease.number, "running", self.now())
+        fault = self.faults.strikes("host_dies", image=lease.ask.image)
+        if fault is not None:
+            self.market.change(lease.number, dies_at=self.now() + fault.seconds)
+
+
+def simulator(state: State) -> Asgi:
+    """Returns the application."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        ticking = asyncio.create_task(_tick(state))
+        try:
+            yield
+        finally:
+            ticking.cancel()
+            await state.machines.end_all()
+
+    app = FastAPI(
+        lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    _provider_routes(app, state)
+    _control_routes(app, state)
+
+    @app.exception_handler(RefusedError)
+    async def refused(_: Request, error: RefusedError) -> JSONResponse:
+        return JSONResponse(error.body, error.status)
+
+    return _Outermost(app, state)
+
+
+async def _tick(state: State) -> None:
+    while True:
+        await state.advance()
+        await asyncio.sleep(TICK_SECONDS)
+
+
+class _Outermost:
+    """Records requests, and strikes with faults that are below HTTP."""
+
+    def __init__(self, app: FastAPI, state: State) -> None:
+        self._app = app
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["path"].startswith("/sim/"):
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        faults = self._state.faults
+        record = {"time": self._state.now(), "method": scope["method"], "path": path, "status": 0}
+        self._state.requests.append(record)
+
+        async def recorded(message: Mapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                record["status"] = message["status"]
+            await send(message)
+
+        if faults.strikes("hang", path=path):
+            await asyncio.sleep(3600)
+        if faults.strikes("server_error", path=path):
+            answer: Response = PlainTextResponse("Internal Server Error", 500)
+            await answer(scope, receive, recorded)
+        elif faults.strikes("html", path=path):
+            await HTMLResponse("<html>Down for maintenance</html>")(scope, receive, recorded)
+        else:
+            try:
+                await self._app(scope, receive, recorded)
+            except CutError:
+                # uvicorn's `send` is a method of the connection's cycle.
+                send.__self__.transport.abort()
+
+
+# --- The provider ---------------------------------------------------------------------------
+
+
+def _caller(request: Request, state: State) -> int | None:
+    """Returns None for the account, or the lease whose machine asks; raises RefusedError."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    key = token if scheme.lower() == "bearer" else request.query_params.get("api_key", "")
+    if not key:
+        raise RefusedError(403, "auth_error", "This action requires login.")
+    if key in state.instance_keys:
+        return state.instance_keys[key]
+    if key != state.key or state.faults.strikes("wrong_key"):
+        raise RefusedError(404, "auth_error", "Invalid user key")
+    return None
+
+
+def _account(request: Request, state: State) -> None:
+    if _caller(request, state) is not None:
+        raise RefusedError(401, "auth_error", "This key may only act on its own instance.")
+
+
+def _own(request: Request, state: State, number: int) -> Lease:
+    caller = _caller(request, state)
+    if caller is not None and caller != number:
+        raise RefusedError(401, "auth_error", "This key may only act on its own instance.")
+    return state.market.find(number)
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    raw = await request.body()
+    try:
+        body = json.loads(raw or b"{}")
+    except ValueError:
+        raise RefusedError(400, "bad_request", "The body is not JSON.") from None
+    if not isinstance(body, dict):
+        raise RefusedError(400, "bad_request", "The body is not a JSON object.")
+    return body
+
+
+def _provider_routes(app: FastAPI, state: State) -> None:
+    def route(
+        method: str, path: str, versions: tuple[str, ...] = ("v0",)
+    ) -> Callable[[Handler], Handler]:
+        def register(handler: Handler) -> Handler:
+            for version in versions:
+                for slash in ("", "/"):
+                    app.add_api_route(f"/api/{version}{path}{slash}", handler, methods=[method])
+            return handler
+
+        return register
+
+    def found(query: Mapping[str, Any]) -> JSONResponse:
+        now = state.now()
+        disk = float(query.get("allocated_storage") or QUERY_DISK_GB)
+        rows = [offer_row(*item, now, disk) for item in state.market.offers.items()]
+        return JSONResponse({"offers": search(rows, query, state.search_cap)})
+
+    @route("POST", "/bundles")
+    async def search_offers(request: Request) -> JSONResponse:
+        return found(await _body(request))
+
+    @route("GET", "/bundles")
+    async def search_offers_by_query(request: Request) -> JSONResponse:
+        return found(_json_value(request.query_params.get("q") or "{}"))
+
+    @route("PUT", "/search/asks")
+    async def search_asks(request: Request) -> JSONResponse:
+        return found((await _body(request)).get("q") or {})
+
+    @route("GET", "/gpu_names/unique")
+    async def gpu_names() -> JSONResponse:
+        return JSONResponse({"gpu_names": sorted({f.gpu_name for f in state.market.facts})})
+
+    @route("PUT", "/asks/{offer}")
+    async def create(offer: int, request: Request) -> JSONResponse:
+        _account(request, state)
+        return _create(state, offer, await _body(request))
+
+    @route("GET", "/instances", ("v1",))
+    async def instances_paged(request: Request) -> JSONResponse:
+        _account(request, state)
+        return _page(state, request.query_params)
+
+    @route("GET", "/instances")
+    async def instances(request: Request) -> JSONResponse:
+        _account(request, state)
+        rows = _rows(state)
+        return JSONResponse({"instances_found": len(rows), "instances": rows})
+
+    @route("GET", "/instances/filters")
+    async def instance_filters(request: Request) -> JSONResponse:
+        _account(request, state)
+        filters = [
+            {name: row[name] for name in ("actual_status", "verification", "gpu_name")}
+            for row in _rows(state)
+        ]
+        return JSONResponse({"success": True, "filters": filters})
+
+    @route("PUT", "/instances/request_logs/{number}")
+    async def request_logs(number: int, request: Request) -> JSONResponse:
+        _own(request, state, number)
+        body = await _body(request)
+        lines = state.machines.log(number).splitlines()[-int(body.get("tail") or 1000) :]
+        name = secrets.token_hex(16)
+        state.logs[name] = (time.monotonic() + LOG_APPEARS_SECONDS, "\n".join(lines) + "\n")
+        url = f"{state.public_url}/storage/logs/{name}"
+        return JSONResponse({"success": True, "result_url": url, "msg": "requested"})
+
+    @app.get("/storage/logs/{name}")
+    async def stored_log(name: str) -> PlainTextResponse:
+        appears, text = state.logs.get(name, (float("inf"), ""))
+        if time.monotonic() < appears:
+            return PlainTextResponse("NoSuchKey", 404)
+        return PlainTextResponse(text)
+
+    @route("GET", "/instances/{number}")
+    async def show(number: int, request: Request) -> JSONResponse:
+        try:
+            lease = _own(request, state, number)
+        except RefusedError as error:
+            if error.body["error"] != "no_such_instance":
+                raise
+            return JSONResponse({"instances": None})
+        return JSONResponse({"instances": instance_row(lease, state.endpoint(lease), state.now())})
+
+    @route("PUT", "/instances/{number}")
+    async def change(number: int, request: Request) -> JSONResponse:
+        lease = _own(request, state, number)
+        body = await _body(request)
+        if "label" in body:
+            state.market.change(number, label=body["label"])
+        match body.get("state"):
+            case "stopped":
+                await state.machines.end(number)
+                state.market.enter(number, "stopped", state.now())
+            case "running" if lease.state == "stopped":
+                state.market.enter(number, "loading", state.now())
+            case None | "running":
+                pass
+            case other:
+                raise RefusedError(400, "invalid_args", f"no such state: {other}")
+        return JSONResponse({"success": True})
+
+    @route("DELETE", "/instances/{number}")
+    async def destroy(number: int, request: Request) -> JSONResponse:
+        lease = _own(request, state, number)
+        if state.faults.strikes("destroy_ignored", image=lease.ask.image) is None:
+            await state.end(number)
+        return JSONResponse({"success": True, "msg": f"destroying instance {number}."})
+
+    @route("POST", "/instances/{number}/ssh")
+    async def attach_key(number: int, request: Request) -> JSONResponse:
+        _own(request, state, number)
+        key = str((await _body(request)).get("ssh_key") or "").strip()
+        if not key:
+            raise RefusedError(400, "invalid_args", "ssh_key is missing")
+        state.attached.setdefault(number, []).append(key)
+        state.machines.authorize(number, key)
+        return JSONResponse({"success": True, "msg": "SSH key added to instance."})
+
+    @route("GET", "/instances/{number}/ssh")
+    async def attached_keys(number: int, request: Request) -> JSONResponse:
+        _own(request, state, number)
+        keys = [
+            {"id": index, "key": key, "public_key": key}
+            for index, key in enumerate(state.attached.get(number, []), 1)
+        ]
+        # A JSON string that holds an array: so it is.
+        return JSONResponse({"success": True, "ssh_keys": json.dumps(keys)})
+
+    @route("GET", "/ssh")
+    async def account_keys(request: Request) -> JSONResponse:
+        _account(request, state)
+        if not state.account_keys:
+            raise RefusedError(404, "not_found", "No SSH keys found for the user.")
+        return JSONResponse(
+            [
+                {"id": number, "user_id": ACCOUNT_ID, "key": key, "public_key": key}
+                for number, key in state.account_keys.items()
+            ]
+        )
+
+    @route("POST", "/ssh")
+    async def add_account_key(request: Request) -> JSONResponse:
+        _account(request, state)
+        key = str((await _body(request)).get("ssh_key") or "").strip()
+        if not key or key in state.account_keys.values():
+            raise RefusedError(400, "invalid_args", "ssh_key is missing or a duplicate")
+        number = max(state.account_keys, default=0) + 1
+        state.account_keys[number] = key
+        return JSONResponse({"success": True, "key": {"id": number, "public_key": key}})
+
+    @route("GET", "/users/current")
+    async def current_user(request: Request) -> JSONResponse:
+        _account(request, state)
+        credit = float(state.market.credit(state.now()))
+        return JSONResponse(
+            {
+                "id": ACCOUNT_ID,
+                "username": "simulated",
+                "email": "simulated@example.com",
+                "credit": credit,
+                "balance": 0.0,
+                "ssh_key": "",
+                "sid": "",
+                "host_agreement_accepted": 0,
+            }
+        )
+
+
+def _create(state: State, offer: int, body: Mapping[str, Any]) -> JSONResponse:
+    image = str(body.get("image") or "")
+    if not image:
+        raise RefusedError(400, "invalid_args", "error 400/3467: image is missing")
+    onstart = body.get("onstart")
+    if onstart is not None and len(str(onstart)) > 4048:
+        raise RefusedError(400, "invalid_args", "error 400/3467: onstart is too long")
+    faults = state.faults
+    if faults.strikes("rent_not_accepted", image=image):
+        raise CutError
+    if faults.strikes("offer_gone", image=image):
+        state.market.offers.pop(offer, None)
+    slow = faults.strikes("slow_boot", image=image)
+    env = body.get("env")
+    lease = state.market.rent(
+        offer,
+        Ask(
+            image=image,
+            disk_gb=float(body.get("disk") or 10),
+            label=body.get("label"),
+            env={str(k): str(v) for k, v in env.items()} if isinstance(env, Mapping) else {},
+            onstart=str(onstart) if onstart is not None else None,
+            runtype=str(body.get("runtype") or "ssh"),
+        ),
+        state.now(),
+        boot_seconds=slow.seconds if slow else None,
+    )
+    key = secrets.token_hex(32)
+    state.instance_keys[key] = lease.number
+    if faults.strikes("rent_answer_lost", image=image):
+        raise CutError
+    return JSONResponse({"success": True, "new_contract": lease.number, "instance_api_key": key})
+
+
+def _rows(state: State) -> list[dict[str, Any]]:
+    now = state.now()
+    return [instance_row(lease, state.endpoint(lease), now) for lease in state.market.listed(now)]
+
+
+def _page(state: State, query: Mapping[str, str]) -> JSONResponse:
+    """The paged listing (provider facts, v1 list semantics)."""
+    filters = _json_value(query.get("select_filters") or "{}")
+    limit = int(_json_value(query.get("limit") or str(PAGE_MAX)))
+    limit = 5 if limit <= 0 else min(limit, PAGE_MAX)
+    rows = _rows(state)
+    for name, wanted in filters.items():
+        if name not in STORED_COLUMNS or not isinstance(wanted, Mapping):
+            raise RefusedError(400, "invalid_request", f"can not filter by {name}")
+        for operation, value in wanted.items():
+            if operation not in OPERATIONS:
+                raise RefusedError(400, "invalid_request", f"no operation {operation}")
+            rows = [row for row in rows if OPERATIONS[operation](row[name], value)]
+    order = _json_value(query.get("order_by") or '[{"col":"id","dir":"asc"}]')
+    down = any(item.get("col") == "id" and item.get("dir") == "desc" for item in order)
+    rows.sort(key=lambda row: row["id"], reverse=down)
+    total = len(rows)
+    if token := query.get("after_token"):
+        last = _last_of(token)
+        rows = [row for row in rows if (row["id"] < last if down else row["id"] > last)]
+    page, rest = rows[:limit], rows[limit:]
+    labels: dict[str, int] = {}
+    for row in page:
+        labels[row["label"] or ""] = labels.get(row["label"] or "", 0) + 1
+    columns = _json_value(query.get("select_cols") or '["*"]')
+    if "*" not in columns:
+        page_rows = [{name: row.get(name) for name in columns} for row in page]
+    else:
+        page_rows = page
+    return JSONResponse(
+        {
+            "success": True,
+            "instances_found": len(page),
+            "total_instances": total,
+            "label_counts": labels,
+            "next_token": _token(page[-1]["id"]) if rest else None,
+            "instances": page_rows,
+        }
+    )
+
+
+def _token(number: int) -> str:
+    return base64.b64encode(json.dumps({"values": {"id": number}}).encode()).decode()
+
+
+def _last_of(token: str) -> int:
+    try:
+        return int(json.loads(base64.b64decode(token, validate=True))["values"]["id"])
+    except (ValueError, KeyError, TypeError):
+        raise RefusedError(400, "invalid_token", "The token can not be read.") from None
+
+
+def _json_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise RefusedError(400, "invalid_request", "A parameter is not JSON.") from None
+
+
+# --- The simulator's own controls -----------------------------------------------------------
+
+
+def _control_routes(app: FastAPI, state: State) -> None:
+    @app.get("/sim/ledger")
+    async def ledger() -> JSONResponse:
+        now = state.now()
+        return JSONResponse({"leases": [_entry(lease, now) for lease in _all(state)]})
+
+    @app.get("/sim/requests")
+    async def requests() -> JSONResponse:
+        return JSONResponse({"requests": state.requests})
+
+    @app.put("/sim/faults")
+    async def faults(request: Request) -> JSONResponse:
+        try:
+            state.faults.ask(await _body(request))
+        except (FaultError, ValueError, TypeError) as error:
+            return JSONResponse({"detail": str(error)}, 400)
+        return JSONResponse({"success": True})
+
+    @app.post("/sim/hosts/{number}/die")
+    async def kill_host(number: int) -> JSONResponse:
+        state.market.find(number)
+        async with state.changing:
+            await state.lose(number)
+        return JSONResponse({"success": True})
+
+    @app.post("/sim/traffic/{number}")
+    async def traffic(number: int, request: Request) -> JSONResponse:
+        body = await _body(request)
+        state.market.change(
+            number,
+            download_gb=Fraction(str(body.get("download_gb", 0))),
+            upload_gb=Fraction(str(body.get("upload_gb", 0))),
+        )
+        return JSONResponse({"success": True})
+
+
+def _all(state: State) -> list[Lease]:
+    return list(state.market.leases.values())
+
+
+def _entry(lease: Lease, now: float) -> dict[str, Any]:
+    cost = lease.bill(now)
+    return {
+        "id": lease.number,
+        "state": lease.state,
+        "label": lease.ask.label,
+        "env": dict(lease.ask.env),
+        "image": lease.ask.image,
+        "machine_id": lease.facts.machine_id,
+        "usd_per_hour": decimal(Fraction(lease.facts.dph_base) + lease.storage_usd_per_hour),
+        "created_at": lease.created_at,
+        "running_at": lease.entered("running"),
+        "ended_at": lease.entered("destroyed"),
+        "gpu_usd": decimal(cost.gpu_usd),
+        "storage_usd": decimal(cost.storage_usd),
+        "traffic_usd": decimal(cost.traffic_usd),
+        "total_usd": decimal(cost.total_usd),
+    }
