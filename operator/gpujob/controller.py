@@ -22,12 +22,13 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import LABEL_NODE
 from gpujob.config import Settings
+from gpujob.core.observation import Heard
 from gpujob.market_watch import MarketWatch
-from gpujob.reconcile import Heard, Key, Reconciler
+from gpujob.reconcile import Reconciler
 from gpujob.sweep import Sweep
 from gpujob.transport import transport_app
 from gpujob.watch import Watcher
-from gpujob.workqueue import WorkQueue
+from gpujob.workqueue import Key, WorkQueue
 
 RESYNC_SECONDS = 60.0
 DRAIN_SECONDS = 35.0
@@ -103,7 +104,7 @@ async def run(settings: Settings) -> int:
         limits=vars(settings.limits),
     )
     vast = VastClient(settings.provider_url, settings.vast_api_key, clock)
-    queue: WorkQueue[Key] = WorkQueue()
+    queue: WorkQueue = WorkQueue()
     cache = Cache()
     heard: dict[str, Heard] = {}
 
@@ -190,7 +191,7 @@ async def _cluster_id(kube: KubeClient, stop: asyncio.Event) -> str | None:
     return None
 
 
-async def _work(queue: WorkQueue[Key], reconciler: Reconciler) -> None:
+async def _work(queue: WorkQueue, reconciler: Reconciler) -> None:
     while (key := await queue.take()) is not None:
         failed = True
         try:
@@ -208,7 +209,7 @@ async def _work(queue: WorkQueue[Key], reconciler: Reconciler) -> None:
             queue.done(key, failed=failed)
 
 
-async def _resync(kube: KubeClient, queue: WorkQueue[Key]) -> None:
+async def _resync(kube: KubeClient, queue: WorkQueue) -> None:
     """Asks for a pass over everything now and then: no decision hangs on a single event."""
     while True:
         await asyncio.sleep(RESYNC_SECONDS)

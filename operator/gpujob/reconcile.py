@@ -7,7 +7,7 @@ the only module that turns plans into deeds.
 
 import hashlib
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -50,19 +50,11 @@ from gpujob.core.node_plan import plan_node
 from gpujob.core.plan import Plan
 from gpujob.core.start_script import host_key_in_log
 from gpujob.market_watch import MarketWatch
+from gpujob.workqueue import Key
 
 DESTROYS_KEPT = 1000
 
 log = structlog.get_logger("gpujob.reconcile")
-
-
-@dataclass(frozen=True, order=True)
-class Key:
-    """What is reconciled: one object."""
-
-    kind: str
-    namespace: str
-    name: str
 
 
 class Queue(Protocol):
@@ -75,16 +67,6 @@ class Queue(Protocol):
     def add_after(self, key: Key, seconds: float) -> None:
         """Asks for a pass after a delay."""
         ...
-
-
-@dataclass(frozen=True)
-class Heard:
-    """A driver's last report."""
-
-    report: DriverReport
-    pod_uid: str
-    at: float
-    """Monotonic."""
 
 
 class Reconciler:
@@ -100,7 +82,7 @@ class Reconciler:
         settings: Settings,
         cluster_id: str,
         queue: Queue,
-        heard: dict[str, Heard],
+        heard: dict[str, seen.Heard],
     ) -> None:
         self._kube = kube
         self._vast = vast

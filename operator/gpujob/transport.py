@@ -22,7 +22,8 @@ from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import TRANSPORT_AUDIENCE
 from gpujob.api.transport import SYNC_PATH, Assignment, DriverReport
 from gpujob.core.assignment import assignment
-from gpujob.reconcile import Heard, Key
+from gpujob.core.observation import Heard
+from gpujob.workqueue import Key
 
 BODY_BYTES_MAX = 16_384
 TOKEN_BYTES_MAX = 8_192

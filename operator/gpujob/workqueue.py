@@ -2,16 +2,22 @@
 
 import asyncio
 import heapq
-from collections.abc import Hashable
-from typing import Generic, TypeVar
-
-Key = TypeVar("Key", bound=Hashable)
+from dataclasses import dataclass
 
 BACKOFF_FIRST_SECONDS = 0.5
 BACKOFF_MAX_SECONDS = 60.0
 
 
-class WorkQueue(Generic[Key]):
+@dataclass(frozen=True, order=True)
+class Key:
+    """What is reconciled: one object."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+class WorkQueue:
     """What controller-runtime's queue gives: merged keys, delays, back-off by key.
 
     Not safe across threads: other threads go through `loop.call_soon_threadsafe`.

@@ -91,6 +91,16 @@ class RentUnanswered:
     message: str
 
 
+@dataclass(frozen=True)
+class Heard:
+    """A driver's last report."""
+
+    report: DriverReport
+    pod_uid: str
+    at: float
+    """Monotonic time at which it came."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class NodeMemory:
     """What this process knows of a node besides what is stored; a restart does not miss it."""

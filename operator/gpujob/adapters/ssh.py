@@ -1,0 +1,101 @@
+"""SSH to a rented machine: one pinned host key, one key of ours, nothing from the surroundings."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncssh
+
+from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineUnreachable
+
+CONNECT_SECONDS = 15
+KEEPALIVE_SECONDS = 5
+KEEPALIVES_MISSED = 3
+
+
+class Connection:
+    """An open connection to one machine."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
+        self._connection = connection
+
+    async def run(self, script: str, text: bytes = b"") -> bytes:
+        """Runs a script that gets `text` as its input; returns its output.
+
+        Raises MachineUnreachable if the connection breaks or the script fails.
+        """
+        with _translated():
+            done = await self._connection.run(
+                script, input=text, encoding=None, check=False, stderr=asyncssh.PIPE
+            )
+        if done.exit_status != 0:
+            said = done.stderr if isinstance(done.stderr, bytes) else b""
+            words = said.decode("utf-8", "replace")[-200:].strip()
+            raise MachineUnreachable(f"a script ended with {done.exit_status}: {words}")
+        return done.stdout if isinstance(done.stdout, bytes) else b""
+
+    @asynccontextmanager
+    async def open(
+        self, script: str, text: bytes = b""
+    ) -> AsyncIterator["asyncssh.SSHClientProcess[bytes]"]:
+        """Starts a script whose output is read as it comes; it ends with the context."""
+        with _translated():
+            process = await self._connection.create_process(
+                script, encoding=None, stderr=asyncssh.DEVNULL
+            )
+        try:
+            with _translated():
+                process.stdin.write(text)
+                process.stdin.write_eof()
+                yield process
+        finally:
+            process.close()
+
+
+@asynccontextmanager
+async def connect(
+    host: str, port: int, user: str, key_file: Path, host_key: str
+) -> AsyncIterator[Connection]:
+    """Connects to a machine that shows exactly this host key.
+
+    Raises HostKeyMismatch, LoginRefused or MachineUnreachable.
+    """
+    trusted = asyncssh.import_known_hosts(f"* {host_key}\n")
+    with _translated():
+        connection = await asyncssh.connect(
+            host,
+            port,
+            username=user,
+            client_keys=[asyncssh.read_private_key(key_file)],
+            known_hosts=trusted,
+            server_host_key_algs=["ssh-ed25519"],
+            preferred_auth="publickey",
+            agent_path=None,
+            config=None,
+            connect_timeout=CONNECT_SECONDS,
+            login_timeout=CONNECT_SECONDS,
+            keepalive_interval=KEEPALIVE_SECONDS,
+            keepalive_count_max=KEEPALIVES_MISSED,
+        )
+    try:
+        yield Connection(connection)
+    finally:
+        connection.abort()
+
+
+class _translated:  # noqa: N801 - reads as a word of the statement that uses it
+    """Turns the library's errors into ours, the most specific first."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        match error:
+            case asyncssh.HostKeyNotVerifiable():
+                raise HostKeyMismatch("the machine shows another host key") from error
+            case asyncssh.PermissionDenied():
+                raise LoginRefused("the machine refuses the node's key") from error
+            case asyncssh.Error() | OSError() | TimeoutError():
+                raise MachineUnreachable(f"{type(error).__name__}: {error}") from error
+            case _:
+                return

@@ -1,0 +1,120 @@
+"""The machine's start script: watchdog first, then the driver's key, then the host key to the log.
+
+It is POSIX shell and needs nothing but what a container image nearly always has. What it contains
+is readable by the host's owner: a public key, a nonce, an address, two numbers; no secret.
+"""
+
+import re
+
+LENGTH_MAX = 4000
+"""The provider takes 4,048 bytes (provider facts, create body)."""
+
+_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/=]{20,200}")
+_NONCE = re.compile(r"[0-9a-f]{16,64}")
+_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]/_-]{1,200}")
+
+_MARKER = "gpujob-host-key"
+
+_TEMPLATE = r"""
+g="$HOME/.gpujob"; mkdir -p "$g"; chmod 700 "$g"
+cat > "$g/watchdog" <<'WATCHDOG'
+u="@URL@/api/v0/instances/$CONTAINER_ID/"
+ask() {
+  if command -v curl >/dev/null; then
+    printf 'header = "Authorization: Bearer %s"\n' "$CONTAINER_API_KEY" | curl -sS -m 20 -o /dev/null -w '%{http_code}' \
+      -K - -X "$1" -H 'Content-Type: application/json' -d "$2" "$u"
+  elif command -v python3 >/dev/null; then
+    M=$1 B=$2 U=$u python3 -c 'import os,urllib.request as r,urllib.error as x
+e=os.environ
+q=r.Request(e["U"],e["B"].encode(),{"Authorization":"Bearer "+e["CONTAINER_API_KEY"],"Content-Type":"application/json"},method=e["M"])
+try: print(r.urlopen(q,timeout=20).status)
+except x.HTTPError as f: print(f.code)'
+  elif command -v wget >/dev/null; then
+    (umask 77; printf 'header = Authorization: Bearer %s\n' "$CONTAINER_API_KEY" > "$HOME/.gpujob/w")
+    WGETRC="$HOME/.gpujob/w" wget -q -T 20 -t 1 -O /dev/null --method="$1" --header='Content-Type: application/json' \
+      --body-data="$2" "$u" && echo 200
+  elif command -v perl >/dev/null; then
+    M=$1 B=$2 U=$u perl -MHTTP::Tiny -e 'print HTTP::Tiny->new(timeout=>20)->request($ENV{M},$ENV{U},{content=>$ENV{B},
+headers=>{Authorization=>"Bearer $ENV{CONTAINER_API_KEY}","Content-Type"=>"application/json"}})->{status}'
+  fi
+}
+gone() {
+  echo "gpujob: $1: this machine destroys itself"
+  while :; do
+    case $(ask DELETE '{}') in 4[013]*) ask PUT '{"state":"stopped"}' >/dev/null;; esac
+    sleep 10
+  done
+}
+began=$(date +%s); ticks=0; beat=; silent=0
+while sleep 5; do
+  ticks=$((ticks + 5)); silent=$((silent + 5))
+  wall=$(($(date +%s) - began)); [ "$wall" -gt "$ticks" ] && [ "$wall" -lt $((ticks * 2 + 60)) ] && ticks=$wall
+  now=$(cat "$HOME/.gpujob/heartbeat" 2>/dev/null)
+  [ "$now" != "$beat" ] && beat=$now && silent=0
+  [ "$ticks" -ge @MONEY@ ] && gone 'money deadline'
+  [ "$silent" -ge @STALE@ ] && gone 'no heartbeat'
+done
+WATCHDOG
+if command -v setsid >/dev/null; then setsid sh "$g/watchdog" </dev/null & else nohup sh "$g/watchdog" </dev/null & fi
+mkdir -p "$HOME/.ssh"; chmod 700 "$HOME/.ssh"
+grep -qsF '@KEY@' "$HOME/.ssh/authorized_keys" || printf '%s\n' '@KEY@' >> "$HOME/.ssh/authorized_keys"
+chmod 600 "$HOME/.ssh/authorized_keys"; touch "$HOME/.no_auto_tmux"
+d=${SSH_HOST_KEY_DIR:-/etc/ssh}; f="$d/ssh_host_ed25519_key.pub"
+[ -s "$f" ] || { command -v ssh-keygen >/dev/null && ssh-keygen -A >/dev/null 2>&1; }
+n=0
+while [ $n -lt 60 ] && [ ! -s "$f" ]; do sleep 1; n=$((n + 1)); done
+if read -r t k c < "$f"; then echo "@MARKER@ @NONCE@ $t $k @NONCE@"; fi
+"""  # noqa: E501
+
+
+def start_script(
+    *,
+    ssh_public_key: str,
+    nonce: str,
+    provider_url: str,
+    money_deadline_seconds: int,
+    heartbeat_stale_seconds: int,
+) -> str:
+    """Returns the start script of a machine, at most `LENGTH_MAX` bytes.
+
+    The money deadline counts from the script's start, which is later than the rent request: the
+    caller's own deadline comes first. Raises ValueError for anything that is not surely harmless
+    inside shell text.
+    """
+    for name, pattern, value in (
+        ("ssh_public_key", _KEY, ssh_public_key),
+        ("nonce", _NONCE, nonce),
+        ("provider_url", _URL, provider_url),
+    ):
+        if not pattern.fullmatch(value):
+            raise ValueError(f"{name} may not stand in a start script: {value!r}")
+    values = {
+        "@KEY@": ssh_public_key,
+        "@NONCE@": nonce,
+        "@URL@": provider_url.rstrip("/"),
+        "@MONEY@": str(int(money_deadline_seconds)),
+        "@STALE@": str(int(heartbeat_stale_seconds)),
+        "@MARKER@": _MARKER,
+    }
+    script = _TEMPLATE.lstrip("\n")
+    for placeholder, value in values.items():
+        script = script.replace(placeholder, value)
+    if len(script.encode()) > LENGTH_MAX:
+        raise ValueError(f"the start script has {len(script)} bytes, more than {LENGTH_MAX}")
+    return script
+
+
+def host_key_in_log(log: str, nonce: str) -> str | None:
+    """Returns the host key between its nonces, or None if it is not there yet.
+
+    Raises ValueError if the log shows different ones: then none can be believed.
+    """
+    assert _NONCE.fullmatch(nonce), "it stood in the start script"
+    pattern = re.compile(
+        rf"^{_MARKER} {nonce} (ssh-ed25519 [A-Za-z0-9+/=]{{20,200}}) {nonce}\s*$",
+        re.MULTILINE,
+    )
+    found = set(pattern.findall(log))
+    if len(found) > 1:
+        raise ValueError(f"the log shows {len(found)} different host keys")
+    return found.pop() if found else None

@@ -1,0 +1,57 @@
+"""What a driver is told by its pod's environment."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpujob.api.transport import WORKLOAD_ENV_PREFIX
+
+
+class DriverSettingsError(ValueError):
+    """A variable is missing or wrong; says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverSettings:
+    """All that a driver is told at its start."""
+
+    transport_url: str
+    token_file: Path
+    ssh_key_file: Path
+    node_uid: str
+    state_dir: Path
+    termination_log: Path
+    sync_seconds: float
+    workload_environment: Mapping[str, str]
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "DriverSettings":
+        """Returns the settings; raises DriverSettingsError."""
+
+        def needed(name: str) -> str:
+            value = environment.get(name, "")
+            if not value:
+                raise DriverSettingsError(f"{name} must be set")
+            return value
+
+        try:
+            sync_seconds = float(environment.get("GPUJOB_SYNC_SECONDS", "2"))
+        except ValueError:
+            raise DriverSettingsError("GPUJOB_SYNC_SECONDS must be a number") from None
+        if not 0.05 <= sync_seconds <= 60:
+            raise DriverSettingsError("GPUJOB_SYNC_SECONDS must be between 0.05 and 60")
+        return cls(
+            transport_url=needed("GPUJOB_TRANSPORT_URL").rstrip("/"),
+            token_file=Path(needed("GPUJOB_TOKEN_FILE")),
+            ssh_key_file=Path(needed("GPUJOB_SSH_KEY_FILE")),
+            node_uid=needed("GPUJOB_NODE_UID"),
+            state_dir=Path(needed("GPUJOB_STATE_DIR")),
+            termination_log=Path(environment.get("GPUJOB_TERMINATION_LOG", "/dev/termination-log")),
+            sync_seconds=sync_seconds,
+            workload_environment={
+                name.removeprefix(WORKLOAD_ENV_PREFIX): value
+                for name, value in environment.items()
+                if name.startswith(WORKLOAD_ENV_PREFIX)
+            },
+        )
