@@ -30,6 +30,10 @@ TOOL_FLAGS = " ".join(
         "-s -w",
         "-X helm.sh/helm/v3/internal/version.version=v3.22.0",
         "-X helm.sh/helm/v4/internal/version.version=v4.3.1",
+        "-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1",
+        "-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=36",
+        "-X helm.sh/helm/v4/pkg/chart/common.k8sVersionMajor=1",
+        "-X helm.sh/helm/v4/pkg/chart/common.k8sVersionMinor=36",
         "-X github.com/containerd/containerd/v2/version.Version=v2.4.2",
     )
 )

@@ -226,11 +226,14 @@ class Driver:
         look = await self._await_start(connection)
         self._message = ""
         self._phase = WorkloadPhase.RUNNING
-        async with asyncio.TaskGroup() as group:
-            following = [group.create_task(self._follow(connection, stream)) for stream in STREAMS]
-            looking = group.create_task(self._look_on(connection))
-            await asyncio.wait(following)
-            looking.cancel()
+        following = [asyncio.create_task(self._follow(connection, stream)) for stream in STREAMS]
+        looking = asyncio.create_task(self._look_on(connection))
+        try:
+            await asyncio.gather(*following)
+        finally:
+            for task in (*following, looking):
+                task.cancel()
+            await asyncio.gather(*following, looking, return_exceptions=True)
         look = await self._look(connection)
         while look.state not in ("exited", "vanished"):
             await asyncio.sleep(0.2)
