@@ -104,6 +104,8 @@ class ControlPlane:
 
     def down(self) -> None:
         """Ends everything and removes the state. The API server first: without etcd it hangs."""
+        if not self._state.exists():
+            return
         for name in ("kube-controller-manager", "kube-apiserver", "etcd"):
             self._processes.end(name)
         shutil.rmtree(self._state, ignore_errors=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import kopf
 
-from gpujob.api.meta import FINALIZER, GROUP, LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGER, VERSION
+from gpujob.api.meta import GROUP, LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGER, VERSION
 
 OnEvent = Callable[[str, dict[str, Any], bool], None]
 """Kind, object, whether it is gone; called in the watcher's thread."""
@@ -86,7 +86,8 @@ def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.scanning.disabled = True
     settings.posting.enabled = False
-    settings.persistence.finalizer = FINALIZER
+    # Never ours: kopf takes what bears this name off any object that no handler of its own holds.
+    settings.persistence.finalizer = f"{GROUP}/never-set"
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
     settings.watching.reconnect_backoff = 1.0

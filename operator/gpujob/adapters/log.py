@@ -52,7 +52,7 @@ def configure(level: str, secrets: tuple[str, ...]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("uvicorn.access", "asyncssh", "kopf.activities"):
+    for noisy in ("uvicorn.error", "uvicorn.access", "asyncssh", "kopf"):
         logging.getLogger(noisy).setLevel("WARNING")
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "kopf"):
         logger = logging.getLogger(name)

@@ -5,6 +5,7 @@ retry in any layer, no redirect, on a connection that was opened before. aiohttp
 itself when the server closes the connection unanswered, unless its body can be read only once.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -33,6 +34,10 @@ from gpujob.core.plan import Rent
 READ_SECONDS = 20.0
 PAGE_SIZE = 25
 """The most that the provider gives in one page of a listing."""
+LOG_LOOKS = 10
+LOG_LOOK_SECONDS = 0.5
+"""A log that was asked for appears late, seconds after the answer."""
+LOG_BYTES = 4_000_000
 OFFERS_WANTED = 64
 """The provider's own cap on one search answer."""
 
@@ -152,13 +157,15 @@ class VastClient:
         if not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https"):
             raise ProviderUnavailable("the log request has no result_url")
         session = self._session()
-        # The log lies with a storage service: our key must not go there.
-        async with _translated(), session.get(url, headers={}, allow_redirects=False) as response:
-            if response.status in (403, 404):
-                return None
-            if response.status != 200:
-                raise ProviderUnavailable(f"the log is answered with {response.status}")
-            return (await response.content.read(4_000_000)).decode("utf-8", "replace")
+        for _ in range(LOG_LOOKS):
+            # The log lies with a storage service: our key must not go there.
+            async with _translated(), session.get(url, allow_redirects=False) as response:
+                if response.status == 200:
+                    return (await response.content.read(LOG_BYTES)).decode("utf-8", "replace")
+                if response.status not in (403, 404):
+                    raise ProviderUnavailable(f"the log is answered with {response.status}")
+            await asyncio.sleep(LOG_LOOK_SECONDS)
+        return None
 
     async def destroy(self, instance_id: int) -> None:
         """Asks to destroy a machine. No answer to this proves anything; listings do."""

@@ -1,0 +1,390 @@
+"""The main job, whole: a cluster, the simulator, the chart, four GpuJobs, and a checked result.
+
+The end-to-end tests run the same story with their own questions.
+"""
+
+import argparse
+import contextlib
+import json
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from localcluster import binaries, kind, project_images
+from localcluster.node import Node
+from localcluster.paths import ROOT, cache, environment
+
+PARTS = ROOT / "hack/demo.d"
+JOBS = ("train", "too-cheap", "overdue", "unlucky")
+LAG_CAP_SECONDS = 60
+"""destroyLagCapSeconds of hack/demo.d/values.yaml."""
+STORY_SECONDS = 400
+HOST_DIES = {"host_dies": {"count": 1, "seconds": 6, "image": "demo/host-dies"}}
+
+Object = dict[str, Any]
+
+
+class DemoError(Exception):
+    """What was promised did not hold; says what."""
+
+
+@dataclass
+class Stage:
+    """A cluster with the simulator and the operator on it."""
+
+    name: str
+    token: str = field(default_factory=lambda: f"canary-{secrets.token_hex(24)}", repr=False)
+
+    def __post_init__(self) -> None:
+        self.cluster = kind.Kind(self.name) if kind.engine() else Node(self.name)
+
+    def up(self) -> None:
+        """Brings everything up; idempotent."""
+        self.cluster.up()
+        images = cache() / "images" / self.name
+        for archive in project_images.build(images):
+            self.cluster.load(archive)
+            archive.unlink()
+        self.apply_secret("vastsim")
+        self.apply_secret("gpujob-system")
+        self.kubectl("apply", "-f", str(PARTS / "vastsim.yaml"))
+        self.kubectl(
+            "wait", "-n", "vastsim", "--for=condition=Ready", "pod/vastsim", "--timeout=120s"
+        )
+        say("the simulator runs in the cluster")
+        self.helm(
+            "upgrade",
+            "--install",
+            "gpujob",
+            str(ROOT / "helm/gpujob"),
+            "--namespace=gpujob-system",
+            f"--values={PARTS / 'values.yaml'}",
+            "--wait",
+            "--timeout=180s",
+        )
+        say("the operator is installed by its chart and ready")
+        self.namespace("demo")
+
+    def down(self) -> None:
+        """Removes everything."""
+        self.cluster.down()
+
+    def namespace(self, name: str) -> None:
+        """Makes a namespace that enforces the restricted Pod Security profile."""
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": name, "labels": labels},
+        }
+        self.apply(manifest)
+
+    def apply_secret(self, namespace: str) -> None:
+        """Gives a namespace the account's token."""
+        self.namespace(namespace)
+        self.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": "vast", "namespace": namespace},
+                "stringData": {"api-key": self.token},
+            }
+        )
+
+    def apply(self, manifest: Object) -> None:
+        """Applies one object."""
+        self.kubectl("apply", "-f", "-", text=json.dumps(manifest))
+
+    def kubectl(self, *arguments: str, text: str | None = None) -> str:
+        """Runs kubectl and returns what it printed; raises DemoError."""
+        return self._run("kubectl", *arguments, text=text)
+
+    def helm(self, *arguments: str) -> str:
+        """Runs helm and returns what it printed; raises DemoError."""
+        return self._run("helm", *arguments)
+
+    def command(self, program: str, *arguments: str) -> list[str]:
+        """Returns a command line that speaks to this cluster."""
+        return [str(binaries.folder() / program), f"--kubeconfig={self.kubeconfig}", *arguments]
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Of the administrator."""
+        return self.cluster.kubeconfig
+
+    def get(self, kinds: str, namespace: str) -> list[Object]:
+        """Returns objects."""
+        found = json.loads(self.kubectl("get", kinds, "-n", namespace, "-o", "json"))
+        items: list[Object] = found["items"]
+        return items
+
+    def simulator(self, path: str, body: Object | None = None) -> Object:
+        """Asks the simulator's own controls, through the API server."""
+        url = f"/api/v1/namespaces/vastsim/pods/vastsim:8000/proxy/sim/{path}"
+        if body is None:
+            answer = self.kubectl("get", "--raw", url)
+        else:
+            answer = self.kubectl("replace", "--raw", url, "-f", "-", text=json.dumps(body))
+        found: Object = json.loads(answer)
+        return found
+
+    def ledger(self) -> list[Object]:
+        """Returns the simulator's ledger."""
+        leases: list[Object] = self.simulator("ledger")["leases"]
+        return leases
+
+    def _run(self, program: str, *arguments: str, text: str | None = None) -> str:
+        done = subprocess.run(
+            self.command(program, *arguments),
+            input=text if text is not None else "",
+            capture_output=True,
+            text=True,
+            env=environment(),
+        )
+        if done.returncode != 0:
+            raise DemoError(f"{program} {' '.join(arguments)}:\n{done.stderr.strip()}")
+        return done.stdout
+
+
+# --- The story ------------------------------------------------------------------------------
+
+
+def play(stage: Stage, on_look: Callable[[dict[str, Object]], None] = lambda _: None) -> None:
+    """Applies the four jobs and follows them until each has come to its end."""
+    stage.simulator("faults", HOST_DIES)
+    for name in JOBS:
+        stage.kubectl("apply", "-f", str(PARTS / f"{name}.yaml"))
+        say(f"kubectl apply -f hack/demo.d/{name}.yaml")
+    shown: dict[str, str] = {}
+    table_due = time.monotonic() + 15
+    deadline = time.monotonic() + STORY_SECONDS
+    with _log_of_train(stage):
+        while True:
+            jobs = {job["metadata"]["name"]: job for job in stage.get("gpujobs", "demo")}
+            for name, job in jobs.items():
+                line = _line(job)
+                if shown.get(name) != line:
+                    shown[name] = line
+                    say(f"{name}: {line}")
+            on_look(jobs)
+            if time.monotonic() > table_due:
+                table_due = float("inf")
+                show(stage)
+            if all(is_settled(name, job) for name, job in jobs.items()):
+                break
+            if time.monotonic() > deadline:
+                show(stage)
+                raise DemoError(f"not over within {STORY_SECONDS} s: {shown}")
+            time.sleep(1)
+    show(stage)
+
+
+def is_settled(name: str, job: Object) -> bool:
+    """Whether a job of the demo has come to the end that it is there for."""
+    if name == "too-cheap":
+        return condition(job, "Admitted").get("reason") == "CeilingExceeded"
+    return any(condition(job, kind).get("status") == "True" for kind in ("Complete", "Failed"))
+
+
+def condition(thing: Object, kind: str) -> Object:
+    """Returns a condition, empty if it is not there."""
+    found = thing.get("status", {}).get("conditions", [])
+    return next((one for one in found if one["type"] == kind), {})
+
+
+def _line(job: Object) -> str:
+    ready = condition(job, "Ready")
+    return f"{ready.get('reason', '')}: {ready.get('message', '')}".rstrip(": ")
+
+
+def show(stage: Stage) -> None:
+    """Shows what a user would look at."""
+    print("\n$ kubectl get gpujobs,gpunodes -n demo")
+    print(stage.kubectl("get", "gpujobs,gpunodes", "-n", "demo"), flush=True)
+
+
+@contextlib.contextmanager
+def _log_of_train(stage: Stage) -> Iterator[None]:
+    """Shows the driver's log of the first job as it comes."""
+    ended = threading.Event()
+    held: list[subprocess.Popen[str]] = []
+
+    def follow() -> None:
+        while not ended.is_set():
+            process = subprocess.Popen(
+                stage.command("kubectl", "logs", "-n", "demo", "-f", "train-0-1-driver"),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env=environment(),
+            )
+            held[:] = [process]
+            assert process.stdout is not None, "asked for as a pipe"
+            found = False
+            for line in process.stdout:
+                found = True
+                say(f"  train's log | {line.rstrip()}")
+            process.wait()
+            if found or ended.wait(1):
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for process in held:
+            process.terminate()
+        thread.join(timeout=5)
+
+
+# --- The result -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Account:
+    """One job's end, by us and by the simulator."""
+
+    job: str
+    outcome: str
+    attempts: int
+    ceiling: Decimal
+    ours: Decimal
+    ledger: Decimal
+    slack: Decimal
+    """What our figure may be above the ledger: each attempt's rate for the lag cap."""
+
+    def faults(self) -> list[str]:
+        """Returns what is wrong with the money."""
+        found = []
+        if not self.ledger <= self.ours <= self.ledger + self.slack:
+            found.append(
+                f"{self.job}: our {self.ours} is not within {self.ledger} and {self.slack} more"
+            )
+        if self.ours > self.ceiling:
+            found.append(f"{self.job}: {self.ours} is more than the ceiling of {self.ceiling}")
+        return found
+
+
+WANTED = {
+    "train": ("Complete", 1),
+    "too-cheap": ("CeilingExceeded", 0),
+    "overdue": ("DeadlineExceeded", 1),
+    "unlucky": ("Complete", 2),
+}
+
+
+def accounts(stage: Stage, namespace: str = "demo") -> list[Account]:
+    """Returns the account of every job."""
+    ledger = stage.ledger()
+    found = []
+    for job in stage.get("gpujobs", namespace):
+        uid = job["metadata"]["uid"]
+        leases = [entry for entry in ledger if (entry["label"] or "").endswith(f"/{uid}")]
+        rates = sum((Decimal(entry["usd_per_hour"]) for entry in leases), Decimal(0))
+        status = job["status"]
+        found.append(
+            Account(
+                job=job["metadata"]["name"],
+                outcome=condition(job, "Ready").get("reason", ""),
+                attempts=len(leases),
+                ceiling=Decimal(job["spec"]["cost"]["ceiling"]),
+                ours=Decimal(status["cost"]["spentUSD"]),
+                ledger=sum((Decimal(entry["total_usd"]) for entry in leases), Decimal(0)),
+                slack=rates * LAG_CAP_SECONDS / 3600,
+            )
+        )
+    return found
+
+
+def check(stage: Stage) -> None:
+    """Prints the table and raises DemoError if anything is not as promised."""
+    rows = accounts(stage)
+    print("\njob         outcome             machines    ceiling  our figure      ledger")
+    for row in sorted(rows, key=lambda row: JOBS.index(row.job)):
+        print(
+            f"{row.job:<11} {row.outcome:<19} {row.attempts:>8} {row.ceiling:>10} "
+            f"{row.ours:>11.6f} {row.ledger:>11.6f}"
+        )
+    running = [entry for entry in stage.ledger() if entry["state"] != "destroyed"]
+    print(f"machines still running: {len(running) or 'none'}", flush=True)
+    wrong = [fault for row in rows for fault in row.faults()]
+    wrong += [
+        f"{row.job}: {row.outcome} after {row.attempts} machines, wanted {WANTED[row.job]}"
+        for row in rows
+        if (row.outcome, row.attempts) != WANTED[row.job]
+    ]
+    if {row.job for row in rows} != set(JOBS):
+        wrong.append(f"not all jobs are there: {[row.job for row in rows]}")
+    if running:
+        wrong.append(f"machines still run: {running}")
+    overdue = stage.get("gpujobs", "demo")
+    ran = next(job for job in overdue if job["metadata"]["name"] == "overdue")
+    seconds = ran["status"]["runSeconds"]
+    if not 20 <= seconds <= 20 + LAG_CAP_SECONDS:
+        wrong.append(f"overdue: ran {seconds} s, not about 20 s")
+    if wrong:
+        raise DemoError("\n".join(wrong))
+
+
+def say(text: str) -> None:
+    """Prints a line with the time since the start."""
+    print(f"[{time.monotonic() - STARTED:6.1f}] {text}", flush=True)
+
+
+STARTED = time.monotonic()
+
+
+def main() -> int:
+    """Runs the demo; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="hack/demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave everything up")
+    keep = parser.parse_args().keep
+    stage = Stage("gpujob-demo")
+    try:
+        stage.up()
+        play(stage)
+        check(stage)
+    except (DemoError, TimeoutError) as error:
+        print(f"\nhack/demo: {error}", file=sys.stderr)
+        if keep:
+            _how_to_look(stage)
+        return 1
+    except KeyboardInterrupt:
+        print("\nhack/demo: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        if not keep:
+            say("cleaning up")
+            stage.down()
+    if keep:
+        _how_to_look(stage)
+    say("done")
+    return 0
+
+
+def _how_to_look(stage: Stage) -> None:
+    print(
+        f"""
+Everything is still up. To look around:
+  export KUBECONFIG={stage.kubeconfig} PATH={binaries.folder()}:$PATH
+  kubectl get gpujobs,gpunodes -A
+  kubectl describe gpujob -n demo unlucky
+  kubectl logs -n demo train-0-1-driver
+  kubectl logs -n gpujob-system deployment/gpujob
+  kubectl get --raw /api/v1/namespaces/vastsim/pods/vastsim:8000/proxy/sim/ledger
+To end it:
+  hack/cluster --name {stage.name} down"""
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
