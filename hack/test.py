@@ -1,0 +1,83 @@
+"""Runs the parts of the test suite one after the other, and says what came of each."""
+
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as Xml
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("unit", "simulation", "contract", "integration", "chart", "e2e")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one part."""
+
+    part: str
+    passed: int
+    failed: int
+    skipped: tuple[str, ...]
+    seconds: float
+    ended_well: bool
+
+
+def run(part: str, options: list[str]) -> Result:
+    """Runs one part."""
+    print(f"\n=== {part} ===", flush=True)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="gpujob-test-") as scratch:
+        report = Path(scratch) / "report.xml"
+        command = [sys.executable, "-m", "pytest", f"tests/{part}", f"--junitxml={report}"]
+        command += ["-p", "no:cacheprovider", "-q", f"--basetemp={scratch}/tmp", *options]
+        status = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode
+        cases = list(Xml.parse(report).iter("testcase")) if report.exists() else []  # noqa: S314
+    failed = [case for case in cases if case.find("failure") is not None]
+    failed += [case for case in cases if case.find("error") is not None]
+    skipped = []
+    for case in cases:
+        skip = case.find("skipped")
+        if skip is not None:
+            name = f"{case.get('classname')}.{case.get('name')}"
+            skipped.append(f"{name}: {skip.get('message')}")
+    return Result(
+        part=part,
+        passed=len(cases) - len(failed) - len(skipped),
+        failed=len(failed),
+        skipped=tuple(skipped),
+        seconds=time.monotonic() - started,
+        ended_well=status == 0 and bool(cases),
+    )
+
+
+def main() -> int:
+    """Runs what the command line names; returns 0 only if all of it passed."""
+    arguments = sys.argv[1:]
+    options: list[str] = []
+    if "--" in arguments:
+        cut = arguments.index("--")
+        arguments, options = arguments[:cut], arguments[cut + 1 :]
+    unknown = [part for part in arguments if part not in PARTS]
+    if unknown:
+        print(f"hack/test: no part {unknown[0]!r}; there are {' '.join(PARTS)}", file=sys.stderr)
+        return 2
+    results = [run(part, options) for part in PARTS if part in (arguments or PARTS)]
+    print("\npart          passed  failed  skipped  seconds")
+    for result in results:
+        print(
+            f"{result.part:<12} {result.passed:>7} {result.failed:>7} {len(result.skipped):>8} "
+            f"{result.seconds:>8.0f}{'' if result.ended_well else '  FAILED'}"
+        )
+    for result in results:
+        for reason in result.skipped:
+            print(f"skipped: {reason}")
+    passed = sum(result.passed for result in results)
+    failed = sum(result.failed for result in results)
+    print(f"{passed} passed, {failed} failed, {sum(len(r.skipped) for r in results)} skipped")
+    return 0 if all(result.ended_well for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
