@@ -31,7 +31,7 @@ def run(part: str, options: list[str]) -> Result:
     with tempfile.TemporaryDirectory(prefix="gpujob-test-") as scratch:
         report = Path(scratch) / "report.xml"
         command = [sys.executable, "-m", "pytest", f"tests/{part}", f"--junitxml={report}"]
-        command += ["-p", "no:cacheprovider", "-q", f"--basetemp={scratch}/tmp", *options]
+        command += ["-p", "no:cacheprovider", "-q", f"--basetemp={scratch}/t", *options]
         status = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode
         cases = list(Xml.parse(report).iter("testcase")) if report.exists() else []  # noqa: S314
     failed = [case for case in cases if case.find("failure") is not None]

@@ -1,0 +1,235 @@
+"""The cost gate: its arithmetic, and every way in which it says no."""
+
+from dataclasses import replace
+from datetime import timedelta
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpujob.api.gpujob import GpuJobSpec
+from gpujob.api.reasons import Reason
+from gpujob.core.cost.estimate import Needs, estimate
+from gpujob.core.cost.gate import (
+    CostGateError,
+    Destroy,
+    Question,
+    enforcement_confidence,
+    judge,
+)
+from gpujob.core.limits import Limits
+from gpujob.core.money import MICRO
+from tests.builders import NOW, a_spec, an_offer, at, quotes
+
+
+def question(spec: dict[str, Any] | None = None, **changes: Any) -> Question:
+    """Asks for `a_spec` on `an_offer`, alone in the market."""
+    asked = Question(
+        now=NOW,
+        limits=Limits(),
+        spec=GpuJobSpec.model_validate(spec or a_spec()),
+        spent_microusd=0,
+        run_seconds_used=0,
+        quotes=quotes(),
+        leases=0,
+        leased_usd_per_hour=Fraction(0),
+        destroys=(),
+        avoided_machines=frozenset(),
+    )
+    return replace(asked, **changes)
+
+
+def late(count: int, total: int) -> tuple[Destroy, ...]:
+    """Recent destroys, some of them late."""
+    return tuple(Destroy(NOW, index < count) for index in range(total))
+
+
+def test_the_bound_is_the_sum_that_a_pencil_gives() -> None:
+    """(GPU + disk) x (run + boot + drain + lag), and traffic with what flows until it is seen."""
+    hourly = Fraction("0.4") + Fraction("0.18") * 20 / 720
+    seconds = 3600 + 1200 + 30 + 120
+    blind_seconds = 15 + 120
+    down = 10 + Fraction(800) * blind_seconds / 8 / 1000
+    up = 1 + Fraction(400) * blind_seconds / 8 / 1000
+    traffic = (down + up) * Fraction("0.002")
+
+    expected = -(-(hourly * seconds / 3600 * MICRO) // 1) + -(-(traffic * MICRO) // 1)
+
+    assert judge(question()).bound_microusd == expected
+
+
+def test_a_ceiling_of_exactly_the_bound_admits() -> None:
+    """One micro-dollar decides."""
+    bound = judge(question()).bound_microusd
+    fits = a_spec(cost={"ceiling": f"{bound / MICRO:.6f}"})
+    short = a_spec(cost={"ceiling": f"{(bound - 1) / MICRO:.6f}"})
+
+    assert judge(question(fits)).bound_microusd == bound
+    with pytest.raises(CostGateError) as refused:
+        judge(question(short))
+    assert refused.value.reason is Reason.CEILING_EXCEEDED
+
+
+@pytest.mark.parametrize(
+    ("reason", "asked"),
+    [
+        pytest.param(
+            Reason.CEILING_EXCEEDED, question(a_spec(cost={"ceiling": "0.05"})), id="too dear"
+        ),
+        pytest.param(
+            Reason.CEILING_EXCEEDED, question(spent_microusd=4_900_000), id="too much spent before"
+        ),
+        pytest.param(
+            Reason.CEILING_EXCEEDED, question(reserved_microusd=1000), id="too little reserved"
+        ),
+        pytest.param(
+            Reason.INSUFFICIENT_HISTORY,
+            question({k: v for k, v in a_spec().items() if k != "activeDeadlineSeconds"}),
+            id="no deadline",
+        ),
+        pytest.param(
+            Reason.STALE_QUOTE, question(quotes=quotes(fetched_at=at(-61))), id="old prices"
+        ),
+        pytest.param(
+            Reason.CLOCK_SKEW, question(quotes=quotes(fetched_at=at(3))), id="prices of the future"
+        ),
+        pytest.param(
+            Reason.CLOCK_SKEW, question(quotes=quotes(clock_skew_seconds=6.0)), id="clocks differ"
+        ),
+        pytest.param(
+            Reason.CLOCK_SKEW, question(quotes=quotes(clock_skew_seconds=-6.0)), id="either way"
+        ),
+        pytest.param(
+            Reason.NO_MATCHING_OFFER,
+            question(quotes=quotes(an_offer(gpu_model="H200"))),
+            id="another GPU",
+        ),
+        pytest.param(
+            Reason.NO_MATCHING_OFFER,
+            question(avoided_machines=frozenset({100})),
+            id="only a machine that failed before",
+        ),
+        pytest.param(
+            Reason.NO_MATCHING_OFFER,
+            question(quotes=replace(quotes(), offers=())),
+            id="an empty market",
+        ),
+        pytest.param(
+            Reason.INVALID_QUOTE,
+            question(quotes=replace(quotes(), offers=(), unreadable=3)),
+            id="only malformed offers",
+        ),
+        pytest.param(
+            Reason.CONTRACT_TOO_SHORT,
+            question(quotes=quotes(an_offer(contract_seconds=Fraction(4000)))),
+            id="the host leaves before",
+        ),
+        pytest.param(
+            Reason.IMPLAUSIBLE_QUOTE,
+            question(
+                a_spec(gpu={"models": ["RTX 4090"], "count": 2}),
+                quotes=quotes(
+                    an_offer(),
+                    an_offer(),
+                    an_offer(gpu_count=2, gpu_usd_per_hour=Fraction("0.008")),
+                ),
+            ),
+            id="a hundredth of the usual price",
+        ),
+        pytest.param(
+            Reason.DESTROY_LAG_TOO_LONG, question(leases=161), id="too many to destroy in time"
+        ),
+        pytest.param(Reason.LEASE_LIMIT, question(leases=20), id="too many machines"),
+        pytest.param(
+            Reason.LEASE_LIMIT,
+            question(leased_usd_per_hour=Fraction("49.9")),
+            id="too dear together",
+        ),
+        pytest.param(
+            Reason.CONFIDENCE_TOO_LOW, question(destroys=late(6, 10)), id="six of ten were late"
+        ),
+    ],
+)
+def test_it_fails_closed(reason: Reason, asked: Question) -> None:
+    """Whatever is missing, stale, implausible or too dear is a no with its reason."""
+    with pytest.raises(CostGateError) as refused:
+        judge(asked)
+
+    assert refused.value.reason is reason
+    assert refused.value.message
+
+
+def test_a_refusal_says_what_would_fit() -> None:
+    """The ceiling and the deadline that it names are admitted."""
+    with pytest.raises(CostGateError) as refused:
+        judge(question(a_spec(cost={"ceiling": "0.40"})))
+    words = refused.value.message
+    ceiling = words.partition("a ceiling of $")[2].partition(" ")[0]
+    deadline = int(words.rpartition("activeDeadlineSeconds of ")[2])
+
+    judge(question(a_spec(cost={"ceiling": ceiling})))
+    judge(question(a_spec(cost={"ceiling": "0.40"}, activeDeadlineSeconds=deadline)))
+    with pytest.raises(CostGateError):
+        judge(question(a_spec(cost={"ceiling": "0.40"}, activeDeadlineSeconds=deadline + 1)))
+
+
+def test_the_cheapest_whole_wins_not_the_cheapest_hour() -> None:
+    """Traffic and disk are part of the price."""
+    cheap_hour = an_offer(
+        offer_id=2, gpu_usd_per_hour=Fraction("0.3"), download_usd_per_gb=Fraction("0.1")
+    )
+
+    assert judge(question(quotes=quotes(an_offer(), cheap_hour))).offer.offer_id == 1
+
+
+def test_run_seconds_of_earlier_attempts_shorten_this_one() -> None:
+    """The deadline is for all attempts together."""
+    whole = judge(question()).estimate.total_microusd
+    rest = judge(question(run_seconds_used=3000)).estimate.total_microusd
+
+    assert rest < whole
+
+
+def test_confidence_starts_at_99_percent_and_recovers() -> None:
+    """Without evidence it is an assumption; late destroys weigh half as much after a day."""
+    assert enforcement_confidence((), NOW) == Fraction(99, 100)
+    bad = late(10, 10)
+    low = enforcement_confidence(bad, NOW)
+    later = enforcement_confidence(bad, NOW + timedelta(hours=24))
+
+    assert low == Fraction(99, 110)
+    assert low < later < Fraction(99, 100)
+
+
+def test_the_money_deadline_leaves_room_for_the_end() -> None:
+    """Destroyed at the deadline and gone a lag later, the machine has cost no more than the fuse."""
+    admission = judge(question(a_spec(cost={"ceiling": "1.00"})))
+    seconds = admission.money_deadline_seconds + Limits().destroy_lag_seconds(0)
+    cost = admission.estimate.usd_per_hour * Fraction(seconds) / 3600 * MICRO
+
+    assert cost + admission.estimate.traffic_microusd <= admission.fuse_microusd
+    assert admission.money_deadline_seconds >= 3600 + Limits().boot_cap_seconds
+
+
+@given(
+    dph=st.fractions(Fraction(1, 100), 10),
+    run=st.floats(0, 10**6),
+    down=st.integers(0, 1000),
+    leases=st.integers(0, 100),
+    elapsed=st.floats(0, 1),
+)
+def test_no_life_within_the_caps_costs_more_than_the_bound(
+    dph: Fraction, run: float, down: int, leases: int, elapsed: float
+) -> None:
+    """Any share of the time and of the traffic that we allow lies below the bound."""
+    limits = Limits()
+    offer = an_offer(gpu_usd_per_hour=dph)
+    needs = Needs(disk_gb=20, max_download_gb=down, max_upload_gb=1, run_seconds=run)
+    bound = estimate(offer, needs, limits, leases=leases)
+    longest = run + limits.boot_cap_seconds + limits.destroy_lag_seconds(leases)
+    hourly = dph + offer.disk_usd_per_hour(20)
+    cost = hourly * Fraction(elapsed * longest) / 3600 + down * offer.download_usd_per_gb
+
+    assert cost * MICRO <= bound.total_microusd
