@@ -38,12 +38,11 @@ def stamp(seconds: float = 0.0) -> str:
     return at(seconds).isoformat().replace("+00:00", "Z")
 
 
-def meta(name: str, uid: str, **changes: Any) -> dict[str, Any]:
+def meta(name: str, **changes: Any) -> dict[str, Any]:
     """Metadata of a stored object that holds our finalizer."""
     return {
         "name": name,
         "namespace": "team",
-        "uid": uid,
         "resourceVersion": "1",
         "generation": 1,
         "creationTimestamp": stamp(-60),
@@ -73,7 +72,7 @@ def a_job(
     """A job as stored."""
     return GpuJob.model_validate(
         {
-            "metadata": meta("train", JOB_UID, **metadata),
+            "metadata": meta("train", **{"uid": JOB_UID} | metadata),
             "spec": spec or a_spec(),
             "status": status or {},
         }
@@ -93,7 +92,7 @@ def a_node(status: dict[str, Any] | None = None, **metadata: Any) -> GpuNode:
     """A node as stored."""
     return GpuNode.model_validate(
         {
-            "metadata": meta("train-0-1", NODE_UID, **metadata),
+            "metadata": meta("train-0-1", **{"uid": NODE_UID} | metadata),
             "spec": {
                 "jobRef": {"name": "train", "uid": JOB_UID},
                 "attempt": 1,

@@ -320,7 +320,8 @@ class AttemptRecord(Model):
     attempt: Annotated[int, Field(ge=1, le=1000, description="Number of the attempt.")]
     node_name: Annotated[str, Field(max_length=63, description="Its GpuNode.")]
     machine_id: Annotated[
-        int | None, Field(ge=0, description="Machine by the provider's number, if one was rented.")
+        int | None,
+        Field(alias="machineID", ge=0, description="Machine, by the provider's number, if rented."),
     ] = None
     gpu: Annotated[str | None, Field(max_length=80, description="GPUs of the machine.")] = None
     usd_per_hour: Annotated[

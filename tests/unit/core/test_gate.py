@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.builders import NOW, a_spec, an_offer, at, quotes
 
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
@@ -21,7 +22,6 @@ from gpujob.core.cost.gate import (
 )
 from gpujob.core.limits import Limits
 from gpujob.core.money import MICRO
-from tests.builders import NOW, a_spec, an_offer, at, quotes
 
 
 def question(spec: dict[str, Any] | None = None, **changes: Any) -> Question:
@@ -204,7 +204,7 @@ def test_confidence_starts_at_99_percent_and_recovers() -> None:
 
 
 def test_the_money_deadline_leaves_room_for_the_end() -> None:
-    """Destroyed at the deadline and gone a lag later, the machine has cost no more than the fuse."""
+    """Destroyed at the deadline and gone a lag later, it has cost no more than the fuse."""
     admission = judge(question(a_spec(cost={"ceiling": "1.00"})))
     seconds = admission.money_deadline_seconds + Limits().destroy_lag_seconds(0)
     cost = admission.estimate.usd_per_hour * Fraction(seconds) / 3600 * MICRO

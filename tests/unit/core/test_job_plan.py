@@ -1,0 +1,336 @@
+"""The life of a job: attempts one after the other until it is over."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.builders import (
+    MONOTONIC,
+    NOW,
+    RECORDED,
+    a_job,
+    a_lease,
+    a_listing,
+    a_node,
+    a_spec,
+    a_world,
+    an_offer,
+    ended,
+    job_observation,
+    leased,
+    quotes,
+    running,
+    stamp,
+)
+
+from gpujob.api.gpunode import GpuNode
+from gpujob.api.reasons import Reason
+from gpujob.core import plan as effects
+from gpujob.core.conditions import job_status
+from gpujob.core.job_plan import is_finished, plan_job
+from gpujob.core.observation import JobObservation, Unavailable
+
+
+def released(reason: str, cost: str = "0.250000", **end: Any) -> GpuNode:
+    """The recorded node, given back."""
+    status = ended(running(), reason, **end)
+    return a_node(status | {"releasedAt": stamp(-1), "accruedUSD": cost})
+
+
+def retried(failures: int = 1, ago: float = 3600.0) -> dict[str, Any]:
+    """Status of a job after attempts that came to nothing."""
+    record = {
+        "attempt": 1,
+        "nodeName": "train-0-1",
+        "reason": "WorkloadFailed",
+        "exitCode": 1,
+        "costUSD": "0.25",
+        "endedAt": stamp(-ago),
+    }
+    return {"attempt": 1, "attempts": [record], "failures": failures}
+
+
+TABLE = [
+    (
+        "the finalizer comes before the first node",
+        job_observation(job=a_job(finalizers=[])),
+        Reason.ACCEPTED,
+        ["AddFinalizer"],
+    ),
+    ("prices are asked for", job_observation(), Reason.AWAITING_OFFERS, []),
+    (
+        "the gate's yes makes a node",
+        job_observation(quotes=quotes()),
+        Reason.ADMITTED,
+        ["CreateNode"],
+    ),
+    (
+        "the gate's no makes none",
+        job_observation(job=a_job(a_spec(cost={"ceiling": "0.01"})), quotes=quotes()),
+        Reason.CEILING_EXCEEDED,
+        [],
+    ),
+    (
+        "an unavailable market makes none",
+        job_observation(quotes=Unavailable(Reason.PROVIDER_UNAVAILABLE, "html")),
+        Reason.PROVIDER_UNAVAILABLE,
+        [],
+    ),
+    (
+        "a refused key makes none and fails no job",
+        job_observation(
+            quotes=quotes(),
+            world=a_world(provider_problem=Unavailable(Reason.CREDENTIALS_REJECTED, "key")),
+        ),
+        Reason.CREDENTIALS_REJECTED,
+        [],
+    ),
+    (
+        "no listing, no node",
+        job_observation(quotes=quotes(), world=a_world(listings=())),
+        Reason.PROVIDER_UNAVAILABLE,
+        [],
+    ),
+    (
+        "a suspended job rents nothing",
+        job_observation(job=a_job(a_spec(suspend=True)), quotes=quotes()),
+        Reason.SUSPENDED,
+        [],
+    ),
+    (
+        "a made node is recorded",
+        job_observation(node=a_node()),
+        Reason.AWAITING_DRIVER,
+        [],
+    ),
+    (
+        "a node of an earlier job of this name is waited for",
+        job_observation(node=a_node(), job=a_job(uid="j-2"), quotes=quotes()),
+        Reason.FORMER_NODE,
+        [],
+    ),
+    (
+        "success ends it",
+        job_observation(job=a_job(status=RECORDED), node=released("Completed", exitCode=0)),
+        Reason.COMPLETE,
+        [],
+    ),
+    (
+        "the deadline ends it",
+        job_observation(job=a_job(status=RECORDED), node=released("DeadlineExceeded")),
+        Reason.DEADLINE_EXCEEDED,
+        [],
+    ),
+    (
+        "the fuse ends it",
+        job_observation(job=a_job(status=RECORDED), node=released("BudgetExhausted")),
+        Reason.BUDGET_EXHAUSTED,
+        [],
+    ),
+    (
+        "a failure is tried again",
+        job_observation(job=a_job(status=RECORDED), node=released("WorkloadFailed", exitCode=1)),
+        Reason.RETRYING,
+        [],
+    ),
+    (
+        "up to the limit",
+        job_observation(
+            job=a_job(status=RECORDED | {"failures": 2}),
+            node=released("WorkloadFailed", exitCode=1),
+        ),
+        Reason.BACKOFF_LIMIT_EXCEEDED,
+        [],
+    ),
+    (
+        "a lost host is no failure",
+        job_observation(job=a_job(status=RECORDED | {"failures": 2}), node=released("HostLost")),
+        Reason.RETRYING,
+        [],
+    ),
+    (
+        "but there is a limit to bad luck",
+        job_observation(job=a_job(status=RECORDED | {"disruptions": 9}), node=released("HostLost")),
+        Reason.MAX_RENTS_EXCEEDED,
+        [],
+    ),
+    (
+        "suspension counts to no limit",
+        job_observation(
+            job=a_job(status=RECORDED | {"disruptions": 9, "failures": 2}),
+            node=released("Suspended"),
+        ),
+        Reason.RETRYING,
+        [],
+    ),
+    (
+        "the next attempt waits its turn",
+        job_observation(job=a_job(status=retried(ago=5)), quotes=quotes()),
+        Reason.RETRYING,
+        [],
+    ),
+    (
+        "and then has it",
+        job_observation(job=a_job(status=retried()), quotes=quotes()),
+        Reason.ADMITTED,
+        ["CreateNode"],
+    ),
+    (
+        "a vanished node is searched for",
+        job_observation(job=a_job(status=RECORDED), node_absent_since=MONOTONIC - 5),
+        Reason.NODE_VANISHED,
+        [],
+    ),
+    (
+        "while its machine is listed nothing else is rented",
+        job_observation(
+            job=a_job(status=RECORDED),
+            node_absent_since=MONOTONIC - 900,
+            world=a_world(a_listing(a_lease(), ago=40), a_listing(a_lease(), ago=10)),
+        ),
+        Reason.NODE_VANISHED,
+        [],
+    ),
+    (
+        "a deleted job waits for its machine",
+        job_observation(
+            job=a_job(status=RECORDED, deletionTimestamp=stamp()), node=a_node(leased())
+        ),
+        Reason.RELEASING,
+        [],
+    ),
+    (
+        "and for one that was not recorded yet",
+        job_observation(job=a_job(deletionTimestamp=stamp()), node=a_node()),
+        Reason.RELEASING,
+        [],
+    ),
+    (
+        "and then goes",
+        job_observation(job=a_job(deletionTimestamp=stamp())),
+        Reason.RELEASED,
+        ["RemoveFinalizer"],
+    ),
+    (
+        "a deleted job makes no new node",
+        job_observation(job=a_job(deletionTimestamp=stamp(), finalizers=[]), quotes=quotes()),
+        Reason.RELEASED,
+        [],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason", "names"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
+def test_what_is_decided(seen: JobObservation, reason: Reason, names: list[str]) -> None:
+    """One observation, one reason, these effects."""
+    plan = plan_job(seen)
+
+    assert (reason, names) == (plan.reason, [type(effect).__name__ for effect in plan.effects])
+
+
+def test_a_charge_is_added_once() -> None:
+    """After the charge the attempt is no longer recorded as under way."""
+    seen = job_observation(job=a_job(status=RECORDED), node=released("HostLost"))
+    status = plan_job(seen).status
+
+    assert status.cost.spent_usd == "0.250000"
+    assert status.node_uid is None
+    assert [record.attempt for record in status.attempts] == [1]
+
+
+def test_a_vanished_node_is_charged_in_full() -> None:
+    """What was reserved counts as spent, and its number is never used again."""
+    seen = job_observation(
+        job=a_job(status=RECORDED),
+        node_absent_since=MONOTONIC - 900,
+        world=a_world(a_listing(ago=40), a_listing(ago=10)),
+    )
+    status = plan_job(seen).status
+
+    assert status.cost.spent_usd == "5.000000"
+    assert status.attempt == 1
+
+
+def test_the_next_attempt_has_the_next_number_and_what_is_left() -> None:
+    """Names are never used twice, and the reservation shrinks by what was spent."""
+    status = retried() | {"cost": {"spentUSD": "0.250000"}}
+    (effect,) = plan_job(job_observation(job=a_job(status=status), quotes=quotes())).effects
+
+    assert isinstance(effect, effects.CreateNode)
+    assert effect.manifest["metadata"]["name"] == "train-0-2"
+    assert effect.manifest["spec"]["reservedUSD"] == "4.750000"
+
+
+def test_a_machine_that_was_lost_is_avoided() -> None:
+    """The next attempt goes elsewhere."""
+    status = retried()
+    lost = {"reason": "HostLost", "machineID": 100, "exitCode": None}
+    status["attempts"][0] |= lost
+    other = an_offer(offer_id=2, machine_id=200)
+    seen = job_observation(job=a_job(status=status), quotes=quotes(an_offer(), other))
+
+    assert plan_job(seen).reason is Reason.ADMITTED
+    assert plan_job(replace(seen, quotes=quotes(an_offer()))).reason is Reason.NO_MATCHING_OFFER
+
+
+STATES = [
+    ("fresh", job_observation(), ("False", "True", "False")),
+    (
+        "suspended",
+        job_observation(job=a_job(a_spec(suspend=True))),
+        ("False", "False", "False"),
+    ),
+    (
+        "finished well",
+        job_observation(job=a_job(status=RECORDED), node=released("Completed", exitCode=0)),
+        ("True", "False", "False"),
+    ),
+    (
+        "failed for good",
+        job_observation(job=a_job(status=RECORDED), node=released("DeadlineExceeded")),
+        ("False", "False", "True"),
+    ),
+    (
+        "the operator cannot act",
+        job_observation(
+            world=a_world(provider_problem=Unavailable(Reason.CREDENTIALS_REJECTED, "key"))
+        ),
+        ("False", "True", "False"),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("seen", "flags"), [row[1:] for row in STATES], ids=[row[0] for row in STATES]
+)
+def test_gitops_tools_judge_health_rightly(seen: JobObservation, flags: tuple[str, ...]) -> None:
+    """Ready, Reconciling and Stalled are what kstatus expects of each state."""
+    status = job_status(seen.job, plan_job(seen), NOW)
+    held = {condition.type: condition.status for condition in status.conditions}
+
+    assert flags == (held["Ready"], held["Reconciling"], held["Stalled"])
+    assert {"Admitted", "Running", "Suspended", "Complete", "Failed", "Released"} <= set(held)
+
+
+def test_a_finished_job_stays_as_it_is() -> None:
+    """Looking again changes nothing, whatever the market does."""
+    seen = job_observation(job=a_job(status=RECORDED), node=released("DeadlineExceeded"))
+    status = job_status(seen.job, plan_job(seen), NOW)
+    over = seen.job.model_copy(update={"status": status})
+    again = replace(seen, job=over, node=None, quotes=quotes())
+
+    assert is_finished(status)
+    assert job_status(over, plan_job(again), NOW) == status
+
+
+def test_transition_times_move_only_with_the_status() -> None:
+    """A new message is no transition."""
+    seen = job_observation(job=a_job(a_spec(cost={"ceiling": "0.01"})), quotes=quotes())
+    first = job_status(seen.job, plan_job(seen), NOW)
+    stored = seen.job.model_copy(update={"status": first})
+    later = NOW.replace(hour=13)
+    second = job_status(stored, plan_job(replace(seen, job=stored)), later)
+
+    assert [c.last_transition_time for c in second.conditions] == [NOW] * len(second.conditions)

@@ -1,0 +1,617 @@
+"""The life of a node: a decision table, and the order of what matters."""
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from tests.builders import (
+    DRIVEN,
+    INSTANCE,
+    KEYED,
+    MONOTONIC,
+    NODE_UID,
+    RECORDED,
+    SSH_KEY,
+    a_job,
+    a_lease,
+    a_listing,
+    a_node,
+    a_pod,
+    a_report,
+    a_spec,
+    a_world,
+    an_offer,
+    at,
+    booted,
+    ended,
+    finished,
+    leased,
+    marker,
+    node_observation,
+    quotes,
+    renting,
+    running,
+    stamp,
+)
+
+from gpujob.api.reasons import Reason
+from gpujob.api.transport import MachineFault, Outcome
+from gpujob.core import plan as effects
+from gpujob.core.limits import Limits
+from gpujob.core.node_plan import plan_node
+from gpujob.core.observation import (
+    NodeMemory,
+    NodeObservation,
+    RentAccepted,
+    RentRefused,
+    RentUnanswered,
+    Unavailable,
+)
+
+L = Limits()
+
+
+def listed(**changes: Any) -> Any:
+    """A world whose latest listing shows our machine."""
+    return a_world(a_listing(a_lease(**changes)))
+
+
+def gone(first: float, second: float) -> Any:
+    """A world with two complete listings without our machine, so many seconds ago."""
+    return a_world(a_listing(ago=first), a_listing(ago=second))
+
+
+def seen_before(status: dict[str, Any], **memory: Any) -> NodeObservation:
+    """A node that this process has known for a while."""
+    return node_observation(status, memory=NodeMemory(marker_seen_at=MONOTONIC - 900, **memory))
+
+
+TABLE = [
+    # --- Before anything is rented
+    ("the key comes first", node_observation(), Reason.AWAITING_DRIVER, ["CreateKey"]),
+    (
+        "a made key is stored",
+        node_observation(memory=NodeMemory(public_key=SSH_KEY)),
+        Reason.AWAITING_DRIVER,
+        [],
+    ),
+    (
+        "then the driver pod",
+        node_observation(KEYED, pod=None, report=None),
+        Reason.AWAITING_DRIVER,
+        ["CreateDriver"],
+    ),
+    (
+        "a pod that can not be made for too long ends the attempt",
+        node_observation(
+            KEYED,
+            pod=None,
+            report=None,
+            memory=NodeMemory(pod_missing_since=MONOTONIC - 300, pod_problem="quota"),
+        ),
+        Reason.DRIVER_NOT_STARTED,
+        [],
+    ),
+    (
+        "a pod is recorded by its uid",
+        node_observation(KEYED, report=None),
+        Reason.AWAITING_DRIVER,
+        [],
+    ),
+    (
+        "a pod that stays silent for too long ends the attempt",
+        node_observation(
+            KEYED | {"driver": {"podName": "p", "podUID": "p-1"}},
+            node=a_node(
+                KEYED | {"driver": {"podName": "p", "podUID": "p-1"}},
+                creationTimestamp=stamp(-301),
+            ),
+            report=None,
+        ),
+        Reason.DRIVER_NOT_STARTED,
+        [],
+    ),
+    (
+        "an ended pod without an outcome is replaced",
+        node_observation(DRIVEN, pod=a_pod(phase="Failed")),
+        Reason.AWAITING_DRIVER,
+        ["DeleteDriver"],
+    ),
+    (
+        "a node that the job has not recorded never rents",
+        node_observation(DRIVEN, job=a_job()),
+        Reason.AWAITING_NODE,
+        [],
+    ),
+    ("prices are asked for", node_observation(DRIVEN), Reason.AWAITING_QUOTE, []),
+    (
+        "an unavailable market is waited for",
+        node_observation(DRIVEN, quotes=Unavailable(Reason.PROVIDER_UNAVAILABLE, "down")),
+        Reason.PROVIDER_UNAVAILABLE,
+        [],
+    ),
+    (
+        "a failed listing stops renting",
+        node_observation(
+            DRIVEN,
+            quotes=quotes(),
+            world=a_world(provider_problem=Unavailable(Reason.CREDENTIALS_REJECTED, "key")),
+        ),
+        Reason.CREDENTIALS_REJECTED,
+        [],
+    ),
+    (
+        "no complete listing, no rent",
+        node_observation(DRIVEN, quotes=quotes(), world=a_world(listings=())),
+        Reason.PROVIDER_UNAVAILABLE,
+        [],
+    ),
+    (
+        "the gate judges again",
+        node_observation(DRIVEN, quotes=quotes(an_offer(gpu_usd_per_hour=Fraction(9)))),
+        Reason.CEILING_EXCEEDED,
+        [],
+    ),
+    (
+        "the marker is stored, then the one request is sent",
+        node_observation(DRIVEN, quotes=quotes()),
+        Reason.RENT_REQUESTED,
+        ["Rent"],
+    ),
+    # --- After the marker
+    (
+        "with a marker nothing is rented again",
+        node_observation(renting(), quotes=quotes()),
+        Reason.RENT_UNANSWERED,
+        [],
+    ),
+    (
+        "an accepted request is recorded",
+        node_observation(renting(), memory=NodeMemory(rent=RentAccepted(INSTANCE))),
+        Reason.RENTED,
+        [],
+    ),
+    (
+        "a refused request is no machine",
+        node_observation(
+            renting(), memory=NodeMemory(rent=RentRefused(Reason.OFFER_GONE, "taken"))
+        ),
+        Reason.OFFER_GONE,
+        [],
+    ),
+    (
+        "a lost answer is found by the mark",
+        node_observation(renting(), world=listed(), memory=NodeMemory(rent=RentUnanswered("cut"))),
+        Reason.RENTED,
+        [],
+    ),
+    (
+        "one listing without it proves nothing",
+        replace(seen_before(renting(-900)), world=gone(700, 690)),
+        Reason.RENT_UNANSWERED,
+        [],
+    ),
+    (
+        "two listings a poll apart, after the wait, do",
+        replace(seen_before(renting(-900)), world=gone(40, 10)),
+        Reason.RENT_NOT_CONFIRMED,
+        [],
+    ),
+    (
+        "but not while a machine may be anyone's",
+        replace(
+            seen_before(renting(-900)),
+            world=a_world(
+                a_listing(
+                    a_lease(label=None, env_mark=None, is_attributable=False, instance_id=1),
+                    ago=40,
+                ),
+                a_listing(
+                    a_lease(label=None, env_mark=None, is_attributable=False, instance_id=1),
+                    ago=10,
+                ),
+            ),
+        ),
+        Reason.RENT_UNANSWERED,
+        [],
+    ),
+    (
+        "another account's listing is no evidence",
+        replace(
+            seen_before(renting(-900)),
+            world=a_world(
+                a_listing(ago=40, account_id=8), a_listing(ago=10, account_id=8), account_id=8
+            ),
+        ),
+        Reason.ACCOUNT_CHANGED,
+        [],
+    ),
+    # --- Booting
+    (
+        "a loading machine is waited for",
+        node_observation(leased(), world=listed(status="loading")),
+        Reason.BOOTING,
+        [],
+    ),
+    (
+        "a running machine's host key is read",
+        node_observation(leased(), world=listed()),
+        Reason.BOOTING,
+        ["ReadHostKey"],
+    ),
+    (
+        "the key is pinned before anything is sent",
+        node_observation(leased(), world=listed(), memory=NodeMemory(host_key=SSH_KEY)),
+        Reason.CONNECTING,
+        [],
+    ),
+    (
+        "without a key in time the machine goes",
+        node_observation(leased(-1200), world=listed(started_at=at(-1199))),
+        Reason.HOST_KEY_UNAVAILABLE,
+        [],
+    ),
+    (
+        "a machine that never runs goes",
+        node_observation(leased(-1200), world=listed(status="loading", started_at=at(-1199))),
+        Reason.BOOT_TIMEOUT,
+        [],
+    ),
+    (
+        "a machine born too late is not adopted",
+        node_observation(leased(), world=listed(started_at=at(-4))),
+        Reason.RENT_LATE,
+        [],
+    ),
+    (
+        "a dearer machine than quoted goes",
+        node_observation(leased(), world=listed(gpu_usd_per_hour=Fraction("0.41"))),
+        Reason.PRICE_CHANGED,
+        [],
+    ),
+    # --- Running
+    (
+        "the run begins by the driver's word",
+        node_observation(booted(), world=listed(), report=a_report(run_seconds=3.0)),
+        Reason.RUNNING,
+        [],
+    ),
+    (
+        "cost is written now and then",
+        node_observation(running(), world=listed()),
+        Reason.RUNNING,
+        [],
+    ),
+    (
+        "a second machine under the mark is destroyed",
+        node_observation(
+            running(),
+            world=a_world(a_listing(a_lease(), a_lease(instance_id=INSTANCE + 1))),
+        ),
+        Reason.RUNNING,
+        ["Destroy"],
+    ),
+    (
+        "the deadline ends it",
+        node_observation(running(-4000, -3600), world=listed()),
+        Reason.DEADLINE_EXCEEDED,
+        [],
+    ),
+    (
+        "seconds of earlier attempts count",
+        node_observation(
+            running(-700, -600), world=listed(), job=a_job(status=RECORDED | {"runSeconds": 3000})
+        ),
+        Reason.DEADLINE_EXCEEDED,
+        [],
+    ),
+    (
+        "the fuse ends it",
+        node_observation(
+            running() | {"rent": marker(-40, moneyDeadlineSeconds=40)}, world=listed()
+        ),
+        Reason.BUDGET_EXHAUSTED,
+        [],
+    ),
+    (
+        "traffic beyond the cap ends it",
+        node_observation(running(), world=listed(download_gb=Fraction(101, 10))),
+        Reason.TRAFFIC_EXCEEDED,
+        [],
+    ),
+    (
+        "a lost host ends it",
+        node_observation(running(), world=listed(status="offline")),
+        Reason.HOST_LOST,
+        [],
+    ),
+    (
+        "one flicker does not",
+        node_observation(
+            running(),
+            world=a_world(a_listing(a_lease(), ago=20), a_listing(a_lease(status="exited"))),
+        ),
+        Reason.RUNNING,
+        [],
+    ),
+    (
+        "three times exited does",
+        node_observation(
+            running(),
+            world=a_world(*(a_listing(a_lease(status="exited"), ago=ago) for ago in (31, 16, 1))),
+        ),
+        Reason.HOST_LOST,
+        [],
+    ),
+    (
+        "a silent machine does",
+        node_observation(
+            running(), world=listed(), report=a_report(machine_contact_age_seconds=900.0)
+        ),
+        Reason.HOST_LOST,
+        [],
+    ),
+    (
+        "a vanished machine does",
+        replace(seen_before(running(-900)), world=gone(40, 10)),
+        Reason.LEASE_VANISHED,
+        [],
+    ),
+    (
+        "a changed host key does",
+        node_observation(
+            booted(), world=listed(), report=a_report(fault=MachineFault.HOST_KEY_CHANGED)
+        ),
+        Reason.HOST_KEY_CHANGED,
+        [],
+    ),
+    (
+        "a deleted driver pod is replaced while the machine runs on",
+        node_observation(running(), world=listed(), pod=None, report=None),
+        Reason.AWAITING_DRIVER,
+        ["CreateDriver"],
+    ),
+    (
+        "success",
+        node_observation(running(), world=listed(), report=finished(0)),
+        Reason.COMPLETED,
+        [],
+    ),
+    (
+        "failure",
+        node_observation(running(), world=listed(), report=finished(3)),
+        Reason.WORKLOAD_FAILED,
+        [],
+    ),
+    (
+        "the termination message is read before the driver is called lost",
+        node_observation(
+            running(),
+            world=listed(),
+            report=None,
+            pod=a_pod(phase="Succeeded", outcome=Outcome(exit_code=0, run_seconds=9)),
+        ),
+        Reason.COMPLETED,
+        [],
+    ),
+    (
+        "success beats the deadline",
+        node_observation(running(-4000, -3600), world=listed(), report=finished(0)),
+        Reason.COMPLETED,
+        [],
+    ),
+    # --- Unwanted
+    (
+        "a vanished job ends it",
+        node_observation(running(), world=listed(), job=None),
+        Reason.JOB_DELETED,
+        [],
+    ),
+    (
+        "so does a job that is being deleted",
+        node_observation(
+            running(), world=listed(), job=a_job(status=RECORDED, deletionTimestamp=stamp())
+        ),
+        Reason.JOB_DELETED,
+        [],
+    ),
+    (
+        "so does another job of the same name",
+        node_observation(running(), world=listed(), job=a_job(status=RECORDED, uid="j-2")),
+        Reason.JOB_DELETED,
+        [],
+    ),
+    (
+        "so does suspension",
+        node_observation(
+            running(), world=listed(), job=a_job(a_spec(suspend=True), status=RECORDED)
+        ),
+        Reason.SUSPENDED,
+        [],
+    ),
+    (
+        "so does the node's own deletion",
+        node_observation(
+            running(), world=listed(), node=a_node(running(), deletionTimestamp=stamp())
+        ),
+        Reason.NODE_DELETED,
+        [],
+    ),
+    # --- Giving back
+    (
+        "the machine is destroyed in every pass",
+        node_observation(
+            ended(running()), world=listed(), memory=NodeMemory(destroy_sent_at=MONOTONIC - 5)
+        ),
+        Reason.RELEASING,
+        ["Destroy"],
+    ),
+    (
+        "a recorded machine is destroyed even if no listing shows it",
+        node_observation(ended(leased()), memory=NodeMemory()),
+        Reason.RELEASING,
+        ["Destroy"],
+    ),
+    (
+        "one listing without it is no proof",
+        node_observation(
+            ended(running()),
+            world=a_world(a_listing(a_lease(), ago=20), a_listing(ago=5)),
+            memory=NodeMemory(destroy_sent_at=MONOTONIC - 100),
+        ),
+        Reason.RELEASING,
+        [],
+    ),
+    (
+        "neither are two within the list lag",
+        node_observation(
+            ended(running()),
+            world=gone(30, 10),
+            memory=NodeMemory(destroy_sent_at=MONOTONIC - 59),
+        ),
+        Reason.RELEASING,
+        [],
+    ),
+    (
+        "two after it are",
+        node_observation(
+            ended(running()),
+            world=gone(30, 10),
+            memory=NodeMemory(destroy_sent_at=MONOTONIC - 90),
+        ),
+        Reason.RELEASED,
+        ["RecordDestroy", "RemoveFinalizer"],
+    ),
+    (
+        "a machine that shows up again is destroyed again",
+        node_observation(
+            ended(running()),
+            world=a_world(a_listing(ago=45), a_listing(ago=30), a_listing(a_lease())),
+            memory=NodeMemory(destroy_sent_at=MONOTONIC - 120),
+        ),
+        Reason.RELEASING,
+        ["Destroy"],
+    ),
+    (
+        "nothing rented, nothing to prove",
+        node_observation(ended(DRIVEN, "JobDeleted")),
+        Reason.RELEASED,
+        ["RemoveFinalizer"],
+    ),
+    (
+        "a deleted job with an unanswered request waits for the proof",
+        node_observation(ended(renting(), "JobDeleted")),
+        Reason.RELEASING,
+        [],
+    ),
+    (
+        "and the machine that shows up is recorded, so that it is charged",
+        node_observation(ended(renting(), "JobDeleted"), world=listed()),
+        Reason.RENTED,
+        [],
+    ),
+    (
+        "an answer that comes after the end is recorded too",
+        node_observation(
+            ended(renting(), "JobDeleted"), memory=NodeMemory(rent=RentAccepted(INSTANCE))
+        ),
+        Reason.RENTED,
+        [],
+    ),
+    (
+        "a refusal after the end frees it",
+        node_observation(
+            ended(renting(), "JobDeleted"),
+            memory=NodeMemory(rent=RentRefused(Reason.OFFER_GONE, "taken")),
+        ),
+        Reason.OFFER_GONE,
+        [],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason", "names"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
+def test_what_is_decided(seen: NodeObservation, reason: Reason, names: list[str]) -> None:
+    """One observation, one reason, these effects."""
+    plan = plan_node(seen)
+
+    assert (reason, names) == (plan.reason, [type(effect).__name__ for effect in plan.effects])
+
+
+def test_an_end_is_stored_before_anything_follows_from_it() -> None:
+    """The pass that decides an end has no effect; the next one destroys."""
+    plan = plan_node(node_observation(running(), world=listed(), report=finished(0)))
+
+    assert plan.effects == ()
+    assert plan.status.end is not None
+    assert plan.requeue_seconds == 0
+
+
+def test_the_marker_holds_all_that_the_request_is_judged_by() -> None:
+    """Offer, fuse, deadline and account are stored before the request leaves."""
+    plan = plan_node(node_observation(DRIVEN, quotes=quotes()))
+    rent, (request,) = plan.status.rent, plan.effects
+
+    assert rent is not None
+    assert isinstance(request, effects.Rent)
+    assert (rent.offer_id, rent.account_id, rent.fuse_usd) == (1, 7, "5.000000")
+    assert request.not_after == rent.not_after == at(5)
+    assert request.mark == f"c-1/{NODE_UID}/j-1"
+    assert SSH_KEY in request.start_script
+
+
+def test_a_released_machine_is_charged_to_the_proof() -> None:
+    """From the rent request to now, at the highest price seen, rounded up."""
+    seen = node_observation(
+        ended(running(-3600)),
+        world=gone(30, 10),
+        memory=NodeMemory(destroy_sent_at=MONOTONIC - 90),
+    )
+
+    assert plan_node(seen).status.accrued_usd == "0.405000"
+
+
+def test_what_was_not_rented_costs_nothing() -> None:
+    """A refused request is charged with nothing."""
+    refused = NodeMemory(rent=RentRefused(Reason.OFFER_GONE, "taken"))
+    stored = plan_node(node_observation(renting(), memory=refused)).status
+    plan = plan_node(
+        replace(node_observation(), node=a_node().model_copy(update={"status": stored}))
+    )
+
+    assert plan.reason is Reason.RELEASED
+    assert plan.status.accrued_usd == "0.000000"
+
+
+def test_the_run_is_measured_on_our_clock() -> None:
+    """A driver that claims more than our clock allows is not believed."""
+    claims = finished(0, run_seconds=9999.0)
+    plan = plan_node(node_observation(running(-40, -20), world=listed(), report=claims))
+
+    assert plan.status.run is not None
+    assert plan.status.run.seconds == 20
+
+
+def test_the_next_look_comes_in_time_for_the_deadline() -> None:
+    """A deadline in three seconds is not slept over."""
+    plan = plan_node(node_observation(running(-4000, -3597), world=listed()))
+
+    assert plan.requeue_seconds is not None
+    assert plan.requeue_seconds <= 3
+
+
+def test_a_kept_node_is_deleted_after_a_day() -> None:
+    """It stays to be read, and then goes."""
+    status = ended(running()) | {"releasedAt": stamp(-L.node_retention_seconds)}
+    plan = plan_node(node_observation(status, node=a_node(status, finalizers=[]), pod=None))
+
+    assert plan.effects == (effects.DeleteNode(),)
+
+
+def test_planning_is_deterministic() -> None:
+    """The same observation gives the same plan."""
+    for _, seen, *_ in TABLE:
+        assert plan_node(seen) == plan_node(seen)
