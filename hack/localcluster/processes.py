@@ -43,6 +43,8 @@ class Processes:
                 start_new_session=True,
                 env=environment() | dict(env),
             )
+        # It is to outlive this object, which would warn of that.
+        process.returncode = 0
         self._write(self.recorded() | {name: (process.pid, start_time(process.pid) or 0)})
         return process.pid
 

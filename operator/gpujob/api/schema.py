@@ -210,7 +210,8 @@ def custom_resource_definition(kind: Kind) -> Schema:
                 "plural": kind.plural,
                 "singular": kind.name.lower(),
                 "shortNames": [kind.short_name],
-                "categories": ["gpujob"],
+                # Not gpujob or gpujobs: kubectl would take the kind's own name for the category.
+                "categories": ["gpu"],
             },
             "versions": [
                 {

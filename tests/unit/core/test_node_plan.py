@@ -494,6 +494,12 @@ TABLE = [
         ["Destroy"],
     ),
     (
+        "a stored end is never reconsidered",
+        node_observation(ended(running()), world=listed(), job=None),
+        Reason.RELEASING,
+        ["Destroy"],
+    ),
+    (
         "nothing rented, nothing to prove",
         node_observation(ended(DRIVEN, "JobDeleted")),
         Reason.RELEASED,

@@ -1,0 +1,386 @@
+"""The parts of an integration test: real processes, and what stands in for the kubelet.
+
+The control plane is real etcd, kube-apiserver and controller manager, with RBAC; the operator and
+the simulator are real processes. There is no node, so `PodRunner` does what a kubelet would for
+driver pods: it runs the driver as a process with the pod's environment, key and bound token.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from localcluster.control_plane import ControlPlane, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "canary-4f1d6c0b9a8e7d6c5b4a39281706f5e4"
+AUDIENCE = "gpujob.dev/transport"
+PATIENCE_SECONDS = 90.0
+"""How long a state is waited for; only a broken one takes so long."""
+
+LIMITS = {
+    "LIST_LAG_SECONDS": "1",
+    "POLL_SECONDS": "0.3",
+    "SWEEP_SECONDS": "0.5",
+    "BOOT_CAP_SECONDS": "60",
+    "DESTROY_LAG_CAP_SECONDS": "30",
+    "DRAIN_SECONDS": "2",
+    "RETRY_BACKOFF_SECONDS": "0.2",
+    "GATE_RETRY_SECONDS": "0.5",
+    "QUOTE_AGE_SECONDS": "20",
+    "RENT_TIMEOUT_SECONDS": "3",
+    "STATUS_SECONDS": "1",
+}
+LAG_CAP_SECONDS = 30
+
+Object = dict[str, Any]
+
+
+def eventually(
+    what: str, look: Callable[[], Any], patience_seconds: float = PATIENCE_SECONDS
+) -> Any:
+    """Looks until something true is seen and returns it; fails naming what was awaited."""
+    deadline = time.monotonic() + patience_seconds
+    seen: Any = None
+    while time.monotonic() < deadline:
+        if seen := look():
+            return seen
+        time.sleep(0.1)
+    raise AssertionError(f"not seen within {patience_seconds:.0f} s: {what}; last: {seen}")
+
+
+class Kubectl:
+    """kubectl with some kubeconfig."""
+
+    def __init__(self, plane: ControlPlane, kubeconfig: Path) -> None:
+        self._program = str(plane.bin / "kubectl")
+        self.kubeconfig = kubeconfig
+        self._home = kubeconfig.parent / "kubectl-cache"
+
+    def run(self, *arguments: str, text: str = "") -> "subprocess.CompletedProcess[str]":
+        """Runs it, whatever comes of it."""
+        return subprocess.run(
+            [self._program, f"--kubeconfig={self.kubeconfig}", *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"KUBECACHEDIR": str(self._home)},
+        )
+
+    def __call__(self, *arguments: str, text: str = "") -> str:
+        """Runs it and returns its output; fails with its error."""
+        done = self.run(*arguments, text=text)
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def get(self, kind: str, name: str, namespace: str) -> Object | None:
+        """Returns an object, None if there is none or no answer."""
+        done = self.run("get", kind, name, "-n", namespace, "-o", "json")
+        found: Object | None = json.loads(done.stdout) if done.returncode == 0 else None
+        return found
+
+    def items(self, kind: str, *arguments: str) -> list[Object]:
+        """Returns objects."""
+        done = self.run("get", kind, *arguments, "-o", "json")
+        found: list[Object] = json.loads(done.stdout)["items"] if done.returncode == 0 else []
+        return found
+
+    def apply(self, manifest: Object) -> None:
+        """Applies an object."""
+        self("apply", "-f", "-", text=json.dumps(manifest))
+
+
+class Process:
+    """A process of ours with its log in a file."""
+
+    def __init__(self, log: Path, command: list[str], env: dict[str, str]) -> None:
+        self.log = log
+        with log.open("ab") as stream:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=env,
+                cwd=log.parent,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its pid."""
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Returns its exit status, None while it runs."""
+        return self._process.poll()
+
+    def kill(self) -> None:
+        """Ends it as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> int:
+        """Asks it to end, insists after a while, and returns its exit status."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(timeout=45)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Returns the environment of a process of ours: nothing of the test's own but the path."""
+    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"} | more
+
+
+class Simulator:
+    """The Vast.ai simulator as a process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._process: Process | None = None
+
+    def start(self) -> None:
+        """Starts it with a fresh market, on its old port."""
+        command = [sys.executable, "-m", "vastsim", "--port", str(self._port), "--seed", "1"]
+        command += ["--boot-seconds", "0.3", "0.6", "--list-lag-seconds", "0.4"]
+        log = self._folder / "simulator.log"
+        self._process = Process(log, command, environment(VASTSIM_API_KEY=KEY))
+        eventually("the simulator listens", self._listens)
+
+    def stop(self) -> None:
+        """Ends it."""
+        if self._process is not None:
+            self._process.stop()
+
+    def faults(self, **wanted: Object) -> None:
+        """Asks for faults, in place of those asked for before."""
+        self._ask("PUT", "faults", wanted)
+
+    def ledger(self) -> list[Object]:
+        """Returns every lease there ever was."""
+        leases: list[Object] = self._ask("GET", "ledger")["leases"]
+        return leases
+
+    def of(self, job: Object) -> list[Object]:
+        """Returns the leases of a job."""
+        uid = job["metadata"]["uid"]
+        return [lease for lease in self.ledger() if (lease["label"] or "").endswith(f"/{uid}")]
+
+    def living(self) -> list[Object]:
+        """Returns the leases that are not destroyed."""
+        return [lease for lease in self.ledger() if lease["state"] != "destroyed"]
+
+    def requests(self) -> list[Object]:
+        """Returns every request that came."""
+        found: list[Object] = self._ask("GET", "requests")["requests"]
+        return found
+
+    def rents(self) -> int:
+        """Returns how many rent requests came."""
+        return sum(one["method"] == "PUT" and "/asks/" in one["path"] for one in self.requests())
+
+    def rent_by_hand(self, label: str) -> int:
+        """Rents the cheapest offer as somebody else would, and returns its number."""
+        query = {"order": [["dph_total", "asc"]], "limit": 1, "verified": {"in": [True, False]}}
+        (offer,) = self._ask("POST", "/api/v0/bundles/", query)["offers"]
+        body = {"image": "x", "disk": 10, "label": label}
+        answer = self._ask("PUT", f"/api/v0/asks/{offer['id']}/", body)
+        return int(answer["new_contract"])
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
+
+    def _ask(self, method: str, path: str, body: Object | None = None) -> Object:
+        address = self.url + (path if path.startswith("/") else f"/sim/{path}")
+        request = urllib.request.Request(
+            address,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"},
+        )
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            found: Object = json.loads(answer.read())
+            return found
+
+
+class Operator:
+    """The controller as a process, with the rights of its chart."""
+
+    def __init__(self, folder: Path, kubeconfig: Path, provider_url: str) -> None:
+        self._folder = folder
+        self._transport_port, self._probes_port = free_port(), free_port()
+        self._environment = environment(
+            VAST_API_KEY=KEY,
+            KUBECONFIG=str(kubeconfig),
+            GPUJOB_PROVIDER_URL=provider_url,
+            GPUJOB_TRANSPORT_URL=f"http://127.0.0.1:{self._transport_port}",
+            GPUJOB_TRANSPORT_PORT=str(self._transport_port),
+            GPUJOB_PROBES_PORT=str(self._probes_port),
+            GPUJOB_LISTEN_HOST="127.0.0.1",
+            GPUJOB_DRIVER_IMAGE="localhost/gpujob:dev",
+            **{f"GPUJOB_{name}": value for name, value in LIMITS.items()},
+        )
+        self._process: Process | None = None
+
+    @property
+    def log(self) -> str:
+        """Everything that it has logged."""
+        path = self._folder / "operator.log"
+        return path.read_text() if path.exists() else ""
+
+    def start(self, **changes: str) -> None:
+        """Starts it and waits until it lives."""
+        log = self._folder / "operator.log"
+        command = [sys.executable, "-m", "gpujob"]
+        self._process = Process(log, command, self._environment | changes)
+        eventually("the operator lives", lambda: self.probe("healthz")[0] == 200)
+
+    def kill(self) -> None:
+        """Ends it as a crash would."""
+        assert self._process is not None, "it was started"
+        self._process.kill()
+
+    def stop(self) -> int:
+        """Ends it in good order and returns its exit status."""
+        assert self._process is not None, "it was started"
+        return self._process.stop()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it still runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def probe(self, path: str) -> tuple[int, str]:
+        """Asks a probe and returns status and text; 0 if nothing answers."""
+        try:
+            url = f"http://127.0.0.1:{self._probes_port}/{path}"
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+
+class PodRunner:
+    """Runs driver pods as processes, as a kubelet would run them as containers."""
+
+    def __init__(self, kubectl: Kubectl, folder: Path) -> None:
+        self._kubectl = kubectl
+        self._folder = folder
+        self._drivers: dict[str, Process] = {}
+        self._names: dict[str, tuple[str, str]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Begins to look for pods."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends all drivers."""
+        self._stop.set()
+        self._thread.join(timeout=30)
+        for driver in self._drivers.values():
+            if driver.poll() is None:
+                driver.kill()
+
+    def log(self, pod_name: str) -> str:
+        """Returns what the drivers of pods of this name have printed, one after the other."""
+        texts = [
+            (self._folder / uid / "log").read_text()
+            for uid, (_, name) in self._names.items()
+            if name == pod_name
+        ]
+        return "".join(texts)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.2):
+            done = self._kubectl.run(
+                *("get", "pods", "-A", "-l", "app.kubernetes.io/component=driver", "-o", "json")
+            )
+            if done.returncode != 0:
+                continue
+            pods = {pod["metadata"]["uid"]: pod for pod in json.loads(done.stdout)["items"]}
+            for uid, pod in pods.items():
+                if uid not in self._drivers and "deletionTimestamp" not in pod["metadata"]:
+                    self._start(uid, pod)
+            for uid, driver in self._drivers.items():
+                pod_or_none = pods.get(uid)
+                if driver.poll() is None:
+                    if pod_or_none is None or "deletionTimestamp" in pod_or_none["metadata"]:
+                        driver.kill()
+                elif pod_or_none is not None and pod_or_none["status"]["phase"] == "Running":
+                    self._report_end(uid, pod_or_none, driver.poll() or 0)
+
+    def _start(self, uid: str, pod: Object) -> None:
+        meta = pod["metadata"]
+        namespace, name = meta["namespace"], meta["name"]
+        secret = self._kubectl.get("secret", f"{name.removesuffix('-driver')}-ssh", namespace)
+        token = self._kubectl.run(
+            *("create", "token", "default", "-n", namespace, f"--audience={AUDIENCE}"),
+            *("--bound-object-kind=Pod", f"--bound-object-name={name}"),
+            f"--bound-object-uid={uid}",
+        )
+        if secret is None or token.returncode != 0:
+            return
+        folder = self._folder / uid
+        folder.mkdir(parents=True)
+        (folder / "token").write_text(token.stdout)
+        import base64
+
+        key = folder / "key"
+        key.touch(mode=0o600)
+        key.write_bytes(base64.b64decode(secret["data"]["id_ed25519"]))
+        variables = {
+            entry["name"]: entry.get("value", "").replace("$$(", "$(")
+            for entry in pod["spec"]["containers"][0]["env"]
+        }
+        variables |= {
+            "GPUJOB_TOKEN_FILE": str(folder / "token"),
+            "GPUJOB_SSH_KEY_FILE": str(key),
+            "GPUJOB_STATE_DIR": str(folder),
+            "GPUJOB_TERMINATION_LOG": str(folder / "termination"),
+            "GPUJOB_SYNC_SECONDS": "0.3",
+        }
+        self._names[uid] = (namespace, name)
+        command = [sys.executable, "-m", "gpujob", "driver"]
+        self._drivers[uid] = Process(folder / "log", command, environment(**variables))
+        self._set_status(namespace, name, {"phase": "Running"})
+
+    def _report_end(self, uid: str, pod: Object, code: int) -> None:
+        termination = self._folder / uid / "termination"
+        message = termination.read_text() if termination.exists() else ""
+        container = {
+            "name": "driver",
+            "image": pod["spec"]["containers"][0]["image"],
+            "imageID": "",
+            "ready": False,
+            "restartCount": 0,
+            "state": {"terminated": {"exitCode": code, "message": message}},
+        }
+        phase = "Succeeded" if code == 0 else "Failed"
+        status = {"phase": phase, "containerStatuses": [container]}
+        self._set_status(*self._names[uid], status)
+
+    def _set_status(self, namespace: str, name: str, status: Object) -> None:
+        patch = json.dumps({"status": status})
+        self._kubectl.run(
+            *("patch", "pod", name, "-n", namespace, "--subresource=status", "--type=merge"),
+            *("-p", patch),
+        )

@@ -1,0 +1,194 @@
+"""What goes wrong around the operator: nothing is lost, nothing is rented twice, none is left."""
+
+import pytest
+from tests.integration.conftest import World
+from tests.integration.parts import eventually
+
+
+def test_a_lost_answer_is_adopted(world: World) -> None:
+    """The machine that was rented under a lost answer is found by its mark and used."""
+    world.simulator.faults(rent_answer_lost={"count": 1})
+    world.apply_job("train")
+    job = world.await_reason("train", "Complete")
+
+    assert len(world.simulator.of(job)) == 1
+    assert world.simulator.rents() == 1
+    assert job["status"]["attempt"] == 1
+
+
+def test_a_request_that_was_not_accepted_is_proved_so(world: World) -> None:
+    """Complete listings show that nothing was rented; only then a new attempt rents."""
+    world.simulator.faults(rent_not_accepted={"count": 1})
+    world.apply_job("train")
+    job = world.await_reason("train", "Complete")
+
+    assert [one["reason"] for one in job["status"]["attempts"]] == [
+        "RentNotConfirmed",
+        "Completed",
+    ]
+    assert len(world.simulator.of(job)) == 1
+    assert world.simulator.rents() == 2
+
+
+def test_an_offer_that_is_gone_costs_nothing(world: World) -> None:
+    """A refused request is no machine; another offer is taken."""
+    world.simulator.faults(offer_gone={"count": 1})
+    world.apply_job("train")
+    job = world.await_reason("train", "Complete")
+
+    first, second = job["status"]["attempts"]
+    assert (first["reason"], first["costUSD"]) == ("OfferGone", "0.000000")
+    assert second["reason"] == "Completed"
+
+
+def test_a_host_that_dies_is_replaced_by_another(world: World) -> None:
+    """The second machine finishes; both are released, both are charged."""
+    world.simulator.faults(host_dies={"count": 1, "seconds": 1})
+    world.apply_job("train", command=["sh", "-c", "sleep 4"])
+    job = world.await_reason("train", "Complete")
+
+    first, second = job["status"]["attempts"]
+    assert (first["reason"], second["reason"]) == ("HostLost", "Completed")
+    assert first["machineID"] != second["machineID"]
+    assert world.simulator.living() == []
+
+
+def test_a_machine_that_never_boots_is_given_back(world: World) -> None:
+    """The boot cap ends it; the next attempt runs."""
+    world.operator.stop()
+    world.operator.start(GPUJOB_BOOT_CAP_SECONDS="8")
+    world.simulator.faults(slow_boot={"count": 1, "seconds": 3600})
+    world.apply_job("train")
+    job = world.await_reason("train", "Complete")
+
+    assert [one["reason"] for one in job["status"]["attempts"]] == ["BootTimeout", "Completed"]
+    assert world.simulator.living() == []
+
+
+def test_an_ignored_destroy_is_repeated_until_it_is_true(world: World) -> None:
+    """A good answer to a destroy proves nothing."""
+    world.simulator.faults(destroy_ignored={"count": 3})
+    world.apply_job("train")
+    world.await_reason("train", "Complete")
+
+    assert world.simulator.living() == []
+
+
+@pytest.mark.parametrize("fault", ["server_error", "html", "hang", "wrong_key"])
+def test_a_market_that_does_not_answer_is_waited_for(world: World, fault: str) -> None:
+    """500, a web page, silence or a refused key: nothing is rented, no job fails, it heals."""
+    world.simulator.faults(**{fault: {"count": -1}})
+    eventually("the operator is not ready", lambda: world.operator.probe("readyz")[0] == 503)
+    world.apply_job("train")
+    reason = "CredentialsRejected" if fault == "wrong_key" else "ProviderUnavailable"
+    world.await_reason("train", reason)
+    assert world.simulator.ledger() == []
+    world.simulator.faults()
+    world.await_reason("train", "Complete")
+
+
+@pytest.mark.parametrize("fault", ["server_error", "wrong_key"])
+def test_nothing_is_taken_for_gone_while_the_provider_fails(world: World, fault: str) -> None:
+    """A running job survives a provider that answers every question wrongly."""
+    world.apply_job("train", command=["sh", "-c", "sleep 6"])
+    world.await_reason("train", "Running")
+    world.simulator.faults(**{fault: {"count": -1}})
+    eventually("the operator is not ready", lambda: world.operator.probe("readyz")[0] == 503)
+    (lease,) = world.simulator.living()
+    # A pass over the job and a few failed listings later it is still the same machine.
+    eventually(
+        "more failed listings",
+        lambda: sum(one["status"] >= 404 for one in world.simulator.requests()) > 5,
+    )
+    assert [one["id"] for one in world.simulator.living()] == [lease["id"]]
+    world.simulator.faults()
+    job = world.await_reason("train", "Complete")
+
+    assert len(world.simulator.of(job)) == 1
+
+
+def test_an_operator_that_is_killed_while_it_rents_goes_on(world: World) -> None:
+    """The answer is lost, the process is killed: its successor adopts the one machine."""
+    world.simulator.faults(rent_answer_lost={"count": 1})
+    world.apply_job("train")
+    eventually("the machine is rented", world.simulator.ledger)
+    world.operator.kill()
+    world.operator.start()
+    job = world.await_reason("train", "Complete")
+
+    assert len(world.simulator.of(job)) == 1
+    assert world.simulator.rents() == 1
+    assert world.simulator.living() == []
+
+
+def test_an_operator_that_is_killed_while_a_job_runs_goes_on(world: World) -> None:
+    """The workload runs through; its output is complete, its machine is given back."""
+    world.apply_job("train", command=["sh", "-c", "echo one; sleep 6; echo two"])
+    world.await_reason("train", "Running")
+    world.operator.kill()
+    world.operator.start()
+    job = world.await_reason("train", "Complete")
+
+    assert len(world.simulator.of(job)) == 1
+    log = world.pods.log("train-0-1-driver")
+    assert (log.count("one\n"), log.count("two\n")) == (1, 1)
+
+
+def test_an_api_server_that_restarts_while_a_job_runs_loses_nothing(world: World) -> None:
+    """The same machine finishes the job."""
+    world.apply_job("train", command=["sh", "-c", "sleep 6"])
+    world.await_reason("train", "Running")
+    world.plane.kill_apiserver()
+    world.plane.start_apiserver()
+    if not world.operator.runs:
+        # A watch that broke for good ends the process; a Deployment starts it again.
+        world.operator.start()
+    job = world.await_reason("train", "Complete")
+
+    assert len(world.simulator.of(job)) == 1
+    assert world.simulator.living() == []
+
+
+def test_a_deleted_driver_pod_is_replaced_and_the_machine_kept(world: World) -> None:
+    """The next driver takes up the running workload; nothing runs twice."""
+    world.apply_job("train", command=["sh", "-c", "echo start; sleep 8; echo end"])
+    world.await_reason("train", "Running")
+    pod = ("pod", "train-0-1-driver", "-n", world.namespace)
+    world.kubectl("delete", *pod, "--grace-period=0", "--force")
+    job = world.await_reason("train", "Complete")
+
+    assert len(world.simulator.of(job)) == 1
+    assert job["status"]["attempt"] == 1
+    assert "end\n" in world.pods.log("train-0-1-driver")
+
+
+def test_a_force_deleted_node_is_searched_and_charged_in_full(world: World) -> None:
+    """Its machine is destroyed, its reservation counts as spent, and the job goes on."""
+    world.apply_job("train", command=["sh", "-c", "sleep 30"], cost={"ceiling": "2.00"})
+    world.await_reason("train", "Running")
+    node = ("gpunode", "train-0-1", "-n", world.namespace)
+    world.kubectl("patch", *node, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+    world.kubectl("delete", *node, "--wait=false")
+
+    def vanished() -> bool:
+        attempts = world.job("train").get("status", {}).get("attempts", [])
+        return bool(attempts) and attempts[0]["reason"] == "NodeVanished"
+
+    eventually("the attempt is over", vanished)
+    assert world.job("train")["status"]["cost"]["spentUSD"] == "2.000000"
+    assert world.simulator.living() == []
+
+
+def test_the_sweep_destroys_what_nobody_owns_and_nothing_else(world: World) -> None:
+    """A machine under this cluster's mark without a node goes; another's stays."""
+    kube_system = world.kubectl.get("namespace", "kube-system", "default") or {}
+    cluster = kube_system["metadata"]["uid"]
+    orphan = world.simulator.rent_by_hand(f"{cluster}/no-such-node/no-such-job")
+    stranger = world.simulator.rent_by_hand("another-cluster/node/job")
+    unmarked = world.simulator.rent_by_hand("somebody's own")
+
+    eventually(
+        "the orphan is gone",
+        lambda: orphan not in [one["id"] for one in world.simulator.living()],
+    )
+    assert [one["id"] for one in world.simulator.living()] == [stranger, unmarked]

@@ -1,0 +1,143 @@
+"""Whole lives of GpuJobs: real API server, real operator, real simulator, real SSH."""
+
+import json
+from decimal import Decimal
+
+from tests.integration.conftest import World
+from tests.integration.parts import KEY, LAG_CAP_SECONDS, eventually
+
+
+def test_a_job_runs_and_is_paid_and_leaves_nothing(world: World) -> None:
+    """One machine, its output delivered, its cost bounded by the ledger, everything released."""
+    world.apply_job("train")
+    job = world.await_reason("train", "Complete")
+    (lease,) = world.simulator.of(job)
+    ours, ledger = Decimal(job["status"]["cost"]["finalUSD"]), Decimal(lease["total_usd"])
+    slack = Decimal(lease["usd_per_hour"]) * LAG_CAP_SECONDS / 3600
+
+    assert ledger <= ours <= ledger + slack
+    assert lease["state"] == "destroyed"
+    log = world.pods.log("train-0-1-driver")
+    assert "hello\n" in log
+    assert "bye\n" in log
+    assert world.condition("train", "Complete")["status"] == "True"
+
+
+def test_a_deleted_job_takes_its_machine_with_it(world: World) -> None:
+    """Deletion ends only when the machine is gone; then nothing of it is left."""
+    world.apply_job("long", command=["sleep", "600"])
+    world.await_reason("long", "Running")
+    world.kubectl("delete", "gpujob", "long", "-n", world.namespace, "--timeout=60s")
+
+    assert world.simulator.living() == []
+    left = ("gpunodes,pods,secrets", "-n", world.namespace)
+    eventually("its objects are collected", lambda: not world.kubectl.items(*left))
+
+
+def test_suspension_gives_the_machine_back_and_resuming_takes_another(world: World) -> None:
+    """A suspended job costs nothing; a resumed one starts anew and counts to no limit."""
+    world.apply_job("nap", command=["sh", "-c", "sleep 4"], maxRents=1)
+    world.await_reason("nap", "Running")
+    suspend = ("patch", "gpujob", "nap", "-n", world.namespace, "--type=merge", "-p")
+    world.kubectl(*suspend, '{"spec":{"suspend":true}}')
+    world.await_reason("nap", "Suspended")
+    assert world.simulator.living() == []
+    world.kubectl(*suspend, '{"spec":{"suspend":false}}')
+    job = world.await_reason("nap", "Complete")
+
+    assert len(world.simulator.of(job)) == 2
+
+
+def test_a_failing_workload_is_tried_again_and_then_failed(world: World) -> None:
+    """backoffLimit 1: two attempts, two charges, exit code kept."""
+    world.apply_job("wrong", command=["sh", "-c", "exit 3"], backoffLimit=1)
+    job = world.await_reason("wrong", "BackoffLimitExceeded")
+
+    assert [one["exitCode"] for one in job["status"]["attempts"]] == [3, 3]
+    assert len(world.simulator.of(job)) == 2
+    assert world.simulator.living() == []
+
+
+def test_a_deadline_stops_the_workload(world: World) -> None:
+    """Two seconds are two seconds and a few passes, not more."""
+    world.apply_job("late", command=["sleep", "600"], activeDeadlineSeconds=2)
+    job = world.await_reason("late", "DeadlineExceeded")
+
+    assert 2 <= job["status"]["runSeconds"] < 2 + LAG_CAP_SECONDS
+    assert world.condition("late", "Stalled")["status"] == "True"
+    assert world.simulator.living() == []
+
+
+def test_a_ceiling_that_is_too_low_rents_nothing(world: World) -> None:
+    """The numbers are in the condition; raising the ceiling to what it names admits."""
+    world.apply_job("poor", cost={"ceiling": "0.001"})
+    world.await_reason("poor", "CeilingExceeded")
+    admitted = world.condition("poor", "Admitted")
+    assert admitted["status"] == "False"
+    assert world.simulator.rents() == 0
+    named = admitted["message"].partition("a ceiling of $")[2].partition(" ")[0]
+    patch = json.dumps({"spec": {"cost": {"ceiling": f"{Decimal(named) + Decimal('0.1')}"}}})
+    target = ("gpujob", "poor", "-n", world.namespace)
+    world.kubectl("patch", *target, "--type=merge", "-p", patch)
+    world.await_reason("poor", "Complete")
+
+
+def test_without_a_deadline_too_little_is_known(world: World) -> None:
+    """InsufficientHistory, and nothing rented."""
+    world.apply_job("open", activeDeadlineSeconds=None)
+    world.await_reason("open", "InsufficientHistory")
+
+    assert world.simulator.rents() == 0
+
+
+def test_no_matching_offer_rents_nothing(world: World) -> None:
+    """A GPU that nobody offers is waited for."""
+    world.apply_job("dream", gpu={"models": ["RTX 9090"]})
+    world.await_reason("dream", "NoMatchingOffer")
+
+    assert world.simulator.rents() == 0
+
+
+def test_the_environment_arrives_as_it_was_written(world: World) -> None:
+    """Quotes, newlines, dollars and other scripts reach the workload unchanged."""
+    value = 'it\'s "quoted" $HOME $(HOME) `x` \\ \n zwei Zeilen: ä'
+    text = "import os; print('value:', ascii(os.environ['WEIRD']))"
+    world.apply_job("env", command=["python3", "-c", text], env=[{"name": "WEIRD", "value": value}])
+    world.await_reason("env", "Complete")
+
+    assert f"value: {value!a}" in world.pods.log("env-0-1-driver")
+
+
+def test_the_token_is_in_no_log_and_no_object(world: World) -> None:
+    """A recognisable token is found nowhere after a whole life."""
+    world.apply_job("train")
+    world.await_reason("train", "Complete")
+    objects = world.kubectl("get", "gpujobs,gpunodes,pods,events", "-A", "-o", "json")
+
+    assert KEY not in world.operator.log
+    assert KEY not in objects
+    assert KEY not in world.pods.log("train-0-1-driver")
+
+
+def test_events_tell_the_story(world: World) -> None:
+    """kubectl describe shows each step once."""
+    world.apply_job("train")
+    world.await_reason("train", "Complete")
+
+    def reasons() -> set[str]:
+        events = world.kubectl.items("events", "-n", world.namespace)
+        return {one["reason"] for one in events if one["involvedObject"]["name"] == "train"}
+
+    wanted = {"Admitted", "Running", "Complete"}
+    eventually("the events", lambda: wanted <= reasons())
+
+
+def test_it_stops_in_good_order(world: World) -> None:
+    """SIGTERM ends the operator with status 0, and the job's machine is left to the next one."""
+    world.apply_job("long", command=["sh", "-c", "sleep 5"])
+    world.await_reason("long", "Running")
+
+    assert world.operator.stop() == 0
+    world.operator.start()
+    job = world.await_reason("long", "Complete")
+    assert len(world.simulator.of(job)) == 1
