@@ -1,0 +1,434 @@
+"""A world in one process and in virtual time: a model API server, the market model, drivers.
+
+The operator's own code runs in it unchanged: core, reconcile, queue, market watch, sweep. One seed
+is one schedule. The models are small on purpose: what they leave out, the integration tests have.
+"""
+
+import asyncio
+import copy
+import random
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from gpujob.adapters.errors import (
+    ClusterUnavailable,
+    Conflict,
+    ObjectGone,
+    ProviderUnavailable,
+    RentRefused,
+    RentUnclear,
+    RentWithheld,
+)
+from gpujob.adapters.kube import Body, KubeClient
+from gpujob.adapters.vast import RentLine, VastClient
+from gpujob.adapters.vast_wire import lease_from, offer_from
+from gpujob.api.gpujob import GpuJob, GpuJobSpec
+from gpujob.api.gpunode import GpuNode
+from gpujob.api.meta import FINALIZER
+from gpujob.api.transport import DriverReport, Instruction, Outcome, WorkloadPhase
+from gpujob.core.assignment import assignment
+from gpujob.core.market import Listing, Mark, Quotes
+from gpujob.core.observation import Heard
+from gpujob.core.plan import Rent
+from vastsim.market import Ask, Lease, Market, RefusedError
+from vastsim.wire import Endpoint, instance_row, offer_row
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+ACCOUNT = 4711
+HOST_KEY = "ssh-ed25519 " + "K" * 68
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """A loop whose time jumps to the next timer whenever nothing is ready."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._virtual = 0.0
+
+    def time(self) -> float:
+        return self._virtual
+
+    def _run_once(self) -> None:
+        if not self._ready and self._scheduled:  # type: ignore[attr-defined]
+            self._virtual = max(self._virtual, self._scheduled[0]._when)  # type: ignore[attr-defined]
+        super()._run_once()  # type: ignore[misc]
+
+
+class VirtualClock:
+    """The operator's clocks, from the loop."""
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self.monotonic())
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+class Chance:
+    """Everything that is left to chance, from one seed; it ends when the world heals."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self.healed = False
+        # Each schedule has its own temper: some are calm, some fail everywhere.
+        self.level = self._random.choice((0.0, 0.02, 0.1, 0.3))
+        self.list_lag = self._random.choice((0.0, 5.0, 50.0))
+
+    def strikes(self, share: float = 1.0) -> bool:
+        """Whether a fault happens here; `share` makes it rarer or more frequent."""
+        return not self.healed and self._random.random() < self.level * share
+
+    def between(self, low: float, high: float) -> float:
+        return self._random.uniform(low, high)
+
+    def choice(self, *options: Any) -> Any:
+        return self._random.choice(options)
+
+    async def pause(self) -> None:
+        """Lets time pass at an await, so that schedules differ."""
+        await asyncio.sleep(self._random.choice((0.001, 0.01, 0.1, 1.0)))
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+class ModelKube(KubeClient):
+    """Objects with versions, a status of its own, finalizers and uids."""
+
+    def __init__(self, chance: Chance) -> None:
+        self.objects: dict[tuple[str, str, str], Body] = {}
+        self.on_write: list[Any] = []
+        self._chance = chance
+        self._version = 0
+        self._uids = 0
+
+    async def close(self) -> None:
+        return
+
+    async def get(self, kind: str, namespace: str, name: str) -> Body:
+        await self._unreliable()
+        key = (kind, namespace, name)
+        if key not in self.objects:
+            raise ObjectGone(name)
+        return copy.deepcopy(self.objects[key])
+
+    async def list_all(self, kind: str, selector: str = "") -> list[Body]:
+        await self._unreliable()
+        return [copy.deepcopy(body) for (held, *_), body in self.objects.items() if held == kind]
+
+    async def create(self, kind: str, namespace: str, body: Body) -> Body:
+        await self._unreliable()
+        if kind in ("Event", "Secret"):
+            return body
+        key = (kind, namespace, body["metadata"]["name"])
+        if key in self.objects:
+            raise Conflict(key[2])
+        self._uids += 1
+        stored = copy.deepcopy(body)
+        stored["metadata"] |= {
+            "namespace": namespace,
+            "uid": f"{self._uids:08x}-0000-4000-8000-000000000000",
+            "generation": 1,
+            "creationTimestamp": _wire(VirtualClock().now()),
+        }
+        self._put(key, stored)
+        await self._answer_lost()
+        return copy.deepcopy(stored)
+
+    async def write_status(self, kind: str, stored: Mapping[str, Any], status: Body) -> Body:
+        await self._unreliable()
+        body = self._current(kind, stored)
+        body["status"] = copy.deepcopy(status)
+        self._put((kind, body["metadata"]["namespace"], body["metadata"]["name"]), body)
+        await self._answer_lost()
+        return copy.deepcopy(body)
+
+    async def set_finalizers(
+        self, kind: str, stored: Mapping[str, Any], finalizers: list[str]
+    ) -> Body:
+        await self._unreliable()
+        body = self._current(kind, stored)
+        body["metadata"]["finalizers"] = list(finalizers)
+        self._put((kind, body["metadata"]["namespace"], body["metadata"]["name"]), body)
+        return copy.deepcopy(body)
+
+    async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+        await self._unreliable()
+        self.delete_now(kind, namespace, name, uid)
+
+    # --- What users and the rest of a cluster do, at once and without fail -------------------
+
+    def delete_now(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+        key = (kind, namespace, name)
+        body = self.objects.get(key)
+        if body is None or (uid is not None and body["metadata"]["uid"] != uid):
+            return
+        body = copy.deepcopy(body)
+        body["metadata"].setdefault("deletionTimestamp", _wire(VirtualClock().now()))
+        self._put(key, body)
+
+    def change(self, kind: str, namespace: str, name: str, **spec: Any) -> None:
+        body = copy.deepcopy(self.objects[kind, namespace, name])
+        body["spec"] |= spec
+        body["metadata"]["generation"] += 1
+        self._put((kind, namespace, name), body)
+
+    def set_status(self, kind: str, namespace: str, name: str, status: Body) -> None:
+        body = copy.deepcopy(self.objects[kind, namespace, name])
+        body["status"] = status
+        self._put((kind, namespace, name), body)
+
+    def of_kind(self, kind: str) -> list[Body]:
+        return [body for (held, *_), body in self.objects.items() if held == kind]
+
+    def by_uid(self, uid: str) -> Body | None:
+        return next((b for b in self.objects.values() if b["metadata"]["uid"] == uid), None)
+
+    def _current(self, kind: str, stored: Mapping[str, Any]) -> Body:
+        meta = stored["metadata"]
+        held = self.objects.get((kind, meta["namespace"], meta["name"]))
+        if held is None:
+            raise ObjectGone(meta["name"])
+        same = ("uid", "resourceVersion")
+        if any(held["metadata"][field] != meta[field] for field in same):
+            raise Conflict(meta["name"])
+        return copy.deepcopy(held)
+
+    def _put(self, key: tuple[str, str, str], body: Body) -> None:
+        self._version += 1
+        body["metadata"]["resourceVersion"] = str(self._version)
+        meta = body["metadata"]
+        before = self.objects.get(key)
+        gone = "deletionTimestamp" in meta and not meta.get("finalizers")
+        if gone:
+            self.objects.pop(key, None)
+            self._collect(meta["uid"])
+        else:
+            self.objects[key] = body
+        for told in self.on_write:
+            told(key[0], body, gone, before)
+
+    def _collect(self, owner: str) -> None:
+        """Garbage collection by owner, at once."""
+        for (kind, namespace, name), body in list(self.objects.items()):
+            owners = body["metadata"].get("ownerReferences", [])
+            if any(one["uid"] == owner for one in owners):
+                self.delete_now(kind, namespace, name)
+
+    async def _unreliable(self) -> None:
+        await self._chance.pause()
+        if self._chance.strikes(0.3):
+            raise ClusterUnavailable("503")
+
+    async def _answer_lost(self) -> None:
+        if self._chance.strikes(0.2):
+            raise ClusterUnavailable("the answer was lost")
+
+
+class ModelVast(VastClient):
+    """The provider's calls over the market model, with its lies."""
+
+    def __init__(self, market: Market, kube: ModelKube, chance: Chance) -> None:
+        self.market = market
+        self.sent: list[str] = []
+        """Marks of all rent requests, in the order of their arrival."""
+        self._kube = kube
+        self._chance = chance
+        self._time = VirtualClock()
+
+    async def close(self) -> None:
+        return
+
+    def now(self) -> float:
+        return (START + timedelta(seconds=self._time.monotonic())).timestamp()
+
+    def advance(self) -> None:
+        """Boots what is due and loses the hosts that die."""
+        for lease in self.market.due(self.now()):
+            self.market.enter(lease.number, "running", self.now())
+            if self._chance.strikes(0.5):
+                dies_at = self.now() + self._chance.between(1, 300)
+                self.market.change(lease.number, dies_at=dies_at)
+        for lease in self.market.dying(self.now()):
+            self.market.enter(lease.number, "offline", self.now())
+
+    async def search(self, spec: GpuJobSpec) -> Quotes:
+        await self._unreliable()
+        now = self.now()
+        rows = (offer_row(number, facts, now) for number, facts in self.market.offers.items())
+        offers = tuple(offer_from(row) for row in rows)
+        return Quotes(
+            offers=offers, unreadable=0, fetched_at=self._time.now(), clock_skew_seconds=0.0
+        )
+
+    async def list_leases(self) -> Listing:
+        requested_at = self._time.monotonic()
+        await self._unreliable()
+        self.advance()
+        now = self.now()
+        rows = [instance_row(lease, Endpoint("h", 22), now) for lease in self.market.listed(now)]
+        listing = Listing(
+            requested_at=requested_at,
+            answered_at=self._time.monotonic(),
+            provider_time=self._time.now(),
+            account_id=ACCOUNT,
+            leases=tuple(lease_from(row) for row in rows),
+        )
+        await self._chance.pause()
+        return listing
+
+    async def account_id(self) -> int:
+        return ACCOUNT
+
+    async def read_log(self, instance_id: int) -> str | None:
+        await self._unreliable()
+        lease = self.market.leases[instance_id]
+        nonce = re.search(r"gpujob-host-key ([0-9a-f]+)", lease.ask.onstart or "")
+        if lease.state != "running" or nonce is None:
+            return None
+        return f"noise\ngpujob-host-key {nonce[1]} {HOST_KEY} {nonce[1]}\n"
+
+    async def destroy(self, instance_id: int) -> None:
+        await self._unreliable()
+        if not self._chance.strikes():
+            self.market.enter(instance_id, "destroyed", self.now())
+        if self._chance.strikes():
+            raise ProviderUnavailable("the answer was lost")
+
+    @asynccontextmanager
+    async def rent_line(self) -> AsyncIterator[RentLine]:
+        await self._unreliable()
+        yield ModelLine(self, self._kube, self._chance)
+
+    def rent(self, request: Rent) -> Lease:
+        """Rents; the invariants of a rent are checked here, where money begins to flow."""
+        self.sent.append(request.mark)
+        if self.sent.count(request.mark) > 1:
+            raise Broken(f"rented twice under {request.mark}")
+        mark = Mark.parse(request.mark)
+        assert mark is not None, "every request is marked"
+        node = self._kube.by_uid(mark.node_uid)
+        if node is not None:
+            if "rent" not in node.get("status", {}):
+                raise Broken("a rent without a stored marker")
+            if FINALIZER not in node["metadata"]["finalizers"]:
+                raise Broken("a rent for a node that may go at any moment")
+        ask = Ask(
+            image=request.image,
+            disk_gb=request.disk_gb,
+            label=request.mark,
+            env={"GPUJOB_MARK": request.mark},
+            onstart=request.start_script,
+            runtype="ssh_direc ssh_proxy",
+        )
+        never = 10.0**9
+        boot = never if self._chance.strikes(0.3) else self._chance.between(5, 200)
+        return self.market.rent(request.offer_id, ask, self.now(), boot_seconds=boot)
+
+    async def _unreliable(self) -> None:
+        await self._chance.pause()
+        if self._chance.strikes():
+            raise ProviderUnavailable("html")
+
+
+class ModelLine(RentLine):
+    """One rent request, with everything that can become of it."""
+
+    def __init__(self, vast: ModelVast, kube: ModelKube, chance: Chance) -> None:
+        self._vast = vast
+        self._chance = chance
+        self.account_id = ACCOUNT
+
+    async def send(self, request: Rent, timeout_seconds: float) -> int:
+        if VirtualClock().now() > request.not_after:
+            raise RentWithheld("too late")
+        await self._chance.pause()
+        if self._chance.strikes():
+            # Read and thrown away: nothing is rented, no answer comes.
+            await asyncio.sleep(timeout_seconds)
+            raise RentUnclear("timeout")
+        try:
+            lease = self._vast.rent(request)
+        except RefusedError as error:
+            raise RentRefused(str(error)) from None
+        await self._chance.pause()
+        if self._chance.strikes():
+            await asyncio.sleep(timeout_seconds)
+            raise RentUnclear("timeout")
+        return lease.number
+
+
+class ModelDrivers:
+    """Driver pods that start, report, run their workload, and end by the assignment."""
+
+    def __init__(
+        self, kube: ModelKube, vast: ModelVast, chance: Chance, run_seconds: float, exit_code: int
+    ) -> None:
+        self._kube = kube
+        self._vast = vast
+        self._chance = chance
+        self._run_seconds = run_seconds
+        self._exit_code = exit_code
+        self._started: dict[int, float] = {}
+        """When the workload began, by instance: it goes on whatever becomes of its driver."""
+        self.heard: dict[str, Heard] = {}
+
+    def step(self) -> None:
+        """Every driver reports once."""
+        for pod in self._kube.of_kind("Pod"):
+            meta = pod["metadata"]
+            status = pod.get("status", {})
+            phase = status.get("phase", "Pending")
+            if phase == "Pending" and not self._chance.strikes():
+                self._kube.set_status(*_key(pod), {"phase": "Running"})
+            if phase != "Running":
+                continue
+            if self._chance.strikes(0.02):
+                self._kube.delete_now(*_key(pod))
+                continue
+            node_name = meta["labels"]["gpujob.dev/node"]
+            body = self._kube.objects.get(("GpuNode", meta["namespace"], node_name))
+            node = GpuNode.model_validate(body) if body else None
+            driver = node.status.driver if node else None
+            if node is None or driver is None or driver.pod_uid != meta["uid"]:
+                continue
+            job_body = self._kube.objects.get(("GpuJob", meta["namespace"], node.spec.job_ref.name))
+            job = GpuJob.model_validate(job_body) if job_body else None
+            self._report(pod, node, job)
+
+    def _report(self, pod: Body, node: GpuNode, job: GpuJob | None) -> None:
+        now = VirtualClock().monotonic()
+        todo = assignment(node, job)
+        if todo.instruction is Instruction.EXIT:
+            self._kube.set_status(*_key(pod), {"phase": "Succeeded"})
+            return
+        ran: float | None = None
+        outcome = None
+        lease_status = node.status.lease
+        lease = self._vast.market.leases.get(lease_status.instance_id) if lease_status else None
+        if todo.instruction is Instruction.RUN and lease is not None and lease.state == "running":
+            began = self._started.setdefault(lease.number, now)
+            ran = now - began
+            if ran >= self._run_seconds:
+                outcome = Outcome(exit_code=self._exit_code, run_seconds=self._run_seconds)
+        report = DriverReport(
+            node_uid=node.metadata.uid,
+            phase=WorkloadPhase.FINISHED if outcome else WorkloadPhase.RUNNING,
+            machine_contact_age_seconds=None if ran is None else 0.0,
+            run_seconds=ran,
+            outcome=outcome,
+        )
+        self.heard[node.metadata.uid] = Heard(report, pod["metadata"]["uid"], now)
+
+
+def _key(body: Body) -> tuple[str, str, str]:
+    meta = body["metadata"]
+    return "Pod", meta["namespace"], meta["name"]
+
+
+def _wire(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
