@@ -378,9 +378,11 @@ class Reconciler:
             self._remember(uid, host_key=found)
 
     async def _destroy(self, key: Key, uid: str, instance_ids: tuple[int, ...]) -> None:
-        memory = self._memories[uid]
-        if memory.destroy_sent_at is None:
-            self._remember(uid, destroy_sent_at=self._clock.monotonic())
+        now = self._clock.monotonic()
+        first = self._memories[uid].destroy_sent_at
+        self._remember(
+            uid, destroy_sent_at=now if first is None else first, destroy_repeated_at=now
+        )
         for number in instance_ids:
             log.info("destroy_requested", namespace=key.namespace, node=key.name, instance=number)
             try:

@@ -74,7 +74,9 @@ class WorkQueue:
             self._changed.clear()
             wait = self._timers[0][0] - loop.time() if self._timers else None
             try:
-                await asyncio.wait_for(self._changed.wait(), wait)
+                # Not `wait_for`, which may swallow a cancellation that comes with the event.
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
             except TimeoutError:
                 continue
         return None

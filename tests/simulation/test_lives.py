@@ -35,11 +35,11 @@ from vastsim.ledger import decimal
 from vastsim.market import Market, Timing
 from vastsim.offers import read_market
 
-SEEDS = 60
+SEEDS = 30
 CLUSTER = "cluster"
 NAMES = ("first", "second", "third")
 CEILING = "6.00"
-STORM_SECONDS = 3600.0
+STORM_SECONDS = 1500.0
 CALM_SECONDS = 8 * 3600.0
 """Once nothing fails any more, every job must be over within this time."""
 

@@ -120,13 +120,10 @@ def _giving_back(seen: NodeObservation) -> NodePlan | None:
         seconds = (world.now - status.end.at).total_seconds()
         learnt = (effects.RecordDestroy(seconds),) if was_leased else ()
         return _release(seen, _accrued(seen) if was_leased else 0, learnt)
-    targets = {lease.instance_id for lease in _listed(seen)}
-    lease = status.lease
-    if lease is None and targets:
+    if status.lease is None and (found := _listed(seen)):
         # It appears only now: it has to be charged, so it is recorded before it goes.
-        return _record_lease(seen, _listed(seen)[0])
-    if lease is not None and (seen.memory.destroy_sent_at is None or _latest_shows(seen)):
-        targets.add(lease.instance_id)
+        return _record_lease(seen, found[0])
+    targets = _to_destroy(seen)
     return Plan(
         status=_with_accrued(seen),
         reason=Reason.RELEASING,
@@ -134,6 +131,23 @@ def _giving_back(seen: NodeObservation) -> NodePlan | None:
         effects=(effects.Destroy(tuple(sorted(targets))),) if targets else (),
         requeue_seconds=world.limits.poll_seconds,
     )
+
+
+def _to_destroy(seen: NodeObservation) -> set[int]:
+    """What is to be destroyed now: the recorded machine first, then whatever is still listed.
+
+    Only a listing that was asked for after the last request says that another one is needed.
+    """
+    lease, last = seen.node.status.lease, seen.memory.destroy_repeated_at
+    if last is None:
+        return {row.instance_id for row in _listed(seen)} | (
+            {lease.instance_id} if lease else set()
+        )
+    if not seen.world.listings or seen.world.listings[-1].requested_at <= last:
+        return set()
+    shown = {row.instance_id for row in _listed(seen)}
+    own = _own_lease(seen)
+    return shown | ({own.instance_id} if own else set())
 
 
 def _proof_starts(seen: NodeObservation) -> float | None:
@@ -663,10 +677,6 @@ def _own_lease(seen: NodeObservation, back: int = 1) -> Lease | None:
         return None
     rows = listings[-back].leases
     return next((row for row in rows if row.instance_id == recorded.instance_id), None)
-
-
-def _latest_shows(seen: NodeObservation) -> bool:
-    return _own_lease(seen) is not None
 
 
 def _accrued(seen: NodeObservation) -> int:

@@ -110,7 +110,8 @@ class NodeMemory:
     rent: RentAccepted | RentRefused | RentUnanswered | None = None
     destroy_sent_at: float | None = None
     """Monotonic time of the first destroy request."""
-    destroy_sent_time: datetime | None = None
+    destroy_repeated_at: float | None = None
+    """Monotonic time of the latest one."""
     public_key: str | None = None
     host_key: str | None = None
     pod_missing_since: float | None = None

@@ -67,6 +67,8 @@ def seen_before(status: dict[str, Any], **memory: Any) -> NodeObservation:
     return node_observation(status, memory=NodeMemory(marker_seen_at=MONOTONIC - 900, **memory))
 
 
+SENT_LONG_AGO = NodeMemory(destroy_sent_at=MONOTONIC - 100, destroy_repeated_at=MONOTONIC - 100)
+
 TABLE = [
     # --- Before anything is rented
     ("the key comes first", node_observation(), Reason.AWAITING_DRIVER, ["CreateKey"]),
@@ -440,12 +442,20 @@ TABLE = [
     ),
     # --- Giving back
     (
-        "the machine is destroyed in every pass",
-        node_observation(
-            ended(running()), world=listed(), memory=NodeMemory(destroy_sent_at=MONOTONIC - 5)
-        ),
+        "a machine that is still listed is destroyed again",
+        node_observation(ended(running()), world=listed(), memory=SENT_LONG_AGO),
         Reason.RELEASING,
         ["Destroy"],
+    ),
+    (
+        "once for each listing that still shows it",
+        node_observation(
+            ended(running()),
+            world=listed(),
+            memory=NodeMemory(destroy_sent_at=MONOTONIC, destroy_repeated_at=MONOTONIC),
+        ),
+        Reason.RELEASING,
+        [],
     ),
     (
         "a recorded machine is destroyed even if no listing shows it",
@@ -458,7 +468,7 @@ TABLE = [
         node_observation(
             ended(running()),
             world=a_world(a_listing(a_lease(), ago=20), a_listing(ago=5)),
-            memory=NodeMemory(destroy_sent_at=MONOTONIC - 100),
+            memory=SENT_LONG_AGO,
         ),
         Reason.RELEASING,
         [],
@@ -468,7 +478,7 @@ TABLE = [
         node_observation(
             ended(running()),
             world=gone(30, 10),
-            memory=NodeMemory(destroy_sent_at=MONOTONIC - 59),
+            memory=NodeMemory(destroy_sent_at=MONOTONIC - 59, destroy_repeated_at=MONOTONIC - 59),
         ),
         Reason.RELEASING,
         [],
