@@ -5,8 +5,11 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -62,12 +65,25 @@ def _ports(text: str | None) -> range | None:
     return range(int(low), int(high) + 1)
 
 
+class _Server(uvicorn.Server):
+    """A server that ends well when it is told to, however early."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self) -> None:
+        """Asks it to end."""
+        self.should_exit = True
+
+
 async def _serve(
     options: argparse.Namespace, key: str, facts: tuple[Facts, ...], ports: range | None
 ) -> None:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((options.host, options.port))
+    listener.listen(512)
     port = listener.getsockname()[1]
     public_host = options.public_host or options.host
     public_url = (options.public_url or f"http://{public_host}:{port}").rstrip("/")
@@ -88,8 +104,11 @@ async def _serve(
         http="h11",
         timeout_graceful_shutdown=2,
     )
+    server = _Server(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, server.stop)
     print(json.dumps({"url": public_url, "port": port, "ssh_host": public_host}), flush=True)
-    await uvicorn.Server(config).serve(sockets=[listener])
+    await server.serve(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ SIGNALS = {number.value: number.name.removeprefix("SIG") for number in signal.Si
 def main() -> None:
     """Becomes a machine until it is killed."""
     libc = ctypes.CDLL(None, use_errno=True)
-    for option, value in ((PR_SET_CHILD_SUBREAPER, 1), (PR_SET_PDEATHSIG, signal.SIGKILL)):
+    for option, value in ((PR_SET_CHILD_SUBREAPER, 1), (PR_SET_PDEATHSIG, signal.SIGTERM)):
         if libc.prctl(option, int(value), 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl")
     told = json.loads(sys.stdin.readline())
@@ -66,6 +66,8 @@ class _Machine:
             login_timeout=20,
         )
         print(json.dumps({"port": listener.get_port()}), flush=True)
+        # The simulator is gone: nothing that runs here may outlive it.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _end_everything)
         start = asyncio.create_task(self._start())
         while True:
             await asyncio.sleep(1)
@@ -155,6 +157,21 @@ class _Login(asyncssh.SSHServer):
         shown = key.export_public_key("openssh").split()[:2]
         lines = self._keys.read_bytes().splitlines()
         return any(line.split()[:2] == shown for line in lines)
+
+
+def _end_everything() -> None:
+    """Kills whatever runs on this machine, whoever started it, and then the machine."""
+    while children := [
+        int(child)
+        for task in Path("/proc/self/task").glob("*/children")
+        for child in task.read_text().split()
+    ]:
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, 0)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _reap_orphans() -> None:

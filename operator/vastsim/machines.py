@@ -98,11 +98,13 @@ class Machines:
 
     async def end(self, number: int) -> None:
         """Kills everything that runs on a machine, and removes its files."""
-        running = self._running.pop(number, None)
+        running = self._running.get(number)
         if running is None:
             return
         await asyncio.to_thread(_kill_tree, running.process.pid, number)
         await running.process.wait()
+        # Forgotten only once it is dead.
+        self._running.pop(number, None)
         shutil.rmtree(running.folder, ignore_errors=True)
 
     async def end_all(self) -> None:
@@ -124,6 +126,9 @@ class Machines:
 def _kill_tree(root: int, number: int) -> None:
     """Kills the machine last: until then whatever loses its parent comes back to it."""
     deadline = time.monotonic() + KILL_SECONDS
+    # Stopped first: its SSH server would go on starting things meanwhile.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(root, signal.SIGSTOP)
     while (below := {*_descendants(root), *_marked(number)} - {root}) and _living(below):
         # Stopped first, so that nothing forks away while its neighbours are killed.
         for sent in (signal.SIGSTOP, signal.SIGKILL):

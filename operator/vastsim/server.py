@@ -6,6 +6,7 @@ The controls need no key: they are not the provider's, and whoever runs the simu
 import asyncio
 import base64
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -74,7 +75,11 @@ class State:
         """Starts what is due and loses what dies."""
         async with self.changing:
             for lease in self.market.due(self.now()):
-                await self._start(lease)
+                try:
+                    await self._start(lease)
+                except (RuntimeError, OSError) as error:
+                    # It stays loading and is tried again; the others must not wait for it.
+                    log.warning("machine %s does not start: %s", lease.number, error)
             for lease in self.market.dying(self.now()):
                 await self.lose(lease.number)
 
@@ -136,6 +141,9 @@ def simulator(state: State) -> Asgi:
         return JSONResponse(error.body, error.status)
 
     return _Outermost(app, state)
+
+
+log = logging.getLogger("vastsim")
 
 
 async def _tick(state: State) -> None:
@@ -233,7 +241,7 @@ def _provider_routes(app: FastAPI, state: State) -> None:
 
     def found(query: Mapping[str, Any]) -> JSONResponse:
         now = state.now()
-        disk = float(query.get("allocated_storage") or QUERY_DISK_GB)
+        disk = _number(query.get("allocated_storage") or QUERY_DISK_GB)
         rows = [offer_row(*item, now, disk) for item in state.market.offers.items()]
         return JSONResponse({"offers": search(rows, query, state.search_cap)})
 
@@ -282,7 +290,7 @@ def _provider_routes(app: FastAPI, state: State) -> None:
     async def request_logs(number: int, request: Request) -> JSONResponse:
         _own(request, state, number)
         body = await _body(request)
-        lines = state.machines.log(number).splitlines()[-int(body.get("tail") or 1000) :]
+        lines = state.machines.log(number).splitlines()[-_integer(body.get("tail") or 1000) :]
         name = secrets.token_hex(16)
         state.logs[name] = (time.monotonic() + LOG_APPEARS_SECONDS, "\n".join(lines) + "\n")
         url = f"{state.public_url}/storage/logs/{name}"
@@ -313,14 +321,16 @@ def _provider_routes(app: FastAPI, state: State) -> None:
             state.market.change(number, label=body["label"])
         match body.get("state"):
             case "stopped":
-                await state.machines.end(number)
-                state.market.enter(number, "stopped", state.now())
-            case "running" if lease.state == "stopped":
-                state.market.enter(number, "loading", state.now())
-            case None | "running":
+                async with state.changing:
+                    await state.machines.end(number)
+                    state.market.enter(number, "stopped", state.now())
+            case None:
+                pass
+            case "running" if lease.state != "stopped":
                 pass
             case other:
-                raise RefusedError(400, "invalid_args", f"no such state: {other}")
+                # A stopped machine's disk is not kept here, so that it can not be started again.
+                raise RefusedError(400, "invalid_args", f"not simulated: state {other}")
         return JSONResponse({"success": True})
 
     @route("DELETE", "/instances/{number}")
@@ -408,7 +418,7 @@ def _create(state: State, offer: int, body: Mapping[str, Any]) -> JSONResponse:
         offer,
         Ask(
             image=image,
-            disk_gb=float(body.get("disk") or 10),
+            disk_gb=_number(body.get("disk") or 10),
             label=body.get("label"),
             env={str(k): str(v) for k, v in env.items()} if isinstance(env, Mapping) else {},
             onstart=str(onstart) if onstart is not None else None,
@@ -432,7 +442,7 @@ def _rows(state: State) -> list[dict[str, Any]]:
 def _page(state: State, query: Mapping[str, str]) -> JSONResponse:
     """The paged listing (provider facts, v1 list semantics)."""
     filters = _json_value(query.get("select_filters") or "{}")
-    limit = int(_json_value(query.get("limit") or str(PAGE_MAX)))
+    limit = _integer(_json_value(query.get("limit") or str(PAGE_MAX)))
     limit = 5 if limit <= 0 else min(limit, PAGE_MAX)
     rows = _rows(state)
     for name, wanted in filters.items():
@@ -443,15 +453,17 @@ def _page(state: State, query: Mapping[str, str]) -> JSONResponse:
                 raise RefusedError(400, "invalid_request", f"no operation {operation}")
             rows = [row for row in rows if OPERATIONS[operation](row[name], value)]
     order = _json_value(query.get("order_by") or '[{"col":"id","dir":"asc"}]')
-    down = any(item.get("col") == "id" and item.get("dir") == "desc" for item in order)
+    if not isinstance(order, list) or any(item.get("col") != "id" for item in order):
+        raise RefusedError(400, "invalid_request", "not simulated: an order other than by id")
+    down = any(item.get("dir") == "desc" for item in order)
     rows.sort(key=lambda row: row["id"], reverse=down)
-    total = len(rows)
+    matching, total = rows, len(rows)
     if token := query.get("after_token"):
         last = _last_of(token)
         rows = [row for row in rows if (row["id"] < last if down else row["id"] > last)]
     page, rest = rows[:limit], rows[limit:]
     labels: dict[str, int] = {}
-    for row in page:
+    for row in matching:
         labels[row["label"] or ""] = labels.get(row["label"] or "", 0) + 1
     columns = _json_value(query.get("select_cols") or '["*"]')
     if "*" not in columns:
@@ -479,6 +491,20 @@ def _last_of(token: str) -> int:
         return int(json.loads(base64.b64decode(token, validate=True))["values"]["id"])
     except (ValueError, KeyError, TypeError):
         raise RefusedError(400, "invalid_token", "The token can not be read.") from None
+
+
+def _integer(value: Any) -> int:
+    return int(_number(value))
+
+
+def _number(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise RefusedError(400, "invalid_args", f"{value!r} is not a number") from None
+    if not abs(number) < 1e12:
+        raise RefusedError(400, "invalid_args", f"{value!r} is out of range")
+    return number
 
 
 def _json_value(text: str) -> Any:

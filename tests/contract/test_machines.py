@@ -1,0 +1,246 @@
+"""Rented machines really run, are reached over real SSH, and die with everything on them."""
+
+import asyncio
+import os
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import asyncssh
+import pytest
+from tests.contract.test_vast_client import CLOCK, SPEC, request
+from tests.integration.parts import KEY, Simulator, eventually
+
+from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineUnreachable
+from gpujob.adapters.ssh import Connection, connect
+from gpujob.adapters.vast import VastClient
+from gpujob.core.plan import Rent
+from gpujob.core.start_script import host_key_in_log, start_script
+
+NONCE = "ab" * 16
+
+
+def new_key(path: Path) -> str:
+    """Writes a private key and returns its public half."""
+    private = asyncssh.generate_private_key("ssh-ed25519")
+    path.touch(mode=0o600)
+    private.write_private_key(str(path))
+    return private.export_public_key("openssh").decode().strip()
+
+
+class Machine:
+    """One rented machine that has booted."""
+
+    def __init__(self, simulator: Simulator, vast: VastClient, folder: Path) -> None:
+        self.vast = vast
+        self.key = folder / "key"
+        self._simulator = simulator
+        self.number = 0
+        self.port = 0
+        self.host_key = ""
+
+    async def boot(self, *, money_seconds: int = 10_000, stale_seconds: int = 10_000) -> None:
+        """Rents it, waits for it, and reads its host key from the provider's log."""
+        public = new_key(self.key)
+        script = start_script(
+            ssh_public_key=public,
+            nonce=NONCE,
+            provider_url=self._simulator.url,
+            money_deadline_seconds=money_seconds,
+            heartbeat_stale_seconds=stale_seconds,
+        )
+        offer = (await self.vast.search(SPEC)).offers[0]
+        asked = request(offer.offer_id)
+        rent = Rent(**{**vars(asked), "start_script": script})
+        async with self.vast.rent_line() as line:
+            self.number = await line.send(rent, 10)
+        while not (found := await self._host_key()):
+            await asyncio.sleep(0.1)
+        self.host_key = found
+        (lease,) = (await self.vast.list_leases()).leases
+        assert lease.ssh_port is not None
+        self.port = lease.ssh_port
+
+    async def _host_key(self) -> str | None:
+        return host_key_in_log(await self.vast.read_log(self.number) or "", NONCE)
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Connection]:
+        """A connection to it."""
+        async with connect("127.0.0.1", self.port, "root", self.key, self.host_key) as connection:
+            yield connection
+
+    def processes(self) -> list[int]:
+        """Returns what runs on it, by the mark in each process's environment."""
+        mark = f"VASTSIM_MACHINE={self.number}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                if entry.name.isdecimal() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+        return found
+
+
+@pytest.fixture
+async def machine(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Machine]:
+    """A booted machine."""
+    vast = VastClient(simulator.url, KEY, SystemClock())
+    made = Machine(simulator, vast, tmp_path)
+    await made.boot()
+    yield made
+    await vast.close()
+
+
+async def test_commands_truly_run(machine: Machine) -> None:
+    """Output, input and exit status are those of a real shell in a home of its own."""
+    async with machine.connected() as connection:
+        said = await connection.run("cat; echo; echo $CONTAINER_ID; pwd", b"hello")
+        with pytest.raises(MachineUnreachable, match="ended with 7"):
+            await connection.run("exit 7")
+
+    first, number, home = said.decode().splitlines()
+    assert (first, int(number)) == ("hello", machine.number)
+    assert home.endswith(f"{machine.number}/root")
+
+
+async def test_another_host_key_is_not_accepted(machine: Machine) -> None:
+    """Never trust on first use."""
+    other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHCjEzNEDKQ3UTnQHzVz0CKCeTTnPIQRf2zOEIyqmtVr"
+    with pytest.raises(HostKeyMismatch):
+        async with connect("127.0.0.1", machine.port, "root", machine.key, other):
+            pass
+
+
+async def test_another_key_does_not_log_in(machine: Machine, tmp_path: Path) -> None:
+    """Only the node's own key opens its machine."""
+    key = tmp_path / "other"
+    new_key(key)
+    with pytest.raises(LoginRefused):
+        async with connect("127.0.0.1", machine.port, "root", key, machine.host_key):
+            pass
+
+
+async def test_it_dies_with_everything_on_it(machine: Machine) -> None:
+    """What was detached twice, and what starts during the destroy, is killed; the port closes."""
+    detach = "(setsid sh -c 'setsid sleep 1000 & sleep 1000' >/dev/null 2>&1 &) ; true"
+    async with machine.connected() as connection:
+        await connection.run(detach)
+        assert len(machine.processes()) > 3
+        racing = [asyncio.create_task(connection.run(detach)) for _ in range(20)]
+        await machine.vast.destroy(machine.number)
+        await asyncio.gather(*racing, return_exceptions=True)
+
+    assert machine.processes() == []
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", machine.port)) != 0
+
+
+async def test_a_killed_simulator_leaves_no_process(tmp_path: Path) -> None:
+    """Its machines end with it, with what was detached on them."""
+    simulator = Simulator(tmp_path)
+    simulator.start()
+    vast = VastClient(simulator.url, KEY, CLOCK)
+    machine = Machine(simulator, vast, tmp_path)
+    await machine.boot()
+    async with machine.connected() as connection:
+        await connection.run("setsid sleep 1000 >/dev/null 2>&1 &")
+    assert simulator._process is not None
+    simulator._process.kill()
+    await vast.close()
+
+    await asyncio.to_thread(eventually, "nothing runs", lambda: not machine.processes())
+
+
+async def test_the_account_key_is_on_no_machine(machine: Machine) -> None:
+    """Not in any environment, command line or file of it."""
+    async with machine.connected() as connection:
+        said = await connection.run("env; cat /proc/self/environ; grep -r canary $HOME/.. || true")
+    for pid in machine.processes():
+        assert KEY.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+        assert KEY.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+    assert KEY.encode() not in said
+
+
+@pytest.mark.parametrize("tool", ["curl", "python3", "wget", "perl"])
+@pytest.mark.parametrize("why", ["money deadline", "no heartbeat"])
+def test_the_watchdog_destroys_its_machine(
+    simulator: Simulator, tmp_path: Path, tool: str, why: str
+) -> None:
+    """By each tool alone, from the start script, without operator or cluster."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    needed = ["sh", "cat", "mkdir", "chmod", "date", "sleep", "grep", "touch", "setsid", tool]
+    for name in needed:
+        found = next(
+            (path for folder in ("/usr/bin", "/bin") if (path := Path(folder, name)).exists()), None
+        )
+        if found is None:
+            pytest.skip(f"{name} is not on this machine")
+        (tools / name).symlink_to(found)
+    number = simulator.rent_by_hand("somebody's")
+    # The machine's own key lets the watchdog destroy it; the account's key stands in for it here.
+    script = start_script(
+        ssh_public_key="ssh-ed25519 " + "A" * 68,
+        nonce=NONCE,
+        provider_url=simulator.url,
+        money_deadline_seconds=1 if why == "money deadline" else 10_000,
+        heartbeat_stale_seconds=1 if why == "no heartbeat" else 10_000,
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    keys = tmp_path / "ssh"
+    keys.mkdir()
+    (keys / "ssh_host_ed25519_key.pub").write_text("ssh-ed25519 " + "B" * 68 + " x\n")
+    environment = {
+        "PATH": str(tools),
+        "HOME": str(home),
+        "CONTAINER_ID": str(number),
+        "CONTAINER_API_KEY": KEY,
+        "SSH_HOST_KEY_DIR": str(keys),
+    }
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", script + "\nwait"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        states = {"destroyed"}
+
+        def destroyed() -> bool:
+            commands = [path.read_bytes() for path in _command_lines()]
+            assert not any(KEY.encode() in line for line in commands), "the key is an argument"
+            return {one["state"] for one in simulator.ledger()} == states
+
+        eventually(f"{tool} destroyed it", destroyed)
+    finally:
+        _kill_session(process.pid)
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _command_lines() -> list[Path]:
+    held = []
+    for entry in Path("/proc").iterdir():
+        path = entry / "cmdline"
+        with suppress(OSError):
+            if entry.name.isdecimal() and path.read_bytes():
+                held.append(path)
+    return [path for path in held if path.exists()]
+
+
+def _kill_session(leader: int) -> None:
+    """Ends the script and its watchdog, which is in a session of its own."""
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdecimal() and f"CONTAINER_API_KEY={KEY}".encode() in (
+                entry / "environ"
+            ).read_bytes().split(b"\0"):
+                os.kill(int(entry.name), 9)

@@ -1,0 +1,328 @@
+"""Our client of the provider against real servers: the simulator, and ones that misbehave."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from tests.builders import a_spec
+from tests.integration.parts import KEY, Simulator
+
+from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.errors import (
+    CredentialsRejected,
+    ProviderUnavailable,
+    RateLimited,
+    RentRefused,
+    RentUnclear,
+    RentWithheld,
+)
+from gpujob.adapters.vast import VastClient
+from gpujob.api.gpujob import GpuJobSpec
+from gpujob.api.reasons import Reason
+from gpujob.core.plan import Rent
+
+CLOCK = SystemClock()
+SPEC = GpuJobSpec.model_validate(a_spec())
+Answer = Callable[[str, str], tuple[int, dict[str, str], bytes] | None]
+"""From method and path to status, headers and body; None closes the connection unanswered."""
+
+
+@asynccontextmanager
+async def client(url: str, key: str = KEY) -> AsyncIterator[VastClient]:
+    """A client that is closed afterwards."""
+    made = VastClient(url, key, CLOCK)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def request(offer: int, mark: str = "c/n/j", late_seconds: float = 0.0) -> Rent:
+    """A rent request that may still be sent for five seconds."""
+    return Rent(
+        offer_id=offer,
+        image="python:3.11",
+        disk_gb=10,
+        mark=mark,
+        start_script="true",
+        not_after=CLOCK.now() + timedelta(seconds=5 - late_seconds),
+    )
+
+
+@asynccontextmanager
+async def peer(answer: Answer) -> AsyncIterator[tuple[str, list[str]]]:
+    """A server that answers as it is told; yields its address and the requests that came."""
+    came: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                method, path, _ = line.decode().split(" ", 2)
+                length = 0
+                while (header := await reader.readline()) not in (b"\r\n", b""):
+                    name, _, value = header.decode().partition(":")
+                    if name.lower() == "content-length":
+                        length = int(value)
+                await reader.readexactly(length)
+                came.append(f"{method} {path}")
+                answered = answer(method, path)
+                if answered is None:
+                    return
+                status, headers, body = answered
+                lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}"]
+                lines += [f"{name}: {value}" for name, value in headers.items()]
+                writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+                await writer.drain()
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield f"http://127.0.0.1:{port}", came
+
+
+def good(body: object) -> tuple[int, dict[str, str], bytes]:
+    """A well-formed answer."""
+    headers = {"Content-Type": "application/json", "Date": "Thu, 01 Jan 2026 00:00:00 GMT"}
+    return 200, headers, json.dumps(body).encode()
+
+
+def account_then(answer: Answer) -> Answer:
+    """Says whose account it is, and answers everything else as it is told."""
+
+    def answering(method: str, path: str) -> tuple[int, dict[str, str], bytes] | None:
+        return good({"id": 1}) if path.startswith("/api/v0/users") else answer(method, path)
+
+    return answering
+
+
+async def test_offers_of_the_market_are_read(simulator: Simulator) -> None:
+    """Prices, sizes and the provider's clock arrive."""
+    async with client(simulator.url) as vast:
+        quotes = await vast.search(SPEC)
+
+    assert quotes.offers
+    assert quotes.unreadable == 0
+    assert {offer.gpu_model for offer in quotes.offers} == {"RTX 4090"}
+    assert abs(quotes.clock_skew_seconds) < 5
+
+
+async def test_what_is_rented_is_listed_under_its_mark(simulator: Simulator) -> None:
+    """The number of the answer is the number in the listing; the mark is in label and env."""
+    async with client(simulator.url) as vast:
+        offer = (await vast.search(SPEC)).offers[0]
+        async with vast.rent_line() as line:
+            number = await line.send(request(offer.offer_id), 10)
+        while not (listing := await vast.list_leases()).leases:
+            await asyncio.sleep(0.05)
+        await vast.destroy(number)
+
+    (lease,) = listing.leases
+    assert (lease.instance_id, lease.label, lease.env_mark) == (number, "c/n/j", "c/n/j")
+    assert lease.gpu_usd_per_hour == offer.gpu_usd_per_hour
+    assert lease.disk_usd_per_hour == offer.disk_usd_per_hour(10)
+    assert listing.account_id == line.account_id
+
+
+async def test_a_listing_of_many_pages_is_complete(simulator: Simulator) -> None:
+    """27 machines are more than one page."""
+    numbers = {simulator.rent_by_hand(f"label-{count}") for count in range(27)}
+    async with client(simulator.url) as vast:
+        while len((listing := await vast.list_leases()).leases) < len(numbers):
+            await asyncio.sleep(0.05)
+
+    assert {lease.instance_id for lease in listing.leases} == numbers
+
+
+async def test_a_wrong_key_is_never_read_as_gone(simulator: Simulator) -> None:
+    """404 with auth_error means credentials, for every call."""
+    async with client(simulator.url, "wrong") as vast:
+        with pytest.raises(CredentialsRejected):
+            await vast.list_leases()
+        with pytest.raises(CredentialsRejected):
+            await vast.destroy(1)
+
+
+async def test_a_used_offer_is_refused(simulator: Simulator) -> None:
+    """An offer is good for one rent; the second is a definite no."""
+    async with client(simulator.url) as vast:
+        offer = (await vast.search(SPEC)).offers[0]
+        async with vast.rent_line() as line:
+            await line.send(request(offer.offer_id), 10)
+        async with vast.rent_line() as line:
+            with pytest.raises(RentRefused) as refused:
+                await line.send(request(offer.offer_id), 10)
+
+    assert refused.value.reason is Reason.OFFER_GONE
+
+
+async def test_the_rent_request_leaves_at_most_once() -> None:
+    """A server that reads it and closes the connection has seen it once, and nothing more."""
+    async with peer(account_then(lambda *_: None)) as (url, came), client(url) as vast:
+        async with vast.rent_line() as line:
+            with pytest.raises(RentUnclear):
+                await line.send(request(1), 10)
+        await asyncio.sleep(0.2)
+
+    assert [one for one in came if one.startswith("PUT")] == ["PUT /api/v0/asks/1/"]
+
+
+async def test_the_rent_request_follows_no_redirect() -> None:
+    """A redirect is no answer to a rent request."""
+    elsewhere = {"Location": "/api/v0/asks/2/"}
+    async with (
+        peer(account_then(lambda *_: (307, elsewhere, b""))) as (url, came),
+        client(url) as vast,
+        vast.rent_line() as line,
+    ):
+        with pytest.raises(RentUnclear):
+            await line.send(request(1), 10)
+
+    assert sum(one.startswith("PUT") for one in came) == 1
+
+
+async def test_a_late_request_is_withheld() -> None:
+    """After its time it is not sent at all."""
+    async with (
+        peer(account_then(lambda *_: good({"new_contract": 5}))) as (url, came),
+        client(url) as vast,
+        vast.rent_line() as line,
+    ):
+        with pytest.raises(RentWithheld):
+            await line.send(request(1, late_seconds=6), 10)
+
+    assert not [one for one in came if one.startswith("PUT")]
+
+
+def json_answer(status: int, body: object) -> Answer:
+    """Answers everything so."""
+    return account_then(lambda *_: (status, {}, json.dumps(body).encode()))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "outcome"),
+    [
+        pytest.param(200, {"success": True, "new_contract": 9}, 9, id="accepted"),
+        pytest.param(400, {"success": False, "new_contract": 9}, 9, id="an error with a machine"),
+        pytest.param(
+            400, {"error": "invalid_args", "msg": "no_such_ask"}, Reason.OFFER_GONE, id="gone"
+        ),
+        pytest.param(
+            410, {"error": "no_such_ask", "msg": "gone"}, Reason.OFFER_GONE, id="gone, documented"
+        ),
+        pytest.param(
+            400, {"error": "insufficient_credit"}, Reason.CREDIT_EXHAUSTED, id="no credit"
+        ),
+        pytest.param(404, {"error": "auth_error"}, Reason.CREDENTIALS_REJECTED, id="a wrong key"),
+        pytest.param(200, {"success": True}, None, id="no number"),
+        pytest.param(500, {"error": "x"}, None, id="500"),
+        pytest.param(429, {"error": "x"}, None, id="too often"),
+        pytest.param(200, ["x"], None, id="no object"),
+    ],
+)
+async def test_what_an_answer_means(status: int, body: object, outcome: object) -> None:
+    """A number is a machine, a clear no is none, everything else is unclear."""
+    async with (
+        peer(json_answer(status, body)) as (url, _),
+        client(url) as vast,
+        vast.rent_line() as line,
+    ):
+        seen: object
+        try:
+            seen = await line.send(request(1), 10)
+        except RentRefused as refused:
+            seen = refused.reason
+        except RentUnclear:
+            seen = None
+
+    assert outcome == seen
+
+
+HTML = (200, {"Content-Type": "text/html"}, b"<html>")
+
+
+def listing_answer(**page: object) -> Answer:
+    """Answers a listing with this page."""
+    return account_then(lambda *_: good({"success": True, "next_token": None} | page))
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        pytest.param(lambda *_: HTML, ProviderUnavailable, id="a web page"),
+        pytest.param(lambda *_: (500, {}, b""), ProviderUnavailable, id="500"),
+        pytest.param(lambda *_: None, ProviderUnavailable, id="no answer"),
+        pytest.param(lambda *_: (429, {}, b"too frequent"), RateLimited, id="too often"),
+        pytest.param(lambda *_: (403, {}, b"{}"), CredentialsRejected, id="forbidden"),
+        pytest.param(
+            listing_answer(instances=[], total_instances=1), ProviderUnavailable, id="a row short"
+        ),
+        pytest.param(listing_answer(instances=[]), ProviderUnavailable, id="no total"),
+        pytest.param(
+            listing_answer(instances=[{"id": "x"}], total_instances=1),
+            ProviderUnavailable,
+            id="a row that can not be read",
+        ),
+        pytest.param(
+            listing_answer(instances=[], total_instances=0, next_token="x"),
+            ProviderUnavailable,
+            id="an empty page with another one",
+        ),
+        pytest.param(
+            account_then(lambda *_: good({"success": False, "error": "x"})),
+            ProviderUnavailable,
+            id="success: false with 200",
+        ),
+    ],
+)
+async def test_an_incomplete_listing_is_none(answer: Answer, error: type[Exception]) -> None:
+    """Whatever is not a complete listing raises, and proves nothing."""
+    async with peer(answer) as (url, _), client(url) as vast:
+        with pytest.raises(error):
+            await vast.list_leases()
+
+
+@pytest.mark.parametrize("field", ["dph_base", "storage_cost", "inet_down_cost", "duration"])
+@pytest.mark.parametrize("value", [None, "NaN", -1, True, "x"])
+async def test_a_malformed_offer_is_left_out(field: str, value: object) -> None:
+    """A price or size that is missing or no number is counted, never guessed."""
+    row = {
+        "id": 1,
+        "machine_id": 2,
+        "host_id": 3,
+        "gpu_name": "RTX 4090",
+        "num_gpus": 1,
+        "gpu_ram": 24564,
+        "cpu_cores": 64,
+        "cpu_cores_effective": 16,
+        "cpu_ram": 257800,
+        "disk_space": 800,
+        "geolocation": "Quebec, CA",
+        "verification": "verified",
+        "hosting_type": 0,
+        "reliability2": 0.99,
+        "direct_port_count": 5,
+        "duration": 1e6,
+        "dph_base": 0.4,
+        "storage_cost": 0.18,
+        "inet_down_cost": 0.002,
+        "inet_up_cost": 0.002,
+        "inet_down": 900,
+        "inet_up": 900,
+    }
+    async with (
+        peer(lambda *_: good({"offers": [row, row | {field: value}]})) as (url, _),
+        client(url) as vast,
+    ):
+        quotes = await vast.search(SPEC)
+
+    assert (len(quotes.offers), quotes.unreadable) == (1, 1)
+
+
+def test_a_client_prints_no_token() -> None:
+    """Its repr shows the address only."""
+    assert KEY not in repr(VastClient("http://x", KEY, CLOCK))
