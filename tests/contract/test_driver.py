@@ -1,0 +1,329 @@
+"""The driver as a process, a real controller's answers, a real machine, and a line that is cut."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from tests.contract.test_machines import Machine
+from tests.contract.test_vast_client import CLOCK
+from tests.integration.parts import KEY, Simulator, environment
+
+from gpujob.adapters.vast import VastClient
+from gpujob.api.transport import SYNC_PATH, DriverReport
+
+NODE_UID = "12345678-0000-4000-8000-000000000000"
+LINES = 3000
+
+
+class Controller:
+    """Answers drivers as it is told, and keeps what they report."""
+
+    def __init__(self) -> None:
+        self.answer: dict[str, Any] = {"instruction": "Wait"}
+        self.broken = False
+        self.reports: list[DriverReport] = []
+        self.tokens: set[str] = set()
+
+    async def sync(self, request: web.Request) -> web.Response:
+        """Takes a report."""
+        self.tokens.add(request.headers.get("Authorization", ""))
+        self.reports.append(DriverReport.model_validate_json(await request.read()))
+        if self.broken:
+            return web.Response(status=500, text="<html>")
+        return web.json_response(self.answer)
+
+
+class Cable:
+    """A TCP line to the machine that can be cut."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._lines: list[asyncio.StreamWriter] = []
+        self.port = 0
+        self.opened = 0
+
+    async def lay(self) -> asyncio.Server:
+        """Begins to carry."""
+        server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        return server
+
+    def cut(self) -> None:
+        """Cuts every open line."""
+        for line in self._lines:
+            line.transport.abort()
+        self._lines.clear()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened += 1
+        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        self._lines += [writer, back]
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            with suppress(ConnectionError):
+                while data := await source.read(65536):
+                    sink.write(data)
+                    await sink.drain()
+            sink.close()
+
+        await asyncio.gather(pump(reader, back), pump(there, writer))
+
+
+@pytest.fixture
+async def controller() -> AsyncIterator[tuple[Controller, str]]:
+    """A controller and its address."""
+    held = Controller()
+    app = web.Application()
+    app.router.add_post(SYNC_PATH, held.sync)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    yield held, f"http://127.0.0.1:{port}"
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def machine(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Machine]:
+    """A booted machine."""
+    vast = VastClient(simulator.url, KEY, CLOCK)
+    made = Machine(simulator, vast, tmp_path)
+    await made.boot()
+    yield made
+    await vast.close()
+
+
+class Driver:
+    """The driver as a process."""
+
+    def __init__(self, folder: Path, url: str, key: Path, **variables: str) -> None:
+        self._folder = folder
+        (folder / "token").write_text("the-token\n")
+        self._environment = environment(
+            GPUJOB_TRANSPORT_URL=url,
+            GPUJOB_TOKEN_FILE=str(folder / "token"),
+            GPUJOB_SSH_KEY_FILE=str(key),
+            GPUJOB_NODE_UID=NODE_UID,
+            GPUJOB_STATE_DIR=str(folder),
+            GPUJOB_TERMINATION_LOG=str(folder / "termination"),
+            GPUJOB_SYNC_SECONDS="0.1",
+            **variables,
+        )
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Starts it; its output is added to what it printed before."""
+        with (self._folder / "out").open("ab") as out, (self._folder / "err").open("ab") as err:
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "gpujob", "driver"),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=self._environment,
+                cwd=self._folder,
+            )
+
+    async def ended(self) -> int:
+        """Waits for its end and returns its exit status."""
+        assert self.process is not None
+        return await asyncio.wait_for(self.process.wait(), 120)
+
+    async def kill(self) -> None:
+        """Ends it as a crash would."""
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
+
+    @property
+    def out(self) -> bytes:
+        """What it printed of the workload's output."""
+        return (self._folder / "out").read_bytes()
+
+    @property
+    def err(self) -> str:
+        """What it printed of the workload's errors, and its own remarks."""
+        return (self._folder / "err").read_text()
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """Its termination message."""
+        found: dict[str, Any] = json.loads((self._folder / "termination").read_text())
+        return found
+
+
+def run(machine: Machine, port: int, *command: str, host_key: str | None = None) -> dict[str, Any]:
+    """An assignment to run a command on the machine."""
+    return {
+        "instruction": "Run",
+        "machine": {
+            "host": "127.0.0.1",
+            "port": port,
+            "user": "root",
+            "hostKey": host_key or machine.host_key,
+        },
+        "work": {"command": list(command)},
+    }
+
+
+async def until(look: Any) -> Any:
+    """Waits until something true is seen."""
+    async with asyncio.timeout(90):
+        while not (seen := look()):
+            await asyncio.sleep(0.05)
+    return seen
+
+
+def is_finished(held: Controller) -> bool:
+    """Whether an outcome was reported."""
+    return bool(held.reports) and held.reports[-1].outcome is not None
+
+
+COUNT = f"""i=0
+while [ $i -lt {LINES} ]; do
+  i=$((i+1)); echo line $i; [ $((i % 300)) = 0 ] && sleep 0.4
+done; true"""
+
+
+async def test_every_byte_comes_once_over_cut_lines_and_restarts(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """The line is cut, the driver is killed, the controller fails: nothing is lost or doubled."""
+    held, url = controller
+    cable = Cable(machine.port)
+    async with await cable.lay():
+        driver = Driver(tmp_path, url, machine.key)
+        held.answer = run(machine, cable.port, "sh", "-c", COUNT)
+        await driver.start()
+        await until(lambda: driver.out.count(b"\n") > 400)
+        cable.cut()
+        await until(lambda: driver.out.count(b"\n") > 900)
+        held.broken = True
+        await driver.kill()
+        held.broken = False
+        await driver.start()
+        await until(lambda: driver.out.count(b"\n") > 1500)
+        held.broken = True
+        cable.cut()
+        await until(lambda: driver.out.count(b"\n") >= LINES)
+        held.broken = False
+        await until(lambda: is_finished(held))
+        held.answer = {"instruction": "Exit"}
+        status = await driver.ended()
+        cable.cut()
+
+    assert driver.out.decode() == "".join(f"line {number}\n" for number in range(1, LINES + 1))
+    assert cable.opened >= 4
+    assert (status, driver.outcome["exitCode"]) == (0, 0)
+    assert held.tokens == {"Bearer the-token"}
+
+
+async def test_streams_bytes_and_exit_codes_are_kept(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """Binary output is intact, stderr is apart, a signal is 128 and its number."""
+    held, url = controller
+    text = (
+        "import os; os.write(1, bytes(range(256)) * 4000); os.write(2, b'oops\\n'); "
+        "os.kill(os.getpid(), 15)"
+    )
+    held.answer = run(machine, machine.port, "python3", "-c", text)
+    driver = Driver(tmp_path, url, machine.key)
+    await driver.start()
+    await until(lambda: is_finished(held))
+    held.answer = {"instruction": "Exit"}
+    await driver.ended()
+
+    assert driver.out == bytes(range(256)) * 4000
+    assert "oops\n" in driver.err
+    assert driver.outcome["exitCode"] == 128 + 15
+
+
+async def test_two_drivers_run_it_once(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """Both attach to the same run; what it does, it does once."""
+    held, url = controller
+    held.answer = run(
+        machine, machine.port, "sh", "-c", "echo ran >> $HOME/runs; sleep 2; cat $HOME/runs"
+    )
+    drivers = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        drivers.append(Driver(tmp_path / name, url, machine.key))
+    await asyncio.gather(*(driver.start() for driver in drivers))
+    for driver in drivers:
+        await until(lambda driver=driver: driver.out == b"ran\n")
+    held.answer = {"instruction": "Exit"}
+    for driver in drivers:
+        await driver.ended()
+
+
+async def test_the_environment_is_in_no_command_line(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """It reaches the workload as it was, and ps shows none of it."""
+    held, url = controller
+    value = "secret 'quoted' \"too\" $HOME `x` \\ \n ä"
+    look = "import os; print(ascii(os.environ['ODD'])); import time; time.sleep(2)"
+    held.answer = run(machine, machine.port, "python3", "-c", look)
+    driver = Driver(tmp_path, url, machine.key, WORKLOAD_ODD=value)
+    await driver.start()
+    await until(lambda: driver.out)
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            lines.append(path.read_bytes())
+    held.answer = {"instruction": "Exit"}
+    await driver.ended()
+
+    assert driver.out.decode() == ascii(value) + "\n"
+    assert not [line for line in lines if b"secret 'quoted'" in line]
+
+
+async def test_another_host_key_is_a_fault(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """The driver reports it and sends nothing to that machine."""
+    held, url = controller
+    other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHCjEzNEDKQ3UTnQHzVz0CKCeTTnPIQRf2zOEIyqmtVr"
+    held.answer = run(machine, machine.port, "true", host_key=other)
+    driver = Driver(tmp_path, url, machine.key)
+    await driver.start()
+    await until(lambda: held.reports and held.reports[-1].fault == "HostKeyChanged")
+    held.answer = {"instruction": "Exit"}
+
+    assert await driver.ended() == 0
+
+
+async def test_sigterm_leaves_the_workload_running(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """The controller decides about the machine, not a pod that is moved."""
+    held, url = controller
+    held.answer = run(machine, machine.port, "sh", "-c", "echo up; sleep 600")
+    driver = Driver(tmp_path, url, machine.key)
+    await driver.start()
+    await until(lambda: driver.out == b"up\n")
+    assert driver.process is not None
+    driver.process.terminate()
+
+    assert await driver.ended() == 143
+    async with machine.connected() as connection:
+        assert b"sleep 600" in await connection.run("cat /proc/*/cmdline | tr '\\0' ' '")
+
+
+async def test_a_missing_setting_is_named(tmp_path: Path) -> None:
+    """The first line says which variable has to be set."""
+    driver = Driver(tmp_path, "http://127.0.0.1:1", tmp_path / "key")
+    driver._environment.pop("GPUJOB_NODE_UID")
+    await driver.start()
+
+    assert await driver.ended() == 1
+    assert "GPUJOB_NODE_UID must be set" in driver.err

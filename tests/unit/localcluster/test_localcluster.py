@@ -1,0 +1,148 @@
+"""The pure parts of the local cluster, and its path through kind tried against stub programs."""
+
+import hashlib
+import json
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from localcluster import pki
+from localcluster.images import Image, write_archive, write_layer
+from localcluster.paths import ROOT
+from localcluster.processes import Processes, start_time
+
+
+def test_certificates_are_what_the_cluster_expects(tmp_path: Path) -> None:
+    """Each is issued by its authority; the kubelet's bears the node's name and group."""
+    pki.make(tmp_path, "node-1", ("10.0.0.1",))
+    authority = x509.load_pem_x509_certificate((tmp_path / "ca.crt").read_bytes())
+    for leaf in pki.leaves("node-1", ("10.0.0.1",)):
+        shown = x509.load_pem_x509_certificate((tmp_path / f"{leaf.file}.crt").read_bytes())
+        if leaf.authority == "ca":
+            shown.verify_directly_issued_by(authority)
+    kubelet = x509.load_pem_x509_certificate((tmp_path / "kubelet.crt").read_bytes())
+    (name,) = kubelet.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    (group,) = kubelet.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+
+    assert (name.value, group.value) == ("system:node:node-1", "system:nodes")
+
+
+def test_certificates_are_kept_over_a_resume(tmp_path: Path) -> None:
+    """New keys would make every issued token worthless."""
+    pki.make(tmp_path, "node-1", ("10.0.0.1",))
+    before = (tmp_path / "sa.key").read_bytes()
+    pki.make(tmp_path, "node-1", ("10.0.0.1",))
+
+    assert (tmp_path / "sa.key").read_bytes() == before
+
+
+def test_an_archive_says_what_is_in_it(tmp_path: Path) -> None:
+    """Index, manifest, config and layer are found by the digests that name them."""
+    layer = write_layer(tmp_path / "layer", {"hello": b"world"})
+    archive = tmp_path / "image.tar"
+    write_archive(Image("localhost/x:1", (layer,), ("/hello",), "1:1"), archive)
+    with tarfile.open(archive) as opened:
+        files = {
+            member.name: stream.read()
+            for member in opened
+            if (stream := opened.extractfile(member)) is not None
+        }
+    (described,) = json.loads(files["index.json"])["manifests"]
+    manifest = json.loads(files[_blob(described["digest"])])
+    config = json.loads(files[_blob(manifest["config"]["digest"])])
+
+    assert described["annotations"]["io.containerd.image.name"] == "localhost/x:1"
+    assert config["config"]["User"] == "1:1"
+    assert config["rootfs"]["diff_ids"] == [one["digest"] for one in manifest["layers"]]
+    for name, held in files.items():
+        if name.startswith("blobs/"):
+            assert name.endswith(hashlib.sha256(held).hexdigest())
+
+
+def _blob(digest: str) -> str:
+    return f"blobs/sha256/{digest.removeprefix('sha256:')}"
+
+
+def test_the_same_files_make_the_same_layer(tmp_path: Path) -> None:
+    """Time, owner and order do not matter."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "b").write_text("2")
+    (source / "a").write_text("1")
+    first = write_layer(tmp_path / "one", {"x": source}).read_bytes()
+    os.utime(source / "a", (1, 1))
+
+    assert write_layer(tmp_path / "two", {"x": source}).read_bytes() == first
+
+
+def test_only_the_recorded_process_is_ended(tmp_path: Path) -> None:
+    """A pid that is somebody else's by now is left alone."""
+    processes = Processes(tmp_path)
+    pid = processes.start("sleeper", ["sleep", "1000"])
+    other = subprocess.Popen(["sleep", "1000"])
+    (tmp_path / "processes.json").write_text(
+        json.dumps({"sleeper": [pid, start_time(pid)], "stale": [other.pid, 1]})
+    )
+    processes.end("stale")
+    assert other.poll() is None
+    processes.end("sleeper")
+
+    assert start_time(pid) is None
+    assert processes.recorded() == {}
+    other.kill()
+    other.wait()
+
+
+STUB = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$STUB_LOG"
+case "$*" in
+  "get clusters") cat "$STUB_LOG.clusters" 2>/dev/null || true ;;
+  "create cluster"*) echo mine > "$STUB_LOG.clusters" ;;
+  "get kubeconfig"*) echo "apiVersion: v1" ;;
+  "delete cluster"*) rm -f "$STUB_LOG.clusters" ;;
+esac
+"""
+
+
+def test_with_an_engine_it_is_kind(tmp_path: Path) -> None:
+    """up creates once, load and down go to kind, kubeconfig is written."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("docker", "kind"):
+        (tools / name).write_text(STUB)
+        (tools / name).chmod(0o755)
+    log = tmp_path / "log"
+    archive = tmp_path / "image.tar"
+    archive.touch()
+    script = (
+        "from pathlib import Path\n"
+        "from localcluster import binaries, kind\n"
+        "assert kind.engine() == 'docker'\n"
+        "cluster = kind.Kind('mine')\n"
+        "cluster.up(); cluster.up()\n"
+        f"cluster.load(Path('{archive}'))\n"
+        "assert cluster.kubeconfig.read_text() == 'apiVersion: v1\\n'\n"
+        "print(cluster.status()); cluster.down(); print(cluster.status())\n"
+    )
+    done = subprocess.run(
+        [str(ROOT / ".venv/bin/python"), "-c", script],
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT / "hack"),
+            "STUB_LOG": str(log),
+        },
+    )
+    calls = [line for line in log.read_text().splitlines() if line.startswith("kind")]
+
+    assert done.returncode == 0, done.stderr
+    assert sum("create cluster --name mine" in call for call in calls) == 1
+    assert f"kind load image-archive {archive} --name mine" in calls
+    assert "mine: up by kind" in done.stdout
+    assert "mine: down" in done.stdout

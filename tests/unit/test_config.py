@@ -1,0 +1,43 @@
+"""The controller's settings: what is wrong is named, the token is shown to nobody."""
+
+import pytest
+
+from gpujob.config import ConfigError, Settings
+
+GOOD = {
+    "VAST_API_KEY": "token-1234",
+    "GPUJOB_DRIVER_IMAGE": "x:1",
+    "GPUJOB_TRANSPORT_URL": "http://x:8080",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"VAST_API_KEY": ""}, "VAST_API_KEY"),
+        ({"VAST_API_KEY": "token\n"}, "VAST_API_KEY"),
+        ({"GPUJOB_DRIVER_IMAGE": None}, "GPUJOB_DRIVER_IMAGE"),
+        ({"GPUJOB_TRANSPORT_URL": None}, "GPUJOB_TRANSPORT_URL"),
+        ({"GPUJOB_PROVIDER_URL": "console.vast.ai"}, "GPUJOB_PROVIDER_URL"),
+        ({"GPUJOB_POLL_SECONDS": "often"}, "GPUJOB_POLL_SECONDS"),
+        ({"GPUJOB_POLL_SECONDS": "-1"}, "GPUJOB_POLL_SECONDS"),
+        ({"GPUJOB_POLL_SECONDS": "nan"}, "GPUJOB_POLL_SECONDS"),
+        ({"GPUJOB_PATIENCE": "1"}, "GPUJOB_PATIENCE"),
+    ],
+)
+def test_a_wrong_setting_is_named(change: dict[str, str | None], word: str) -> None:
+    """The message holds the variable's name, and never the token."""
+    environment = {name: text for name, text in (GOOD | change).items() if text is not None}
+    with pytest.raises(ConfigError) as refused:
+        Settings.from_environment(environment)
+
+    assert word in str(refused.value)
+    assert "token" not in str(refused.value)
+
+
+def test_every_limit_is_a_setting() -> None:
+    """A constant of the rules is set by its own name."""
+    settings = Settings.from_environment(GOOD | {"GPUJOB_BOOT_CAP_SECONDS": "60"})
+
+    assert settings.limits.boot_cap_seconds == 60.0
+    assert "token-1234" not in repr(settings)
