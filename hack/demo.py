@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import json
 import secrets
+import signal
 import subprocess
 import sys
 import threading
@@ -217,23 +218,21 @@ def _log_of_train(stage: Stage) -> Iterator[None]:
     held: list[subprocess.Popen[str]] = []
 
     def follow() -> None:
-        while not ended.is_set():
-            process = subprocess.Popen(
-                stage.command("kubectl", "logs", "-n", "demo", "-f", "train-0-1-driver"),
+        command = stage.command("kubectl", "logs", "-n", "demo", "-f", "train-0-1-driver")
+        found = False
+        while not found and not ended.wait(0.5):
+            with subprocess.Popen(
+                command,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
                 env=environment(),
-            )
-            held[:] = [process]
-            assert process.stdout is not None, "asked for as a pipe"
-            found = False
-            for line in process.stdout:
-                found = True
-                say(f"  train's log | {line.rstrip()}")
-            process.wait()
-            if found or ended.wait(1):
-                return
+            ) as process:
+                held[:] = [process]
+                assert process.stdout is not None, "asked for as a pipe"
+                for line in process.stdout:
+                    found = True
+                    say(f"  train's log | {line.rstrip()}")
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -348,6 +347,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="hack/demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything up")
     keep = parser.parse_args().keep
+    # A plain kill cleans up as an interrupt from the keyboard does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     stage = Stage("gpujob-demo")
     try:
         stage.up()

@@ -158,7 +158,9 @@ class Simulator:
         command = [sys.executable, "-m", "vastsim", "--port", str(self._port), "--seed", "1"]
         command += ["--boot-seconds", "0.3", "0.6", "--list-lag-seconds", "0.4"]
         log = self._folder / "simulator.log"
-        self._process = Process(log, command, environment(VASTSIM_API_KEY=KEY))
+        self._process = Process(
+            log, command, environment(VASTSIM_API_KEY=KEY, TMPDIR=str(self._folder))
+        )
         eventually("the simulator listens", self._listens)
 
     def stop(self) -> None:
