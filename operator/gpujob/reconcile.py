@@ -44,7 +44,7 @@ from gpujob.core import observation as seen
 from gpujob.core import plan as effects
 from gpujob.core.conditions import job_status, node_status
 from gpujob.core.cost.gate import Destroy as DestroyEvidence
-from gpujob.core.driver_pod import KEY_FILE, driver_pod_name, key_secret_name
+from gpujob.core.driver_pod import KEY_FILE, driver_pod_name, key_secret_name, owned_by
 from gpujob.core.job_plan import node_name, plan_job
 from gpujob.core.node_plan import plan_node
 from gpujob.core.plan import Plan
@@ -327,14 +327,6 @@ class Reconciler:
         private = Ed25519PrivateKey.generate()
         name = key_secret_name(key.name)
         text = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
-        owner = {
-            "apiVersion": "gpujob.dev/v1alpha1",
-            "kind": "GpuNode",
-            "name": key.name,
-            "uid": node.metadata.uid,
-            "controller": True,
-            "blockOwnerDeletion": True,
-        }
         secret = {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -342,7 +334,7 @@ class Reconciler:
                 "name": name,
                 "namespace": key.namespace,
                 "labels": {LABEL_MANAGED_BY: MANAGER},
-                "ownerReferences": [owner],
+                "ownerReferences": [owned_by(node)],
             },
             "type": "gpujob.dev/ssh-key",
             "immutable": True,

@@ -1,6 +1,7 @@
 """Starts, stops and ends the processes of rented machines, and keeps their disks."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -74,9 +75,10 @@ class Machines:
         running = self._running[number] = Running(process)
         assert process.stdin is not None, "asked for as a pipe"
         assert process.stdout is not None, "asked for as a pipe"
-        process.stdin.write(json.dumps(told).encode() + b"\n")
         # The pipe stays open: its end tells the machine that we are no more.
-        await process.stdin.drain()
+        process.stdin.write(json.dumps(told).encode() + b"\n")
+        with contextlib.suppress(OSError):
+            await process.stdin.drain()
         line = await process.stdout.readline()
         if not line:
             await self.stop(number)
@@ -119,9 +121,12 @@ class Machines:
 
     async def end_all(self) -> None:
         """Ends all machines and removes every trace; raises SurvivorsError."""
-        for number in list(self._running):
-            await self.stop(number)
+        stopping = [self.stop(number) for number in self._running]
+        outcomes = await asyncio.gather(*stopping, return_exceptions=True)
         shutil.rmtree(self._home, ignore_errors=True)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
 
     def _folder(self, number: int) -> Path:
         return self._home / str(number)

@@ -9,9 +9,16 @@ from pathlib import Path
 import pytest
 from tests.integration.parts import eventually
 
-from localcluster import kind
+from localcluster import binaries, kind
 from localcluster.node import SYSCTLS, Node
 from localcluster.paths import ROOT
+
+
+@pytest.fixture(scope="module", autouse=True)
+def packages() -> None:
+    """What the looks need is what the cluster needs."""
+    binaries.ensure_packages()
+
 
 NAMES = ("gpujob-trace-a", "gpujob-trace-b")
 

@@ -226,11 +226,12 @@ class Operator:
     def __init__(self, folder: Path, kubeconfig: Path, provider_url: str) -> None:
         self._folder = folder
         self._transport_port, self._probes_port = free_port(), free_port()
+        self.transport_url = f"http://127.0.0.1:{self._transport_port}"
         self._environment = environment(
             VAST_API_KEY=KEY,
             KUBECONFIG=str(kubeconfig),
             GPUJOB_PROVIDER_URL=provider_url,
-            GPUJOB_TRANSPORT_URL=f"http://127.0.0.1:{self._transport_port}",
+            GPUJOB_TRANSPORT_URL=self.transport_url,
             GPUJOB_TRANSPORT_PORT=str(self._transport_port),
             GPUJOB_PROBES_PORT=str(self._probes_port),
             GPUJOB_LISTEN_HOST="127.0.0.1",

@@ -31,18 +31,6 @@ GATE_REFUSALS = frozenset(
     }
 )
 
-CANNOT_ACT = frozenset(
-    {
-        Reason.PROVIDER_UNAVAILABLE,
-        Reason.CREDENTIALS_REJECTED,
-        Reason.CREDIT_EXHAUSTED,
-        Reason.ACCOUNT_CHANGED,
-        Reason.AWAITING_OFFERS,
-    }
-)
-
-UNDECIDED = frozenset({Reason.ACCEPTED, Reason.RETRYING, Reason.SUSPENDED, Reason.FORMER_NODE})
-
 FAILURES = frozenset(
     {
         Reason.DEADLINE_EXCEEDED,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from gpujob.api.gpujob import EnvVar
+from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import (
     API_VERSION,
     LABEL_COMPONENT,
@@ -33,13 +34,13 @@ def key_secret_name(node_name: str) -> str:
     return f"{node_name}-ssh"
 
 
-def owner_of(seen: NodeObservation) -> dict[str, Any]:
+def owned_by(node: GpuNode) -> dict[str, Any]:
     """Returns the reference by which the node's pod and Secret go with it."""
     return {
         "apiVersion": API_VERSION,
         "kind": "GpuNode",
-        "name": seen.node.metadata.name,
-        "uid": seen.node.metadata.uid,
+        "name": node.metadata.name,
+        "uid": node.metadata.uid,
         "controller": True,
         "blockOwnerDeletion": True,
     }
@@ -70,7 +71,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
                 LABEL_JOB: job.metadata.name,
                 LABEL_NODE: node.metadata.name,
             },
-            "ownerReferences": [owner_of(seen)],
+            "ownerReferences": [owned_by(node)],
         },
         "spec": {
             "restartPolicy": "OnFailure",

@@ -35,9 +35,9 @@ from gpujob.core.cost.gate import (
     judge,
     rounded_down,
 )
-from gpujob.core.driver_pod import driver_pod, driver_pod_name
+from gpujob.core.driver_pod import driver_pod
 from gpujob.core.market import Lease, leases_of, proves_absence
-from gpujob.core.money import MICRO, format_usd, micro_up, over_time, parse_usd, short_usd
+from gpujob.core.money import format_usd, micro_up, over_time, parse_usd, short_usd
 from gpujob.core.observation import (
     NodeObservation,
     RentAccepted,
@@ -746,7 +746,3 @@ def _because(detail: str) -> str:
 
 def _end_message(status: GpuNodeStatus) -> str:
     return f"{status.end.reason}: {status.end.message}" if status.end else ""
-
-
-assert MICRO == 1_000_000, "amounts in statuses carry six decimals"
-assert driver_pod_name("x") == "x-driver", "names of nodes leave room for this suffix"

@@ -1,0 +1,59 @@
+"""Drivers' door: only the recorded pod of a node is answered, and only well-formed reports."""
+
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tests.integration.conftest import World
+from tests.integration.parts import AUDIENCE
+
+
+def sync(world: World, body: bytes, **headers: str) -> tuple[int, dict[str, str]]:
+    """Posts a report and returns status and headers."""
+    url = world.operator.transport_url + "/v1/driver/sync"
+    headers = {"Content-Type": "application/json"} | {
+        name.replace("_", "-"): value for name, value in headers.items()
+    }
+    request = urllib.request.Request(url, data=body, headers=headers, method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, dict(answer.headers)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, dict(error.headers)
+
+
+def test_who_and_what_is_answered(world: World, tmp_path: Path) -> None:
+    """Its own pod with a good report is; everybody and everything else is refused."""
+    world.apply_job("train", command=["sleep", "60"])
+    world.await_reason("train", "Running")
+    node = world.kubectl.get("gpunode", "train-0-1", world.namespace) or {}
+    report = json.dumps({"nodeUid": node["metadata"]["uid"], "phase": "Running"}).encode()
+    (token_file,) = (tmp_path / "pods").glob("*/token")
+    own = f"Bearer {token_file.read_text().strip()}"
+    create = ("create", "token", "default", "-n", world.namespace)
+    unbound = world.kubectl(*create, f"--audience={AUDIENCE}").strip()
+    for_the_api = world.kubectl(*create).strip()
+    # Another pod of the same namespace, with a token of the right audience.
+    pod = json.loads(
+        world.kubectl("get", "pod", "train-0-1-driver", "-n", world.namespace, "-o", "json")
+    )
+    pod["metadata"] = {"name": "other", "namespace": world.namespace}
+    del pod["status"]
+    world.kubectl.apply(pod)
+    bound = ("--bound-object-kind=Pod", "--bound-object-name=other")
+    other = world.kubectl(*create, f"--audience={AUDIENCE}", *bound).strip()
+
+    assert sync(world, report, Authorization=own)[0] == 200
+    status, headers = sync(world, report)
+    assert (status, headers["www-authenticate"]) == (401, "Bearer")
+    assert sync(world, report, Authorization="Bearer nonsense")[0] == 401
+    assert sync(world, report, Authorization=f"Bearer {unbound}")[0] == 401
+    assert sync(world, report, Authorization=f"Bearer {for_the_api}")[0] == 401
+    assert sync(world, report, Authorization=f"Bearer {other}")[0] == 403
+    assert sync(world, b"{", Authorization=own)[0] == 400
+    assert sync(world, b'{"nodeUid": "x", "phase": "Dancing"}', Authorization=own)[0] == 400
+    assert sync(world, report[:-1] + b',"extra":1}', Authorization=own)[0] == 400
+    assert sync(world, b" " * 20_000, Authorization=own)[0] == 413
+    assert sync(world, report, Authorization=own, Content_Type="text/plain")[0] == 415

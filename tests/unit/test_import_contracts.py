@@ -1,0 +1,60 @@
+"""The import contracts hold, and each of them breaks on a planted violation."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PLANTED = [
+    ("Imports point one way", "gpujob/core/money.py", "import gpujob.adapters.clock\n"),
+    ("Imports point one way", "gpujob/reconcile.py", "import gpujob.transport\n"),
+    ("Imports point one way", "gpujob/misc.py", '"""A room that nobody planned."""\n'),
+    ("The core and the API are pure", "gpujob/core/money.py", "import asyncio\n"),
+    ("The core and the API are pure", "gpujob/api/meta.py", "import os\n"),
+    ("The driver decides nothing", "gpujob/driver/main.py", "import gpujob.core.money\n"),
+    ("kopf only watches", "gpujob/reconcile.py", "import kopf\n"),
+    ("The operator and the simulator share no code", "vastsim/market.py", "import gpujob\n"),
+]
+
+
+def linted(folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Runs the contracts of pyproject.toml over a copy of the packages."""
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder / "operator")},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy that may be spoilt."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "operator", tmp_path / "operator", ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_the_contracts_hold(copy: Path) -> None:
+    """Nothing is broken as it stands."""
+    done = linted(copy)
+
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("contract", "file", "line"), PLANTED)
+def test_a_planted_violation_is_found(copy: Path, contract: str, file: str, line: str) -> None:
+    """The contract that forbids it says so."""
+    path = copy / "operator" / file
+    path.write_text((path.read_text() if path.exists() else "") + "\n" + line)
+    done = linted(copy)
+
+    assert done.returncode != 0
+    assert f"{contract} BROKEN" in done.stdout
