@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import uvicorn
 from vastsim.machines import Machines
 from vastsim.market import Market, Timing
 from vastsim.offers import DEFAULT_FILE, Facts, MarketFileError, read_market
-from vastsim.server import State, keep_time, simulator
+from vastsim.server import State, simulator
 
 KEY_VARIABLE = "VASTSIM_API_KEY"
 
@@ -67,19 +66,20 @@ def _ports(text: str | None) -> range | None:
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals alone: its own way with them ends in a bad exit status."""
+    """A server that ends well when it is told to, however early."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    def stop(self) -> None:
+        """Asks it to end."""
+        self.should_exit = True
+
 
 async def _serve(
     options: argparse.Namespace, key: str, facts: tuple[Facts, ...], ports: range | None
 ) -> None:
-    told_to_stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((options.host, options.port))
@@ -88,10 +88,9 @@ async def _serve(
     public_host = options.public_host or options.host
     public_url = (options.public_url or f"http://{public_host}:{port}").rstrip("/")
     timing = Timing(boot=tuple(options.boot_seconds), list_lag=options.list_lag_seconds)
-    machines = Machines(options.host, ports)
     state = State(
-        market=Market(facts, options.seed, timing, opened_at=time.time()),
-        machines=machines,
+        market=Market(facts, options.seed, timing),
+        machines=Machines(options.host, ports),
         key=key,
         public_host=public_host,
         public_url=public_url,
@@ -103,27 +102,13 @@ async def _serve(
         log_config=None,
         access_log=False,
         http="h11",
-        lifespan="off",
         timeout_graceful_shutdown=2,
     )
     server = _Server(config)
-    tasks = [
-        asyncio.create_task(coroutine)
-        for coroutine in (keep_time(state), _stop(server, told_to_stop))
-    ]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, server.stop)
     print(json.dumps({"url": public_url, "port": port, "ssh_host": public_host}), flush=True)
-    try:
-        await server.serve(sockets=[listener])
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await machines.end_all()
-
-
-async def _stop(server: uvicorn.Server, told: asyncio.Event) -> None:
-    await told.wait()
-    server.should_exit = True
+    await server.serve(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 Started by the simulator as a child; told by one JSON line on standard input what it is, answers
 with one JSON line where it listens. It is the subreaper of all that it starts: nothing that runs
-on it, however detached, leaves its tree, and the simulator ends the whole tree at once. When
-standard input ends the simulator is no more, and the machine ends itself.
+on it, however detached, leaves its tree, and the simulator ends the whole tree at once.
 
 It has no root file system of its own: its home, its temporary folder and the folder of its public
 host key (`SSH_HOST_KEY_DIR`; on a real machine /etc/ssh) are folders of its own.
@@ -14,14 +13,11 @@ import contextlib
 import ctypes
 import json
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
 
 import asyncssh
-
-from vastsim.processes import MARK, SurvivorsError, kill_all_below
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -32,12 +28,11 @@ SIGNALS = {number.value: number.name.removeprefix("SIG") for number in signal.Si
 def main() -> None:
     """Becomes a machine until it is killed."""
     libc = ctypes.CDLL(None, use_errno=True)
-    # If the simulator dies while it has us stopped, we must run to see that it is gone.
-    for option, value in ((PR_SET_CHILD_SUBREAPER, 1), (PR_SET_PDEATHSIG, signal.SIGCONT)):
+    for option, value in ((PR_SET_CHILD_SUBREAPER, 1), (PR_SET_PDEATHSIG, signal.SIGTERM)):
         if libc.prctl(option, int(value), 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl")
-    if told := sys.stdin.readline():
-        asyncio.run(_Machine(json.loads(told)).run())
+    told = json.loads(sys.stdin.readline())
+    asyncio.run(_Machine(told).run())
 
 
 class _Machine:
@@ -57,8 +52,8 @@ class _Machine:
         self._authorized = [str(key) for key in authorized]
 
     async def run(self) -> None:
-        asyncio.get_running_loop().add_reader(sys.stdin, self._end)
-        private = self._furnish()
+        private = asyncssh.generate_private_key("ssh-ed25519")
+        self._furnish(private.export_public_key("openssh").decode())
         listener = await asyncssh.create_server(
             lambda: _Login(self._keys),
             self._host,
@@ -71,6 +66,8 @@ class _Machine:
             login_timeout=20,
         )
         print(json.dumps({"port": listener.get_port()}), flush=True)
+        # The simulator is gone: nothing that runs here may outlive it.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _end_everything)
         start = asyncio.create_task(self._start())
         while True:
             await asyncio.sleep(1)
@@ -78,32 +75,11 @@ class _Machine:
                 raise RuntimeError("the start script could not be run") from start.exception()
             _reap_orphans()
 
-    def _end(self) -> None:
-        """Ends everything on this machine, whose simulator is gone, then the machine itself.
-
-        It blocks: while it runs the SSH server can start nothing more.
-        """
-        try:
-            with contextlib.suppress(SurvivorsError):
-                kill_all_below(os.getpid(), self._environment[MARK])
-            # The home of all machines: none has a simulator any longer.
-            shutil.rmtree(self._folder.parent, ignore_errors=True)
-        finally:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def _furnish(self) -> asyncssh.SSHKey:
-        """Lays out the disk, or finds it as it was when the machine was stopped."""
+    def _furnish(self, public_host_key: str) -> None:
         for folder in ("root/.ssh", "tmp", "etc/ssh", "bin"):
-            (self._folder / folder).mkdir(parents=True, exist_ok=True)
-        known = self._keys.read_text().splitlines() if self._keys.exists() else []
-        new = (key for key in self._authorized if key not in known)
-        self._keys.write_text("".join(f"{key}\n" for key in [*known, *new]))
-        host_key = self._folder / "etc/ssh/ssh_host_ed25519_key"
-        if not host_key.exists():
-            host_key.touch(mode=0o600)
-            made = asyncssh.generate_private_key("ssh-ed25519")
-            made.write_private_key(host_key)
-            made.write_public_key(host_key.with_suffix(".pub"))
+            (self._folder / folder).mkdir(parents=True)
+        self._keys.write_text("".join(f"{key}\n" for key in self._authorized))
+        (self._folder / "etc/ssh/ssh_host_ed25519_key.pub").write_text(public_host_key)
         tool = self._folder / "bin/nvidia-smi"
         tool.write_text(f"#!/bin/sh\ncat <<'EOF'\n{self._gpus}EOF\n")
         tool.chmod(0o755)
@@ -116,7 +92,6 @@ class _Machine:
             "PATH": f"{self._folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",
             "SSH_HOST_KEY_DIR": str(self._folder / "etc/ssh"),
         }
-        return asyncssh.read_private_key(host_key)
 
     async def _start(self) -> None:
         """Runs the start script as the provider does, its output going to the container's log."""
@@ -182,6 +157,21 @@ class _Login(asyncssh.SSHServer):
         shown = key.export_public_key("openssh").split()[:2]
         lines = self._keys.read_bytes().splitlines()
         return any(line.split()[:2] == shown for line in lines)
+
+
+def _end_everything() -> None:
+    """Kills whatever runs on this machine, whoever started it, and then the machine."""
+    while children := [
+        int(child)
+        for task in Path("/proc/self/task").glob("*/children")
+        for child in task.read_text().split()
+    ]:
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, 0)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _reap_orphans() -> None:

@@ -1,20 +1,21 @@
-"""Starts, stops and ends the processes of rented machines, and keeps their disks."""
+"""Starts and ends the processes of rented machines."""
 
 import asyncio
 import contextlib
 import json
 import os
 import shutil
-import socket
+import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vastsim.processes import MARK, kill_tree
-
-KEYS = "root/.ssh/authorized_keys"
+KILL_SECONDS = 10.0
+MARK = "VASTSIM_MACHINE"
+"""In the environment of all that runs on a machine: its folder, which no other has."""
 
 
 @dataclass
@@ -22,8 +23,8 @@ class Running:
     """One machine's process."""
 
     process: asyncio.subprocess.Process
-    port: int | None = None
-    """None until it listens."""
+    folder: Path
+    port: int
 
 
 class Machines:
@@ -49,18 +50,18 @@ class Machines:
         authorized_keys: list[str],
         gpus: str,
     ) -> None:
-        """Starts a machine on its disk; returns when it listens; raises RuntimeError, OSError."""
-        folder = self._folder(number)
+        """Starts a machine; returns when it listens."""
+        folder = self._home / str(number)
+        folder.mkdir()
         told = {
             "folder": str(folder),
             "host": self._host,
             "port": self._free_port(),
             "onstart": onstart,
-            "environment": {**environment, MARK: str(number)},
+            "environment": {**environment, MARK: str(folder)},
             "authorized_keys": authorized_keys,
             "gpus": gpus,
         }
-        folder.mkdir(exist_ok=True)
         keep = {name: os.environ[name] for name in ("PYTHONPATH", "LANG") if name in os.environ}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -68,84 +69,109 @@ class Machines:
             "vastsim.machine",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env=keep | {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), MARK: str(number)},
+            env=keep | {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), MARK: str(folder)},
             start_new_session=True,
         )
-        # Known before it listens: whoever ends all machines meanwhile must find it.
-        running = self._running[number] = Running(process)
         assert process.stdin is not None, "asked for as a pipe"
         assert process.stdout is not None, "asked for as a pipe"
-        # The pipe stays open: its end tells the machine that we are no more.
         process.stdin.write(json.dumps(told).encode() + b"\n")
-        with contextlib.suppress(OSError):
-            await process.stdin.drain()
+        await process.stdin.drain()
         line = await process.stdout.readline()
         if not line:
-            await self.stop(number)
-            raise RuntimeError(f"machine {number} ended before it listened; see its error above")
-        running.port = int(json.loads(line)["port"])
+            raise RuntimeError(f"machine {number} did not start")
+        self._running[number] = Running(process, folder, int(json.loads(line)["port"]))
 
     def log(self, number: int) -> str:
-        """Returns the container log of a machine; empty if it never ran."""
-        path = self._folder(number) / "container.log"
+        """Returns the container log of a machine; empty if it does not run."""
+        running = self._running.get(number)
+        if running is None:
+            return ""
+        path = running.folder / "container.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def authorize(self, number: int, key: str) -> None:
-        """Lets a key in on a machine that has a disk."""
-        path = self._folder(number) / KEYS
-        if path.exists():
-            with path.open("a") as stream:
-                stream.write(f"{key}\n")
+        """Lets a key in on a running machine."""
+        running = self._running.get(number)
+        if running is not None:
+            with (running.folder / "root/.ssh/authorized_keys").open("a") as stream:
+                stream.write(f"{key.strip()}\n")
 
-    def forbid(self, number: int, key: str) -> None:
-        """Lets a key in no longer on a machine that has a disk."""
-        path = self._folder(number) / KEYS
-        if path.exists():
-            kept = (line for line in path.read_text().splitlines() if line != key)
-            path.write_text("".join(f"{line}\n" for line in kept))
-
-    async def stop(self, number: int) -> None:
-        """Kills everything that runs on a machine, and keeps its disk; raises SurvivorsError."""
+    async def end(self, number: int) -> None:
+        """Kills everything that runs on a machine, and removes its files."""
         running = self._running.get(number)
         if running is None:
             return
-        await asyncio.to_thread(kill_tree, running.process.pid, str(number))
+        await asyncio.to_thread(_kill_tree, running.process.pid, running.folder)
         await running.process.wait()
-        # Forgotten only once it is dead: until then it can be ended again.
+        # Forgotten only once it is dead.
         self._running.pop(number, None)
-
-    async def end(self, number: int) -> None:
-        """Kills everything that runs on a machine, and removes its disk; raises SurvivorsError."""
-        await self.stop(number)
-        await asyncio.to_thread(shutil.rmtree, self._folder(number), ignore_errors=True)
+        shutil.rmtree(running.folder, ignore_errors=True)
 
     async def end_all(self) -> None:
-        """Ends all machines and removes every trace; raises SurvivorsError."""
-        stopping = [self.stop(number) for number in self._running]
-        outcomes = await asyncio.gather(*stopping, return_exceptions=True)
+        """Ends all machines and removes every trace."""
+        for number in list(self._running):
+            await self.end(number)
         shutil.rmtree(self._home, ignore_errors=True)
-        for outcome in outcomes:
-            if outcome is not None:
-                raise outcome
-
-    def _folder(self, number: int) -> Path:
-        return self._home / str(number)
 
     def _free_port(self) -> int:
         if self._ports is None:
             return 0
         taken = {running.port for running in self._running.values()}
-        for port in self._ports:
-            if port not in taken and _can_listen(self._host, port):
-                return port
-        raise RuntimeError("no SSH port is free; widen --ssh-ports or destroy a machine")
+        free = next((port for port in self._ports if port not in taken), None)
+        if free is None:
+            raise RuntimeError("no SSH port is free; widen --ssh-ports")
+        return free
 
 
-def _can_listen(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+def _kill_tree(root: int, folder: Path) -> None:
+    """Kills the machine last: until then whatever loses its parent comes back to it."""
+    deadline = time.monotonic() + KILL_SECONDS
+    # Stopped first: its SSH server would go on starting things meanwhile.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(root, signal.SIGSTOP)
+    while (below := {*_descendants(root), *_marked(folder)} - {root}) and _living(below):
+        # Stopped first, so that nothing forks away while its neighbours are killed.
+        for sent in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in below:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, sent)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the machine in {folder} does not die: {below}")
+        time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(root, signal.SIGKILL)
+
+
+def _living(pids: set[int]) -> bool:
+    return any(state not in "ZX" for pid, _, state in _processes() if pid in pids)
+
+
+def _descendants(root: int) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for pid, parent, _ in _processes():
+        children.setdefault(parent, []).append(pid)
+    found: set[int] = set()
+    todo = [root]
+    while todo:
+        for child in children.get(todo.pop(), ()):
+            found.add(child)
+            todo.append(child)
+    return found
+
+
+def _marked(folder: Path) -> set[int]:
+    mark = f"{MARK}={folder}".encode()
+    found = set()
+    for pid, _, _ in _processes():
+        with contextlib.suppress(OSError):
+            if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.add(pid)
+    return found
+
+
+def _processes() -> Iterator[tuple[int, int, str]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError, IndexError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                yield int(entry.name), int(fields[1]), fields[0]

@@ -58,8 +58,6 @@ class Lease:
     """When each state began: loading, running, stopped, offline, destroyed."""
     due_at: float
     """When it is to run."""
-    ends_at: float
-    """When the host's contract ends."""
     dies_at: float | None = None
     download_gb: Fraction = Fraction(0)
     upload_gb: Fraction = Fraction(0)
@@ -106,8 +104,6 @@ class Market:
     seed: int
     timing: Timing = Timing()
     credit_usd: Fraction = Fraction(100)
-    opened_at: float | None = None
-    """When the hosts' contracts began to run down; None = they do not."""
     offers: dict[int, Facts] = field(default_factory=dict)
     """What can be rented now, by the offer's number; a number is good for one rent."""
     leases: dict[int, Lease] = field(default_factory=dict)
@@ -122,18 +118,10 @@ class Market:
         self.offers[self._next_offer] = facts
         self._next_offer += 1
 
-    def offered(self, now: float) -> tuple[tuple[int, Facts], ...]:
-        """Returns what can be rented now: offers whose host's contract has not ended."""
-        return tuple(item for item in self.offers.items() if self.ends_at(item[1], now) > now)
-
-    def ends_at(self, facts: Facts, now: float) -> float:
-        """Returns when a host's contract ends."""
-        return (now if self.opened_at is None else self.opened_at) + facts.contract_seconds
-
     def rent(self, offer: int, ask: Ask, now: float, *, boot_seconds: float | None = None) -> Lease:
         """Rents an offer; raises RefusedError."""
         facts = self.offers.get(offer)
-        if facts is None or self.ends_at(facts, now) <= now:
+        if facts is None:
             raise RefusedError(
                 400,
                 "invalid_args",
@@ -153,25 +141,9 @@ class Market:
             label=ask.label,
             history=((now, "loading"),),
             due_at=now + boot,
-            ends_at=self.ends_at(facts, now),
         )
         self.leases[lease.number] = lease
         return lease
-
-    def stop(self, number: int, now: float) -> Lease:
-        """Stops what loads or runs; a lost or destroyed machine can not be stopped."""
-        lease = self.leases[number]
-        return (
-            self.enter(number, "stopped", now) if lease.state in ("loading", "running") else lease
-        )
-
-    def boot_again(self, number: int, now: float) -> Lease:
-        """Lets a stopped machine boot; anything else is left as it is."""
-        lease = self.leases[number]
-        if lease.state != "stopped":
-            return lease
-        self.enter(number, "loading", now)
-        return self.change(number, due_at=now + self._chance.uniform(*self.timing.boot))
 
     def due(self, now: float) -> tuple[Lease, ...]:
         """Returns what should run by now and does not."""
@@ -201,7 +173,7 @@ class Market:
         return lease
 
     def change(self, number: int, **changes: object) -> Lease:
-        """Changes what is not a state: label, time of boot or death, traffic."""
+        """Changes what is not a state: label, death, traffic."""
         self.leases[number] = replace(self.leases[number], **changes)  # type: ignore[arg-type]
         return self.leases[number]
 

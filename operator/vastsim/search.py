@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vastsim.market import RefusedError
-from vastsim.parameters import filters, integer, rank
 
 CONTROLS = frozenset(
     {"order", "limit", "type", "allocated_storage", "disable_bundling", "extra", "q", "select_cols"}
@@ -60,17 +59,22 @@ COMPUTED: Mapping[str, Callable[[Row], Any]] = {
 
 def search(rows: list[dict[str, Any]], query: Mapping[str, Any], cap: int) -> list[dict[str, Any]]:
     """Returns the rows that a query asks for; raises RefusedError for a malformed one."""
-    asked = {name: wanted for name, wanted in query.items() if name not in CONTROLS}
-    wanted_fits = {"rentable": {"eq": True}, "verified": {"eq": True}} | dict(
-        filters(asked, OPERATIONS, "bad_request")
-    )
+    filters = {"rentable": {"eq": True}, "verified": {"eq": True}} | {
+        name: wanted for name, wanted in query.items() if name not in CONTROLS
+    }
+    for name, wanted in filters.items():
+        if not isinstance(wanted, Mapping) or not set(wanted) <= set(OPERATIONS):
+            message = f"q.{name}: Input should be a valid dictionary"
+            raise RefusedError(400, "bad_request", message)
+    found = [row for row in rows if all(_fits(row, *item) for item in filters.items())]
+    for column, direction in reversed(_order(query)):
+        found.sort(
+            key=lambda row: (row.get(column) is None, row.get(column) or 0),
+            reverse=direction == "desc",
+        )
     limit = query.get("limit")
-    most = cap if limit is None else max(min(integer(limit, "q.limit"), cap), 0)
-    order = _order(query)
-    found = [row for row in rows if all(_fits(row, *item) for item in wanted_fits.items())]
-    for column, way in reversed(order):
-        found.sort(key=lambda row: rank(row.get(column)), reverse=way == "desc")
-    return found[:most]
+    wanted_rows = int(_number(limit)) if limit is not None else cap
+    return found[: max(min(wanted_rows, cap), 0)]
 
 
 def _fits(row: Row, name: str, wanted: Mapping[str, Any]) -> bool:
@@ -88,7 +92,7 @@ def _fits(row: Row, name: str, wanted: Mapping[str, Any]) -> bool:
 def _order(query: Mapping[str, Any]) -> list[tuple[str, str]]:
     order = query.get("order") or [["score", "desc"]]
     if not isinstance(order, list) or not all(
-        isinstance(pair, list) and len(pair) == 2 and pair[1] in ("asc", "desc") for pair in order
+        isinstance(pair, list) and len(pair) == 2 for pair in order
     ):
         raise RefusedError(400, "bad_request", "q.order: Input should be a list of pairs")
     return [(ALIASES.get(str(column), str(column)), str(way)) for column, way in order]

@@ -4,38 +4,33 @@ The controls need no key: they are not the provider's, and whoever runs the simu
 """
 
 import asyncio
+import base64
 import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
-from vastsim import parameters
 from vastsim.faults import FaultError, Faults
 from vastsim.ledger import decimal
-from vastsim.listing import page
 from vastsim.machines import Machines
 from vastsim.market import Ask, Lease, Market, RefusedError
-from vastsim.processes import SurvivorsError
-from vastsim.search import search
+from vastsim.search import OPERATIONS, search
 from vastsim.wire import QUERY_DISK_GB, Endpoint, instance_row, offer_row
 
 ACCOUNT_ID = 4711
 TICK_SECONDS = 0.1
-LABEL_MOST = 256
-RETRY_SECONDS = 2.0
-"""A machine that could not start is tried again after so long."""
+PAGE_MAX = 25
+STORED_COLUMNS = frozenset({"id", "label", "actual_status", "gpu_name", "verification"})
 LOG_APPEARS_SECONDS = 0.3
 """A requested log is not there at once: clients have to ask again."""
-
-log = logging.getLogger("vastsim")
 
 Scope = dict[str, Any]
 Asgi = Callable[[Scope, Any, Any], Awaitable[None]]
@@ -61,8 +56,7 @@ class State:
     requests: list[dict[str, Any]] = field(default_factory=list)
     instance_keys: dict[str, int] = field(default_factory=dict)
     """Lease number by the key that its machine holds."""
-    attached: dict[int, dict[int, str]] = field(default_factory=dict)
-    """Keys by their number, for each lease by its number."""
+    attached: dict[int, list[str]] = field(default_factory=dict)
     account_keys: dict[int, str] = field(default_factory=dict)
     logs: dict[str, tuple[float, str]] = field(default_factory=dict)
     began: float = field(default_factory=time.time)
@@ -78,43 +72,21 @@ class State:
         return Endpoint(self.public_host, port) if port else None
 
     async def advance(self) -> None:
-        """Starts what is due and loses what dies; what fails is tried again, and hinders nothing.
-
-        Others may get in between any two of them: a destroy does not wait for all that boots.
-        """
-        for lease in self.market.due(self.now()):
-            async with self.changing:
+        """Starts what is due and loses what dies."""
+        async with self.changing:
+            for lease in self.market.due(self.now()):
                 try:
-                    if self.market.leases[lease.number].state == "loading":
-                        await self._start(self.market.leases[lease.number])
-                except Exception:
-                    log.exception("machine %s did not start; it is tried again", lease.number)
-                    due_at = self.now() + RETRY_SECONDS * self.speed
-                    self.market.change(lease.number, due_at=due_at)
-        for lease in self.market.dying(self.now()):
-            async with self.changing:
-                try:
-                    await self.lose(lease.number)
-                except SurvivorsError:
-                    log.exception("the host of machine %s is not lost yet", lease.number)
+                    await self._start(lease)
+                except (RuntimeError, OSError) as error:
+                    # It stays loading and is tried again; the others must not wait for it.
+                    log.warning("machine %s does not start: %s", lease.number, error)
+            for lease in self.market.dying(self.now()):
+                await self.lose(lease.number)
 
     async def lose(self, number: int) -> None:
-        """Loses the host of a machine, with everything on it; `changing` must be held."""
+        """Loses the host of a machine, with everything on it."""
         await self.machines.end(number)
         self.market.enter(number, "offline", self.now())
-
-    async def stop(self, number: int) -> None:
-        """Stops a machine, whose disk stays."""
-        async with self.changing:
-            if self.market.find(number).state in ("loading", "running"):
-                await self.machines.stop(number)
-                self.market.stop(number, self.now())
-
-    async def boot_again(self, number: int) -> None:
-        """Lets a stopped machine boot on its old disk."""
-        async with self.changing:
-            self.market.find(number)
-            self.market.boot_again(number, self.now())
 
     async def end(self, number: int) -> None:
         """Destroys a machine."""
@@ -137,10 +109,7 @@ class State:
                 "DATA_DIRECTORY": "/workspace",
             },
             onstart=lease.ask.onstart,
-            authorized_keys=[
-                *self.account_keys.values(),
-                *self.attached.get(lease.number, {}).values(),
-            ],
+            authorized_keys=[*self.account_keys.values(), *self.attached.get(lease.number, [])],
             gpus=f"{facts.gpu_name}, {facts.gpu_ram_mib} MiB, 570.86.15\n" * facts.num_gpus,
         )
         self.market.enter(lease.number, "running", self.now())
@@ -152,7 +121,18 @@ class State:
 def simulator(state: State) -> Asgi:
     """Returns the application."""
 
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        ticking = asyncio.create_task(_tick(state))
+        try:
+            yield
+        finally:
+            ticking.cancel()
+            await state.machines.end_all()
+
+    app = FastAPI(
+        lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     _provider_routes(app, state)
     _control_routes(app, state)
 
@@ -160,21 +140,13 @@ def simulator(state: State) -> Asgi:
     async def refused(_: Request, error: RefusedError) -> JSONResponse:
         return JSONResponse(error.body, error.status)
 
-    @app.exception_handler(RequestValidationError)
-    async def malformed(request: Request, _: RequestValidationError) -> JSONResponse:
-        message = f"{request.url.path}: a number in the path is malformed"
-        return JSONResponse({"success": False, "error": "bad_request", "msg": message}, 400)
-
-    @app.exception_handler(CutError)
-    async def cut(request: Request, _: CutError) -> Response:
-        request.scope["vastsim.cut"]()
-        return Response()
-
     return _Outermost(app, state)
 
 
-async def keep_time(state: State) -> None:
-    """Lets happen what is due, until cancelled."""
+log = logging.getLogger("vastsim")
+
+
+async def _tick(state: State) -> None:
     while True:
         await state.advance()
         await asyncio.sleep(TICK_SECONDS)
@@ -196,13 +168,7 @@ class _Outermost:
         record = {"time": self._state.now(), "method": scope["method"], "path": path, "status": 0}
         self._state.requests.append(record)
 
-        # uvicorn's `send` is a method of the connection's cycle.
-        transport = send.__self__.transport
-        scope["vastsim.cut"] = transport.abort
-
         async def recorded(message: Mapping[str, Any]) -> None:
-            if transport.is_closing():
-                return
             if message["type"] == "http.response.start":
                 record["status"] = message["status"]
             await send(message)
@@ -215,7 +181,11 @@ class _Outermost:
         elif faults.strikes("html", path=path):
             await HTMLResponse("<html>Down for maintenance</html>")(scope, receive, recorded)
         else:
-            await self._app(scope, receive, recorded)
+            try:
+                await self._app(scope, receive, recorded)
+            except CutError:
+                # uvicorn's `send` is a method of the connection's cycle.
+                send.__self__.transport.abort()
 
 
 # --- The provider ---------------------------------------------------------------------------
@@ -247,13 +217,14 @@ def _own(request: Request, state: State, number: int) -> Lease:
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    return _object(parameters.json_value(await request.body() or b"{}", "The body"), "The body")
-
-
-def _object(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise RefusedError(400, "bad_request", f"{what} is not a JSON object.")
-    return value
+    raw = await request.body()
+    try:
+        body = json.loads(raw or b"{}")
+    except ValueError:
+        raise RefusedError(400, "bad_request", "The body is not JSON.") from None
+    if not isinstance(body, dict):
+        raise RefusedError(400, "bad_request", "The body is not a JSON object.")
+    return body
 
 
 def _provider_routes(app: FastAPI, state: State) -> None:
@@ -270,13 +241,8 @@ def _provider_routes(app: FastAPI, state: State) -> None:
 
     def found(query: Mapping[str, Any]) -> JSONResponse:
         now = state.now()
-        disk = parameters.number(
-            query.get("allocated_storage") or QUERY_DISK_GB, "q.allocated_storage"
-        )
-        rows = [
-            offer_row(offer, facts, now, disk, state.market.ends_at(facts, now))
-            for offer, facts in state.market.offered(now)
-        ]
+        disk = _number(query.get("allocated_storage") or QUERY_DISK_GB)
+        rows = [offer_row(*item, now, disk) for item in state.market.offers.items()]
         return JSONResponse({"offers": search(rows, query, state.search_cap)})
 
     @route("POST", "/bundles")
@@ -285,13 +251,11 @@ def _provider_routes(app: FastAPI, state: State) -> None:
 
     @route("GET", "/bundles")
     async def search_offers_by_query(request: Request) -> JSONResponse:
-        return found(
-            _object(parameters.json_value(request.query_params.get("q") or "{}", "q"), "q")
-        )
+        return found(_json_value(request.query_params.get("q") or "{}"))
 
     @route("PUT", "/search/asks")
     async def search_asks(request: Request) -> JSONResponse:
-        return found(_object((await _body(request)).get("q") or {}, "q"))
+        return found((await _body(request)).get("q") or {})
 
     @route("GET", "/gpu_names/unique")
     async def gpu_names() -> JSONResponse:
@@ -305,7 +269,7 @@ def _provider_routes(app: FastAPI, state: State) -> None:
     @route("GET", "/instances", ("v1",))
     async def instances_paged(request: Request) -> JSONResponse:
         _account(request, state)
-        return JSONResponse(page(_rows(state), request.query_params))
+        return _page(state, request.query_params)
 
     @route("GET", "/instances")
     async def instances(request: Request) -> JSONResponse:
@@ -326,10 +290,7 @@ def _provider_routes(app: FastAPI, state: State) -> None:
     async def request_logs(number: int, request: Request) -> JSONResponse:
         _own(request, state, number)
         body = await _body(request)
-        tail = parameters.integer(body.get("tail") or 1000, "tail", "invalid_args")
-        if tail < 1:
-            raise RefusedError(400, "invalid_args", "tail: Input should be at least 1")
-        lines = state.machines.log(number).splitlines()[-tail:]
+        lines = state.machines.log(number).splitlines()[-_integer(body.get("tail") or 1000) :]
         name = secrets.token_hex(16)
         state.logs[name] = (time.monotonic() + LOG_APPEARS_SECONDS, "\n".join(lines) + "\n")
         url = f"{state.public_url}/storage/logs/{name}"
@@ -354,18 +315,22 @@ def _provider_routes(app: FastAPI, state: State) -> None:
 
     @route("PUT", "/instances/{number}")
     async def change(number: int, request: Request) -> JSONResponse:
-        _own(request, state, number)
+        lease = _own(request, state, number)
         body = await _body(request)
-        wanted = body.get("state")
-        if wanted not in (None, "stopped", "running"):
-            raise RefusedError(400, "invalid_args", f"no such state: {wanted}")
         if "label" in body:
-            label = parameters.text(body["label"], "label", LABEL_MOST, "label_too_long")
-            state.market.change(number, label=label)
-        if wanted == "stopped":
-            await state.stop(number)
-        if wanted == "running":
-            await state.boot_again(number)
+            state.market.change(number, label=body["label"])
+        match body.get("state"):
+            case "stopped":
+                async with state.changing:
+                    await state.machines.end(number)
+                    state.market.enter(number, "stopped", state.now())
+            case None:
+                pass
+            case "running" if lease.state != "stopped":
+                pass
+            case other:
+                # A stopped machine's disk is not kept here, so that it can not be started again.
+                raise RefusedError(400, "invalid_args", f"not simulated: state {other}")
         return JSONResponse({"success": True})
 
     @route("DELETE", "/instances/{number}")
@@ -378,9 +343,10 @@ def _provider_routes(app: FastAPI, state: State) -> None:
     @route("POST", "/instances/{number}/ssh")
     async def attach_key(number: int, request: Request) -> JSONResponse:
         _own(request, state, number)
-        key = _ssh_key(await _body(request))
-        attached = state.attached.setdefault(number, {})
-        attached[max(attached, default=0) + 1] = key
+        key = str((await _body(request)).get("ssh_key") or "").strip()
+        if not key:
+            raise RefusedError(400, "invalid_args", "ssh_key is missing")
+        state.attached.setdefault(number, []).append(key)
         state.machines.authorize(number, key)
         return JSONResponse({"success": True, "msg": "SSH key added to instance."})
 
@@ -389,19 +355,10 @@ def _provider_routes(app: FastAPI, state: State) -> None:
         _own(request, state, number)
         keys = [
             {"id": index, "key": key, "public_key": key}
-            for index, key in state.attached.get(number, {}).items()
+            for index, key in enumerate(state.attached.get(number, []), 1)
         ]
         # A JSON string that holds an array: so it is.
         return JSONResponse({"success": True, "ssh_keys": json.dumps(keys)})
-
-    @route("DELETE", "/instances/{number}/ssh/{index}")
-    async def detach_key(number: int, index: int, request: Request) -> JSONResponse:
-        _own(request, state, number)
-        key = state.attached.get(number, {}).pop(index, None)
-        if key is None:
-            raise RefusedError(404, "no_such_ssh_key", f"Instance {number} has no key {index}.")
-        state.machines.forbid(number, key)
-        return JSONResponse({"success": True, "msg": "SSH key removed from instance."})
 
     @route("GET", "/ssh")
     async def account_keys(request: Request) -> JSONResponse:
@@ -418,20 +375,12 @@ def _provider_routes(app: FastAPI, state: State) -> None:
     @route("POST", "/ssh")
     async def add_account_key(request: Request) -> JSONResponse:
         _account(request, state)
-        key = _ssh_key(await _body(request))
-        if key in state.account_keys.values():
-            raise RefusedError(400, "invalid_args", "ssh_key is a duplicate")
+        key = str((await _body(request)).get("ssh_key") or "").strip()
+        if not key or key in state.account_keys.values():
+            raise RefusedError(400, "invalid_args", "ssh_key is missing or a duplicate")
         number = max(state.account_keys, default=0) + 1
         state.account_keys[number] = key
         return JSONResponse({"success": True, "key": {"id": number, "public_key": key}})
-
-    @route("DELETE", "/ssh/{number}")
-    async def delete_account_key(number: int, request: Request) -> JSONResponse:
-        _account(request, state)
-        # Machines that were rented with it keep it.
-        if state.account_keys.pop(number, None) is None:
-            raise RefusedError(400, "no_ssh_key", f"There is no SSH key {number}.")
-        return JSONResponse({"success": True})
 
     @route("GET", "/users/current")
     async def current_user(request: Request) -> JSONResponse:
@@ -451,48 +400,33 @@ def _provider_routes(app: FastAPI, state: State) -> None:
         )
 
 
-def _ssh_key(body: Mapping[str, Any]) -> str:
-    key = (parameters.text(body.get("ssh_key"), "ssh_key", 16_384) or "").strip()
-    if not key or "\n" in key:
-        raise RefusedError(400, "invalid_args", "ssh_key is missing or more than one line")
-    return key
-
-
-def _ask(body: Mapping[str, Any]) -> Ask:
-    image = parameters.text(body.get("image"), "image", 1024)
+def _create(state: State, offer: int, body: Mapping[str, Any]) -> JSONResponse:
+    image = str(body.get("image") or "")
     if not image:
         raise RefusedError(400, "invalid_args", "error 400/3467: image is missing")
-    disk = body.get("disk")
-    env = body.get("env")
-    # Another form than an object is ignored, as it is said to be.
-    variables = (
-        {str(name): str(value) for name, value in env.items()} if isinstance(env, Mapping) else {}
-    )
-    if any("\0" in text for item in variables.items() for text in item) or any(
-        "=" in name or not name for name in variables if name[:1] != "-"
-    ):
-        raise RefusedError(400, "invalid_args", "error 400/3467: env is malformed")
-    return Ask(
-        image=image,
-        disk_gb=10.0 if disk is None else parameters.number(disk, "disk", "invalid_args"),
-        label=parameters.text(body.get("label"), "label", LABEL_MOST, "label_too_long"),
-        env=variables,
-        onstart=parameters.text(body.get("onstart"), "onstart", 4048),
-        runtype=str(body.get("runtype") or "ssh"),
-    )
-
-
-def _create(state: State, offer: int, body: Mapping[str, Any]) -> JSONResponse:
-    ask = _ask(body)
-    image = ask.image
+    onstart = body.get("onstart")
+    if onstart is not None and len(str(onstart)) > 4048:
+        raise RefusedError(400, "invalid_args", "error 400/3467: onstart is too long")
     faults = state.faults
     if faults.strikes("rent_not_accepted", image=image):
         raise CutError
     if faults.strikes("offer_gone", image=image):
         state.market.offers.pop(offer, None)
     slow = faults.strikes("slow_boot", image=image)
-    boot_seconds = slow.seconds if slow else None
-    lease = state.market.rent(offer, ask, state.now(), boot_seconds=boot_seconds)
+    env = body.get("env")
+    lease = state.market.rent(
+        offer,
+        Ask(
+            image=image,
+            disk_gb=_number(body.get("disk") or 10),
+            label=body.get("label"),
+            env={str(k): str(v) for k, v in env.items()} if isinstance(env, Mapping) else {},
+            onstart=str(onstart) if onstart is not None else None,
+            runtype=str(body.get("runtype") or "ssh"),
+        ),
+        state.now(),
+        boot_seconds=slow.seconds if slow else None,
+    )
     key = secrets.token_hex(32)
     state.instance_keys[key] = lease.number
     if faults.strikes("rent_answer_lost", image=image):
@@ -503,6 +437,81 @@ def _create(state: State, offer: int, body: Mapping[str, Any]) -> JSONResponse:
 def _rows(state: State) -> list[dict[str, Any]]:
     now = state.now()
     return [instance_row(lease, state.endpoint(lease), now) for lease in state.market.listed(now)]
+
+
+def _page(state: State, query: Mapping[str, str]) -> JSONResponse:
+    """The paged listing (provider facts, v1 list semantics)."""
+    filters = _json_value(query.get("select_filters") or "{}")
+    limit = _integer(_json_value(query.get("limit") or str(PAGE_MAX)))
+    limit = 5 if limit <= 0 else min(limit, PAGE_MAX)
+    rows = _rows(state)
+    for name, wanted in filters.items():
+        if name not in STORED_COLUMNS or not isinstance(wanted, Mapping):
+            raise RefusedError(400, "invalid_request", f"can not filter by {name}")
+        for operation, value in wanted.items():
+            if operation not in OPERATIONS:
+                raise RefusedError(400, "invalid_request", f"no operation {operation}")
+            rows = [row for row in rows if OPERATIONS[operation](row[name], value)]
+    order = _json_value(query.get("order_by") or '[{"col":"id","dir":"asc"}]')
+    if not isinstance(order, list) or any(item.get("col") != "id" for item in order):
+        raise RefusedError(400, "invalid_request", "not simulated: an order other than by id")
+    down = any(item.get("dir") == "desc" for item in order)
+    rows.sort(key=lambda row: row["id"], reverse=down)
+    matching, total = rows, len(rows)
+    if token := query.get("after_token"):
+        last = _last_of(token)
+        rows = [row for row in rows if (row["id"] < last if down else row["id"] > last)]
+    page, rest = rows[:limit], rows[limit:]
+    labels: dict[str, int] = {}
+    for row in matching:
+        labels[row["label"] or ""] = labels.get(row["label"] or "", 0) + 1
+    columns = _json_value(query.get("select_cols") or '["*"]')
+    if "*" not in columns:
+        page_rows = [{name: row.get(name) for name in columns} for row in page]
+    else:
+        page_rows = page
+    return JSONResponse(
+        {
+            "success": True,
+            "instances_found": len(page),
+            "total_instances": total,
+            "label_counts": labels,
+            "next_token": _token(page[-1]["id"]) if rest else None,
+            "instances": page_rows,
+        }
+    )
+
+
+def _token(number: int) -> str:
+    return base64.b64encode(json.dumps({"values": {"id": number}}).encode()).decode()
+
+
+def _last_of(token: str) -> int:
+    try:
+        return int(json.loads(base64.b64decode(token, validate=True))["values"]["id"])
+    except (ValueError, KeyError, TypeError):
+        raise RefusedError(400, "invalid_token", "The token can not be read.") from None
+
+
+def _integer(value: Any) -> int:
+    return int(_number(value))
+
+
+def _number(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise RefusedError(400, "invalid_args", f"{value!r} is not a number") from None
+    if not abs(number) < 1e12:
+        raise RefusedError(400, "invalid_args", f"{value!r} is out of range")
+    return number
+
+
+def _json_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise RefusedError(400, "invalid_request", "A parameter is not JSON.") from None
 
 
 # --- The simulator's own controls -----------------------------------------------------------
@@ -522,7 +531,7 @@ def _control_routes(app: FastAPI, state: State) -> None:
     async def faults(request: Request) -> JSONResponse:
         try:
             state.faults.ask(await _body(request))
-        except (FaultError, ValueError, TypeError, OverflowError) as error:
+        except (FaultError, ValueError, TypeError) as error:
             return JSONResponse({"detail": str(error)}, 400)
         return JSONResponse({"success": True})
 
@@ -536,12 +545,11 @@ def _control_routes(app: FastAPI, state: State) -> None:
     @app.post("/sim/traffic/{number}")
     async def traffic(number: int, request: Request) -> JSONResponse:
         body = await _body(request)
-        state.market.find(number)
-        moved = {
-            name: Fraction(str(parameters.number(body.get(name, 0), name)))
-            for name in ("download_gb", "upload_gb")
-        }
-        state.market.change(number, **moved)
+        state.market.change(
+            number,
+            download_gb=Fraction(str(body.get("download_gb", 0))),
+            upload_gb=Fraction(str(body.get("upload_gb", 0))),
+        )
         return JSONResponse({"success": True})
 
 

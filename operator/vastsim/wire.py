@@ -12,15 +12,9 @@ QUERY_DISK_GB = 8.0
 
 
 def offer_row(
-    number: int,
-    facts: Facts,
-    now: float,
-    disk_gb: float = QUERY_DISK_GB,
-    ends_at: float | None = None,
+    number: int, facts: Facts, now: float, disk_gb: float = QUERY_DISK_GB
 ) -> dict[str, Any]:
-    """Returns an offer as a search shows it; `ends_at` None = the contract begins now."""
-    if ends_at is None:
-        ends_at = now + facts.contract_seconds
+    """Returns an offer as a search shows it."""
     disk_hour = float(facts.storage_cost) * disk_gb / 720
     base = float(facts.dph_base)
     total = base + disk_hour
@@ -34,8 +28,8 @@ def offer_row(
         "is_bid": False,
         "resource_type": "gpu",
         "start_date": None,
-        "end_date": ends_at,
-        "duration": ends_at - now,
+        "end_date": now + facts.contract_seconds,
+        "duration": facts.contract_seconds,
         "dph_total": total,
         "discounted_dph_total": total,
         "dph_total_adj": total + float(facts.inet_up_cost) + float(facts.inet_down_cost),
@@ -138,8 +132,8 @@ def instance_row(lease: Lease, endpoint: Endpoint | None, now: float) -> dict[st
         "status_msg": f"success, running {image}/ssh" if running else "",
         "bundle_id": 1_800_000_000 + lease.facts.machine_id,
         "start_date": lease.created_at,
-        "end_date": lease.ends_at,
-        "duration": lease.ends_at - now,
+        "end_date": lease.created_at + lease.facts.contract_seconds,
+        "duration": lease.created_at + lease.facts.contract_seconds - now,
         "uptime_mins": None,
         "image_uuid": lease.ask.image,
         "image_args": [],

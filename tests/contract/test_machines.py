@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import subprocess
 from collections.abc import AsyncIterator
@@ -38,6 +39,7 @@ class Machine:
         self.vast = vast
         self.key = folder / "key"
         self._simulator = simulator
+        self._folder = folder
         self.number = 0
         self.port = 0
         self.host_key = ""
@@ -75,11 +77,14 @@ class Machine:
 
     def processes(self) -> list[int]:
         """Returns what runs on it, by the mark in each process's environment."""
-        mark = f"VASTSIM_MACHINE={self.number}".encode()
+        mark = re.compile(
+            rf"VASTSIM_MACHINE={re.escape(str(self._folder))}/.*/{self.number}".encode()
+        )
         found = []
         for entry in Path("/proc").iterdir():
             with suppress(OSError):
-                if entry.name.isdecimal() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                variables = (entry / "environ").read_bytes() if entry.name.isdecimal() else b""
+                if any(mark.fullmatch(one) for one in variables.split(b"\0")):
                     found.append(int(entry.name))
         return found
 

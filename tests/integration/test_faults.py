@@ -87,6 +87,18 @@ def test_a_market_that_does_not_answer_is_waited_for(world: World, fault: str) -
     world.await_reason("train", "Complete")
 
 
+def test_a_provider_that_is_down_is_waited_for(world: World) -> None:
+    """Nobody listens: nothing is rented, the job waits and says why, and it heals."""
+    world.simulator.stop()
+    eventually("the operator is not ready", lambda: world.operator.probe("readyz")[0] == 503)
+    world.apply_job("train")
+    world.await_reason("train", "ProviderUnavailable")
+    world.simulator.start()
+    job = world.await_reason("train", "Complete")
+
+    assert len(world.simulator.of(job)) == 1
+
+
 @pytest.mark.parametrize("fault", ["server_error", "wrong_key"])
 def test_nothing_is_taken_for_gone_while_the_provider_fails(world: World, fault: str) -> None:
     """A running job survives a provider that answers every question wrongly."""

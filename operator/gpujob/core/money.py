@@ -54,8 +54,7 @@ def micro_up(usd: Fraction) -> int:
 
 def over_time(microusd_per_hour: int, seconds: float) -> int:
     """Returns the micro-USD of a rate over time, rounded up; negative time costs nothing."""
-    exact_seconds = Fraction(max(seconds, 0.0)).limit_denominator(1_000_000)
-    cost = exact_seconds * microusd_per_hour / 3600
+    cost = Fraction(max(seconds, 0.0)) * microusd_per_hour / 3600
     return -(-cost.numerator // cost.denominator)
 
 
