@@ -129,6 +129,8 @@ async def run(settings: Settings) -> int:
         def take_in() -> None:
             for key in cache.take_in(kind, body, gone):
                 queue.add(key)
+            if gone:
+                heard.pop(body["metadata"]["uid"], None)
 
         loop.call_soon_threadsafe(take_in)
 

@@ -238,7 +238,8 @@ class Reconciler:
             memory = replace(memory, pod_missing_since=None, pod_problem="")
         elif memory.pod_missing_since is None and node.status.ssh_public_key is not None:
             memory = replace(memory, pod_missing_since=now)
-        self._memories[uid] = memory
+        if node.status.released_at is None:
+            self._memories[uid] = memory
         return seen.NodeObservation(
             world=self._world(),
             node=node,
