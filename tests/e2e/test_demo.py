@@ -1,5 +1,6 @@
 """The demo's story on a real cluster, and what it promises about pods, money and the token."""
 
+import copy
 import json
 import subprocess
 from collections.abc import Iterator
@@ -125,7 +126,7 @@ def test_the_driver_runs_with_nothing(seen: Seen) -> None:
 
 def test_the_namespace_refuses_the_same_pod_with_privileges(stage: Stage, seen: Seen) -> None:
     """Pod Security restricted is enforced there."""
-    pod = seen.pod
+    pod = copy.deepcopy(seen.pod)
     pod["metadata"] = {"name": "privileged", "namespace": "demo"}
     pod.pop("status")
     pod["spec"].pop("nodeName")
@@ -179,7 +180,13 @@ def test_waiting_by_condition_works(stage: Stage, seen: Seen) -> None:
 
 
 def test_deleting_the_namespace_ends(stage: Stage, seen: Seen) -> None:
-    """Nothing holds it back once nothing is leased."""
-    stage.kubectl("delete", "namespace", "demo", "--timeout=120s")
+    """With a job running in it, too; it goes once nothing is leased."""
+    manifest = (demo.PARTS / "train.yaml").read_text().replace("namespace: demo", "namespace: left")
+    stage.namespace("left")
+    stage.kubectl("apply", "-f", "-", text=manifest)
+    running = "--for=jsonpath={.status.conditions[?(@.type=='Ready')].reason}=Running"
+    stage.kubectl("wait", "-n", "left", "--timeout=120s", running, "gpujob/train")
+    stage.kubectl("delete", "namespace", "left", "--timeout=120s")
 
-    assert [one for one in stage.ledger() if one["state"] != "destroyed"] == []
+    states = [one["state"] for one in stage.ledger()]
+    assert states == ["destroyed"] * 5
