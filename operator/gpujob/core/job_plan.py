@@ -218,6 +218,10 @@ def _under_way(seen: JobObservation) -> JobPlan | None:
     ready = next((c for c in node.status.conditions if c.type == "Ready"), None)
     reason = Reason(ready.reason) if ready else Reason.AWAITING_DRIVER
     message = ready.message if ready else ""
+    if node.status.end is not None and reason is not Reason.ACCOUNT_CHANGED:
+        # The reason of the end is told once, with the final figures: after the machine is gone.
+        reason = Reason.RELEASING
+        message = f"{node.status.end.reason}: {node.status.end.message}"
     rent, lease = node.status.rent, node.status.lease
     accrued = parse_usd(job.status.cost.spent_usd) + parse_usd(node.status.accrued_usd or "0")
     status = job.status.model_copy(

@@ -230,6 +230,23 @@ def test_what_is_decided(seen: JobObservation, reason: Reason, names: list[str])
     assert (reason, names) == (plan.reason, [type(effect).__name__ for effect in plan.effects])
 
 
+@pytest.mark.parametrize("reason", ["DeadlineExceeded", "Suspended", "Completed", "HostLost"])
+def test_an_end_is_told_only_once_the_machine_is_gone(reason: str) -> None:
+    """Whoever waits for the reason of an end finds the job charged, not still paying."""
+    ready = {
+        "type": "Ready",
+        "status": "False",
+        "reason": reason,
+        "message": "so it is",
+        "lastTransitionTime": stamp(),
+    }
+    node = a_node(ended(running(), reason) | {"conditions": [ready]})
+    plan = plan_job(job_observation(job=a_job(status=RECORDED), node=node))
+
+    assert plan.reason is Reason.RELEASING
+    assert plan.message.startswith(f"{reason}: so it is")
+
+
 def test_a_charge_is_added_once() -> None:
     """After the charge the attempt is no longer recorded as under way."""
     seen = job_observation(job=a_job(status=RECORDED), node=released("HostLost"))
