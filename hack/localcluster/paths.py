@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-HACK = Path(__file__).resolve().parent.parent
-ROOT = HACK.parent
-SOURCES = HACK / "localcluster"
+SOURCES = Path(__file__).resolve().parent
+ROOT = SOURCES.parent.parent
 
 FORBIDDEN = ("/run", "/var/lib", "/var/log")
 """Hidden inside the node by its own tmpfs mounts."""
