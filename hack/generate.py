@@ -61,6 +61,7 @@ def values_schema() -> str:
                     "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
                 }
             ),
+            "replicas": {"type": "integer", "minimum": 1},
             "imagePullSecrets": {"type": "array", "items": {"type": "string", "minLength": 1}},
             "vast": closed(
                 {

@@ -4,6 +4,7 @@
 account's token, which exists nowhere else.
 """
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -28,6 +29,12 @@ class Settings:
     driver_image: str
     transport_url: str
     """Where driver pods reach this controller."""
+    namespace: str
+    """Where this controller runs."""
+    pod_name: str
+    pod_ip: str
+    name: str = "gpujob"
+    """Of the Service that drivers are told, and of the leader lock."""
     driver_image_pull_policy: str = "IfNotPresent"
     provider_url: str = "https://console.vast.ai"
     transport_port: int = 8080
@@ -60,7 +67,7 @@ class Settings:
             raise ConfigError(
                 f"unknown setting: {unknown}; see the table of settings in the README"
             )
-        for required in ("driver_image", "transport_url"):
+        for required in ("driver_image", "transport_url", "namespace", "pod_name", "pod_ip"):
             if required not in own:
                 raise ConfigError(f"{PREFIX}{required.upper()} must be set")
         token = environment.get(TOKEN_VARIABLE, "")
@@ -72,7 +79,24 @@ class Settings:
             parts = urlsplit(str(own.get(url, "https://x")))
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
                 raise ConfigError(f"{PREFIX}{url.upper()} must be an http or https address")
-        return cls(vast_api_key=token, limits=Limits(**limits), **own)
+        try:
+            ipaddress.ip_address(str(own["pod_ip"]))
+        except ValueError:
+            raise ConfigError(f"{PREFIX}POD_IP must be an IP address") from None
+        settings = cls(vast_api_key=token, limits=Limits(**limits), **own)
+        _check_lock(settings.limits)
+        return settings
+
+
+def _check_lock(limits: Limits) -> None:
+    """Raises ConfigError unless a leader stops before another one can lead, and can rent."""
+    duration = limits.lock_duration_seconds
+    for name in ("lock_renew_deadline_seconds", "rent_not_after_seconds"):
+        if getattr(limits, name) + limits.lock_retry_seconds > duration:
+            raise ConfigError(
+                f"{PREFIX}{name.upper()} and {PREFIX}LOCK_RETRY_SECONDS together must be at most "
+                f"{PREFIX}LOCK_DURATION_SECONDS, which is {duration}"
+            )
 
 
 def _converted(kind: Any, name: str, text: str) -> Any:

@@ -1,7 +1,12 @@
-"""The controller: wires watch, queue, reconcile, market and sweep together, and runs them."""
+"""The controller: wires watch, queue, reconcile, market and sweep together, and runs them.
+
+Every replica answers probes; the one that holds the leader lock does all the rest. It ends as it
+may crash, at any await, except that a rent request in flight is waited for.
+"""
 
 import asyncio
 import signal
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +28,7 @@ from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import LABEL_NODE
 from gpujob.config import Settings
 from gpujob.core.observation import Heard
+from gpujob.leader import LeaderLock, publish_address
 from gpujob.market_watch import MarketWatch
 from gpujob.reconcile import Reconciler
 from gpujob.sweep import Sweep
@@ -31,8 +37,8 @@ from gpujob.watch import Watcher
 from gpujob.workqueue import Key, WorkQueue
 
 RESYNC_SECONDS = 60.0
-DRAIN_SECONDS = 35.0
-"""A rent request in flight may take this long; it is waited for at the end."""
+RENT_GRACE_SECONDS = 5.0
+"""A rent request in flight at the end is waited for: its time-out, and this."""
 
 log = structlog.get_logger("gpujob.controller")
 
@@ -88,11 +94,11 @@ class _Server(uvicorn.Server):
 
 async def run(settings: Settings) -> int:
     """Runs the controller until it is told to stop; returns the process's exit status."""
-    clock = SystemClock()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    clock = SystemClock()
     kube = await KubeClient.connect()
     cluster_id = await _cluster_id(kube, stop)
     if cluster_id is None:
@@ -103,78 +109,138 @@ async def run(settings: Settings) -> int:
         provider=settings.provider_url,
         limits=vars(settings.limits),
     )
-    vast = VastClient(settings.provider_url, settings.vast_api_key, clock)
-    queue: WorkQueue = WorkQueue()
-    cache = Cache()
-    heard: dict[str, Heard] = {}
-
-    def on_listing() -> None:
-        for node in cache.nodes.values():
-            if node.status.released_at is None:
-                queue.add(Key("GpuNode", node.metadata.namespace, node.metadata.name))
-
-    market = MarketWatch(vast, clock, settings.limits, on_listing)
-    reconciler = Reconciler(
-        kube=kube,
-        vast=vast,
-        market=market,
-        clock=clock,
-        settings=settings,
-        cluster_id=cluster_id,
-        queue=queue,
-        heard=heard,
-    )
-
-    def on_event(kind: str, body: dict[str, Any], gone: bool) -> None:
-        def take_in() -> None:
-            for key in cache.take_in(kind, body, gone):
-                queue.add(key)
-            if gone:
-                heard.pop(body["metadata"]["uid"], None)
-
-        loop.call_soon_threadsafe(take_in)
-
-    watcher = Watcher(on_event)
-    sweep = Sweep(settings, clock, cluster_id)
-    transport = _server(
-        transport_app(kube=kube, clock=clock, lookup=cache.lookup, heard=heard, on_news=queue.add),
-        settings.listen_host,
-        settings.transport_port,
-    )
-    probes = _server(_probes(watcher, sweep, market), settings.listen_host, settings.probes_port)
-    servers = [asyncio.create_task(server.serve()) for server in (transport, probes)]
-    watcher.start()
-    sweep.start()
-    workers = [
-        asyncio.create_task(_work(queue, reconciler), name=f"worker-{number}")
-        for number in range(settings.workers)
-    ]
-    others = [
-        asyncio.create_task(market.run(), name="market"),
-        asyncio.create_task(_resync(kube, queue), name="resync"),
-        asyncio.create_task(_mind(watcher, sweep), name="mind"),
-    ]
+    lock = LeaderLock(kube, clock, settings, identity=f"{settings.pod_name}_{uuid.uuid4().hex}")
+    leader = Leader(kube, clock, settings, cluster_id, lock)
+    probes = _server(_probes(leader), settings.listen_host, settings.probes_port)
     stopping = asyncio.create_task(stop.wait(), name="stop")
-    ended, _ = await asyncio.wait(
-        [*workers, *others, *servers, stopping], return_when=asyncio.FIRST_COMPLETED
-    )
-    failure = next((task for task in ended if task is not stopping), None)
-    if failure is not None:
+    serving = asyncio.create_task(probes.serve(), name="probes")
+    acquiring = asyncio.create_task(lock.acquire(), name="lock")
+    failure = await _first([acquiring, serving, stopping])
+    if failure is acquiring:
+        failure = await leader.lead([serving, stopping])
+        await lock.release()
+        leader.end_watch()
+    acquiring.cancel()
+    if failure is not stopping:
         problem = failure.exception() if not failure.cancelled() else None
         log.error("controller_broke", task=failure.get_name(), problem=repr(problem))
     log.info("controller_stops")
-    for task in others:
-        task.cancel()
-    # A pass in flight is finished: it may be waiting for the answer to a rent request.
-    queue.close()
-    await asyncio.wait(workers, timeout=DRAIN_SECONDS)
-    watcher.stop()
-    for server in (transport, probes):
-        server.should_exit = True
-    await asyncio.wait(servers, timeout=5)
-    await vast.close()
+    probes.should_exit = True
+    await asyncio.wait([serving], timeout=5)
     await kube.close()
-    return 0 if failure is None else 1
+    return 0 if failure is stopping else 1
+
+
+async def _first(tasks: list[asyncio.Task[Any]]) -> asyncio.Task[Any]:
+    """Returns the first of the tasks to end, the earliest named if there are several."""
+    ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    return next(task for task in tasks if task in ended)
+
+
+class Leader:
+    """What only the holder of the lock does."""
+
+    def __init__(
+        self,
+        kube: KubeClient,
+        clock: SystemClock,
+        settings: Settings,
+        cluster_id: str,
+        lock: LeaderLock,
+    ) -> None:
+        self._kube = kube
+        self._settings = settings
+        self._lock = lock
+        self._queue = WorkQueue()
+        self._cache = Cache()
+        self._heard: dict[str, Heard] = {}
+        self._vast = VastClient(settings.provider_url, settings.vast_api_key, clock)
+        self.market = MarketWatch(self._vast, clock, settings.limits, self._on_listing)
+        self._reconciler = Reconciler(
+            kube=kube,
+            vast=self._vast,
+            market=self.market,
+            clock=clock,
+            settings=settings,
+            cluster_id=cluster_id,
+            queue=self._queue,
+            heard=self._heard,
+            lock=lock,
+        )
+        self._watcher = Watcher(self._on_event)
+        self._sweep = Sweep(settings, clock, cluster_id)
+        app = transport_app(
+            kube=kube,
+            clock=clock,
+            lookup=self._cache.lookup,
+            heard=self._heard,
+            on_news=self._queue.add,
+        )
+        self._transport = _server(app, settings.listen_host, settings.transport_port)
+        self._loop = asyncio.get_running_loop()
+        self.leads = False
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether no thread has ended that should go on."""
+        return not self.leads or (self._watcher.is_alive and self._sweep.is_alive)
+
+    async def lead(self, ends: list[asyncio.Task[Any]]) -> asyncio.Task[Any]:
+        """Leads until one of its parts or of `ends` has ended, and returns that one.
+
+        When it returns, nothing of it goes on: the lock may be given back.
+        """
+        self.leads = True
+        self._watcher.start()
+        self._sweep.start()
+        holding = asyncio.create_task(self._lock.hold(), name="lock")
+        serving = asyncio.create_task(self._transport.serve(), name="transport")
+        workers = [
+            asyncio.create_task(_work(self._queue, self._reconciler), name=f"worker-{number}")
+            for number in range(self._settings.workers)
+        ]
+        others = [
+            asyncio.create_task(self.market.run(), name="market"),
+            asyncio.create_task(_resync(self._kube, self._queue), name="resync"),
+            asyncio.create_task(_announce(self._kube, self._settings), name="address"),
+            asyncio.create_task(_mind(self._watcher, self._sweep), name="mind"),
+        ]
+        first = await _first([*ends, holding, serving, *others, *workers])
+        self._queue.close()
+        renting = [worker for worker in workers if worker in self._reconciler.renting]
+        idle = [worker for worker in workers if worker not in renting]
+        for task in (*others, *idle):
+            task.cancel()
+        await asyncio.gather(*others, *idle, return_exceptions=True)
+        if renting and not holding.done():
+            # The lock is held on meanwhile: a successor could only wait for the same answer.
+            patience = self._settings.limits.rent_timeout_seconds + RENT_GRACE_SECONDS
+            await asyncio.wait(renting, timeout=patience)
+        for task in (holding, *renting):
+            task.cancel()
+        await asyncio.gather(holding, *renting, return_exceptions=True)
+        self._transport.should_exit = True
+        await asyncio.wait([serving], timeout=1)
+        await self._vast.close()
+        return first
+
+    def end_watch(self) -> None:
+        """Ends the watch, which may take seconds."""
+        self._watcher.stop()
+
+    def _on_listing(self) -> None:
+        for node in self._cache.nodes.values():
+            if node.status.released_at is None:
+                self._queue.add(Key("GpuNode", node.metadata.namespace, node.metadata.name))
+
+    def _on_event(self, kind: str, body: dict[str, Any], gone: bool) -> None:
+        def take_in() -> None:
+            for key in self._cache.take_in(kind, body, gone):
+                self._queue.add(key)
+            if gone:
+                self._heard.pop(body["metadata"]["uid"], None)
+
+        self._loop.call_soon_threadsafe(take_in)
 
 
 async def _cluster_id(kube: KubeClient, stop: asyncio.Event) -> str | None:
@@ -224,6 +290,18 @@ async def _resync(kube: KubeClient, queue: WorkQueue) -> None:
             log.warning("resync_failed", problem=str(error))
 
 
+async def _announce(kube: KubeClient, settings: Settings) -> None:
+    """Leads drivers here, and goes on doing so whatever others write."""
+    while True:
+        try:
+            await publish_address(kube, settings)
+        except ClusterError as error:
+            log.warning("address_not_published", problem=str(error))
+            await asyncio.sleep(1)
+        else:
+            await asyncio.sleep(RESYNC_SECONDS)
+
+
 async def _mind(watcher: Watcher, sweep: Sweep) -> None:
     """Ends when a thread has died: the process must then end, and be started anew."""
     while watcher.is_alive and sweep.is_alive:  # noqa: ASYNC110 - threads set no event of ours
@@ -231,17 +309,19 @@ async def _mind(watcher: Watcher, sweep: Sweep) -> None:
     raise RuntimeError(watcher.problem or "the sweep ended")
 
 
-def _probes(watcher: Watcher, sweep: Sweep, market: MarketWatch) -> FastAPI:
+def _probes(leader: Leader) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 
     @app.get("/healthz")
     async def healthz() -> PlainTextResponse:
-        alive = watcher.is_alive and sweep.is_alive
+        alive = leader.is_alive
         return PlainTextResponse("ok" if alive else "a thread has ended", 200 if alive else 500)
 
     @app.get("/readyz")
     async def readyz() -> PlainTextResponse:
-        problem = market.problem
+        if not leader.leads:
+            return PlainTextResponse("ok: another replica leads")
+        problem = leader.market.problem
         if problem is None:
             return PlainTextResponse("ok")
         return PlainTextResponse(f"{problem.reason}: {problem.message}", 503)

@@ -5,6 +5,7 @@ planned from, and only then acts. Whatever fails ends the pass; the next one obs
 the only module that turns plans into deeds.
 """
 
+import asyncio
 import hashlib
 from collections import deque
 from dataclasses import replace
@@ -49,6 +50,7 @@ from gpujob.core.job_plan import node_name, plan_job
 from gpujob.core.node_plan import plan_node
 from gpujob.core.plan import Plan
 from gpujob.core.start_script import host_key_in_log
+from gpujob.leader import LeaderLock
 from gpujob.market_watch import MarketWatch
 from gpujob.workqueue import Key
 
@@ -83,6 +85,7 @@ class Reconciler:
         cluster_id: str,
         queue: Queue,
         heard: dict[str, seen.Heard],
+        lock: LeaderLock,
     ) -> None:
         self._kube = kube
         self._vast = vast
@@ -92,6 +95,9 @@ class Reconciler:
         self._cluster_id = cluster_id
         self._queue = queue
         self._heard = heard
+        self._lock = lock
+        self.renting: set[asyncio.Task[None] | None] = set()
+        """Tasks with a rent request in flight: the only ones not to be cancelled."""
         self._memories: dict[str, seen.NodeMemory] = {}
         self._absent_since: dict[str, float] = {}
         self._destroys: deque[DestroyEvidence] = deque(maxlen=DESTROYS_KEPT)
@@ -267,20 +273,26 @@ class Reconciler:
         uid = node.metadata.uid
         async with self._vast.rent_line() as line:
             if after.rent is None or line.account_id != after.rent.account_id:
-                # The key was changed under us: nothing was stored, the next pass knows.
-                log.warning("account_changed", account=line.account_id)
-                return
-            await self._store(key, stored, node.status.conditions, after)
-            self._remember(uid, marker_seen_at=self._clock.monotonic())
-            self._market.forget_quotes()
-            log.info(
-                "rent_requested",
-                namespace=key.namespace,
-                node=key.name,
-                offer=request.offer_id,
-                fuse_usd=after.rent.fuse_usd,
-            )
-            self._remember(uid, rent=await self._send(line, request))
+                # Nothing was stored: a later pass may still rent under this name.
+                raise RentWithheld(f"the key is now of account {line.account_id}")
+            if not self._lock.is_held_for(self._settings.limits.rent_not_after_seconds):
+                raise RentWithheld("the leader lock may be lost before the request is sent")
+            task = asyncio.current_task()
+            self.renting.add(task)
+            try:
+                await self._store(key, stored, node.status.conditions, after)
+                self._remember(uid, marker_seen_at=self._clock.monotonic())
+                self._market.forget_quotes()
+                log.info(
+                    "rent_requested",
+                    namespace=key.namespace,
+                    node=key.name,
+                    offer=request.offer_id,
+                    fuse_usd=after.rent.fuse_usd,
+                )
+                self._remember(uid, rent=await self._send(line, request))
+            finally:
+                self.renting.discard(task)
 
     async def _send(
         self, line: RentLine, request: effects.Rent

@@ -64,13 +64,14 @@ def test_two_renders_are_identical(programs: Path, version: str) -> None:
 
 WRONG = [
     ("no secret", [], "existingSecret"),
-    ("an unknown value", ["vast.existingSecret=x", "replicas=2"], "replicas"),
+    ("an unknown value", ["vast.existingSecret=x", "shards=2"], "shards"),
     ("an unknown nested value", ["vast.existingSecret=x", "vast.token=abc"], "token"),
     ("a short digest", ["vast.existingSecret=x", "image.digest=sha256:abc"], "digest"),
     ("an unknown policy", ["vast.existingSecret=x", "image.pullPolicy=Often"], "pullPolicy"),
     ("no address", ["vast.existingSecret=x", "vast.url=console"], "url"),
     ("a negative limit", ["vast.existingSecret=x", "limits.pollSeconds=-1"], "pollSeconds"),
     ("an unknown limit", ["vast.existingSecret=x", "limits.patience=1"], "patience"),
+    ("no replica", ["vast.existingSecret=x", "replicas=0"], "replicas"),
     ("a wrong type", ["vast.existingSecret=x", "crds.install=maybe"], "install"),
 ]
 
@@ -124,10 +125,39 @@ def test_every_field_is_described_and_bounded() -> None:
             look(child, f"{kind.name}.status.{name}")
 
 
+def test_two_replicas_survive_a_drain(programs: Path) -> None:
+    """Two by default, never both evicted; a single one has no budget that could block a drain."""
+
+    def made(*sets: str) -> dict[str, Object]:
+        return {one["kind"]: one for one in objects(programs, *sets)}
+
+    both, alone = made(), made("replicas=1")
+    assert both["Deployment"]["spec"]["replicas"] == 2
+    assert both["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
+    assert "PodDisruptionBudget" not in alone
+
+
+def test_drivers_are_led_to_the_leader_alone(programs: Path) -> None:
+    """The Service selects no pods, and the controller may write what leads it."""
+    made = objects(programs)
+    (service,) = [one for one in made if one["kind"] == "Service"]
+    (role,) = [one for one in made if one["kind"] == "Role"]
+    named = {
+        resource: rule["resourceNames"]
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        if "update" in rule["verbs"]
+    }
+
+    assert "selector" not in service["spec"]
+    assert named == {"leases": ["gpujob"], "endpointslices": ["gpujob"]}
+
+
 def test_no_right_is_wide(programs: Path) -> None:
     """No wildcard anywhere, and no Secret is read."""
-    (role,) = [one for one in objects(programs) if one["kind"] == "ClusterRole"]
-    for rule in role["rules"]:
+    roles = [one for one in objects(programs) if one["kind"] in ("ClusterRole", "Role")]
+    assert len(roles) == 2
+    for rule in (rule for role in roles for rule in role["rules"]):
         assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
         if "secrets" in rule["resources"]:
             assert set(rule["verbs"]) == {"create", "delete"}
@@ -145,7 +175,7 @@ def test_the_pod_is_restricted_and_the_token_in_one_variable(programs: Path) -> 
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    tokens = [one for one in container["env"] if "valueFrom" in one]
+    tokens = [one for one in container["env"] if "secretKeyRef" in one.get("valueFrom", {})]
     assert [one["name"] for one in tokens] == ["VAST_API_KEY"]
     assert tokens[0]["valueFrom"] == {"secretKeyRef": {"name": "vast", "key": "api-key"}}
 
@@ -155,7 +185,12 @@ def test_the_controller_understands_its_environment(programs: Path) -> None:
     sets = ("limits.pollSeconds=7", "limits.maxLeases=3")
     (deployment,) = [one for one in objects(programs, *sets) if one["kind"] == "Deployment"]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    environment = {one["name"]: one.get("value", "token") for one in container["env"]}
+    downward = {"metadata.namespace": "system", "metadata.name": "pod", "status.podIP": "192.0.2.1"}
+    environment = {
+        one["name"]: one.get("value")
+        or downward.get(one["valueFrom"].get("fieldRef", {}).get("fieldPath"), "token")
+        for one in container["env"]
+    }
     settings = Settings.from_environment(environment)
 
     assert (settings.limits.poll_seconds, settings.limits.max_leases) == (7.0, 3)

@@ -95,7 +95,8 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         ).stdout
         kubectl("create", "namespace", "gpujob-system")
         documents = [one for one in yaml.safe_load_all(rendered) if one]
-        wanted = ("CustomResourceDefinition", "ServiceAccount", "ClusterRole", "ClusterRoleBinding")
+        roles = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+        wanted = ("CustomResourceDefinition", "ServiceAccount", "Service", *roles)
         chosen = [one for one in documents if one["kind"] in wanted]
         listed = {"apiVersion": "v1", "kind": "List", "items": chosen}
         kubectl("apply", "--server-side", "-f", "-", text=json.dumps(listed))

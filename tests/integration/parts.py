@@ -39,6 +39,7 @@ LIMITS = {
     "QUOTE_AGE_SECONDS": "20",
     "RENT_TIMEOUT_SECONDS": "3",
     "STATUS_SECONDS": "1",
+    "LOCK_RETRY_SECONDS": "0.5",
 }
 LAG_CAP_SECONDS = 30
 
@@ -223,18 +224,24 @@ class Simulator:
 class Operator:
     """The controller as a process, with the rights of its chart."""
 
-    def __init__(self, folder: Path, kubeconfig: Path, provider_url: str) -> None:
-        self._folder = folder
-        self._transport_port, self._probes_port = free_port(), free_port()
-        self.transport_url = f"http://127.0.0.1:{self._transport_port}"
+    def __init__(
+        self, folder: Path, kubeconfig: Path, provider_url: str, name: str = "operator"
+    ) -> None:
+        self._log = folder / f"{name}.log"
+        self.transport_port, self._probes_port = free_port(), free_port()
+        self.transport_url = f"http://127.0.0.1:{self.transport_port}"
         self._environment = environment(
             VAST_API_KEY=KEY,
             KUBECONFIG=str(kubeconfig),
             GPUJOB_PROVIDER_URL=provider_url,
             GPUJOB_TRANSPORT_URL=self.transport_url,
-            GPUJOB_TRANSPORT_PORT=str(self._transport_port),
+            GPUJOB_TRANSPORT_PORT=str(self.transport_port),
             GPUJOB_PROBES_PORT=str(self._probes_port),
             GPUJOB_LISTEN_HOST="127.0.0.1",
+            GPUJOB_NAMESPACE="gpujob-system",
+            GPUJOB_POD_NAME=name,
+            # No API server takes a loopback address for an endpoint; nobody connects to this one.
+            GPUJOB_POD_IP="192.0.2.1",
             GPUJOB_DRIVER_IMAGE="localhost/gpujob:dev",
             **{f"GPUJOB_{name}": value for name, value in LIMITS.items()},
         )
@@ -243,14 +250,12 @@ class Operator:
     @property
     def log(self) -> str:
         """Everything that it has logged."""
-        path = self._folder / "operator.log"
-        return path.read_text() if path.exists() else ""
+        return self._log.read_text() if self._log.exists() else ""
 
     def start(self, **changes: str) -> None:
         """Starts it and waits until it lives."""
-        log = self._folder / "operator.log"
         command = [sys.executable, "-m", "gpujob"]
-        self._process = Process(log, command, self._environment | changes)
+        self._process = Process(self._log, command, self._environment | changes)
         eventually("the operator lives", lambda: self.probe("healthz")[0] == 200)
 
     def kill(self) -> None:
@@ -278,6 +283,52 @@ class Operator:
             return error.code, error.read().decode()
         except OSError:
             return 0, ""
+
+
+class Front:
+    """What kube-proxy is in a cluster: leads each new connection to the Service's one endpoint."""
+
+    def __init__(self, kubectl: Kubectl) -> None:
+        self._kubectl = kubectl
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def port(self) -> int | None:
+        """Returns the leader's port by the EndpointSlice, None if there is none."""
+        found = self._kubectl.get("endpointslice", "gpujob", "gpujob-system")
+        return int(found["ports"][0]["port"]) if found else None
+
+    def close(self) -> None:
+        """Takes no more connections."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                caller, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._lead, args=(caller,), daemon=True).start()
+
+    def _lead(self, caller: socket.socket) -> None:
+        port = self.port()
+        with caller, suppress(OSError):
+            if port is None:
+                return
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as leader:
+                back = threading.Thread(target=_pipe, args=(leader, caller), daemon=True)
+                back.start()
+                _pipe(caller, leader)
+                back.join()
+
+
+def _pipe(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_RDWR)
 
 
 class PodRunner:

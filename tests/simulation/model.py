@@ -98,6 +98,57 @@ class Broken(AssertionError):
     """An invariant does not hold."""
 
 
+class Process:
+    """What a replica's calls pass through: a stopped one stands before or after any of them."""
+
+    def __init__(self) -> None:
+        self._goes_on = asyncio.Event()
+        self._goes_on.set()
+
+    def stop(self) -> None:
+        """Stops it as SIGSTOP would; time goes on."""
+        self._goes_on.clear()
+
+    def resume(self) -> None:
+        self._goes_on.set()
+
+    async def here(self) -> None:
+        """Stands here while the process is stopped."""
+        await self._goes_on.wait()
+
+    def view(self, part: Any) -> Any:
+        """Returns a part of the world as this process calls it."""
+        return _View(self, part)
+
+
+class _View:
+    def __init__(self, process: Process, part: Any) -> None:
+        self._process = process
+        self._part = part
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._part, name)
+        if name == "rent_line":
+            return lambda: self._rent_line(found)
+        if not asyncio.iscoroutinefunction(found):
+            return found
+
+        async def call(*arguments: Any, **options: Any) -> Any:
+            await self._process.here()
+            answer = await found(*arguments, **options)
+            await self._process.here()
+            return answer
+
+        return call
+
+    @asynccontextmanager
+    async def _rent_line(self, opened: Any) -> AsyncIterator[Any]:
+        await self._process.here()
+        async with opened() as line:
+            await self._process.here()
+            yield _View(self._process, line)
+
+
 class ModelKube(KubeClient):
     """Objects with versions, a status of its own, finalizers and uids."""
 
@@ -156,6 +207,14 @@ class ModelKube(KubeClient):
         body = self._current(kind, stored)
         body["metadata"]["finalizers"] = list(finalizers)
         self._put((kind, body["metadata"]["namespace"], body["metadata"]["name"]), body)
+        return copy.deepcopy(body)
+
+    async def replace(self, kind: str, stored: Mapping[str, Any]) -> Body:
+        await self._unreliable()
+        self._current(kind, stored)
+        body = copy.deepcopy(dict(stored))
+        self._put((kind, body["metadata"]["namespace"], body["metadata"]["name"]), body)
+        await self._answer_lost()
         return copy.deepcopy(body)
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:

@@ -16,6 +16,7 @@ from tests.simulation.model import (
     ModelDrivers,
     ModelKube,
     ModelVast,
+    Process,
     VirtualClock,
     VirtualLoop,
 )
@@ -27,6 +28,7 @@ from gpujob.config import Settings
 from gpujob.core.job_plan import is_finished
 from gpujob.core.limits import Limits
 from gpujob.core.market import Mark
+from gpujob.leader import LeaderLock, LockLost
 from gpujob.market_watch import MarketWatch
 from gpujob.reconcile import Reconciler
 from gpujob.sweep import Sweep
@@ -36,6 +38,7 @@ from vastsim.market import Market, Timing
 from vastsim.offers import read_market
 
 SEEDS = 30
+REPLICAS = 2
 CLUSTER = "cluster"
 NAMES = ("first", "second", "third")
 CEILING = "6.00"
@@ -47,18 +50,24 @@ SETTINGS = Settings(
     vast_api_key="token",
     driver_image="image",
     transport_url="http://controller",
+    namespace="system",
+    pod_name="gpujob",
+    pod_ip="192.0.2.1",
     limits=Limits(max_usd_per_hour="100"),
 )
 
 
 class Operator:
-    """One life of the operator's process: what it remembers ends with it."""
+    """One life of a replica's process: what it remembers ends with it."""
 
-    def __init__(self, kube: ModelKube, vast: ModelVast, drivers: ModelDrivers) -> None:
+    def __init__(self, kube: ModelKube, vast: ModelVast, drivers: ModelDrivers, name: str) -> None:
         clock = VirtualClock()
         self.queue = WorkQueue()
-        self._kube = kube
-        self._vast = vast
+        self.process = Process()
+        self._objects = kube
+        self._kube = kube = self.process.view(kube)
+        self._vast = vast = self.process.view(vast)
+        self.lock = LeaderLock(kube, clock, SETTINGS, identity=name)
         self._market = MarketWatch(vast, clock, SETTINGS.limits, self._on_listing)
         self._reconciler = Reconciler(
             kube=kube,
@@ -69,31 +78,47 @@ class Operator:
             cluster_id=CLUSTER,
             queue=self.queue,
             heard=drivers.heard,
+            lock=self.lock,
         )
         self._sweep = Sweep(SETTINGS, clock, CLUSTER)
-        todo = [self._market.run(), self._resync(), self._sweeping()]
+        self._life = asyncio.create_task(self._live())
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def _live(self) -> None:
+        await self.lock.acquire()
+        todo = [self._market.run(), self._resync(), self._sweeping(), self.lock.hold()]
         todo += [self._work() for _ in range(3)]
         self._tasks = [asyncio.create_task(one) for one in todo]
+        try:
+            await asyncio.gather(*self._tasks)
+        except LockLost:
+            await self._end_tasks()
 
-    async def crash(self) -> None:
-        """Ends it at whatever await it is."""
+    async def _end_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def check(self) -> None:
-        """Raises what a task died of."""
-        for task in self._tasks:
-            if task.done():
-                task.result()
+    async def crash(self) -> None:
+        """Ends it at whatever await it is."""
+        self._life.cancel()
+        await asyncio.gather(self._life, return_exceptions=True)
+        await self._end_tasks()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it lost the lock and ended; raises what else it died of."""
+        if self._life.done():
+            self._life.result()
+        return self._life.done()
 
     def _on_listing(self) -> None:
-        for body in self._kube.of_kind("GpuNode"):
+        for body in self._objects.of_kind("GpuNode"):
             self.queue.add(_key(body))
 
     async def _resync(self) -> None:
         while True:
-            for body in [*self._kube.of_kind("GpuJob"), *self._kube.of_kind("GpuNode")]:
+            for body in [*self._objects.of_kind("GpuJob"), *self._objects.of_kind("GpuNode")]:
                 self.queue.add(_key(body))
             await asyncio.sleep(20)
 
@@ -133,8 +158,18 @@ class World:
         exit_code = self.chance.choice(0, 0, 0, 1)
         self.drivers = ModelDrivers(self.kube, self.vast, self.chance, run_seconds, exit_code)
         self.kube.on_write.append(self._on_write)
-        self.operator = Operator(self.kube, self.vast, self.drivers)
+        self._lives = 0
+        self.replicas = [self._replica() for _ in range(REPLICAS)]
         self.uids: dict[str, str] = {}
+
+    def _replica(self) -> Operator:
+        self._lives += 1
+        return Operator(self.kube, self.vast, self.drivers, f"replica-{self._lives}")
+
+    def add(self, key: Key) -> None:
+        """Tells every replica."""
+        for replica in self.replicas:
+            replica.queue.add(key)
 
     def living(self, text: str) -> list[int]:
         """Returns the machines that are paid for and whose mark contains this."""
@@ -151,16 +186,18 @@ class World:
         if kind in ("GpuNode", "GpuJob") and freed and (left := self.living(uid)):
             raise Broken(f"{kind} was let go while {left} is leased")
         if kind in ("GpuNode", "GpuJob") and not gone:
-            self.operator.queue.add(_key(body))
+            self.add(_key(body))
         if kind == "GpuNode":
             job = Key("GpuJob", body["metadata"]["namespace"], body["spec"]["jobRef"]["name"])
-            self.operator.queue.add(job)
+            self.add(job)
         if kind == "GpuJob" and (name := body.get("status", {}).get("nodeName")):
-            self.operator.queue.add(Key("GpuNode", body["metadata"]["namespace"], name))
+            self.add(Key("GpuNode", body["metadata"]["namespace"], name))
 
     def check(self) -> None:
         """The invariants of every moment."""
-        self.operator.check()
+        leaders = [one for one in self.replicas if one.lock.is_held]
+        if len(leaders) > 1:
+            raise Broken("two replicas lead")
         marks: dict[str, int] = {}
         for lease in self.market.leases.values():
             if lease.state != "destroyed":
@@ -177,9 +214,15 @@ class World:
         while loop.time() < STORM_SECONDS:
             await self._step()
             if self.chance.strikes(0.01):
-                await self.operator.crash()
+                number = self.chance.choice(*range(REPLICAS))
+                await self.replicas[number].crash()
                 await asyncio.sleep(self.chance.between(0, 60))
-                self.operator = Operator(self.kube, self.vast, self.drivers)
+                self.replicas[number] = self._replica()
+            if self.chance.strikes(0.02):
+                self.chance.choice(*self.replicas).process.stop()
+            for replica in self.replicas:
+                if self.chance.strikes(0.2):
+                    replica.process.resume()
             if self.chance.strikes(0.002):
                 self.kube.delete_now("GpuJob", "team", self.chance.choice(*NAMES))
             if self.chance.strikes(0.004):
@@ -188,6 +231,8 @@ class World:
                     suspend = self.chance.choice(True, False)
                     self.kube.change("GpuJob", "team", name, suspend=suspend)
         self.chance.healed = True
+        for replica in self.replicas:
+            replica.process.resume()
         for name in NAMES:
             if ("GpuJob", "team", name) in self.kube.objects:
                 self.kube.change("GpuJob", "team", name, suspend=False)
@@ -195,7 +240,8 @@ class World:
             if loop.time() > STORM_SECONDS + CALM_SECONDS:
                 raise Broken(f"not over: {self._summary()}")
             await self._step()
-        await self.operator.crash()
+        for replica in self.replicas:
+            await replica.crash()
 
     async def _apply(self, name: str) -> dict[str, Any]:
         manifest = {
@@ -220,10 +266,11 @@ class World:
         await asyncio.sleep(2.0)
         self.vast.advance()
         self.drivers.step()
+        self.replicas = [self._replica() if one.has_ended else one for one in self.replicas]
         for uid in self.drivers.heard:
             body = self.kube.by_uid(uid)
             if body is not None and not body.get("status", {}).get("releasedAt"):
-                self.operator.queue.add(_key(body))
+                self.add(_key(body))
         self.check()
 
     def jobs(self) -> dict[str, GpuJob]:

@@ -8,6 +8,9 @@ GOOD = {
     "VAST_API_KEY": "token-1234",
     "GPUJOB_DRIVER_IMAGE": "x:1",
     "GPUJOB_TRANSPORT_URL": "http://x:8080",
+    "GPUJOB_NAMESPACE": "gpujob-system",
+    "GPUJOB_POD_NAME": "gpujob-0",
+    "GPUJOB_POD_IP": "192.0.2.1",
 }
 
 
@@ -18,11 +21,16 @@ GOOD = {
         ({"VAST_API_KEY": "token\n"}, "VAST_API_KEY"),
         ({"GPUJOB_DRIVER_IMAGE": None}, "GPUJOB_DRIVER_IMAGE"),
         ({"GPUJOB_TRANSPORT_URL": None}, "GPUJOB_TRANSPORT_URL"),
+        ({"GPUJOB_NAMESPACE": None}, "GPUJOB_NAMESPACE"),
+        ({"GPUJOB_POD_NAME": None}, "GPUJOB_POD_NAME"),
+        ({"GPUJOB_POD_IP": "localhost"}, "GPUJOB_POD_IP"),
         ({"GPUJOB_PROVIDER_URL": "console.vast.ai"}, "GPUJOB_PROVIDER_URL"),
         ({"GPUJOB_POLL_SECONDS": "often"}, "GPUJOB_POLL_SECONDS"),
         ({"GPUJOB_POLL_SECONDS": "-1"}, "GPUJOB_POLL_SECONDS"),
         ({"GPUJOB_POLL_SECONDS": "nan"}, "GPUJOB_POLL_SECONDS"),
         ({"GPUJOB_PATIENCE": "1"}, "GPUJOB_PATIENCE"),
+        ({"GPUJOB_LOCK_DURATION_SECONDS": "11"}, "GPUJOB_LOCK_RENEW_DEADLINE_SECONDS"),
+        ({"GPUJOB_RENT_NOT_AFTER_SECONDS": "14"}, "GPUJOB_RENT_NOT_AFTER_SECONDS"),
     ],
 )
 def test_a_wrong_setting_is_named(change: dict[str, str | None], word: str) -> None:

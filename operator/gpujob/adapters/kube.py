@@ -35,6 +35,9 @@ PATHS = {
     "Secret": "/api/v1/{namespaces}secrets",
     "Event": "/apis/events.k8s.io/v1/{namespaces}events",
     "Namespace": "/api/v1/namespaces",
+    "Service": "/api/v1/{namespaces}services",
+    "Lease": "/apis/coordination.k8s.io/v1/{namespaces}leases",
+    "EndpointSlice": "/apis/discovery.k8s.io/v1/{namespaces}endpointslices",
 }
 
 
@@ -89,6 +92,13 @@ class KubeClient:
     async def create(self, kind: str, namespace: str, body: Body) -> Body:
         """Creates an object; raises Conflict if the name is taken."""
         return await self._call("POST", _path(kind, namespace), body=body)
+
+    async def replace(self, kind: str, stored: Mapping[str, Any]) -> Body:
+        """Replaces an object, if it is still of this version; raises Conflict if it is not."""
+        meta = stored["metadata"]
+        return await self._call(
+            "PUT", _path(kind, meta["namespace"], meta["name"]), body={**stored}
+        )
 
     async def write_status(self, kind: str, stored: Mapping[str, Any], status: Body) -> Body:
         """Replaces the status of exactly the stored version; raises Conflict if it has changed."""

@@ -38,6 +38,11 @@ class Limits:
     node_retention_seconds: float = 86_400
     status_seconds: float = 60
     """Accrued cost is written at transitions and at most this often."""
+    lock_duration_seconds: int = 15
+    """How long a leader that is not heard of any more is waited for."""
+    lock_renew_deadline_seconds: float = 10
+    """A leader that could not renew for so long stops, before another one can lead."""
+    lock_retry_seconds: float = 2
     max_leases: int = 20
     max_usd_per_hour: str = "50"
     plausible_low: float = 0.2

@@ -1,0 +1,133 @@
+"""Two replicas: one acts, and whatever becomes of it the other goes on with the same machines."""
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.conftest import World
+from tests.integration.parts import Front, Object, Operator, eventually
+
+KILLS = 20
+SHORT_LOCK = {
+    "GPUJOB_LOCK_DURATION_SECONDS": "3",
+    "GPUJOB_LOCK_RENEW_DEADLINE_SECONDS": "2",
+    "GPUJOB_LOCK_RETRY_SECONDS": "0.5",
+    "GPUJOB_RENT_NOT_AFTER_SECONDS": "1",
+}
+
+
+class Replicas:
+    """The controller's two processes behind their Service."""
+
+    def __init__(self, world: World, second: Operator, front: Front) -> None:
+        self._world = world
+        self._front = front
+        self.all = {"operator": world.operator, "second": second}
+
+    def start(self, **changes: str) -> None:
+        """Starts those that do not run, as a Deployment would."""
+        for replica in self.all.values():
+            if not replica.runs:
+                replica.start(GPUJOB_TRANSPORT_URL=self._front.url, **changes)
+
+    def record(self) -> Object:
+        """Returns the leader lock's record."""
+        found = self._world.kubectl.get("lease", "gpujob", "gpujob-system")
+        return found["spec"] if found else {}
+
+    def leader(self) -> str:
+        """Returns the name of the one that leads; empty if none does."""
+        name: str = self.record().get("holderIdentity", "").partition("_")[0]
+        return name
+
+    def await_leader(self, *names: str) -> str:
+        """Waits until one of these leads and drivers are led to it; returns its name."""
+        wanted = names or tuple(self.all)
+
+        def look() -> str | None:
+            name = self.leader()
+            port = self.all[name].transport_port if name else None
+            return name if name in wanted and self._front.port() == port else None
+
+        found: str = eventually(f"{' or '.join(wanted)} leads", look)
+        return found
+
+
+@pytest.fixture
+def replicas(world: World, operator_kubeconfig: Path, tmp_path: Path) -> Iterator[Replicas]:
+    """Two processes, not started yet."""
+    world.operator.stop()
+    front = Front(world.kubectl)
+    second = Operator(tmp_path, operator_kubeconfig, world.simulator.url, name="second")
+    yield Replicas(world, second, front)
+    if second.runs:
+        second.stop()
+    front.close()
+    print(f"--- second operator's log\n{second.log[-20000:]}")
+
+
+def test_a_leader_that_stops_hands_over_at_once(world: World, replicas: Replicas) -> None:
+    """Long before its lock would have run out; the job's machine and its output are kept."""
+    replicas.start(GPUJOB_LOCK_DURATION_SECONDS="3600")
+    first = replicas.await_leader()
+    (other,) = set(replicas.all) - {first}
+    world.apply_job("train", command=["sh", "-c", "echo one; sleep 5; echo two"])
+    world.await_reason("train", "Running")
+
+    assert replicas.all[other].probe("readyz") == (200, "ok: another replica leads")
+    assert replicas.all[first].stop() == 0
+    replicas.await_leader(other)
+    job = world.await_reason("train", "Complete")
+
+    assert len(world.simulator.of(job)) == 1
+    assert world.simulator.rents() == 1
+    log = world.pods.log("train-0-1-driver")
+    assert (log.count("one\n"), log.count("two\n")) == (1, 1)
+
+
+def test_a_leader_that_is_cut_off_stops_itself(world: World, replicas: Replicas) -> None:
+    """Its lock taken by force, it ends with an error, and rents nothing more."""
+    replicas.start()
+    first = replicas.await_leader()
+    (other,) = set(replicas.all) - {first}
+    replicas.all[other].stop()
+    patch = '{"spec":{"holderIdentity":"stranger_1","leaseDurationSeconds":3600}}'
+    world.kubectl("patch", "lease", "gpujob", "-n", "gpujob-system", "--type=merge", "-p", patch)
+    eventually("the deposed leader has ended", lambda: not replicas.all[first].runs)
+    world.apply_job("train")
+
+    assert "LockLost" in replicas.all[first].log
+    assert world.simulator.rents() == 0
+    world.kubectl("delete", "lease", "gpujob", "-n", "gpujob-system")
+    replicas.start()
+    world.await_reason("train", "Complete")
+
+
+def test_a_leader_that_is_killed_at_any_moment_is_followed(
+    world: World, replicas: Replicas
+) -> None:
+    """Twenty times, from renting to giving back: no second machine for an attempt, none left."""
+    chance = random.Random(1)
+    replicas.start(**SHORT_LOCK)
+    replicas.await_leader()
+    for number in range(4):
+        script = f"echo start; sleep {2 + number}; echo end"
+        world.apply_job(f"job-{number}", command=["sh", "-c", script], maxRents=100)
+    for _ in range(KILLS):
+        # The moments are chance on purpose: whatever they hit must hold.
+        time.sleep(chance.uniform(0.0, 2.0))
+        leader = replicas.await_leader()
+        replicas.all[leader].kill()
+        replicas.start(**SHORT_LOCK)
+
+    def all_complete() -> bool:
+        replicas.start(**SHORT_LOCK)
+        flags = [world.condition(f"job-{number}", "Complete") for number in range(4)]
+        return all(flag.get("status") == "True" for flag in flags)
+
+    eventually("all jobs are complete", all_complete, patience_seconds=300)
+    labels = [lease["label"] for lease in world.simulator.ledger()]
+    assert len(labels) == len(set(labels)), "an attempt has rented twice"
+    assert world.simulator.living() == []

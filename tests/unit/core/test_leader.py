@@ -1,0 +1,32 @@
+"""Who may lead: a holder is outlived, never overruled."""
+
+import pytest
+
+from gpujob.core.leader import LockRecord, given_back, may_lead, taken
+
+HELD = LockRecord(holder="other", duration_seconds=15, transitions=3)
+
+
+@pytest.mark.parametrize(
+    ("record", "unchanged", "allowed"),
+    [
+        (HELD, 0.0, False),
+        (HELD, 14.9, False),
+        (HELD, 15.0, True),
+        (given_back(HELD), 0.0, True),
+        (LockRecord(holder="me", duration_seconds=15, transitions=3), 0.0, True),
+    ],
+    ids=["fresh", "just not over", "over", "given back", "our own"],
+)
+def test_who_may_lead(record: LockRecord, unchanged: float, allowed: bool) -> None:
+    """Only when the holder's time is over, by the reader's own clock, or it gave the lock back."""
+    assert may_lead(record, identity="me", unchanged_seconds=unchanged) is allowed
+
+
+def test_a_change_of_holder_is_counted() -> None:
+    """A renewal is none."""
+    first = taken(None, identity="me", duration_seconds=15)
+    again = taken(first, identity="me", duration_seconds=15)
+    other = taken(again, identity="other", duration_seconds=15)
+
+    assert [record.transitions for record in (first, again, other)] == [0, 0, 1]
