@@ -380,7 +380,7 @@ Everything is still up. To look around:
   kubectl get gpujobs,gpunodes -A
   kubectl describe gpujob -n demo unlucky
   kubectl logs -n demo train-0-1-driver
-  kubectl logs -n gpujob-system deployment/gpujob
+  kubectl logs -n gpujob-system -l app.kubernetes.io/name=gpujob --prefix --tail=-1
   kubectl get --raw /api/v1/namespaces/vastsim/pods/vastsim:8000/proxy/sim/ledger
 To end it:
   hack/cluster --name {stage.name} down"""
