@@ -5,9 +5,10 @@ is one schedule. The models are small on purpose: what they leave out, the integ
 """
 
 import asyncio
-import copy
+import json
 import random
 import re
+import selectors
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -41,22 +42,30 @@ ACCOUNT = 4711
 HOST_KEY = "ssh-ed25519 " + "K" * 68
 
 
+class _NoWaiting(selectors.SelectSelector):
+    """Instead of waiting for the time that it is given, it tells how long that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        if timeout is None:
+            raise Broken("nothing is left that could ever happen")
+        # Work takes time: else a timer that is due within the clock's resolution never is.
+        self.waited += timeout + 1e-6
+        return []
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """A loop whose time jumps to the next timer whenever nothing is ready."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._virtual = 0.0
+        self._virtual = _NoWaiting()
+        super().__init__(self._virtual)
 
     def time(self) -> float:
-        return self._virtual
-
-    def _run_once(self) -> None:
-        # Work takes time: else a timer that is due within the clock's resolution never is.
-        self._virtual += 1e-6
-        if not self._ready and self._scheduled:  # type: ignore[attr-defined]
-            self._virtual = max(self._virtual, self._scheduled[0]._when)  # type: ignore[attr-defined]
-        super()._run_once()  # type: ignore[misc]
+        return self._virtual.waited
 
 
 class VirtualClock:
@@ -167,11 +176,11 @@ class ModelKube(KubeClient):
         key = (kind, namespace, name)
         if key not in self.objects:
             raise ObjectGone(name)
-        return copy.deepcopy(self.objects[key])
+        return _copy(self.objects[key])
 
     async def list_all(self, kind: str, selector: str = "") -> list[Body]:
         await self._unreliable()
-        return [copy.deepcopy(body) for (held, *_), body in self.objects.items() if held == kind]
+        return [_copy(body) for (held, *_), body in self.objects.items() if held == kind]
 
     async def create(self, kind: str, namespace: str, body: Body) -> Body:
         await self._unreliable()
@@ -181,7 +190,7 @@ class ModelKube(KubeClient):
         if key in self.objects:
             raise Conflict(key[2])
         self._uids += 1
-        stored = copy.deepcopy(body)
+        stored = _copy(body)
         stored["metadata"] |= {
             "namespace": namespace,
             "uid": f"{self._uids:08x}-0000-4000-8000-000000000000",
@@ -190,15 +199,15 @@ class ModelKube(KubeClient):
         }
         self._put(key, stored)
         await self._answer_lost()
-        return copy.deepcopy(stored)
+        return _copy(stored)
 
     async def write_status(self, kind: str, stored: Mapping[str, Any], status: Body) -> Body:
         await self._unreliable()
         body = self._current(kind, stored)
-        body["status"] = copy.deepcopy(status)
+        body["status"] = _copy(status)
         self._put((kind, body["metadata"]["namespace"], body["metadata"]["name"]), body)
         await self._answer_lost()
-        return copy.deepcopy(body)
+        return _copy(body)
 
     async def set_finalizers(
         self, kind: str, stored: Mapping[str, Any], finalizers: list[str]
@@ -207,15 +216,15 @@ class ModelKube(KubeClient):
         body = self._current(kind, stored)
         body["metadata"]["finalizers"] = list(finalizers)
         self._put((kind, body["metadata"]["namespace"], body["metadata"]["name"]), body)
-        return copy.deepcopy(body)
+        return _copy(body)
 
     async def replace(self, kind: str, stored: Mapping[str, Any]) -> Body:
         await self._unreliable()
         self._current(kind, stored)
-        body = copy.deepcopy(dict(stored))
+        body = _copy(dict(stored))
         self._put((kind, body["metadata"]["namespace"], body["metadata"]["name"]), body)
         await self._answer_lost()
-        return copy.deepcopy(body)
+        return _copy(body)
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
         await self._unreliable()
@@ -228,18 +237,18 @@ class ModelKube(KubeClient):
         body = self.objects.get(key)
         if body is None or (uid is not None and body["metadata"]["uid"] != uid):
             return
-        body = copy.deepcopy(body)
+        body = _copy(body)
         body["metadata"].setdefault("deletionTimestamp", _wire(VirtualClock().now()))
         self._put(key, body)
 
     def change(self, kind: str, namespace: str, name: str, **spec: Any) -> None:
-        body = copy.deepcopy(self.objects[kind, namespace, name])
+        body = _copy(self.objects[kind, namespace, name])
         body["spec"] |= spec
         body["metadata"]["generation"] += 1
         self._put((kind, namespace, name), body)
 
     def set_status(self, kind: str, namespace: str, name: str, status: Body) -> None:
-        body = copy.deepcopy(self.objects[kind, namespace, name])
+        body = _copy(self.objects[kind, namespace, name])
         body["status"] = status
         self._put((kind, namespace, name), body)
 
@@ -257,7 +266,7 @@ class ModelKube(KubeClient):
         same = ("uid", "resourceVersion")
         if any(held["metadata"][field] != meta[field] for field in same):
             raise Conflict(meta["name"])
-        return copy.deepcopy(held)
+        return _copy(held)
 
     def _put(self, key: tuple[str, str, str], body: Body) -> None:
         self._version += 1
@@ -484,6 +493,11 @@ class ModelDrivers:
             outcome=outcome,
         )
         self.heard[node.metadata.uid] = Heard(report, pod["metadata"]["uid"], now)
+
+
+def _copy(body: Any) -> Any:
+    """Returns a copy as it would come over the wire; faster than a deep copy."""
+    return json.loads(json.dumps(body))
 
 
 def _key(body: Body) -> tuple[str, str, str]:
