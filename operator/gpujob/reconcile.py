@@ -154,6 +154,9 @@ class Reconciler:
         stored = await self._store(key, stored, status.conditions, after)
         for effect in plan.effects:
             await self._act_on_job(effect, key, stored)
+        if status.node_name is not None and plan.status.node_name is None:
+            # It was kept until its cost was taken over.
+            self._queue.add(Key("GpuNode", key.namespace, status.node_name))
         self._requeue(key, plan)
 
     def _missed(self, uid: str | None, node: GpuNode | None) -> float | None:

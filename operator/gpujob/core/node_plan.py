@@ -82,7 +82,8 @@ def _released(seen: NodeObservation) -> NodePlan | None:
     lingers = pod is not None and pod.phase in ("Pending", "Running") and not pod.is_being_deleted
     if pod is not None and lingers and age >= limits.driver_exit_seconds:
         todo.append(effects.DeleteDriver(pod.name, pod.uid))
-    if seen.node.metadata.holds_finalizer:
+    settled = _is_settled(seen)
+    if seen.node.metadata.holds_finalizer and settled:
         todo.append(effects.RemoveFinalizer())
     if age >= limits.node_retention_seconds and not seen.node.metadata.is_being_deleted:
         todo.append(effects.DeleteNode())
@@ -91,8 +92,21 @@ def _released(seen: NodeObservation) -> NodePlan | None:
         reason=Reason.RELEASED,
         message=_end_message(status),
         effects=tuple(todo),
-        requeue_seconds=limits.driver_exit_seconds if lingers else limits.node_retention_seconds,
+        requeue_seconds=(
+            limits.driver_exit_seconds if lingers or not settled else limits.node_retention_seconds
+        ),
     )
+
+
+def _is_settled(seen: NodeObservation) -> bool:
+    """Whether the job has taken the cost of this attempt over, or there is no job to do so.
+
+    A node that went earlier would be charged as one that vanished: in full.
+    """
+    job, node = seen.job, seen.node
+    if job is None or job.metadata.uid != node.spec.job_ref.uid:
+        return True
+    return job.status.node_uid != node.metadata.uid
 
 
 def _giving_back(seen: NodeObservation) -> NodePlan | None:
@@ -171,8 +185,8 @@ def _release(
         status=status,
         reason=Reason.RELEASED,
         message=_end_message(status),
-        effects=(*learnt, effects.RemoveFinalizer()),
-        requeue_seconds=seen.world.limits.driver_exit_seconds,
+        effects=learnt,
+        requeue_seconds=0,
     )
 
 

@@ -67,6 +67,7 @@ def seen_before(status: dict[str, Any], **memory: Any) -> NodeObservation:
     return node_observation(status, memory=NodeMemory(marker_seen_at=MONOTONIC - 900, **memory))
 
 
+RELEASED_STATUS = ended(running()) | {"releasedAt": stamp(-1)}
 SENT_LONG_AGO = NodeMemory(destroy_sent_at=MONOTONIC - 100, destroy_repeated_at=MONOTONIC - 100)
 
 TABLE = [
@@ -491,7 +492,7 @@ TABLE = [
             memory=NodeMemory(destroy_sent_at=MONOTONIC - 90),
         ),
         Reason.RELEASED,
-        ["RecordDestroy", "RemoveFinalizer"],
+        ["RecordDestroy"],
     ),
     (
         "a machine that shows up again is destroyed again",
@@ -512,6 +513,24 @@ TABLE = [
     (
         "nothing rented, nothing to prove",
         node_observation(ended(DRIVEN, "JobDeleted")),
+        Reason.RELEASED,
+        [],
+    ),
+    (
+        "it stays until its job has taken the cost over",
+        node_observation(RELEASED_STATUS, node=a_node(RELEASED_STATUS, deletionTimestamp=stamp())),
+        Reason.RELEASED,
+        [],
+    ),
+    (
+        "it goes once its job has",
+        node_observation(RELEASED_STATUS, job=a_job(status={"attempt": 1})),
+        Reason.RELEASED,
+        ["RemoveFinalizer"],
+    ),
+    (
+        "it goes if its job is gone",
+        node_observation(RELEASED_STATUS, job=None),
         Reason.RELEASED,
         ["RemoveFinalizer"],
     ),
