@@ -111,6 +111,13 @@ async def test_commands_truly_run(machine: Machine) -> None:
     assert home.endswith(f"{machine.number}/root")
 
 
+async def test_a_script_that_hangs_is_given_up(machine: Machine) -> None:
+    """Nothing is waited for for ever: whoever asked connects anew."""
+    async with machine.connected() as connection:
+        with pytest.raises(MachineUnreachable, match="Timeout"):
+            await connection.run("sleep 600", timeout_seconds=0.2)
+
+
 async def test_another_host_key_is_not_accepted(machine: Machine) -> None:
     """Never trust on first use."""
     other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHCjEzNEDKQ3UTnQHzVz0CKCeTTnPIQRf2zOEIyqmtVr"

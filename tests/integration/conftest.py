@@ -171,3 +171,4 @@ def world(
         pods.stop()
         simulator.stop()
         print(f"--- operator's log\n{operator.log[-20000:]}")
+        print(f"--- drivers' logs\n{pods.logs()[-5000:]}")

@@ -363,6 +363,11 @@ class PodRunner:
         ]
         return "".join(texts)
 
+    def logs(self) -> str:
+        """Returns what all drivers have printed, for people."""
+        names = sorted({name for _, name in self._names.values()})
+        return "".join(f"{name}:\n{self.log(name)}" for name in names)
+
     def _run(self) -> None:
         while not self._stop.wait(0.2):
             done = self._kubectl.run(

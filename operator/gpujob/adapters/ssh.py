@@ -11,6 +11,8 @@ from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineUnreach
 CONNECT_SECONDS = 15
 KEEPALIVE_SECONDS = 5
 KEEPALIVES_MISSED = 3
+SCRIPT_SECONDS = 15.0
+"""A script of ours takes moments: one that takes longer hangs, and a new connection may not."""
 
 
 class Connection:
@@ -19,14 +21,21 @@ class Connection:
     def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
         self._connection = connection
 
-    async def run(self, script: str, text: bytes = b"") -> bytes:
+    async def run(
+        self, script: str, text: bytes = b"", *, timeout_seconds: float = SCRIPT_SECONDS
+    ) -> bytes:
         """Runs a script that gets `text` as its input; returns its output.
 
-        Raises MachineUnreachable if the connection breaks or the script fails.
+        Raises MachineUnreachable if the connection breaks, or the script fails or hangs.
         """
         with _translated():
             done = await self._connection.run(
-                script, input=text, encoding=None, check=False, stderr=asyncssh.PIPE
+                script,
+                input=text,
+                encoding=None,
+                check=False,
+                stderr=asyncssh.PIPE,
+                timeout=timeout_seconds,
             )
         if done.exit_status != 0:
             said = done.stderr if isinstance(done.stderr, bytes) else b""
