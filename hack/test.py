@@ -55,10 +55,8 @@ def run(part: str, options: list[str]) -> Result:
 def main() -> int:
     """Runs what the command line names; returns 0 only if all of it passed."""
     arguments = sys.argv[1:]
-    options: list[str] = []
-    if "--" in arguments:
-        cut = arguments.index("--")
-        arguments, options = arguments[:cut], arguments[cut + 1 :]
+    cut = next((n for n, one in enumerate(arguments) if one.startswith("-")), len(arguments))
+    arguments, options = arguments[:cut], [one for one in arguments[cut:] if one != "--"]
     unknown = [part for part in arguments if part not in PARTS]
     if unknown:
         print(f"hack/test: no part {unknown[0]!r}; there are {' '.join(PARTS)}", file=sys.stderr)

@@ -9,14 +9,16 @@ import json
 import random
 import re
 import selectors
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gpujob.adapters.errors import (
     ClusterUnavailable,
     Conflict,
+    Forbidden,
     ObjectGone,
     ProviderUnavailable,
     RentRefused,
@@ -81,12 +83,14 @@ class VirtualClock:
 class Chance:
     """Everything that is left to chance, from one seed; it ends when the world heals."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, level: float | None = None, list_lag: float = 0.0) -> None:
         self._random = random.Random(seed)
         self.healed = False
-        # Each schedule has its own temper: some are calm, some fail everywhere.
-        self.level = self._random.choice((0.0, 0.02, 0.1, 0.3))
-        self.list_lag = self._random.choice((0.0, 5.0, 50.0))
+        self.level, self.list_lag = level or 0.0, list_lag
+        if level is None:
+            # Each schedule has its own temper: some are calm, some fail everywhere.
+            self.level = self._random.choice((0.0, 0.02, 0.1, 0.3))
+            self.list_lag = self._random.choice((0.0, 5.0, 50.0))
 
     def strikes(self, share: float = 1.0) -> bool:
         """Whether a fault happens here; `share` makes it rarer or more frequent."""
@@ -107,12 +111,46 @@ class Broken(AssertionError):
     """An invariant does not hold."""
 
 
-class Process:
-    """What a replica's calls pass through: a stopped one stands before or after any of them."""
+@dataclass
+class Calls:
+    """The calls of all replicas in their order, and the faults that strike some of them."""
 
-    def __init__(self) -> None:
+    strikes: dict[int, str] = field(default_factory=dict)
+    """Fault by the call's number."""
+    made: list[str] = field(default_factory=list)
+    """Names of the calls made so far."""
+
+    def next(self, name: str) -> str | None:
+        """Counts a call and returns the fault that strikes it."""
+        self.made.append(name)
+        return self.strikes.get(len(self.made) - 1)
+
+
+STOPPED_SECONDS = 400.0
+"""How long a stopped process stands: longer than any wait of the rules."""
+LATE_SECONDS = 12.0
+"""How late a late answer comes: within the time-outs, beyond the lock's retries."""
+
+FAULTS = (
+    "crash before",
+    "crash after",
+    "stop before",
+    "stop after",
+    "request lost",
+    "answer lost",
+    "answer late",
+)
+
+
+class Process:
+    """What a replica's calls pass through: it may be stopped or killed before and after each."""
+
+    def __init__(self, calls: Calls, on_crash: Callable[["Process"], None]) -> None:
+        self._calls = calls
+        self._on_crash = on_crash
         self._goes_on = asyncio.Event()
         self._goes_on.set()
+        self.is_killed = False
 
     def stop(self) -> None:
         """Stops it as SIGSTOP would; time goes on."""
@@ -121,13 +159,50 @@ class Process:
     def resume(self) -> None:
         self._goes_on.set()
 
-    async def here(self) -> None:
-        """Stands here while the process is stopped."""
+    async def _here(self) -> None:
         await self._goes_on.wait()
+
+    async def _killed(self) -> None:
+        self.is_killed = True
+        self.stop()
+        self._on_crash(self)
+        await asyncio.Event().wait()
+
+    def _stopped(self) -> None:
+        self.stop()
+        asyncio.get_running_loop().call_later(STOPPED_SECONDS, self.resume)
 
     def view(self, part: Any) -> Any:
         """Returns a part of the world as this process calls it."""
         return _View(self, part)
+
+    async def call(self, part: Any, name: str, made: Callable[[], Any]) -> Any:
+        """Makes a call, with the fault that strikes it."""
+        fault = self._calls.next(f"{type(part).__name__}.{name}")
+        if fault == "crash before":
+            await self._killed()
+        if fault == "stop before":
+            self._stopped()
+        await self._here()
+        if fault == "request lost":
+            raise _unanswered(part)
+        answer = await made()
+        if fault == "crash after":
+            await self._killed()
+        if fault == "stop after":
+            self._stopped()
+        if fault == "answer lost":
+            raise _unanswered(part)
+        if fault == "answer late":
+            await asyncio.sleep(LATE_SECONDS)
+        await self._here()
+        return answer
+
+
+def _unanswered(part: Any) -> Exception:
+    if isinstance(part, KubeClient):
+        return ClusterUnavailable("no answer")
+    return RentUnclear("no answer") if isinstance(part, RentLine) else ProviderUnavailable("none")
 
 
 class _View:
@@ -138,23 +213,22 @@ class _View:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._part, name)
         if name == "rent_line":
-            return lambda: self._rent_line(found)
+            return self._rent_line
         if not asyncio.iscoroutinefunction(found):
             return found
 
         async def call(*arguments: Any, **options: Any) -> Any:
-            await self._process.here()
-            answer = await found(*arguments, **options)
-            await self._process.here()
-            return answer
+            return await self._process.call(self._part, name, lambda: found(*arguments, **options))
 
         return call
 
     @asynccontextmanager
-    async def _rent_line(self, opened: Any) -> AsyncIterator[Any]:
-        await self._process.here()
-        async with opened() as line:
-            await self._process.here()
+    async def _rent_line(self) -> AsyncIterator[Any]:
+        async with AsyncExitStack() as stack:
+            opened = self._part.rent_line()
+            line = await self._process.call(
+                self._part, "rent_line", lambda: stack.enter_async_context(opened)
+            )
             yield _View(self._process, line)
 
 
@@ -165,6 +239,9 @@ class ModelKube(KubeClient):
         self.objects: dict[tuple[str, str, str], Body] = {}
         self.on_write: list[Any] = []
         self._chance = chance
+        self.forced: set[str] = set()
+        """Uids of what users took away by force."""
+        self._terminating: set[str] = set()
         self._version = 0
         self._uids = 0
 
@@ -186,6 +263,8 @@ class ModelKube(KubeClient):
         await self._unreliable()
         if kind in ("Event", "Secret"):
             return body
+        if namespace in self._terminating:
+            raise Forbidden(f"namespace {namespace} is being terminated")
         key = (kind, namespace, body["metadata"]["name"])
         if key in self.objects:
             raise Conflict(key[2])
@@ -231,6 +310,21 @@ class ModelKube(KubeClient):
         self.delete_now(kind, namespace, name, uid)
 
     # --- What users and the rest of a cluster do, at once and without fail -------------------
+
+    def terminate(self, namespace: str) -> None:
+        """Deletes a namespace: nothing new is let in, everything in it is deleted."""
+        self._terminating.add(namespace)
+        for kind, held, name in list(self.objects):
+            if held == namespace:
+                self.delete_now(kind, held, name)
+
+    def vanish(self, kind: str, namespace: str, name: str) -> None:
+        """Deletes an object by force: its finalizers are taken away first."""
+        body = _copy(self.objects[kind, namespace, name])
+        self.forced.add(body["metadata"]["uid"])
+        body["metadata"]["finalizers"] = []
+        self._put((kind, namespace, name), body)
+        self.delete_now(kind, namespace, name)
 
     def delete_now(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
         key = (kind, namespace, name)
@@ -436,16 +530,30 @@ class ModelDrivers:
     """Driver pods that start, report, run their workload, and end by the assignment."""
 
     def __init__(
-        self, kube: ModelKube, vast: ModelVast, chance: Chance, run_seconds: float, exit_code: int
+        self,
+        kube: ModelKube,
+        vast: ModelVast,
+        chance: Chance,
+        run_seconds: float,
+        exit_codes: tuple[int, ...],
     ) -> None:
         self._kube = kube
         self._vast = vast
         self._chance = chance
         self._run_seconds = run_seconds
-        self._exit_code = exit_code
+        self._exit_codes = exit_codes
+        """By attempt; the last one goes on."""
         self._started: dict[int, float] = {}
         """When the workload began, by instance: it goes on whatever becomes of its driver."""
         self.heard: dict[str, Heard] = {}
+        self._told: dict[str, tuple[WorkloadPhase, Outcome | None]] = {}
+
+    def news(self) -> list[str]:
+        """Returns the uids of nodes whose driver said something new since the last call."""
+        said = {uid: (one.report.phase, one.report.outcome) for uid, one in self.heard.items()}
+        fresh = [uid for uid, words in said.items() if self._told.get(uid) != words]
+        self._told = said
+        return fresh
 
     def step(self) -> None:
         """Every driver reports once."""
@@ -484,10 +592,14 @@ class ModelDrivers:
             began = self._started.setdefault(lease.number, now)
             ran = now - began
             if ran >= self._run_seconds:
-                outcome = Outcome(exit_code=self._exit_code, run_seconds=self._run_seconds)
+                attempt = min(node.spec.attempt, len(self._exit_codes))
+                code = self._exit_codes[attempt - 1]
+                outcome = Outcome(exit_code=code, run_seconds=self._run_seconds)
+        phase = WorkloadPhase.WAITING if ran is None else WorkloadPhase.RUNNING
+        phase = WorkloadPhase.FINISHED if outcome else phase
         report = DriverReport(
             node_uid=node.metadata.uid,
-            phase=WorkloadPhase.FINISHED if outcome else WorkloadPhase.RUNNING,
+            phase=phase,
             machine_contact_age_seconds=None if ran is None else 0.0,
             run_seconds=ran,
             outcome=outcome,
@@ -495,9 +607,10 @@ class ModelDrivers:
         self.heard[node.metadata.uid] = Heard(report, pod["metadata"]["uid"], now)
 
 
-def _copy(body: Any) -> Any:
+def _copy(body: Body) -> Body:
     """Returns a copy as it would come over the wire; faster than a deep copy."""
-    return json.loads(json.dumps(body))
+    copied: Body = json.loads(json.dumps(body))
+    return copied
 
 
 def _key(body: Body) -> tuple[str, str, str]:

@@ -1,0 +1,333 @@
+"""The operator's replicas in the model world, and the invariants that are checked at every step.
+
+The operator's own code runs unchanged: core, reconcile, queue, market watch, sweep, leader lock.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from tests.simulation.model import (
+    Broken,
+    Calls,
+    Chance,
+    ModelDrivers,
+    ModelKube,
+    ModelVast,
+    Process,
+    VirtualClock,
+    VirtualLoop,
+)
+
+from gpujob.adapters.errors import AdapterError
+from gpujob.api.gpujob import GpuJob
+from gpujob.api.meta import FINALIZER
+from gpujob.config import Settings
+from gpujob.core.job_plan import is_finished
+from gpujob.core.limits import Limits
+from gpujob.core.market import Mark
+from gpujob.leader import LeaderLock, LockLost
+from gpujob.market_watch import MarketWatch
+from gpujob.reconcile import Reconciler
+from gpujob.sweep import Sweep
+from gpujob.workqueue import Key, WorkQueue
+from vastsim.market import Market, Timing
+from vastsim.offers import read_market
+
+REPLICAS = 2
+CLUSTER = "cluster"
+NAMESPACE = "team"
+CEILING = "6.00"
+STEP_SECONDS = 2.0
+RESTART_SECONDS = 5.0
+"""From the crash of a replica to its next start."""
+
+SETTINGS = Settings(
+    vast_api_key="token",
+    driver_image="image",
+    transport_url="http://controller",
+    namespace="system",
+    pod_name="gpujob",
+    pod_ip="192.0.2.1",
+    limits=Limits(max_usd_per_hour="100"),
+)
+
+
+class Operator:
+    """One life of a replica's process: what it remembers ends with it."""
+
+    def __init__(
+        self,
+        kube: ModelKube,
+        vast: ModelVast,
+        drivers: ModelDrivers,
+        process: Process,
+        identity: str,
+    ) -> None:
+        clock = VirtualClock()
+        self.queue = WorkQueue()
+        self.process = process
+        self._objects = kube
+        self._kube = kube = process.view(kube)
+        self._vast = vast = process.view(vast)
+        self.lock = LeaderLock(kube, clock, SETTINGS, identity=identity)
+        self._market = MarketWatch(vast, clock, SETTINGS.limits, self._on_listing)
+        self._reconciler = Reconciler(
+            kube=kube,
+            vast=vast,
+            market=self._market,
+            clock=clock,
+            settings=SETTINGS,
+            cluster_id=CLUSTER,
+            queue=self.queue,
+            heard=drivers.heard,
+            lock=self.lock,
+        )
+        self._sweep = Sweep(SETTINGS, clock, CLUSTER)
+        self._life = asyncio.create_task(self._live())
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def _live(self) -> None:
+        await self.lock.acquire()
+        todo = [self._market.run(), self._resync(), self._sweeping(), self.lock.hold()]
+        todo += [self._work() for _ in range(3)]
+        self._tasks = [asyncio.create_task(one) for one in todo]
+        try:
+            await asyncio.gather(*self._tasks)
+        except LockLost:
+            await self._end_tasks()
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def crash(self) -> None:
+        """Ends it at whatever await it is."""
+        self._life.cancel()
+        await asyncio.gather(self._life, return_exceptions=True)
+        await self._end_tasks()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it lost the lock and ended; raises what else it died of."""
+        if self._life.done() and not self._life.cancelled():
+            self._life.result()
+        return self._life.done()
+
+    def _on_listing(self) -> None:
+        for body in self._objects.of_kind("GpuNode"):
+            self.queue.add(key_of(body))
+
+    async def _resync(self) -> None:
+        while True:
+            for body in [*self._objects.of_kind("GpuJob"), *self._objects.of_kind("GpuNode")]:
+                self.queue.add(key_of(body))
+            await asyncio.sleep(20)
+
+    async def _sweeping(self) -> None:
+        while True:
+            with suppress(AdapterError):
+                await self._sweep.sweep_once(self._kube, self._vast)
+            await asyncio.sleep(SETTINGS.limits.sweep_seconds)
+
+    async def _work(self) -> None:
+        while (key := await self.queue.take()) is not None:
+            failed = True
+            try:
+                await self._reconciler.reconcile(key)
+                failed = False
+            except AdapterError:
+                pass
+            finally:
+                self.queue.done(key, failed=failed)
+
+
+def key_of(body: dict[str, Any]) -> Key:
+    """Returns the queue's key of an object."""
+    meta = body["metadata"]
+    return Key(body["kind"], meta["namespace"], meta["name"])
+
+
+class World:
+    """Everything, and the invariants that are checked at every write and every step."""
+
+    def __init__(
+        self,
+        chance: Chance,
+        *,
+        seed: int = 0,
+        run_seconds: float = 60.0,
+        exit_codes: tuple[int, ...] = (0,),
+        calls: Calls | None = None,
+    ) -> None:
+        self.chance = chance
+        self.calls = calls or Calls()
+        self.market = Market(read_market(), seed, Timing(list_lag=chance.list_lag))
+        self.kube = ModelKube(chance)
+        self.vast = ModelVast(self.market, self.kube, chance)
+        self.drivers = ModelDrivers(self.kube, self.vast, chance, run_seconds, exit_codes)
+        self.kube.on_write.append(self._on_write)
+        self._lives = 0
+        self._restarts: set[asyncio.Task[None]] = set()
+        self.replicas: list[Operator] = []
+        for _ in range(REPLICAS):
+            self.replicas.append(self._replica())
+        self._ownerless_since: dict[int, float] = {}
+        self.longest_ownerless = 0.0
+        """Seconds that a machine was leased without a live GpuNode, the longest of all."""
+
+    def _replica(self) -> Operator:
+        self._lives += 1
+        process = Process(self.calls, self._on_crash)
+        return Operator(self.kube, self.vast, self.drivers, process, f"replica-{self._lives}")
+
+    def _on_crash(self, process: Process) -> None:
+        """A process asks to be killed where it stands."""
+        number = next(n for n, one in enumerate(self.replicas) if one.process is process)
+        task = asyncio.create_task(self.restart(number))
+        self._restarts.add(task)
+        task.add_done_callback(self._restarts.discard)
+
+    async def restart(self, number: int, after_seconds: float = RESTART_SECONDS) -> None:
+        """Kills a replica and starts its successor a while later."""
+        killed = self.replicas[number]
+        await killed.crash()
+        await asyncio.sleep(after_seconds)
+        if self.replicas[number] is killed:
+            self.replicas[number] = self._replica()
+
+    def add(self, key: Key) -> None:
+        """Tells every replica."""
+        for replica in self.replicas:
+            replica.queue.add(key)
+
+    def living(self, text: str = CLUSTER) -> list[int]:
+        """Returns the machines that are paid for and whose mark contains this."""
+        return [
+            lease.number
+            for lease in self.market.leases.values()
+            if lease.state != "destroyed" and text in (lease.ask.label or "")
+        ]
+
+    async def apply(self, name: str, **spec: Any) -> dict[str, Any]:
+        """Creates a job as a user does, again and again if need be; returns it."""
+        manifest = {
+            "apiVersion": "gpujob.dev/v1alpha1",
+            "kind": "GpuJob",
+            "metadata": {"name": name},
+            "spec": {
+                "image": "image",
+                "command": ["work"],
+                "activeDeadlineSeconds": 1800,
+                "gpu": {"models": ["RTX 4090"]},
+                "cost": {"ceiling": CEILING},
+                **spec,
+            },
+        }
+        while True:
+            with suppress(AdapterError):
+                return await self.kube.create("GpuJob", NAMESPACE, manifest)
+            if ("GpuJob", NAMESPACE, name) in self.kube.objects:
+                return self.kube.objects["GpuJob", NAMESPACE, name]
+
+    async def step(self) -> None:
+        """Lets the world go on for a moment, and checks it."""
+        await asyncio.sleep(STEP_SECONDS)
+        self.vast.advance()
+        self.drivers.step()
+        self.replicas = [self._replica() if self._is_due(one) else one for one in self.replicas]
+        for uid in self.drivers.news():
+            if (body := self.kube.by_uid(uid)) is not None:
+                self.add(key_of(body))
+        self.check()
+
+    def _is_due(self, replica: Operator) -> bool:
+        return replica.has_ended and not replica.process.is_killed
+
+    async def until(self, what: Callable[[], bool], seconds: float) -> None:
+        """Steps until something holds; raises Broken if it takes longer."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not what():
+            if loop.time() > deadline:
+                raise Broken(f"not within {seconds:.0f} s: {self.summary()}")
+            await self.step()
+
+    async def end(self) -> None:
+        """Ends all processes."""
+        for task in self._restarts:
+            task.cancel()
+        for replica in self.replicas:
+            await replica.crash()
+
+    def check(self) -> None:
+        """The invariants of every moment."""
+        leaders = [one for one in self.replicas if one.lock.is_held and not one.has_ended]
+        if len(leaders) > 1:
+            raise Broken("two replicas lead")
+        marks: dict[str, int] = {}
+        now = asyncio.get_running_loop().time()
+        owners = {
+            body["metadata"]["uid"]
+            for body in self.kube.of_kind("GpuNode")
+            if "releasedAt" not in body.get("status", {})
+        }
+        for lease in self.market.leases.values():
+            if lease.state == "destroyed":
+                self._ownerless_since.pop(lease.number, None)
+                continue
+            label = lease.ask.label or ""
+            marks[label] = marks.get(label, 0) + 1
+            mark = Mark.parse(label)
+            if mark is not None and mark.node_uid in owners:
+                self._ownerless_since.pop(lease.number, None)
+            else:
+                since = self._ownerless_since.setdefault(lease.number, now)
+                self.longest_ownerless = max(self.longest_ownerless, now - since)
+        if any(count > 1 for count in marks.values()):
+            raise Broken(f"two machines under one mark: {marks}")
+
+    def _on_write(self, kind: str, body: Any, gone: bool, before: Any) -> None:
+        uid = body["metadata"]["uid"]
+        held = before is not None and FINALIZER in before["metadata"].get("finalizers", [])
+        freed = held and FINALIZER not in body["metadata"].get("finalizers", [])
+        freed = freed and uid not in self.kube.forced
+        if kind in ("GpuNode", "GpuJob") and freed and (left := self.living(uid)):
+            raise Broken(f"{kind} was let go while {left} is leased")
+        if kind in ("GpuNode", "GpuJob") and not gone:
+            self.add(key_of(body))
+        if kind == "GpuNode":
+            job = Key("GpuJob", body["metadata"]["namespace"], body["spec"]["jobRef"]["name"])
+            self.add(job)
+        if kind == "GpuJob" and (name := body.get("status", {}).get("nodeName")):
+            self.add(Key("GpuNode", body["metadata"]["namespace"], name))
+
+    def jobs(self) -> dict[str, GpuJob]:
+        """Returns the jobs by name."""
+        return {
+            body["metadata"]["name"]: GpuJob.model_validate(body)
+            for body in self.kube.of_kind("GpuJob")
+        }
+
+    def reason(self, name: str) -> str | None:
+        """Returns what a job's summary says; None if there is no such job."""
+        job = self.jobs().get(name)
+        conditions = job.status.conditions if job else ()
+        return next((one.reason for one in conditions if one.type == "Ready"), None)
+
+    def is_over(self) -> bool:
+        """Whether every job is finished and nothing is leased."""
+        return all(is_finished(job.status) for job in self.jobs().values()) and not self.living()
+
+    def summary(self) -> str:
+        """For people: how the jobs stand and what is leased."""
+        reasons = {name: self.reason(name) for name in self.jobs()}
+        return f"{reasons}, leased {self.living()}"
+
+
+def play(story: Callable[[], Any]) -> Any:
+    """Runs a coroutine to its end in virtual time and returns what it returns."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(story())
