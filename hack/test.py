@@ -8,8 +8,19 @@ import xml.etree.ElementTree as Xml
 from dataclasses import dataclass
 from pathlib import Path
 
+from localcluster import binaries, kind, project_images
+from localcluster.paths import cache
+
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("unit", "simulation", "contract", "integration", "chart", "e2e")
+KUBECTL = binaries.CONTROL_PLANE[-1:]
+PROGRAMS = {
+    "unit": KUBECTL + binaries.CHART,
+    "integration": binaries.CONTROL_PLANE + binaries.CHART,
+    "chart": binaries.CHART,
+    "e2e": binaries.EVERYTHING,
+}
+"""What each part runs besides our own code."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +33,25 @@ class Result:
     skipped: tuple[str, ...]
     seconds: float
     ended_well: bool
+
+
+def prepare(parts: list[str]) -> None:
+    """Makes what the parts need and this machine lacks.
+
+    On a fresh machine that takes many minutes: longer than any test may take.
+    """
+    engine = kind.engine()
+    for part in parts:
+        programs = PROGRAMS.get(part, ())
+        if part == "e2e" and engine is not None:
+            programs = KUBECTL + binaries.CHART
+        binaries.ensure(programs)
+    if "e2e" in parts:
+        if engine is None:
+            binaries.ensure_packages()
+        with tempfile.TemporaryDirectory(dir=cache()) as scratch:
+            # Only for the layers that are kept; the tests build the images from them.
+            project_images.build(Path(scratch))
 
 
 def run(part: str, options: list[str]) -> Result:
@@ -61,7 +91,9 @@ def main() -> int:
     if unknown:
         print(f"hack/test: no part {unknown[0]!r}; there are {' '.join(PARTS)}", file=sys.stderr)
         return 2
-    results = [run(part, options) for part in PARTS if part in (arguments or PARTS)]
+    parts = [part for part in PARTS if part in (arguments or PARTS)]
+    prepare(parts)
+    results = [run(part, options) for part in parts]
     print("\npart          passed  failed  skipped  seconds")
     for result in results:
         print(
