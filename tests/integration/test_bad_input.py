@@ -46,6 +46,16 @@ WRONG = [
     ("an exponent", GOOD | {"cost": {"ceiling": "1e3"}}, "spec.cost.ceiling"),
     ("low confidence", GOOD | {"cost": {"ceiling": "1", "confidence": "0.5"}}, "at least 0.95"),
     ("certainty", GOOD | {"cost": {"ceiling": "1", "confidence": "1"}}, "below 1"),
+    (
+        "success as a failure",
+        GOOD
+        | {
+            "failurePolicy": {
+                "rules": [{"action": "Ignore", "onExitCodes": {"operator": "In", "values": [0]}}]
+            }
+        },
+        "spec.failurePolicy.rules[0].onExitCodes.values[0]",
+    ),
     ("no image", without("image"), "spec.image"),
     ("an empty image", GOOD | {"image": ""}, "spec.image"),
     ("no command", without("command"), "spec.command"),
@@ -103,6 +113,7 @@ CHANGES = [
     ("the GPU", {"gpu": {"count": 2}}, False),
     ("the market", {"market": {"hosts": "Any"}}, False),
     ("the folder", {"workingDir": "/x"}, False),
+    ("the failure policy", {"failurePolicy": {"rules": []}, "maxRents": 3}, False),
     ("a lower ceiling", {"cost": {"ceiling": "0.99"}}, False),
     ("a lower deadline", {"activeDeadlineSeconds": 59}, False),
     ("no deadline", {"activeDeadlineSeconds": None}, False),

@@ -70,6 +70,50 @@ class EnvVar(Model):
     ] = None
 
 
+class ExitCodes(Model):
+    """Which exit codes of the workload a rule is for."""
+
+    operator: Annotated[
+        Literal["In", "NotIn"],
+        Field(description="Whether the code must be one of the values, or none of them."),
+    ]
+    values: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=255)], ...],
+        Field(
+            min_length=1,
+            max_length=64,
+            description="Exit codes; 128 + N if signal N ended the command. 0 is no failure.",
+            examples=[[42]],
+        ),
+    ]
+
+
+class FailureRule(Model):
+    """What follows from a failure of the workload."""
+
+    action: Annotated[
+        Literal["FailJob", "Ignore", "Count"],
+        Field(
+            description="FailJob: the job fails at once. Ignore: it is tried again and counts to "
+            "maxRents only. Count: it is tried again and counts to backoffLimit.",
+            examples=["FailJob"],
+        ),
+    ]
+    on_exit_codes: Annotated[ExitCodes, Field(description="The exit codes that it is for.")]
+
+
+class FailurePolicy(Model):
+    """By which exit codes a failed workload is tried again."""
+
+    rules: Annotated[
+        tuple[FailureRule, ...],
+        Field(
+            max_length=20,
+            description="The first rule that fits decides; if none does, the failure counts.",
+        ),
+    ] = ()
+
+
 class GpuNeeds(Model):
     """Which GPUs the machine must have."""
 
@@ -245,6 +289,9 @@ class GpuJobSpec(Model):
             examples=[2],
         ),
     ] = 2
+    failure_policy: Annotated[
+        FailurePolicy, Field(description="What follows from which exit code.")
+    ] = FailurePolicy()
     max_rents: Annotated[
         int,
         Field(

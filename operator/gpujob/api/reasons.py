@@ -44,6 +44,10 @@ class Reason(StrEnum):
         "Without activeDeadlineSeconds too little is known about the run time.",
     )
     NO_MATCHING_OFFER = "NoMatchingOffer", "No offer on the market meets the job's needs."
+    MACHINES_DISTRUSTED = (
+        "MachinesDistrusted",
+        "All matching offers stand on machines that failed lately.",
+    )
     INVALID_QUOTE = "InvalidQuote", "A price or size is missing, zero, negative or not a number."
     IMPLAUSIBLE_QUOTE = (
         "ImplausibleQuote",
@@ -96,6 +100,10 @@ class Reason(StrEnum):
     # The job is over.
     COMPLETE = "Complete", "The job finished well."
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded", "The workload failed more often than allowed."
+    FAILURE_POLICY = (
+        "FailurePolicy",
+        "The workload ended with an exit code that failurePolicy lets fail the job.",
+    )
     MAX_RENTS_EXCEEDED = (
         "MaxRentsExceeded",
         "Too many attempts ended through no fault of the workload.",

@@ -125,6 +125,7 @@ GPUJOB = Kind(
                 "env",
                 "workingDir",
                 "backoffLimit",
+                "failurePolicy",
                 "maxRents",
                 "gpu",
                 "resources",

@@ -21,6 +21,7 @@ GATE_REFUSALS = frozenset(
         Reason.CONFIDENCE_TOO_LOW,
         Reason.INSUFFICIENT_HISTORY,
         Reason.NO_MATCHING_OFFER,
+        Reason.MACHINES_DISTRUSTED,
         Reason.INVALID_QUOTE,
         Reason.IMPLAUSIBLE_QUOTE,
         Reason.STALE_QUOTE,
@@ -37,6 +38,7 @@ FAILURES = frozenset(
         Reason.BUDGET_EXHAUSTED,
         Reason.TRAFFIC_EXCEEDED,
         Reason.BACKOFF_LIMIT_EXCEEDED,
+        Reason.FAILURE_POLICY,
         Reason.MAX_RENTS_EXCEEDED,
         Reason.SPEC_INVALID,
     }

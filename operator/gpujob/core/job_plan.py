@@ -135,7 +135,8 @@ def _charged(
 ) -> JobPlan:
     status = seen.job.status
     spent = parse_usd(status.cost.spent_usd) + parse_usd(record.cost_usd)
-    failed = reason is Reason.WORKLOAD_FAILED
+    action = _failure_action(seen, record) if reason is Reason.WORKLOAD_FAILED else None
+    failed = action in ("Count", "FailJob")
     disrupted = not failed and reason not in FATAL | BLAMELESS | {Reason.COMPLETED}
     status = status.model_copy(
         update={
@@ -160,6 +161,9 @@ def _charged(
         return _over(seen, status, Reason.COMPLETE, record.message, spent)
     if reason in FATAL:
         return _over(seen, status, reason, record.message, spent)
+    if action == "FailJob":
+        words = f"failurePolicy does not retry exit code {record.exit_code}: {record.message}"
+        return _over(seen, status, Reason.FAILURE_POLICY, words, spent)
     if status.failures > seen.job.spec.backoff_limit:
         words = f"{status.failures} attempts failed; the last: {record.message}"
         return _over(seen, status, Reason.BACKOFF_LIMIT_EXCEEDED, words, spent)
@@ -168,6 +172,15 @@ def _charged(
         return _over(seen, status, Reason.MAX_RENTS_EXCEEDED, words, spent)
     words = f"attempt {record.attempt} ended with {reason}: {record.message}"
     return Plan(status=status, reason=Reason.RETRYING, message=words[:1024], requeue_seconds=0)
+
+
+def _failure_action(seen: JobObservation, record: AttemptRecord) -> str:
+    """Returns what the job's rules make of a failed workload; the first that fits decides."""
+    for rule in seen.job.spec.failure_policy.rules:
+        codes = rule.on_exit_codes
+        if (record.exit_code in codes.values) is (codes.operator == "In"):
+            return rule.action
+    return "Count"
 
 
 def _over(
@@ -308,6 +321,7 @@ def _gate(seen: JobObservation) -> JobPlan:
         leased_usd_per_hour=world.leased_usd_per_hour,
         destroys=world.destroys,
         avoided_machines=avoided_machines(job.status),
+        hosts=world.hosts,
     )
     try:
         admission = judge(question)
@@ -333,7 +347,7 @@ def _gate(seen: JobObservation) -> JobPlan:
     )
     words = (
         f"bounded by {short_usd(admission.bound_microusd)} of ${job.spec.cost.ceiling} on "
-        f"{admission.offer.gpu} in {admission.offer.location}"
+        f"{admission.words}"
     )
     reserved = floor_usd(job.spec.cost.ceiling) - spent
     return Plan(

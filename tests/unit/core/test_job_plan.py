@@ -289,7 +289,40 @@ def test_a_machine_that_was_lost_is_avoided() -> None:
     seen = job_observation(job=a_job(status=status), quotes=quotes(an_offer(), other))
 
     assert plan_job(seen).reason is Reason.ADMITTED
-    assert plan_job(replace(seen, quotes=quotes(an_offer()))).reason is Reason.NO_MATCHING_OFFER
+    assert plan_job(replace(seen, quotes=quotes(an_offer()))).reason is Reason.MACHINES_DISTRUSTED
+
+
+POLICY = {
+    "rules": [
+        {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [75, 137]}},
+        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2, 75]}},
+        {"action": "Count", "onExitCodes": {"operator": "NotIn", "values": [3]}},
+        {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [200]}},
+    ]
+}
+RULED = [
+    ("the first rule that fits decides", 75, Reason.RETRYING, (0, 1)),
+    ("a signal has a code", 137, Reason.RETRYING, (0, 1)),
+    ("some failures are for good", 2, Reason.FAILURE_POLICY, (1, 0)),
+    ("others count", 1, Reason.RETRYING, (1, 0)),
+    ("none of these", 3, Reason.FAILURE_POLICY, (1, 0)),
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "counts"), [row[1:] for row in RULED], ids=[row[0] for row in RULED]
+)
+def test_exit_codes_decide_about_a_retry(
+    code: int, reason: Reason, counts: tuple[int, int]
+) -> None:
+    """By the job's own rules; what is ignored counts as bad luck, not as a failure."""
+    node = released("WorkloadFailed", exitCode=code)
+    plan = plan_job(
+        job_observation(job=a_job(a_spec(failurePolicy=POLICY), status=RECORDED), node=node)
+    )
+
+    assert plan.reason is reason
+    assert (plan.status.failures, plan.status.disruptions) == counts
 
 
 STATES = [
