@@ -9,6 +9,7 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
 from gpujob.api.transport import DriverReport, Outcome, WorkloadPhase
+from gpujob.core.hosts import HostMemory
 from gpujob.core.limits import Limits
 from gpujob.core.market import Lease, Listing, Mark, Offer, Quotes
 from gpujob.core.observation import (
@@ -117,6 +118,7 @@ def marker(seconds: float = -40, **changes: Any) -> dict[str, Any]:
         "accountID": ACCOUNT,
         "offerID": 1,
         "machineID": 100,
+        "hostID": 10,
         "gpu": "1x RTX 4090",
         "location": "Quebec, CA",
         "gpuUSDPerHour": "0.400000",
@@ -245,6 +247,7 @@ def a_world(*listings: Listing, **changes: Any) -> World:
         listings=listings or (a_listing(),),
         provider_problem=None,
         destroys=(),
+        hosts=HostMemory(),
     )
     return replace(world, **changes)
 

@@ -29,6 +29,7 @@ from gpujob.api.meta import LABEL_NODE
 from gpujob.config import Settings
 from gpujob.core.observation import Heard
 from gpujob.leader import LeaderLock, publish_address
+from gpujob.machine_book import MachineBook
 from gpujob.market_watch import MarketWatch
 from gpujob.reconcile import Reconciler
 from gpujob.sweep import Sweep
@@ -156,6 +157,7 @@ class Leader:
         self._heard: dict[str, Heard] = {}
         self._vast = VastClient(settings.provider_url, settings.vast_api_key, clock)
         self.market = MarketWatch(self._vast, clock, settings.limits, self._on_listing)
+        self._machines = MachineBook(kube, settings)
         self._reconciler = Reconciler(
             kube=kube,
             vast=self._vast,
@@ -166,6 +168,7 @@ class Leader:
             queue=self._queue,
             heard=self._heard,
             lock=lock,
+            machines=self._machines,
         )
         self._watcher = Watcher(self._on_event)
         self._sweep = Sweep(settings, clock, cluster_id)
@@ -191,6 +194,7 @@ class Leader:
         When it returns, nothing of it goes on: the lock may be given back.
         """
         self.leads = True
+        await self._machines.load()
         self._watcher.start()
         self._sweep.start()
         holding = asyncio.create_task(self._lock.hold(), name="lock")

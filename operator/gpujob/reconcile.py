@@ -51,6 +51,7 @@ from gpujob.core.node_plan import plan_node
 from gpujob.core.plan import Plan
 from gpujob.core.start_script import host_key_in_log
 from gpujob.leader import LeaderLock
+from gpujob.machine_book import MachineBook
 from gpujob.market_watch import MarketWatch
 from gpujob.workqueue import Key
 
@@ -86,6 +87,7 @@ class Reconciler:
         queue: Queue,
         heard: dict[str, seen.Heard],
         lock: LeaderLock,
+        machines: MachineBook,
     ) -> None:
         self._kube = kube
         self._vast = vast
@@ -96,6 +98,7 @@ class Reconciler:
         self._queue = queue
         self._heard = heard
         self._lock = lock
+        self._machines = machines
         self.renting: set[asyncio.Task[None] | None] = set()
         """Tasks with a rent request in flight: the only ones not to be cancelled."""
         self._memories: dict[str, seen.NodeMemory] = {}
@@ -123,6 +126,7 @@ class Reconciler:
             listings=self._market.listings,
             provider_problem=self._market.problem,
             destroys=tuple(self._destroys),
+            hosts=self._machines.memory,
         )
 
     # --- GpuJob -----------------------------------------------------------------------------
@@ -329,6 +333,8 @@ class Reconciler:
             case effects.RecordDestroy(seconds):
                 late = seconds > self._settings.limits.destroy_lag_cap_seconds
                 self._destroys.append(DestroyEvidence(self._clock.now(), late))
+            case effects.RememberMachine(trial):
+                await self._machines.remember(trial)
             case effects.RemoveFinalizer():
                 await self._remove_finalizer("GpuNode", stored)
                 self._memories.pop(uid, None)
@@ -486,6 +492,7 @@ _WARNINGS = frozenset(
         Reason.BUDGET_EXHAUSTED,
         Reason.TRAFFIC_EXCEEDED,
         Reason.BACKOFF_LIMIT_EXCEEDED,
+        Reason.FAILURE_POLICY,
         Reason.MAX_RENTS_EXCEEDED,
         Reason.HOST_LOST,
         Reason.RETRYING,

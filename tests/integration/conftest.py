@@ -170,5 +170,9 @@ def world(
             operator.stop()
         pods.stop()
         simulator.stop()
+        # What one test's market did to its machines is nothing to the next test's.
+        kubectl(
+            "delete", "configmap", "gpujob-machines", "-n", "gpujob-system", "--ignore-not-found"
+        )
         print(f"--- operator's log\n{operator.log[-20000:]}")
         print(f"--- drivers' logs\n{pods.logs()[-5000:]}")

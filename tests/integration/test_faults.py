@@ -1,5 +1,8 @@
 """What goes wrong around the operator: nothing is lost, nothing is rented twice, none is left."""
 
+import json
+from datetime import UTC, datetime
+
 import pytest
 from tests.integration.conftest import World
 from tests.integration.parts import eventually
@@ -51,6 +54,40 @@ def test_a_host_that_dies_is_replaced_by_another(world: World) -> None:
     assert (first["reason"], second["reason"]) == ("HostLost", "Completed")
     assert first["machineID"] != second["machineID"]
     assert world.simulator.living() == []
+
+    def known() -> dict[str, str]:
+        found = world.kubectl.get("configmap", "gpujob-machines", "gpujob-system") or {}
+        data: dict[str, str] = found.get("data", {})
+        return data if f"machine-{second['machineID']}" in data else {}
+
+    machines = eventually("what was learnt of both machines", known)
+    bad = json.loads(machines[f"machine-{first['machineID']}"])
+    good = json.loads(machines[f"machine-{second['machineID']}"])
+    assert (bad["failures"], bad["lastFailure"]) == (1, "HostLost")
+    assert (good["failures"], good["successes"]) == (0, 1)
+
+
+def test_what_was_learnt_of_a_machine_outlives_the_operator(world: World) -> None:
+    """Its successor passes the cheapest offer over, and says why."""
+    world.apply_job("first")
+    job = world.await_reason("first", "Complete")
+    cheapest = job["status"]["attempts"][0]["machineID"]
+    world.operator.stop()
+    entry = {"hostID": 1, "failures": 9, "successes": 0, "at": _now(), "lastFailure": "HostLost"}
+    patch = json.dumps({"data": {f"machine-{cheapest}": json.dumps(entry)}})
+    target = ("configmap", "gpujob-machines", "-n", "gpujob-system", "--type=merge")
+    world.kubectl("patch", *target, "-p", patch)
+    world.operator.start()
+    world.apply_job("second")
+    job = world.await_reason("second", "Complete")
+
+    assert job["status"]["attempts"][0]["machineID"] != cheapest
+    admitted = world.condition("second", "Admitted")["message"]
+    assert f"machine {cheapest} failed lately, the last time by HostLost" in admitted
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 def test_a_machine_that_never_boots_is_given_back(world: World) -> None:

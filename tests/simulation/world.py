@@ -28,6 +28,7 @@ from gpujob.core.job_plan import is_finished
 from gpujob.core.limits import Limits
 from gpujob.core.market import Mark
 from gpujob.leader import LeaderLock, LockLost
+from gpujob.machine_book import MachineBook
 from gpujob.market_watch import MarketWatch
 from gpujob.reconcile import Reconciler
 from gpujob.sweep import Sweep
@@ -83,6 +84,7 @@ class Operator:
             queue=self.queue,
             heard=drivers.heard,
             lock=self.lock,
+            machines=MachineBook(kube, SETTINGS),
         )
         self._sweep = Sweep(SETTINGS, clock, CLUSTER)
         self._life = asyncio.create_task(self._live())

@@ -33,6 +33,7 @@ PATHS = {
     "GpuNode": "/apis/gpujob.dev/v1alpha1/{namespaces}gpunodes",
     "Pod": "/api/v1/{namespaces}pods",
     "Secret": "/api/v1/{namespaces}secrets",
+    "ConfigMap": "/api/v1/{namespaces}configmaps",
     "Event": "/apis/events.k8s.io/v1/{namespaces}events",
     "Namespace": "/api/v1/namespaces",
     "Service": "/api/v1/{namespaces}services",

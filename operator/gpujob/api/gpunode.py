@@ -55,6 +55,7 @@ class RentMarker(Model):
     ]
     offer_id: Annotated[int, Field(alias="offerID", ge=0, description="Offer that was asked for.")]
     machine_id: Annotated[int, Field(alias="machineID", ge=0, description="Machine behind it.")]
+    host_id: Annotated[int, Field(alias="hostID", ge=0, description="Host that it belongs to.")]
     gpu: Annotated[str, Field(max_length=80, description="GPUs of the machine.")]
     location: Annotated[str, Field(max_length=80, description="Where it stands.")] = ""
     gpu_usd_per_hour: Annotated[

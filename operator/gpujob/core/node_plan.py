@@ -36,6 +36,7 @@ from gpujob.core.cost.gate import (
     rounded_down,
 )
 from gpujob.core.driver_pod import driver_pod
+from gpujob.core.hosts import FAILURES, Trial
 from gpujob.core.market import Lease, leases_of, proves_absence
 from gpujob.core.money import format_usd, micro_up, over_time, parse_usd, short_usd
 from gpujob.core.observation import (
@@ -84,6 +85,8 @@ def _released(seen: NodeObservation) -> NodePlan | None:
         todo.append(effects.DeleteDriver(pod.name, pod.uid))
     settled = _is_settled(seen)
     if seen.node.metadata.holds_finalizer and settled:
+        if (trial := _trial(seen)) is not None:
+            todo.append(effects.RememberMachine(trial))
         todo.append(effects.RemoveFinalizer())
     if age >= limits.node_retention_seconds and not seen.node.metadata.is_being_deleted:
         todo.append(effects.DeleteNode())
@@ -95,6 +98,24 @@ def _released(seen: NodeObservation) -> NodePlan | None:
         requeue_seconds=(
             limits.driver_exit_seconds if lingers or not settled else limits.node_retention_seconds
         ),
+    )
+
+
+def _trial(seen: NodeObservation) -> Trial | None:
+    """What the attempt showed of its machine; None = nothing."""
+    status = seen.node.status
+    if status.rent is None or status.lease is None or status.end is None:
+        return None
+    failed = Reason(status.end.reason) in FAILURES
+    if not failed and status.run is None:
+        return None
+    return Trial(
+        machine_id=status.rent.machine_id,
+        host_id=status.rent.host_id,
+        node_uid=seen.node.metadata.uid,
+        at=status.released_at or seen.world.now,
+        failed=failed,
+        reason=status.end.reason,
     )
 
 
@@ -415,6 +436,7 @@ def _rent(seen: NodeObservation) -> NodePlan | None:
                 leased_usd_per_hour=world.leased_usd_per_hour,
                 destroys=world.destroys,
                 avoided_machines=avoided_machines(job.status),
+                hosts=world.hosts,
                 reserved_microusd=reserved,
             )
         )
@@ -457,6 +479,7 @@ def _marker(seen: NodeObservation, admission: Admission, account_id: int) -> Ren
         account_id=account_id,
         offer_id=offer.offer_id,
         machine_id=offer.machine_id,
+        host_id=offer.host_id,
         gpu=offer.gpu,
         location=offer.location,
         gpu_usd_per_hour=format_usd(micro_up(offer.gpu_usd_per_hour)),

@@ -9,6 +9,7 @@ from gpujob.api.gpunode import GpuNode
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, Outcome
 from gpujob.core.cost.gate import Destroy
+from gpujob.core.hosts import HostMemory
 from gpujob.core.limits import Limits
 from gpujob.core.market import Listing, Mark, Quotes
 
@@ -41,6 +42,7 @@ class World:
     provider_problem: Unavailable | None
     """Why the latest listing failed; None = it did not."""
     destroys: tuple[Destroy, ...]
+    hosts: HostMemory
 
     @property
     def leases(self) -> int:

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from gpujob.api.reasons import Reason
+from gpujob.core.hosts import Trial
 
 Status = TypeVar("Status")
 
@@ -90,6 +91,13 @@ class RecordDestroy:
     seconds: float
 
 
+@dataclass(frozen=True)
+class RememberMachine:
+    """Remember how the attempt went on its machine: ranking learns from it."""
+
+    trial: Trial
+
+
 Effect = (
     AddFinalizer
     | RemoveFinalizer
@@ -102,6 +110,7 @@ Effect = (
     | ReadHostKey
     | Destroy
     | RecordDestroy
+    | RememberMachine
 )
 
 

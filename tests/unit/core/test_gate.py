@@ -20,6 +20,7 @@ from gpujob.core.cost.gate import (
     enforcement_confidence,
     judge,
 )
+from gpujob.core.hosts import HostMemory
 from gpujob.core.limits import Limits
 from gpujob.core.money import MICRO
 
@@ -37,6 +38,7 @@ def question(spec: dict[str, Any] | None = None, **changes: Any) -> Question:
         leased_usd_per_hour=Fraction(0),
         destroys=(),
         avoided_machines=frozenset(),
+        hosts=HostMemory(),
     )
     return replace(asked, **changes)
 
@@ -107,7 +109,7 @@ def test_a_ceiling_of_exactly_the_bound_admits() -> None:
             id="another GPU",
         ),
         pytest.param(
-            Reason.NO_MATCHING_OFFER,
+            Reason.MACHINES_DISTRUSTED,
             question(avoided_machines=frozenset({100})),
             id="only a machine that failed before",
         ),

@@ -526,13 +526,13 @@ TABLE = [
         "it goes once its job has",
         node_observation(RELEASED_STATUS, job=a_job(status={"attempt": 1})),
         Reason.RELEASED,
-        ["RemoveFinalizer"],
+        ["RememberMachine", "RemoveFinalizer"],
     ),
     (
         "it goes if its job is gone",
         node_observation(RELEASED_STATUS, job=None),
         Reason.RELEASED,
-        ["RemoveFinalizer"],
+        ["RememberMachine", "RemoveFinalizer"],
     ),
     (
         "a deleted job with an unanswered request waits for the proof",
@@ -650,3 +650,25 @@ def test_planning_is_deterministic() -> None:
     """The same observation gives the same plan."""
     for _, seen, *_ in TABLE:
         assert plan_node(seen) == plan_node(seen)
+
+
+TRIALS = [
+    ("a lost host", ended(running(), "HostLost"), True),
+    ("a boot that took too long", ended(leased(), "BootTimeout"), True),
+    ("a workload that failed", ended(running(), "WorkloadFailed", exitCode=1), False),
+    ("a deadline", ended(running(), "DeadlineExceeded"), False),
+    ("a deletion before it ran", ended(leased(), "JobDeleted"), None),
+    ("a refused request", ended(renting(), "OfferGone"), None),
+]
+
+
+@pytest.mark.parametrize(
+    ("status", "failed"), [row[1:] for row in TRIALS], ids=[row[0] for row in TRIALS]
+)
+def test_what_an_attempt_says_of_its_machine(status: Any, failed: bool | None) -> None:
+    """A host's failure speaks against it, a run for it, and what never ran says nothing."""
+    plan = plan_node(node_observation(status | {"releasedAt": stamp(-1)}, job=None))
+    told = [one.trial for one in plan.effects if isinstance(one, effects.RememberMachine)]
+
+    assert [trial.failed for trial in told] == ([] if failed is None else [failed])
+    assert all((trial.machine_id, trial.host_id) == (100, 10) for trial in told)

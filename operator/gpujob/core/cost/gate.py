@@ -5,7 +5,7 @@ is no answer in between. The confidence is that of our own enforcement: with a d
 the bound is arithmetic, and it is wrong only if we destroy too late.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 from statistics import median
@@ -13,11 +13,13 @@ from statistics import median
 from gpujob.api.gpujob import GpuJobSpec, GpuJobStatus
 from gpujob.api.reasons import Reason
 from gpujob.core.cost.estimate import Estimate, Needs, estimate, overhead_seconds, traffic_usd
+from gpujob.core.hosts import TRUST_MIN, HostMemory
 from gpujob.core.limits import Limits
 from gpujob.core.market import Offer, Quotes
 from gpujob.core.money import MICRO, floor_usd, micro_up, short_usd
 from gpujob.core.offers import mismatch
 
+PASSED_OVER_SHOWN = 3
 CONFIDENCE_HALF_LIFE = timedelta(hours=24)
 
 
@@ -56,13 +58,31 @@ class Question:
     destroys: tuple[Destroy, ...]
     avoided_machines: frozenset[int]
     """Machines on which this job's earlier attempts were lost."""
+    hosts: HostMemory
     reserved_microusd: int | None = None
     """What the attempt's node holds; None = nothing is reserved yet, all that is left may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An offer that could be taken, and what an attempt on it would cost."""
+
+    offer: Offer
+    estimate: Estimate
+    trust: float
+    """Probability that its machine carries the attempt through."""
+    against: str
+    """Why it is not taken although it could be; empty = it may be."""
+
+    @property
+    def expected(self) -> float:
+        """The bound over all the attempts that it takes on such a machine until one succeeds."""
+        return self.estimate.total_microusd / self.trust
+
+
+@dataclass(frozen=True, kw_only=True)
 class Admission:
-    """The gate's yes: the cheapest offer whose bound fits."""
+    """The gate's yes: of the offers whose bound fits, the one with the least expected cost."""
 
     offer: Offer
     estimate: Estimate
@@ -72,11 +92,24 @@ class Admission:
     confidence: Fraction
     money_deadline_seconds: int
     """From the rent request until the destroy must be sent, so that the fuse holds."""
+    passed_over: tuple[Candidate, ...]
+    """What had a lower bound and was not taken, cheapest first."""
 
     @property
     def bound_microusd(self) -> int:
         """Of the whole job: what was spent and this attempt."""
         return self.spent_microusd + self.estimate.total_microusd
+
+    @property
+    def words(self) -> str:
+        """For people: what was chosen, and why nothing cheaper."""
+        text = f"{self.offer.gpu} in {self.offer.location}"
+        if not self.passed_over:
+            return text
+        shown = "; ".join(one.against for one in self.passed_over[:PASSED_OVER_SHOWN])
+        more = len(self.passed_over) - PASSED_OVER_SHOWN
+        rest = f"; and {more} more" if more > 0 else ""
+        return f"{text}; cheaper ones were passed over: {shown}{rest}"
 
 
 def enforcement_confidence(destroys: tuple[Destroy, ...], now: datetime) -> Fraction:
@@ -95,7 +128,8 @@ def enforcement_confidence(destroys: tuple[Destroy, ...], now: datetime) -> Frac
 
 
 def judge(question: Question) -> Admission:
-    """Returns the cheapest admissible attempt; raises CostGateError if there is none."""
+    """Returns the admissible attempt of least expected cost; raises CostGateError if there is
+    none."""
     limits, spec = question.limits, question.spec
     _check_quotes(question)
     ceiling = floor_usd(spec.cost.ceiling)
@@ -128,40 +162,55 @@ def judge(question: Question) -> Admission:
         max_upload_gb=spec.data.max_upload_gb,
         run_seconds=max(spec.active_deadline_seconds - question.run_seconds_used, 0.0),
     )
-    ranked = _ranked(question, needs)
-    offer, cheapest = ranked[0]
-    bound = question.spent_microusd + cheapest.total_microusd
+    candidates = _candidates(question, needs)
+    cheapest = candidates[0]
+    bound = question.spent_microusd + cheapest.estimate.total_microusd
     if bound > ceiling:
         raise CostGateError(
             Reason.CEILING_EXCEEDED,
-            _what_would_fit(question, offer, needs, cheapest, ceiling),
+            _what_would_fit(question, cheapest, needs, ceiling),
             bound_microusd=bound,
         )
+    fuse = ceiling - question.spent_microusd
+    if question.reserved_microusd is not None:
+        fuse = min(fuse, question.reserved_microusd)
+    fitting = [one for one in candidates if one.estimate.total_microusd <= fuse]
+    if not fitting:
+        raise CostGateError(
+            Reason.CEILING_EXCEEDED,
+            f"{cheapest.offer.gpu} is bounded by {short_usd(cheapest.estimate.total_microusd)} for "
+            f"this attempt, more than the {short_usd(fuse)} reserved for it",
+            bound_microusd=bound,
+        )
+    trusted = [one for one in fitting if not one.against]
+    if not trusted:
+        raise CostGateError(
+            Reason.MACHINES_DISTRUSTED,
+            f"all {len(fitting)} matching offers that fit stand on machines that failed: "
+            f"{fitting[0].against}; they are trusted again as that fades",
+            bound_microusd=bound,
+        )
+    chosen = min(trusted, key=lambda one: (one.expected, one.offer.offer_id))
     rate_cap = Fraction(floor_usd(limits.max_usd_per_hour), MICRO)
-    if question.leased_usd_per_hour + cheapest.usd_per_hour > rate_cap:
+    if question.leased_usd_per_hour + chosen.estimate.usd_per_hour > rate_cap:
         raise CostGateError(
             Reason.LEASE_LIMIT,
             f"{float(question.leased_usd_per_hour):.2f} $/h are leased; this machine would pass "
             f"the operator's cap of {limits.max_usd_per_hour} $/h",
             bound_microusd=bound,
         )
-    fuse = ceiling - question.spent_microusd
-    if question.reserved_microusd is not None:
-        fuse = min(fuse, question.reserved_microusd)
-        if cheapest.total_microusd > fuse:
-            raise CostGateError(
-                Reason.CEILING_EXCEEDED,
-                f"{offer.gpu} is bounded by {short_usd(cheapest.total_microusd)} for this attempt, "
-                f"more than the {short_usd(fuse)} reserved for it",
-                bound_microusd=bound,
-            )
     return Admission(
-        offer=offer,
-        estimate=cheapest,
+        offer=chosen.offer,
+        estimate=chosen.estimate,
         spent_microusd=question.spent_microusd,
         fuse_microusd=fuse,
         confidence=confidence,
-        money_deadline_seconds=_money_deadline(fuse, cheapest, lag),
+        money_deadline_seconds=_money_deadline(fuse, chosen.estimate, lag),
+        passed_over=tuple(
+            replace(one, against=one.against or _less_trusted(question, one))
+            for one in fitting
+            if one.estimate.total_microusd < chosen.estimate.total_microusd
+        ),
     )
 
 
@@ -201,14 +250,10 @@ def _check_quotes(question: Question) -> None:
         )
 
 
-def _ranked(question: Question, needs: Needs) -> list[tuple[Offer, Estimate]]:
-    """Returns what can be taken, cheapest bound first; raises the reason if nothing can."""
+def _candidates(question: Question, needs: Needs) -> list[Candidate]:
+    """Returns what meets the needs, lowest bound first; raises the reason if nothing does."""
     quotes, limits, spec = question.quotes, question.limits, question.spec
-    matching = [
-        offer
-        for offer in quotes.offers
-        if offer.machine_id not in question.avoided_machines and mismatch(offer, spec) is None
-    ]
+    matching = [offer for offer in quotes.offers if mismatch(offer, spec) is None]
     if not matching:
         refused = next((found for offer in quotes.offers if (found := mismatch(offer, spec))), None)
         detail = f"; for example {refused}" if refused else ""
@@ -225,17 +270,44 @@ def _ranked(question: Question, needs: Needs) -> list[tuple[Offer, Estimate]]:
             f"all {len(matching)} matching offers are priced far from their model's median",
         )
     ranked = sorted(
-        ((offer, estimate(offer, needs, limits, leases=question.leases)) for offer in plausible),
-        key=lambda pair: (pair[1].total_microusd, -pair[0].reliability, pair[0].offer_id),
+        (_candidate(question, offer, needs) for offer in plausible),
+        key=lambda one: (
+            one.estimate.total_microusd,
+            -one.offer.reliability,
+            one.offer.offer_id,
+        ),
     )
-    long_enough = [pair for pair in ranked if pair[0].contract_seconds >= pair[1].lease_seconds]
+    long_enough = [
+        one for one in ranked if one.offer.contract_seconds >= one.estimate.lease_seconds
+    ]
     if not long_enough:
         raise CostGateError(
             Reason.CONTRACT_TOO_SHORT,
             f"the hosts' contracts of all {len(ranked)} matching offers end within "
-            f"{float(ranked[0][1].lease_seconds):.0f} s",
+            f"{float(ranked[0].estimate.lease_seconds):.0f} s",
         )
     return long_enough
+
+
+def _candidate(question: Question, offer: Offer, needs: Needs) -> Candidate:
+    hosts, now = question.hosts, question.now
+    trust = hosts.trust(offer.machine_id, offer.host_id, now)
+    against = ""
+    if offer.machine_id in question.avoided_machines:
+        against = f"machine {offer.machine_id} failed an earlier attempt of this job"
+    elif trust < TRUST_MIN:
+        against = hosts.why(offer.machine_id, offer.host_id)
+    return Candidate(
+        offer=offer,
+        estimate=estimate(offer, needs, question.limits, leases=question.leases),
+        trust=trust,
+        against=against,
+    )
+
+
+def _less_trusted(question: Question, one: Candidate) -> str:
+    why = question.hosts.why(one.offer.machine_id, one.offer.host_id)
+    return f"{why}, so that it is trusted to {one.trust:.0%} only"
 
 
 def _is_plausible(offer: Offer, quotes: Quotes, limits: Limits) -> bool:
@@ -254,9 +326,8 @@ def _money_deadline(fuse: int, cheapest: Estimate, lag: float) -> int:
     return max(int(seconds - Fraction(lag)), 0)
 
 
-def _what_would_fit(
-    question: Question, offer: Offer, needs: Needs, cheapest: Estimate, ceiling: int
-) -> str:
+def _what_would_fit(question: Question, one: Candidate, needs: Needs, ceiling: int) -> str:
+    offer, cheapest = one.offer, one.estimate
     bound = question.spent_microusd + cheapest.total_microusd
     overhead = overhead_seconds(question.limits, question.leases)
     traffic = micro_up(traffic_usd(offer, needs, question.limits, leases=question.leases))
