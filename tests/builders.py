@@ -85,6 +85,7 @@ RECORDED = {
     "nodeName": "train-0-1",
     "nodeUID": NODE_UID,
     "nodeReservedUSD": "5.000000",
+    "nodeAccountID": ACCOUNT,
 }
 """Status of a job whose first attempt is recorded."""
 
@@ -227,6 +228,7 @@ def a_listing(*leases: Lease, ago: float = 1.0, **changes: Any) -> Listing:
         answered_at=MONOTONIC - ago + 0.1,
         provider_time=at(-ago),
         account_id=ACCOUNT,
+        credit_usd=Fraction(50),
         leases=leases,
     )
     return replace(listing, **changes)
@@ -245,7 +247,7 @@ def a_world(*listings: Listing, **changes: Any) -> World:
         driver_image_pull_policy="IfNotPresent",
         transport_url="http://gpujob.system.svc:8080",
         listings=listings or (a_listing(),),
-        provider_problem=None,
+        not_ready=None,
         destroys=(),
         hosts=HostMemory(),
     )

@@ -33,6 +33,8 @@ class Settings:
     """Where this controller runs."""
     pod_name: str
     pod_ip: str
+    pod_uid: str = ""
+    """Lets events about the controller show with its pod."""
     name: str = "gpujob"
     """Of the Service that drivers are told, and of the leader lock."""
     driver_image_pull_policy: str = "IfNotPresent"

@@ -15,22 +15,27 @@ from typing import Any
 import structlog
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import PlainTextResponse
 from pydantic import ValidationError
 
 from gpujob.adapters import log as logging
 from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.errors import AdapterError, ClusterError, Conflict
 from gpujob.adapters.kube import KubeClient
+from gpujob.adapters.metrics import Figures
 from gpujob.adapters.vast import VastClient
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import LABEL_NODE
+from gpujob.api.reasons import Reason
+from gpujob.cluster_check import check_for_ever
 from gpujob.config import Settings
 from gpujob.core.observation import Heard
+from gpujob.events import record_event
 from gpujob.leader import LeaderLock, publish_address
 from gpujob.machine_book import MachineBook
 from gpujob.market_watch import MarketWatch
+from gpujob.probes import probes_app
+from gpujob.readiness import ORDER, Readiness
 from gpujob.reconcile import Reconciler
 from gpujob.sweep import Sweep
 from gpujob.transport import transport_app
@@ -112,7 +117,7 @@ async def run(settings: Settings) -> int:
     )
     lock = LeaderLock(kube, clock, settings, identity=f"{settings.pod_name}_{uuid.uuid4().hex}")
     leader = Leader(kube, clock, settings, cluster_id, lock)
-    probes = _server(_probes(leader), settings.listen_host, settings.probes_port)
+    probes = _server(_probes(kube, leader), settings.listen_host, settings.probes_port)
     stopping = asyncio.create_task(stop.wait(), name="stop")
     serving = asyncio.create_task(probes.serve(), name="probes")
     acquiring = asyncio.create_task(lock.acquire(), name="lock")
@@ -156,7 +161,10 @@ class Leader:
         self._cache = Cache()
         self._heard: dict[str, Heard] = {}
         self._vast = VastClient(settings.provider_url, settings.vast_api_key, clock)
-        self.market = MarketWatch(self._vast, clock, settings.limits, self._on_listing)
+        self.readiness = Readiness()
+        self.market = MarketWatch(
+            self._vast, clock, settings.limits, self.readiness, self._on_listing
+        )
         self._machines = MachineBook(kube, settings)
         self._reconciler = Reconciler(
             kube=kube,
@@ -169,6 +177,7 @@ class Leader:
             heard=self._heard,
             lock=lock,
             machines=self._machines,
+            readiness=self.readiness,
         )
         self._watcher = Watcher(self._on_event)
         self._sweep = Sweep(settings, clock, cluster_id)
@@ -187,6 +196,18 @@ class Leader:
     def is_alive(self) -> bool:
         """Whether no thread has ended that should go on."""
         return not self.leads or (self._watcher.is_alive and self._sweep.is_alive)
+
+    def figures(self) -> Figures:
+        """Returns what metrics tell now."""
+        leases = self.market.listings[-1].leases if self.market.listings else ()
+        credit = self.market.credit_usd
+        return Figures(
+            leads=self.leads,
+            not_ready={reason: reason in self.readiness.reasons for reason in ORDER},
+            leased_machines=len(leases),
+            leased_usd_per_hour=float(sum(lease.usd_per_hour for lease in leases)),
+            credit_usd=None if credit is None else float(credit),
+        )
 
     async def lead(self, ends: list[asyncio.Task[Any]]) -> asyncio.Task[Any]:
         """Leads until one of its parts or of `ends` has ended, and returns that one.
@@ -208,6 +229,10 @@ class Leader:
             asyncio.create_task(_resync(self._kube, self._queue), name="resync"),
             asyncio.create_task(_announce(self._kube, self._settings), name="address"),
             asyncio.create_task(_mind(self._watcher, self._sweep), name="mind"),
+            asyncio.create_task(
+                check_for_ever(self._kube, self._settings, self.readiness), name="check"
+            ),
+            asyncio.create_task(_tell(self._kube, self._settings, self.readiness), name="tell"),
         ]
         first = await _first([*ends, holding, serving, *others, *workers])
         self._queue.close()
@@ -233,6 +258,7 @@ class Leader:
         self._watcher.stop()
 
     def _on_listing(self) -> None:
+        self.market.judge_account(self._cache.nodes.values())
         for node in self._cache.nodes.values():
             if node.status.released_at is None:
                 self._queue.add(Key("GpuNode", node.metadata.namespace, node.metadata.name))
@@ -306,6 +332,31 @@ async def _announce(kube: KubeClient, settings: Settings) -> None:
             await asyncio.sleep(RESYNC_SECONDS)
 
 
+async def _tell(kube: KubeClient, settings: Settings, readiness: Readiness) -> None:
+    """Records an event on the controller's pod whenever it becomes ready or not."""
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": settings.pod_name,
+            "namespace": settings.namespace,
+            "uid": settings.pod_uid,
+        },
+    }
+    told = readiness.problem
+    while True:
+        await asyncio.sleep(1)
+        if (found := readiness.problem) != told:
+            told = found
+            await record_event(
+                kube,
+                regarding=pod,
+                reason=found.reason if found else Reason.READY,
+                note=found.message if found else "",
+                is_warning=found is not None,
+            )
+
+
 async def _mind(watcher: Watcher, sweep: Sweep) -> None:
     """Ends when a thread has died: the process must then end, and be started anew."""
     while watcher.is_alive and sweep.is_alive:  # noqa: ASYNC110 - threads set no event of ours
@@ -313,24 +364,14 @@ async def _mind(watcher: Watcher, sweep: Sweep) -> None:
     raise RuntimeError(watcher.problem or "the sweep ended")
 
 
-def _probes(leader: Leader) -> FastAPI:
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-
-    @app.get("/healthz")
-    async def healthz() -> PlainTextResponse:
-        alive = leader.is_alive
-        return PlainTextResponse("ok" if alive else "a thread has ended", 200 if alive else 500)
-
-    @app.get("/readyz")
-    async def readyz() -> PlainTextResponse:
-        if not leader.leads:
-            return PlainTextResponse("ok: another replica leads")
-        problem = leader.market.problem
-        if problem is None:
-            return PlainTextResponse("ok")
-        return PlainTextResponse(f"{problem.reason}: {problem.message}", 503)
-
-    return app
+def _probes(kube: KubeClient, leader: Leader) -> FastAPI:
+    return probes_app(
+        kube,
+        is_alive=lambda: leader.is_alive,
+        leads=lambda: leader.leads,
+        problem=lambda: leader.readiness.problem,
+        figures=leader.figures,
+    )
 
 
 def _server(app: FastAPI, host: str, port: int) -> _Server:

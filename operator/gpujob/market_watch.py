@@ -6,8 +6,9 @@ and what it proves, the core decides.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from fractions import Fraction
 
 import structlog
 
@@ -15,32 +16,46 @@ from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import CredentialsRejected, ProviderError
 from gpujob.adapters.vast import VastClient
 from gpujob.api.gpujob import GpuJobSpec
+from gpujob.api.gpunode import GpuNode
 from gpujob.api.reasons import Reason
+from gpujob.core.account import CreditRefusal, account_problem, credit_problem
 from gpujob.core.limits import Limits
 from gpujob.core.market import Listing, Quotes
 from gpujob.core.observation import Unavailable
+from gpujob.readiness import Readiness
 
 LISTINGS_KEPT = 64
 
 log = structlog.get_logger("gpujob.market")
 
 
+class TokenStale(Exception):
+    """The key was refused for so long that only a new start can bring another one."""
+
+
 class MarketWatch:
     """The listings of the last minutes, and recent quotes."""
 
     def __init__(
-        self, vast: VastClient, clock: Clock, limits: Limits, on_listing: Callable[[], None]
+        self,
+        vast: VastClient,
+        clock: Clock,
+        limits: Limits,
+        readiness: Readiness,
+        on_listing: Callable[[], None],
     ) -> None:
         self._vast = vast
         self._clock = clock
         self._limits = limits
+        self._readiness = readiness
         self._on_listing = on_listing
         self._listings: deque[Listing] = deque(maxlen=LISTINGS_KEPT)
         self._quotes: dict[str, Quotes] = {}
         self._searching = asyncio.Lock()
-        self.problem: Unavailable | None = Unavailable(
-            Reason.PROVIDER_UNAVAILABLE, "the provider has not been asked yet"
-        )
+        self._began = clock.monotonic()
+        self._rejected_since: float | None = None
+        """Monotonic time from which on the key was refused at every listing."""
+        self._refusal: CreditRefusal | None = None
 
     @property
     def listings(self) -> tuple[Listing, ...]:
@@ -62,26 +77,61 @@ class MarketWatch:
         return max(ours, theirs)
 
     async def run(self) -> None:
-        """Lists for ever, one poll after the other."""
+        """Lists for ever, one poll after the other.
+
+        Raises TokenStale if the key stays refused: it may have been replaced in the Secret, and
+        reaches this process only by a new start.
+        """
         while True:
             await self.list_once()
+            now, rejected = self._clock.monotonic(), self._rejected_since
+            if (
+                rejected is not None
+                and now - rejected >= self._limits.token_rejected_seconds
+                and now - self._began >= self._limits.token_restart_seconds
+            ):
+                raise TokenStale(f"the account's key was refused for {now - rejected:.0f} s")
             await asyncio.sleep(self._limits.poll_seconds)
 
     async def list_once(self) -> None:
         """Takes one listing; a failure is remembered, not raised."""
+        say = self._readiness.say
         try:
             listing = await self._vast.list_leases()
-        except ProviderError as error:
-            found = Unavailable(error.reason, str(error))
-            if self.problem != found:
-                log.warning("listing_failed", reason=found.reason, problem=found.message)
-            self.problem = found
+        except CredentialsRejected as error:
+            if self._rejected_since is None:
+                self._rejected_since = self._clock.monotonic()
+            say(error.reason, str(error))
             return
-        if self.problem is not None:
-            log.info("listing_answered", leases=len(listing.leases), account=listing.account_id)
-        self.problem = None
+        except ProviderError as error:
+            say(Reason.PROVIDER_UNAVAILABLE, str(error))
+            return
+        self._rejected_since = None
         self._listings.append(listing)
+        say(Reason.CREDENTIALS_REJECTED, None)
+        say(Reason.PROVIDER_UNAVAILABLE, None)
+        self._judge_credit()
         self._on_listing()
+
+    def credit_refused(self) -> None:
+        """Takes in that a rent was refused for want of credit."""
+        self._refusal = CreditRefusal(self._clock.monotonic(), self.credit_usd)
+        self._judge_credit()
+
+    def judge_account(self, nodes: Iterable[GpuNode]) -> None:
+        """Takes in whether all that is leased belongs to the account of the latest listing."""
+        if self.account_id is not None:
+            problem = account_problem(nodes, self.account_id)
+            self._readiness.say(Reason.ACCOUNT_CHANGED, problem)
+
+    @property
+    def credit_usd(self) -> Fraction | None:
+        """What the account had by the latest listing; None = not told."""
+        return self._listings[-1].credit_usd if self._listings else None
+
+    def _judge_credit(self) -> None:
+        problem = credit_problem(self.credit_usd, self._refusal, self._clock.monotonic())
+        self._readiness.say(Reason.CREDIT_EXHAUSTED, problem)
 
     async def quotes(self, spec: GpuJobSpec) -> Quotes | Unavailable:
         """Returns offers for a job's needs, at most half as old as a decision may rest on."""

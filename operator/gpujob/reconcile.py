@@ -6,10 +6,8 @@ the only module that turns plans into deeds.
 """
 
 import asyncio
-import hashlib
 from collections import deque
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import structlog
@@ -24,7 +22,6 @@ from pydantic import ValidationError
 
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import (
-    ClusterError,
     Conflict,
     Forbidden,
     Invalid,
@@ -50,9 +47,11 @@ from gpujob.core.job_plan import node_name, plan_job
 from gpujob.core.node_plan import plan_node
 from gpujob.core.plan import Plan
 from gpujob.core.start_script import host_key_in_log
+from gpujob.events import record_event
 from gpujob.leader import LeaderLock
 from gpujob.machine_book import MachineBook
 from gpujob.market_watch import MarketWatch
+from gpujob.readiness import Readiness
 from gpujob.workqueue import Key
 
 DESTROYS_KEPT = 1000
@@ -88,6 +87,7 @@ class Reconciler:
         heard: dict[str, seen.Heard],
         lock: LeaderLock,
         machines: MachineBook,
+        readiness: Readiness,
     ) -> None:
         self._kube = kube
         self._vast = vast
@@ -99,6 +99,7 @@ class Reconciler:
         self._heard = heard
         self._lock = lock
         self._machines = machines
+        self._readiness = readiness
         self.renting: set[asyncio.Task[None] | None] = set()
         """Tasks with a rent request in flight: the only ones not to be cancelled."""
         self._memories: dict[str, seen.NodeMemory] = {}
@@ -124,7 +125,7 @@ class Reconciler:
             driver_image_pull_policy=self._settings.driver_image_pull_policy,
             transport_url=self._settings.transport_url,
             listings=self._market.listings,
-            provider_problem=self._market.problem,
+            not_ready=self._readiness.problem,
             destroys=tuple(self._destroys),
             hosts=self._machines.memory,
         )
@@ -249,7 +250,10 @@ class Reconciler:
             memory = replace(memory, marker_seen_at=now)
         if pod is not None:
             memory = replace(memory, pod_missing_since=None, pod_problem="")
-        elif memory.pod_missing_since is None and node.status.ssh_public_key is not None:
+        elif self._readiness.problem is not None or (
+            memory.pod_missing_since is None and node.status.ssh_public_key is not None
+        ):
+            # While the operator itself can not act, no pod is missed.
             memory = replace(memory, pod_missing_since=now)
         if node.status.released_at is None:
             self._memories[uid] = memory
@@ -311,6 +315,8 @@ class Reconciler:
             return seen.RentUnanswered(str(error))
         except (RentRefused, RentWithheld) as error:
             log.warning("not_rented", reason=error.reason, problem=str(error))
+            if error.reason is Reason.CREDIT_EXHAUSTED:
+                self._market.credit_refused()
             return seen.RentRefused(error.reason, str(error))
         log.info("rent_accepted", instance=number)
         return seen.RentAccepted(number)
@@ -429,41 +435,14 @@ class Reconciler:
                 reason=new.reason,
                 message=new.message,
             )
-            await self._record_event(key, written, new)
+            await record_event(
+                self._kube,
+                regarding=written | {"kind": key.kind},
+                reason=Reason(new.reason),
+                note=new.message,
+                is_warning=new.reason in _WARNINGS,
+            )
         return written
-
-    async def _record_event(self, key: Key, stored: Body, condition: Condition) -> None:
-        """Records one Event for `kubectl describe`; its loss changes nothing."""
-        meta = stored["metadata"]
-        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        seed = f"{meta['uid']}/{condition.reason}/{now}"
-        stalled = condition.reason in _WARNINGS
-        event = {
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
-            "metadata": {
-                "name": f"{key.name}.{hashlib.sha256(seed.encode()).hexdigest()[:16]}",
-                "namespace": key.namespace,
-            },
-            "eventTime": now,
-            "type": "Warning" if stalled else "Normal",
-            "reason": condition.reason,
-            "note": condition.message[:1024] or Reason(condition.reason).meaning,
-            "action": "Reconcile",
-            "reportingController": "gpujob.dev/controller",
-            "reportingInstance": "gpujob-controller",
-            "regarding": {
-                "apiVersion": stored["apiVersion"],
-                "kind": key.kind,
-                "namespace": key.namespace,
-                "name": key.name,
-                "uid": meta["uid"],
-            },
-        }
-        try:
-            await self._kube.create("Event", key.namespace, event)
-        except ClusterError as error:
-            log.warning("event_lost", namespace=key.namespace, name=key.name, problem=str(error))
 
     async def _add_finalizer(self, kind: str, stored: Body) -> None:
         held = stored["metadata"].get("finalizers", [])

@@ -10,6 +10,7 @@ import yaml
 
 from gpujob.api.schema import KINDS, custom_resource_definition
 from gpujob.config import Settings
+from gpujob.core.rights import CLUSTER_WIDE, own_rights
 from localcluster import binaries
 from localcluster.paths import ROOT
 
@@ -138,19 +139,10 @@ def test_two_replicas_survive_a_drain(programs: Path) -> None:
 
 
 def test_drivers_are_led_to_the_leader_alone(programs: Path) -> None:
-    """The Service selects no pods, and the controller may write what leads it."""
-    made = objects(programs)
-    (service,) = [one for one in made if one["kind"] == "Service"]
-    (role,) = [one for one in made if one["kind"] == "Role"]
-    named = {
-        resource: rule["resourceNames"]
-        for rule in role["rules"]
-        for resource in rule["resources"]
-        if "update" in rule["verbs"]
-    }
+    """The Service selects no pods: the leader writes where it leads."""
+    (service,) = [one for one in objects(programs) if one["kind"] == "Service"]
 
     assert "selector" not in service["spec"]
-    assert named == {"leases": ["gpujob"], "endpointslices": ["gpujob"]}
 
 
 def test_no_right_is_wide(programs: Path) -> None:
@@ -161,6 +153,26 @@ def test_no_right_is_wide(programs: Path) -> None:
         assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
         if "secrets" in rule["resources"]:
             assert set(rule["verbs"]) == {"create", "delete"}
+
+
+def test_the_roles_grant_what_the_controller_checks_for_and_no_more(programs: Path) -> None:
+    """Right by right, so that neither a missing nor a needless one goes unseen."""
+    for kind, needed in (("ClusterRole", CLUSTER_WIDE), ("Role", own_rights("gpujob"))):
+        (role,) = (one for one in objects(programs) if one["kind"] == kind)
+        granted = {
+            (group, resource, verb, name)
+            for rule in role["rules"]
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+            for name in rule.get("resourceNames", [""])
+        }
+        wanted = {
+            (right.group, right.resource, verb, right.name)
+            for right in needed
+            for verb in right.verbs
+        }
+        assert granted == wanted
 
 
 def test_the_pod_is_restricted_and_the_token_in_one_variable(programs: Path) -> None:
@@ -185,16 +197,21 @@ def test_the_controller_understands_its_environment(programs: Path) -> None:
     sets = ("limits.pollSeconds=7", "limits.maxLeases=3")
     (deployment,) = [one for one in objects(programs, *sets) if one["kind"] == "Deployment"]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    downward = {"metadata.namespace": "system", "metadata.name": "pod", "status.podIP": "192.0.2.1"}
+    downward = {
+        "metadata.namespace": "system",
+        "metadata.name": "pod",
+        "metadata.uid": "1234",
+        "status.podIP": "192.0.2.1",
+    }
     environment = {
         one["name"]: one.get("value")
-        or downward.get(one["valueFrom"].get("fieldRef", {}).get("fieldPath"), "token")
+        or downward.get(one["valueFrom"].get("fieldRef", {}).get("fieldPath"), "canary")
         for one in container["env"]
     }
     settings = Settings.from_environment(environment)
 
     assert (settings.limits.poll_seconds, settings.limits.max_leases) == (7.0, 3)
-    assert "token" not in repr(settings)
+    assert "canary" not in repr(settings)
 
 
 def test_a_digest_wins_over_a_tag(programs: Path) -> None:

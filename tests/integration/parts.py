@@ -40,6 +40,7 @@ LIMITS = {
     "RENT_TIMEOUT_SECONDS": "3",
     "STATUS_SECONDS": "1",
     "LOCK_RETRY_SECONDS": "0.5",
+    "CLUSTER_CHECK_SECONDS": "1",
 }
 LAG_CAP_SECONDS = 30
 
@@ -273,11 +274,13 @@ class Operator:
         """Whether it still runs."""
         return self._process is not None and self._process.poll() is None
 
-    def probe(self, path: str) -> tuple[int, str]:
+    def probe(self, path: str, token: str = "") -> tuple[int, str]:
         """Asks a probe and returns status and text; 0 if nothing answers."""
         try:
             url = f"http://127.0.0.1:{self._probes_port}/{path}"
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            request = urllib.request.Request(url, headers=headers)
+            with urllib.request.urlopen(request, timeout=5) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

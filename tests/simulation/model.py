@@ -440,6 +440,7 @@ class ModelVast(VastClient):
             answered_at=self._time.monotonic(),
             provider_time=self._time.now(),
             account_id=ACCOUNT,
+            credit_usd=self.market.credit(now),
             leases=tuple(lease_from(row) for row in rows),
         )
         await self._chance.pause()

@@ -22,6 +22,7 @@ from tests.simulation.model import (
 
 from gpujob.adapters.errors import AdapterError
 from gpujob.api.gpujob import GpuJob
+from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
 from gpujob.config import Settings
 from gpujob.core.job_plan import is_finished
@@ -30,6 +31,7 @@ from gpujob.core.market import Mark
 from gpujob.leader import LeaderLock, LockLost
 from gpujob.machine_book import MachineBook
 from gpujob.market_watch import MarketWatch
+from gpujob.readiness import Readiness
 from gpujob.reconcile import Reconciler
 from gpujob.sweep import Sweep
 from gpujob.workqueue import Key, WorkQueue
@@ -73,7 +75,8 @@ class Operator:
         self._kube = kube = process.view(kube)
         self._vast = vast = process.view(vast)
         self.lock = LeaderLock(kube, clock, SETTINGS, identity=identity)
-        self._market = MarketWatch(vast, clock, SETTINGS.limits, self._on_listing)
+        readiness = Readiness()
+        self._market = MarketWatch(vast, clock, SETTINGS.limits, readiness, self._on_listing)
         self._reconciler = Reconciler(
             kube=kube,
             vast=vast,
@@ -85,6 +88,7 @@ class Operator:
             heard=drivers.heard,
             lock=self.lock,
             machines=MachineBook(kube, SETTINGS),
+            readiness=readiness,
         )
         self._sweep = Sweep(SETTINGS, clock, CLUSTER)
         self._life = asyncio.create_task(self._live())
@@ -119,7 +123,9 @@ class Operator:
         return self._life.done()
 
     def _on_listing(self) -> None:
-        for body in self._objects.of_kind("GpuNode"):
+        nodes = self._objects.of_kind("GpuNode")
+        self._market.judge_account(GpuNode.model_validate(body) for body in nodes)
+        for body in nodes:
             self.queue.add(key_of(body))
 
     async def _resync(self) -> None:

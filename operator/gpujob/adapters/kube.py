@@ -133,17 +133,59 @@ class KubeClient:
         except ObjectGone:
             return
 
-    async def review_token(self, token: str, audience: str) -> Body:
-        """Returns the status of a TokenReview: who presents this token."""
+    async def review_token(self, token: str, audience: str | None = None) -> Body:
+        """Returns the status of a TokenReview: who presents this token.
+
+        Without an audience it must be one for the API server itself.
+        """
+        spec: Body = {"token": token}
+        spec |= {"audiences": [audience]} if audience else {}
         body = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenReview",
-            "spec": {"token": token, "audiences": [audience]},
+            "spec": spec,
         }
         path = "/apis/authentication.k8s.io/v1/tokenreviews"
         answer = await self._call("POST", path, body=body)
         status: Body = answer.get("status") or {}
         return status
+
+    async def own_rules(self, namespace: str) -> tuple[list[Body], bool]:
+        """Returns the rules by which we may act in a namespace, and whether these are all."""
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectRulesReview",
+            "spec": {"namespace": namespace},
+        }
+        path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
+        status = (await self._call("POST", path, body=body)).get("status") or {}
+        return status.get("resourceRules") or [], not status.get("incomplete")
+
+    async def may_read(self, user: Body, path: str) -> bool:
+        """Returns whether a user, as a TokenReview names one, may read a path of ours."""
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {
+                "user": user.get("username", ""),
+                "groups": user.get("groups") or [],
+                "uid": user.get("uid", ""),
+                "extra": user.get("extra") or {},
+                "nonResourceAttributes": {"path": path, "verb": "get"},
+            },
+        }
+        answer = await self._call(
+            "POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body=body
+        )
+        return (answer.get("status") or {}).get("allowed") is True
+
+    async def served_resources(self, group_version: str) -> frozenset[str]:
+        """Returns the plural names that the API server serves of a group; empty if none."""
+        try:
+            found = await self._call("GET", f"/apis/{group_version}")
+        except ObjectGone:
+            return frozenset()
+        return frozenset(one["name"] for one in found.get("resources") or [])
 
     async def _call(
         self,

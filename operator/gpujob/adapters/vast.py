@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from fractions import Fraction
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ from gpujob.adapters.vast_wire import MARK_VARIABLE, Malformed, lease_from, offe
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
 from gpujob.core.market import Lease, Listing, Offer, Quotes
+from gpujob.core.money import AmountError, exact
 from gpujob.core.plan import Rent
 
 READ_SECONDS = 20.0
@@ -107,15 +109,10 @@ class VastClient:
             clock_skew_seconds=(_date(headers) - now).total_seconds(),
         )
 
-    async def account_id(self) -> int:
-        """Returns the number of the account that the key is of."""
-        answer, _ = await self._read("GET", "/api/v0/users/current")
-        return _account(answer)
-
     async def list_leases(self) -> Listing:
         """Returns a complete listing of the account's machines; anything less raises."""
         requested_at = self._clock.monotonic()
-        account = await self.account_id()
+        user, _ = await self._read("GET", "/api/v0/users/current")
         rows: dict[int, Lease] = {}
         token: str | None = None
         while True:
@@ -145,7 +142,8 @@ class VastClient:
             requested_at=requested_at,
             answered_at=self._clock.monotonic(),
             provider_time=_date(headers),
-            account_id=account,
+            account_id=_account(user),
+            credit_usd=_credit(user),
             leases=tuple(rows[number] for number in sorted(rows)),
         )
 
@@ -342,6 +340,13 @@ def _account(body: Mapping[str, Any]) -> int:
     if isinstance(number, bool) or not isinstance(number, int):
         raise ProviderUnavailable("the account's answer has no number")
     return number
+
+
+def _credit(body: Mapping[str, Any]) -> Fraction | None:
+    try:
+        return exact(body["credit"])
+    except (KeyError, AmountError):
+        return None
 
 
 def _date(headers: Mapping[str, str]) -> datetime:

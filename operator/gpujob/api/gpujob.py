@@ -424,6 +424,14 @@ class GpuJobStatus(Model):
             description="What the present attempt may cost; charged in full if its GpuNode goes.",
         ),
     ] = None
+    node_account_id: Annotated[
+        int | None,
+        Field(
+            alias="nodeAccountID",
+            ge=0,
+            description="The provider's account that the present attempt may rent with.",
+        ),
+    ] = None
     attempts: Annotated[
         tuple[AttemptRecord, ...],
         Field(max_length=20, description="The newest ended attempts, oldest first."),

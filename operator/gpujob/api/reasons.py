@@ -69,6 +69,12 @@ class Reason(StrEnum):
     PROVIDER_UNAVAILABLE = "ProviderUnavailable", "The provider does not answer as it should."
     CREDENTIALS_REJECTED = "CredentialsRejected", "The provider refuses the account's key."
     CREDIT_EXHAUSTED = "CreditExhausted", "The account has not enough credit to rent."
+    READY = "Ready", "The operator can rent again."
+    RIGHTS_MISSING = "RightsMissing", "The operator's service account lacks a right that it needs."
+    CONFIGURATION_BROKEN = (
+        "ConfigurationBroken",
+        "Something that the chart installs is missing from the cluster.",
+    )
     ACCOUNT_CHANGED = "AccountChanged", "The machine was rented with another account's key."
 
     # An attempt is over.

@@ -41,6 +41,7 @@ BLAMELESS = frozenset(
         Reason.JOB_DELETED,
         Reason.CREDIT_EXHAUSTED,
         Reason.CREDENTIALS_REJECTED,
+        Reason.ACCOUNT_CHANGED,
     }
 )
 """Ends that count to no limit: the user asked for them, or the operator could not act."""
@@ -103,17 +104,17 @@ def _vanished(seen: JobObservation) -> JobPlan:
     status, world = seen.job.status, seen.world
     assert status.node_uid is not None, "asked only for a recorded node"
     mark = Mark(world.cluster_id, status.node_uid, seen.job.metadata.uid)
-    missed = seen.node_absent_since
+    missed, account = seen.node_absent_since, status.node_account_id
     gone = (
         missed is not None
-        and world.account_id is not None
+        and account is not None
         and proves_absence(
             world.listings,
             after=missed + world.limits.not_rented_wait_seconds,
             poll_seconds=world.limits.poll_seconds,
             mark=mark,
             instance_id=None,
-            account_id=world.account_id,
+            account_id=account,
         )
     )
     if not gone:
@@ -147,6 +148,7 @@ def _charged(
             "node_name": None,
             "node_uid": None,
             "node_reserved_usd": None,
+            "node_account_id": None,
             "start_time": status.start_time or started,
             "cost": status.cost.model_copy(
                 update={
@@ -259,8 +261,11 @@ def _record(seen: JobObservation) -> JobPlan | None:
     if not _is_own(seen, node):
         words = f"GpuNode {node.metadata.name} of an earlier job of this name is still there"
         return _stay(seen, Reason.FORMER_NODE, words, seen.world.limits.poll_seconds)
+    if seen.world.account_id is None:
+        return _stay(seen, Reason.AWAITING_NODE, "the account is not known yet", 1.0)
     status = job.status.model_copy(
         update={
+            "node_account_id": seen.world.account_id,
             "attempt": node.spec.attempt,
             "node_name": node.metadata.name,
             "node_uid": node.metadata.uid,
@@ -299,9 +304,9 @@ def _backing_off(seen: JobObservation) -> JobPlan | None:
 def _gate(seen: JobObservation) -> JobPlan:
     """Ask the market and the gate; only its yes makes a node."""
     job, world = seen.job, seen.world
-    if world.provider_problem is not None:
-        problem = world.provider_problem
-        return _stay(seen, problem.reason, problem.message, world.limits.poll_seconds)
+    if world.not_ready is not None:
+        why = world.not_ready
+        return _stay(seen, why.reason, why.message, world.limits.poll_seconds)
     if not world.listings:
         return _stay(seen, Reason.PROVIDER_UNAVAILABLE, "no listing of machines yet", 1.0)
     if seen.quotes is None:

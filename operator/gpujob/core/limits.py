@@ -43,6 +43,12 @@ class Limits:
     lock_renew_deadline_seconds: float = 10
     """A leader that could not renew for so long stops, before another one can lead."""
     lock_retry_seconds: float = 2
+    token_rejected_seconds: float = 60
+    """A leader whose key is refused for so long ends, so that it starts with a rotated one."""
+    token_restart_seconds: float = 300
+    """But it has to have run for so long."""
+    cluster_check_seconds: float = 30
+    """Between two looks at our rights and at what the chart has installed."""
     max_leases: int = 20
     max_usd_per_hour: str = "50"
     plausible_low: float = 0.2

@@ -109,6 +109,8 @@ class Listing:
     provider_time: datetime
     """The provider's own clock in the last answer."""
     account_id: int
+    credit_usd: Fraction | None
+    """What is left of the prepaid money; None = not told."""
     leases: tuple[Lease, ...]
 
     @property

@@ -411,11 +411,15 @@ def _rent(seen: NodeObservation) -> NodePlan | None:
     assert job is not None, "a node without a job ends before"
     if job.status.node_uid != seen.node.metadata.uid:
         return _wait(seen, Reason.AWAITING_NODE, "the job has not recorded this node yet", 1.0)
-    if world.provider_problem is not None:
-        problem = world.provider_problem
-        return _wait(seen, problem.reason, problem.message, world.limits.poll_seconds)
+    if world.not_ready is not None:
+        why = world.not_ready
+        return _wait(seen, why.reason, why.message, world.limits.poll_seconds)
     if world.account_id is None or not world.listings:
         return _wait(seen, Reason.PROVIDER_UNAVAILABLE, "the account is not known yet", 2.0)
+    if job.status.node_account_id != world.account_id:
+        # The job would look for the machine on the account that it was told.
+        words = f"the key is now of account {world.account_id}; nothing was rented"
+        return _end(seen, Reason.ACCOUNT_CHANGED, words)
     if seen.quotes is None:
         return replace(
             _wait(seen, Reason.AWAITING_QUOTE, "asking for prices", 1.0), wants_quotes=True

@@ -39,8 +39,8 @@ class World:
     transport_url: str
     listings: tuple[Listing, ...]
     """Complete ones of the last minutes, oldest first."""
-    provider_problem: Unavailable | None
-    """Why the latest listing failed; None = it did not."""
+    not_ready: Unavailable | None
+    """Why the operator can rent nothing now; None = it can."""
     destroys: tuple[Destroy, ...]
     hosts: HostMemory
 

@@ -80,7 +80,7 @@ TABLE = [
         "a refused key makes none and fails no job",
         job_observation(
             quotes=quotes(),
-            world=a_world(provider_problem=Unavailable(Reason.CREDENTIALS_REJECTED, "key")),
+            world=a_world(not_ready=Unavailable(Reason.CREDENTIALS_REJECTED, "key")),
         ),
         Reason.CREDENTIALS_REJECTED,
         [],
@@ -189,6 +189,24 @@ TABLE = [
             world=a_world(a_listing(a_lease(), ago=40), a_listing(a_lease(), ago=10)),
         ),
         Reason.NODE_VANISHED,
+        [],
+    ),
+    (
+        "and another account's listings do not show that it is gone",
+        job_observation(
+            job=a_job(status=RECORDED),
+            node_absent_since=MONOTONIC - 900,
+            world=a_world(
+                a_listing(ago=40, account_id=8), a_listing(ago=10, account_id=8), account_id=8
+            ),
+        ),
+        Reason.NODE_VANISHED,
+        [],
+    ),
+    (
+        "no node is recorded before its account is known",
+        job_observation(node=a_node(), world=a_world(account_id=None)),
+        Reason.AWAITING_NODE,
         [],
     ),
     (
@@ -344,9 +362,7 @@ STATES = [
     ),
     (
         "the operator cannot act",
-        job_observation(
-            world=a_world(provider_problem=Unavailable(Reason.CREDENTIALS_REJECTED, "key"))
-        ),
+        job_observation(world=a_world(not_ready=Unavailable(Reason.CREDENTIALS_REJECTED, "key"))),
         ("False", "True", "False"),
     ),
 ]

@@ -139,7 +139,7 @@ TABLE = [
         node_observation(
             DRIVEN,
             quotes=quotes(),
-            world=a_world(provider_problem=Unavailable(Reason.CREDENTIALS_REJECTED, "key")),
+            world=a_world(not_ready=Unavailable(Reason.CREDENTIALS_REJECTED, "key")),
         ),
         Reason.CREDENTIALS_REJECTED,
         [],
@@ -148,6 +148,12 @@ TABLE = [
         "no complete listing, no rent",
         node_observation(DRIVEN, quotes=quotes(), world=a_world(listings=())),
         Reason.PROVIDER_UNAVAILABLE,
+        [],
+    ),
+    (
+        "on another account than the recorded one nothing is rented",
+        node_observation(DRIVEN, quotes=quotes(), world=a_world(account_id=8)),
+        Reason.ACCOUNT_CHANGED,
         [],
     ),
     (

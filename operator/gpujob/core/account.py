@@ -1,0 +1,59 @@
+"""Whether the account behind the key is the right one, and has credit to rent with."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from gpujob.api.gpunode import GpuNode
+
+REFUSAL_SECONDS = 300.0
+"""A refusal for want of credit is believed for this long, or until there is more credit: what the
+provider wants at least is not documented."""
+
+
+@dataclass(frozen=True)
+class CreditRefusal:
+    """A rent request that was refused for want of credit."""
+
+    at: float
+    """Monotonic time."""
+    credit_usd: Fraction | None
+    """What the account had by the latest listing before."""
+
+
+def credit_problem(
+    credit_usd: Fraction | None, refusal: CreditRefusal | None, monotonic: float
+) -> str | None:
+    """Returns why nothing can be rented on this credit, or None; not told is no problem."""
+    if credit_usd is not None and credit_usd <= 0:
+        return f"the account's credit is ${float(credit_usd):.2f}; add credit to it"
+    if refusal is None or monotonic - refusal.at >= REFUSAL_SECONDS:
+        return None
+    before = refusal.credit_usd
+    if credit_usd is not None and before is not None and credit_usd > before:
+        return None
+    shown = "" if credit_usd is None else f" of ${float(credit_usd):.2f}"
+    return f"the provider refused a rent for want of credit; add to the account's credit{shown}"
+
+
+def account_problem(nodes: Iterable[GpuNode], account_id: int) -> str | None:
+    """Returns which machines were rented by another account than the present key's, or None.
+
+    That account's listings say nothing about them: they count as leased until its key is back.
+    """
+    strange = sorted(
+        f"{node.metadata.namespace}/{node.metadata.name} (account {node.status.rent.account_id})"
+        for node in nodes
+        if node.status.released_at is None
+        and node.status.not_rented is None
+        and node.status.rent is not None
+        and node.status.rent.account_id != account_id
+    )
+    if not strange:
+        return None
+    more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+    return (
+        f"the key is now of account {account_id}, but these were rented by another one: "
+        f"{', '.join(strange[:3])}{more}; put its key back, or destroy these machines by hand and "
+        "then remove the finalizers of their GpuNodes"
+    )

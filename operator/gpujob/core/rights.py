@@ -1,0 +1,68 @@
+"""Which rights the controller needs in the cluster, and which of them it lacks."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Verbs on one kind of resource; the chart grants exactly these."""
+
+    group: str
+    resource: str
+    verbs: tuple[str, ...]
+    name: str = ""
+    """Of the one object; empty = all."""
+
+
+CLUSTER_WIDE = (
+    Rights("gpujob.dev", "gpujobs", ("get", "list", "watch", "patch")),
+    Rights("gpujob.dev", "gpunodes", ("get", "list", "watch", "create", "patch", "delete")),
+    Rights("gpujob.dev", "gpujobs/status", ("update",)),
+    Rights("gpujob.dev", "gpunodes/status", ("update",)),
+    Rights("gpujob.dev", "gpujobs/finalizers", ("update",)),
+    Rights("gpujob.dev", "gpunodes/finalizers", ("update",)),
+    Rights("", "pods", ("get", "list", "watch", "create", "delete")),
+    Rights("", "secrets", ("create", "delete")),
+    Rights("events.k8s.io", "events", ("create",)),
+    Rights("", "namespaces", ("get",), "kube-system"),
+    Rights("authentication.k8s.io", "tokenreviews", ("create",)),
+    Rights("authorization.k8s.io", "subjectaccessreviews", ("create",)),
+)
+
+
+def own_rights(name: str) -> tuple[Rights, ...]:
+    """Returns what a release of this name needs in its own namespace."""
+    return (
+        # A create can not be held to a name.
+        Rights("coordination.k8s.io", "leases", ("create",)),
+        Rights("coordination.k8s.io", "leases", ("get", "update"), name),
+        Rights("", "configmaps", ("create",)),
+        Rights("", "configmaps", ("get", "update"), f"{name}-machines"),
+        Rights("discovery.k8s.io", "endpointslices", ("create",)),
+        Rights("discovery.k8s.io", "endpointslices", ("get", "update"), name),
+        Rights("", "services", ("get",), name),
+    )
+
+
+def missing(needed: Iterable[Rights], rules: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Returns what no rule of a SelfSubjectRulesReview grants, in words such as `create pods`."""
+    return tuple(
+        f"{verb} {right.resource}{f' {right.name}' if right.name else ''}"
+        for right in needed
+        for verb in right.verbs
+        if not any(_grants(rule, right, verb) for rule in rules)
+    )
+
+
+def _grants(rule: Mapping[str, Any], right: Rights, verb: str) -> bool:
+    resource, _, part = right.resource.partition("/")
+    spellings = {"*", right.resource, f"*/{part}" if part else resource}
+    names = rule.get("resourceNames") or []
+    return (
+        bool({"*", verb} & set(rule.get("verbs") or []))
+        and bool({"*", right.group} & set(rule.get("apiGroups") or []))
+        and bool(spellings & set(rule.get("resources") or []))
+        and (not names or (right.name in names))
+    )
