@@ -15,7 +15,7 @@ from pathlib import Path
 import uvicorn
 
 from vastsim.machines import Machines
-from vastsim.market import Market, Timing
+from vastsim.market import ACCOUNT, Market, Timing
 from vastsim.offers import DEFAULT_FILE, Facts, MarketFileError, read_market
 from vastsim.server import State, simulator
 
@@ -91,7 +91,7 @@ async def _serve(
     state = State(
         market=Market(facts, options.seed, timing),
         machines=Machines(options.host, ports),
-        key=key,
+        keys={key: ACCOUNT},
         public_host=public_host,
         public_url=public_url,
         speed=options.speed,

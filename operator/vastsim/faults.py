@@ -7,17 +7,28 @@
 | `offer_gone` | the rent request is refused: somebody else was faster |
 | `slow_boot` | the machine loads for `seconds` |
 | `host_dies` | `seconds` after it began to run, the host is lost with everything on it |
+| `outbid` | `seconds` after an interruptible machine began to run, its GPUs go to somebody else; |
+|  | it gets them back by itself after `lasts` |
 | `destroy_ignored` | a destroy request is answered well and does nothing |
+| `reappear` | `seconds` after its end, a destroyed machine is listed again, for `lasts` |
+| `list_omit` | a complete listing does not have a machine |
+| `list_duplicate` | a listing has the row of a machine twice; its total is right |
+| `null_marks` | a listed machine has a null label and null environment |
 | `wrong_key` | the account's key is refused |
 | `server_error` | requests are answered with 500 |
+| `unavailable` | requests are answered with 503 |
 | `html` | requests are answered with a web page |
 | `hang` | requests are not answered |
+
+`count` says how often it strikes (-1: until it is taken back); `image` and `path` say which rents
+and machines, and which requests, it may strike. `seconds` and `lasts` are simulated time.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+OPTIONS = frozenset({"count", "seconds", "lasts", "image", "path"})
 NAMES = frozenset(
     {
         "rent_answer_lost",
@@ -25,9 +36,15 @@ NAMES = frozenset(
         "offer_gone",
         "slow_boot",
         "host_dies",
+        "outbid",
         "destroy_ignored",
+        "reappear",
+        "list_omit",
+        "list_duplicate",
+        "null_marks",
         "wrong_key",
         "server_error",
+        "unavailable",
         "html",
         "hang",
     }
@@ -45,8 +62,10 @@ class Fault:
     count: int
     """How often it strikes still; -1 = until it is taken back."""
     seconds: float
+    lasts: float
+    """For how many seconds; -1 = for ever."""
     image: str
-    """It strikes only rents whose image contains this."""
+    """It strikes only rents and machines whose image contains this."""
     path: str
     """It strikes only requests whose path contains this."""
 
@@ -64,13 +83,14 @@ class Faults:
             if name not in NAMES:
                 raise FaultError(f"no fault {name!r}; there are {', '.join(sorted(NAMES))}")
             if not isinstance(options, Mapping):
-                raise FaultError(f"{name}: an object with count, seconds, image, path is needed")
-            unknown = set(options) - {"count", "seconds", "image", "path"}
+                raise FaultError(f"{name}: an object with {', '.join(sorted(OPTIONS))} is needed")
+            unknown = set(options) - OPTIONS
             if unknown:
                 raise FaultError(f"{name}: unknown option {', '.join(sorted(unknown))}")
             asked[name] = Fault(
                 count=int(options.get("count", 1)),
                 seconds=float(options.get("seconds", 0)),
+                lasts=float(options.get("lasts", -1)),
                 image=str(options.get("image", "")),
                 path=str(options.get("path", "")),
             )

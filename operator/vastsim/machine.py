@@ -5,7 +5,8 @@ with one JSON line where it listens. It is the subreaper of all that it starts: 
 on it, however detached, leaves its tree, and the simulator ends the whole tree at once.
 
 It has no root file system of its own: its home, its temporary folder and the folder of its public
-host key (`SSH_HOST_KEY_DIR`; on a real machine /etc/ssh) are folders of its own.
+host keys (`SSH_HOST_KEY_DIR`; on a real machine /etc/ssh) are folders of its own. Started again
+after a stop it finds them as they were, and runs its start script again.
 """
 
 import asyncio
@@ -42,6 +43,7 @@ class _Machine:
         self._port = int(str(told["port"]))
         self._onstart = str(told["onstart"] or "")
         self._home = self._folder / "root"
+        self._host_key = self._folder / "etc/ssh/ssh_host_ed25519_key"
         self._keys = self._home / ".ssh" / "authorized_keys"
         self._gpus = str(told["gpus"])
         environment = told["environment"]
@@ -52,8 +54,8 @@ class _Machine:
         self._authorized = [str(key) for key in authorized]
 
     async def run(self) -> None:
-        private = asyncssh.generate_private_key("ssh-ed25519")
-        self._furnish(private.export_public_key("openssh").decode())
+        self._furnish()
+        private = asyncssh.read_private_key(self._host_key)
         listener = await asyncssh.create_server(
             lambda: _Login(self._keys),
             self._host,
@@ -75,11 +77,17 @@ class _Machine:
                 raise RuntimeError("the start script could not be run") from start.exception()
             _reap_orphans()
 
-    def _furnish(self, public_host_key: str) -> None:
+    def _furnish(self) -> None:
+        """Makes the disk of a new machine; an old one keeps what it has."""
         for folder in ("root/.ssh", "tmp", "etc/ssh", "bin"):
-            (self._folder / folder).mkdir(parents=True)
-        self._keys.write_text("".join(f"{key}\n" for key in self._authorized))
-        (self._folder / "etc/ssh/ssh_host_ed25519_key.pub").write_text(public_host_key)
+            (self._folder / folder).mkdir(parents=True, exist_ok=True)
+        if not self._host_key.exists():
+            private = asyncssh.generate_private_key("ssh-ed25519")
+            private.write_private_key(self._host_key)
+            private.write_public_key(self._host_key.with_suffix(".pub"))
+        known = set(self._keys.read_text().splitlines()) if self._keys.exists() else set()
+        with self._keys.open("a") as stream:
+            stream.writelines(f"{key}\n" for key in self._authorized if key not in known)
         tool = self._folder / "bin/nvidia-smi"
         tool.write_text(f"#!/bin/sh\ncat <<'EOF'\n{self._gpus}EOF\n")
         tool.chmod(0o755)

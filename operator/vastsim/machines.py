@@ -50,9 +50,9 @@ class Machines:
         authorized_keys: list[str],
         gpus: str,
     ) -> None:
-        """Starts a machine; returns when it listens."""
-        folder = self._home / str(number)
-        folder.mkdir()
+        """Starts a machine, with its old disk if it had one; returns when it listens."""
+        folder = self._folder(number)
+        folder.mkdir(exist_ok=True)
         told = {
             "folder": str(folder),
             "host": self._host,
@@ -82,11 +82,8 @@ class Machines:
         self._running[number] = Running(process, folder, int(json.loads(line)["port"]))
 
     def log(self, number: int) -> str:
-        """Returns the container log of a machine; empty if it does not run."""
-        running = self._running.get(number)
-        if running is None:
-            return ""
-        path = running.folder / "container.log"
+        """Returns the container log of a machine; empty if it has none."""
+        path = self._folder(number) / "container.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def authorize(self, number: int, key: str) -> None:
@@ -96,8 +93,8 @@ class Machines:
             with (running.folder / "root/.ssh/authorized_keys").open("a") as stream:
                 stream.write(f"{key.strip()}\n")
 
-    async def end(self, number: int) -> None:
-        """Kills everything that runs on a machine, and removes its files."""
+    async def stop(self, number: int) -> None:
+        """Kills everything that runs on a machine; its files stay."""
         running = self._running.get(number)
         if running is None:
             return
@@ -105,13 +102,20 @@ class Machines:
         await running.process.wait()
         # Forgotten only once it is dead.
         self._running.pop(number, None)
-        shutil.rmtree(running.folder, ignore_errors=True)
+
+    async def end(self, number: int) -> None:
+        """Kills everything that runs on a machine, and removes its files."""
+        await self.stop(number)
+        shutil.rmtree(self._folder(number), ignore_errors=True)
 
     async def end_all(self) -> None:
         """Ends all machines and removes every trace."""
         for number in list(self._running):
             await self.end(number)
         shutil.rmtree(self._home, ignore_errors=True)
+
+    def _folder(self, number: int) -> Path:
+        return self._home / str(number)
 
     def _free_port(self) -> int:
         if self._ports is None:

@@ -14,6 +14,8 @@ from vastsim.offers import Facts
 
 FIRST_OFFER = 21_000_001
 FIRST_LEASE = 36_000_001
+ACCOUNT = 4711
+"""Whose everything is unless another account is named."""
 
 
 class RefusedError(Exception):
@@ -44,6 +46,8 @@ class Ask:
     env: Mapping[str, str]
     onstart: str | None
     runtype: str
+    bid_usd_per_hour: Fraction | None = None
+    """For an interruptible machine; None rents on demand."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,14 @@ class Lease:
     """When each state began: loading, running, stopped, offline, destroyed."""
     due_at: float
     """When it is to run."""
+    account: int = ACCOUNT
     dies_at: float | None = None
+    outbid_at: float | None = None
+    resumes_at: float | None = None
+    is_outbid: bool = False
+    """It is stopped because somebody else pays more, and not at its user's wish."""
+    reappears: tuple[float, float] | None = None
+    """From when until when it is listed although it is destroyed."""
     download_gb: Fraction = Fraction(0)
     upload_gb: Fraction = Fraction(0)
 
@@ -77,6 +88,12 @@ class Lease:
         return next((at for at, held in self.history if held == state), None)
 
     @property
+    def gpu_usd_per_hour(self) -> Fraction:
+        """Price of its GPUs while it runs: the bid, or the offer's own."""
+        bid = self.ask.bid_usd_per_hour
+        return Fraction(self.facts.dph_base) if bid is None else bid
+
+    @property
     def storage_usd_per_hour(self) -> Fraction:
         """Price of its disk."""
         disk = Fraction(str(self.ask.disk_gb))
@@ -86,7 +103,7 @@ class Lease:
         """Returns what it has cost up to now."""
         return bill(
             self.history,
-            gpu_usd_per_hour=Fraction(self.facts.dph_base),
+            gpu_usd_per_hour=self.gpu_usd_per_hour,
             storage_usd_per_hour=self.storage_usd_per_hour,
             download_gb=self.download_gb,
             upload_gb=self.upload_gb,
@@ -98,12 +115,13 @@ class Lease:
 
 @dataclass
 class Market:
-    """All offers and all leases of one account."""
+    """All offers, and all leases of all accounts."""
 
     facts: tuple[Facts, ...]
     seed: int
     timing: Timing = Timing()
     credit_usd: Fraction = Fraction(100)
+    """What each account has paid in, unless `set_credit` says otherwise."""
     offers: dict[int, Facts] = field(default_factory=dict)
     """What can be rented now, by the offer's number; a number is good for one rent."""
     leases: dict[int, Lease] = field(default_factory=dict)
@@ -111,6 +129,7 @@ class Market:
     def __post_init__(self) -> None:
         self._chance = random.Random(self.seed)
         self._next_offer = FIRST_OFFER
+        self._paid_in: dict[int, Fraction] = {}
         for facts in self.facts:
             self._offer(facts)
 
@@ -118,8 +137,19 @@ class Market:
         self.offers[self._next_offer] = facts
         self._next_offer += 1
 
-    def rent(self, offer: int, ask: Ask, now: float, *, boot_seconds: float | None = None) -> Lease:
-        """Rents an offer; raises RefusedError."""
+    def rent(
+        self,
+        offer: int,
+        ask: Ask,
+        now: float,
+        *,
+        account: int = ACCOUNT,
+        boot_seconds: float | None = None,
+    ) -> Lease:
+        """Rents an offer; raises RefusedError.
+
+        A bid that is too low is refused, and leaves a machine all the same: stopped and billed.
+        """
         facts = self.offers.get(offer)
         if facts is None:
             raise RefusedError(
@@ -128,22 +158,36 @@ class Market:
                 f"error 404/3603: no_such_ask  Instance type by id {offer} is not available.",
                 ask_id=offer,
             )
-        if self.credit(now) <= 0:
+        if self.credit(now, account) <= 0:
             raise RefusedError(400, "insufficient_credit", "Your account lacks credit.")
         if not 1 <= ask.disk_gb <= facts.disk_space:
             raise RefusedError(400, "invalid_args", "error 400/3467: disk is out of range")
-        boot = self._chance.uniform(*self.timing.boot) if boot_seconds is None else boot_seconds
+        boot = self._boot_seconds() if boot_seconds is None else boot_seconds
+        bid = ask.bid_usd_per_hour
+        too_low = bid is not None and bid < Fraction(facts.min_bid)
         del self.offers[offer]
         lease = Lease(
             number=FIRST_LEASE + len(self.leases),
             facts=facts,
             ask=ask,
             label=ask.label,
-            history=((now, "loading"),),
+            history=((now, "stopped" if too_low else "loading"),),
             due_at=now + boot,
+            account=account,
+            is_outbid=too_low,
         )
         self.leases[lease.number] = lease
+        if too_low:
+            raise RefusedError(
+                400,
+                "bid_too_low",
+                f"The bid is below the lowest that would win, {facts.min_bid}.",
+                new_contract=lease.number,
+            )
         return lease
+
+    def _boot_seconds(self) -> float:
+        return self._chance.uniform(*self.timing.boot)
 
     def due(self, now: float) -> tuple[Lease, ...]:
         """Returns what should run by now and does not."""
@@ -161,6 +205,45 @@ class Market:
             if lease.state == "running" and lease.dies_at is not None and lease.dies_at <= now
         )
 
+    def outbids(self, now: float) -> tuple[Lease, ...]:
+        """Returns what somebody else should have outbid by now and has not."""
+        return tuple(
+            lease
+            for lease in self.leases.values()
+            if lease.state in ("loading", "running")
+            and lease.outbid_at is not None
+            and lease.outbid_at <= now
+        )
+
+    def resuming(self, now: float) -> tuple[Lease, ...]:
+        """Returns what should have its GPUs back by now and has not."""
+        return tuple(
+            lease
+            for lease in self.leases.values()
+            if lease.state == "stopped" and lease.resumes_at is not None and lease.resumes_at <= now
+        )
+
+    def unpaid(self, now: float) -> tuple[Lease, ...]:
+        """Returns what is on although its account's credit is used up."""
+        return tuple(
+            lease
+            for lease in self.leases.values()
+            if lease.state in ("loading", "running") and self.credit(now, lease.account) <= 0
+        )
+
+    def outbid(self, number: int, now: float) -> Lease:
+        """Takes the GPUs from a lease; its disk stays, and is billed on."""
+        self.enter(number, "stopped", now)
+        return self.change(number, is_outbid=True, outbid_at=None)
+
+    def resume(self, number: int, now: float) -> Lease:
+        """Gives a stopped lease its GPUs back; it loads again, with the disk that it had."""
+        if self.leases[number].state != "stopped":
+            return self.leases[number]
+        self.enter(number, "loading", now)
+        due_at = now + self._boot_seconds()
+        return self.change(number, is_outbid=False, resumes_at=None, due_at=due_at)
+
     def enter(self, number: int, state: str, now: float) -> Lease:
         """Brings a lease into a state; a destroyed one stays so."""
         lease = self.leases[number]
@@ -177,25 +260,33 @@ class Market:
         self.leases[number] = replace(self.leases[number], **changes)  # type: ignore[arg-type]
         return self.leases[number]
 
-    def find(self, number: int) -> Lease:
-        """Returns a lease that is not destroyed; raises RefusedError."""
+    def find(self, number: int, account: int = ACCOUNT) -> Lease:
+        """Returns a lease of an account that is not destroyed; raises RefusedError."""
         lease = self.leases.get(number)
-        if lease is None or lease.state == "destroyed":
+        if lease is None or lease.state == "destroyed" or lease.account != account:
             raise RefusedError(404, "no_such_instance", f"Instance {number} not found.")
         return lease
 
-    def listed(self, now: float) -> tuple[Lease, ...]:
+    def listed(self, now: float, account: int = ACCOUNT) -> tuple[Lease, ...]:
         """Returns what a listing shows: late for new machines, and late for destroyed ones."""
-        lag = self.timing.list_lag
-        shown = []
-        for lease in self.leases.values():
-            ended = lease.entered("destroyed")
-            if now - lease.created_at < lag or (ended is not None and now - ended >= lag):
-                continue
-            shown.append(lease)
-        return tuple(shown)
+        leases = [lease for lease in self.leases.values() if lease.account == account]
+        return tuple(lease for lease in leases if self._is_shown(lease, now))
 
-    def credit(self, now: float) -> Fraction:
-        """Returns the prepaid money that is left."""
-        spent = sum((lease.bill(now).total_usd for lease in self.leases.values()), Fraction(0))
-        return self.credit_usd - spent
+    def _is_shown(self, lease: Lease, now: float) -> bool:
+        lag = self.timing.list_lag
+        ended = lease.entered("destroyed")
+        if lease.reappears is not None and lease.reappears[0] <= now < lease.reappears[1]:
+            return True
+        return now - lease.created_at >= lag and (ended is None or now - ended < lag)
+
+    def credit(self, now: float, account: int = ACCOUNT) -> Fraction:
+        """Returns the prepaid money that an account has left."""
+        return self._paid_in.get(account, self.credit_usd) - self._spent(now, account)
+
+    def set_credit(self, usd: Fraction, now: float, account: int = ACCOUNT) -> None:
+        """Leaves an account so much money."""
+        self._paid_in[account] = usd + self._spent(now, account)
+
+    def _spent(self, now: float, account: int) -> Fraction:
+        leases = (lease for lease in self.leases.values() if lease.account == account)
+        return sum((lease.bill(now).total_usd for lease in leases), Fraction(0))

@@ -1,12 +1,25 @@
 """The provider's HTTP API over the market model, and the simulator's own controls under /sim/.
 
 The controls need no key: they are not the provider's, and whoever runs the simulator may use them.
+
+| control | body | what it does |
+|---|---|---|
+| GET `/sim/ledger` | | every lease there ever was, with its bill |
+| GET `/sim/requests` | | every request to the provider that came |
+| PUT `/sim/faults` | name: options | asks for these faults in place of those before: `faults.py` |
+| PUT `/sim/keys` | key: account | the only good keys, and whose; a new number: a new account |
+| PUT `/sim/credit` | `usd`, `account` | leaves an account so much money |
+| POST `/sim/hosts/N/die` | | loses the host of machine N |
+| POST `/sim/machines/N/outbid` | `lasts` | outbids it until `lasts` seconds later; -1: for ever |
+| POST `/sim/machines/N/resume` | | gives a stopped machine its GPUs back |
+| POST `/sim/traffic/N` | `download_gb`, `upload_gb` | sets its traffic counters |
 """
 
 import asyncio
 import base64
 import json
 import logging
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -18,14 +31,15 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
-from vastsim.faults import FaultError, Faults
+from vastsim.faults import Fault, FaultError, Faults
 from vastsim.ledger import decimal
 from vastsim.machines import Machines
-from vastsim.market import Ask, Lease, Market, RefusedError
+from vastsim.market import ACCOUNT, Ask, Lease, Market, RefusedError
 from vastsim.search import OPERATIONS, search
 from vastsim.wire import QUERY_DISK_GB, Endpoint, instance_row, offer_row
 
-ACCOUNT_ID = 4711
+BIDS = (Fraction("0.001"), Fraction(128))
+"""Lowest and highest bid in US dollars per hour that a create request may hold."""
 TICK_SECONDS = 0.1
 PAGE_MAX = 25
 STORED_COLUMNS = frozenset({"id", "label", "actual_status", "gpu_name", "verification"})
@@ -47,7 +61,8 @@ class State:
 
     market: Market
     machines: Machines
-    key: str
+    keys: dict[str, int]
+    """Account by key."""
     public_host: str
     public_url: str
     speed: float
@@ -57,7 +72,8 @@ class State:
     instance_keys: dict[str, int] = field(default_factory=dict)
     """Lease number by the key that its machine holds."""
     attached: dict[int, list[str]] = field(default_factory=dict)
-    account_keys: dict[int, str] = field(default_factory=dict)
+    account_keys: dict[int, list[str]] = field(default_factory=dict)
+    """SSH keys by account."""
     logs: dict[str, tuple[float, str]] = field(default_factory=dict)
     began: float = field(default_factory=time.time)
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -72,7 +88,7 @@ class State:
         return Endpoint(self.public_host, port) if port else None
 
     async def advance(self) -> None:
-        """Starts what is due and loses what dies."""
+        """Starts what is due, stops what is outbid or unpaid, and loses what dies."""
         async with self.changing:
             for lease in self.market.due(self.now()):
                 try:
@@ -82,40 +98,79 @@ class State:
                     log.warning("machine %s does not start: %s", lease.number, error)
             for lease in self.market.dying(self.now()):
                 await self.lose(lease.number)
+            for lease in self.market.outbids(self.now()):
+                await self.outbid(lease.number)
+            for lease in self.market.resuming(self.now()):
+                self.market.resume(lease.number, self.now())
+            for lease in self.market.unpaid(self.now()):
+                await self.stop(lease.number)
 
     async def lose(self, number: int) -> None:
         """Loses the host of a machine, with everything on it."""
         await self.machines.end(number)
         self.market.enter(number, "offline", self.now())
 
+    async def stop(self, number: int) -> None:
+        """Stops a machine; its disk stays."""
+        await self.machines.stop(number)
+        self.market.enter(number, "stopped", self.now())
+
+    async def outbid(self, number: int) -> None:
+        """Stops a machine because somebody else pays more."""
+        await self.machines.stop(number)
+        self.market.outbid(number, self.now())
+
     async def end(self, number: int) -> None:
         """Destroys a machine."""
         async with self.changing:
             await self.machines.end(number)
-            self.market.enter(number, "destroyed", self.now())
+            lease = self.market.enter(number, "destroyed", self.now())
+            fault = self.faults.strikes("reappear", image=lease.ask.image)
+            if fault is not None:
+                seen = self.now() + fault.seconds
+                self.market.change(number, reappears=(seen, seen + _lasting(fault)))
+
+    def machine_key(self, number: int) -> str:
+        """Returns the key that a machine holds, made when it is first asked for."""
+        held = next((key for key, of in self.instance_keys.items() if of == number), None)
+        if held is None:
+            held = secrets.token_hex(32)
+            self.instance_keys[held] = number
+        return held
 
     async def _start(self, lease: Lease) -> None:
-        key = next(key for key, number in self.instance_keys.items() if number == lease.number)
         facts = lease.facts
         await self.machines.start(
             lease.number,
             environment={
                 **{name: value for name, value in lease.ask.env.items() if name[:1] != "-"},
                 "CONTAINER_ID": str(lease.number),
-                "CONTAINER_API_KEY": key,
+                "CONTAINER_API_KEY": self.machine_key(lease.number),
                 "VAST_CONTAINERLABEL": f"C.{lease.number}",
                 "GPU_COUNT": str(facts.num_gpus),
                 "PUBLIC_IPADDR": self.public_host,
                 "DATA_DIRECTORY": "/workspace",
             },
             onstart=lease.ask.onstart,
-            authorized_keys=[*self.account_keys.values(), *self.attached.get(lease.number, [])],
+            authorized_keys=[
+                *self.account_keys.get(lease.account, []),
+                *self.attached.get(lease.number, []),
+            ],
             gpus=f"{facts.gpu_name}, {facts.gpu_ram_mib} MiB, 570.86.15\n" * facts.num_gpus,
         )
         self.market.enter(lease.number, "running", self.now())
         fault = self.faults.strikes("host_dies", image=lease.ask.image)
         if fault is not None:
             self.market.change(lease.number, dies_at=self.now() + fault.seconds)
+        if lease.ask.bid_usd_per_hour is not None:
+            fault = self.faults.strikes("outbid", image=lease.ask.image)
+            if fault is not None:
+                at = self.now() + fault.seconds
+                self.market.change(lease.number, outbid_at=at, resumes_at=at + _lasting(fault))
+
+
+def _lasting(fault: Fault) -> float:
+    return fault.lasts if fault.lasts >= 0 else math.inf
 
 
 def simulator(state: State) -> Asgi:
@@ -178,6 +233,9 @@ class _Outermost:
         if faults.strikes("server_error", path=path):
             answer: Response = PlainTextResponse("Internal Server Error", 500)
             await answer(scope, receive, recorded)
+        elif faults.strikes("unavailable", path=path):
+            answer = PlainTextResponse("Service Unavailable", 503)
+            await answer(scope, receive, recorded)
         elif faults.strikes("html", path=path):
             await HTMLResponse("<html>Down for maintenance</html>")(scope, receive, recorded)
         else:
@@ -191,29 +249,41 @@ class _Outermost:
 # --- The provider ---------------------------------------------------------------------------
 
 
-def _caller(request: Request, state: State) -> int | None:
-    """Returns None for the account, or the lease whose machine asks; raises RefusedError."""
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: an account, or one of its machines."""
+
+    account: int
+    machine: int | None
+
+
+def _caller(request: Request, state: State) -> Caller:
+    """Returns whose key a request carries; raises RefusedError."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     key = token if scheme.lower() == "bearer" else request.query_params.get("api_key", "")
     if not key:
         raise RefusedError(403, "auth_error", "This action requires login.")
     if key in state.instance_keys:
-        return state.instance_keys[key]
-    if key != state.key or state.faults.strikes("wrong_key"):
+        number = state.instance_keys[key]
+        return Caller(state.market.leases[number].account, number)
+    if key not in state.keys or state.faults.strikes("wrong_key"):
         raise RefusedError(404, "auth_error", "Invalid user key")
-    return None
+    return Caller(state.keys[key], None)
 
 
-def _account(request: Request, state: State) -> None:
-    if _caller(request, state) is not None:
+def _account(request: Request, state: State) -> int:
+    """Returns the account that asks; raises RefusedError for a machine's key."""
+    caller = _caller(request, state)
+    if caller.machine is not None:
         raise RefusedError(401, "auth_error", "This key may only act on its own instance.")
+    return caller.account
 
 
 def _own(request: Request, state: State, number: int) -> Lease:
     caller = _caller(request, state)
-    if caller is not None and caller != number:
+    if caller.machine not in (None, number):
         raise RefusedError(401, "auth_error", "This key may only act on its own instance.")
-    return state.market.find(number)
+    return state.market.find(number, caller.account)
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -242,7 +312,9 @@ def _provider_routes(app: FastAPI, state: State) -> None:
     def found(query: Mapping[str, Any]) -> JSONResponse:
         now = state.now()
         disk = _number(query.get("allocated_storage") or QUERY_DISK_GB)
-        rows = [offer_row(*item, now, disk) for item in state.market.offers.items()]
+        is_bid = query.get("type") == "bid"
+        offers = state.market.offers.items()
+        rows = [offer_row(*item, now, disk, is_bid=is_bid) for item in offers]
         return JSONResponse({"offers": search(rows, query, state.search_cap)})
 
     @route("POST", "/bundles")
@@ -263,26 +335,25 @@ def _provider_routes(app: FastAPI, state: State) -> None:
 
     @route("PUT", "/asks/{offer}")
     async def create(offer: int, request: Request) -> JSONResponse:
-        _account(request, state)
-        return _create(state, offer, await _body(request))
+        account = _account(request, state)
+        return _create(state, account, offer, await _body(request))
 
     @route("GET", "/instances", ("v1",))
     async def instances_paged(request: Request) -> JSONResponse:
-        _account(request, state)
-        return _page(state, request.query_params)
+        account = _account(request, state)
+        return _page(_rows(state, account), request.query_params)
 
     @route("GET", "/instances")
     async def instances(request: Request) -> JSONResponse:
-        _account(request, state)
-        rows = _rows(state)
+        rows = _rows(state, _account(request, state))
         return JSONResponse({"instances_found": len(rows), "instances": rows})
 
     @route("GET", "/instances/filters")
     async def instance_filters(request: Request) -> JSONResponse:
-        _account(request, state)
+        rows = _rows(state, _account(request, state))
         filters = [
             {name: row[name] for name in ("actual_status", "verification", "gpu_name")}
-            for row in _rows(state)
+            for row in rows
         ]
         return JSONResponse({"success": True, "filters": filters})
 
@@ -320,16 +391,14 @@ def _provider_routes(app: FastAPI, state: State) -> None:
         if "label" in body:
             state.market.change(number, label=body["label"])
         match body.get("state"):
-            case "stopped":
-                async with state.changing:
-                    await state.machines.end(number)
-                    state.market.enter(number, "stopped", state.now())
             case None:
                 pass
-            case "running" if lease.state != "stopped":
-                pass
+            case "stopped":
+                async with state.changing:
+                    await state.stop(number)
+            case "running":
+                _start_again(state, lease)
             case other:
-                # A stopped machine's disk is not kept here, so that it can not be started again.
                 raise RefusedError(400, "invalid_args", f"not simulated: state {other}")
         return JSONResponse({"success": True})
 
@@ -362,33 +431,33 @@ def _provider_routes(app: FastAPI, state: State) -> None:
 
     @route("GET", "/ssh")
     async def account_keys(request: Request) -> JSONResponse:
-        _account(request, state)
-        if not state.account_keys:
+        account = _account(request, state)
+        keys = state.account_keys.get(account)
+        if not keys:
             raise RefusedError(404, "not_found", "No SSH keys found for the user.")
         return JSONResponse(
             [
-                {"id": number, "user_id": ACCOUNT_ID, "key": key, "public_key": key}
-                for number, key in state.account_keys.items()
+                {"id": number, "user_id": account, "key": key, "public_key": key}
+                for number, key in enumerate(keys, 1)
             ]
         )
 
     @route("POST", "/ssh")
     async def add_account_key(request: Request) -> JSONResponse:
-        _account(request, state)
+        keys = state.account_keys.setdefault(_account(request, state), [])
         key = str((await _body(request)).get("ssh_key") or "").strip()
-        if not key or key in state.account_keys.values():
+        if not key or key in keys:
             raise RefusedError(400, "invalid_args", "ssh_key is missing or a duplicate")
-        number = max(state.account_keys, default=0) + 1
-        state.account_keys[number] = key
-        return JSONResponse({"success": True, "key": {"id": number, "public_key": key}})
+        keys.append(key)
+        return JSONResponse({"success": True, "key": {"id": len(keys), "public_key": key}})
 
     @route("GET", "/users/current")
     async def current_user(request: Request) -> JSONResponse:
-        _account(request, state)
-        credit = float(state.market.credit(state.now()))
+        account = _account(request, state)
+        credit = float(state.market.credit(state.now(), account))
         return JSONResponse(
             {
-                "id": ACCOUNT_ID,
+                "id": account,
                 "username": "simulated",
                 "email": "simulated@example.com",
                 "credit": credit,
@@ -400,13 +469,16 @@ def _provider_routes(app: FastAPI, state: State) -> None:
         )
 
 
-def _create(state: State, offer: int, body: Mapping[str, Any]) -> JSONResponse:
+def _create(state: State, account: int, offer: int, body: Mapping[str, Any]) -> JSONResponse:
     image = str(body.get("image") or "")
     if not image:
         raise RefusedError(400, "invalid_args", "error 400/3467: image is missing")
     onstart = body.get("onstart")
     if onstart is not None and len(str(onstart)) > 4048:
         raise RefusedError(400, "invalid_args", "error 400/3467: onstart is too long")
+    bid = None if body.get("price") is None else Fraction(str(_number(body["price"])))
+    if bid is not None and not BIDS[0] <= bid <= BIDS[1]:
+        raise RefusedError(400, "invalid_price", "The bid is out of range.")
     faults = state.faults
     if faults.strikes("rent_not_accepted", image=image):
         raise CutError
@@ -423,28 +495,52 @@ def _create(state: State, offer: int, body: Mapping[str, Any]) -> JSONResponse:
             env={str(k): str(v) for k, v in env.items()} if isinstance(env, Mapping) else {},
             onstart=str(onstart) if onstart is not None else None,
             runtype=str(body.get("runtype") or "ssh"),
+            bid_usd_per_hour=bid,
         ),
         state.now(),
+        account=account,
         boot_seconds=slow.seconds if slow else None,
     )
-    key = secrets.token_hex(32)
-    state.instance_keys[key] = lease.number
+    key = state.machine_key(lease.number)
     if faults.strikes("rent_answer_lost", image=image):
         raise CutError
     return JSONResponse({"success": True, "new_contract": lease.number, "instance_api_key": key})
 
 
-def _rows(state: State) -> list[dict[str, Any]]:
+def _start_again(state: State, lease: Lease) -> None:
+    """Starts a stopped machine on its user's request; raises RefusedError."""
+    if lease.state != "stopped":
+        return
+    if state.market.credit(state.now(), lease.account) <= 0:
+        raise RefusedError(400, "insufficient_credit", "Your account lacks credit.")
+    if lease.is_outbid:
+        message = "Required resources are currently unavailable, state change queued."
+        raise RefusedError(200, "resources_unavailable", message)
+    state.market.resume(lease.number, state.now())
+
+
+def _rows(state: State, account: int) -> list[dict[str, Any]]:
+    """Returns what a listing shows, with the faults that listings have."""
     now = state.now()
-    return [instance_row(lease, state.endpoint(lease), now) for lease in state.market.listed(now)]
+    rows: list[dict[str, Any]] = []
+    for lease in state.market.listed(now, account):
+        image = lease.ask.image
+        if state.faults.strikes("list_omit", image=image):
+            continue
+        row = instance_row(lease, state.endpoint(lease), now)
+        if state.faults.strikes("null_marks", image=image):
+            row |= {"label": None, "extra_env": None}
+        rows.append(row)
+        if state.faults.strikes("list_duplicate", image=image):
+            rows.append(row)
+    return rows
 
 
-def _page(state: State, query: Mapping[str, str]) -> JSONResponse:
+def _page(rows: list[dict[str, Any]], query: Mapping[str, str]) -> JSONResponse:
     """The paged listing (provider facts, v1 list semantics)."""
     filters = _json_value(query.get("select_filters") or "{}")
     limit = _integer(_json_value(query.get("limit") or str(PAGE_MAX)))
     limit = 5 if limit <= 0 else min(limit, PAGE_MAX)
-    rows = _rows(state)
     for name, wanted in filters.items():
         if name not in STORED_COLUMNS or not isinstance(wanted, Mapping):
             raise RefusedError(400, "invalid_request", f"can not filter by {name}")
@@ -457,7 +553,7 @@ def _page(state: State, query: Mapping[str, str]) -> JSONResponse:
         raise RefusedError(400, "invalid_request", "not simulated: an order other than by id")
     down = any(item.get("dir") == "desc" for item in order)
     rows.sort(key=lambda row: row["id"], reverse=down)
-    matching, total = rows, len(rows)
+    matching, total = rows, len({row["id"] for row in rows})
     if token := query.get("after_token"):
         last = _last_of(token)
         rows = [row for row in rows if (row["id"] < last if down else row["id"] > last)]
@@ -535,9 +631,36 @@ def _control_routes(app: FastAPI, state: State) -> None:
             return JSONResponse({"detail": str(error)}, 400)
         return JSONResponse({"success": True})
 
+    @app.put("/sim/keys")
+    async def keys(request: Request) -> JSONResponse:
+        body = await _body(request)
+        state.keys = {str(key): _integer(account) for key, account in body.items()}
+        return JSONResponse({"success": True})
+
+    @app.put("/sim/credit")
+    async def credit(request: Request) -> JSONResponse:
+        body = await _body(request)
+        usd = Fraction(str(_number(body.get("usd"))))
+        state.market.set_credit(usd, state.now(), _integer(body.get("account", ACCOUNT)))
+        return JSONResponse({"success": True})
+
+    @app.post("/sim/machines/{number}/outbid")
+    async def outbid(number: int, request: Request) -> JSONResponse:
+        lasts = _number((await _body(request)).get("lasts", -1))
+        async with state.changing:
+            await state.outbid(_there(state, number).number)
+            if lasts >= 0:
+                state.market.change(number, resumes_at=state.now() + lasts)
+        return JSONResponse({"success": True})
+
+    @app.post("/sim/machines/{number}/resume")
+    async def resume(number: int) -> JSONResponse:
+        state.market.resume(_there(state, number).number, state.now())
+        return JSONResponse({"success": True})
+
     @app.post("/sim/hosts/{number}/die")
     async def kill_host(number: int) -> JSONResponse:
-        state.market.find(number)
+        _there(state, number)
         async with state.changing:
             await state.lose(number)
         return JSONResponse({"success": True})
@@ -553,6 +676,14 @@ def _control_routes(app: FastAPI, state: State) -> None:
         return JSONResponse({"success": True})
 
 
+def _there(state: State, number: int) -> Lease:
+    """Returns a machine of any account; raises RefusedError if it is destroyed."""
+    lease = state.market.leases.get(number)
+    if lease is None or lease.state == "destroyed":
+        raise RefusedError(404, "no_such_instance", f"Instance {number} not found.")
+    return lease
+
+
 def _all(state: State) -> list[Lease]:
     return list(state.market.leases.values())
 
@@ -561,12 +692,14 @@ def _entry(lease: Lease, now: float) -> dict[str, Any]:
     cost = lease.bill(now)
     return {
         "id": lease.number,
+        "account": lease.account,
         "state": lease.state,
         "label": lease.ask.label,
         "env": dict(lease.ask.env),
         "image": lease.ask.image,
         "machine_id": lease.facts.machine_id,
-        "usd_per_hour": decimal(Fraction(lease.facts.dph_base) + lease.storage_usd_per_hour),
+        "is_bid": lease.ask.bid_usd_per_hour is not None,
+        "usd_per_hour": decimal(lease.gpu_usd_per_hour + lease.storage_usd_per_hour),
         "created_at": lease.created_at,
         "running_at": lease.entered("running"),
         "ended_at": lease.entered("destroyed"),

@@ -12,11 +12,16 @@ QUERY_DISK_GB = 8.0
 
 
 def offer_row(
-    number: int, facts: Facts, now: float, disk_gb: float = QUERY_DISK_GB
+    number: int,
+    facts: Facts,
+    now: float,
+    disk_gb: float = QUERY_DISK_GB,
+    *,
+    is_bid: bool = False,
 ) -> dict[str, Any]:
-    """Returns an offer as a search shows it."""
+    """Returns an offer as a search shows it: for bids, with the prices of the lowest that wins."""
     disk_hour = float(facts.storage_cost) * disk_gb / 720
-    base = float(facts.dph_base)
+    base = float(facts.min_bid if is_bid else facts.dph_base)
     total = base + disk_hour
     return {
         "id": number,
@@ -25,7 +30,7 @@ def offer_row(
         "rentable": True,
         "rented": False,
         "external": False,
-        "is_bid": False,
+        "is_bid": is_bid,
         "resource_type": "gpu",
         "start_date": None,
         "end_date": now + facts.contract_seconds,
@@ -39,6 +44,7 @@ def offer_row(
         "search": _prices(base, disk_hour),
         "instance": _prices(0.0, disk_hour),
         **_hardware(facts),
+        "dph_base": base,
     }
 
 
@@ -84,7 +90,6 @@ def _hardware(facts: Facts) -> dict[str, Any]:
         "inet_up_cost": float(facts.inet_up_cost),
         "inet_down_cost": float(facts.inet_down_cost),
         "storage_cost": float(facts.storage_cost),
-        "dph_base": float(facts.dph_base),
         "min_bid": float(facts.min_bid),
         "reliability": facts.reliability,
         "reliability2": facts.reliability,
@@ -105,7 +110,7 @@ STATUS = {
     # state: actual_status, intended_status, cur_state, next_state
     "loading": ("loading", "running", "running", "running"),
     "running": ("running", "running", "running", "running"),
-    # A machine that its user stopped really shows `exited`.
+    # A machine that its user stopped really shows `exited`; an outbid one is not told from it.
     "stopped": ("exited", "stopped", "stopped", "stopped"),
     "offline": ("offline", "running", "running", "running"),
     # Listed after its end only because listings lag.
@@ -117,7 +122,7 @@ def instance_row(lease: Lease, endpoint: Endpoint | None, now: float) -> dict[st
     """Returns a rented machine as a listing shows it."""
     actual, intended, current, following = STATUS[lease.state]
     disk_hour = float(lease.storage_usd_per_hour)
-    base = float(lease.facts.dph_base)
+    base = float(lease.gpu_usd_per_hour)
     running = lease.state == "running" and endpoint is not None
     image = lease.ask.image.replace("/", "_").replace(":", "_")
     port = endpoint.port if endpoint else 0
@@ -154,7 +159,8 @@ def instance_row(lease: Lease, endpoint: Endpoint | None, now: float) -> dict[st
         "gpu_util": 0.0 if running else None,
         "disk_space": lease.ask.disk_gb,
         "disk_usage": 1.0,
-        "is_bid": False,
+        "is_bid": lease.ask.bid_usd_per_hour is not None,
+        "dph_base": base,
         "dph_total": base + disk_hour,
         "storage_total_cost": disk_hour,
         "search": _prices(base, disk_hour),

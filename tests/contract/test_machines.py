@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from urllib.error import HTTPError
 
 import asyncssh
 import pytest
@@ -38,6 +39,7 @@ class Machine:
     def __init__(self, simulator: Simulator, vast: VastClient, folder: Path) -> None:
         self.vast = vast
         self.key = folder / "key"
+        self.ask = simulator.ask
         self._simulator = simulator
         self._folder = folder
         self.number = 0
@@ -62,7 +64,12 @@ class Machine:
         while not (found := await self._host_key()):
             await asyncio.sleep(0.1)
         self.host_key = found
-        (lease,) = (await self.vast.list_leases()).leases
+        await self.up()
+
+    async def up(self) -> None:
+        """Waits until it runs, and learns where it listens."""
+        while (lease := (await self.vast.list_leases()).leases[0]).status != "running":
+            await asyncio.sleep(0.1)
         assert lease.ssh_port is not None
         self.port = lease.ssh_port
 
@@ -164,6 +171,52 @@ async def test_a_killed_simulator_leaves_no_process(tmp_path: Path) -> None:
     await vast.close()
 
     await asyncio.to_thread(eventually, "nothing runs", lambda: not machine.processes())
+
+
+async def test_a_stopped_machine_starts_again_with_its_disk(machine: Machine) -> None:
+    """Nothing runs while it is stopped; then its files, keys and host key are as they were."""
+    async with machine.connected() as connection:
+        await connection.run("echo kept > $HOME/file; setsid sleep 1000 >/dev/null 2>&1 &")
+    machine.ask("PUT", f"/api/v0/instances/{machine.number}/", {"state": "stopped"})
+    assert machine.processes() == []
+    machine.ask("PUT", f"/api/v0/instances/{machine.number}/", {"state": "running"})
+    await machine.up()
+    async with machine.connected() as connection:
+        said = await connection.run("cat $HOME/file")
+    log = await machine.vast.read_log(machine.number) or ""
+
+    assert said == b"kept\n"
+    assert log.count("gpujob-host-key") == 2, "its start script ran twice"
+
+
+async def test_an_outbid_machine_stops_and_resumes_by_itself(machine: Machine) -> None:
+    """Its user can not start it meanwhile; it is back when the other one is gone."""
+    machine.ask("POST", f"machines/{machine.number}/outbid", {"lasts": -1})
+    (outbid,) = (await machine.vast.list_leases()).leases
+    answer = machine.ask("PUT", f"/api/v0/instances/{machine.number}/", {"state": "running"})
+    assert machine.processes() == []
+    machine.ask("POST", f"machines/{machine.number}/resume", {})
+    await machine.up()
+    (resumed,) = (await machine.vast.list_leases()).leases
+    async with machine.connected() as connection:
+        await connection.run("true")
+
+    assert (outbid.status, outbid.intended_status) == ("exited", "stopped")
+    assert answer["error"] == "resources_unavailable"
+    assert (resumed.status, resumed.intended_status) == ("running", "running")
+
+
+async def test_without_credit_machines_stop_and_their_disks_stay(machine: Machine) -> None:
+    """As at the provider: nothing runs, and nothing is started."""
+    machine.ask("PUT", "credit", {"usd": 0})
+    while machine.processes():
+        await asyncio.sleep(0.1)
+    (lease,) = (await machine.vast.list_leases()).leases
+    with pytest.raises(HTTPError) as refused:
+        machine.ask("PUT", f"/api/v0/instances/{machine.number}/", {"state": "running"})
+    refused.value.close()
+
+    assert (lease.status, lease.intended_status) == ("exited", "stopped")
 
 
 async def test_the_account_key_is_on_no_machine(machine: Machine) -> None:

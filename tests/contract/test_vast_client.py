@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from urllib.error import HTTPError
 
 import pytest
 from tests.builders import a_spec
@@ -136,6 +137,102 @@ async def test_a_listing_of_many_pages_is_complete(simulator: Simulator) -> None
             await asyncio.sleep(0.05)
 
     assert {lease.instance_id for lease in listing.leases} == numbers
+
+
+async def listed(simulator: Simulator, key: str = KEY) -> list[tuple[int, str | None]]:
+    """Returns numbers and labels of one listing, through our client."""
+    async with client(simulator.url, key) as vast:
+        return [(lease.instance_id, lease.label) for lease in (await vast.list_leases()).leases]
+
+
+async def appeared(simulator: Simulator, numbers: set[int]) -> None:
+    """Waits until machines are listed."""
+    while {number for number, _ in await listed(simulator)} != numbers:
+        await asyncio.sleep(0.05)
+
+
+async def test_a_listing_may_lie_once(simulator: Simulator) -> None:
+    """It is complete by its own figures, and lacks a machine; the next one has it."""
+    one, other = simulator.rent_by_hand("one"), simulator.rent_by_hand("other")
+    await appeared(simulator, {one, other})
+    simulator.faults(list_omit={})
+
+    assert await listed(simulator) == [(other, "other")]
+    assert await listed(simulator) == [(one, "one"), (other, "other")]
+
+
+async def test_a_machine_that_is_listed_twice_is_one(simulator: Simulator) -> None:
+    """By its number."""
+    one = simulator.rent_by_hand("one")
+    await appeared(simulator, {one})
+    simulator.faults(list_duplicate={"count": -1})
+    page = simulator.ask("GET", "/api/v1/instances/")
+
+    assert [row["id"] for row in page["instances"]] == [one, one]
+    assert await listed(simulator) == [(one, "one")]
+
+
+async def test_marks_may_be_null(simulator: Simulator) -> None:
+    """Label and environment of a machine that has both."""
+    one = simulator.rent_by_hand("one")
+    await appeared(simulator, {one})
+    simulator.faults(null_marks={})
+
+    assert await listed(simulator) == [(one, None)]
+    assert await listed(simulator) == [(one, "one")]
+
+
+async def test_a_destroyed_machine_may_be_listed_again(simulator: Simulator) -> None:
+    """After it was gone; it can not be destroyed once more."""
+    one = simulator.rent_by_hand("one")
+    await appeared(simulator, {one})
+    simulator.faults(reappear={"seconds": 0.8, "lasts": -1})
+    async with client(simulator.url) as vast:
+        await vast.destroy(one)
+        await appeared(simulator, set())
+        await appeared(simulator, {one})
+        with pytest.raises(ProviderUnavailable, match="404"):
+            await vast.destroy(one)
+
+
+async def test_each_key_is_of_one_account(simulator: Simulator) -> None:
+    """Machines are seen and destroyed by their own account; a key may be moved to another."""
+    one = simulator.rent_by_hand("one")
+    await appeared(simulator, {one})
+    simulator.ask("PUT", "keys", {KEY: 4711, "second": 12})
+    assert await listed(simulator, "second") == []
+    async with client(simulator.url, "second") as vast:
+        assert (await vast.list_leases()).account_id == 12
+        with pytest.raises(ProviderUnavailable, match="404"):
+            await vast.destroy(one)
+    simulator.ask("PUT", "keys", {KEY: 12})
+    assert await listed(simulator) == []
+    with pytest.raises(CredentialsRejected):
+        await listed(simulator, "second")
+    simulator.ask("PUT", "keys", {KEY: 4711})
+
+    assert await listed(simulator) == [(one, "one")]
+
+
+async def test_a_bid_rents_an_interruptible_machine(simulator: Simulator) -> None:
+    """It is listed as one, at its bid; too low a bid is refused with a machine's number."""
+    query = {"type": "bid", "order": [["dph_total", "desc"]], "limit": 2}
+    high, low = simulator.ask("POST", "/api/v0/bundles/", query)["offers"]
+    body = {"image": "x", "disk": 10}
+    bid = high["min_bid"] + 0.01
+    won = simulator.ask("PUT", f"/api/v0/asks/{high['id']}/", body | {"price": bid})
+    with pytest.raises(HTTPError) as refused:
+        simulator.ask("PUT", f"/api/v0/asks/{low['id']}/", body | {"price": 0.001})
+    with refused.value as error:
+        answer = json.loads(error.read())
+    await appeared(simulator, {won["new_contract"], answer["new_contract"]})
+    rows = {row["id"]: row for row in simulator.ask("GET", "/api/v1/instances/")["instances"]}
+    row = rows[won["new_contract"]]
+
+    assert (high["is_bid"], high["dph_base"]) == (True, high["min_bid"])
+    assert (row["is_bid"], row["dph_base"]) == (True, bid)
+    assert answer["success"] is False
+    assert rows[answer["new_contract"]]["cur_state"] == "stopped"
 
 
 async def test_a_wrong_key_is_never_read_as_gone(simulator: Simulator) -> None:

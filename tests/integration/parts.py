@@ -172,11 +172,11 @@ class Simulator:
 
     def faults(self, **wanted: Object) -> None:
         """Asks for faults, in place of those asked for before."""
-        self._ask("PUT", "faults", wanted)
+        self.ask("PUT", "faults", wanted)
 
     def ledger(self) -> list[Object]:
         """Returns every lease there ever was."""
-        leases: list[Object] = self._ask("GET", "ledger")["leases"]
+        leases: list[Object] = self.ask("GET", "ledger")["leases"]
         return leases
 
     def of(self, job: Object) -> list[Object]:
@@ -190,7 +190,7 @@ class Simulator:
 
     def requests(self) -> list[Object]:
         """Returns every request that came."""
-        found: list[Object] = self._ask("GET", "requests")["requests"]
+        found: list[Object] = self.ask("GET", "requests")["requests"]
         return found
 
     def rents(self) -> int:
@@ -200,22 +200,23 @@ class Simulator:
     def rent_by_hand(self, label: str) -> int:
         """Rents the cheapest offer as somebody else would, and returns its number."""
         query = {"order": [["dph_total", "asc"]], "limit": 1, "verified": {"in": [True, False]}}
-        (offer,) = self._ask("POST", "/api/v0/bundles/", query)["offers"]
+        (offer,) = self.ask("POST", "/api/v0/bundles/", query)["offers"]
         body = {"image": "x", "disk": 10, "label": label}
-        answer = self._ask("PUT", f"/api/v0/asks/{offer['id']}/", body)
+        answer = self.ask("PUT", f"/api/v0/asks/{offer['id']}/", body)
         return int(answer["new_contract"])
 
     def _listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
-    def _ask(self, method: str, path: str, body: Object | None = None) -> Object:
+    def ask(self, method: str, path: str, body: Object | None = None, *, key: str = KEY) -> Object:
+        """Asks a control, or from `/` on the provider's API, and returns the answer."""
         address = self.url + (path if path.startswith("/") else f"/sim/{path}")
         request = urllib.request.Request(
             address,
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"},
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
         )
         with urllib.request.urlopen(request, timeout=20) as answer:
             found: Object = json.loads(answer.read())

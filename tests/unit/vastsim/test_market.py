@@ -6,7 +6,7 @@ import pytest
 
 from vastsim.faults import FaultError, Faults
 from vastsim.ledger import bill, decimal
-from vastsim.market import Ask, Market, RefusedError, Timing
+from vastsim.market import Ask, Lease, Market, RefusedError, Timing
 from vastsim.offers import read_market
 from vastsim.search import search
 from vastsim.wire import instance_row, offer_row
@@ -15,12 +15,20 @@ FACTS = read_market()
 NOW = 1_800_000_000.0
 
 
-def ask(disk_gb: float = 10) -> Ask:
+def ask(disk_gb: float = 10, bid: str | None = None) -> Ask:
     """A request for a small disk."""
-    return Ask(image="x", disk_gb=disk_gb, label="l", env={"A": "b"}, onstart=None, runtype="ssh")
+    return Ask(
+        image="x",
+        disk_gb=disk_gb,
+        label="l",
+        env={"A": "b"},
+        onstart=None,
+        runtype="ssh",
+        bid_usd_per_hour=None if bid is None else Fraction(bid),
+    )
 
 
-def market(**timing: float) -> Market:
+def market(**timing: object) -> Market:
     """A fresh market."""
     return Market(FACTS, 1, Timing(**timing))  # type: ignore[arg-type]
 
@@ -76,6 +84,115 @@ def test_without_credit_nothing_is_rented() -> None:
     assert refused.value.body["error"] == "insufficient_credit"
 
 
+def test_credit_is_of_one_account() -> None:
+    """What one account lacks, another has; what is set is what is left."""
+    held = market()
+    first, second = list(held.offers)[:2]
+    lease = held.rent(first, ask(), NOW)
+    held.enter(lease.number, "running", NOW)
+    held.set_credit(Fraction(1), NOW + 3600)
+    held.set_credit(Fraction(0), NOW + 3600, 12)
+    with pytest.raises(RefusedError) as refused:
+        held.rent(second, ask(), NOW + 3600, account=12)
+
+    assert held.credit(NOW + 3600) == 1
+    assert refused.value.body["error"] == "insufficient_credit"
+
+
+def test_without_credit_what_runs_is_to_stop() -> None:
+    """Of the account that has none."""
+    held = market()
+    first, second = list(held.offers)[:2]
+    broke = held.rent(first, ask(), NOW)
+    held.rent(second, ask(), NOW, account=12)
+    held.set_credit(Fraction(0), NOW + 1)
+
+    assert [lease.number for lease in held.unpaid(NOW + 1)] == [broke.number]
+
+
+def test_an_account_sees_its_own_machines_only() -> None:
+    """In listings, and by their number."""
+    held = market()
+    lease = held.rent(next(iter(held.offers)), ask(), NOW, account=12)
+
+    assert held.listed(NOW) == ()
+    assert held.listed(NOW, 12) == (lease,)
+    with pytest.raises(RefusedError):
+        held.find(lease.number)
+
+
+def bid_on(held: Market, bid: str) -> Lease:
+    """Bids on the first offer, and returns the machine however it was answered."""
+    try:
+        return held.rent(next(iter(held.offers)), ask(bid=bid), NOW, boot_seconds=0)
+    except RefusedError as refused:
+        return held.leases[int(str(refused.body["new_contract"]))]
+
+
+def test_a_bid_is_the_price_of_the_gpu() -> None:
+    """An hour of running costs the bid, not the price of the offer."""
+    held = market()
+    lease = bid_on(held, "5")
+    held.enter(lease.number, "running", NOW)
+
+    assert held.leases[lease.number].bill(NOW + 3600).gpu_usd == 5
+
+
+def test_a_bid_that_is_too_low_leaves_a_stopped_machine() -> None:
+    """Refused with its number; its disk is billed, its GPU is not, until it is destroyed."""
+    held = market()
+    lease = bid_on(held, "0.001")
+    held.enter(lease.number, "destroyed", NOW + 3600)
+    bill_ = held.leases[lease.number].bill(NOW + 7200)
+
+    assert lease.state == "stopped"
+    assert bill_.gpu_usd == 0
+    assert bill_.storage_usd == lease.storage_usd_per_hour > 0
+
+
+def test_an_outbid_machine_pays_for_its_disk_and_may_resume() -> None:
+    """An hour running, an hour outbid, an hour running again: two hours of GPU, three of disk."""
+    held = market(boot=(0, 0))
+    lease = bid_on(held, "5")
+    held.enter(lease.number, "running", NOW)
+    held.change(lease.number, outbid_at=NOW + 3600, resumes_at=NOW + 7200)
+    assert held.outbids(NOW + 3599) == ()
+    (due,) = held.outbids(NOW + 3600)
+    held.outbid(due.number, NOW + 3600)
+    assert held.leases[lease.number].state == "stopped"
+    assert held.resuming(NOW + 7199) == ()
+    (due,) = held.resuming(NOW + 7200)
+    held.resume(due.number, NOW + 7200)
+    assert [one.number for one in held.due(NOW + 7200)] == [lease.number]
+    held.enter(lease.number, "running", NOW + 7200)
+    bill_ = held.leases[lease.number].bill(NOW + 10_800)
+
+    assert held.outbids(NOW + 10_800) == ()
+    assert bill_.gpu_usd == 10
+    assert bill_.storage_usd == lease.storage_usd_per_hour * 3
+
+
+def test_a_destroyed_machine_does_not_resume() -> None:
+    """Whatever was to come of it."""
+    held = market()
+    lease = bid_on(held, "5")
+    held.change(lease.number, resumes_at=NOW + 10)
+    held.enter(lease.number, "destroyed", NOW + 5)
+
+    assert held.resuming(NOW + 10) == ()
+    assert held.resume(lease.number, NOW + 10).state == "destroyed"
+
+
+def test_a_destroyed_machine_may_be_listed_again() -> None:
+    """For a while, long after its end."""
+    held = market()
+    lease = held.rent(next(iter(held.offers)), ask(), NOW)
+    held.enter(lease.number, "destroyed", NOW)
+    held.change(lease.number, reappears=(NOW + 10, NOW + 20))
+
+    assert [len(held.listed(NOW + late)) for late in (5, 10, 19, 20)] == [0, 1, 1, 0]
+
+
 def test_listings_lag_both_ways() -> None:
     """A new machine is not listed yet, a destroyed one still is."""
     held = market(list_lag=60.0)
@@ -94,6 +211,29 @@ def test_a_destroyed_machine_stays_so() -> None:
     held.enter(lease.number, "destroyed", NOW)
 
     assert held.enter(lease.number, "running", NOW + 1).state == "destroyed"
+
+
+def test_a_search_for_bids_shows_the_price_that_wins() -> None:
+    """The same offer, by its lowest winning bid."""
+    facts = next(facts for facts in FACTS if facts.min_bid != facts.dph_base)
+    row = offer_row(7, facts, NOW, is_bid=True)
+    plain = offer_row(7, facts, NOW)
+
+    assert (row["id"], row["is_bid"], plain["is_bid"]) == (7, True, False)
+    assert row["dph_base"] == row["min_bid"] == float(facts.min_bid)
+    assert row["dph_total"] - row["dph_base"] == plain["dph_total"] - plain["dph_base"]
+    assert plain["dph_base"] == float(facts.dph_base)
+
+
+def test_an_outbid_machine_is_shown_stopped_all_over() -> None:
+    """All three allocation states say so; its price is still its bid."""
+    held = market()
+    lease = bid_on(held, "5")
+    row = instance_row(held.outbid(lease.number, NOW), None, NOW)
+
+    states = ("actual_status", "intended_status", "cur_state", "next_state")
+    assert [row[name] for name in states] == ["exited", "stopped", "stopped", "stopped"]
+    assert (row["is_bid"], row["dph_base"], row["instance"]["gpuCostPerHour"]) == (True, 5.0, 0.0)
 
 
 ROWS = [offer_row(number, facts, NOW) for number, facts in market().offers.items()]
