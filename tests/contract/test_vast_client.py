@@ -173,13 +173,33 @@ async def test_a_machine_that_is_listed_twice_is_one(simulator: Simulator) -> No
 
 
 async def test_marks_may_be_null(simulator: Simulator) -> None:
-    """Label and environment of a machine that has both."""
+    """Label and environment of a machine that has both: it may be anybody's then."""
     one = simulator.rent_by_hand("one")
     await appeared(simulator, {one})
     simulator.faults(null_marks={})
+    async with client(simulator.url) as vast:
+        unmarked, marked = await vast.list_leases(), await vast.list_leases()
 
-    assert await listed(simulator) == [(one, None)]
-    assert await listed(simulator) == [(one, "one")]
+    assert (unmarked.leases[0].mark, unmarked.has_unattributable) == (None, True)
+    assert (marked.leases[0].mark, marked.has_unattributable) == ("one", False)
+
+
+async def test_a_machine_without_marks_is_nobodys() -> None:
+    """Its environment can be read, and has no entry of ours: it is surely not ours."""
+    row: dict[str, object] = {
+        "id": 1,
+        "label": None,
+        "extra_env": [],
+        "machine_id": 2,
+        "dph_base": 0.4,
+        "storage_cost": 0.18,
+        "disk_space": 10,
+    }
+    answer = listing_answer(instances=[row], total_instances=1)
+    async with peer(answer) as (url, _), client(url) as vast:
+        listing = await vast.list_leases()
+
+    assert not listing.has_unattributable
 
 
 async def test_a_destroyed_machine_may_be_listed_again(simulator: Simulator) -> None:

@@ -67,7 +67,7 @@ def lease_from(row: Row) -> Lease:
         instance_id=_count(row, "id"),
         label=label if isinstance(label, str) and label else None,
         env_mark=(environment or {}).get(MARK_VARIABLE),
-        is_attributable="label" in row or environment is not None,
+        is_attributable=isinstance(label, str) or environment is not None,
         status=row.get("actual_status"),
         intended_status=row.get("intended_status"),
         machine_id=_count(row, "machine_id"),
