@@ -260,6 +260,7 @@ def a_pod(**changes: Any) -> Pod:
         name="train-0-1-driver",
         uid=POD_UID,
         phase="Running",
+        created_at=at(-50),
         is_being_deleted=False,
         waiting="",
         outcome=None,

@@ -8,6 +8,7 @@ the only module that turns plans into deeds.
 import asyncio
 from collections import deque
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Protocol
 
 import structlog
@@ -507,6 +508,7 @@ def _pod(body: Body) -> seen.Pod:
         name=meta["name"],
         uid=meta["uid"],
         phase=status.get("phase", "Pending"),
+        created_at=datetime.fromisoformat(meta["creationTimestamp"]),
         is_being_deleted="deletionTimestamp" in meta,
         waiting=(words or unschedulable)[:300],
         outcome=_outcome(containers[0]),

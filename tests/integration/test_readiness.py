@@ -1,6 +1,7 @@
 """What the operator itself lacks is shown everywhere; no job fails for it; repaired, it goes on."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +9,7 @@ from tests.integration.conftest import World
 from tests.integration.parts import eventually
 
 ROLE = ("clusterrole", "gpujob-system-gpujob")
+PENDING_SECONDS = 15
 SYSTEM = ("-n", "gpujob-system")
 
 
@@ -80,12 +82,16 @@ def test_a_missing_right_is_named_and_waited_for(world: World) -> None:
 def test_a_right_that_goes_while_the_driver_starts_costs_no_attempt(world: World) -> None:
     """The pod's patience does not run while the operator itself is the reason."""
     world.operator.stop()
-    world.operator.start(GPUJOB_DRIVER_PENDING_SECONDS="3")
+    world.operator.start(
+        GPUJOB_CLUSTER_CHECK_SECONDS="8", GPUJOB_DRIVER_PENDING_SECONDS=str(PENDING_SECONDS)
+    )
+    eventually("it is ready", lambda: world.operator.probe("readyz")[0] == 200)
     with _without_pods(world):
-        # By the next check: until then the job may have been admitted, but has no driver.
         world.apply_job("train")
+        world.await_reason("train", "AwaitingDriver")
+        began = time.monotonic()
         _not_ready(world, "RightsMissing")
-        world.await_reason("train", "RightsMissing", "AwaitingDriver")
+        eventually("patience is over", lambda: time.monotonic() - began > PENDING_SECONDS + 3)
     job = world.await_reason("train", "Complete")
 
     assert [one["reason"] for one in job["status"]["attempts"]] == ["Completed"]

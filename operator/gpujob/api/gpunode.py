@@ -40,9 +40,6 @@ class DriverStatus(Model):
     ready_at: Annotated[
         Time | None, Field(description="When it first reported; nothing is rented before.")
     ] = None
-    replaced_at: Annotated[
-        Time | None, Field(description="When a lost pod was last replaced by this one.")
-    ] = None
 
 
 class RentMarker(Model):

@@ -370,9 +370,7 @@ def _driver(seen: NodeObservation) -> NodePlan | None:
         words = "the driver pod ended without an outcome; replacing it"
         return _wait(seen, Reason.AWAITING_DRIVER, words, 2.0, todo)
     if driver is None or driver.pod_uid != pod.uid:
-        recorded = DriverStatus(
-            pod_name=pod.name, pod_uid=pod.uid, replaced_at=world.now if driver else None
-        )
+        recorded = DriverStatus(pod_name=pod.name, pod_uid=pod.uid)
         status = status.model_copy(update={"driver": recorded})
         return _progress(seen, status, Reason.AWAITING_DRIVER, f"driver pod {pod.name} was created")
     if seen.report is not None:
@@ -382,8 +380,7 @@ def _driver(seen: NodeObservation) -> NodePlan | None:
             return _progress(seen, status, Reason.AWAITING_QUOTE, "the driver is running")
         return None
     if driver.ready_at is None:
-        since = driver.replaced_at or seen.node.metadata.creation_timestamp
-        waited = (world.now - since).total_seconds()
+        waited = (world.now - pod.created_at).total_seconds()
         detail = _because(pod.waiting)
         if waited >= patience:
             return _driver_ended(

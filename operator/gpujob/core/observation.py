@@ -64,6 +64,7 @@ class Pod:
     name: str
     uid: str
     phase: str
+    created_at: datetime
     is_being_deleted: bool
     waiting: str
     """Why it does not run, in the kubelet's or scheduler's words; empty if it does."""

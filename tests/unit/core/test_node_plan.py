@@ -106,13 +106,23 @@ TABLE = [
         "a pod that stays silent for too long ends the attempt",
         node_observation(
             KEYED | {"driver": {"podName": "p", "podUID": "p-1"}},
+            pod=a_pod(created_at=at(-301)),
+            report=None,
+        ),
+        Reason.DRIVER_NOT_STARTED,
+        [],
+    ),
+    (
+        "a late pod has its time from its own birth on",
+        node_observation(
+            KEYED | {"driver": {"podName": "p", "podUID": "p-1"}},
             node=a_node(
                 KEYED | {"driver": {"podName": "p", "podUID": "p-1"}},
                 creationTimestamp=stamp(-301),
             ),
             report=None,
         ),
-        Reason.DRIVER_NOT_STARTED,
+        Reason.AWAITING_DRIVER,
         [],
     ),
     (
