@@ -3,10 +3,12 @@
 Real admission, real RBAC, real garbage collection; no node, so no pod ever runs.
 """
 
+import random
 import shutil
 import socket
 import ssl
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,14 +17,22 @@ from localcluster import binaries, pki
 from localcluster.processes import Processes, wait_for
 
 READY_SECONDS = 120.0
+FIRST_PORT = 10_240
 
 
 def free_port() -> int:
-    """Returns a port of the loopback that is free now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Returns a port of the loopback that is free now, and that no outgoing connection will take.
+
+    The kernel gives those a port out of a range of its own. Within it a server that is started
+    again may find its port taken, even by a client that was asking for that very port meanwhile.
+    """
+    range_of_clients = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    above = max(int(range_of_clients[0]), 2 * FIRST_PORT)
+    while True:
+        port = random.randrange(FIRST_PORT, above)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 class ControlPlane:
