@@ -94,6 +94,22 @@ async def _leader_stopped(world: World) -> None:
             asyncio.get_running_loop().call_later(STOPPED_SECONDS, replica.process.resume)
 
 
+def _taken_away(back_after: float | None) -> Callable[[World], Awaitable[None]]:
+    """While it runs, somebody bids more; the machine comes back, or never does."""
+
+    async def story(world: World) -> None:
+        await _reach(world, "Running")
+        market, now = world.market, world.vast.now()
+        for number in world.living():
+            market.outbid(number, now)
+            if back_after is not None:
+                market.change(number, resumes_at=now + back_after)
+
+    return story
+
+
+BIDS = {"market": {"type": "Interruptible"}}
+
 LIVES = {
     "plain": Life("Complete"),
     "listed late": Life("Complete", list_lag=55.0),
@@ -106,6 +122,8 @@ LIVES = {
     "node deleted": Life("Complete", _node_deleted),
     "node vanished": Life("CeilingExceeded", _node_vanished),
     "recreated": Life("Complete", _recreated),
+    "outbid and back": Life("Complete", _taken_away(300), BIDS),
+    "outbid for good": Life("Complete", _taken_away(None), BIDS),
 }
 
 

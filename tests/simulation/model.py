@@ -419,11 +419,19 @@ class ModelVast(VastClient):
                 self.market.change(lease.number, dies_at=dies_at)
         for lease in self.market.dying(self.now()):
             self.market.enter(lease.number, "offline", self.now())
+        for lease in self.market.outbids(self.now()):
+            self.market.outbid(lease.number, self.now())
+        for lease in self.market.resuming(self.now()):
+            self.market.resume(lease.number, self.now())
 
     async def search(self, spec: GpuJobSpec) -> Quotes:
         await self._unreliable()
         now = self.now()
-        rows = (offer_row(number, facts, now) for number, facts in self.market.offers.items())
+        is_bid = spec.market.type == "Interruptible"
+        rows = (
+            offer_row(number, facts, now, is_bid=is_bid)
+            for number, facts in self.market.offers.items()
+        )
         offers = tuple(offer_from(row) for row in rows)
         return Quotes(
             offers=offers, unreadable=0, fetched_at=self._time.now(), clock_skew_seconds=0.0
@@ -489,6 +497,7 @@ class ModelVast(VastClient):
             env={"GPUJOB_MARK": request.mark},
             onstart=request.start_script,
             runtype="ssh_direc ssh_proxy",
+            bid_usd_per_hour=request.bid_usd_per_hour,
         )
         never = 10.0**9
         boot = never if self._chance.strikes(0.3) else self._chance.between(5, 200)
@@ -544,8 +553,8 @@ class ModelDrivers:
         self._run_seconds = run_seconds
         self._exit_codes = exit_codes
         """By attempt; the last one goes on."""
-        self._started: dict[int, float] = {}
-        """When the workload began, by instance: it goes on whatever becomes of its driver."""
+        self._started: dict[tuple[int, int], float] = {}
+        """When the workload began, by instance and run: it goes on whatever its driver does."""
         self.heard: dict[str, Heard] = {}
         self._told: dict[str, tuple[WorkloadPhase, Outcome | None]] = {}
 
@@ -586,11 +595,14 @@ class ModelDrivers:
             self._kube.set_status(*_key(pod), {"phase": "Succeeded"})
             return
         ran: float | None = None
+        run_number = 0
         outcome = None
         lease_status = node.status.lease
         lease = self._vast.market.leases.get(lease_status.instance_id) if lease_status else None
         if todo.instruction is Instruction.RUN and lease is not None and lease.state == "running":
-            began = self._started.setdefault(lease.number, now)
+            assert todo.work is not None, "told with the instruction"
+            run_number = todo.work.run_number
+            began = self._started.setdefault((lease.number, run_number), now)
             ran = now - began
             if ran >= self._run_seconds:
                 attempt = min(node.spec.attempt, len(self._exit_codes))
@@ -602,6 +614,7 @@ class ModelDrivers:
             node_uid=node.metadata.uid,
             phase=phase,
             machine_contact_age_seconds=None if ran is None else 0.0,
+            run_number=run_number,
             run_seconds=ran,
             outcome=outcome,
         )

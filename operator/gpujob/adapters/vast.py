@@ -78,7 +78,7 @@ class VastClient:
             "reliability2": {"gte": float(spec.market.min_reliability)},
             "direct_port_count": {"gte": 1},
             "order": [["dph_total", "asc"]],
-            "type": "on-demand",
+            "type": "bid" if spec.market.type == "Interruptible" else "on-demand",
             "limit": OFFERS_WANTED,
             "allocated_storage": spec.resources.disk_gb,
         }
@@ -241,12 +241,13 @@ class RentLine:
         """
         assert not self._used, "a line is good for one request"
         self._used = True
+        bid = request.bid_usd_per_hour
         payload = json.dumps(
             {
                 "client_id": "me",
                 "image": request.image,
                 "env": {MARK_VARIABLE: request.mark},
-                "price": None,
+                "price": None if bid is None else float(bid),
                 "disk": request.disk_gb,
                 "label": request.mark,
                 "onstart": request.start_script,

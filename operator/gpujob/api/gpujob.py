@@ -167,6 +167,14 @@ class ResourceNeeds(Model):
 class MarketRules(Model):
     """Which offers may be taken."""
 
+    type: Annotated[
+        Literal["OnDemand", "Interruptible"],
+        Field(
+            description="Interruptible: a bid for a cheaper machine, which stands still while "
+            "somebody bids more. When it is back the workload starts anew, on the same disk.",
+            examples=["OnDemand"],
+        ),
+    ] = "OnDemand"
     hosts: Annotated[
         Literal["Any", "Verified", "Datacenter"],
         Field(description="Which hosts are trusted.", examples=["Verified"]),

@@ -52,7 +52,9 @@ class RentMarker(Model):
     ]
     offer_id: Annotated[int, Field(alias="offerID", ge=0, description="Offer that was asked for.")]
     machine_id: Annotated[int, Field(alias="machineID", ge=0, description="Machine behind it.")]
-    host_id: Annotated[int, Field(alias="hostID", ge=0, description="Host that it belongs to.")]
+    host_id: Annotated[
+        int, Field(alias="hostID", ge=0, description="Host that it belongs to; 0 = not recorded.")
+    ] = 0
     gpu: Annotated[str, Field(max_length=80, description="GPUs of the machine.")]
     location: Annotated[str, Field(max_length=80, description="Where it stands.")] = ""
     gpu_usd_per_hour: Annotated[
@@ -61,6 +63,10 @@ class RentMarker(Model):
     disk_usd_per_hour: Annotated[
         Amount, Field(alias="diskUSDPerHour", description="Quoted price of the disk.")
     ]
+    bid_usd_per_hour: Annotated[
+        Amount | None,
+        Field(alias="bidUSDPerHour", description="What was bid, if the machine is interruptible."),
+    ] = None
     download_usd_per_gb: Annotated[
         Amount, Field(alias="downloadUSDPerGB", description="Quoted price of traffic in.")
     ]
@@ -131,6 +137,19 @@ class RunStatus(Model):
     ] = None
 
 
+class InterruptionStatus(Model):
+    """How often the machine was taken away and came back."""
+
+    count: Annotated[int, Field(ge=1, description="How often it stood still.")]
+    paused_at: Annotated[
+        Time | None, Field(description="When it was seen to stand still; empty once it is back.")
+    ] = None
+    resumed_at: Annotated[Time | None, Field(description="When it last came back.")] = None
+    run_seconds: Annotated[
+        int, Field(ge=0, description="How long the workload ran before the latest interruption.")
+    ] = 0
+
+
 class EndStatus(Model):
     """The decision that the attempt is over; stored before anything is destroyed."""
 
@@ -163,6 +182,9 @@ class GpuNodeStatus(Model):
     lease: Annotated[LeaseStatus | None, Field(description="The machine that is paid for.")] = None
     machine: Annotated[MachineStatus | None, Field(description="Where it is reached.")] = None
     run: Annotated[RunStatus | None, Field(description="The workload.")] = None
+    interruptions: Annotated[
+        InterruptionStatus | None, Field(description="How often the machine was taken away.")
+    ] = None
     end: Annotated[EndStatus | None, Field(description="Why the attempt is over.")] = None
     accrued_usd: Annotated[
         Amount | None, Field(alias="accruedUSD", description="Cost up to `asOf`: an upper bound.")
@@ -171,6 +193,21 @@ class GpuNodeStatus(Model):
     released_at: Annotated[
         Time | None, Field(description="When the machine was proved gone; `accruedUSD` is final.")
     ] = None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the machine stands still because somebody bids more."""
+        return self.interruptions is not None and self.interruptions.paused_at is not None
+
+    @property
+    def earlier_run_seconds(self) -> int:
+        """How long the workload ran before the latest interruption."""
+        return self.interruptions.run_seconds if self.interruptions else 0
+
+    @property
+    def run_number(self) -> int:
+        """Which run of the workload on this machine is the present one, from 0 on."""
+        return self.interruptions.count if self.interruptions else 0
 
 
 class GpuNode(Model):

@@ -8,8 +8,7 @@ late message changes nothing. Every payload is validated on both sides.
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
 from gpujob.api.meta import Model
 
@@ -19,12 +18,6 @@ SYNC_PATH = "/v1/driver/sync"
 WORKLOAD_ENV_PREFIX = "WORKLOAD_"
 """The pod template gives the job's variables to the driver under this prefix, so that the kubelet
 resolves `valueFrom` and none of them acts on the driver itself."""
-
-
-class _Message(Model):
-    model_config = ConfigDict(
-        frozen=True, alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=False
-    )
 
 
 class WorkloadPhase(StrEnum):
@@ -43,17 +36,19 @@ class MachineFault(StrEnum):
     LOGIN_REFUSED = "LoginRefused"
 
 
-class Outcome(_Message):
+class Outcome(Model):
     """How the workload ended; also the driver's termination message."""
 
     exit_code: Annotated[int, Field(ge=0, le=255)]
     """Of the command; 128 + N if signal N ended it."""
     run_seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
     """Between start and end of the command, on the machine's clock."""
+    was_killed: bool = False
+    """It left no exit code: something killed the workload with all around it."""
     message: Annotated[str, Field(max_length=1024)] = ""
 
 
-class DriverReport(_Message):
+class DriverReport(Model):
     """What a driver knows now."""
 
     node_uid: Annotated[str, Field(min_length=1, max_length=64)]
@@ -62,6 +57,8 @@ class DriverReport(_Message):
         Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None
     ) = None
     """Since the machine last answered; None = it never did."""
+    run_number: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Which run of the workload `run_seconds` is of."""
     run_seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
     """How long the command has been running, on the machine's clock; None = it has not started."""
     outcome: Outcome | None = None
@@ -80,7 +77,7 @@ class Instruction(StrEnum):
     """Nothing is left to do: the outcome is stored, or the attempt has ended otherwise."""
 
 
-class Machine(_Message):
+class Machine(Model):
     """Where to reach the rented machine, and how to know that it is the right one."""
 
     host: Annotated[str, Field(min_length=1, max_length=253)]
@@ -90,15 +87,17 @@ class Machine(_Message):
     """One public key, as in a `.pub` file without its comment."""
 
 
-class Work(_Message):
+class Work(Model):
     """What to run on it."""
 
     command: tuple[str, ...]
     """Program and arguments, no shell implied; never empty."""
     working_dir: str | None = None
+    run_number: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """How often the machine was taken away before: the workload then starts once more."""
 
 
-class Assignment(_Message):
+class Assignment(Model):
     """The controller's answer to a report."""
 
     instruction: Instruction

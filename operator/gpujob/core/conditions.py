@@ -98,8 +98,8 @@ def _job_phase(
         return "Failed" if failed else "Complete"
     if suspended:
         return "Suspended"
-    if reason is Reason.RUNNING:
-        return "Running"
+    if reason in (Reason.RUNNING, Reason.PAUSED):
+        return reason.value
     return "Starting" if status.node_uid is not None else "Waiting"
 
 
@@ -139,6 +139,8 @@ def _node_phase(status: GpuNodeStatus) -> str:
         return "Released"
     if status.end is not None:
         return "Releasing"
+    if status.is_paused:
+        return "Paused"
     if status.run is not None:
         return "Running"
     if status.lease is not None:

@@ -92,7 +92,7 @@ def _settle(seen: JobObservation) -> JobPlan | None:
         reason=end.reason,
         message=end.message,
         exit_code=end.exit_code,
-        run_seconds=(run.seconds or 0) if run else 0,
+        run_seconds=node.status.earlier_run_seconds + ((run.seconds or 0) if run else 0),
         cost_usd=node.status.accrued_usd or format_usd(0),
         ended_at=node.status.released_at,
     )

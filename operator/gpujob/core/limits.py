@@ -22,6 +22,11 @@ class Limits:
     drain_seconds: float = 30
     """Between the end of the workload and the decision to destroy."""
     heartbeat_stale_seconds: float = 900
+    """A machine that nobody has reached for so long destroys itself."""
+    silence_min_seconds: float = 120
+    """A machine that is silent for less is not given up, however little it has cost."""
+    outbid_patience_seconds: float = 1800
+    """How long a machine that was taken away is waited for; its disk is paid meanwhile."""
     quote_age_seconds: float = 60
     clock_skew_seconds: float = 5
     rent_timeout_seconds: float = 30

@@ -19,6 +19,7 @@ from gpujob.api.gpunode import (
     DriverStatus,
     EndStatus,
     GpuNodeStatus,
+    InterruptionStatus,
     LeaseStatus,
     MachineStatus,
     RentAnswer,
@@ -45,12 +46,14 @@ from gpujob.core.observation import (
     RentRefused,
     Unavailable,
 )
+from gpujob.core.patience import silence_seconds
 from gpujob.core.plan import Plan
 from gpujob.core.start_script import start_script
 
 NodePlan = Plan[GpuNodeStatus]
 Stage = Callable[[NodeObservation], NodePlan | None]
 
+STOPPED_STATUSES = ("exited", "stopped", "unknown")
 UNREPEATED_STATUSES = 3
 """One `exited`, `stopped` or `unknown` may be a flicker; three listings in a row are not
 (provider facts, actual_status)."""
@@ -239,12 +242,17 @@ def _finished(seen: NodeObservation) -> NodePlan | None:
         run = seen.node.status.run
         longest = (seen.world.now - run.started_at).total_seconds() if run else outcome.run_seconds
         seconds = min(outcome.run_seconds, max(longest, 0.0))
+        if outcome.was_killed and seen.node.status.rent and seen.node.status.rent.bid_usd_per_hour:
+            # Taken away and given back between two looks: nobody's fault, and nothing to wait for.
+            words = "the machine was taken away, and is back without the workload"
+            return _end(seen, Reason.OUTBID, words, run_seconds=seconds)
         if outcome.exit_code == 0:
             reason, words = Reason.COMPLETED, "the workload ended with exit code 0"
         else:
             reason = Reason.WORKLOAD_FAILED
             words = f"the workload ended with exit code {outcome.exit_code}"
-        return _end(seen, reason, words, exit_code=outcome.exit_code, run_seconds=seconds)
+        counted = None if seen.node.status.is_paused else seconds
+        return _end(seen, reason, words, exit_code=outcome.exit_code, run_seconds=counted)
     fault = seen.report.fault if seen.report else None
     if fault is not None:
         return _end(seen, Reason(fault.value), (seen.report.message if seen.report else ""))
@@ -265,14 +273,12 @@ def _money(seen: NodeObservation) -> NodePlan | None:
             f"{elapsed:.0f} s after the rent request the fuse of ${rent.fuse_usd} leaves no time",
         )
     deadline = job.spec.active_deadline_seconds
-    if status.run is not None and deadline is not None:
-        ran = job.status.run_seconds + (world.now - status.run.started_at).total_seconds()
-        if ran >= deadline:
-            return _end(
-                seen,
-                Reason.DEADLINE_EXCEEDED,
-                f"the workload ran for activeDeadlineSeconds ({deadline} s)",
-            )
+    if status.run is not None and deadline is not None and _ran_seconds(seen) >= deadline:
+        return _end(
+            seen,
+            Reason.DEADLINE_EXCEEDED,
+            f"the workload ran for activeDeadlineSeconds ({deadline} s)",
+        )
     lease = _own_lease(seen)
     if lease is None:
         return None
@@ -301,8 +307,7 @@ def _lost(seen: NodeObservation) -> NodePlan | None:
     if status.lease is None or status.rent is None:
         return None
     lease = _own_lease(seen)
-    since_rent = (world.now - status.rent.requested_at).total_seconds()
-    if lease is not None and lease.started_at is not None:
+    if status.machine is None and lease is not None and lease.started_at is not None:
         late = lease.started_at - status.rent.not_after
         if late > BIRTH_GRACE:
             return _end(
@@ -312,8 +317,12 @@ def _lost(seen: NodeObservation) -> NodePlan | None:
             )
     if lease is not None and lease.status == "offline":
         return _end(seen, Reason.HOST_LOST, "the provider lost the machine: offline")
-    recent = [_own_lease(seen, back) for back in range(1, UNREPEATED_STATUSES + 1)]
-    if all(row is not None and row.status in ("exited", "stopped", "unknown") for row in recent):
+    stands_still = _stands_still(seen)
+    if stands_still and world.not_ready and world.not_ready.reason is Reason.CREDIT_EXHAUSTED:
+        # Without credit the provider stops what runs (provider facts, billing).
+        return _end(seen, Reason.CREDIT_EXHAUSTED, world.not_ready.message)
+    waits = stands_still and status.rent.bid_usd_per_hour is not None
+    if not waits and _is_repeated(seen, lambda row: row.status in STOPPED_STATUSES):
         shown = lease.status if lease else ""
         return _end(seen, Reason.HOST_LOST, f"the provider says {shown} again and again")
     seen_at = seen.memory.marker_seen_at
@@ -326,17 +335,57 @@ def _lost(seen: NodeObservation) -> NodePlan | None:
         account_id=status.rent.account_id,
     ):
         return _end(seen, Reason.LEASE_VANISHED, "the provider lists the machine no longer")
-    if status.run is None and since_rent >= limits.boot_cap_seconds:
+    booted = status.run is not None or status.is_paused
+    if not booted and _booting_seconds(seen) >= limits.boot_cap_seconds:
         if status.machine is None and lease is not None and lease.status == "running":
             return _end(
                 seen, Reason.HOST_KEY_UNAVAILABLE, "the machine's log did not show its host key"
             )
         words = f"the workload did not start within {limits.boot_cap_seconds:.0f} s"
         return _end(seen, Reason.BOOT_TIMEOUT, words)
-    contact = seen.report.machine_contact_age_seconds if seen.report else None
-    if contact is not None and contact >= limits.heartbeat_stale_seconds:
-        return _end(seen, Reason.HOST_LOST, f"the machine has not answered for {contact:.0f} s")
+    silence = seen.report.machine_contact_age_seconds if seen.report else None
+    patience = silence_seconds(
+        limits,
+        paid_seconds=(world.now - status.rent.requested_at).total_seconds(),
+        says_running=lease is not None and lease.status == "running",
+    )
+    if silence is not None and not status.is_paused and silence >= patience:
+        return _end(seen, Reason.HOST_LOST, f"the machine has not answered for {silence:.0f} s")
     return None
+
+
+def _interrupted(seen: NodeObservation) -> NodePlan | None:
+    """An interruptible machine that was taken away is waited for, and used again if it is back."""
+    status, now, limits = seen.node.status, seen.world.now, seen.world.limits
+    if status.rent is None or status.rent.bid_usd_per_hour is None or status.lease is None:
+        return None
+    lease, past = _own_lease(seen), status.interruptions
+    if past is None or past.paused_at is None:
+        if not _stands_still(seen):
+            return None
+        if status.machine is None:
+            return _end(seen, Reason.OUTBID, "somebody bid more before the machine had booted")
+        ran = (now - status.run.started_at).total_seconds() if status.run else 0.0
+        paused = InterruptionStatus(
+            count=status.run_number + 1,
+            paused_at=now,
+            run_seconds=status.earlier_run_seconds + ceil(max(ran, 0.0)),
+        )
+        status = status.model_copy(update={"run": None, "interruptions": paused})
+        return _progress(seen, status, Reason.PAUSED, Reason.PAUSED.meaning)
+    if lease is not None and lease.intended_status == "running" and _can_be_reached(lease):
+        assert status.machine is not None, "it had booted before it was taken away"
+        # Its disk has the host key that was pinned: no other one is believed.
+        place = {"host": lease.ssh_host, "port": lease.ssh_port}
+        machine = status.machine.model_copy(update=place)
+        back = past.model_copy(update={"paused_at": None, "resumed_at": now})
+        status = status.model_copy(update={"machine": machine, "interruptions": back})
+        return _progress(seen, status, Reason.CONNECTING, "the machine is back")
+    left = limits.outbid_patience_seconds - (now - past.paused_at).total_seconds()
+    if left <= 0:
+        words = f"the machine stood still for {limits.outbid_patience_seconds:.0f} s"
+        return _end(seen, Reason.OUTBID, words)
+    return _wait(seen, Reason.PAUSED, Reason.PAUSED.meaning, left)
 
 
 # --- The driver pod -------------------------------------------------------------------------
@@ -444,11 +493,13 @@ def _rent(seen: NodeObservation) -> NodePlan | None:
     except CostGateError as refused:
         return _wait(seen, refused.reason, refused.message, world.limits.gate_retry_seconds)
     marker = _marker(seen, admission, world.account_id)
+    bid = admission.offer.gpu_usd_per_hour if marker.bid_usd_per_hour else None
     status = status.model_copy(update={"rent": marker})
     request = effects.Rent(
         offer_id=admission.offer.offer_id,
         image=job.spec.image,
         disk_gb=job.spec.resources.disk_gb,
+        bid_usd_per_hour=bid,
         mark=str(seen.mark),
         start_script=start_script(
             ssh_public_key=status.ssh_public_key or "",
@@ -474,6 +525,7 @@ def _marker(seen: NodeObservation, admission: Admission, account_id: int) -> Ren
     now, offer, job = seen.world.now, admission.offer, seen.job
     assert job is not None, "judged with its spec"
     disk = offer.disk_usd_per_hour(job.spec.resources.disk_gb)
+    is_bid = job.spec.market.type == "Interruptible"
     return RentMarker(
         requested_at=now,
         not_after=now + timedelta(seconds=seen.world.limits.rent_not_after_seconds),
@@ -485,6 +537,7 @@ def _marker(seen: NodeObservation, admission: Admission, account_id: int) -> Ren
         location=offer.location,
         gpu_usd_per_hour=format_usd(micro_up(offer.gpu_usd_per_hour)),
         disk_usd_per_hour=format_usd(micro_up(disk)),
+        bid_usd_per_hour=format_usd(micro_up(offer.gpu_usd_per_hour)) if is_bid else None,
         download_usd_per_gb=format_usd(micro_up(offer.download_usd_per_gb)),
         upload_usd_per_gb=format_usd(micro_up(offer.upload_usd_per_gb)),
         traffic_reserve_usd=format_usd(admission.estimate.traffic_microusd),
@@ -565,8 +618,7 @@ def _boot(seen: NodeObservation) -> NodePlan | None:
     if status.machine is not None or status.rent is None or status.lease is None:
         return None
     lease = _own_lease(seen)
-    ready = lease is not None and lease.status == "running" and lease.ssh_host and lease.ssh_port
-    if not ready or lease is None:
+    if lease is None or not _can_be_reached(lease):
         shown = (lease.status or "being made") if lease else "not listed yet"
         words = f"the machine is {shown}" + _because(lease.status_message if lease else "")
         return _wait(seen, Reason.BOOTING, words, 2.0)
@@ -585,11 +637,17 @@ def _connect(seen: NodeObservation) -> NodePlan | None:
     status = seen.node.status
     if status.run is not None or status.rent is None:
         return None
-    ran = seen.report.run_seconds if seen.report else None
+    report = seen.report
+    # Its word on an earlier run, before the machine was taken away, is none on this one.
+    is_current = report is not None and report.run_number == status.run_number
+    ran = report.run_seconds if report and is_current else None
     if ran is None:
         words = "the driver is connecting" + _because(seen.report.message if seen.report else "")
         return _wait(seen, Reason.CONNECTING, words, 2.0)
-    started = max(seen.world.now - timedelta(seconds=ran), status.rent.requested_at)
+    began = status.rent.requested_at
+    if status.interruptions is not None and status.interruptions.resumed_at is not None:
+        began = status.interruptions.resumed_at
+    started = max(seen.world.now - timedelta(seconds=ran), began)
     status = status.model_copy(update={"run": RunStatus(started_at=started)})
     return _progress(seen, status, Reason.RUNNING, "the workload is running")
 
@@ -636,6 +694,7 @@ STAGES: tuple[Stage, ...] = (
     _finished,
     _money,
     _lost,
+    _interrupted,
     _key,
     _adopt,
     _driver,
@@ -717,6 +776,37 @@ def _own_lease(seen: NodeObservation, back: int = 1) -> Lease | None:
     return next((row for row in rows if row.instance_id == recorded.instance_id), None)
 
 
+def _is_repeated(seen: NodeObservation, holds: Callable[[Lease], bool]) -> bool:
+    """Whether so many listings in a row show our machine so that it is no flicker."""
+    recent = [_own_lease(seen, back) for back in range(1, UNREPEATED_STATUSES + 1)]
+    return all(row is not None and holds(row) for row in recent)
+
+
+def _stands_still(seen: NodeObservation) -> bool:
+    """Whether the provider means our machine to be stopped, without our doing."""
+    return _is_repeated(seen, lambda row: row.intended_status == "stopped")
+
+
+def _can_be_reached(lease: Lease) -> bool:
+    return lease.status == "running" and bool(lease.ssh_host) and bool(lease.ssh_port)
+
+
+def _ran_seconds(seen: NodeObservation) -> float:
+    """How long the workload has run up to now, in all attempts and on this machine."""
+    status, job = seen.node.status, seen.job
+    earlier = (job.status.run_seconds if job else 0) + status.earlier_run_seconds
+    now = (seen.world.now - status.run.started_at).total_seconds() if status.run else 0.0
+    return earlier + now
+
+
+def _booting_seconds(seen: NodeObservation) -> float:
+    """How long the machine has been on its way to the workload's start."""
+    rent, past = seen.node.status.rent, seen.node.status.interruptions
+    assert rent is not None, "nothing boots before it was asked for"
+    began = (past.resumed_at if past else None) or rent.requested_at
+    return (seen.world.now - began).total_seconds()
+
+
 def _accrued(seen: NodeObservation) -> int:
     """Micro-USD from the rent request to now at the highest price seen, and the traffic listed.
 
@@ -765,11 +855,10 @@ def _next_look(seen: NodeObservation) -> float:
     if status.rent is not None:
         elapsed = (world.now - status.rent.requested_at).total_seconds()
         due.append(status.rent.money_deadline_seconds - elapsed)
-        if status.run is None:
-            due.append(world.limits.boot_cap_seconds - elapsed)
+        if status.run is None and not status.is_paused:
+            due.append(world.limits.boot_cap_seconds - _booting_seconds(seen))
     if status.run is not None and job is not None and job.spec.active_deadline_seconds:
-        ran = job.status.run_seconds + (world.now - status.run.started_at).total_seconds()
-        due.append(job.spec.active_deadline_seconds - ran)
+        due.append(job.spec.active_deadline_seconds - _ran_seconds(seen))
     return max(min(due), 0.05)
 
 

@@ -1,10 +1,17 @@
 """Whether an offer meets a job's needs. The provider's own filters are not relied on."""
 
+from dataclasses import replace
 from fractions import Fraction
+from math import ceil, floor
 
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.core.market import Offer
 from gpujob.core.money import MICRO, floor_usd
+
+BID_MARGIN = Fraction(5, 4)
+"""We bid more than the lowest bid that wins now: else the next bidder takes the machine away."""
+BID_STEPS = 10_000
+"""Bids are in ten-thousandths of a dollar."""
 
 NOMINAL = Fraction(93, 100)
 """A card of nominally 24 GB reports about 7 % less (provider facts, offer object)."""
@@ -40,3 +47,18 @@ def mismatch(offer: Offer, spec: GpuJobSpec) -> str | None:
         ),
     )
     return next((words for refused, words in checks if refused), None)
+
+
+def with_bid(offer: Offer, spec: GpuJobSpec) -> Offer:
+    """Returns an interruptible offer at the price that we would bid, disk apart.
+
+    A search for bids prices its offers at the lowest that wins now. While the machine runs, its
+    price is the bid (provider facts, pricing).
+    """
+    lowest = offer.gpu_usd_per_hour
+    bid = Fraction(ceil(lowest * BID_MARGIN * BID_STEPS), BID_STEPS)
+    if spec.market.max_usd_per_hour is not None:
+        disk = offer.disk_usd_per_hour(spec.resources.disk_gb)
+        most = Fraction(floor_usd(spec.market.max_usd_per_hour), MICRO) - disk
+        bid = min(bid, Fraction(floor(most * BID_STEPS), BID_STEPS))
+    return replace(offer, gpu_usd_per_hour=max(bid, lowest))

@@ -7,6 +7,7 @@ the next pass observes anew. No plan is ever resumed.
 
 from dataclasses import dataclass
 from datetime import datetime
+from fractions import Fraction
 from typing import Any, Generic, TypeVar
 
 from gpujob.api.reasons import Reason
@@ -64,6 +65,8 @@ class Rent:
     offer_id: int
     image: str
     disk_gb: int
+    bid_usd_per_hour: Fraction | None
+    """None = on demand."""
     mark: str
     start_script: str
     not_after: datetime

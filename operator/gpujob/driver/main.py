@@ -39,6 +39,7 @@ from gpujob.driver.supervisor import (
     launch_script,
     look_script,
     parse_look,
+    run_name,
     work_text,
 )
 
@@ -98,9 +99,11 @@ class Driver:
         self._fault: MachineFault | None = None
         self._message = ""
         self._refused_since: float | None = None
+        self._run_number = 0
 
     async def run(self) -> int:
         """Reports until the controller says that nothing is left to do."""
+        held: tuple[Machine, Work] | None = None
         machine_loop: asyncio.Task[None] | None = None
         failures = 0
         finished_at: float | None = None
@@ -115,9 +118,10 @@ class Driver:
                     failures = 0
                     if assignment.instruction is Instruction.EXIT:
                         break
-                    if assignment.machine and assignment.work and machine_loop is None:
-                        todo = self._hold_on(assignment.machine, assignment.work)
-                        machine_loop = asyncio.create_task(todo)
+                    wanted = _wanted(assignment)
+                    if wanted != held and self._outcome is None:
+                        await _ended(machine_loop)
+                        held, machine_loop = wanted, self._turn_to(wanted)
                 if self._outcome is not None:
                     finished_at = finished_at or time.monotonic()
                     if time.monotonic() - finished_at > ACKNOWLEDGE_SECONDS:
@@ -127,10 +131,19 @@ class Driver:
                     # A mistake of ours ends the driver; the kubelet starts it again.
                     machine_loop.result()
                 await self._pause(failures, machine_loop)
-        if machine_loop is not None:
-            machine_loop.cancel()
-            await asyncio.wait([machine_loop])
+        await _ended(machine_loop)
         return 0
+
+    def _turn_to(self, wanted: tuple[Machine, Work] | None) -> asyncio.Task[None] | None:
+        """Begins to hold on to a machine; None = to none, because it was taken away."""
+        self._contact_at = self._run_seconds = self._refused_since = None
+        self._message = ""
+        if wanted is None:
+            self._phase = WorkloadPhase.WAITING
+            return None
+        machine, work = wanted
+        self._run_number = work.run_number
+        return asyncio.create_task(self._hold_on(machine, work))
 
     async def _pause(self, failures: int, machine_loop: asyncio.Task[None] | None) -> None:
         seconds = self._settings.sync_seconds
@@ -171,6 +184,7 @@ class Driver:
             node_uid=self._settings.node_uid,
             phase=self._phase,
             machine_contact_age_seconds=None if contact is None else time.monotonic() - contact,
+            run_number=self._run_number,
             run_seconds=self._run_seconds,
             outcome=self._outcome,
             fault=self._fault,
@@ -220,9 +234,8 @@ class Driver:
 
     async def _attend(self, connection: Connection, work: Work) -> None:
         """Stays with one connection until the workload has ended; raises MachineError."""
-        uid = self._settings.node_uid
         text = work_text(work.command, work.working_dir, self._settings.workload_environment)
-        await connection.run(launch_script(uid), text)
+        await connection.run(launch_script(self._run_name), text)
         look = await self._await_start(connection)
         self._message = ""
         self._phase = WorkloadPhase.RUNNING
@@ -239,6 +252,10 @@ class Driver:
             await asyncio.sleep(0.2)
             look = await self._look(connection)
         self._finish(look)
+
+    @property
+    def _run_name(self) -> str:
+        return run_name(self._settings.node_uid, self._run_number)
 
     async def _await_start(self, connection: Connection) -> Look:
         """Waits until the workload has started, whoever launched it."""
@@ -258,7 +275,7 @@ class Driver:
     async def _look(self, connection: Connection) -> Look:
         """Looks how the workload stands; the machine's watchdog takes it for a heartbeat."""
         try:
-            look = parse_look(await connection.run(look_script(self._settings.node_uid)))
+            look = parse_look(await connection.run(look_script(self._run_name)))
         except ValueError as error:
             raise MachineError(f"the machine's answer is {error}") from error
         self._contact_at = time.monotonic()
@@ -269,12 +286,14 @@ class Driver:
     async def _follow(self, connection: Connection, stream: str) -> None:
         """Carries one stream to our own, each byte once."""
         target: BinaryIO = getattr(sys, stream).buffer
-        script = follow_script(self._settings.node_uid, stream, self._offsets.get(stream))
+        # Each run has streams of its own, from their first byte on.
+        held = f"{stream}-{self._run_number}"
+        script = follow_script(self._run_name, stream, self._offsets.get(held))
         async with connection.open(script) as process:
             while data := await process.stdout.read(65536):
                 target.write(data)
                 target.flush()
-                self._offsets.advance(stream, len(data))
+                self._offsets.advance(held, len(data))
                 self._contact_at = time.monotonic()
             await process.wait_closed()
             if process.exit_status != 0:
@@ -286,12 +305,26 @@ class Driver:
         self._outcome = Outcome(
             exit_code=code,
             run_seconds=float(look.run_seconds or 0),
+            was_killed=vanished,
             message="the workload's supervisor was killed" if vanished else "",
         )
         self._phase = WorkloadPhase.FINISHED
         text = json.dumps(self._outcome.wire())
         Path(self._settings.termination_log).write_text(text)
         say(f"the workload ended with exit code {code}")
+
+
+def _wanted(assignment: Assignment) -> tuple[Machine, Work] | None:
+    if assignment.machine is None or assignment.work is None:
+        return None
+    return assignment.machine, assignment.work
+
+
+async def _ended(task: asyncio.Task[None] | None) -> None:
+    """Ends a task and waits for it."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 class Offsets:

@@ -22,7 +22,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # removes it: nothing of it is ever an argument of a process.
 _LAUNCH = r"""
 umask 077
-base="$HOME/.gpujob/runs"; mkdir -p "$base"; dir="$base/@UID@"
+base="$HOME/.gpujob/runs"; mkdir -p "$base"; dir="$base/@RUN@"
 if ! mkdir "$dir" 2>/dev/null; then cat >/dev/null; exit 0; fi
 cat > "$dir/work"
 cat > "$dir/supervise" <<'SUPERVISE'
@@ -41,7 +41,7 @@ exit 0
 """
 
 _LOOK = r"""
-dir="$HOME/.gpujob/runs/@UID@"
+dir="$HOME/.gpujob/runs/@RUN@"
 date +%s > "$HOME/.gpujob/heartbeat.new" && mv "$HOME/.gpujob/heartbeat.new" "$HOME/.gpujob/heartbeat"
 now=$(date +%s)
 began=$(cat "$dir/began" 2>/dev/null)
@@ -58,7 +58,7 @@ else echo absent; fi
 # `tail -c +N` and `head -c` move any byte; the end is looked at before the size, so that nothing
 # written before the end is missed.
 _FOLLOW = r"""
-cd "$HOME/.gpujob/runs/@UID@" || exit 1
+cd "$HOME/.gpujob/runs/@RUN@" || exit 1
 at=@OFFSET@
 while :; do
   ended=0; [ -e exit ] && ended=1
@@ -81,9 +81,14 @@ class Look:
     exit_code: int | None = None
 
 
-def launch_script(uid: str) -> str:
+def run_name(uid: str, number: int) -> str:
+    """Returns the name of a run's folder: of a node's workload, started for the so-manyth time."""
+    return f"{_checked(uid)}-{int(number)}" if number else _checked(uid)
+
+
+def launch_script(run: str) -> str:
     """Returns the script that starts the workload once; its input is `work_text`."""
-    return _LAUNCH.replace("@UID@", _checked(uid))
+    return _LAUNCH.replace("@RUN@", run)
 
 
 def work_text(
@@ -105,9 +110,9 @@ def work_text(
     return "\n".join(lines).encode("utf-8", "surrogateescape") + b"\n"
 
 
-def look_script(uid: str) -> str:
+def look_script(run: str) -> str:
     """Returns the script that gives a heartbeat and prints how the workload stands."""
-    return _LOOK.replace("@UID@", _checked(uid))
+    return _LOOK.replace("@RUN@", run)
 
 
 def parse_look(output: bytes) -> Look:
@@ -124,10 +129,10 @@ def parse_look(output: bytes) -> Look:
             raise ValueError(f"not understood: {output[:80]!r}")
 
 
-def follow_script(uid: str, file: str, offset: int) -> str:
+def follow_script(run: str, file: str, offset: int) -> str:
     """Returns the script that prints a file from an offset on, until the workload's end."""
     assert file in ("stdout", "stderr"), "there are two streams"
-    text = _FOLLOW.replace("@UID@", _checked(uid)).replace("@FILE@", file)
+    text = _FOLLOW.replace("@RUN@", run).replace("@FILE@", file)
     return text.replace("@OFFSET@", str(int(offset)))
 
 

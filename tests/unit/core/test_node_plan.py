@@ -11,6 +11,7 @@ from tests.builders import (
     KEYED,
     MONOTONIC,
     NODE_UID,
+    NOW,
     RECORDED,
     SSH_KEY,
     a_job,
@@ -36,7 +37,7 @@ from tests.builders import (
 )
 
 from gpujob.api.reasons import Reason
-from gpujob.api.transport import MachineFault, Outcome
+from gpujob.api.transport import MachineFault, Outcome, WorkloadPhase
 from gpujob.core import plan as effects
 from gpujob.core.limits import Limits
 from gpujob.core.node_plan import plan_node
@@ -67,6 +68,30 @@ def seen_before(status: dict[str, Any], **memory: Any) -> NodeObservation:
     return node_observation(status, memory=NodeMemory(marker_seen_at=MONOTONIC - 900, **memory))
 
 
+def thrice(not_ready: Any = None, **changes: Any) -> Any:
+    """A world with three listings in a row that show our machine so."""
+    listings = [a_listing(a_lease(**changes), ago=ago) for ago in (31, 16, 1)]
+    return a_world(*listings, not_ready=not_ready)
+
+
+def bid(status: dict[str, Any]) -> dict[str, Any]:
+    """The same node on an interruptible machine."""
+    return status | {"rent": status["rent"] | {"bidUSDPerHour": "0.400000"}}
+
+
+def paused(seconds: float) -> dict[str, Any]:
+    """A node whose machine was taken away `seconds` from NOW."""
+    status = bid(booted(-2000))
+    return status | {"interruptions": {"count": 1, "pausedAt": stamp(seconds), "runSeconds": 700}}
+
+
+def resumed(seconds: float = -30) -> dict[str, Any]:
+    """A node whose machine came back `seconds` from NOW."""
+    status = bid(booted(-5000))
+    return status | {"interruptions": {"count": 1, "resumedAt": stamp(seconds), "runSeconds": 700}}
+
+
+STOPPED = {"status": "exited", "intended_status": "stopped"}
 RELEASED_STATUS = ended(running()) | {"releasedAt": stamp(-1)}
 SENT_LONG_AGO = NodeMemory(destroy_sent_at=MONOTONIC - 100, destroy_repeated_at=MONOTONIC - 100)
 
@@ -244,6 +269,117 @@ TABLE = [
             ),
         ),
         Reason.ACCOUNT_CHANGED,
+        [],
+    ),
+    # --- Interruptible machines
+    (
+        "one listing that shows it stopped may be a flicker",
+        node_observation(bid(running()), world=listed(**STOPPED)),
+        Reason.RUNNING,
+        [],
+    ),
+    (
+        "three in a row pause it",
+        node_observation(bid(running()), world=thrice(**STOPPED)),
+        Reason.PAUSED,
+        [],
+    ),
+    (
+        "a machine on demand that is stopped is lost",
+        node_observation(running(), world=thrice(**STOPPED)),
+        Reason.HOST_LOST,
+        [],
+    ),
+    (
+        "one that is outbid before it booted is replaced",
+        node_observation(bid(leased()), world=thrice(**STOPPED)),
+        Reason.OUTBID,
+        [],
+    ),
+    (
+        "one that exits without being stopped is lost",
+        node_observation(bid(running()), world=thrice(status="exited")),
+        Reason.HOST_LOST,
+        [],
+    ),
+    (
+        "stopped for want of credit nobody is to blame",
+        node_observation(
+            bid(running()),
+            world=thrice(not_ready=Unavailable(Reason.CREDIT_EXHAUSTED, "add credit"), **STOPPED),
+        ),
+        Reason.CREDIT_EXHAUSTED,
+        [],
+    ),
+    (
+        "a paused machine is waited for",
+        node_observation(paused(-600), world=thrice(**STOPPED)),
+        Reason.PAUSED,
+        [],
+    ),
+    (
+        "no boot cap runs meanwhile",
+        node_observation(paused(-1500), world=thrice(**STOPPED)),
+        Reason.PAUSED,
+        [],
+    ),
+    (
+        "but not for ever",
+        node_observation(paused(-1800), world=thrice(**STOPPED)),
+        Reason.OUTBID,
+        [],
+    ),
+    (
+        "back, but still loading, it is waited for",
+        node_observation(paused(-600), world=listed(status="loading")),
+        Reason.PAUSED,
+        [],
+    ),
+    (
+        "back and running it is used again",
+        node_observation(paused(-600), world=listed(ssh_port=23)),
+        Reason.CONNECTING,
+        [],
+    ),
+    (
+        "what the driver said of the earlier run is no start of this one",
+        node_observation(resumed(), world=listed(), report=a_report(run_seconds=500.0)),
+        Reason.CONNECTING,
+        [],
+    ),
+    (
+        "what it says of this one is",
+        node_observation(resumed(), world=listed(), report=a_report(run_seconds=5.0, run_number=1)),
+        Reason.RUNNING,
+        [],
+    ),
+    (
+        "the boot cap runs from its return on",
+        node_observation(resumed(-1200), world=listed()),
+        Reason.BOOT_TIMEOUT,
+        [],
+    ),
+    (
+        "the deadline counts the earlier run",
+        node_observation(
+            resumed() | {"run": {"startedAt": stamp(-3000)}},
+            world=listed(),
+            job=a_job(status=RECORDED),
+        ),
+        Reason.DEADLINE_EXCEEDED,
+        [],
+    ),
+    (
+        "taken away and given back unseen, it is replaced",
+        node_observation(
+            bid(running()),
+            world=listed(),
+            report=a_report(
+                phase=WorkloadPhase.FINISHED,
+                outcome=Outcome(exit_code=137, run_seconds=5, was_killed=True),
+            ),
+        ),
+        Reason.OUTBID,
         [],
     ),
     # --- Booting
@@ -623,6 +759,33 @@ def test_a_released_machine_is_charged_to_the_proof() -> None:
     )
 
     assert plan_node(seen).status.accrued_usd == "0.405000"
+
+
+def test_an_interrupted_run_is_counted_and_its_machine_kept() -> None:
+    """What ran before is added up; the pinned host key stays, the address may change."""
+    plan = plan_node(node_observation(bid(running(started=-20)), world=thrice(**STOPPED)))
+    held = plan.status.interruptions
+
+    assert plan.status.run is None
+    assert held is not None
+    assert (held.count, held.run_seconds, held.paused_at) == (1, 20, NOW)
+    back = plan_node(node_observation(paused(-600), world=listed(ssh_port=23))).status
+    assert back.machine is not None
+    assert (back.machine.port, back.machine.host_key) == (23, SSH_KEY)
+    assert (back.run_number, back.is_paused, back.earlier_run_seconds) == (1, False, 700)
+
+
+def test_a_bid_is_what_the_marker_and_the_request_say() -> None:
+    """A quarter above the lowest that wins, and the price of the whole bound."""
+    job = a_job(a_spec(market={"type": "Interruptible"}), status=RECORDED)
+    plan = plan_node(node_observation(DRIVEN, job=job, quotes=quotes()))
+    (request,) = plan.effects
+
+    assert isinstance(request, effects.Rent)
+    assert request.bid_usd_per_hour == Fraction(1, 2)
+    assert plan.status.rent is not None
+    assert plan.status.rent.bid_usd_per_hour == "0.500000"
+    assert plan.status.rent.gpu_usd_per_hour == "0.500000"
 
 
 def test_what_was_not_rented_costs_nothing() -> None:

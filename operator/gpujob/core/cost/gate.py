@@ -17,7 +17,7 @@ from gpujob.core.hosts import TRUST_MIN, HostMemory
 from gpujob.core.limits import Limits
 from gpujob.core.market import Offer, Quotes
 from gpujob.core.money import MICRO, floor_usd, micro_up, short_usd
-from gpujob.core.offers import mismatch
+from gpujob.core.offers import mismatch, with_bid
 
 PASSED_OVER_SHOWN = 3
 CONFIDENCE_HALF_LIFE = timedelta(hours=24)
@@ -253,9 +253,12 @@ def _check_quotes(question: Question) -> None:
 def _candidates(question: Question, needs: Needs) -> list[Candidate]:
     """Returns what meets the needs, lowest bound first; raises the reason if nothing does."""
     quotes, limits, spec = question.quotes, question.limits, question.spec
-    matching = [offer for offer in quotes.offers if mismatch(offer, spec) is None]
+    offers = quotes.offers
+    if spec.market.type == "Interruptible":
+        offers = tuple(with_bid(offer, spec) for offer in offers)
+    matching = [offer for offer in offers if mismatch(offer, spec) is None]
     if not matching:
-        refused = next((found for offer in quotes.offers if (found := mismatch(offer, spec))), None)
+        refused = next((found for offer in offers if (found := mismatch(offer, spec))), None)
         detail = f"; for example {refused}" if refused else ""
         unreadable = f", {quotes.unreadable} of them malformed" if quotes.unreadable else ""
         raise CostGateError(
