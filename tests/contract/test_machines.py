@@ -5,8 +5,10 @@ import os
 import re
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -53,6 +55,7 @@ class Machine:
             ssh_public_key=public,
             nonce=NONCE,
             provider_url=self._simulator.url,
+            born_before=datetime.now(UTC) + timedelta(hours=1),
             money_deadline_seconds=money_seconds,
             heartbeat_stale_seconds=stale_seconds,
         )
@@ -231,11 +234,14 @@ async def test_the_account_key_is_on_no_machine(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("tool", ["curl", "python3", "wget", "perl"])
-@pytest.mark.parametrize("why", ["money deadline", "no heartbeat"])
+@pytest.mark.parametrize("why", ["money deadline", "no heartbeat", "born too late", "returned"])
 def test_the_watchdog_destroys_its_machine(
     simulator: Simulator, tmp_path: Path, tool: str, why: str
 ) -> None:
-    """By each tool alone, from the start script, without operator or cluster."""
+    """By each tool alone, from the start script, without operator or cluster.
+
+    A machine that returns after it was stopped counts from its first start.
+    """
     tools = tmp_path / "bin"
     tools.mkdir()
     needed = ["sh", "cat", "mkdir", "chmod", "date", "sleep", "grep", "touch", "setsid", tool]
@@ -252,11 +258,15 @@ def test_the_watchdog_destroys_its_machine(
         ssh_public_key="ssh-ed25519 " + "A" * 68,
         nonce=NONCE,
         provider_url=simulator.url,
-        money_deadline_seconds=1 if why == "money deadline" else 10_000,
+        born_before=datetime.now(UTC) + timedelta(hours=-1 if why == "born too late" else 1),
+        money_deadline_seconds={"money deadline": 1, "returned": 600}.get(why, 10_000),
         heartbeat_stale_seconds=1 if why == "no heartbeat" else 10_000,
     )
     home = tmp_path / "home"
     home.mkdir()
+    if why == "returned":
+        (home / ".gpujob").mkdir()
+        (home / ".gpujob/began").write_text(f"{time.time() - 700:.0f}\n")
     keys = tmp_path / "ssh"
     keys.mkdir()
     (keys / "ssh_host_ed25519_key.pub").write_text("ssh-ed25519 " + "B" * 68 + " x\n")

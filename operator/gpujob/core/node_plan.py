@@ -505,6 +505,7 @@ def _rent(seen: NodeObservation) -> NodePlan | None:
             ssh_public_key=status.ssh_public_key or "",
             nonce=marker.nonce,
             provider_url=world.provider_url,
+            born_before=marker.not_after + BIRTH_GRACE,
             money_deadline_seconds=marker.money_deadline_seconds,
             heartbeat_stale_seconds=int(world.limits.heartbeat_stale_seconds),
         ),

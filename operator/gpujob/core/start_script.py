@@ -1,10 +1,12 @@
 """The machine's start script: watchdog first, then the driver's key, then the host key to the log.
 
 It is POSIX shell and needs nothing but what a container image nearly always has. What it contains
-is readable by the host's owner: a public key, a nonce, an address, two numbers; no secret.
+is readable by the host's owner: a public key, a nonce, an address, three numbers; no secret. A
+machine that was stopped runs it again when it is back: the time of its first start is kept.
 """
 
 import re
+from datetime import datetime
 
 LENGTH_MAX = 4000
 """The provider takes 4,048 bytes (provider facts, create body)."""
@@ -18,38 +20,49 @@ _MARKER = "gpujob-host-key"
 _TEMPLATE = r"""
 g="$HOME/.gpujob"; mkdir -p "$g"; chmod 700 "$g"
 cat > "$g/watchdog" <<'WATCHDOG'
-u="@URL@/api/v0/instances/$CONTAINER_ID/"
+u="@URL@/api/v0/instances/$CONTAINER_ID/"; g="$HOME/.gpujob"
+nl='
+'
 ask() {
   if command -v curl >/dev/null; then
-    printf 'header = "Authorization: Bearer %s"\n' "$CONTAINER_API_KEY" | curl -sS -m 20 -o /dev/null -w '%{http_code}' \
+    printf 'header = "Authorization: Bearer %s"\n' "$CONTAINER_API_KEY" | curl -sS -m 20 -w '\n%{http_code}' \
       -K - -X "$1" -H 'Content-Type: application/json' -d "$2" "$u"
   elif command -v python3 >/dev/null; then
     M=$1 B=$2 U=$u python3 -c 'import os,urllib.request as r,urllib.error as x
 e=os.environ
 q=r.Request(e["U"],e["B"].encode(),{"Authorization":"Bearer "+e["CONTAINER_API_KEY"],"Content-Type":"application/json"},method=e["M"])
-try: print(r.urlopen(q,timeout=20).status)
-except x.HTTPError as f: print(f.code)'
+try: a=r.urlopen(q,timeout=20)
+except x.HTTPError as f: a=f
+print(a.read().decode());print(a.status)'
   elif command -v wget >/dev/null; then
-    (umask 77; printf 'header = Authorization: Bearer %s\n' "$CONTAINER_API_KEY" > "$HOME/.gpujob/w")
-    WGETRC="$HOME/.gpujob/w" wget -q -T 20 -t 1 -O /dev/null --method="$1" --header='Content-Type: application/json' \
-      --body-data="$2" "$u" && echo 200
+    (umask 77; printf 'header = Authorization: Bearer %s\n' "$CONTAINER_API_KEY" > "$g/w")
+    WGETRC="$g/w" wget -q -T 20 -t 1 -O - --method="$1" --header='Content-Type: application/json' \
+      --body-data="$2" "$u" && printf '\n200'
   elif command -v perl >/dev/null; then
-    M=$1 B=$2 U=$u perl -MHTTP::Tiny -e 'print HTTP::Tiny->new(timeout=>20)->request($ENV{M},$ENV{U},{content=>$ENV{B},
-headers=>{Authorization=>"Bearer $ENV{CONTAINER_API_KEY}","Content-Type"=>"application/json"}})->{status}'
+    M=$1 B=$2 U=$u perl -MHTTP::Tiny -e '$r=HTTP::Tiny->new(timeout=>20)->request($ENV{M},$ENV{U},{content=>$ENV{B},
+headers=>{Authorization=>"Bearer $ENV{CONTAINER_API_KEY}","Content-Type"=>"application/json"}});print "$r->{content}\n$r->{status}"'
   fi
 }
 gone() {
   echo "gpujob: $1: this machine destroys itself"
   while :; do
-    case $(ask DELETE '{}') in 4[013]*) ask PUT '{"state":"stopped"}' >/dev/null;; esac
+    a=$(ask DELETE '{}')
+    case ${a##*"$nl"} in 4[013]*) ask PUT '{"state":"stopped"}' >/dev/null;; esac
     sleep 10
   done
 }
-began=$(date +%s); ticks=0; beat=; silent=0
+began=$(cat "$g/began" 2>/dev/null)
+case $began in ''|*[!0-9]*)
+  a=$(ask GET '{}'); a=${a#*'"start_date":'}; a=${a# }; a=${a%%[!0-9]*}
+  [ "${a:-0}" -gt @BORN@ ] && gone 'born too late'
+  began=$(date +%s); echo "$began" > "$g/began";;
+esac
+ticks=$(($(date +%s) - began)); [ "$ticks" -lt 0 ] && began=$(date +%s) && ticks=0
+beat=; silent=0
 while sleep 5; do
   ticks=$((ticks + 5)); silent=$((silent + 5))
   wall=$(($(date +%s) - began)); [ "$wall" -gt "$ticks" ] && [ "$wall" -lt $((ticks * 2 + 60)) ] && ticks=$wall
-  now=$(cat "$HOME/.gpujob/heartbeat" 2>/dev/null)
+  now=$(cat "$g/heartbeat" 2>/dev/null)
   [ "$now" != "$beat" ] && beat=$now && silent=0
   [ "$ticks" -ge @MONEY@ ] && gone 'money deadline'
   [ "$silent" -ge @STALE@ ] && gone 'no heartbeat'
@@ -72,14 +85,16 @@ def start_script(
     ssh_public_key: str,
     nonce: str,
     provider_url: str,
+    born_before: datetime,
     money_deadline_seconds: int,
     heartbeat_stale_seconds: int,
 ) -> str:
     """Returns the start script of a machine, at most `LENGTH_MAX` bytes.
 
-    The money deadline counts from the script's start, which is later than the rent request: the
-    caller's own deadline comes first. Raises ValueError for anything that is not surely harmless
-    inside shell text.
+    A machine whose contract began after `born_before` destroys itself at once: it came from a
+    request that was sent too late. The money deadline counts from the script's first start, which
+    is later than the rent request: the caller's own deadline comes first. Raises ValueError for
+    anything that is not surely harmless inside shell text.
     """
     for name, pattern, value in (
         ("ssh_public_key", _KEY, ssh_public_key),
@@ -92,6 +107,7 @@ def start_script(
         "@KEY@": ssh_public_key,
         "@NONCE@": nonce,
         "@URL@": provider_url.rstrip("/"),
+        "@BORN@": str(int(born_before.timestamp())),
         "@MONEY@": str(int(money_deadline_seconds)),
         "@STALE@": str(int(heartbeat_stale_seconds)),
         "@MARKER@": _MARKER,
