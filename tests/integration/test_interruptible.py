@@ -1,0 +1,47 @@
+"""Interruptible machines on real parts: taken away, given back, or replaced."""
+
+from tests.integration.conftest import World
+from tests.integration.parts import eventually
+
+BID = {"type": "Interruptible"}
+WORK = ["sh", "-c", "echo x >> $HOME/runs; echo run $(cat $HOME/runs | wc -l); sleep 6"]
+
+
+def test_a_machine_that_is_taken_away_and_comes_back_goes_on(world: World) -> None:
+    """The same machine, with its disk; the workload is started once more, and by one driver."""
+    world.simulator.faults(outbid={"count": 1, "seconds": 2, "lasts": 4})
+    world.apply_job("train", command=WORK, market=BID)
+    world.await_reason("train", "Paused")
+    assert world.condition("train", "Running")["status"] == "False"
+    job = world.await_reason("train", "Complete")
+
+    (lease,) = world.simulator.of(job)
+    assert lease["is_bid"]
+    assert job["status"]["attempt"] == 1
+    log = world.pods.log("train-0-1-driver")
+    assert (log.count("run 1\n"), log.count("run 2\n")) == (1, 1)
+    assert float(lease["total_usd"]) <= float(job["status"]["cost"]["finalUSD"])
+
+
+def test_a_machine_that_does_not_come_back_is_replaced(world: World) -> None:
+    """After a while another one is rented, and the first one is destroyed before it can return."""
+    world.operator.stop()
+    world.operator.start(GPUJOB_OUTBID_PATIENCE_SECONDS="3")
+    world.simulator.faults(outbid={"count": 1, "seconds": 1, "lasts": -1})
+    world.apply_job("train", command=["sh", "-c", "sleep 4"], market=BID)
+    job = world.await_reason("train", "Complete")
+
+    first, second = job["status"]["attempts"]
+    assert (first["reason"], second["reason"]) == ("Outbid", "Completed")
+    assert first["machineID"] != second["machineID"]
+    eventually("nothing is left", lambda: world.simulator.living() == [])
+
+
+def test_a_bid_is_cheaper_and_is_what_is_paid(world: World) -> None:
+    """The rate on the job is the bid and the disk."""
+    world.apply_job("bid", market=BID)
+    world.apply_job("demand")
+    bid, demand = (world.await_reason(name, "Complete") for name in ("bid", "demand"))
+    rates = [float(one["status"]["attempts"][0]["usdPerHour"]) for one in (bid, demand)]
+
+    assert rates[0] < rates[1]
