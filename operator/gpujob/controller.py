@@ -8,7 +8,7 @@ import asyncio
 import signal
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from gpujob.adapters import log as logging
 from gpujob.adapters.clock import SystemClock
-from gpujob.adapters.errors import AdapterError, ClusterError, Conflict
+from gpujob.adapters.errors import AdapterError, ClusterError, Conflict, ProviderError
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.metrics import Figures
 from gpujob.adapters.vast import VastClient
@@ -29,6 +29,7 @@ from gpujob.api.meta import LABEL_NODE
 from gpujob.api.reasons import Reason
 from gpujob.cluster_check import check_for_ever
 from gpujob.config import Settings
+from gpujob.core.fuse import overdue
 from gpujob.core.observation import Heard
 from gpujob.events import record_event
 from gpujob.leader import LeaderLock, publish_address
@@ -124,6 +125,9 @@ async def run(settings: Settings) -> int:
     failure = await _first([acquiring, serving, stopping])
     if failure is acquiring:
         failure = await leader.lead([serving, stopping])
+        if failure is not stopping:
+            await leader.guard_fuses(stop)
+        await leader.close()
         await lock.release()
         leader.end_watch()
     acquiring.cancel()
@@ -156,6 +160,7 @@ class Leader:
     ) -> None:
         self._kube = kube
         self._settings = settings
+        self._cluster_id = cluster_id
         self._lock = lock
         self._queue = WorkQueue()
         self._cache = Cache()
@@ -250,8 +255,41 @@ class Leader:
         await asyncio.gather(holding, *renting, return_exceptions=True)
         self._transport.should_exit = True
         await asyncio.wait([serving], timeout=1)
-        await self._vast.close()
+        self.leads = False
         return first
+
+    async def guard_fuses(self, stop: asyncio.Event) -> None:
+        """Destroys what passes its money deadline while the API server can not be reached.
+
+        For a leader that has lost its lock: nobody may be leading, and what the deadlines are it
+        alone remembers. It ends when the API server answers, so that somebody can lead, or when
+        nothing is leased.
+        """
+        poll = self._settings.limits.poll_seconds
+        nodes = [one for one in self._cache.nodes.values() if one.status.released_at is None]
+        while nodes and not stop.is_set() and not await self._answers():
+            try:
+                listing = await self._vast.list_leases()
+                late = overdue(nodes, listing, cluster_id=self._cluster_id, now=self.market.now())
+                for number in late:
+                    log.error("overdue_destroyed", instance=number)
+                    await self._vast.destroy(number)
+            except ProviderError as error:
+                log.warning("fuses_not_guarded", problem=str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(poll):
+                    await stop.wait()
+
+    async def _answers(self) -> bool:
+        try:
+            await self._kube.get("Namespace", "", "kube-system")
+        except ClusterError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._vast.close()
 
     def end_watch(self) -> None:
         """Ends the watch, which may take seconds."""

@@ -201,6 +201,35 @@ def test_an_api_server_that_restarts_while_a_job_runs_loses_nothing(world: World
     assert world.simulator.living() == []
 
 
+def test_a_fuse_holds_while_the_api_server_is_away(world: World) -> None:
+    """The leader can store no decision and has lost its lock: it still knows when a machine goes.
+
+    The machine's own watchdog counts from its start, and so comes later.
+    """
+    world.operator.stop()
+    changes = {"BOOT_CAP_SECONDS": "20", "DESTROY_LAG_CAP_SECONDS": "4", "DRAIN_SECONDS": "1"}
+    world.operator.start(**{f"GPUJOB_{name}": value for name, value in changes.items()})
+    work = {"command": ["sh", "-c", "sleep 600"], "activeDeadlineSeconds": 20}
+    world.apply_job("probe", cost={"ceiling": "0.000001"}, **work)
+    probe = world.await_reason("probe", "CeilingExceeded")
+    bound = float(probe["status"]["cost"]["estimateUSD"])
+    world.simulator.faults(slow_boot={"count": 1, "seconds": 5})
+    world.apply_job("train", cost={"ceiling": f"{bound * 1.01:.6f}"}, **work)
+    world.await_reason("train", "Running")
+    world.plane.kill_apiserver()
+    try:
+        eventually("the machine is gone", lambda: not world.simulator.living())
+        assert "overdue_destroyed" in world.operator.log
+    finally:
+        world.plane.start_apiserver()
+    eventually("it lets another one lead", lambda: not world.operator.runs)
+    world.operator.start()
+    job = world.await_reason("train", "BudgetExhausted")
+
+    (lease,) = world.simulator.of(job)
+    assert float(lease["total_usd"]) <= float(job["spec"]["cost"]["ceiling"])
+
+
 def test_a_deleted_driver_pod_is_replaced_and_the_machine_kept(world: World) -> None:
     """The next driver takes up the running workload; nothing runs twice."""
     world.apply_job("train", command=["sh", "-c", "echo start; sleep 8; echo end"])
