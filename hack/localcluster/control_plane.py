@@ -99,6 +99,11 @@ class ControlPlane:
         self._processes.kill("kube-apiserver")
 
     @property
+    def ca(self) -> Path:
+        """The certificate that the API server's own is signed with."""
+        return self._pki / "ca.crt"
+
+    @property
     def url(self) -> str:
         """Address of the API server."""
         return f"https://127.0.0.1:{self._port('api')}"

@@ -1,9 +1,12 @@
 """One control plane for all tests; a simulator, an operator and a namespace for each."""
 
 import json
+import statistics
 import subprocess
 import uuid
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,11 +80,61 @@ class World:
         eventually("nothing is rented", lambda: not self.simulator.living())
 
 
-@pytest.fixture(scope="session")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Lets a run take all of the chaos."""
+    parser.addoption("--chaos", action="store_true", help="as often and as long as it was promised")
+
+
+FIGURES = pytest.StashKey[list[tuple[str, ...]]]()
+COLUMNS = ("what", "times", "rents", "per attempt", "orphans", "left", "seconds until clean")
+
+
+@dataclass
+class Scale:
+    """How often, and how long; and where the figures go."""
+
+    times: int
+    """How often each kill is tried."""
+    slowness: float
+    """Of the times that the promise names, this share passes."""
+    figures: list[tuple[str, ...]]
+
+    def note(self, what: str, simulator: Simulator, orphans: int, seconds: list[float]) -> None:
+        """Notes what came of one case; `seconds` holds one figure for each time it was tried."""
+        ledger = [lease for lease in simulator.ledger() if lease["label"]]
+        each = Counter(lease["label"] for lease in ledger)
+        spread = f"{statistics.median(seconds):.1f} (at most {max(seconds):.1f})"
+        figures = (len(seconds), len(ledger), max(each.values()), orphans, len(simulator.living()))
+        self.figures.append((what, *(str(one) for one in figures), spread))
+
+
+@pytest.fixture
+def scale(request: pytest.FixtureRequest) -> Scale:
+    """A share, or with `--chaos` all of it."""
+    figures = request.config.stash.setdefault(FIGURES, [])
+    if request.config.getoption("chaos"):
+        return Scale(times=20, slowness=1.0, figures=figures)
+    return Scale(times=2, slowness=0.1, figures=figures)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Prints the figures of the chaos."""
+    rows = config.stash.get(FIGURES, [])
+    if rows and config.getoption("chaos"):
+        terminalreporter.section("figures")
+        widths = [max(len(row[at]) for row in (COLUMNS, *rows)) for at in range(len(COLUMNS))]
+        for row in (COLUMNS, *rows):
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            terminalreporter.write_line("  ".join(cells).rstrip())
+
+
+@contextmanager
+def control_plane(state: Path) -> Iterator[ControlPlane]:
     """A control plane with the chart's CRDs and rights."""
     programs = binaries.ensure(binaries.CONTROL_PLANE + binaries.CHART)
-    with ControlPlane(tmp_path_factory.mktemp("plane") / "state", quiet=True) as running:
+    with ControlPlane(state, quiet=True) as running:
         kubectl = Kubectl(running, running.kubeconfig)
         rendered = subprocess.run(
             [
@@ -104,15 +157,9 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         yield running
 
 
-@pytest.fixture
-def kubectl(plane: ControlPlane) -> Kubectl:
-    """kubectl as administrator."""
-    return Kubectl(plane, plane.kubeconfig)
-
-
-@pytest.fixture
-def namespace(kubectl: Kubectl) -> Iterator[str]:
-    """A namespace of the test's own that enforces the restricted profile."""
+@contextmanager
+def fresh_namespace(kubectl: Kubectl) -> Iterator[str]:
+    """A namespace of a test's own that enforces the restricted profile."""
     name = f"test-{uuid.uuid4().hex[:10]}"
     kubectl.apply(
         {
@@ -136,43 +183,81 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
     kubectl.run("delete", "namespace", name, "--wait=false")
 
 
-@pytest.fixture
-def operator_kubeconfig(plane: ControlPlane, kubectl: Kubectl, tmp_path: Path) -> Path:
-    """A kubeconfig with the rights of the chart's service account, and no others."""
+def operators_config(plane: ControlPlane, path: Path, server: str = "") -> Path:
+    """Writes a kubeconfig with the rights of the chart's service account, and no others."""
+    kubectl = Kubectl(plane, plane.kubeconfig)
     token = kubectl("create", "token", "gpujob", "-n", "gpujob-system").strip()
     config = yaml.safe_load(plane.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token}
-    path = tmp_path / "operator.kubeconfig"
+    if server:
+        config["clusters"][0]["cluster"] = {"server": server}
     path.touch(mode=0o600)
     path.write_text(yaml.safe_dump(config))
     return path
 
 
+@contextmanager
+def staged(plane: ControlPlane, simulator: Simulator, folder: Path) -> Iterator[World]:
+    """A namespace and a pod runner on a control plane, and an operator that is not started."""
+    kubectl = Kubectl(plane, plane.kubeconfig)
+    config = operators_config(plane, folder / "operator.kubeconfig")
+    operator = Operator(folder, config, simulator.url)
+    pods = PodRunner(kubectl, folder / "pods")
+    with fresh_namespace(kubectl) as namespace:
+        pods.start()
+        try:
+            yield World(plane, kubectl, simulator, operator, pods, namespace)
+        finally:
+            if operator.runs:
+                operator.stop()
+            pods.stop()
+            # What one test's market did to its machines is nothing to the next test's.
+            book = ("configmap", "gpujob-machines", "-n", "gpujob-system")
+            kubectl("delete", *book, "--ignore-not-found")
+            print(f"--- operator's log\n{operator.log[-20000:]}")
+            print(f"--- drivers' logs\n{pods.logs()[-5000:]}")
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane for all tests."""
+    with control_plane(tmp_path_factory.mktemp("plane") / "state") as running:
+        yield running
+
+
 @pytest.fixture
-def world(
-    plane: ControlPlane,
-    kubectl: Kubectl,
-    namespace: str,
-    operator_kubeconfig: Path,
-    tmp_path: Path,
-) -> Iterator[World]:
-    """A running simulator, operator and pod runner."""
+def kubectl(plane: ControlPlane) -> Kubectl:
+    """kubectl as administrator."""
+    return Kubectl(plane, plane.kubeconfig)
+
+
+@pytest.fixture
+def namespace(kubectl: Kubectl) -> Iterator[str]:
+    """A namespace of the test's own."""
+    with fresh_namespace(kubectl) as name:
+        yield name
+
+
+@pytest.fixture
+def operator_kubeconfig(plane: ControlPlane, tmp_path: Path) -> Path:
+    """A kubeconfig with the rights of the chart's service account."""
+    return operators_config(plane, tmp_path / "replica.kubeconfig")
+
+
+@pytest.fixture
+def stage(plane: ControlPlane, tmp_path: Path) -> Iterator[World]:
+    """A running simulator and pod runner; the operator is not started."""
     simulator = Simulator(tmp_path)
-    operator = Operator(tmp_path, operator_kubeconfig, simulator.url)
-    pods = PodRunner(kubectl, tmp_path / "pods")
     simulator.start()
-    operator.start()
-    pods.start()
     try:
-        yield World(plane, kubectl, simulator, operator, pods, namespace)
+        with staged(plane, simulator, tmp_path) as made:
+            yield made
     finally:
-        if operator.runs:
-            operator.stop()
-        pods.stop()
         simulator.stop()
-        # What one test's market did to its machines is nothing to the next test's.
-        kubectl(
-            "delete", "configmap", "gpujob-machines", "-n", "gpujob-system", "--ignore-not-found"
-        )
-        print(f"--- operator's log\n{operator.log[-20000:]}")
-        print(f"--- drivers' logs\n{pods.logs()[-5000:]}")
+
+
+@pytest.fixture
+def world(stage: World) -> World:
+    """A running simulator, operator and pod runner."""
+    stage.operator.start()
+    return stage

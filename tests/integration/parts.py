@@ -155,10 +155,10 @@ class Simulator:
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: Process | None = None
 
-    def start(self) -> None:
+    def start(self, *, list_lag_seconds: float = 0.4) -> None:
         """Starts it with a fresh market, on its old port."""
         command = [sys.executable, "-m", "vastsim", "--port", str(self._port), "--seed", "1"]
-        command += ["--boot-seconds", "0.3", "0.6", "--list-lag-seconds", "0.4"]
+        command += ["--boot-seconds", "0.3", "0.6", "--list-lag-seconds", str(list_lag_seconds)]
         log = self._folder / "simulator.log"
         self._process = Process(
             log, command, environment(VASTSIM_API_KEY=KEY, TMPDIR=str(self._folder))
@@ -227,7 +227,12 @@ class Operator:
     """The controller as a process, with the rights of its chart."""
 
     def __init__(
-        self, folder: Path, kubeconfig: Path, provider_url: str, name: str = "operator"
+        self,
+        folder: Path,
+        kubeconfig: Path,
+        provider_url: str,
+        name: str = "operator",
+        **settings: str,
     ) -> None:
         self._log = folder / f"{name}.log"
         self.transport_port, self._probes_port = free_port(), free_port()
@@ -247,6 +252,7 @@ class Operator:
             GPUJOB_DRIVER_IMAGE="localhost/gpujob:dev",
             **{f"GPUJOB_{name}": value for name, value in LIMITS.items()},
         )
+        self._environment |= settings
         self._process: Process | None = None
 
     @property
@@ -256,9 +262,13 @@ class Operator:
 
     def start(self, **changes: str) -> None:
         """Starts it and waits until it lives."""
+        self.launch(**changes)
+        eventually("the operator lives", lambda: self.probe("healthz")[0] == 200)
+
+    def launch(self, **changes: str) -> None:
+        """Starts it; whether it lives is another question."""
         command = [sys.executable, "-m", "gpujob"]
         self._process = Process(self._log, command, self._environment | changes)
-        eventually("the operator lives", lambda: self.probe("healthz")[0] == 200)
 
     def kill(self) -> None:
         """Ends it as a crash would."""
@@ -333,6 +343,81 @@ def _pipe(source: socket.socket, target: socket.socket) -> None:
             target.sendall(data)
     with suppress(OSError):
         target.shutdown(socket.SHUT_RDWR)
+
+
+SHORT_LOCK = {
+    "GPUJOB_LOCK_DURATION_SECONDS": "3",
+    "GPUJOB_LOCK_RENEW_DEADLINE_SECONDS": "2",
+    "GPUJOB_LOCK_RETRY_SECONDS": "0.5",
+    "GPUJOB_RENT_NOT_AFTER_SECONDS": "1",
+}
+
+
+class Replicas:
+    """Several of the controller's processes behind their Service."""
+
+    def __init__(self, kubectl: Kubectl, operators: dict[str, Operator]) -> None:
+        self._kubectl = kubectl
+        self._front = Front(kubectl)
+        self._stopped = threading.Event()
+        self._keeper: threading.Thread | None = None
+        self.all = operators
+
+    def start(self, **changes: str) -> None:
+        """Starts those that do not run."""
+        for replica in self.all.values():
+            if not replica.runs:
+                replica.start(GPUJOB_TRANSPORT_URL=self._front.url, **changes)
+
+    def keep(self, **changes: str) -> None:
+        """Starts all, and from now on each that has ended, as a Deployment would."""
+
+        def run() -> None:
+            while not self._stopped.wait(0.2):
+                for replica in self.all.values():
+                    if not replica.runs:
+                        replica.launch(GPUJOB_TRANSPORT_URL=self._front.url, **changes)
+
+        self.start(**changes)
+        self._keeper = threading.Thread(target=run, daemon=True)
+        self._keeper.start()
+
+    def let_go(self) -> None:
+        """Starts none any more."""
+        self._stopped.set()
+        if self._keeper is not None:
+            self._keeper.join()
+
+    def close(self) -> None:
+        """Ends all."""
+        self.let_go()
+        for replica in self.all.values():
+            if replica.runs:
+                replica.stop()
+        self._front.close()
+
+    def record(self) -> Object:
+        """Returns the leader lock's record."""
+        found = self._kubectl.get("lease", "gpujob", "gpujob-system")
+        return found["spec"] if found else {}
+
+    def leader(self) -> str:
+        """Returns the name of the one that leads; empty if none does."""
+        name: str = self.record().get("holderIdentity", "").partition("_")[0]
+        return name
+
+    def await_leader(self, *names: str) -> str:
+        """Waits until one of these leads and drivers are led to it; returns its name."""
+        wanted = names or tuple(self.all)
+
+        def look() -> str | None:
+            name = self.leader()
+            if name not in wanted:
+                return None
+            return name if self._front.port() == self.all[name].transport_port else None
+
+        found: str = eventually(f"{' or '.join(wanted)} leads", look)
+        return found
 
 
 class PodRunner:

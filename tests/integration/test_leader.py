@@ -7,64 +7,19 @@ from pathlib import Path
 
 import pytest
 from tests.integration.conftest import World
-from tests.integration.parts import Front, Object, Operator, eventually
+from tests.integration.parts import SHORT_LOCK, Operator, Replicas, eventually
 
 KILLS = 20
-SHORT_LOCK = {
-    "GPUJOB_LOCK_DURATION_SECONDS": "3",
-    "GPUJOB_LOCK_RENEW_DEADLINE_SECONDS": "2",
-    "GPUJOB_LOCK_RETRY_SECONDS": "0.5",
-    "GPUJOB_RENT_NOT_AFTER_SECONDS": "1",
-}
-
-
-class Replicas:
-    """The controller's two processes behind their Service."""
-
-    def __init__(self, world: World, second: Operator, front: Front) -> None:
-        self._world = world
-        self._front = front
-        self.all = {"operator": world.operator, "second": second}
-
-    def start(self, **changes: str) -> None:
-        """Starts those that do not run, as a Deployment would."""
-        for replica in self.all.values():
-            if not replica.runs:
-                replica.start(GPUJOB_TRANSPORT_URL=self._front.url, **changes)
-
-    def record(self) -> Object:
-        """Returns the leader lock's record."""
-        found = self._world.kubectl.get("lease", "gpujob", "gpujob-system")
-        return found["spec"] if found else {}
-
-    def leader(self) -> str:
-        """Returns the name of the one that leads; empty if none does."""
-        name: str = self.record().get("holderIdentity", "").partition("_")[0]
-        return name
-
-    def await_leader(self, *names: str) -> str:
-        """Waits until one of these leads and drivers are led to it; returns its name."""
-        wanted = names or tuple(self.all)
-
-        def look() -> str | None:
-            name = self.leader()
-            port = self.all[name].transport_port if name else None
-            return name if name in wanted and self._front.port() == port else None
-
-        found: str = eventually(f"{' or '.join(wanted)} leads", look)
-        return found
 
 
 @pytest.fixture
 def replicas(world: World, operator_kubeconfig: Path, tmp_path: Path) -> Iterator[Replicas]:
     """Two processes, not started yet."""
     world.operator.stop()
-    front = Front(world.kubectl)
     second = Operator(tmp_path, operator_kubeconfig, world.simulator.url, name="second")
-    yield Replicas(world, second, front)
-    if second.runs:
-        second.stop()
-    front.close()
+    made = Replicas(world.kubectl, {"operator": world.operator, "second": second})
+    yield made
+    made.close()
     print(f"--- second operator's log\n{second.log[-20000:]}")
 
 

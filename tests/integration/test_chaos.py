@@ -1,0 +1,456 @@
+"""Crashes and lies, struck from outside at real processes: two replicas, a real API server.
+
+Whatever happens: no attempt rents twice, nothing is left, and the provider's own bill is at most
+what we charge, which is at most the ceiling. Each is tried a few times here, and by `hack/chaos`
+as often and as long as the promise says.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from tests.integration.conftest import (
+    Scale,
+    World,
+    control_plane,
+    fresh_namespace,
+    operators_config,
+    staged,
+)
+from tests.integration.parts import SHORT_LOCK, Object, Operator, Replicas, eventually
+from tests.integration.proxy import Proxy, Seen, proxy
+
+RECOVERY_SECONDS = 240.0
+CREATES_NODE = re.compile(r"/apis/gpujob\.dev/v1alpha1/namespaces/[^/]+/gpunodes")
+RENTS = re.compile(r"/api/v0/asks/\d+/")
+DESTROYS = re.compile(r"/api/v0/instances/\d+/")
+
+
+@dataclass
+class Chaos:
+    """Two replicas, each behind the same two proxies, and a Deployment that starts them anew."""
+
+    world: World
+    replicas: Replicas
+    cluster: Proxy
+    """Before the API server."""
+    market: Proxy
+    """Before the provider."""
+
+    def start(self, **settings: str) -> None:
+        """Starts both, and waits until one of them leads."""
+        self.replicas.keep(**settings)
+        self.replicas.await_leader()
+
+    def kill_leader(self) -> float:
+        """Kills whoever leads, and returns when."""
+        self.replicas.all[self.replicas.leader()].kill()
+        return time.time()
+
+    def finished(self, name: str) -> Object:
+        """Waits until a job is complete and nothing is rented, and returns the job."""
+
+        def complete() -> bool:
+            return self.world.condition(name, "Complete").get("status") == "True"
+
+        eventually(f"{name} is complete", complete, RECOVERY_SECONDS)
+        self.world.await_released()
+        return self.world.job(name)
+
+    def orphans(self) -> int:
+        """Returns how many machines the sweep has destroyed."""
+        return sum(one.log.count("orphan_destroyed") for one in self.replicas.all.values())
+
+    def rent_without_an_answer(self, name: str) -> tuple[Object, float]:
+        """Kills the leader once a new job's machine is rented; returns the job, and when."""
+        hold = self.market.hold(rents, answer=True)
+        self.world.apply_job(name, command=["true"])
+        hold.await_caught()
+        killed_at = self.kill_leader()
+        hold.drop()
+        return self.world.job(name), killed_at
+
+
+@pytest.fixture
+def chaos(stage: World, tmp_path: Path) -> Iterator[Chaos]:
+    """Two replicas that are not started yet."""
+    with proxy(stage.plane.url, stage.plane.ca) as cluster, proxy(stage.simulator.url) as market:
+        config = operators_config(stage.plane, tmp_path / "proxied.kubeconfig", cluster.url)
+        operators = {
+            name: Operator(tmp_path, config, market.url, name, **SHORT_LOCK)
+            for name in ("one", "two")
+        }
+        replicas = Replicas(stage.kubectl, operators)
+        try:
+            yield Chaos(stage, replicas, cluster, market)
+        finally:
+            replicas.close()
+            for name, operator in operators.items():
+                print(f"--- log of operator {name}\n{operator.log[-20000:]}")
+
+
+def assert_paid_once(world: World, *jobs: Object) -> None:
+    """No attempt has rented twice; the bill is covered by the charge, the charge by the ceiling."""
+    labels = [lease["label"] for lease in world.simulator.ledger() if lease["label"]]
+    assert len(labels) == len(set(labels)), "an attempt has rented twice"
+    for job in jobs:
+        bill = sum(Decimal(lease["total_usd"]) for lease in world.simulator.of(job))
+        charged = Decimal(job["status"]["cost"]["finalUSD"])
+        assert bill <= charged <= Decimal(job["spec"]["cost"]["ceiling"])
+
+
+def reasons(job: Object) -> list[str]:
+    """Returns how a job's attempts ended."""
+    return [attempt["reason"] for attempt in job["status"]["attempts"]]
+
+
+def clean_at(world: World, job: Object) -> float:
+    """Returns when a job was over and its last machine gone."""
+    ended = [float(lease["ended_at"]) for lease in world.simulator.of(job)]
+    return max(datetime.fromisoformat(job["status"]["completionTime"]).timestamp(), *ended)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A moment at which the operator dies: this request is held when it does."""
+
+    proxy: str
+    matches: Callable[[Seen], bool]
+    answer: bool = False
+
+
+def creates_node(seen: Seen) -> bool:
+    """Whether it is the intent."""
+    return seen.method == "POST" and CREATES_NODE.fullmatch(seen.path) is not None
+
+
+def rents(seen: Seen) -> bool:
+    """Whether it is the rent request."""
+    return seen.method == "PUT" and RENTS.fullmatch(seen.path) is not None
+
+
+def destroys(seen: Seen) -> bool:
+    """Whether it gives a machine back."""
+    return seen.method == "DELETE" and DESTROYS.fullmatch(seen.path) is not None
+
+
+POINTS = {
+    "before the intent": Point("cluster", creates_node),
+    "between marker and rent": Point("market", rents),
+    "between rent and record": Point("market", rents, answer=True),
+    "between finish and destroy": Point("market", destroys),
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_leader_that_dies_at_the_worst_moment(chaos: Chaos, scale: Scale, point: str) -> None:
+    """The held request is dropped, and every other time delivered although its sender is dead."""
+    world, where = chaos.world, POINTS[point]
+    chaos.start()
+    proxy = chaos.cluster if where.proxy == "cluster" else chaos.market
+    jobs, seconds = [], []
+    for number in range(scale.times):
+        name = f"job-{number}"
+        hold = proxy.hold(where.matches, answer=where.answer)
+        world.apply_job(name, command=["true"])
+        hold.await_caught()
+        if where.matches is destroys:
+            ends = [node["status"].get("end") for node in world.kubectl.items("gpunodes", "-A")]
+            assert all(ends), "a machine is given back before its attempt's end is stored"
+        killed_at = chaos.kill_leader()
+        delivered = number % 2 == 1
+        if delivered:
+            hold.release()
+        else:
+            hold.drop()
+        job = chaos.finished(name)
+        lost = point == "between marker and rent" and not delivered
+        assert reasons(job) == (["RentNotConfirmed", "Completed"] if lost else ["Completed"])
+        assert len(world.simulator.of(job)) == 1
+        jobs.append(job)
+        seconds.append(clean_at(world, job) - killed_at)
+    assert_paid_once(world, *jobs)
+    assert chaos.orphans() == 0
+    scale.note(f"leader killed {point}", world.simulator, chaos.orphans(), seconds)
+
+
+def listings(world: World) -> int:
+    """Returns how often the provider was asked for its machines."""
+    return sum(one["path"] == "/api/v1/instances/" for one in world.simulator.requests())
+
+
+def await_listings(world: World, count: int) -> None:
+    """Waits until the provider was asked so often again."""
+    before = listings(world)
+    eventually(f"{count} more listings", lambda: listings(world) >= before + count)
+
+
+def stays(seconds: float, what: str, look: Callable[[], bool]) -> None:
+    """Asserts that something stays true for so long: an outage has a length."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert look(), what
+        time.sleep(0.5)
+
+
+def test_an_api_server_that_is_down_for_a_minute(chaos: Chaos, scale: Scale) -> None:
+    """Nothing is rented meanwhile, whatever runs is kept, and all goes on afterwards."""
+    world = chaos.world
+    chaos.start()
+    world.apply_job("first", command=["sh", "-c", f"sleep {60 * scale.slowness + 5:.0f}"])
+    world.await_reason("first", "Running")
+    hold = chaos.cluster.hold(creates_node)
+    world.apply_job("second", command=["true"])
+    hold.await_caught()
+    world.plane.kill_apiserver()
+    hold.drop()
+    try:
+        rented = world.simulator.rents()
+        stays(60 * scale.slowness, "rented", lambda: world.simulator.rents() == rented)
+    finally:
+        world.plane.start_apiserver()
+    back_at = time.time()
+    jobs = [chaos.finished(name) for name in ("first", "second")]
+
+    assert [reasons(job) for job in jobs] == [["Completed"], ["Completed"]]
+    assert_paid_once(world, *jobs)
+    seconds = [max(clean_at(world, job) for job in jobs) - back_at]
+    scale.note("API server down", world.simulator, chaos.orphans(), seconds)
+
+
+def test_a_provider_that_answers_503_for_five_minutes(chaos: Chaos, scale: Scale) -> None:
+    """A job ends meanwhile, another one comes: nothing is called gone, and nothing is rented."""
+    world = chaos.world
+    chaos.start()
+    world.apply_job("first", command=["sh", "-c", "sleep 5"])
+    world.await_reason("first", "Running")
+    world.simulator.faults(unavailable={"count": -1})
+    world.apply_job("second", command=["true"])
+    world.await_reason("second", "ProviderUnavailable")
+    (lease,) = world.simulator.ledger()
+
+    def unchanged() -> bool:
+        (held,) = world.simulator.ledger()
+        return bool(held["state"] == lease["state"])
+
+    stays(300 * scale.slowness, "a machine came or went", unchanged)
+    world.simulator.faults()
+    back_at = time.time()
+    jobs = [chaos.finished(name) for name in ("first", "second")]
+
+    assert [reasons(job) for job in jobs] == [["Completed"], ["Completed"]]
+    assert_paid_once(world, *jobs)
+    seconds = [max(clean_at(world, job) for job in jobs) - back_at]
+    scale.note("provider answers 503", world.simulator, chaos.orphans(), seconds)
+
+
+def test_listings_that_lag(chaos: Chaos, scale: Scale) -> None:
+    """A machine whose answer was lost is invisible for 55 s; it is waited for, and found."""
+    world = chaos.world
+    world.simulator.stop()
+    world.simulator.start(list_lag_seconds=55 * scale.slowness)
+    chaos.start(
+        GPUJOB_LIST_LAG_SECONDS=str(60 * scale.slowness),
+        GPUJOB_BOOT_CAP_SECONDS="300",
+        GPUJOB_DESTROY_LAG_CAP_SECONDS="300",
+    )
+    _, killed_at = chaos.rent_without_an_answer("train")
+    job = chaos.finished("train")
+
+    assert reasons(job) == ["Completed"]
+    assert len(world.simulator.of(job)) == 1
+    assert_paid_once(world, job)
+    seconds = [clean_at(world, job) - killed_at]
+    scale.note("leader killed, listings lag", world.simulator, chaos.orphans(), seconds)
+
+
+LIES: dict[str, Object] = {
+    "list_duplicate": {"count": -1},
+    "list_omit": {"count": 3},
+    "destroy_ignored": {"count": 3},
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_provider_that_lies(chaos: Chaos, scale: Scale, lie: str) -> None:
+    """The rent's answer is lost, and then what the provider says is not so."""
+    world = chaos.world
+    chaos.start()
+    world.simulator.faults(**{lie: LIES[lie]})
+    _, killed_at = chaos.rent_without_an_answer("train")
+    job = chaos.finished("train")
+
+    assert reasons(job)[-1] == "Completed"
+    assert_paid_once(world, job)
+    seconds = [clean_at(world, job) - killed_at]
+    scale.note(f"leader killed, {lie}", world.simulator, chaos.orphans(), seconds)
+
+
+def test_a_machine_without_its_marks_is_not_called_absent(chaos: Chaos, scale: Scale) -> None:
+    """Long after it could be: nothing else is rented, and it is adopted once they are shown."""
+    world = chaos.world
+    chaos.start()
+    world.simulator.faults(null_marks={"count": -1})
+    job, _ = chaos.rent_without_an_answer("train")
+    world.await_reason("train", "RentUnanswered")
+    await_listings(world, 60)
+    assert len(world.simulator.of(job)) == 1
+    assert world.condition("train", "Ready")["reason"] == "RentUnanswered"
+    world.simulator.faults()
+    shown_at = time.time()
+    job = chaos.finished("train")
+
+    assert reasons(job) == ["Completed"]
+    assert len(world.simulator.of(job)) == 1
+    assert_paid_once(world, job)
+    seconds = [clean_at(world, job) - shown_at]
+    scale.note("leader killed, null marks", world.simulator, chaos.orphans(), seconds)
+
+
+def test_a_released_machine_that_is_listed_again(chaos: Chaos, scale: Scale) -> None:
+    """It is asked to go until it is listed no longer; the job and its cost stay as they are."""
+    world = chaos.world
+    chaos.start()
+    world.simulator.faults(reappear={"seconds": 5, "lasts": 4})
+    world.apply_job("train", command=["true"])
+    job = chaos.finished("train")
+    (lease,) = world.simulator.of(job)
+
+    def asked() -> int:
+        path = f"/api/v0/instances/{lease['id']}/"
+        return sum(seen.method == "DELETE" and seen.path == path for seen in chaos.market.requests)
+
+    before = asked()
+    eventually("it is asked to go again", lambda: asked() > before)
+
+    def row() -> object:
+        rows = world.simulator.ask("GET", "/api/v1/instances/")["instances"]
+        return next((row for row in rows if row["id"] == lease["id"]), None)
+
+    eventually("it is gone for good", lambda: row() is None)
+    after = world.job("train")
+
+    assert after["status"] == job["status"]
+    assert len(world.simulator.of(job)) == 1
+    assert_paid_once(world, job)
+    scale.note("released, listed again", world.simulator, chaos.orphans(), [0.0])
+
+
+def test_a_machine_that_was_lied_away_is_swept(chaos: Chaos, scale: Scale) -> None:
+    """It ran on while no listing had it and each destroy was ignored; seen again, it goes."""
+    world = chaos.world
+    chaos.start()
+    world.apply_job("train", command=["sh", "-c", "sleep 600"])
+    world.await_reason("train", "Running")
+    (lease,) = world.simulator.living()
+    world.simulator.faults(list_omit={"count": -1}, destroy_ignored={"count": -1})
+    hold = chaos.market.hold(rents)
+
+    def released() -> bool:
+        node = world.kubectl.get("gpunode", "train-0-1", world.namespace) or {}
+        return "releasedAt" in node.get("status", {})
+
+    eventually("the attempt is given up", released)
+    assert [one["id"] for one in world.simulator.living()] == [lease["id"]]
+    world.simulator.faults()
+    seen_at = time.time()
+    hold.release()
+    eventually(
+        "the machine is gone",
+        lambda: lease["id"] not in [one["id"] for one in world.simulator.living()],
+    )
+    ended = next(one for one in world.simulator.ledger() if one["id"] == lease["id"])["ended_at"]
+    world.kubectl("delete", "gpujob", "train", "-n", world.namespace, "--wait=false")
+    world.await_released()
+
+    assert chaos.orphans() == 1
+    assert_paid_once(world)
+    scale.note("lied away", world.simulator, chaos.orphans(), [ended - seen_at])
+
+
+def test_a_namespace_that_is_deleted(chaos: Chaos, scale: Scale) -> None:
+    """With a job that runs in it: the machine goes, the namespace too; others go on launching."""
+    world = chaos.world
+    chaos.start()
+    world.apply_job("train", command=["sh", "-c", "sleep 600"])
+    world.await_reason("train", "Running")
+    with fresh_namespace(world.kubectl) as elsewhere:
+        world.kubectl("delete", "namespace", world.namespace, "--wait=false")
+        deleted_at = time.time()
+        other = replace(world, namespace=elsewhere)
+        other.apply_job("other", command=["true"])
+        gone = ("get", "namespace", world.namespace)
+        eventually("it is not found", lambda: "NotFound" in world.kubectl.run(*gone).stderr)
+        seconds = [time.time() - deleted_at]
+        other.await_reason("other", "Complete")
+        world.await_released()
+        job = other.job("other")
+
+        assert reasons(job) == ["Completed"]
+        assert_paid_once(world, job)
+        scale.note("namespace deleted", world.simulator, chaos.orphans(), seconds)
+
+
+def test_nothing_foreign_is_touched(chaos: Chaos, scale: Scale, tmp_path: Path) -> None:
+    """Another cluster's operator and a stranger use the same account, through crash and lie."""
+    world = chaos.world
+    folder = tmp_path / "other"
+    folder.mkdir()
+    strangers = [
+        world.simulator.rent_by_hand(label)
+        for label in ("another-cluster/node/job", "by hand", "", "a/b/c/d")
+    ]
+    before = {lease["id"]: lease for lease in world.simulator.ledger()}
+    chaos.start()
+    with (
+        control_plane(folder / "plane") as plane,
+        proxy(world.simulator.url) as market,
+        staged(plane, world.simulator, folder) as other,
+    ):
+        operator = Operator(folder, operators_config(plane, folder / "kubeconfig"), market.url)
+        operator.start()
+        try:
+            other.apply_job("theirs", command=["sh", "-c", "sleep 10"])
+            their_job = other.await_reason("theirs", "Running")
+            world.simulator.faults(list_omit={"count": 2, "image": "python"})
+            _, killed_at = chaos.rent_without_an_answer("ours")
+            world.apply_job("also-ours", command=["sh", "-c", "sleep 3"])
+
+            def all_complete() -> bool:
+                flags = [world.condition(name, "Complete") for name in ("ours", "also-ours")]
+                flags.append(other.condition("theirs", "Complete"))
+                return all(flag.get("status") == "True" for flag in flags)
+
+            eventually("all jobs are complete", all_complete, RECOVERY_SECONDS)
+            # Some sweeps later it is still so.
+            await_listings(world, 10)
+        finally:
+            operator.stop()
+        their_job = other.job("theirs")
+        theirs = {lease["id"] for lease in world.simulator.of(their_job)}
+    jobs = [world.job(name) for name in ("ours", "also-ours")]
+    ours = {lease["id"] for job in jobs for lease in world.simulator.of(job)}
+
+    assert destroyed(chaos.market) == ours
+    assert destroyed(market) == theirs
+    living = {lease["id"]: lease for lease in world.simulator.living()}
+    assert sorted(living) == sorted(strangers)
+    assert [living[number]["label"] for number in strangers] == [
+        before[number]["label"] for number in strangers
+    ]
+    assert_paid_once(world, *jobs, their_job)
+    seconds = [max(clean_at(world, job) for job in jobs) - killed_at]
+    for number in strangers:
+        world.simulator.ask("DELETE", f"/api/v0/instances/{number}/", {})
+    scale.note("two clusters, four strangers", world.simulator, chaos.orphans(), seconds)
+
+
+def destroyed(market: Proxy) -> set[int]:
+    """Returns which machines were asked to go."""
+    paths = [seen.path for seen in market.requests if destroys(seen)]
+    return {int(path.split("/")[-2]) for path in paths}
