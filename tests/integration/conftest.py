@@ -174,7 +174,9 @@ def fresh_namespace(kubectl: Kubectl) -> Iterator[str]:
     account = ("get", "serviceaccount", "default", "-n", name)
     eventually("the default service account", lambda: kubectl.run(*account).returncode == 0)
     yield name
-    # The operator is gone by now: what it still held is let go by hand.
+    # The operator is gone by now: what it still held is let go by hand, and surely deleted, since
+    # the next test's operator would go on with it.
+    kubectl.run("delete", "gpujobs,gpunodes", "--all", "-n", name, "--wait=false")
     for kind in ("gpunodes", "gpujobs"):
         for one in kubectl.items(kind, "-n", name):
             patch = '{"metadata":{"finalizers":null}}'

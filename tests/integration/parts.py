@@ -362,12 +362,15 @@ class Replicas:
         self._stopped = threading.Event()
         self._keeper: threading.Thread | None = None
         self.all = operators
+        self.changes = {"GPUJOB_TRANSPORT_URL": self._front.url}
+        """Of their environment, from their next start on."""
 
     def start(self, **changes: str) -> None:
         """Starts those that do not run."""
+        self.changes |= changes
         for replica in self.all.values():
             if not replica.runs:
-                replica.start(GPUJOB_TRANSPORT_URL=self._front.url, **changes)
+                replica.start(**self.changes)
 
     def keep(self, **changes: str) -> None:
         """Starts all, and from now on each that has ended, as a Deployment would."""
@@ -376,7 +379,7 @@ class Replicas:
             while not self._stopped.wait(0.2):
                 for replica in self.all.values():
                     if not replica.runs:
-                        replica.launch(GPUJOB_TRANSPORT_URL=self._front.url, **changes)
+                        replica.launch(**self.changes)
 
         self.start(**changes)
         self._keeper = threading.Thread(target=run, daemon=True)

@@ -123,12 +123,13 @@ class Proxy:
         return f"http://{host}:{port}"
 
     async def _stop(self) -> None:
-        # What is under way, a watch or a held request, would never end by itself.
+        # First: what is under way then loses its connection at once, without a parting word.
+        await self._client.close()
+        # A held request would never end by itself.
         under_way = asyncio.all_tasks() - {asyncio.current_task()}
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
-        await self._client.close()
         await self._runner.cleanup()
         for _ in range(3):
             # An aborted connection closes its socket in one of the loop's next turns.

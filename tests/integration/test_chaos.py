@@ -8,6 +8,7 @@ as often and as long as the promise says.
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -22,10 +23,12 @@ from tests.integration.conftest import (
     operators_config,
     staged,
 )
-from tests.integration.parts import SHORT_LOCK, Object, Operator, Replicas, eventually
+from tests.integration.parts import KEY, SHORT_LOCK, Object, Operator, Replicas, eventually
 from tests.integration.proxy import Proxy, Seen, proxy
 
 RECOVERY_SECONDS = 240.0
+ACCOUNT, OTHER_ACCOUNT = 4711, 12
+OTHER_KEY = "canary-of-another-account"
 CREATES_NODE = re.compile(r"/apis/gpujob\.dev/v1alpha1/namespaces/[^/]+/gpunodes")
 RENTS = re.compile(r"/api/v0/asks/\d+/")
 DESTROYS = re.compile(r"/api/v0/instances/\d+/")
@@ -45,6 +48,13 @@ class Chaos:
     def start(self, **settings: str) -> None:
         """Starts both, and waits until one of them leads."""
         self.replicas.keep(**settings)
+        self.replicas.await_leader()
+
+    def give_key(self, key: str) -> None:
+        """Gives both another key of the provider, as a changed Secret and a new start would."""
+        self.replicas.changes["VAST_API_KEY"] = key
+        for replica in self.replicas.all.values():
+            replica.kill()
         self.replicas.await_leader()
 
     def kill_leader(self) -> float:
@@ -454,3 +464,107 @@ def destroyed(market: Proxy) -> set[int]:
     """Returns which machines were asked to go."""
     paths = [seen.path for seen in market.requests if destroys(seen)]
     return {int(path.split("/")[-2]) for path in paths}
+
+
+LONG: Object = {
+    "command": ["sh", "-c", "sleep 1000"],
+    "activeDeadlineSeconds": 10,
+    "data": {"maxDownloadGB": 0, "maxUploadGB": 0},
+}
+SHORT_FUSE = {
+    "GPUJOB_BOOT_CAP_SECONDS": "20",
+    "GPUJOB_DESTROY_LAG_CAP_SECONDS": "20",
+    "GPUJOB_DESTROY_LAG_PER_LEASE_SECONDS": "0",
+}
+
+
+def least_ceiling(world: World) -> str:
+    """Returns a ceiling just above what the gate asks for, so that the fuse is short."""
+    world.apply_job("train", **LONG, cost={"ceiling": "0.0001"})
+    job = world.await_reason("train", "CeilingExceeded")
+    return str(Decimal(job["status"]["cost"]["estimateUSD"]) + Decimal("0.0005"))
+
+
+@contextmanager
+def abandoned(chaos: Chaos) -> Iterator[None]:
+    """Kills operators, drivers and API server for good; the tests after it get the last back."""
+    world = chaos.world
+    chaos.replicas.let_go()
+    for replica in chaos.replicas.all.values():
+        replica.kill()
+    world.pods.stop()
+    world.plane.kill_apiserver()
+    try:
+        yield
+    finally:
+        world.plane.start_apiserver()
+
+
+def test_a_machine_left_alone_ends_at_its_money_deadline(chaos: Chaos, scale: Scale) -> None:
+    """By its own watchdog, with nothing else alive; the bill is within the ceiling."""
+    world = chaos.world
+    chaos.start(**SHORT_FUSE)
+    ceiling = least_ceiling(world)
+    world.apply_job("train", **LONG, cost={"ceiling": ceiling})
+    world.await_reason("train", "Running")
+    (node,) = world.kubectl.items("gpunodes", "-n", world.namespace)
+    with abandoned(chaos):
+        left_at = time.time()
+        world.await_released()
+    (lease,) = world.simulator.ledger()
+
+    lived = lease["ended_at"] - lease["created_at"]
+    assert lived >= node["status"]["rent"]["moneyDeadlineSeconds"]
+    assert Decimal(lease["total_usd"]) <= Decimal(ceiling)
+    scale.note("left alone, money deadline", world.simulator, 0, [lease["ended_at"] - left_at])
+
+
+def test_a_machine_left_alone_ends_without_a_heartbeat(chaos: Chaos, scale: Scale) -> None:
+    """By its own watchdog, hours before its money deadline."""
+    world = chaos.world
+    chaos.start(GPUJOB_HEARTBEAT_STALE_SECONDS="20")
+    world.apply_job("train", **LONG | {"activeDeadlineSeconds": 1000})
+    world.await_reason("train", "Running")
+    (node,) = world.kubectl.items("gpunodes", "-n", world.namespace)
+    with abandoned(chaos):
+        left_at = time.time()
+        world.await_released()
+    (lease,) = world.simulator.ledger()
+
+    lived = lease["ended_at"] - lease["created_at"]
+    assert lived < node["status"]["rent"]["moneyDeadlineSeconds"]
+    scale.note("left alone, no heartbeat", world.simulator, 0, [lease["ended_at"] - left_at])
+
+
+@pytest.mark.parametrize("how", ["the key is moved", "another key is given"])
+def test_another_accounts_key(chaos: Chaos, scale: Scale, how: str) -> None:
+    """Nothing is rented, released or charged under it; with the old one all goes on."""
+    world = chaos.world
+    chaos.start()
+    world.apply_job("train", command=["sh", "-c", "sleep 5"])
+    world.await_reason("train", "Running")
+    if how == "the key is moved":
+        world.simulator.ask("PUT", "keys", {KEY: OTHER_ACCOUNT})
+    else:
+        world.simulator.ask("PUT", "keys", {KEY: ACCOUNT, OTHER_KEY: OTHER_ACCOUNT})
+        chaos.give_key(OTHER_KEY)
+    world.await_reason("train", "AccountChanged")
+    world.apply_job("second", command=["true"])
+    world.await_reason("second", "AccountChanged")
+    await_listings(world, 20)
+    (node,) = world.kubectl.items("gpunodes", "-n", world.namespace)
+    assert node["metadata"]["finalizers"]
+    assert "releasedAt" not in node["status"]
+    assert len(world.simulator.ledger()) == 1
+    if how == "the key is moved":
+        world.simulator.ask("PUT", "keys", {KEY: ACCOUNT})
+    else:
+        chaos.give_key(KEY)
+    back_at = time.time()
+    jobs = [chaos.finished(name) for name in ("train", "second")]
+
+    assert [reasons(job) for job in jobs] == [["Completed"], ["Completed"]]
+    assert {lease["account"] for lease in world.simulator.ledger()} == {ACCOUNT}
+    assert_paid_once(world, *jobs)
+    seconds = [max(clean_at(world, job) for job in jobs) - back_at]
+    scale.note(f"another account: {how}", world.simulator, chaos.orphans(), seconds)

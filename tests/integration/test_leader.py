@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.conftest import World
+from tests.integration.conftest import Scale, World
 from tests.integration.parts import SHORT_LOCK, Operator, Replicas, eventually
 
 KILLS = 20
@@ -61,7 +61,7 @@ def test_a_leader_that_is_cut_off_stops_itself(world: World, replicas: Replicas)
 
 
 def test_a_leader_that_is_killed_at_any_moment_is_followed(
-    world: World, replicas: Replicas
+    world: World, replicas: Replicas, scale: Scale
 ) -> None:
     """Twenty times, from renting to giving back: no second machine for an attempt, none left."""
     chance = random.Random(1)
@@ -82,7 +82,11 @@ def test_a_leader_that_is_killed_at_any_moment_is_followed(
         flags = [world.condition(f"job-{number}", "Complete") for number in range(4)]
         return all(flag.get("status") == "True" for flag in flags)
 
+    last_at = time.time()
     eventually("all jobs are complete", all_complete, patience_seconds=300)
+    seconds = [time.time() - last_at]
     labels = [lease["label"] for lease in world.simulator.ledger()]
     assert len(labels) == len(set(labels)), "an attempt has rented twice"
     assert world.simulator.living() == []
+    orphans = sum(one.log.count("orphan_destroyed") for one in replicas.all.values())
+    scale.note(f"leader killed {KILLS} times, anywhere", world.simulator, orphans, seconds)
