@@ -1,36 +1,115 @@
-"""Virtual time makes logs long: only a replay of one seed shows them."""
+"""How much of all that there is to simulate is played, on all processors; and what came of it."""
 
+import gc
 import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import structlog
+from tests.simulation.lives import OWNERLESS_SECONDS
+from tests.simulation.world import Verdict
+
+REPORT = pytest.StashKey["Report"]()
+
+
+def silence() -> None:
+    """Virtual time makes logs long: only a world that is played alone shows its log."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 @pytest.fixture(autouse=True)
-def quiet(request: pytest.FixtureRequest) -> None:
-    """Drops the operator's log unless pytest was told to show output with `-s`."""
-    level = logging.INFO if request.config.getoption("capture") == "no" else logging.CRITICAL
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+def quiet() -> None:
+    """Drops the operator's log."""
+    silence()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Lets a run take another share of all that there is to simulate."""
     parser.addoption("--seeds", default="0..29", help="storms to play, as A..B, B included")
     parser.addoption(
-        "--points", default="6", help="calls of each life that each fault strikes, or all"
+        "--points",
+        default="3",
+        help="how many calls of each life each fault strikes; "
+        "or moments: each call between two changes of the world; or all: each call",
+    )
+    parser.addoption(
+        "--pairs",
+        default="2",
+        help="how many crashes of each life are followed by another fault, and how many such "
+        "faults follow each; or all",
     )
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Makes one storm of each seed."""
-    if "seed" in metafunc.fixturenames:
-        first, _, last = metafunc.config.getoption("seeds").partition("..")
-        seeds = range(int(first), int(last or first) + 1)
-        metafunc.parametrize("seed", seeds, ids=[f"seed{number}" for number in seeds])
+@dataclass
+class Report:
+    """What was played, by class of fault."""
+
+    verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+
+    def table(self) -> Iterator[str]:
+        """Returns the lines for people."""
+        yield f"{'fault':<20}{'worlds':>8}{'no owner':>10}{'unwanted':>10}{'over fuse':>11}"
+        for name, verdicts in sorted(self.verdicts.items()):
+            ownerless = max(one.ownerless_seconds for one in verdicts)
+            unwanted = max(one.unwanted_seconds for one in verdicts)
+            over = max(one.over_fuse_usd for one in verdicts)
+            yield f"{name:<20}{len(verdicts):>8}{ownerless:>8.0f} s{unwanted:>8.0f} s{over:>11.4f}"
+        every = [one for verdicts in self.verdicts.values() for one in verdicts]
+        seconds = time.monotonic() - self.began
+        yield (
+            f"{len(every)} worlds, {sum(one.calls for one in every)} calls in {seconds:.0f} s; "
+            f"without an owner a machine may live for {OWNERLESS_SECONDS:.0f} s"
+        )
 
 
-@pytest.fixture
-def points(request: pytest.FixtureRequest) -> int | None:
-    """How many calls of each life each fault strikes; None = all."""
-    given = request.config.getoption("points")
-    return None if given == "all" else int(given)
+@dataclass(frozen=True)
+class Players:
+    """Plays worlds on all processors."""
+
+    pool: ProcessPoolExecutor
+    report: Report
+
+    def map(self, play: Callable[..., Any], *given: Iterable[Any]) -> Iterator[Any]:
+        """Calls a function with each of what is given, somewhere."""
+        return self.pool.map(play, *given)
+
+    def judge(self, fault: str, play: Callable[..., Verdict], *given: Iterable[Any]) -> None:
+        """Plays worlds of one class; fails with what broke and the commands that show it."""
+        verdicts = list(self.map(play, *given))
+        if verdicts:
+            self.report.verdicts.setdefault(fault, []).extend(verdicts)
+        broken = [f"{one.again}   # {one.problem}" for one in verdicts if one.problem]
+        assert not broken, "\n".join(broken)
+
+
+def _begin() -> None:
+    silence()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def players(request: pytest.FixtureRequest) -> Iterator[Players]:
+    """Processes for as many worlds at once as there are processors."""
+    context = multiprocessing.get_context("spawn")
+    report = request.config.stash.setdefault(REPORT, Report())
+    with ProcessPoolExecutor(os.cpu_count(), context, _begin) as pool:
+        yield Players(pool, report)
+        pool.shutdown(cancel_futures=True)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Says how much was played, and the longest that a machine lived without an owner."""
+    report = config.stash.get(REPORT, None)
+    if report is not None:
+        terminalreporter.section("simulated")
+        for line in report.table():
+            terminalreporter.write_line(line)

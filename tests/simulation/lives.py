@@ -2,19 +2,27 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulation.model import STOPPED_SECONDS, Calls, Chance
-from tests.simulation.world import NAMESPACE, SETTINGS, World, play
+from tests.simulation.model import Chance
+from tests.simulation.process import FAULTS, STOPPED_SECONDS, Broken, Calls
+from tests.simulation.world import NAMESPACE, SETTINGS, Verdict, World, play
 
 from gpujob.core.job_plan import is_finished
+
+Strikes = Mapping[int, str]
+"""Fault by the number of the call that it strikes."""
 
 JOB = ("GpuJob", NAMESPACE, "train")
 NODE = ("GpuNode", NAMESPACE, "train-0-1")
 PATIENCE_SECONDS = 4 * 3600.0
+STAYS = frozenset({"CeilingExceeded", "MachinesDistrusted"})
+"""Refused for what earlier attempts have cost or met, a job waits for its user for ever."""
+AFTERMATH_SECONDS = 120.0
+"""How long it goes on when a process that was stopped for good is let go after all."""
 OWNERLESS_SECONDS = (
     SETTINGS.limits.list_lag_seconds
     + SETTINGS.limits.sweep_seconds
@@ -94,6 +102,18 @@ async def _leader_stopped(world: World) -> None:
             asyncio.get_running_loop().call_later(STOPPED_SECONDS, replica.process.resume)
 
 
+async def _deadline_raised(world: World) -> None:
+    """Beyond what the ceiling pays for."""
+    await _reach(world, "Running")
+    world.kube.change(*JOB, activeDeadlineSeconds=7 * 86_400)
+
+
+async def _host_lost(world: World) -> None:
+    await _reach(world, "Running")
+    for number in world.living():
+        world.market.change(number, dies_at=0.0)
+
+
 def _taken_away(back_after: float | None) -> Callable[[World], Awaitable[None]]:
     """While it runs, somebody bids more; the machine comes back, or never does."""
 
@@ -110,13 +130,26 @@ def _taken_away(back_after: float | None) -> Callable[[World], Awaitable[None]]:
 
 BIDS = {"market": {"type": "Interruptible"}}
 
+
 LIVES = {
     "plain": Life("Complete"),
     "listed late": Life("Complete", list_lag=55.0),
+    "listed last": Life("Complete", list_lag=SETTINGS.limits.list_lag_seconds),
     "retried": Life("Complete", exit_codes=(1, 0)),
     "suspended": Life("Complete", _suspended),
     "deleted while booting": Life(None, _deleted_while_booting),
     "deadline": Life("DeadlineExceeded", spec={"activeDeadlineSeconds": 20}, run_seconds=60.0),
+    "fuse": Life(
+        "BudgetExhausted",
+        _deadline_raised,
+        spec={
+            "activeDeadlineSeconds": 20,
+            "cost": {"ceiling": "0.18"},
+            "data": {"maxDownloadGB": 1, "maxUploadGB": 1},
+        },
+        run_seconds=10.0**6,
+    ),
+    "host lost": Life("Complete", _host_lost),
     "two leaders": Life("Complete", _leader_stopped),
     "namespace deleted": Life(None, _namespace_deleted),
     "node deleted": Life("Complete", _node_deleted),
@@ -127,40 +160,70 @@ LIVES = {
 }
 
 
-async def _lived(life: Life, strikes: dict[int, str]) -> World:
+async def _lived(life: Life, strikes: Strikes) -> World:
     world = World(
         Chance(0, level=0.0, list_lag=life.list_lag),
         run_seconds=life.run_seconds,
         exit_codes=life.exit_codes,
-        calls=Calls(strikes),
+        calls=Calls(dict(strikes)),
     )
     await world.apply("train", **life.spec)
     story = asyncio.ensure_future(life.story(world))
 
     def is_over() -> bool:
-        # Refused for what an earlier attempt has cost, a job waits for a higher ceiling for ever.
-        stays = world.reason("train") == "CeilingExceeded" and not world.living()
-        return story.done() and (stays or world.is_over())
+        stays = world.reason("train") in STAYS and not world.living()
+        return stays or (story.done() and world.is_over())
 
     await world.until(is_over, PATIENCE_SECONDS)
-    story.result()
+    if story.done():
+        story.result()
+    story.cancel()
+    if any(replica.process.is_stopped for replica in world.replicas):
+        for replica in world.replicas:
+            replica.process.resume()
+        await world.go_on(AFTERMATH_SECONDS)
+        await world.until(is_over, PATIENCE_SECONDS)
+    world.check_end()
     await world.end()
     return world
 
 
-def live(name: str, strikes: dict[int, str] | None = None) -> World:
+def live(name: str, strikes: Strikes | None = None) -> World:
     """Plays a life with faults at these calls and returns the world at its end."""
     world: World = play(lambda: _lived(LIVES[name], strikes or {}))
     return world
+
+
+def _judged(name: str, strikes: Strikes) -> World:
+    """Plays a life with faults and checks what must hold at its end; raises Broken."""
+    world = live(name, strikes)
+    if world.longest_ownerless > OWNERLESS_SECONDS:
+        raise Broken(f"a machine had no owner for {world.longest_ownerless:.0f} s")
+    besides = (FAULTS[fault].ends for fault in strikes.values())
+    ends = {LIVES[name].ends, "Complete"}.union(*besides)
+    if (reason := world.reason("train")) not in ends:
+        raise Broken(f"it ended with {reason}, not with one of {ends}")
+    return world
+
+
+def endured(name: str, strikes: Strikes) -> Verdict:
+    """Plays a life with faults and returns what came of it."""
+    try:
+        world = _judged(name, strikes)
+    except Exception as error:  # noqa: BLE001 - whatever ends the operator is a finding
+        told = " ".join(f"'{number}={fault}'" for number, fault in strikes.items())
+        again = f".venv/bin/python -m tests.simulation.lives '{name}' {told}"
+        return Verdict(problem=f"{type(error).__name__}: {error}", again=again)
+    return world.verdict()
 
 
 def main() -> None:
     """Plays one life with the log shown: `LIFE [CALL=FAULT …]`."""
     name, *given = sys.argv[1:]
     pairs = (one.partition("=") for one in given)
-    world = live(name, {int(number): fault for number, _, fault in pairs})
+    world = _judged(name, {int(number): fault for number, _, fault in pairs})
     print(f"{world.summary()}; {len(world.calls.made)} calls")
-    print(f"longest without an owner: {world.longest_ownerless:.0f} s")
+    print(world.verdict())
 
 
 if __name__ == "__main__":

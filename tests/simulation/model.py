@@ -5,15 +5,17 @@ is one schedule. The models are small on purpose: what they leave out, the integ
 """
 
 import asyncio
-import json
+import marshal
 import random
 import re
 import selectors
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from email.utils import format_datetime
+from typing import Any, TypeVar
+
+from tests.simulation.process import PRESENT_FAULT, Broken
 
 from gpujob.adapters.errors import (
     ClusterUnavailable,
@@ -26,20 +28,24 @@ from gpujob.adapters.errors import (
     RentWithheld,
 )
 from gpujob.adapters.kube import Body, KubeClient
-from gpujob.adapters.vast import RentLine, VastClient
-from gpujob.adapters.vast_wire import lease_from, offer_from
-from gpujob.api.gpujob import GpuJob, GpuJobSpec
+from gpujob.adapters.vast import OFFERS_WANTED, PAGE_SIZE, RentLine, VastClient
+from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
 from gpujob.api.transport import DriverReport, Instruction, Outcome, WorkloadPhase
 from gpujob.core.assignment import assignment
-from gpujob.core.market import Listing, Mark, Quotes
+from gpujob.core.market import Mark
 from gpujob.core.observation import Heard
 from gpujob.core.plan import Rent
 from vastsim.market import Ask, Lease, Market, RefusedError
+from vastsim.search import search
 from vastsim.wire import Endpoint, instance_row, offer_row
 
+MOST_TURNS = 5_000_000
+"""Of the event loop in one life: no machine's speed ends one."""
 START = datetime(2026, 1, 1, tzinfo=UTC)
+Read = TypeVar("Read", GpuJob, GpuNode)
+
 ACCOUNT = 4711
 HOST_KEY = "ssh-ed25519 " + "K" * 68
 
@@ -50,10 +56,14 @@ class _NoWaiting(selectors.SelectSelector):
     def __init__(self) -> None:
         super().__init__()
         self.waited = 0.0
+        self._turns = 0
 
     def select(self, timeout: float | None = None) -> Any:
         if timeout is None:
             raise Broken("nothing is left that could ever happen")
+        self._turns += 1
+        if self._turns > MOST_TURNS:
+            raise Broken("it goes round in circles")
         # Work takes time: else a timer that is due within the clock's resolution never is.
         self.waited += timeout + 1e-6
         return []
@@ -107,131 +117,6 @@ class Chance:
         await asyncio.sleep(self._random.choice((0.001, 0.01, 0.1, 1.0)))
 
 
-class Broken(AssertionError):
-    """An invariant does not hold."""
-
-
-@dataclass
-class Calls:
-    """The calls of all replicas in their order, and the faults that strike some of them."""
-
-    strikes: dict[int, str] = field(default_factory=dict)
-    """Fault by the call's number."""
-    made: list[str] = field(default_factory=list)
-    """Names of the calls made so far."""
-
-    def next(self, name: str) -> str | None:
-        """Counts a call and returns the fault that strikes it."""
-        self.made.append(name)
-        return self.strikes.get(len(self.made) - 1)
-
-
-STOPPED_SECONDS = 400.0
-"""How long a stopped process stands: longer than any wait of the rules."""
-LATE_SECONDS = 12.0
-"""How late a late answer comes: within the time-outs, beyond the lock's retries."""
-
-FAULTS = (
-    "crash before",
-    "crash after",
-    "stop before",
-    "stop after",
-    "request lost",
-    "answer lost",
-    "answer late",
-)
-
-
-class Process:
-    """What a replica's calls pass through: it may be stopped or killed before and after each."""
-
-    def __init__(self, calls: Calls, on_crash: Callable[["Process"], None]) -> None:
-        self._calls = calls
-        self._on_crash = on_crash
-        self._goes_on = asyncio.Event()
-        self._goes_on.set()
-        self.is_killed = False
-
-    def stop(self) -> None:
-        """Stops it as SIGSTOP would; time goes on."""
-        self._goes_on.clear()
-
-    def resume(self) -> None:
-        self._goes_on.set()
-
-    async def _here(self) -> None:
-        await self._goes_on.wait()
-
-    async def _killed(self) -> None:
-        self.is_killed = True
-        self.stop()
-        self._on_crash(self)
-        await asyncio.Event().wait()
-
-    def _stopped(self) -> None:
-        self.stop()
-        asyncio.get_running_loop().call_later(STOPPED_SECONDS, self.resume)
-
-    def view(self, part: Any) -> Any:
-        """Returns a part of the world as this process calls it."""
-        return _View(self, part)
-
-    async def call(self, part: Any, name: str, made: Callable[[], Any]) -> Any:
-        """Makes a call, with the fault that strikes it."""
-        fault = self._calls.next(f"{type(part).__name__}.{name}")
-        if fault == "crash before":
-            await self._killed()
-        if fault == "stop before":
-            self._stopped()
-        await self._here()
-        if fault == "request lost":
-            raise _unanswered(part)
-        answer = await made()
-        if fault == "crash after":
-            await self._killed()
-        if fault == "stop after":
-            self._stopped()
-        if fault == "answer lost":
-            raise _unanswered(part)
-        if fault == "answer late":
-            await asyncio.sleep(LATE_SECONDS)
-        await self._here()
-        return answer
-
-
-def _unanswered(part: Any) -> Exception:
-    if isinstance(part, KubeClient):
-        return ClusterUnavailable("no answer")
-    return RentUnclear("no answer") if isinstance(part, RentLine) else ProviderUnavailable("none")
-
-
-class _View:
-    def __init__(self, process: Process, part: Any) -> None:
-        self._process = process
-        self._part = part
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._part, name)
-        if name == "rent_line":
-            return self._rent_line
-        if not asyncio.iscoroutinefunction(found):
-            return found
-
-        async def call(*arguments: Any, **options: Any) -> Any:
-            return await self._process.call(self._part, name, lambda: found(*arguments, **options))
-
-        return call
-
-    @asynccontextmanager
-    async def _rent_line(self) -> AsyncIterator[Any]:
-        async with AsyncExitStack() as stack:
-            opened = self._part.rent_line()
-            line = await self._process.call(
-                self._part, "rent_line", lambda: stack.enter_async_context(opened)
-            )
-            yield _View(self._process, line)
-
-
 class ModelKube(KubeClient):
     """Objects with versions, a status of its own, finalizers and uids."""
 
@@ -241,6 +126,9 @@ class ModelKube(KubeClient):
         self._chance = chance
         self.forced: set[str] = set()
         """Uids of what users took away by force."""
+        self.names: dict[str, tuple[str, str]] = {}
+        """Namespace and name of all that was ever created, by uid."""
+        self._read: dict[str, Any] = {}
         self._terminating: set[str] = set()
         self._version = 0
         self._uids = 0
@@ -276,6 +164,7 @@ class ModelKube(KubeClient):
             "generation": 1,
             "creationTimestamp": _wire(VirtualClock().now()),
         }
+        self.names[stored["metadata"]["uid"]] = key[1:]
         self._put(key, stored)
         await self._answer_lost()
         return _copy(stored)
@@ -352,6 +241,14 @@ class ModelKube(KubeClient):
     def by_uid(self, uid: str) -> Body | None:
         return next((b for b in self.objects.values() if b["metadata"]["uid"] == uid), None)
 
+    def read(self, model: type[Read], body: Body) -> Read:
+        """Returns a stored object in the operator's words; each version is read once."""
+        version = body["metadata"]["resourceVersion"]
+        if version not in self._read:
+            self._read[version] = model.model_validate(body)
+        found: Read = self._read[version]
+        return found
+
     def _current(self, kind: str, stored: Mapping[str, Any]) -> Body:
         meta = stored["metadata"]
         held = self.objects.get((kind, meta["namespace"], meta["name"]))
@@ -394,20 +291,32 @@ class ModelKube(KubeClient):
 
 
 class ModelVast(VastClient):
-    """The provider's calls over the market model, with its lies."""
+    """The real client over the market model, with the provider's lies; no bytes are sent."""
 
     def __init__(self, market: Market, kube: ModelKube, chance: Chance) -> None:
+        super().__init__("https://provider.example", "token", VirtualClock())
         self.market = market
-        self.sent: list[str] = []
-        """Marks of all rent requests, in the order of their arrival."""
+        self._sent: set[str] = set()
+        """Marks of all rent requests that arrived."""
+        self._accepted: set[tuple[str, ...]] = set()
+        """Attempts by name under which a machine was rented."""
         self._kube = kube
         self._chance = chance
         self._time = VirtualClock()
+        self.foreign = frozenset(self._rent_to_others())
+        """Machines of the same account that are nothing to this cluster."""
 
-    async def close(self) -> None:
-        return
+    def _rent_to_others(self) -> list[int]:
+        """Another cluster's machine, and one that somebody rented by hand."""
+        others = [n for n, facts in self.market.offers.items() if facts.gpu_name != "RTX 4090"]
+        rented = []
+        for number, label in zip(others, ("other/node/job", None), strict=False):
+            ask = Ask("image", 8.0, label, {}, None, "ssh_direc ssh_proxy")
+            rented.append(self.market.rent(number, ask, self.now(), boot_seconds=30.0).number)
+        return rented
 
     def now(self) -> float:
+        """Returns the provider's time."""
         return (START + timedelta(seconds=self._time.monotonic())).timestamp()
 
     def advance(self) -> None:
@@ -424,67 +333,89 @@ class ModelVast(VastClient):
         for lease in self.market.resuming(self.now()):
             self.market.resume(lease.number, self.now())
 
-    async def search(self, spec: GpuJobSpec) -> Quotes:
+    async def _read(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> tuple[dict[str, Any], Mapping[str, str]]:
         await self._unreliable()
-        now = self.now()
-        is_bid = spec.market.type == "Interruptible"
-        rows = (
-            offer_row(number, facts, now, is_bid=is_bid)
-            for number, facts in self.market.offers.items()
-        )
-        offers = tuple(offer_from(row) for row in rows)
-        return Quotes(
-            offers=offers, unreadable=0, fetched_at=self._time.now(), clock_skew_seconds=0.0
-        )
-
-    async def list_leases(self) -> Listing:
-        requested_at = self._time.monotonic()
-        await self._unreliable()
-        self.advance()
-        now = self.now()
-        rows = [instance_row(lease, Endpoint("h", 22), now) for lease in self.market.listed(now)]
-        listing = Listing(
-            requested_at=requested_at,
-            answered_at=self._time.monotonic(),
-            provider_time=self._time.now(),
-            account_id=ACCOUNT,
-            credit_usd=self.market.credit(now),
-            leases=tuple(lease_from(row) for row in rows),
-        )
+        if path == "/api/v0/users/current":
+            credit = float(self.market.credit(self.now()))
+            answer: dict[str, Any] = {"id": ACCOUNT, "credit": credit}
+        elif path == "/api/v0/bundles/":
+            now = self.now()
+            offered = self.market.offers.items()
+            is_bid = (body or {}).get("type") == "bid"
+            rows = [offer_row(number, facts, now, is_bid=is_bid) for number, facts in offered]
+            answer = {"offers": search(rows, body or {}, OFFERS_WANTED)}
+        elif path == "/api/v1/instances/":
+            answer = self._listed(query or {})
+        elif method == "DELETE":
+            answer = self._destroyed(int(path.rstrip("/").rpartition("/")[2]))
+        else:
+            raise AssertionError(f"{method} {path} is not modelled")
         await self._chance.pause()
-        return listing
+        return answer, {"Date": format_datetime(self._time.now(), usegmt=True)}
 
-    async def account_id(self) -> int:
-        return ACCOUNT
+    def _listed(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """One page of all machines, by number; a lie is told on each page."""
+        self.advance()
+        now, fault = self.now(), PRESENT_FAULT.get()
+        shown = sorted(self.market.listed(now), key=lambda lease: lease.number)
+        if fault == "machine left out":
+            shown = [one for one in shown if one.number in self.foreign]
+        after = int(query.get("after_token") or 0)
+        rest = [one for one in shown if one.number > after]
+        page = [instance_row(one, Endpoint("h", 22), now) for one in rest[:PAGE_SIZE]]
+        if fault == "marks left out":
+            page = [row | {"label": None, "extra_env": None} for row in page]
+        more = len(rest) > PAGE_SIZE
+        return {
+            "instances": page * 2 if fault == "row repeated" else page,
+            "total_instances": len(shown),
+            "next_token": str(page[-1]["id"]) if more else None,
+        }
+
+    def _destroyed(self, number: int) -> dict[str, Any]:
+        fault = PRESENT_FAULT.get()
+        if fault == "not found":
+            raise ProviderUnavailable("status 404: no_such_instance")
+        if fault != "destroy ignored" and not self._chance.strikes():
+            self.market.enter(number, "destroyed", self.now())
+        if self._chance.strikes():
+            raise ProviderUnavailable("the answer was lost")
+        return {"success": True}
 
     async def read_log(self, instance_id: int) -> str | None:
+        """Returns the machine's log."""
         await self._unreliable()
+        if PRESENT_FAULT.get() == "not found":
+            raise ProviderUnavailable("status 404: no_such_instance")
         lease = self.market.leases[instance_id]
         nonce = re.search(r"gpujob-host-key ([0-9a-f]+)", lease.ask.onstart or "")
         if lease.state != "running" or nonce is None:
             return None
         return f"noise\ngpujob-host-key {nonce[1]} {HOST_KEY} {nonce[1]}\n"
 
-    async def destroy(self, instance_id: int) -> None:
-        await self._unreliable()
-        if not self._chance.strikes():
-            self.market.enter(instance_id, "destroyed", self.now())
-        if self._chance.strikes():
-            raise ProviderUnavailable("the answer was lost")
-
     @asynccontextmanager
     async def rent_line(self) -> AsyncIterator[RentLine]:
+        """Opens the line for one request."""
         await self._unreliable()
-        yield ModelLine(self, self._kube, self._chance)
+        yield ModelLine(self, self._chance)
 
     def rent(self, request: Rent) -> Lease:
         """Rents; the invariants of a rent are checked here, where money begins to flow."""
-        self.sent.append(request.mark)
-        if self.sent.count(request.mark) > 1:
-            raise Broken(f"rented twice under {request.mark}")
+        if request.mark in self._sent:
+            raise Broken(f"a second rent request under {request.mark}")
+        self._sent.add(request.mark)
         mark = Mark.parse(request.mark)
         assert mark is not None, "every request is marked"
         node = self._kube.by_uid(mark.node_uid)
+        attempt = (mark.job_uid, *self._kube.names[mark.node_uid])
+        if attempt in self._accepted:
+            raise Broken(f"a second machine under the attempt {attempt}")
         if node is not None:
             if "rent" not in node.get("status", {}):
                 raise Broken("a rent without a stored marker")
@@ -501,7 +432,9 @@ class ModelVast(VastClient):
         )
         never = 10.0**9
         boot = never if self._chance.strikes(0.3) else self._chance.between(5, 200)
-        return self.market.rent(request.offer_id, ask, self.now(), boot_seconds=boot)
+        lease = self.market.rent(request.offer_id, ask, self.now(), boot_seconds=boot)
+        self._accepted.add(attempt)
+        return lease
 
     async def _unreliable(self) -> None:
         await self._chance.pause()
@@ -512,13 +445,20 @@ class ModelVast(VastClient):
 class ModelLine(RentLine):
     """One rent request, with everything that can become of it."""
 
-    def __init__(self, vast: ModelVast, kube: ModelKube, chance: Chance) -> None:
+    def __init__(self, vast: ModelVast, chance: Chance) -> None:
         self._vast = vast
         self._chance = chance
         self.account_id = ACCOUNT
 
     async def send(self, request: Rent, timeout_seconds: float) -> int:
-        if VirtualClock().now() > request.not_after:
+        """Rents, or not; answers, or not."""
+        left = (request.not_after - VirtualClock().now()).total_seconds()
+        if PRESENT_FAULT.get() == "request astray":
+            # The provider's side may take it until the caller's time-out has passed, if it was
+            # sent at the last allowed moment.
+            await asyncio.sleep(left + timeout_seconds - 0.1)
+            return self._vast.rent(request).number
+        if left < 0:
             raise RentWithheld("too late")
         await self._chance.pause()
         if self._chance.strikes():
@@ -580,12 +520,12 @@ class ModelDrivers:
                 continue
             node_name = meta["labels"]["gpujob.dev/node"]
             body = self._kube.objects.get(("GpuNode", meta["namespace"], node_name))
-            node = GpuNode.model_validate(body) if body else None
+            node = self._kube.read(GpuNode, body) if body else None
             driver = node.status.driver if node else None
             if node is None or driver is None or driver.pod_uid != meta["uid"]:
                 continue
             job_body = self._kube.objects.get(("GpuJob", meta["namespace"], node.spec.job_ref.name))
-            job = GpuJob.model_validate(job_body) if job_body else None
+            job = self._kube.read(GpuJob, job_body) if job_body else None
             self._report(pod, node, job)
 
     def _report(self, pod: Body, node: GpuNode, job: GpuJob | None) -> None:
@@ -622,8 +562,8 @@ class ModelDrivers:
 
 
 def _copy(body: Body) -> Body:
-    """Returns a copy as it would come over the wire; faster than a deep copy."""
-    copied: Body = json.loads(json.dumps(body))
+    """Returns a copy, as whoever calls over a wire gets one; much faster than a deep copy."""
+    copied: Body = marshal.loads(marshal.dumps(body))
     return copied
 
 

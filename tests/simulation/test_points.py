@@ -1,59 +1,60 @@
 """Each fault at each call of each life: no leak, no second machine, no overspending, and an end.
 
-All points are hundreds of thousands; a share of them is drawn evenly, `--points all` takes each.
+All points are hundreds of thousands: a share of them is drawn evenly, `--points all` takes each.
 """
 
-from decimal import Decimal
-from fractions import Fraction
+from itertools import repeat
 
 import pytest
-from tests.simulation.lives import LIVES, OWNERLESS_SECONDS, live
-from tests.simulation.model import FAULTS, Broken
-from tests.simulation.world import CEILING, World
+from tests.simulation.conftest import Players
+from tests.simulation.lives import LIVES, Strikes, endured, live
+from tests.simulation.points import crashes, drawn, followed, points, turn_of
+from tests.simulation.process import FAULTS, Calls
 
-from vastsim.ledger import decimal
+pytestmark = pytest.mark.timeout(0)
+"""Each world ends by its own patience, in virtual time; how many there are is up to the caller."""
 
 
-def endured(name: str, strikes: dict[int, str]) -> World:
-    """Plays a life with faults and checks what must hold at its end; raises Broken."""
-    world = live(name, strikes)
-    if world.living():
-        raise Broken(f"still leased: {world.living()}")
-    if world.longest_ownerless > OWNERLESS_SECONDS:
-        raise Broken(f"a machine had no owner for {world.longest_ownerless:.0f} s")
-    ends = {LIVES[name].ends, "Complete"}
-    if (reason := world.reason("train")) not in ends:
-        raise Broken(f"it ended with {reason}, not with one of {ends}")
-    job = world.jobs().get("train")
-    if job is None:
-        return world
-    bills = (
-        lease.bill(lease.history[-1][0]).total_usd
-        for lease in world.market.leases.values()
-        if (lease.label or "").endswith(job.metadata.uid)
-    )
-    ledger = Decimal(decimal(sum(bills, Fraction(0))))
-    ours = Decimal(job.status.cost.spent_usd)
-    if not ledger <= ours + Decimal("0.000001") <= Decimal(CEILING) + Decimal("0.000001"):
-        raise Broken(f"charged {ours} of {CEILING}, cost {ledger}")
-    return world
+@pytest.fixture(scope="module")
+def calm() -> dict[str, Calls]:
+    """The calls of each life without a fault."""
+    return {}
+
+
+def calls_of(name: str, calm: dict[str, Calls]) -> Calls:
+    """Returns the calls of a life in which nothing goes wrong; plays it once."""
+    if name not in calm:
+        calm[name] = live(name).calls
+    return calm[name]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", LIVES)
-def test_a_fault_at_any_call_is_survived(name: str, fault: str, points: int | None) -> None:
+def test_a_fault_at_any_call_is_survived(
+    name: str, fault: str, calm: dict[str, Calls], players: Players, pytestconfig: pytest.Config
+) -> None:
     """Whatever one call does, the promises hold."""
-    calls = len(live(name).calls.made)
-    step = max(calls // points, 1) if points else 1
-    # Each pair begins elsewhere, so that the share of all pairs together covers more calls.
-    first = (FAULTS.index(fault) * 7 + list(LIVES).index(name) * 3) % step
-    broken = {}
-    for number in range(first, calls, step):
-        try:
-            endured(name, {number: fault})
-        except Broken as error:
-            broken[number] = str(error)
-    assert broken == {}, (
-        f"one of them again: .venv/bin/python -m tests.simulation.lives '{name}' "
-        f"'{next(iter(broken))}={fault}'"
-    )
+    given = pytestconfig.getoption("points")
+    found = points(calls_of(name, calm), fault, every_call=given == "all")
+    share = None if given in ("all", "moments") else int(given)
+    struck = drawn(found, share, turn_of(name, fault))
+    strikes: list[Strikes] = [{number: fault} for number in struck]
+
+    players.judge(fault, endured, repeat(name), strikes)
+
+
+@pytest.mark.parametrize("name", LIVES)
+def test_a_crash_and_then_another_fault_are_survived(
+    name: str, calm: dict[str, Calls], players: Players, pytestconfig: pytest.Config
+) -> None:
+    """A process that takes over meets lost, late and false answers too."""
+    given = pytestconfig.getoption("pairs")
+    share = None if given == "all" else int(given)
+    first = drawn(crashes(calls_of(name, calm)), share, list(LIVES).index(name))
+    pairs = [
+        pair
+        for found in players.map(followed, repeat(name), first, repeat(share))
+        for pair in found
+    ]
+
+    players.judge("crash, then another", endured, repeat(name), pairs)

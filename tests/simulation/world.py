@@ -6,19 +6,20 @@ The operator's own code runs unchanged: core, reconcile, queue, market watch, sw
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from tests.simulation.model import (
-    Broken,
-    Calls,
     Chance,
     ModelDrivers,
     ModelKube,
     ModelVast,
-    Process,
     VirtualClock,
     VirtualLoop,
 )
+from tests.simulation.process import Broken, Calls, Process
 
 from gpujob.adapters.errors import AdapterError
 from gpujob.api.gpujob import GpuJob
@@ -35,7 +36,8 @@ from gpujob.readiness import Readiness
 from gpujob.reconcile import Reconciler
 from gpujob.sweep import Sweep
 from gpujob.workqueue import Key, WorkQueue
-from vastsim.market import Market, Timing
+from vastsim.ledger import decimal
+from vastsim.market import Lease, Market, Timing
 from vastsim.offers import read_market
 
 REPLICAS = 2
@@ -55,6 +57,20 @@ SETTINGS = Settings(
     pod_ip="192.0.2.1",
     limits=Limits(max_usd_per_hour="100"),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What came of one simulated world."""
+
+    problem: str = ""
+    """What broke; empty = nothing."""
+    again: str = ""
+    """The command that plays it again."""
+    ownerless_seconds: float = 0.0
+    unwanted_seconds: float = 0.0
+    over_fuse_usd: float = 0.0
+    calls: int = 0
 
 
 class Operator:
@@ -185,10 +201,15 @@ class World:
         self._ownerless_since: dict[int, float] = {}
         self.longest_ownerless = 0.0
         """Seconds that a machine was leased without a live GpuNode, the longest of all."""
+        self._unwanted_since: dict[int, float] = {}
+        self.longest_unwanted = 0.0
+        """Seconds from the stored end of an attempt to the end of its machine."""
+        self.most_over_fuse = Fraction(0)
+        """US dollars that a machine has cost beyond its fuse, the most of all."""
 
     def _replica(self) -> Operator:
         self._lives += 1
-        process = Process(self.calls, self._on_crash)
+        process = Process(self.calls, self._on_crash, self._on_deed)
         return Operator(self.kube, self.vast, self.drivers, process, f"replica-{self._lives}")
 
     def _on_crash(self, process: Process) -> None:
@@ -197,6 +218,15 @@ class World:
         task = asyncio.create_task(self.restart(number))
         self._restarts.add(task)
         task.add_done_callback(self._restarts.discard)
+
+    def _on_deed(self, deed: str) -> None:
+        """A user lays hands on the nodes."""
+        for body in self.kube.of_kind("GpuNode"):
+            key = ("GpuNode", body["metadata"]["namespace"], body["metadata"]["name"])
+            if deed == "node vanishes":
+                self.kube.vanish(*key)
+            else:
+                self.kube.delete_now(*key)
 
     async def restart(self, number: int, after_seconds: float = RESTART_SECONDS) -> None:
         """Kills a replica and starts its successor a while later."""
@@ -207,9 +237,15 @@ class World:
             self.replicas[number] = self._replica()
 
     def add(self, key: Key) -> None:
-        """Tells every replica."""
+        """Tells every replica what a watch would tell it: late or never, if chance says so."""
+        loop = asyncio.get_running_loop()
         for replica in self.replicas:
-            replica.queue.add(key)
+            if self.chance.strikes(0.3):
+                continue
+            if self.chance.strikes():
+                loop.call_later(self.chance.between(0, 10), replica.queue.add, key)
+            else:
+                replica.queue.add(key)
 
     def living(self, text: str = CLUSTER) -> list[int]:
         """Returns the machines that are paid for and whose mark contains this."""
@@ -263,6 +299,12 @@ class World:
                 raise Broken(f"not within {seconds:.0f} s: {self.summary()}")
             await self.step()
 
+    async def go_on(self, seconds: float) -> None:
+        """Steps for some time."""
+        end = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < end:
+            await self.step()
+
     async def end(self) -> None:
         """Ends all processes."""
         for task in self._restarts:
@@ -272,33 +314,81 @@ class World:
 
     def check(self) -> None:
         """The invariants of every moment."""
+        if self.calls.problems:
+            raise self.calls.problems[0]
         leaders = [one for one in self.replicas if one.lock.is_held and not one.has_ended]
         if len(leaders) > 1:
             raise Broken("two replicas lead")
-        marks: dict[str, int] = {}
         now = asyncio.get_running_loop().time()
-        owners = {
-            body["metadata"]["uid"]
-            for body in self.kube.of_kind("GpuNode")
-            if "releasedAt" not in body.get("status", {})
-        }
+        nodes = {body["metadata"]["uid"]: body for body in self.kube.of_kind("GpuNode")}
+        marks: set[str] = set()
         for lease in self.market.leases.values():
-            if lease.state == "destroyed":
-                self._ownerless_since.pop(lease.number, None)
+            number, label = lease.number, lease.ask.label or ""
+            if number in self.vast.foreign:
+                if lease.state == "destroyed":
+                    raise Broken(f"{number} was not ours to destroy")
                 continue
-            label = lease.ask.label or ""
-            marks[label] = marks.get(label, 0) + 1
+            if lease.state == "destroyed":
+                self._ownerless_since.pop(number, None)
+                self._unwanted_since.pop(number, None)
+                continue
+            if label in marks:
+                raise Broken(f"two machines under the mark {label}")
+            marks.add(label)
             mark = Mark.parse(label)
-            if mark is not None and mark.node_uid in owners:
-                self._ownerless_since.pop(lease.number, None)
+            status = nodes.get(mark.node_uid, {}).get("status", {}) if mark else {}
+            if "rent" in status and "releasedAt" not in status:
+                self._ownerless_since.pop(number, None)
+                self._check_fuse(lease, status)
             else:
-                since = self._ownerless_since.setdefault(lease.number, now)
+                since = self._ownerless_since.setdefault(number, now)
                 self.longest_ownerless = max(self.longest_ownerless, now - since)
-        if any(count > 1 for count in marks.values()):
-            raise Broken(f"two machines under one mark: {marks}")
+            if "end" in status:
+                since = self._unwanted_since.setdefault(number, now)
+                self.longest_unwanted = max(self.longest_unwanted, now - since)
+
+    def _check_fuse(self, lease: Lease, status: dict[str, Any]) -> None:
+        """Spent is what the provider's own ledger says."""
+        most = (self.vast.now() - lease.created_at) / 3600 * float(lease.facts.dph_base) * 2
+        if most < float(status["rent"]["fuseUSD"]):
+            # An exact bill at every step would be a tenth of all work.
+            return
+        over = lease.bill(self.vast.now()).total_usd - Fraction(status["rent"]["fuseUSD"])
+        self.most_over_fuse = max(self.most_over_fuse, over)
+        if over > 0 and self.chance.level == 0:
+            raise Broken(f"{lease.number} has cost ${float(over):.4f} more than its fuse")
+
+    def check_end(self) -> None:
+        """What must hold once everything is over: nothing is leased, and each job paid for all."""
+        self.check()
+        if left := self.living():
+            raise Broken(f"still leased: {left}")
+        now = self.vast.now()
+        for name, job in self.jobs().items():
+            bills = [
+                lease.bill(now).total_usd
+                for lease in self.market.leases.values()
+                if (mark := Mark.parse(lease.ask.label)) and mark.job_uid == job.metadata.uid
+            ]
+            ledger = Decimal(decimal(sum(bills, Fraction(0))))
+            ours, ceiling = Decimal(job.status.cost.spent_usd), Decimal(job.spec.cost.ceiling)
+            # The charge is in whole millionths.
+            if not ledger <= ours + Decimal("0.000001") or not ours <= ceiling:
+                raise Broken(f"{name}: charged {ours} of {ceiling}, cost {ledger}")
+
+    def verdict(self) -> Verdict:
+        """Returns the figures of this world."""
+        return Verdict(
+            ownerless_seconds=self.longest_ownerless,
+            unwanted_seconds=self.longest_unwanted,
+            over_fuse_usd=float(self.most_over_fuse),
+            calls=len(self.calls.made),
+        )
 
     def _on_write(self, kind: str, body: Any, gone: bool, before: Any) -> None:
         uid = body["metadata"]["uid"]
+        if kind != "Lease":
+            self.calls.changes += 1
         held = before is not None and FINALIZER in before["metadata"].get("finalizers", [])
         freed = held and FINALIZER not in body["metadata"].get("finalizers", [])
         freed = freed and uid not in self.kube.forced
@@ -315,7 +405,7 @@ class World:
     def jobs(self) -> dict[str, GpuJob]:
         """Returns the jobs by name."""
         return {
-            body["metadata"]["name"]: GpuJob.model_validate(body)
+            body["metadata"]["name"]: self.kube.read(GpuJob, body)
             for body in self.kube.of_kind("GpuJob")
         }
 

@@ -1,0 +1,57 @@
+"""Where faults strike: which calls of a life, and which pairs of calls."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from tests.simulation.lives import LIVES, Strikes, live
+from tests.simulation.process import ANSWERS, CRASHES, FAULTS, Calls, can_strike, changes_something
+
+One = TypeVar("One")
+
+
+def drawn(found: Sequence[One], share: int | None, turn: int = 0) -> list[One]:
+    """Returns so many of them, evenly; another `turn` draws others. None = all."""
+    if share is None or share >= len(found):
+        return list(found)
+    step = len(found) / share
+    first = turn * 0.618 % 1 * step
+    return [found[int(first + number * step)] for number in range(share)]
+
+
+def moments(calls: Calls) -> list[int]:
+    """Returns the calls without those that only repeat: the same call, and nothing has changed."""
+    first: dict[tuple[str, int], int] = {}
+    for number, told in enumerate(zip(calls.made, calls.moments, strict=True)):
+        first.setdefault(told, number)
+    return list(first.values())
+
+
+def points(calls: Calls, fault: str, *, every_call: bool) -> list[int]:
+    """Returns the calls of a life that a fault can strike."""
+    found = range(len(calls.made)) if every_call else moments(calls)
+    return [number for number in found if can_strike(fault, calls.made[number])]
+
+
+def turn_of(name: str, fault: str) -> int:
+    """Returns another number for each life and fault: together their shares cover more calls."""
+    return list(LIVES).index(name) * len(FAULTS) + list(FAULTS).index(fault)
+
+
+def crashes(calls: Calls) -> list[Strikes]:
+    """Returns each crash around a call that changes something."""
+    changing = [number for number, call in enumerate(calls.made) if changes_something(call)]
+    return [{number: crash} for number in changing for crash in CRASHES]
+
+
+def followed(name: str, crash: Strikes, share: int | None) -> list[Strikes]:
+    """Plays a crash and returns it with each answer fault at each later call of consequence."""
+    calls = live(name, crash).calls
+    (struck,) = crash
+    later = [
+        {**crash, number: fault}
+        for number, call in enumerate(calls.made)
+        if number > struck and changes_something(call)
+        for fault in ANSWERS
+        if can_strike(fault, call)
+    ]
+    return drawn(later, share, struck)
