@@ -1,0 +1,386 @@
+"""Plants wrong beliefs in a copy of the operator, and says which test catches each.
+
+Each is one text put in the place of another that stands in its file exactly once: a fault that can
+be planted no longer is an error, so that the table stays true.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NEEDED = ("operator", "tests", "hack", "crds", "helm", "pyproject.toml")
+
+SIMULATION = ("tests/simulation", "--points=1", "--pairs=1", "--seeds=0..5")
+STAGES: tuple[tuple[str, ...], ...] = (("tests/unit/core",), SIMULATION, ("tests/contract",))
+"""The quickest first."""
+ADAPTER_STAGES = STAGES[2:] + STAGES[:2]
+
+
+class NotPlantable(ValueError):
+    """The text to be replaced does not stand there exactly once."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A wrong belief, as a change of the code."""
+
+    name: str
+    file: str
+    """Below `operator/gpujob`."""
+    find: str
+    put: str
+
+    def planted(self, source: str) -> str:
+        """Returns the source with the fault in it; raises NotPlantable."""
+        if source.count(self.find) != 1:
+            raise NotPlantable(f"{self.name}: {self.file} holds it {source.count(self.find)} times")
+        return source.replace(self.find, self.put)
+
+
+FAULTS = (
+    # --- Renting ------------------------------------------------------------------------------
+    Fault(
+        "the marker is skipped",
+        "reconcile.py",
+        """                await self._store(key, stored, node.status.conditions, after)
+                self._remember(uid, marker_seen_at""",
+        """                self._remember(uid, marker_seen_at""",
+    ),
+    Fault(
+        "a marked attempt may rent again",
+        "core/node_plan.py",
+        """    if status.rent is not None:
+        return None
+    assert job is not None""",
+        """    if status.lease is not None:
+        return None
+    assert job is not None""",
+    ),
+    Fault(
+        "an answer that did not come is a no",
+        "reconcile.py",
+        "return seen.RentUnanswered(str(error))",
+        "return seen.RentRefused(error.reason, str(error))",
+    ),
+    Fault(
+        "an unclear status is a no",
+        "adapters/vast.py",
+        "if status in (408, 409, 425, 429) or not 400 <= status < 500:",
+        "if not 400 <= status < 500:",
+    ),
+    Fault(
+        "a number in an error is no machine",
+        "adapters/vast.py",
+        "if isinstance(number, int) and not isinstance(number, bool):",
+        "if 200 <= status < 300 and isinstance(number, int) and not isinstance(number, bool):",
+    ),
+    Fault("the request is repeated", "adapters/vast.py", "data=once(),", "data=payload,"),
+    Fault(
+        "the request follows redirects",
+        "adapters/vast.py",
+        """                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=timeout_seconds)""",
+        """                allow_redirects=True,
+                timeout=aiohttp.ClientTimeout(total=timeout_seconds)""",
+    ),
+    Fault("a late request is sent", "adapters/vast.py", "if left <= 0:", "if left <= -3600:"),
+    Fault(
+        "an unrecorded node may rent",
+        "core/node_plan.py",
+        "if job.status.node_uid != seen.node.metadata.uid:\n        return _wait",
+        "if job.status.node_uid is None:\n        return _wait",
+    ),
+    Fault(
+        "a wrong account is accepted",
+        "reconcile.py",
+        "if after.rent is None or line.account_id != after.rent.account_id:",
+        "if after.rent is None:",
+    ),
+    Fault(
+        "the lock is not asked before a rent",
+        "reconcile.py",
+        "if not self._lock.is_held_for(self._settings.limits.rent_not_after_seconds):",
+        "if not self._lock:",
+    ),
+    Fault(
+        "an attempt's name is used again",
+        "core/job_plan.py",
+        "attempt = job.status.attempt + 1",
+        "attempt = max(job.status.attempt, 1)",
+    ),
+    Fault(
+        "a node is born without its finalizer",
+        "core/job_plan.py",
+        '"finalizers": [FINALIZER],',
+        '"finalizers": [],',
+    ),
+    Fault(
+        "a job needs no finalizer",
+        "core/job_plan.py",
+        "if seen.job.metadata.holds_finalizer:\n        return None",
+        "if seen.job.metadata.name:\n        return None",
+    ),
+    # --- What was rented ----------------------------------------------------------------------
+    Fault(
+        "a machine that is born late is kept",
+        "core/node_plan.py",
+        "if late > BIRTH_GRACE:",
+        "if late > BIRTH_GRACE * 1000:",
+    ),
+    Fault(
+        "a second machine under one mark is kept",
+        "core/node_plan.py",
+        "effects=(effects.Destroy(others),) if others else (),",
+        "effects=(),",
+    ),
+    Fault(
+        "not seen at once is not rented",
+        "core/limits.py",
+        "return self.rent_not_after_seconds + self.rent_timeout_seconds + self.list_lag_seconds",
+        "return self.rent_not_after_seconds + self.rent_timeout_seconds",
+    ),
+    Fault(
+        "a host key needs no nonce",
+        "core/start_script.py",
+        'rf"^{_MARKER} {nonce} (ssh-ed25519 [A-Za-z0-9+/=]{{20,200}}) {nonce}\\s*$"',
+        'rf"^{_MARKER} [0-9a-f]+ (ssh-ed25519 [A-Za-z0-9+/=]{{20,200}}) [0-9a-f]+\\s*$"',
+    ),
+    Fault(
+        "the host key is not compared",
+        "adapters/ssh.py",
+        "known_hosts=trusted,",
+        "known_hosts=None,",
+    ),
+    # --- Listings -----------------------------------------------------------------------------
+    Fault(
+        "one listing proves absence",
+        "core/market.py",
+        "proved = proved or listing.requested_at - first >= poll_seconds",
+        "proved = True",
+    ),
+    Fault(
+        "a machine that was seen again is gone",
+        "core/market.py",
+        "first, proved = None, False",
+        "first = None",
+    ),
+    Fault(
+        "a machine without a mark is nobody's",
+        "core/market.py",
+        "doubtful = listing.has_unattributable and instance_id is None",
+        "doubtful = False",
+    ),
+    Fault(
+        "any account's listing proves absence",
+        "core/market.py",
+        "if seen or doubtful or listing.account_id != account_id:",
+        "if seen or doubtful:",
+    ),
+    Fault(
+        "an incomplete listing is complete",
+        "adapters/vast.py",
+        "if len(rows) != total:",
+        "if len(rows) > total:",
+    ),
+    Fault(
+        "a wrong key reads as not found",
+        "adapters/vast.py",
+        'if status in (401, 403) or body.get("error") == "auth_error":',
+        "if status in (401, 403):",
+    ),
+    # --- Giving back --------------------------------------------------------------------------
+    Fault(
+        "an answered destroy is gone",
+        "core/node_plan.py",
+        "gone = waits_from is not None and proves_absence(",
+        "gone = seen.memory.destroy_sent_at is not None or proves_absence(",
+    ),
+    Fault(
+        "released before the list lag",
+        "core/node_plan.py",
+        "return None if sent is None else sent + limits.list_lag_seconds",
+        "return sent",
+    ),
+    Fault(
+        "one destroy is enough",
+        "core/node_plan.py",
+        "return shown | ({own.instance_id} if own else set())",
+        "return shown - ({own.instance_id} if own else set())",
+    ),
+    Fault(
+        "a released node goes uncharged",
+        "core/node_plan.py",
+        "return job.status.node_uid != node.metadata.uid",
+        "return node.status.released_at is not None",
+    ),
+    Fault(
+        "a vanished node left nothing",
+        "core/job_plan.py",
+        '    if not gone:\n        words = f"GpuNode',
+        '    if missed is None:\n        words = f"GpuNode',
+    ),
+    Fault(
+        "a vanished node has cost nothing",
+        "core/job_plan.py",
+        "cost_usd=status.node_reserved_usd or format_usd(0),",
+        "cost_usd=format_usd(0),",
+    ),
+    Fault(
+        "a deleted job waits for nothing",
+        "core/job_plan.py",
+        "if _is_own(seen, node) and node is not None and node.status.released_at is None:",
+        "if _is_own(seen, node) and node is not None and node.status.rent is None:",
+    ),
+    # --- Money --------------------------------------------------------------------------------
+    Fault(
+        "the fuse is ignored",
+        "core/node_plan.py",
+        "if elapsed >= rent.money_deadline_seconds:",
+        "if elapsed >= rent.money_deadline_seconds * 1000:",
+    ),
+    Fault(
+        "the fuse forgets what was spent",
+        "core/cost/gate.py",
+        "fuse = ceiling - question.spent_microusd",
+        "fuse = ceiling",
+    ),
+    Fault(
+        "the fuse forgets the destroy lag",
+        "core/cost/gate.py",
+        "return max(int(seconds - Fraction(lag)), 0)",
+        "return max(int(seconds), 0)",
+    ),
+    Fault("the deadline is ignored", "core/node_plan.py", "if ran >= deadline:", "if ran < 0:"),
+    Fault(
+        "what an attempt cost is not added",
+        "core/job_plan.py",
+        "spent = parse_usd(status.cost.spent_usd) + parse_usd(record.cost_usd)",
+        "spent = parse_usd(record.cost_usd)",
+    ),
+    # --- Sweep --------------------------------------------------------------------------------
+    Fault(
+        "the sweep asks no age",
+        "core/sweep.py",
+        "if max(seen_for, age) >= limits.list_lag_seconds:",
+        "if max(seen_for, age) >= 0:",
+    ),
+    Fault(
+        "a released node owns its machine",
+        "core/sweep.py",
+        "if owner is not None and not owner.is_released:",
+        "if owner is not None:",
+    ),
+    Fault(
+        "the sweep takes what is foreign",
+        "core/sweep.py",
+        "if mark is None or mark.cluster_id != cluster_id:",
+        "if mark is None:",
+    ),
+    Fault(
+        "the sweep believes in many orphans",
+        "core/sweep.py",
+        "if len(found) <= few:",
+        "if len(found) <= few * 1000:",
+    ),
+    Fault(
+        "the sweep looks at the nodes first",
+        "sweep.py",
+        """        listing = await vast.list_leases()
+        nodes = await kube.list_all("GpuNode")
+""",
+        """        nodes = await kube.list_all("GpuNode")
+        listing = await vast.list_leases()
+""",
+    ),
+    # --- Leader lock --------------------------------------------------------------------------
+    Fault(
+        "two leaders rent",
+        "core/leader.py",
+        "return unchanged_seconds >= record.duration_seconds",
+        "return True",
+    ),
+    Fault(
+        "a leader that is cut off goes on",
+        "leader.py",
+        "if not renewed and self._clock.monotonic() >= until:",
+        "if not renewed and self._clock.monotonic() >= until + 3600:",
+    ),
+    Fault(
+        "a leader counts from the answer",
+        "leader.py",
+        "            asked_at = self._clock.monotonic()\n",
+        "            asked_at = self._clock.monotonic() + 10\n",
+    ),
+)
+
+
+def caught(fault: Fault, folder: Path) -> str | None:
+    """Plants a fault in a copy and returns the first test that fails; None = all pass."""
+    copy = folder / "tree"
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in NEEDED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=ignored)
+        else:
+            shutil.copy(source, copy / name)
+    path = copy / "operator/gpujob" / fault.file
+    planted = fault.planted(path.read_text())
+    compile(planted, str(path), "exec")
+    path.write_text(planted)
+    for stage in ADAPTER_STAGES if fault.file.startswith("adapters/") else STAGES:
+        command = [sys.executable, "-m", "pytest", *stage, "-x", "-q", "-rfE", "--no-header"]
+        command += ["-p", "no:cacheprovider", "-p", "no:randomly", f"--basetemp={folder}/t"]
+        # The copy goes before what is installed.
+        environment = os.environ | {"PYTHONPATH": str(copy / "operator")}
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode == 1 and (
+            found := re.search(r"^FAILED (\S+?\.py::.+?)( - .*)?$", done.stdout, re.M)
+        ):
+            return found[1]
+        if done.returncode != 0:
+            raise RuntimeError(f"{fault.name}: the tests did not run:\n{done.stdout}{done.stderr}")
+    return None
+
+
+def main() -> int:
+    """Plants what the command line names; returns 0 only if each is caught."""
+    parser = argparse.ArgumentParser(prog="hack/mutate", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a fault, by its name or part")
+    parser.add_argument("--list", action="store_true", help="print one a line and plant none")
+    given = parser.parse_args()
+    chosen = [
+        fault
+        for fault in FAULTS
+        if not given.names or any(name in fault.name for name in given.names)
+    ]
+    if not chosen:
+        parser.error(f"there is no fault named {given.names}")
+    if given.list:
+        for fault in chosen:
+            print(f"{fault.name:<40} {fault.file}")
+        return 0
+    missed = 0
+    for fault in chosen:
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="gpujob-mutate-") as scratch:
+            test = caught(fault, Path(scratch))
+        missed += test is None
+        seconds = time.monotonic() - started
+        print(f"{fault.name:<40} {test or 'NOT CAUGHT'}  {seconds:.0f} s", flush=True)
+    print(f"{len(chosen)} planted, {len(chosen) - missed} caught")
+    return 0 if missed == 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
