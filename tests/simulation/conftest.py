@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", default="0..29", help="storms to play, as A..B, B included")
     parser.addoption(
         "--points",
-        default="3",
+        default="2",
         help="how many calls of each life each fault strikes; "
         "or moments: each call between two changes of the world; or all: each call",
     )

@@ -23,6 +23,7 @@ STAYS = frozenset({"CeilingExceeded", "MachinesDistrusted"})
 """Refused for what earlier attempts have cost or met, a job waits for its user for ever."""
 AFTERMATH_SECONDS = 120.0
 """How long it goes on when a process that was stopped for good is let go after all."""
+UNMARKED_SECONDS = 300.0
 OWNERLESS_SECONDS = (
     SETTINGS.limits.list_lag_seconds
     + SETTINGS.limits.sweep_seconds
@@ -48,6 +49,8 @@ class Life:
     exit_codes: tuple[int, ...] = (0,)
     run_seconds: float = 40.0
     list_lag: float = 0.0
+    blind_seconds: float = 0.0
+    """How long nobody can see which machines are ours."""
 
 
 async def _reach(world: World, *reasons: str) -> None:
@@ -102,6 +105,13 @@ async def _leader_stopped(world: World) -> None:
             asyncio.get_running_loop().call_later(STOPPED_SECONDS, replica.process.resume)
 
 
+async def _unmarked(world: World) -> None:
+    """The provider shows neither labels nor environments for a while."""
+    world.vast.lies.add("marks left out")
+    await asyncio.sleep(UNMARKED_SECONDS)
+    world.vast.lies.clear()
+
+
 async def _deadline_raised(world: World) -> None:
     """Beyond what the ceiling pays for."""
     await _reach(world, "Running")
@@ -149,6 +159,7 @@ LIVES = {
         },
         run_seconds=10.0**6,
     ),
+    "unmarked": Life("Complete", _unmarked, blind_seconds=UNMARKED_SECONDS),
     "host lost": Life("Complete", _host_lost),
     "two leaders": Life("Complete", _leader_stopped),
     "namespace deleted": Life(None, _namespace_deleted),
@@ -197,7 +208,8 @@ def live(name: str, strikes: Strikes | None = None) -> World:
 def _judged(name: str, strikes: Strikes) -> World:
     """Plays a life with faults and checks what must hold at its end; raises Broken."""
     world = live(name, strikes)
-    if world.longest_ownerless > OWNERLESS_SECONDS:
+    blind = sum(FAULTS[fault].blind_seconds for fault in strikes.values())
+    if world.longest_ownerless > OWNERLESS_SECONDS + blind + LIVES[name].blind_seconds:
         raise Broken(f"a machine had no owner for {world.longest_ownerless:.0f} s")
     besides = (FAULTS[fault].ends for fault in strikes.values())
     ends = {LIVES[name].ends, "Complete"}.union(*besides)

@@ -296,6 +296,10 @@ class ModelVast(VastClient):
     def __init__(self, market: Market, kube: ModelKube, chance: Chance) -> None:
         super().__init__("https://provider.example", "token", VirtualClock())
         self.market = market
+        self.account = ACCOUNT
+        """Whose token is in use."""
+        self.lies: set[str] = set()
+        """Lies that are told in each listing."""
         self._sent: set[str] = set()
         """Marks of all rent requests that arrived."""
         self._accepted: set[tuple[str, ...]] = set()
@@ -343,7 +347,7 @@ class ModelVast(VastClient):
         await self._unreliable()
         if path == "/api/v0/users/current":
             credit = float(self.market.credit(self.now()))
-            answer: dict[str, Any] = {"id": ACCOUNT, "credit": credit}
+            answer: dict[str, Any] = {"id": self.account, "credit": credit}
         elif path == "/api/v0/bundles/":
             now = self.now()
             offered = self.market.offers.items()
@@ -364,12 +368,14 @@ class ModelVast(VastClient):
         self.advance()
         now, fault = self.now(), PRESENT_FAULT.get()
         shown = sorted(self.market.listed(now), key=lambda lease: lease.number)
+        if self.account != ACCOUNT:
+            shown = []
         if fault == "machine left out":
             shown = [one for one in shown if one.number in self.foreign]
         after = int(query.get("after_token") or 0)
         rest = [one for one in shown if one.number > after]
         page = [instance_row(one, Endpoint("h", 22), now) for one in rest[:PAGE_SIZE]]
-        if fault == "marks left out":
+        if "marks left out" in (fault, *self.lies):
             page = [row | {"label": None, "extra_env": None} for row in page]
         more = len(rest) > PAGE_SIZE
         return {
@@ -380,7 +386,7 @@ class ModelVast(VastClient):
 
     def _destroyed(self, number: int) -> dict[str, Any]:
         fault = PRESENT_FAULT.get()
-        if fault == "not found":
+        if fault == "not found" or self.account != ACCOUNT:
             raise ProviderUnavailable("status 404: no_such_instance")
         if fault != "destroy ignored" and not self._chance.strikes():
             self.market.enter(number, "destroyed", self.now())
@@ -391,7 +397,7 @@ class ModelVast(VastClient):
     async def read_log(self, instance_id: int) -> str | None:
         """Returns the machine's log."""
         await self._unreliable()
-        if PRESENT_FAULT.get() == "not found":
+        if PRESENT_FAULT.get() == "not found" or self.account != ACCOUNT:
             raise ProviderUnavailable("status 404: no_such_instance")
         lease = self.market.leases[instance_id]
         nonce = re.search(r"gpujob-host-key ([0-9a-f]+)", lease.ask.onstart or "")
@@ -405,7 +411,7 @@ class ModelVast(VastClient):
         await self._unreliable()
         yield ModelLine(self, self._chance)
 
-    def rent(self, request: Rent) -> Lease:
+    def rent(self, request: Rent, account: int) -> Lease:
         """Rents; the invariants of a rent are checked here, where money begins to flow."""
         if request.mark in self._sent:
             raise Broken(f"a second rent request under {request.mark}")
@@ -419,6 +425,8 @@ class ModelVast(VastClient):
         if node is not None:
             if "rent" not in node.get("status", {}):
                 raise Broken("a rent without a stored marker")
+            if node["status"]["rent"]["accountID"] != account:
+                raise Broken("a rent on an account that the marker does not name")
             if FINALIZER not in node["metadata"]["finalizers"]:
                 raise Broken("a rent for a node that may go at any moment")
         ask = Ask(
@@ -448,7 +456,7 @@ class ModelLine(RentLine):
     def __init__(self, vast: ModelVast, chance: Chance) -> None:
         self._vast = vast
         self._chance = chance
-        self.account_id = ACCOUNT
+        self.account_id = vast.account
 
     async def send(self, request: Rent, timeout_seconds: float) -> int:
         """Rents, or not; answers, or not."""
@@ -457,7 +465,7 @@ class ModelLine(RentLine):
             # The provider's side may take it until the caller's time-out has passed, if it was
             # sent at the last allowed moment.
             await asyncio.sleep(left + timeout_seconds - 0.1)
-            return self._vast.rent(request).number
+            return self._vast.rent(request, self.account_id).number
         if left < 0:
             raise RentWithheld("too late")
         await self._chance.pause()
@@ -466,7 +474,7 @@ class ModelLine(RentLine):
             await asyncio.sleep(timeout_seconds)
             raise RentUnclear("timeout")
         try:
-            lease = self._vast.rent(request)
+            lease = self._vast.rent(request, self.account_id)
         except RefusedError as error:
             raise RentRefused(str(error)) from None
         await self._chance.pause()

@@ -32,6 +32,15 @@ def points(calls: Calls, fault: str, *, every_call: bool) -> list[int]:
     return [number for number in found if can_strike(fault, calls.made[number])]
 
 
+def renting(calls: Calls, fault: str) -> list[int]:
+    """Returns those of them by which a machine is rented: no share leaves them out."""
+    return [
+        number
+        for number, call in enumerate(calls.made)
+        if call in ("rent_line", "send") and can_strike(fault, call)
+    ]
+
+
 def turn_of(name: str, fault: str) -> int:
     """Returns another number for each life and fault: together their shares cover more calls."""
     return list(LIVES).index(name) * len(FAULTS) + list(FAULTS).index(fault)
@@ -41,6 +50,29 @@ def crashes(calls: Calls) -> list[Strikes]:
     """Returns each crash around a call that changes something."""
     changing = [number for number, call in enumerate(calls.made) if changes_something(call)]
     return [{number: crash} for number in changing for crash in CRASHES]
+
+
+def launching(calls: Calls) -> list[Strikes]:
+    """Returns each way in which a node goes during its launch while a request for it comes late.
+
+    The late request would create the node anew.
+    """
+    created = next(n for n, call in enumerate(calls.made) if call == "create GpuNode")
+    rented = calls.made.index("send")
+    return [
+        {created: late, number: gone}
+        for number in moments(calls)
+        if created < number <= rented + 20
+        for late in ("request astray", "request repeated")
+        for gone in ("node deleted", "node vanishes")
+    ]
+
+
+def frozen(calls: Calls) -> list[Strikes]:
+    """Returns the ways in which the sweep last looks at the nodes before a machine is rented."""
+    rented = calls.made.index("send")
+    looks = [n for n, call in enumerate(calls.made[:rented]) if call == "list_all GpuNode"]
+    return [{looks[-1]: fault} for fault in ("stop after", "stop for good", "answer late")]
 
 
 def followed(name: str, crash: Strikes, share: int | None) -> list[Strikes]:

@@ -32,6 +32,9 @@ LATE_SECONDS = 12.0
 ASTRAY_SECONDS = 14.0
 """How long a request is on its way after its caller has given it up, or that of a second copy."""
 
+SWAPPED_SECONDS = 150.0
+"""How long the token of another account is in use: longer than any proof takes."""
+
 WRITES = frozenset(
     {"create", "write_status", "set_finalizers", "replace", "delete", "destroy", "send"}
 )
@@ -46,6 +49,8 @@ class Fault:
     """Names of the calls that it can happen to; None = all."""
     ends: frozenset[str] = frozenset()
     """How a job may end besides, if this happened to it."""
+    blind_seconds: float = 0.0
+    """How long nobody can see which machines are ours."""
 
 
 FAULTS = {
@@ -66,6 +71,7 @@ FAULTS = {
     "not found": Fault(frozenset({"destroy", "read_log"})),
     "destroy ignored": Fault(frozenset({"destroy"})),
     "node deleted": Fault(ends=frozenset({"CeilingExceeded", "MachinesDistrusted"})),
+    "account swapped": Fault(blind_seconds=SWAPPED_SECONDS),
     "node vanishes": Fault(ends=frozenset({"CeilingExceeded"})),
 }
 """What strikes, by name.
@@ -74,7 +80,8 @@ A *crash* ends the process, another begins a while later; *stopped* it stands, f
 the other one has brought everything to its end, and then goes on where it was. A request that goes
 *astray* takes effect at the last moment, when its caller has long given it up and asked again;
 a *repeated* one takes effect twice. *Left out*, *repeated*, *not found* and *ignored* are the
-provider's lies. A node is deleted, or *vanishes* by force, by a user's hand.
+provider's lies. A node is deleted, or *vanishes* by force, by a user's hand; for a while
+the token in use is that of another account.
 """
 
 CRASHES = tuple(name for name in FAULTS if name.startswith("crash"))
@@ -223,7 +230,7 @@ class Process:
             raise _unanswered(part)
         if fault == "answer late":
             await asyncio.sleep(LATE_SECONDS)
-        if fault.startswith("node"):
+        if fault.startswith(("node", "account")):
             self._on_deed(fault)
         await self._here()
 

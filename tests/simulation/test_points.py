@@ -8,7 +8,16 @@ from itertools import repeat
 import pytest
 from tests.simulation.conftest import Players
 from tests.simulation.lives import LIVES, Strikes, endured, live
-from tests.simulation.points import crashes, drawn, followed, points, turn_of
+from tests.simulation.points import (
+    crashes,
+    drawn,
+    followed,
+    frozen,
+    launching,
+    points,
+    renting,
+    turn_of,
+)
 from tests.simulation.process import FAULTS, Calls
 
 pytestmark = pytest.mark.timeout(0)
@@ -28,6 +37,11 @@ def calls_of(name: str, calm: dict[str, Calls]) -> Calls:
     return calm[name]
 
 
+def share(given: str) -> int | None:
+    """Returns how many are to be drawn; None = all."""
+    return int(given) if given.isdecimal() else None
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", LIVES)
 def test_a_fault_at_any_call_is_survived(
@@ -35,10 +49,10 @@ def test_a_fault_at_any_call_is_survived(
 ) -> None:
     """Whatever one call does, the promises hold."""
     given = pytestconfig.getoption("points")
-    found = points(calls_of(name, calm), fault, every_call=given == "all")
-    share = None if given in ("all", "moments") else int(given)
-    struck = drawn(found, share, turn_of(name, fault))
-    strikes: list[Strikes] = [{number: fault} for number in struck]
+    calls = calls_of(name, calm)
+    found = points(calls, fault, every_call=given == "all")
+    struck = {*drawn(found, share(given), turn_of(name, fault)), *renting(calls, fault)}
+    strikes: list[Strikes] = [{number: fault} for number in sorted(struck)]
 
     players.judge(fault, endured, repeat(name), strikes)
 
@@ -48,13 +62,32 @@ def test_a_crash_and_then_another_fault_are_survived(
     name: str, calm: dict[str, Calls], players: Players, pytestconfig: pytest.Config
 ) -> None:
     """A process that takes over meets lost, late and false answers too."""
-    given = pytestconfig.getoption("pairs")
-    share = None if given == "all" else int(given)
-    first = drawn(crashes(calls_of(name, calm)), share, list(LIVES).index(name))
+    few = share(pytestconfig.getoption("pairs"))
+    first = drawn(crashes(calls_of(name, calm)), few, list(LIVES).index(name))
     pairs = [
-        pair
-        for found in players.map(followed, repeat(name), first, repeat(share))
-        for pair in found
+        pair for found in players.map(followed, repeat(name), first, repeat(few)) for pair in found
     ]
 
     players.judge("crash, then another", endured, repeat(name), pairs)
+
+
+@pytest.mark.parametrize("name", ["plain", "retried"])
+def test_a_node_that_goes_during_its_launch_is_survived(
+    name: str, calm: dict[str, Calls], players: Players, pytestconfig: pytest.Config
+) -> None:
+    """Also if a late request creates another one in its place."""
+    few = share(pytestconfig.getoption("points"))
+    found = launching(calls_of(name, calm))
+    strikes = drawn(found, None if few is None else few * 10)
+
+    players.judge("node goes in launch", endured, repeat(name), strikes)
+
+
+@pytest.mark.parametrize("name", ["plain", "listed last", "two leaders"])
+def test_a_sweep_that_stands_while_another_rents_destroys_nothing(
+    name: str, calm: dict[str, Calls], players: Players
+) -> None:
+    """What it saw of the nodes is older than the machine."""
+    strikes = frozen(calls_of(name, calm))
+
+    players.judge("sweep stands", endured, repeat(name), strikes)

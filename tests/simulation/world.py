@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from tests.simulation.model import (
+    ACCOUNT,
     Chance,
     ModelDrivers,
     ModelKube,
@@ -19,7 +20,7 @@ from tests.simulation.model import (
     VirtualClock,
     VirtualLoop,
 )
-from tests.simulation.process import Broken, Calls, Process
+from tests.simulation.process import SWAPPED_SECONDS, Broken, Calls, Process
 
 from gpujob.adapters.errors import AdapterError
 from gpujob.api.gpujob import GpuJob
@@ -220,7 +221,12 @@ class World:
         task.add_done_callback(self._restarts.discard)
 
     def _on_deed(self, deed: str) -> None:
-        """A user lays hands on the nodes."""
+        """Somebody lays hands on the nodes or the token."""
+        if deed == "account swapped":
+            self.vast.account = ACCOUNT + 1
+            back = asyncio.get_running_loop().call_later
+            back(SWAPPED_SECONDS, setattr, self.vast, "account", ACCOUNT)
+            return
         for body in self.kube.of_kind("GpuNode"):
             key = ("GpuNode", body["metadata"]["namespace"], body["metadata"]["name"])
             if deed == "node vanishes":
