@@ -258,7 +258,12 @@ FAULTS = (
         "return max(int(seconds - Fraction(lag)), 0)",
         "return max(int(seconds), 0)",
     ),
-    Fault("the deadline is ignored", "core/node_plan.py", "if ran >= deadline:", "if ran < 0:"),
+    Fault(
+        "the deadline is ignored",
+        "core/node_plan.py",
+        "and _ran_seconds(seen) >= deadline:",
+        "and _ran_seconds(seen) < 0:",
+    ),
     Fault(
         "what an attempt cost is not added",
         "core/job_plan.py",

@@ -166,7 +166,7 @@ LIVES = {
     "node deleted": Life("Complete", _node_deleted),
     "node vanished": Life("CeilingExceeded", _node_vanished),
     "recreated": Life("Complete", _recreated),
-    "outbid and back": Life("Complete", _taken_away(300), BIDS),
+    "outbid and back": Life("Complete", _taken_away(100), BIDS),
     "outbid for good": Life("Complete", _taken_away(None), BIDS),
 }
 

@@ -56,7 +56,7 @@ SETTINGS = Settings(
     namespace="system",
     pod_name="gpujob",
     pod_ip="192.0.2.1",
-    limits=Limits(max_usd_per_hour="100"),
+    limits=Limits(max_usd_per_hour="100", outbid_patience_seconds=240),
 )
 
 
