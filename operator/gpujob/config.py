@@ -66,9 +66,7 @@ class Settings:
         }
         if given:
             unknown = ", ".join(sorted(name for name, _ in given.values()))
-            raise ConfigError(
-                f"unknown setting: {unknown}; see the table of settings in the README"
-            )
+            raise ConfigError(f"unknown setting: {unknown}; see Settings in helm/gpujob/README.md")
         for required in ("driver_image", "transport_url", "namespace", "pod_name", "pod_ip"):
             if required not in own:
                 raise ConfigError(f"{PREFIX}{required.upper()} must be set")
