@@ -154,11 +154,13 @@ class Simulator:
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: Process | None = None
+        self._strangers: set[int] = set()
 
     def start(self, *, list_lag_seconds: float = 0.4) -> None:
         """Starts it with a fresh market, on its old port."""
         command = [sys.executable, "-m", "vastsim", "--port", str(self._port), "--seed", "1"]
         command += ["--boot-seconds", "0.3", "0.6", "--list-lag-seconds", str(list_lag_seconds)]
+        self._strangers = set()
         log = self._folder / "simulator.log"
         self._process = Process(
             log, command, environment(VASTSIM_API_KEY=KEY, TMPDIR=str(self._folder))
@@ -175,9 +177,25 @@ class Simulator:
         self.ask("PUT", "faults", wanted)
 
     def ledger(self) -> list[Object]:
-        """Returns every lease there ever was."""
+        """Returns every lease there ever was, but for strangers'."""
+        return [one for one in self._everything() if one["id"] not in self._strangers]
+
+    def _everything(self) -> list[Object]:
         leases: list[Object] = self.ask("GET", "ledger")["leases"]
         return leases
+
+    def admit_strangers(self, *labels: str) -> None:
+        """Rents machines as somebody else would, with these labels; they load for ever."""
+        self.faults(slow_boot={"count": -1, "seconds": 1e9})
+        self._strangers |= {self.rent_by_hand(label) for label in labels}
+        self.faults()
+
+    def touched(self) -> set[int]:
+        """Returns the strangers' machines that somebody has asked something of, or that changed."""
+        paths = {one["path"] for one in self.requests()}
+        asked = {one for one in self._strangers if f"/api/v0/instances/{one}/" in paths}
+        loading = {one["id"] for one in self._everything() if one["state"] == "loading"}
+        return asked | (self._strangers - loading)
 
     def of(self, job: Object) -> list[Object]:
         """Returns the leases of a job."""
