@@ -429,6 +429,8 @@ class ModelVast(VastClient):
                 raise Broken("a rent on an account that the marker does not name")
             if FINALIZER not in node["metadata"]["finalizers"]:
                 raise Broken("a rent for a node that may go at any moment")
+        if account != ACCOUNT:
+            raise RefusedError(400, "insufficient_credit", "Your account lacks credit.")
         ask = Ask(
             image=request.image,
             disk_gb=request.disk_gb,

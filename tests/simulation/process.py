@@ -81,7 +81,7 @@ the other one has brought everything to its end, and then goes on where it was. 
 *astray* takes effect at the last moment, when its caller has long given it up and asked again;
 a *repeated* one takes effect twice. *Left out*, *repeated*, *not found* and *ignored* are the
 provider's lies. A node is deleted, or *vanishes* by force, by a user's hand; for a while
-the token in use is that of another account.
+the token in use is that of another account, which has no credit.
 """
 
 CRASHES = tuple(name for name in FAULTS if name.startswith("crash"))
