@@ -287,6 +287,30 @@ async def test_the_environment_is_in_no_command_line(
     assert not [line for line in lines if b"secret 'quoted'" in line]
 
 
+async def test_a_look_that_hangs_is_not_waited_for(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """The driver connects anew, and finds the workload's end when the machine answers again."""
+    held, url = controller
+    wait = "echo up; while [ ! -e $HOME/end ]; do sleep 0.1; done; echo end"
+    held.answer = run(machine, machine.port, "sh", "-c", wait)
+    driver = Driver(tmp_path, url, machine.key)
+    await driver.start()
+    await until(lambda: driver.out == b"up\n")
+    async with machine.connected() as connection:
+        hang = (
+            "printf '#!/bin/sh\nexec sleep 600\n' > $HOME/../bin/date; chmod +x $HOME/../bin/date"
+        )
+        await connection.run(hang)
+        await until(lambda: "no connection: TimeoutError" in driver.err)
+        await connection.run("rm $HOME/../bin/date; touch $HOME/end")
+    await until(lambda: held.reports and held.reports[-1].outcome is not None)
+    held.answer = {"instruction": "Exit"}
+
+    assert await driver.ended() == 0
+    assert driver.out == b"up\nend\n"
+
+
 async def test_another_host_key_is_a_fault(
     machine: Machine, controller: tuple[Controller, str], tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -126,6 +126,36 @@ async def test_a_script_that_hangs_is_given_up(machine: Machine) -> None:
     async with machine.connected() as connection:
         with pytest.raises(MachineUnreachable, match="Timeout"):
             await connection.run("sleep 600", timeout_seconds=0.2)
+
+
+class Mute(asyncssh.SSHServer):
+    """Lets everybody in and opens no channel."""
+
+    def begin_auth(self, username: str) -> bool:
+        return False
+
+    async def _never(self) -> asyncssh.SSHServerSession[bytes]:
+        await asyncio.Event().wait()
+        raise AssertionError("nothing sets it")
+
+    def session_requested(self) -> Awaitable[asyncssh.SSHServerSession[bytes]]:
+        return self._never()
+
+
+async def test_a_channel_that_is_never_opened_is_given_up(tmp_path: Path) -> None:
+    """For a script that is run, and for one whose output is followed."""
+    host = asyncssh.generate_private_key("ssh-ed25519")
+    new_key(tmp_path / "key")
+    server = await asyncssh.create_server(Mute, "127.0.0.1", 0, server_host_keys=[host])
+    shown = host.export_public_key("openssh").decode().strip()
+    port = server.get_port()
+    key = tmp_path / "key"
+    async with server, connect("127.0.0.1", port, "root", key, shown) as connection:
+        with pytest.raises(MachineUnreachable, match="Timeout"):
+            await connection.run("true", timeout_seconds=0.2)
+        with pytest.raises(MachineUnreachable, match="Timeout"):
+            async with connection.open("true", timeout_seconds=0.2):
+                pass
 
 
 async def test_another_host_key_is_not_accepted(machine: Machine) -> None:

@@ -1,5 +1,6 @@
 """SSH to a rented machine: one pinned host key, one key of ours, nothing from the surroundings."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,14 +30,11 @@ class Connection:
         Raises MachineUnreachable if the connection breaks, or the script fails or hangs.
         """
         with _translated():
-            done = await self._connection.run(
-                script,
-                input=text,
-                encoding=None,
-                check=False,
-                stderr=asyncssh.PIPE,
-                timeout=timeout_seconds,
-            )
+            # The library's own timeout does not count the opening of the channel.
+            async with asyncio.timeout(timeout_seconds):
+                done = await self._connection.run(
+                    script, input=text, encoding=None, check=False, stderr=asyncssh.PIPE
+                )
         if done.exit_status != 0:
             said = done.stderr if isinstance(done.stderr, bytes) else b""
             words = said.decode("utf-8", "replace")[-200:].strip()
@@ -45,13 +43,17 @@ class Connection:
 
     @asynccontextmanager
     async def open(
-        self, script: str, text: bytes = b""
+        self, script: str, text: bytes = b"", *, timeout_seconds: float = SCRIPT_SECONDS
     ) -> AsyncIterator["asyncssh.SSHClientProcess[bytes]"]:
-        """Starts a script whose output is read as it comes; it ends with the context."""
+        """Starts a script whose output is read as it comes; it ends with the context.
+
+        Raises MachineUnreachable if it does not start in time, or the connection breaks.
+        """
         with _translated():
-            process = await self._connection.create_process(
-                script, encoding=None, stderr=asyncssh.DEVNULL
-            )
+            async with asyncio.timeout(timeout_seconds):
+                process = await self._connection.create_process(
+                    script, encoding=None, stderr=asyncssh.DEVNULL
+                )
         try:
             with _translated():
                 process.stdin.write(text)

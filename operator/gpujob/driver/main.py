@@ -239,14 +239,19 @@ class Driver:
         look = await self._await_start(connection)
         self._message = ""
         self._phase = WorkloadPhase.RUNNING
-        following = [asyncio.create_task(self._follow(connection, stream)) for stream in STREAMS]
+        following = asyncio.create_task(self._follow_all(connection))
         looking = asyncio.create_task(self._look_on(connection))
         try:
-            await asyncio.gather(*following)
+            # A look that fails ends it too: streams alone do not tell a quiet workload from a
+            # machine that hangs.
+            await asyncio.wait([following, looking], return_when=asyncio.FIRST_COMPLETED)
+            if looking.done():
+                looking.result()
+            await following
         finally:
-            for task in (*following, looking):
-                task.cancel()
-            await asyncio.gather(*following, looking, return_exceptions=True)
+            following.cancel()
+            looking.cancel()
+            await asyncio.gather(following, looking, return_exceptions=True)
         look = await self._look(connection)
         while look.state not in ("exited", "vanished"):
             await asyncio.sleep(0.2)
@@ -282,6 +287,15 @@ class Driver:
         if look.run_seconds is not None:
             self._run_seconds = float(look.run_seconds)
         return look
+
+    async def _follow_all(self, connection: Connection) -> None:
+        streams = [asyncio.create_task(self._follow(connection, stream)) for stream in STREAMS]
+        try:
+            await asyncio.gather(*streams)
+        finally:
+            for stream in streams:
+                stream.cancel()
+            await asyncio.gather(*streams, return_exceptions=True)
 
     async def _follow(self, connection: Connection, stream: str) -> None:
         """Carries one stream to our own, each byte once."""
