@@ -124,6 +124,14 @@ async def _host_lost(world: World) -> None:
         world.market.change(number, dies_at=0.0)
 
 
+async def _leader_cut_off(world: World) -> None:
+    """From the API server, while the other replica reaches it."""
+    await _reach(world, "Booting")
+    for replica in world.replicas:
+        if replica.lock.is_held:
+            replica.process.is_cut_off = True
+
+
 def _taken_away(back_after: float | None) -> Callable[[World], Awaitable[None]]:
     """While it runs, somebody bids more; the machine comes back, or never does."""
 
@@ -162,6 +170,8 @@ LIVES = {
     "unmarked": Life("Complete", _unmarked, blind_seconds=UNMARKED_SECONDS),
     "host lost": Life("Complete", _host_lost),
     "two leaders": Life("Complete", _leader_stopped),
+    "leader cut off": Life("Complete", _leader_cut_off),
+    "long": Life("Complete", run_seconds=600.0),
     "namespace deleted": Life(None, _namespace_deleted),
     "node deleted": Life("Complete", _node_deleted),
     "node vanished": Life("CeilingExceeded", _node_vanished),

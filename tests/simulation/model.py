@@ -9,18 +9,19 @@ import marshal
 import random
 import re
 import selectors
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any, TypeVar
 
-from tests.simulation.process import PRESENT_FAULT, Broken
+from tests.simulation.process import CALLER, PRESENT_FAULT, Broken, Process
 
 from gpujob.adapters.errors import (
     ClusterUnavailable,
     Conflict,
     Forbidden,
+    Invalid,
     ObjectGone,
     ProviderUnavailable,
     RentRefused,
@@ -182,6 +183,10 @@ class ModelKube(KubeClient):
     ) -> Body:
         await self._unreliable()
         body = self._current(kind, stored)
+        if "deletionTimestamp" in body["metadata"] and set(finalizers) - set(
+            body["metadata"].get("finalizers", [])
+        ):
+            raise Invalid("no new finalizers while it is being deleted")
         body["metadata"]["finalizers"] = list(finalizers)
         self._put((kind, body["metadata"]["namespace"], body["metadata"]["name"]), body)
         return _copy(body)
@@ -196,7 +201,10 @@ class ModelKube(KubeClient):
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
         await self._unreliable()
-        self.delete_now(kind, namespace, name, uid)
+        held = self.objects.get((kind, namespace, name))
+        if held is not None and uid is not None and held["metadata"]["uid"] != uid:
+            raise Conflict(name)
+        self.delete_now(kind, namespace, name)
 
     # --- What users and the rest of a cluster do, at once and without fail -------------------
 
@@ -215,10 +223,10 @@ class ModelKube(KubeClient):
         self._put((kind, namespace, name), body)
         self.delete_now(kind, namespace, name)
 
-    def delete_now(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+    def delete_now(self, kind: str, namespace: str, name: str) -> None:
         key = (kind, namespace, name)
         body = self.objects.get(key)
-        if body is None or (uid is not None and body["metadata"]["uid"] != uid):
+        if body is None:
             return
         body = _copy(body)
         body["metadata"].setdefault("deletionTimestamp", _wire(VirtualClock().now()))
@@ -227,7 +235,6 @@ class ModelKube(KubeClient):
     def change(self, kind: str, namespace: str, name: str, **spec: Any) -> None:
         body = _copy(self.objects[kind, namespace, name])
         body["spec"] |= spec
-        body["metadata"]["generation"] += 1
         self._put((kind, namespace, name), body)
 
     def set_status(self, kind: str, namespace: str, name: str, status: Body) -> None:
@@ -260,10 +267,16 @@ class ModelKube(KubeClient):
         return _copy(held)
 
     def _put(self, key: tuple[str, str, str], body: Body) -> None:
+        before, meta = self.objects.get(key), body["metadata"]
+        if before == body:
+            # Nothing is written, and nobody is told.
+            return
+        if before is not None:
+            leaves = "deletionTimestamp" in meta and "deletionTimestamp" not in before["metadata"]
+            changed = before.get("spec") != body.get("spec")
+            meta["generation"] = before["metadata"]["generation"] + (leaves or changed)
         self._version += 1
-        body["metadata"]["resourceVersion"] = str(self._version)
-        meta = body["metadata"]
-        before = self.objects.get(key)
+        meta["resourceVersion"] = str(self._version)
         gone = "deletionTimestamp" in meta and not meta.get("finalizers")
         if gone:
             self.objects.pop(key, None)
@@ -300,6 +313,8 @@ class ModelVast(VastClient):
         """Whose token is in use."""
         self.lies: set[str] = set()
         """Lies that are told in each listing."""
+        self.leads: Callable[[Process | None], bool] = lambda _: True
+        """Whether a process leads now."""
         self._sent: set[str] = set()
         """Marks of all rent requests that arrived."""
         self._accepted: set[tuple[str, ...]] = set()
@@ -388,6 +403,11 @@ class ModelVast(VastClient):
         fault = PRESENT_FAULT.get()
         if fault == "not found" or self.account != ACCOUNT:
             raise ProviderUnavailable("status 404: no_such_instance")
+        mark = Mark.parse(self.market.leases[number].ask.label)
+        node = self._kube.by_uid(mark.node_uid) if mark is not None else None
+        status = node.get("status", {}) if node is not None else {}
+        if "end" not in status and status.get("lease", {}).get("instanceID") == number:
+            raise Broken(f"{number} is to be destroyed, and its attempt was not ended")
         if fault != "destroy ignored" and not self._chance.strikes():
             self.market.enter(number, "destroyed", self.now())
         if self._chance.strikes():
@@ -429,6 +449,8 @@ class ModelVast(VastClient):
                 raise Broken("a rent on an account that the marker does not name")
             if FINALIZER not in node["metadata"]["finalizers"]:
                 raise Broken("a rent for a node that may go at any moment")
+        if PRESENT_FAULT.get() != "request astray" and not self.leads(CALLER.get()):
+            raise Broken("a rent by a process that does not lead")
         if account != ACCOUNT:
             raise RefusedError(400, "insufficient_credit", "Your account lacks credit.")
         ask = Ask(

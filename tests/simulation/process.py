@@ -27,6 +27,8 @@ class Broken(AssertionError):
 
 STOPPED_SECONDS = 400.0
 """How long a stopped process stands: longer than any wait of the rules."""
+BRIEFLY_SECONDS = 17.0
+"""So long that the lock has just run out."""
 LATE_SECONDS = 12.0
 """How late a late answer comes: within the time-outs, beyond the lock's retries."""
 ASTRAY_SECONDS = 14.0
@@ -58,6 +60,7 @@ FAULTS = {
     "crash after": Fault(),
     "stop before": Fault(),
     "stop after": Fault(),
+    "stop briefly": Fault(),
     "stop for good": Fault(),
     "request lost": Fault(),
     "request astray": Fault(WRITES),
@@ -143,6 +146,10 @@ def changes_something(call: str) -> bool:
     return verb in WRITES and kind not in ("Event", "Lease")
 
 
+CALLER: ContextVar["Process | None"] = ContextVar("CALLER", default=None)
+"""Who makes the present call."""
+
+
 class Process:
     """What a replica's calls pass through: it may be stopped or killed before and after each."""
 
@@ -158,6 +165,8 @@ class Process:
         self._goes_on = asyncio.Event()
         self._goes_on.set()
         self.is_killed = False
+        self.is_cut_off = False
+        """Whether the API server can not be reached from it."""
 
     @property
     def is_stopped(self) -> bool:
@@ -185,7 +194,8 @@ class Process:
     def _stopped(self, fault: str) -> None:
         self.stop()
         if fault != "stop for good":
-            asyncio.get_running_loop().call_later(STOPPED_SECONDS, self.resume)
+            seconds = BRIEFLY_SECONDS if fault == "stop briefly" else STOPPED_SECONDS
+            asyncio.get_running_loop().call_later(seconds, self.resume)
 
     def view(self, part: Any) -> Any:
         """Returns a part of the world as this process calls it."""
@@ -194,6 +204,10 @@ class Process:
     async def call(self, part: Any, name: str, made: Callable[[], Any]) -> Any:
         """Makes a call, with the fault that strikes it."""
         fault = self._calls.next(name)
+        CALLER.set(self)
+        if self.is_cut_off and isinstance(part, KubeClient):
+            await asyncio.sleep(LATE_SECONDS)
+            raise _unanswered(part)
         if fault is None:
             await self._here()
             answer = await made()
@@ -222,7 +236,7 @@ class Process:
     async def _answered(self, fault: str, part: Any, made: Callable[[], Any]) -> None:
         if fault == "crash after":
             await self._killed()
-        if fault in ("stop after", "stop for good"):
+        if fault in ("stop after", "stop briefly", "stop for good"):
             self._stopped(fault)
         if fault == "request repeated":
             self._calls.send_later(ASTRAY_SECONDS, made, fault)

@@ -83,7 +83,7 @@ def test_a_node_that_goes_during_its_launch_is_survived(
     players.judge("node goes in launch", endured, repeat(name), strikes)
 
 
-@pytest.mark.parametrize("name", ["plain", "listed last", "two leaders"])
+@pytest.mark.parametrize("name", ["plain", "listed last", "long"])
 def test_a_sweep_that_stands_while_another_rents_destroys_nothing(
     name: str, calm: dict[str, Calls], players: Players
 ) -> None:

@@ -42,6 +42,8 @@ from vastsim.market import Lease, Market, Timing
 from vastsim.offers import read_market
 
 REPLICAS = 2
+UNLED_STEPS = 3
+"""One that wakes up needs a moment to see that it was outlived."""
 CLUSTER = "cluster"
 NAMESPACE = "team"
 CEILING = "6.00"
@@ -133,6 +135,11 @@ class Operator:
         await self._end_tasks()
 
     @property
+    def acts(self) -> bool:
+        """Whether it does a leader's work."""
+        return any(not task.done() for task in self._tasks)
+
+    @property
     def has_ended(self) -> bool:
         """Whether it lost the lock and ended; raises what else it died of."""
         if self._life.done() and not self._life.cancelled():
@@ -194,6 +201,9 @@ class World:
         self.vast = ModelVast(self.market, self.kube, chance)
         self.drivers = ModelDrivers(self.kube, self.vast, chance, run_seconds, exit_codes)
         self.kube.on_write.append(self._on_write)
+        self.vast.leads = self._leads
+        self._unled: dict[int, int] = {}
+        """For how many steps each replica has acted without the lock."""
         self._lives = 0
         self._restarts: set[asyncio.Task[None]] = set()
         self.replicas: list[Operator] = []
@@ -212,6 +222,9 @@ class World:
         self._lives += 1
         process = Process(self.calls, self._on_crash, self._on_deed)
         return Operator(self.kube, self.vast, self.drivers, process, f"replica-{self._lives}")
+
+    def _leads(self, process: Process | None) -> bool:
+        return any(one.process is process and one.lock.is_held for one in self.replicas)
 
     def _on_crash(self, process: Process) -> None:
         """A process asks to be killed where it stands."""
@@ -325,6 +338,11 @@ class World:
         leaders = [one for one in self.replicas if one.lock.is_held and not one.has_ended]
         if len(leaders) > 1:
             raise Broken("two replicas lead")
+        for replica in self.replicas:
+            alone = replica.acts and not replica.lock.is_held and not replica.process.is_stopped
+            self._unled[id(replica)] = self._unled.get(id(replica), 0) + 1 if alone else 0
+            if self._unled[id(replica)] > UNLED_STEPS:
+                raise Broken("a replica goes on without the lock")
         now = asyncio.get_running_loop().time()
         nodes = {body["metadata"]["uid"]: body for body in self.kube.of_kind("GpuNode")}
         marks: set[str] = set()

@@ -1,0 +1,136 @@
+"""The model API server of the simulation answers as the real one does.
+
+What the simulation proves hangs on versions, uids, deletions and finalizers: generated sequences of
+requests go to both, and outcome and objects are compared after each.
+"""
+
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from kubernetes.aio import client, config
+from tests.simulation.model import Chance, ModelKube
+
+from gpujob.adapters.errors import ClusterError
+from gpujob.adapters.kube import Body, KubeClient
+from gpujob.api.meta import FINALIZER
+from localcluster.control_plane import ControlPlane
+
+NAMES = ("one", "two")
+REQUESTS = 60
+
+
+class Calm(Chance):
+    """No faults, and no time between the requests."""
+
+    def __init__(self) -> None:
+        super().__init__(0, level=0.0)
+
+    async def pause(self) -> None:
+        """Goes on at once."""
+
+
+class Side:
+    """One of the two servers, with all that it has ever answered."""
+
+    def __init__(self, kube: KubeClient, namespace: str) -> None:
+        self._kube = kube
+        self._namespace = namespace
+        self.answers: list[Body | None] = []
+
+    async def ask(self, verb: str, name: str, basis: int, value: Any) -> str:
+        """Makes a request on an earlier answer, and returns its outcome in a word."""
+        answer = None
+        stored = self.answers[basis] if self.answers else None
+        try:
+            if verb == "create":
+                answer = await self._kube.create("GpuJob", self._namespace, _job(name, value))
+            elif verb == "get":
+                answer = await self._kube.get("GpuJob", self._namespace, name)
+            elif verb == "delete":
+                uid = stored["metadata"]["uid"] if stored and value else None
+                await self._kube.delete("GpuJob", self._namespace, name, uid)
+            elif stored is not None:
+                answer = await self._write(verb, stored, value)
+        except ClusterError as error:
+            self.answers.append(None)
+            return type(error).__name__
+        self.answers.append(answer)
+        return "done"
+
+    async def _write(self, verb: str, stored: Body, value: Any) -> Body:
+        if verb == "status":
+            return await self._kube.write_status("GpuJob", stored, {"attempt": value})
+        if verb == "finalizers":
+            # Always a change: whether a patch without one makes a new version is the server's whim.
+            held = [] if stored["metadata"].get("finalizers") else [FINALIZER]
+            return await self._kube.set_finalizers("GpuJob", stored, held)
+        spec = {**stored["spec"], "suspend": bool(value)}
+        return await self._kube.replace("GpuJob", {**stored, "spec": spec})
+
+    async def objects(self) -> dict[str, Any]:
+        """Returns what matters of all objects, in terms that do not depend on the server."""
+        born = [body["metadata"]["uid"] for body in self.answers if body is not None]
+        found = await self._kube.list_all("GpuJob")
+        return {
+            body["metadata"]["name"]: (
+                born.index(body["metadata"]["uid"]),
+                body["metadata"].get("finalizers", []),
+                "deletionTimestamp" in body["metadata"],
+                body["metadata"]["generation"],
+                body["spec"].get("suspend", False),
+                body.get("status", {}).get("attempt", 0),
+            )
+            for body in found
+            if body["metadata"]["namespace"] == self._namespace
+        }
+
+
+def _job(name: str, held: int) -> Body:
+    return {
+        "apiVersion": "gpujob.dev/v1alpha1",
+        "kind": "GpuJob",
+        "metadata": {"name": name, "finalizers": [FINALIZER] if held else []},
+        "spec": {
+            "image": "image",
+            "command": ["work"],
+            "activeDeadlineSeconds": 60,
+            "gpu": {"models": ["RTX 4090"]},
+            "cost": {"ceiling": "1.00"},
+            "suspend": False,
+        },
+    }
+
+
+@pytest.fixture
+async def real(plane: ControlPlane) -> AsyncIterator[KubeClient]:
+    """The operator's client of the real API server, as administrator."""
+    configuration = client.Configuration()
+    await config.load_kube_config(
+        config_file=str(plane.kubeconfig), client_configuration=configuration
+    )
+    kube = KubeClient(client.ApiClient(configuration))
+    yield kube
+    await kube.close()
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_the_model_answers_as_the_real_one(
+    seed: int, real: KubeClient, namespace: str
+) -> None:
+    """Stale versions, wrong uids, deletions with and without finalizers, names used again."""
+    chance = random.Random(seed)
+    sides = Side(ModelKube(Calm()), namespace), Side(real, namespace)
+    verbs = ("create", "create", "get", "status", "status", "finalizers", "spec", "delete")
+    told = []
+    for number in range(REQUESTS):
+        verb, name = chance.choice(verbs), chance.choice(NAMES)
+        # Mostly on what was answered last, sometimes on something old.
+        oldest = 0 if chance.random() < 0.3 else max(number - 3, 0)
+        basis = chance.randrange(oldest, number) if number else 0
+        value = chance.choice((0, 1, 2))
+        model, true = [await side.ask(verb, name, basis, value) for side in sides]
+        told.append(f"{verb} {name} on {basis} with {value}: {true}")
+        assert model == true, "\n".join(told)
+        assert await sides[0].objects() == await sides[1].objects(), "\n".join(told)
