@@ -205,6 +205,17 @@ def test_confidence_starts_at_99_percent_and_recovers() -> None:
     assert low < later < Fraction(99, 100)
 
 
+@pytest.mark.parametrize(
+    ("spent", "reserved", "fuse"),
+    [(0, None, 5_000_000), (1_000_000, None, 4_000_000), (1_000_000, 3_000_000, 3_000_000)],
+)
+def test_the_fuse_is_what_is_left(spent: int, reserved: int | None, fuse: int) -> None:
+    """Of the ceiling, and of what was reserved for this attempt."""
+    asked = question(spent_microusd=spent, reserved_microusd=reserved)
+
+    assert judge(asked).fuse_microusd == fuse
+
+
 def test_the_money_deadline_leaves_room_for_the_end() -> None:
     """Destroyed at the deadline and gone a lag later, it has cost no more than the fuse."""
     admission = judge(question(a_spec(cost={"ceiling": "1.00"})))

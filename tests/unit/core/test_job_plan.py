@@ -275,6 +275,14 @@ def test_a_charge_is_added_once() -> None:
     assert [record.attempt for record in status.attempts] == [1]
 
 
+def test_charges_add_up() -> None:
+    """What an attempt cost comes on top of what was spent before."""
+    status = RECORDED | {"cost": {"spentUSD": "1.500000"}}
+    seen = job_observation(job=a_job(status=status), node=released("HostLost"))
+
+    assert plan_job(seen).status.cost.spent_usd == "1.750000"
+
+
 def test_a_vanished_node_is_charged_in_full() -> None:
     """What was reserved counts as spent, and its number is never used again."""
     seen = job_observation(

@@ -1,0 +1,63 @@
+"""What a machine is started with, and which host key its log may tell."""
+
+from typing import Any
+
+import pytest
+
+from gpujob.core.start_script import host_key_in_log, start_script
+
+KEY, OTHER_KEY = "ssh-ed25519 " + "A" * 68, "ssh-ed25519 " + "B" * 68
+NONCE, OTHER_NONCE = "0123456789abcdef" * 2, "fedcba9876543210" * 2
+
+
+def told(key: str = KEY, nonce: str = NONCE) -> str:
+    """The line that the start script prints."""
+    return f"gpujob-host-key {nonce} {key} {nonce}\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "key"),
+    [
+        pytest.param("", None, id="nothing yet"),
+        pytest.param(f"noise\n{told()}more noise\n", KEY, id="between its nonces"),
+        pytest.param(told() + told(), KEY, id="twice the same: a restarted container"),
+        pytest.param(told(nonce=OTHER_NONCE), None, id="another attempt's"),
+        pytest.param(told(OTHER_KEY, OTHER_NONCE) + told(), KEY, id="its own among others"),
+        pytest.param(f"gpujob-host-key {NONCE} {KEY}\n", None, id="cut off"),
+        pytest.param(f"echo {told()}", None, id="not at the start of a line"),
+        pytest.param(
+            f"gpujob-host-key {NONCE} ssh-rsa {'A' * 68} {NONCE}", None, id="another kind"
+        ),
+    ],
+)
+def test_only_a_key_between_its_own_nonces_counts(log: str, key: str | None) -> None:
+    """The log holds what the workload prints too."""
+    assert host_key_in_log(log, NONCE) == key
+
+
+def test_two_keys_are_none() -> None:
+    """One of them may be a workload's."""
+    with pytest.raises(ValueError, match="2 different host keys"):
+        host_key_in_log(told() + told(OTHER_KEY), NONCE)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ssh_public_key": f"{KEY}'; reboot; '"},
+        {"nonce": "$(reboot)"},
+        {"provider_url": "https://provider.example/$(reboot)"},
+    ],
+)
+def test_nothing_slips_into_the_shell(changes: dict[str, Any]) -> None:
+    """What is no key, nonce or address is refused."""
+    given: dict[str, Any] = {
+        "ssh_public_key": KEY,
+        "nonce": NONCE,
+        "provider_url": "https://provider.example",
+        "money_deadline_seconds": 100,
+        "heartbeat_stale_seconds": 900,
+    }
+    assert KEY in start_script(**given)
+    with pytest.raises(ValueError, match="may not stand in a start script"):
+        start_script(**given | changes)
