@@ -18,7 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = ("operator", "tests", "hack", "crds", "helm", "pyproject.toml")
 
-SIMULATION = ("tests/simulation", "--points=1", "--pairs=1", "--seeds=0..5")
+LIVES = "plain or last or retried or cut or long or storm"
+SIMULATION = ("tests/simulation", "--points=1", "--pairs=1", "--seeds=0..5", "-k", LIVES)
 STAGES: tuple[tuple[str, ...], ...] = (("tests/unit/core",), SIMULATION, ("tests/contract",))
 """The quickest first."""
 ADAPTER_STAGES = STAGES[2:] + STAGES[:2]
