@@ -1,5 +1,6 @@
 """What a machine is started with, and which host key its log may tell."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -55,6 +56,7 @@ def test_nothing_slips_into_the_shell(changes: dict[str, Any]) -> None:
         "ssh_public_key": KEY,
         "nonce": NONCE,
         "provider_url": "https://provider.example",
+        "born_before": datetime(2026, 1, 1, tzinfo=UTC),
         "money_deadline_seconds": 100,
         "heartbeat_stale_seconds": 900,
     }
