@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = ("operator", "tests", "hack", "crds", "helm", "pyproject.toml")
 
-LIVES = "plain or last or retried or cut or long or storm"
+LIVES = "plain or last or retried or cut or long or storm or lock or stands or launch"
 SIMULATION = ("tests/simulation", "--points=1", "--pairs=1", "--seeds=0..5", "-k", LIVES)
 STAGES: tuple[tuple[str, ...], ...] = (("tests/unit/core",), SIMULATION, ("tests/contract",))
 """The quickest first."""
@@ -61,7 +61,7 @@ FAULTS = (
         """    if status.rent is not None:
         return None
     assert job is not None""",
-        """    if status.lease is not None:
+        """    if status.run is not None:
         return None
     assert job is not None""",
     ),

@@ -33,12 +33,11 @@ def points(calls: Calls, fault: str, *, every_call: bool) -> list[int]:
 
 
 def renting(calls: Calls, fault: str) -> list[int]:
-    """Returns those of them by which a machine is rented: no share leaves them out."""
-    return [
-        number
-        for number, call in enumerate(calls.made)
-        if call in ("rent_line", "send") and can_strike(fault, call)
-    ]
+    """Returns the calls by which a machine is rented, and the last before: always struck."""
+    opened = [number for number, call in enumerate(calls.made) if call == "rent_line"]
+    sent = [number for number, call in enumerate(calls.made) if call == "send"]
+    found = [*(number - 1 for number in opened), *opened, *sent]
+    return [number for number in found if can_strike(fault, calls.made[number])]
 
 
 def turn_of(name: str, fault: str) -> int:
@@ -69,10 +68,14 @@ def launching(calls: Calls) -> list[Strikes]:
 
 
 def frozen(calls: Calls) -> list[Strikes]:
-    """Returns the ways in which the sweep last looks at the nodes before a machine is rented."""
-    rented = calls.made.index("send")
-    looks = [n for n, call in enumerate(calls.made[:rented]) if call == "list_all GpuNode"]
-    return [{looks[-1]: fault} for fault in ("stop after", "stop for good", "answer late")]
+    """Returns the ways in which the sweep's last look at the nodes is older than a new one."""
+    made = list(enumerate(calls.made))
+    looks = [number for number, call in made if call == "list_all GpuNode"]
+    nodes = [number for number, call in made if call == "create GpuNode"]
+    last = {max(look for look in looks if look < node) for node in nodes if looks[0] < node}
+    return [
+        {look: fault} for look in last for fault in ("stop after", "stop for good", "answer late")
+    ]
 
 
 def followed(name: str, crash: Strikes, share: int | None) -> list[Strikes]:

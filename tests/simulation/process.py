@@ -182,7 +182,8 @@ class Process:
         if not self.is_killed:
             self._goes_on.set()
 
-    async def _here(self) -> None:
+    async def here(self) -> None:
+        """Comes back once it does not stand."""
         await self._goes_on.wait()
 
     async def _killed(self) -> None:
@@ -203,21 +204,29 @@ class Process:
 
     async def call(self, part: Any, name: str, made: Callable[[], Any]) -> Any:
         """Makes a call, with the fault that strikes it."""
+        try:
+            return await self._call(part, name, made)
+        except Broken as error:
+            # Who made the call may be about to end, and say nothing.
+            self._calls.problems.append(error)
+            raise
+
+    async def _call(self, part: Any, name: str, made: Callable[[], Any]) -> Any:
         fault = self._calls.next(name)
         CALLER.set(self)
         if self.is_cut_off and isinstance(part, KubeClient):
             await asyncio.sleep(LATE_SECONDS)
             raise _unanswered(part)
         if fault is None:
-            await self._here()
+            await self.here()
             answer = await made()
-            await self._here()
+            await self.here()
             return answer
         if fault == "crash before":
             await self._killed()
         if fault == "stop before":
             self._stopped(fault)
-        await self._here()
+        await self.here()
         if fault == "request lost":
             raise _unanswered(part)
         if fault == "request astray":
@@ -246,7 +255,7 @@ class Process:
             await asyncio.sleep(LATE_SECONDS)
         if fault.startswith(("node", "account")):
             self._on_deed(fault)
-        await self._here()
+        await self.here()
 
 
 def _unanswered(part: Any) -> Exception:

@@ -48,6 +48,8 @@ CLUSTER = "cluster"
 NAMESPACE = "team"
 CEILING = "6.00"
 STEP_SECONDS = 2.0
+SHUTDOWN_SECONDS = 5.0
+"""From the loss of the lock to the end of the process."""
 RESTART_SECONDS = 5.0
 """From the crash of a replica to its next start."""
 
@@ -112,27 +114,29 @@ class Operator:
         self._sweep = Sweep(SETTINGS, clock, CLUSTER)
         self._life = asyncio.create_task(self._live())
         self._tasks: list[asyncio.Task[None]] = []
+        self._sweeps: list[asyncio.Task[None]] = []
 
     async def _live(self) -> None:
         await self.lock.acquire()
-        todo = [self._market.run(), self._resync(), self._sweeping(), self.lock.hold()]
+        todo = [self._market.run(), self._resync(), self.lock.hold()]
         todo += [self._work() for _ in range(3)]
         self._tasks = [asyncio.create_task(one) for one in todo]
+        self._sweeps = [asyncio.create_task(self._sweeping())]
         try:
-            await asyncio.gather(*self._tasks)
+            await asyncio.gather(*self._tasks, *self._sweeps)
         except LockLost:
-            await self._end_tasks()
-
-    async def _end_tasks(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+            # A process that stands does not even end: what it was about to do is done first.
+            await self.process.here()
+            await _end(self._tasks)
+            # Its thread ends only with the process.
+            await asyncio.sleep(SHUTDOWN_SECONDS)
+            await _end(self._sweeps)
 
     async def crash(self) -> None:
         """Ends it at whatever await it is."""
         self._life.cancel()
         await asyncio.gather(self._life, return_exceptions=True)
-        await self._end_tasks()
+        await _end([*self._tasks, *self._sweeps])
 
     @property
     def acts(self) -> bool:
@@ -174,6 +178,12 @@ class Operator:
                 pass
             finally:
                 self.queue.done(key, failed=failed)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def key_of(body: dict[str, Any]) -> Key:
