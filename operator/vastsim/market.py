@@ -225,11 +225,11 @@ class Market:
 
     def unpaid(self, now: float) -> tuple[Lease, ...]:
         """Returns what is on although its account's credit is used up."""
-        return tuple(
-            lease
-            for lease in self.leases.values()
-            if lease.state in ("loading", "running") and self.credit(now, lease.account) <= 0
-        )
+        on = [lease for lease in self.leases.values() if lease.state in ("loading", "running")]
+        broke = {
+            account for account in {lease.account for lease in on} if self.credit(now, account) <= 0
+        }
+        return tuple(lease for lease in on if lease.account in broke)
 
     def outbid(self, number: int, now: float) -> Lease:
         """Takes the GPUs from a lease; its disk stays, and is billed on."""
