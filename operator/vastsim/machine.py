@@ -134,7 +134,10 @@ class _Machine:
         try:
             await session.redirect(process.stdin, process.stdout, process.stderr)
             await process.wait()
+            # Both are carried to their ends first: what comes after the exit would break the
+            # connection with all its channels.
             await session.stdout.drain()
+            await session.stderr.drain()
         finally:
             # A cut connection hangs up on what it had in the foreground.
             if process.returncode is None:

@@ -121,6 +121,16 @@ async def test_commands_truly_run(machine: Machine) -> None:
     assert home.endswith(f"{machine.number}/root")
 
 
+async def test_errors_that_come_late_break_nothing(machine: Machine) -> None:
+    """A command ends when both of its streams do; the connection is good for the next one."""
+    late = "(sleep 0.3; echo late >&2) >/dev/null & exit 0"
+    async with machine.connected() as connection:
+        await connection.run(late)
+        said = await connection.run("sleep 0.6; echo still here")
+
+    assert said == b"still here\n"
+
+
 async def test_a_script_that_hangs_is_given_up(machine: Machine) -> None:
     """Nothing is waited for for ever: whoever asked connects anew."""
     async with machine.connected() as connection:
