@@ -33,7 +33,7 @@ def points(calls: Calls, fault: str, *, every_call: bool) -> list[int]:
 
 
 def renting(calls: Calls, fault: str) -> list[int]:
-    """Returns the calls by which a machine is rented, and the last before: always struck."""
+    """Returns the calls by which a machine is rented, and the last before."""
     opened = [number for number, call in enumerate(calls.made) if call == "rent_line"]
     sent = [number for number, call in enumerate(calls.made) if call == "send"]
     found = [*(number - 1 for number in opened), *opened, *sent]

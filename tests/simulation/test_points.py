@@ -23,6 +23,9 @@ from tests.simulation.process import FAULTS, Calls
 pytestmark = pytest.mark.timeout(0)
 """Each world ends by its own patience, in virtual time; how many there are is up to the caller."""
 
+RENTING = ("plain", "listed last", "unmarked")
+"""Lives whose rent is struck by each fault whatever share is drawn."""
+
 
 @pytest.fixture(scope="module")
 def calm() -> dict[str, Calls]:
@@ -51,7 +54,8 @@ def test_a_fault_at_any_call_is_survived(
     given = pytestconfig.getoption("points")
     calls = calls_of(name, calm)
     found = points(calls, fault, every_call=given == "all")
-    struck = {*drawn(found, share(given), turn_of(name, fault)), *renting(calls, fault)}
+    always = renting(calls, fault) if name in RENTING else []
+    struck = {*drawn(found, share(given), turn_of(name, fault)), *always}
     strikes: list[Strikes] = [{number: fault} for number in sorted(struck)]
 
     players.judge(fault, endured, repeat(name), strikes)
