@@ -507,6 +507,7 @@ def abandoned(chaos: Chaos) -> Iterator[None]:
         world.plane.start_apiserver()
 
 
+@at_length
 def test_a_machine_left_alone_ends_at_its_money_deadline(chaos: Chaos, scale: Scale) -> None:
     """By its own watchdog, with nothing else alive; the bill is within the ceiling."""
     world = chaos.world
