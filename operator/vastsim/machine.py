@@ -132,7 +132,9 @@ class _Machine:
             start_new_session=True,
         )
         try:
-            await session.redirect(process.stdin, process.stdout, process.stderr)
+            # The channel has one end for both streams: it is told with the exit, after both of
+            # theirs. What came later would break the connection with all its channels.
+            await session.redirect(process.stdin, process.stdout, process.stderr, send_eof=False)
             await process.wait()
             # Both are carried to their ends first: what comes after the exit would break the
             # connection with all its channels.
