@@ -263,6 +263,61 @@ FAULTS = (
         "spent = parse_usd(status.cost.spent_usd) + parse_usd(record.cost_usd)",
         "spent = parse_usd(record.cost_usd)",
     ),
+    # --- Accounts and interruptions -------------------------------------------------------------
+    Fault(
+        "a node may rent with any account",
+        "core/node_plan.py",
+        "if job.status.node_account_id != world.account_id:",
+        "if job.status.node_account_id is None:",
+    ),
+    Fault(
+        "a vanished node is sought on any account",
+        "core/job_plan.py",
+        "account_id=account,",
+        "account_id=world.account_id or 0,",
+    ),
+    Fault(
+        "a bid is no part of the request",
+        "core/node_plan.py",
+        "bid_usd_per_hour=bid,",
+        "bid_usd_per_hour=None,",
+    ),
+    Fault(
+        "a paused machine is told to run",
+        "core/assignment.py",
+        "if machine is None or node.status.is_paused:",
+        "if machine is None:",
+    ),
+    Fault(
+        "an earlier run's word starts this one",
+        "core/node_plan.py",
+        "is_current = report is not None and report.run_number == status.run_number",
+        "is_current = report is not None",
+    ),
+    Fault(
+        "one look at a stopped machine pauses it",
+        "core/node_plan.py",
+        "for back in range(1, UNREPEATED_STATUSES + 1)]",
+        "for back in range(1, 2)]",
+    ),
+    Fault(
+        "silence is death",
+        "core/patience.py",
+        "return min(max(seconds, limits.silence_min_seconds), most)",
+        "return 0.0",
+    ),
+    Fault(
+        "a cut-off leader forgets the fuses",
+        "core/fuse.py",
+        "< rent.money_deadline_seconds:",
+        "< rent.money_deadline_seconds * 1000:",
+    ),
+    Fault(
+        "a machine that is back counts anew",
+        "core/start_script.py",
+        'began=$(cat "$g/began" 2>/dev/null)',
+        "began=",
+    ),
     # --- Sweep --------------------------------------------------------------------------------
     Fault(
         "the sweep asks no age",
