@@ -40,6 +40,11 @@ else nohup sh "$dir/supervise" "$dir" </dev/null >/dev/null 2>&1 & fi
 exit 0
 """
 
+# A container's first process may never collect its dead: such a one can still be signalled.
+_ALIVE = r"""
+alive() { kill -0 "$1" 2>/dev/null && ! grep -qs '^State:[[:space:]]*Z' "/proc/$1/status"; }
+"""
+
 _LOOK = r"""
 dir="$HOME/.gpujob/runs/@RUN@"
 date +%s > "$HOME/.gpujob/heartbeat.new" && mv "$HOME/.gpujob/heartbeat.new" "$HOME/.gpujob/heartbeat"
@@ -48,7 +53,7 @@ began=$(cat "$dir/began" 2>/dev/null)
 if [ -e "$dir/exit" ]; then
   echo "exited $(cat "$dir/exit") $(($(cat "$dir/ended") - began))"
 elif [ -e "$dir/started" ]; then
-  if kill -0 "$(cat "$dir/started")" 2>/dev/null; then echo "running $((now - began))"
+  if alive "$(cat "$dir/started")"; then echo "running $((now - began))"
   elif [ -e "$dir/exit" ]; then echo "exited $(cat "$dir/exit") $(($(cat "$dir/ended") - began))"
   else echo "vanished $((now - began))"; fi
 elif [ -d "$dir" ]; then echo launching
@@ -62,7 +67,7 @@ cd "$HOME/.gpujob/runs/@RUN@" || exit 1
 at=@OFFSET@
 while :; do
   ended=0; [ -e exit ] && ended=1
-  [ "$ended" = 0 ] && ! kill -0 "$(cat started)" 2>/dev/null && [ ! -e exit ] && ended=1
+  [ "$ended" = 0 ] && ! alive "$(cat started)" && [ ! -e exit ] && ended=1
   size=$(wc -c < @FILE@)
   if [ "$size" -gt "$at" ]; then tail -c +$((at + 1)) @FILE@ | head -c $((size - at)) || exit 1; at=$((size))
   elif [ "$ended" = 1 ]; then exit 0
@@ -112,7 +117,7 @@ def work_text(
 
 def look_script(run: str) -> str:
     """Returns the script that gives a heartbeat and prints how the workload stands."""
-    return _LOOK.replace("@RUN@", run)
+    return _ALIVE + _LOOK.replace("@RUN@", run)
 
 
 def parse_look(output: bytes) -> Look:
@@ -133,7 +138,7 @@ def follow_script(run: str, file: str, offset: int) -> str:
     """Returns the script that prints a file from an offset on, until the workload's end."""
     assert file in ("stdout", "stderr"), "there are two streams"
     text = _FOLLOW.replace("@RUN@", run).replace("@FILE@", file)
-    return text.replace("@OFFSET@", str(int(offset)))
+    return _ALIVE + text.replace("@OFFSET@", str(int(offset)))
 
 
 def _checked(uid: str) -> str:
