@@ -123,7 +123,7 @@ async def run(settings: Settings) -> int:
     serving = asyncio.create_task(probes.serve(), name="probes")
     acquiring = asyncio.create_task(lock.acquire(), name="lock")
     failure = await _first([acquiring, serving, stopping])
-    if failure is acquiring:
+    if failure is acquiring and acquiring.exception() is None:
         failure = await leader.lead([serving, stopping])
         if failure is not stopping:
             await leader.guard_fuses(stop)
