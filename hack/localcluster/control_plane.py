@@ -89,10 +89,15 @@ class ControlPlane:
 
     def start_apiserver(self) -> None:
         """Starts the API server if it does not run, on its old port; waits until it is ready."""
-        if self._processes.pid("kube-apiserver") is None:
-            self._processes.start("kube-apiserver", self._apiserver_command())
         pki.write_kubeconfig(self._pki, "admin", self.url, self.kubeconfig)
-        wait_for("the API server", READY_SECONDS, self.is_ready, quiet=self._quiet)
+
+        def ready() -> bool:
+            # One that ends at once is started again, as a kubelet would.
+            if self._processes.pid("kube-apiserver") is None:
+                self._processes.start("kube-apiserver", self._apiserver_command())
+            return self.is_ready()
+
+        wait_for("the API server", READY_SECONDS, ready, quiet=self._quiet)
 
     def kill_apiserver(self) -> None:
         """Ends the API server as a crash would."""

@@ -21,7 +21,9 @@ def start_time(pid: int) -> int | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    # Its first thread may be dead while others still hold what it held, ports for example.
+    is_dead = fields[0] in "ZX" and int(fields[17]) <= 1
+    return None if is_dead else int(fields[19])
 
 
 class Processes:
