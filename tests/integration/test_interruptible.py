@@ -1,5 +1,6 @@
 """Interruptible machines on real parts: taken away, given back, or replaced."""
 
+import pytest
 from tests.integration.conftest import World
 from tests.integration.parts import eventually
 
@@ -38,10 +39,13 @@ def test_a_machine_that_does_not_come_back_is_replaced(world: World) -> None:
 
 
 def test_a_bid_is_cheaper_and_is_what_is_paid(world: World) -> None:
-    """The rate on the job is the bid and the disk."""
+    """Of two jobs only one bids, and its rate is what the provider takes."""
     world.apply_job("bid", market=BID)
     world.apply_job("demand")
     bid, demand = (world.await_reason(name, "Complete") for name in ("bid", "demand"))
-    rates = [float(one["status"]["attempts"][0]["usdPerHour"]) for one in (bid, demand)]
+    (on_bid,), (on_demand,) = world.simulator.of(bid), world.simulator.of(demand)
 
-    assert rates[0] < rates[1]
+    assert (on_bid["is_bid"], on_demand["is_bid"]) == (True, False)
+    rate = float(bid["status"]["attempts"][0]["usdPerHour"])
+    assert rate == pytest.approx(float(on_bid["usd_per_hour"]), abs=0.00001)
+    assert rate < float(on_demand["usd_per_hour"])

@@ -55,5 +55,5 @@ def account_problem(nodes: Iterable[GpuNode], account_id: int) -> str | None:
     return (
         f"the key is now of account {account_id}, but these were rented by another one: "
         f"{', '.join(strange[:3])}{more}; put its key back, or destroy these machines by hand and "
-        "then remove the finalizers of their GpuNodes"
+        "then remove the finalizers of their GpuNodes and jobs"
     )

@@ -11,7 +11,7 @@ deadline; money beats patience.
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from fractions import Fraction
 from math import ceil
 
@@ -242,16 +242,17 @@ def _finished(seen: NodeObservation) -> NodePlan | None:
         run = seen.node.status.run
         longest = (seen.world.now - run.started_at).total_seconds() if run else outcome.run_seconds
         seconds = min(outcome.run_seconds, max(longest, 0.0))
+        # What ran before a pause is counted by it.
+        counted = None if seen.node.status.is_paused else seconds
         if outcome.was_killed and seen.node.status.rent and seen.node.status.rent.bid_usd_per_hour:
             # Taken away and given back between two looks: nobody's fault, and nothing to wait for.
             words = "the machine was taken away, and is back without the workload"
-            return _end(seen, Reason.OUTBID, words, run_seconds=seconds)
+            return _end(seen, Reason.OUTBID, words, run_seconds=counted)
         if outcome.exit_code == 0:
             reason, words = Reason.COMPLETED, "the workload ended with exit code 0"
         else:
             reason = Reason.WORKLOAD_FAILED
             words = f"the workload ended with exit code {outcome.exit_code}"
-        counted = None if seen.node.status.is_paused else seconds
         return _end(seen, reason, words, exit_code=outcome.exit_code, run_seconds=counted)
     fault = seen.report.fault if seen.report else None
     if fault is not None:
@@ -645,10 +646,7 @@ def _connect(seen: NodeObservation) -> NodePlan | None:
     if ran is None:
         words = "the driver is connecting" + _because(seen.report.message if seen.report else "")
         return _wait(seen, Reason.CONNECTING, words, 2.0)
-    began = status.rent.requested_at
-    if status.interruptions is not None and status.interruptions.resumed_at is not None:
-        began = status.interruptions.resumed_at
-    started = max(seen.world.now - timedelta(seconds=ran), began)
+    started = max(seen.world.now - timedelta(seconds=ran), _boot_began(seen))
     status = status.model_copy(update={"run": RunStatus(started_at=started)})
     return _progress(seen, status, Reason.RUNNING, "the workload is running")
 
@@ -802,10 +800,14 @@ def _ran_seconds(seen: NodeObservation) -> float:
 
 def _booting_seconds(seen: NodeObservation) -> float:
     """How long the machine has been on its way to the workload's start."""
+    return (seen.world.now - _boot_began(seen)).total_seconds()
+
+
+def _boot_began(seen: NodeObservation) -> datetime:
+    """When the machine was asked for, or came back."""
     rent, past = seen.node.status.rent, seen.node.status.interruptions
     assert rent is not None, "nothing boots before it was asked for"
-    began = (past.resumed_at if past else None) or rent.requested_at
-    return (seen.world.now - began).total_seconds()
+    return (past.resumed_at if past else None) or rent.requested_at
 
 
 def _accrued(seen: NodeObservation) -> int:

@@ -775,6 +775,18 @@ def test_an_interrupted_run_is_counted_and_its_machine_kept() -> None:
     assert (back.run_number, back.is_paused, back.earlier_run_seconds) == (1, False, 700)
 
 
+@pytest.mark.parametrize("was_killed", [True, False])
+def test_an_end_that_is_told_during_a_pause_counts_no_run_twice(was_killed: bool) -> None:
+    """The pause has counted it already."""
+    outcome = Outcome(exit_code=137, run_seconds=600, was_killed=was_killed)
+    report = a_report(phase=WorkloadPhase.FINISHED, outcome=outcome)
+    status = plan_node(node_observation(paused(-60), world=listed(), report=report)).status
+
+    assert status.end is not None
+    assert status.run is None
+    assert status.earlier_run_seconds == 700
+
+
 def test_a_bid_is_what_the_marker_and_the_request_say() -> None:
     """A quarter above the lowest that wins, and the price of the whole bound."""
     job = a_job(a_spec(market={"type": "Interruptible"}), status=RECORDED)
