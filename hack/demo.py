@@ -126,13 +126,14 @@ class Stage:
         items: list[Object] = found["items"]
         return items
 
-    def simulator(self, path: str, body: Object | None = None) -> Object:
+    def simulator(self, path: str, body: Object | None = None, *, posts: bool = False) -> Object:
         """Asks the simulator's own controls, through the API server."""
         url = f"/api/v1/namespaces/vastsim/pods/vastsim:8000/proxy/sim/{path}"
         if body is None:
             answer = self.kubectl("get", "--raw", url)
         else:
-            answer = self.kubectl("replace", "--raw", url, "-f", "-", text=json.dumps(body))
+            verb = "create" if posts else "replace"
+            answer = self.kubectl(verb, "--raw", url, "-f", "-", text=json.dumps(body))
         found: Object = json.loads(answer)
         return found
 

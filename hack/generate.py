@@ -1,4 +1,4 @@
-"""Writes the CustomResourceDefinitions to crds/ and the chart, and the schema of its values."""
+"""Writes the CRDs to crds/ and the chart, and the schemas of its values and of DriverTransport."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from gpujob.api.schema import KINDS, Kind, custom_resource_definition
+from gpujob.api.transport import messages_schema
 from gpujob.core.limits import Limits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,6 +73,15 @@ def values_schema() -> str:
                 ["existingSecret"],
             ),
             "crds": closed({"install": {"type": "boolean"}}),
+            "admissionPolicies": closed({"install": {"type": "boolean"}}),
+            "webhook": closed(
+                {
+                    "install": {"type": "boolean"},
+                    "replicas": {"type": "integer", "minimum": 1},
+                    "certManager": {"type": "boolean"},
+                    "resources": closed({"requests": amounts, "limits": amounts}),
+                }
+            ),
             "limits": closed(limits),
             "logLevel": {"enum": ["DEBUG", "INFO", "WARNING", "ERROR"]},
             "resources": closed({"requests": amounts, "limits": amounts}),
@@ -97,6 +107,8 @@ def files() -> dict[Path, str]:
         made[ROOT / "crds" / f"{kind.plural}.yaml"] = plain(kind)
         made[ROOT / "helm/gpujob/templates/crds" / f"{kind.plural}.yaml"] = template(kind)
     made[ROOT / "helm/gpujob/values.schema.json"] = values_schema()
+    messages = json.dumps(messages_schema(), indent=2) + "\n"
+    made[ROOT / "operator/gpujob/api/transport.schema.json"] = messages
     return made
 
 

@@ -57,7 +57,7 @@ FAULTS = (
     ),
     Fault(
         "a marked attempt may rent again",
-        "core/node_plan.py",
+        "core/node/rent.py",
         """    if status.rent is not None:
         return None
     assert job is not None""",
@@ -87,9 +87,9 @@ FAULTS = (
     Fault("a late request is sent", "adapters/vast.py", "if left <= 0:", "if left <= -3600:"),
     Fault(
         "an unrecorded node may rent",
-        "core/node_plan.py",
-        "if job.status.node_uid != seen.node.metadata.uid:\n        return _wait",
-        "if job.status.node_uid is None:\n        return _wait",
+        "core/node/rent.py",
+        "if job.status.node_uid != seen.node.metadata.uid:\n        return wait",
+        "if job.status.node_uid is None:\n        return wait",
     ),
     Fault(
         "a wrong account is accepted",
@@ -124,13 +124,13 @@ FAULTS = (
     # --- What was rented ----------------------------------------------------------------------
     Fault(
         "a machine that is born late is kept",
-        "core/node_plan.py",
+        "core/node/ends.py",
         "if late > BIRTH_GRACE:",
         "if late > BIRTH_GRACE * 1000:",
     ),
     Fault(
         "a second machine under one mark is kept",
-        "core/node_plan.py",
+        "core/node/run.py",
         "effects=(effects.Destroy(others),) if others else (),",
         "effects=(),",
     ),
@@ -156,14 +156,20 @@ FAULTS = (
     Fault(
         "one listing proves absence",
         "core/market.py",
-        "proved = proved or listing.requested_at - first >= poll_seconds",
-        "proved = True",
+        "if proved_at is None and listing.requested_at - first >= poll_seconds:",
+        "if proved_at is None:",
     ),
     Fault(
         "a machine that was seen again is gone",
         "core/market.py",
-        "first, proved = None, False",
+        "first, proved_at = None, None",
         "first = None",
+    ),
+    Fault(
+        "the first listing without a machine ends its charge",
+        "core/node/release.py",
+        "gone = gone_at(seen, after=sent) if was_listed and sent is not None else None",
+        "gone = sent if was_listed else None",
     ),
     Fault(
         "a machine without a mark is nobody's",
@@ -192,25 +198,25 @@ FAULTS = (
     # --- Giving back --------------------------------------------------------------------------
     Fault(
         "an answered destroy is gone",
-        "core/node_plan.py",
-        "gone = waits_from is not None and proves_absence(",
-        "gone = seen.memory.destroy_sent_at is not None or proves_absence(",
+        "core/node/release.py",
+        "if waits_from is not None and gone_at(seen, after=waits_from) is not None:",
+        "if waits_from is not None:",
     ),
     Fault(
         "released before the list lag",
-        "core/node_plan.py",
+        "core/node/rent.py",
         "return None if sent is None else sent + limits.list_lag_seconds",
         "return sent",
     ),
     Fault(
         "one destroy is enough",
-        "core/node_plan.py",
+        "core/node/release.py",
         "return shown | ({own.instance_id} if own else set())",
         "return shown - ({own.instance_id} if own else set())",
     ),
     Fault(
         "a released node goes uncharged",
-        "core/node_plan.py",
+        "core/node/release.py",
         "return job.status.node_uid != node.metadata.uid",
         "return node.status.released_at is not None",
     ),
@@ -235,7 +241,7 @@ FAULTS = (
     # --- Money --------------------------------------------------------------------------------
     Fault(
         "the fuse is ignored",
-        "core/node_plan.py",
+        "core/node/ends.py",
         "if elapsed >= rent.money_deadline_seconds:",
         "if elapsed >= rent.money_deadline_seconds * 1000:",
     ),
@@ -253,9 +259,9 @@ FAULTS = (
     ),
     Fault(
         "the deadline is ignored",
-        "core/node_plan.py",
-        "and _ran_seconds(seen) >= deadline:",
-        "and _ran_seconds(seen) < 0:",
+        "core/node/ends.py",
+        "and ran_seconds(seen) >= deadline:",
+        "and ran_seconds(seen) < 0:",
     ),
     Fault(
         "what an attempt cost is not added",
@@ -266,7 +272,7 @@ FAULTS = (
     # --- Accounts and interruptions -------------------------------------------------------------
     Fault(
         "a node may rent with any account",
-        "core/node_plan.py",
+        "core/node/rent.py",
         "if job.status.node_account_id != world.account_id:",
         "if job.status.node_account_id is None:",
     ),
@@ -278,25 +284,25 @@ FAULTS = (
     ),
     Fault(
         "a bid is no part of the request",
-        "core/node_plan.py",
+        "core/node/rent.py",
         "bid_usd_per_hour=bid,",
         "bid_usd_per_hour=None,",
     ),
     Fault(
         "a paused machine is told to run",
         "core/assignment.py",
-        "if machine is None or node.status.is_paused:",
-        "if machine is None:",
+        "if status.machine is None or status.is_paused:",
+        "if status.machine is None:",
     ),
     Fault(
         "an earlier run's word starts this one",
-        "core/node_plan.py",
-        "is_current = report is not None and report.run_number == status.run_number",
-        "is_current = report is not None",
+        "core/node/facts.py",
+        "return report if report and report.run_number == seen.node.status.run_number else None",
+        "return report",
     ),
     Fault(
         "one look at a stopped machine pauses it",
-        "core/node_plan.py",
+        "core/node/facts.py",
         "for back in range(1, UNREPEATED_STATUSES + 1)]",
         "for back in range(1, 2)]",
     ),
@@ -317,6 +323,103 @@ FAULTS = (
         "core/start_script.py",
         'began=$(cat "$g/began" 2>/dev/null)',
         "began=",
+    ),
+    # --- Machines that are measured, workloads that end, files -------------------------------
+    Fault(
+        "any machine is good enough",
+        "core/node/run.py",
+        "if (refused := refusal(measured, job.spec, status.rent, seen.world.limits)) is not None:",
+        "if (refused := None) is not None:",
+    ),
+    Fault(
+        "a GPU is what its offer says",
+        "core/gpu_models.py",
+        "return claimed == shown and",
+        "return",
+    ),
+    Fault(
+        "a machine without a watchdog is taken",
+        "core/preflight.py",
+        "if not measured.watchdog_runs:",
+        "if False:",
+    ),
+    Fault(
+        "a bad machine is forgotten",
+        "core/hosts.py",
+        "        Reason.MACHINE_MISLABELLED,\n",
+        "",
+    ),
+    Fault(
+        "a workload has all the time to end",
+        "core/node/facts.py",
+        "return min(left, drain, status.rent.money_deadline_seconds - paid_seconds(seen))",
+        "return max(left, 1.0)",
+    ),
+    Fault(
+        "the fuse leaves no time to save anything",
+        "core/node/ends.py",
+        "elapsed >= rent.money_deadline_seconds - drain_seconds(seen):",
+        "elapsed >= rent.money_deadline_seconds:",
+    ),
+    Fault(
+        "what has just begun is not told to end",
+        "core/node/facts.py",
+        "return status.run is not None or (status.measured is not None and not status.is_paused)",
+        "return status.run is not None",
+    ),
+    Fault(
+        "one sample without load is idleness",
+        "core/node/ends.py",
+        "usage.idle_samples < IDLE_SAMPLES_MIN:",
+        "False:",
+    ),
+    Fault(
+        "a success without its files is one",
+        "core/node/ends.py",
+        "return Reason.OUTPUT_LOST if reason is Reason.COMPLETED else reason, ",
+        "return reason, ",
+    ),
+    Fault(
+        "files move beyond all caps while they are copied",
+        "core/node/ends.py",
+        "for stage in (faulty, over_caps, lost, start_driver, keep_up):",
+        "for stage in (faulty, lost, start_driver, keep_up):",
+    ),
+    Fault(
+        "nobody minds the machine while files are copied",
+        "core/node/ends.py",
+        "for stage in (faulty, over_caps, lost, start_driver, keep_up):",
+        "for stage in (over_caps,):",
+    ),
+    Fault(
+        "a workload that was told to end is begun",
+        "driver/main.py",
+        "if self._assignment.instruction is Instruction.RUN:\n            text",
+        "if True:\n            text",
+    ),
+    Fault(
+        "a kept log begins anew",
+        "driver/main.py",
+        "memoryview(data)[max(sink.value - at, 0) :]",
+        "memoryview(data)",
+    ),
+    Fault(
+        "a link on a claim is followed",
+        "driver/files.py",
+        "if not target.parent.resolve().is_relative_to(folder.resolve()):",
+        "if False:",
+    ),
+    Fault(
+        "traffic of files has no cap",
+        "driver/files.py",
+        "if count > self.left:",
+        "if False:",
+    ),
+    Fault(
+        "a copy is not compared",
+        "driver/files.py",
+        "digest.hexdigest() != await _remote_sum(connection, copy.path, file):",
+        "False:",
     ),
     # --- Sweep --------------------------------------------------------------------------------
     Fault(
@@ -371,6 +474,37 @@ FAULTS = (
         "leader.py",
         "            asked_at = self._clock.monotonic()\n",
         "            asked_at = self._clock.monotonic() + 10\n",
+    ),
+    # --- Admission ----------------------------------------------------------------------------
+    Fault(
+        "what the webhook refuses is not asked again",
+        "core/job_plan.py",
+        "    _record,\n    _spoilt,\n    _suspended,",
+        "    _record,\n    _suspended,",
+    ),
+    Fault(
+        "a certificate is used before it is trusted",
+        "core/certificates.py",
+        "if coming.authority in trusted and now >= coming.made_at + overlap:",
+        "if now >= coming.made_at:",
+    ),
+    Fault(
+        "the former authority is forgotten",
+        "core/certificates.py",
+        "former_authority=held.used.authority",
+        'former_authority=""',
+    ),
+    Fault(
+        "any text is an image",
+        "core/spec_faults.py",
+        "if IMAGE.fullmatch(spec.image) is None:",
+        "if IMAGE.match(spec.image) is None:",
+    ),
+    Fault(
+        "a finished job goes unasked",
+        "core/job_plan.py",
+        "if kept is None or status.completion_time is None:",
+        "kept = kept or 0\n    if status.completion_time is None:",
     ),
 )
 

@@ -8,7 +8,14 @@ from typing import Any
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
-from gpujob.api.transport import DriverReport, Outcome, WorkloadPhase
+from gpujob.api.transport import (
+    DriverReport,
+    Gpu,
+    Measured,
+    Outcome,
+    WatchdogClient,
+    WorkloadPhase,
+)
 from gpujob.core.hosts import HostMemory
 from gpujob.core.limits import Limits
 from gpujob.core.market import Lease, Listing, Mark, Offer, Quotes
@@ -19,6 +26,7 @@ from gpujob.core.observation import (
     Pod,
     World,
 )
+from gpujob.core.preflight import as_status
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 MONOTONIC = 10_000.0
@@ -121,6 +129,7 @@ def marker(seconds: float = -40, **changes: Any) -> dict[str, Any]:
         "machineID": 100,
         "hostID": 10,
         "gpu": "1x RTX 4090",
+        "gpuMemoryGB": 24,
         "location": "Quebec, CA",
         "gpuUSDPerHour": "0.400000",
         "diskUSDPerHour": "0.005000",
@@ -147,9 +156,15 @@ def leased(seconds: float = -40) -> dict[str, Any]:
     return renting(seconds) | {"lease": lease}
 
 
-def booted(seconds: float = -40) -> dict[str, Any]:
+def reachable(seconds: float = -40) -> dict[str, Any]:
     """Status of a node whose machine can be reached."""
     return leased(seconds) | {"machine": {"host": "h", "port": 22, "hostKey": SSH_KEY}}
+
+
+def booted(seconds: float = -40) -> dict[str, Any]:
+    """Status of a node whose machine was measured and may get work."""
+    found = as_status(measured(), at(seconds + 10)).wire()
+    return reachable(seconds) | {"measured": found}
 
 
 def running(seconds: float = -40, started: float = -20) -> dict[str, Any]:
@@ -171,6 +186,7 @@ def an_offer(**changes: Any) -> Offer:
         gpu_model="RTX 4090",
         gpu_count=1,
         gpu_memory_gb=Fraction(24),
+        cuda_version=Fraction("12.8"),
         cpu_cores=Fraction(16),
         memory_gb=Fraction(64),
         disk_gb=Fraction(500),
@@ -270,13 +286,32 @@ def a_pod(**changes: Any) -> Pod:
 
 def a_report(**changes: Any) -> DriverReport:
     """A driver that waits for its machine."""
-    report = DriverReport(node_uid=NODE_UID, phase=WorkloadPhase.WAITING)
+    report = DriverReport(
+        version=1, node_uid=NODE_UID, session=1, sequence=1, phase=WorkloadPhase.WAITING
+    )
     return report.model_copy(update=changes)
 
 
-def finished(exit_code: int, run_seconds: float = 15.0) -> DriverReport:
+def measured(**changes: Any) -> Measured:
+    """What the machine of `marker` tells of itself."""
+    told = Measured(
+        gpus=(Gpu(name="NVIDIA GeForce RTX 4090", memory_mib=24_564),),
+        cuda_version="12.8",
+        cpu_cores=16,
+        memory_mib=61_000,
+        memory_free_mib=60_000,
+        disk_mib=19_000,
+        disk_free_mib=18_000,
+        disk_write_mbps=900.0,
+        watchdog_client=WatchdogClient.CURL,
+        watchdog_runs=True,
+    )
+    return told.model_copy(update=changes)
+
+
+def finished(exit_code: int, run_seconds: float = 15.0, lost: str = "") -> DriverReport:
     """A driver whose workload has ended."""
-    outcome = Outcome(exit_code=exit_code, run_seconds=run_seconds)
+    outcome = Outcome(exit_code=exit_code, run_seconds=run_seconds, lost=lost)
     return a_report(phase=WorkloadPhase.FINISHED, outcome=outcome, run_seconds=run_seconds)
 
 

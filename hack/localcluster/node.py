@@ -317,6 +317,13 @@ class Node:
         script = f"{joins} exec nsenter -t {self.init_pid()} -m -n -p -i -u -C -- {command}"
         self._processes.start(name, ["bash", "-euc", script], env=env or {})
 
+    def run_inside(self, *command: str) -> str:
+        """Runs a command in the node and returns what it printed; raises RuntimeError."""
+        done = self._inside(list(command))
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+        return done.stdout
+
     def _inside(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         entry = ["nsenter", "-t", str(self.init_pid()), "-m", "-n", "-p", "-i", "-u", "-C", "--"]
         return subprocess.run(

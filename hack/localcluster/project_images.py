@@ -22,7 +22,7 @@ PYTHON = "3.11"
 """Of Debian bookworm, whose packages the root is made from."""
 
 BASE_PACKAGES = ("python3", "ca-certificates")
-MACHINE_PACKAGES = (*BASE_PACKAGES, "dash", "coreutils", "util-linux")
+MACHINE_PACKAGES = (*BASE_PACKAGES, "dash", "coreutils", "findutils", "util-linux")
 """Rented machines run in the simulator's container: they need a shell and its tools."""
 
 REMOVED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache", "var/lib/apt")

@@ -1,4 +1,4 @@
-"""`python -m gpujob`: the controller; `python -m gpujob driver`: the driver."""
+"""`python -m gpujob`: the controller; or, named as an argument, the server or a driver."""
 
 import argparse
 import sys
@@ -16,9 +16,10 @@ def main() -> None:
     parser.add_argument(
         "program",
         nargs="?",
-        choices=("controller", "driver"),
+        choices=("controller", "server", "driver"),
         default="controller",
-        help="controller (the default): watches, rents, destroys; driver: runs one workload",
+        help="controller (the default): watches, rents, destroys; server: answers the API server's "
+        "reviews of GpuJobs; driver: runs one workload",
     )
     program = parser.parse_args().program
     if program == "driver":
@@ -26,10 +27,13 @@ def main() -> None:
 
         driver()
         return
-    from gpujob.controller import main as controller
+    if program == "server":
+        from gpujob.server import main as run
+    else:
+        from gpujob.controller import main as run
 
     try:
-        sys.exit(controller())
+        sys.exit(run())
     except ConfigError as error:
         sys.exit(f"gpujob: {error}")
 

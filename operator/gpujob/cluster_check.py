@@ -12,7 +12,7 @@ from gpujob.adapters.kube import KubeClient
 from gpujob.api.meta import API_VERSION
 from gpujob.api.reasons import Reason
 from gpujob.config import Settings
-from gpujob.core.rights import CLUSTER_WIDE, missing, own_rights
+from gpujob.core.rights import CLUSTER_WIDE, missing, own_rights, webhook_rights
 from gpujob.readiness import Readiness
 
 ELSEWHERE = "kube-system"
@@ -36,7 +36,9 @@ async def check_once(kube: KubeClient, settings: Settings, readiness: Readiness)
     everywhere, all_told = await kube.own_rules(ELSEWHERE)
     here, all_here_told = await kube.own_rules(settings.namespace)
     if all_told and all_here_told:
-        lacking = missing(CLUSTER_WIDE, everywhere) + missing(own_rights(settings.name), here)
+        needed = (*CLUSTER_WIDE, *webhook_rights(settings.webhook))
+        own = own_rights(settings.name, webhook=bool(settings.webhook))
+        lacking = missing(needed, everywhere) + missing(own, here)
         words = (
             f"the service account may not {', '.join(lacking[:5])}"
             f"{' and more' if len(lacking) > 5 else ''}; restore the roles of the chart"

@@ -1,7 +1,7 @@
-"""The controller's settings, from environment variables.
+"""The settings of controller and server, from environment variables.
 
-`GPUJOB_<NAME>` for each field below and for each constant of `Limits`; `VAST_API_KEY` for the
-account's token, which exists nowhere else.
+`GPUJOB_<NAME>` for each field below, and for the controller for each constant of `Limits`;
+`VAST_API_KEY` for the account's token, which exists nowhere else.
 """
 
 import ipaddress
@@ -37,6 +37,8 @@ class Settings:
     """Lets events about the controller show with its pod."""
     name: str = "gpujob"
     """Of the Service that drivers are told, and of the leader lock."""
+    webhook: str = ""
+    """Name of the webhook's configuration whose certificates are made here; empty = none."""
     driver_image_pull_policy: str = "IfNotPresent"
     provider_url: str = "https://console.vast.ai"
     transport_port: int = 8080
@@ -49,24 +51,13 @@ class Settings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
         """Returns the settings; raises ConfigError naming the variable that is wrong."""
-        given = {
-            name.removeprefix(PREFIX).lower(): (name, text)
-            for name, text in environment.items()
-            if name.startswith(PREFIX)
-        }
+        given = _given(environment)
         limits = {
             limit.name: _converted(limit.type, *given.pop(limit.name))
             for limit in fields(Limits)
             if limit.name in given
         }
-        own = {
-            setting.name: _converted(setting.type, *given.pop(setting.name))
-            for setting in fields(cls)
-            if setting.name in given and setting.name not in ("vast_api_key", "limits")
-        }
-        if given:
-            unknown = ", ".join(sorted(name for name, _ in given.values()))
-            raise ConfigError(f"unknown setting: {unknown}; see Settings in helm/gpujob/README.md")
+        own = _own(cls, given, besides=("vast_api_key", "limits"))
         for required in ("driver_image", "transport_url", "namespace", "pod_name", "pod_ip"):
             if required not in own:
                 raise ConfigError(f"{PREFIX}{required.upper()} must be set")
@@ -86,6 +77,54 @@ class Settings:
         settings = cls(vast_api_key=token, limits=Limits(**limits), **own)
         _check_lock(settings.limits)
         return settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """All that the server is told at its start."""
+
+    namespace: str
+    """Where it runs, and where its certificates are."""
+    name: str = "gpujob"
+    """Of the release."""
+    admission_port: int = 8443
+    probes_port: int = 8081
+    listen_host: str = "0.0.0.0"  # noqa: S104 - a pod's own address is not known before
+    log_level: str = "INFO"
+    look_seconds: float = 5.0
+    """Between two looks at the certificates, and at what is known of the market."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ServerSettings":
+        """Returns the settings; raises ConfigError naming the variable that is wrong."""
+        own = _own(cls, _given(environment))
+        if not own.get("namespace"):
+            raise ConfigError(f"{PREFIX}NAMESPACE must be set")
+        return cls(**own)
+
+
+def _given(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Returns our variables, with their full names, by the setting's."""
+    return {
+        name.removeprefix(PREFIX).lower(): (name, text)
+        for name, text in environment.items()
+        if name.startswith(PREFIX)
+    }
+
+
+def _own(
+    kind: type[Any], given: dict[str, tuple[str, str]], besides: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Takes the settings of a class out of what is given; raises ConfigError if any is left."""
+    own = {
+        setting.name: _converted(setting.type, *given.pop(setting.name))
+        for setting in fields(kind)
+        if setting.name in given and setting.name not in besides
+    }
+    if given:
+        unknown = ", ".join(sorted(name for name, _ in given.values()))
+        raise ConfigError(f"unknown setting: {unknown}; see Settings in helm/gpujob/README.md")
+    return own
 
 
 def _check_lock(limits: Limits) -> None:

@@ -8,12 +8,11 @@ import asyncio
 import signal
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
@@ -27,13 +26,16 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import LABEL_NODE
 from gpujob.api.reasons import Reason
+from gpujob.certificates import keep_for_ever
 from gpujob.cluster_check import check_for_ever
 from gpujob.config import Settings
 from gpujob.core.fuse import overdue
 from gpujob.core.observation import Heard
 from gpujob.events import record_event
+from gpujob.http_server import http_server
 from gpujob.leader import LeaderLock, publish_address
 from gpujob.machine_book import MachineBook
+from gpujob.market_book import MarketBook
 from gpujob.market_watch import MarketWatch
 from gpujob.probes import probes_app
 from gpujob.readiness import ORDER, Readiness
@@ -91,14 +93,6 @@ class Cache:
             self.nodes.pop(uid, None)
 
 
-class _Server(uvicorn.Server):
-    """A server that leaves the signals to the controller."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def run(settings: Settings) -> int:
     """Runs the controller until it is told to stop; returns the process's exit status."""
     loop = asyncio.get_running_loop()
@@ -118,10 +112,10 @@ async def run(settings: Settings) -> int:
     )
     lock = LeaderLock(kube, clock, settings, identity=f"{settings.pod_name}_{uuid.uuid4().hex}")
     leader = Leader(kube, clock, settings, cluster_id, lock)
-    probes = _server(_probes(kube, leader), settings.listen_host, settings.probes_port)
+    probes = http_server(_probes(kube, leader), settings.listen_host, settings.probes_port)
     stopping = asyncio.create_task(stop.wait(), name="stop")
     serving = asyncio.create_task(probes.serve(), name="probes")
-    acquiring = asyncio.create_task(lock.acquire(), name="lock")
+    acquiring = asyncio.create_task(lock.acquire_alone(), name="lock")
     failure = await _first([acquiring, serving, stopping])
     if failure is acquiring and acquiring.exception() is None:
         failure = await leader.lead([serving, stopping])
@@ -159,6 +153,7 @@ class Leader:
         lock: LeaderLock,
     ) -> None:
         self._kube = kube
+        self._clock = clock
         self._settings = settings
         self._cluster_id = cluster_id
         self._lock = lock
@@ -189,11 +184,12 @@ class Leader:
         app = transport_app(
             kube=kube,
             clock=clock,
+            limits=settings.limits,
             lookup=self._cache.lookup,
             heard=self._heard,
             on_news=self._queue.add,
         )
-        self._transport = _server(app, settings.listen_host, settings.transport_port)
+        self._transport = http_server(app, settings.listen_host, settings.transport_port)
         self._loop = asyncio.get_running_loop()
         self.leads = False
 
@@ -212,6 +208,12 @@ class Leader:
             leased_machines=len(leases),
             leased_usd_per_hour=float(sum(lease.usd_per_hour for lease in leases)),
             credit_usd=None if credit is None else float(credit),
+            unfit_paid_seconds=self._reconciler.unfit_paid_seconds,
+            runs=[
+                (node.metadata.namespace, node.spec.job_ref.name, node.status.run)
+                for node in self._cache.nodes.values()
+                if node.status.run is not None and node.status.end is None
+            ],
         )
 
     async def lead(self, ends: list[asyncio.Task[Any]]) -> asyncio.Task[Any]:
@@ -239,6 +241,19 @@ class Leader:
             ),
             asyncio.create_task(_tell(self._kube, self._settings, self.readiness), name="tell"),
         ]
+        book = MarketBook(
+            self._kube,
+            self._vast,
+            self.market,
+            self._clock,
+            namespace=self._settings.namespace,
+            name=self._settings.name,
+            limits=self._settings.limits,
+        )
+        others.append(asyncio.create_task(book.publish_for_ever(), name="prices"))
+        if self._settings.webhook:
+            keeping = keep_for_ever(self._kube, self._clock, self._settings)
+            others.append(asyncio.create_task(keeping, name="certificates"))
         first = await _first([*ends, holding, serving, *others, *workers])
         self._queue.close()
         renting = [worker for worker in workers if worker in self._reconciler.renting]
@@ -409,14 +424,6 @@ def _probes(kube: KubeClient, leader: Leader) -> FastAPI:
         leads=lambda: leader.leads,
         problem=lambda: leader.readiness.problem,
         figures=leader.figures,
-    )
-
-
-def _server(app: FastAPI, host: str, port: int) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            app, host=host, port=port, log_config=None, access_log=False, server_header=False
-        )
     )
 
 

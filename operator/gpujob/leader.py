@@ -12,17 +12,24 @@ from typing import Any
 import structlog
 
 from gpujob.adapters.clock import Clock
-from gpujob.adapters.errors import ClusterError, Conflict
+from gpujob.adapters.errors import ClusterError, Conflict, Forbidden
 from gpujob.adapters.kube import Body, KubeClient
-from gpujob.api.meta import MANAGER
+from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
 from gpujob.config import Settings
-from gpujob.core.leader import LockRecord, given_back, may_lead, taken
+from gpujob.core.leader import LockRecord, given_back, may_lead, renewed, taken
+
+LABELS = {LABEL_MANAGED_BY: MANAGER}
+_SELECTOR = ",".join(f"{key}={value}" for key, value in LABELS.items())
 
 log = structlog.get_logger("gpujob.leader")
 
 
 class LockLost(Exception):
     """This process may lead no longer, and must end."""
+
+
+class OtherRelease(Exception):
+    """Another release of the operator leads in this cluster: two would work on the same jobs."""
 
 
 class LeaderLock:
@@ -54,8 +61,23 @@ class LeaderLock:
         until = self._renewed_at + self._limits.lock_duration_seconds
         return self._clock.monotonic() + seconds < until
 
+    async def acquire_alone(self) -> None:
+        """Waits until this process leads; raises OtherRelease if another release leads already."""
+        known = await self._held_elsewhere()
+        if known:
+            # What nobody renews was left behind by one that is gone.
+            await asyncio.sleep(self._limits.lock_duration_seconds)
+            known = await self._unless_renewed(known)
+        await self.acquire()
+        try:
+            # Both may have begun at the same time.
+            await self._unless_renewed(known)
+        except OtherRelease:
+            await self.release()
+            raise
+
     async def acquire(self) -> None:
-        """Waits until this process leads."""
+        """Waits until this process leads; takes no other release into account."""
         while not await self._attempt():  # noqa: ASYNC110 - another process sets no event of ours
             # Twice as often as a holder renews: a lock that was given back is taken at once.
             await asyncio.sleep(self._limits.lock_retry_seconds / 2)
@@ -90,6 +112,34 @@ class LeaderLock:
                 log.info("lock_released")
         except ClusterError as error:
             log.warning("lock_not_released", problem=str(error))
+
+    async def _unless_renewed(self, before: dict[str, str]) -> dict[str, str]:
+        after = await self._held_elsewhere()
+        if alive := renewed(before, after):
+            raise OtherRelease(
+                f"release {alive[0]} of the operator leads in this cluster; uninstall one"
+            )
+        return after
+
+    async def _held_elsewhere(self) -> dict[str, str]:
+        """Returns the versions of other releases' held locks, by `namespace/name`."""
+        while True:
+            try:
+                stored = await self._kube.list_all("Lease", _SELECTOR)
+            except Forbidden as error:
+                # The check of our rights says so; it stops all rents.
+                log.warning("other_releases_unseen", problem=str(error))
+                return {}
+            except ClusterError as error:
+                log.warning("other_releases_awaited", problem=str(error))
+                await asyncio.sleep(self._limits.lock_retry_seconds)
+                continue
+            metas = [one["metadata"] for one in stored if _record(one).holder]
+            return {
+                f"{meta['namespace']}/{meta['name']}": meta["resourceVersion"]
+                for meta in metas
+                if (meta["namespace"], meta["name"]) != (self._namespace, self._name)
+            }
 
     async def _attempt(self) -> bool:
         """Takes or renews the lock if it may; a lost round and a failed call are the same no."""
@@ -128,7 +178,7 @@ class LeaderLock:
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": self._name, "namespace": self._namespace},
+            "metadata": {"name": self._name, "namespace": self._namespace, "labels": LABELS},
             "spec": _spec(record, acquired_at=None),
         }
 

@@ -6,7 +6,7 @@ and what it proves, the core decides.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from fractions import Fraction
 
@@ -17,8 +17,10 @@ from gpujob.adapters.errors import CredentialsRejected, ProviderError
 from gpujob.adapters.vast import VastClient
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.gpunode import GpuNode
+from gpujob.api.market import Floor
 from gpujob.api.reasons import Reason
 from gpujob.core.account import CreditRefusal, account_problem, credit_problem
+from gpujob.core.floors import lowered
 from gpujob.core.limits import Limits
 from gpujob.core.market import Listing, Quotes
 from gpujob.core.observation import Unavailable
@@ -56,6 +58,8 @@ class MarketWatch:
         self._rejected_since: float | None = None
         """Monotonic time from which on the key was refused at every listing."""
         self._refusal: CreditRefusal | None = None
+        self.floors: dict[str, Floor] = {}
+        """The lowest prices of the last day, by GPU model."""
 
     @property
     def listings(self) -> tuple[Listing, ...]:
@@ -151,7 +155,13 @@ class MarketWatch:
                 key: held for key, held in self._quotes.items() if held.fetched_at >= fresh_after
             }
             self._quotes[needs] = quotes
+            if spec.market.type == "OnDemand":
+                self.floors = lowered(self.floors, quotes, self._clock.now())
             return quotes
+
+    def take_in_floors(self, floors: Mapping[str, Floor]) -> None:
+        """Takes in what a former leader saw; what this one has seen goes before."""
+        self.floors = {**floors, **self.floors}
 
     def forget_quotes(self) -> None:
         """Drops what was quoted: a rent has used up or missed an offer."""

@@ -9,9 +9,9 @@ from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.metrics import CONTENT_TYPE, Figures, exposition
 from gpujob.core.observation import Unavailable
+from gpujob.http_server import bearer_token
 
 METRICS_PATH = "/metrics"
-TOKEN_BYTES_MAX = 8_192
 
 
 def probes_app(
@@ -40,8 +40,7 @@ def probes_app(
 
     @app.get(METRICS_PATH)
     async def metrics(request: Request) -> Response:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token or len(token) > TOKEN_BYTES_MAX:
+        if (token := bearer_token(request)) is None:
             words, headers = "a bearer token is needed", {"WWW-Authenticate": "Bearer"}
             return PlainTextResponse(words, 401, headers)
         try:

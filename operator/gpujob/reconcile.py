@@ -6,7 +6,7 @@ the only module that turns plans into deeds.
 """
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -45,8 +45,9 @@ from gpujob.core.conditions import job_status, node_status
 from gpujob.core.cost.gate import Destroy as DestroyEvidence
 from gpujob.core.driver_pod import KEY_FILE, driver_pod_name, key_secret_name, owned_by
 from gpujob.core.job_plan import node_name, plan_job
-from gpujob.core.node_plan import plan_node
+from gpujob.core.node.plan import plan_node
 from gpujob.core.plan import Plan
+from gpujob.core.spec_faults import shape_faults
 from gpujob.core.start_script import host_key_in_log
 from gpujob.events import record_event
 from gpujob.leader import LeaderLock
@@ -103,6 +104,8 @@ class Reconciler:
         self._readiness = readiness
         self.renting: set[asyncio.Task[None] | None] = set()
         """Tasks with a rent request in flight: the only ones not to be cancelled."""
+        self.unfit_paid_seconds: defaultdict[str, list[float]] = defaultdict(list)
+        """Of each machine that was dropped by its measure, by reason."""
         self._memories: dict[str, seen.NodeMemory] = {}
         self._absent_since: dict[str, float] = {}
         self._destroys: deque[DestroyEvidence] = deque(maxlen=DESTROYS_KEPT)
@@ -176,9 +179,7 @@ class Reconciler:
 
     async def _refuse_spec(self, key: Key, stored: Body, error: ValidationError) -> None:
         """A stored spec that we can not read is shown as such; nothing is done for it."""
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        words = f"{where}: {first['msg']}"
+        words = "; ".join(str(fault) for fault in shape_faults(error))[:1024]
         log.error("spec_unreadable", namespace=key.namespace, job=key.name, problem=words)
         now = self._clock.now()
         generation = int(stored["metadata"].get("generation", 0))
@@ -206,6 +207,10 @@ class Reconciler:
                 await self._add_finalizer("GpuJob", stored)
             case effects.RemoveFinalizer():
                 await self._remove_finalizer("GpuJob", stored)
+            case effects.DeleteJob():
+                uid = stored["metadata"]["uid"]
+                await self._kube.delete("GpuJob", key.namespace, key.name, uid)
+                log.info("job_deleted", namespace=key.namespace, job=key.name)
             case effects.CreateNode(manifest):
                 try:
                     await self._kube.create("GpuNode", key.namespace, manifest)
@@ -340,6 +345,8 @@ class Reconciler:
             case effects.RecordDestroy(seconds):
                 late = seconds > self._settings.limits.destroy_lag_cap_seconds
                 self._destroys.append(DestroyEvidence(self._clock.now(), late))
+            case effects.RecordUnfit(reason, paid_seconds):
+                self.unfit_paid_seconds[reason].append(paid_seconds)
             case effects.RememberMachine(trial):
                 await self._machines.remember(trial)
             case effects.RemoveFinalizer():
@@ -471,6 +478,14 @@ _WARNINGS = frozenset(
         Reason.DEADLINE_EXCEEDED,
         Reason.BUDGET_EXHAUSTED,
         Reason.TRAFFIC_EXCEEDED,
+        Reason.IDLE_DEADLINE_EXCEEDED,
+        Reason.DATA_UNUSABLE,
+        Reason.OUTPUT_LOST,
+        Reason.MACHINE_BROKEN,
+        Reason.MACHINE_MISLABELLED,
+        Reason.MACHINE_SLOW,
+        Reason.NO_WATCHDOG,
+        Reason.GPU_LOST,
         Reason.BACKOFF_LIMIT_EXCEEDED,
         Reason.FAILURE_POLICY,
         Reason.MAX_RENTS_EXCEEDED,

@@ -20,13 +20,20 @@ from gpujob.adapters.kube import KubeClient
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import TRANSPORT_AUDIENCE
-from gpujob.api.transport import SYNC_PATH, Assignment, DriverReport
+from gpujob.api.transport import (
+    REPORT_BYTES_MAX,
+    SYNC_PATH,
+    Assignment,
+    DriverReport,
+    message_faults,
+    read_message,
+)
 from gpujob.core.assignment import assignment
+from gpujob.core.limits import Limits
 from gpujob.core.observation import Heard
+from gpujob.http_server import bearer_token
 from gpujob.workqueue import Key
 
-BODY_BYTES_MAX = 16_384
-TOKEN_BYTES_MAX = 8_192
 REVIEW_SECONDS = 60.0
 """How long a token's review is believed."""
 
@@ -56,6 +63,7 @@ def transport_app(
     *,
     kube: KubeClient,
     clock: Clock,
+    limits: Limits,
     lookup: Lookup,
     heard: dict[str, Heard],
     on_news: Callable[[Key], None],
@@ -65,8 +73,7 @@ def transport_app(
     callers: dict[str, _Caller] = {}
 
     async def caller_of(request: Request) -> _Caller:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token or len(token) > TOKEN_BYTES_MAX:
+        if (token := bearer_token(request)) is None:
             raise _RefusedError(401, "a bearer token of the driver pod is needed")
         digest = hashlib.sha256(token.encode()).hexdigest()
         now = clock.monotonic()
@@ -91,14 +98,12 @@ def transport_app(
         body = b""
         async for chunk in request.stream():
             body += chunk
-            if len(body) > BODY_BYTES_MAX:
-                raise _RefusedError(413, f"the body may have {BODY_BYTES_MAX} bytes")
+            if len(body) > REPORT_BYTES_MAX:
+                raise _RefusedError(413, f"the body may have {REPORT_BYTES_MAX} bytes")
         try:
-            return DriverReport.model_validate_json(body)
+            return read_message(DriverReport, body)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise _RefusedError(400, f"{where}: {first['msg']}") from None
+            raise _RefusedError(400, message_faults(error)) from None
 
     @app.post(SYNC_PATH)
     async def sync(request: Request) -> JSONResponse:
@@ -122,22 +127,27 @@ def transport_app(
             or node.metadata.namespace != caller.namespace
         ):
             raise _RefusedError(403, "this pod is not recorded as the node's driver")
-        before = heard.get(report.node_uid)
-        heard[report.node_uid] = Heard(report, caller.pod_uid, clock.monotonic())
-        if before is None or before.pod_uid != caller.pod_uid or _is_news(before.report, report):
-            on_news(Key("GpuNode", node.metadata.namespace, node.metadata.name))
-        return assignment(node, job)
+        held = heard.get(report.node_uid)
+        before = held.report if held is not None and held.pod_uid == caller.pod_uid else None
+        # What was overtaken on its way, or comes a second time, says nothing about the present.
+        if before is None or report.order > before.order:
+            heard[report.node_uid] = Heard(report, caller.pod_uid, clock.monotonic())
+            if before is None or _is_news(before, report):
+                on_news(Key("GpuNode", node.metadata.namespace, node.metadata.name))
+        return assignment(node, job, limits)
 
     return app
 
 
 def _is_news(before: DriverReport, after: DriverReport) -> bool:
     """Whether a pass over the node could decide otherwise for it."""
-    return (before.phase, before.outcome, before.fault, before.message) != (
-        after.phase,
-        after.outcome,
-        after.fault,
-        after.message,
+    return _deciding(before) != _deciding(after)
+
+
+def _deciding(report: DriverReport) -> tuple[object, ...]:
+    return (
+        *(report.phase, report.measured, report.ended, report.outcome),
+        *(report.fault, report.data_problem, report.message),
     )
 
 

@@ -9,6 +9,10 @@
 | `host_dies` | `seconds` after it began to run, the host is lost with everything on it |
 | `outbid` | `seconds` after an interruptible machine began to run, its GPUs go to somebody else; |
 |  | it gets them back by itself after `lasts` |
+| `mislabelled` | the machine's GPUs call themselves by another name than its offer |
+| `broken_gpu` | its GPUs do not answer |
+| `slow_disk` | its disk is slow |
+| `other_key` | it shows another SSH host key than its log |
 | `destroy_ignored` | a destroy request is answered well and does nothing |
 | `reappear` | `seconds` after its end, a destroyed machine is listed again, for `lasts` |
 | `list_omit` | a complete listing does not have a machine |
@@ -37,6 +41,10 @@ NAMES = frozenset(
         "slow_boot",
         "host_dies",
         "outbid",
+        "mislabelled",
+        "broken_gpu",
+        "slow_disk",
+        "other_key",
         "destroy_ignored",
         "reappear",
         "list_omit",

@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 
@@ -45,21 +46,55 @@ class _Machine:
         self._home = self._folder / "root"
         self._host_key = self._folder / "etc/ssh/ssh_host_ed25519_key"
         self._keys = self._home / ".ssh" / "authorized_keys"
-        self._gpus = str(told["gpus"])
+        tools = told["tools"]
+        assert isinstance(tools, dict), "the simulator gives an object"
+        self._tools = {str(name): str(text) for name, text in tools.items()}
+        self._meminfo = str(told["meminfo"])
+        self._shows_other_key = bool(told["shows_other_key"])
         environment = told["environment"]
         assert isinstance(environment, dict), "the simulator gives an object"
         self._environment = {str(name): str(value) for name, value in environment.items()}
         authorized = told["authorized_keys"]
         assert isinstance(authorized, list), "the simulator gives a list"
         self._authorized = [str(key) for key in authorized]
+        self._logins: set[_Login] = set()
 
     async def run(self) -> None:
         self._furnish()
-        private = asyncssh.read_private_key(self._host_key)
-        listener = await asyncssh.create_server(
-            lambda: _Login(self._keys),
+        if self._shows_other_key:
+            # Not the one that its log tells: somebody else answers in its place.
+            private = asyncssh.generate_private_key("ssh-ed25519")
+        else:
+            private = asyncssh.read_private_key(self._host_key)
+        listener = await self._listen(self._port, private)
+        print(json.dumps({"port": listener.get_port()}), flush=True)
+        loop = asyncio.get_running_loop()
+        # The simulator is gone: nothing that runs here may outlive it.
+        loop.add_signal_handler(signal.SIGTERM, _end_everything)
+        changed = asyncio.Event()
+        loop.add_signal_handler(signal.SIGUSR1, changed.set)
+        start = asyncio.create_task(self._start())
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await changed.wait()
+            if changed.is_set():
+                changed.clear()
+                port = listener.get_port()
+                listener.close()
+                for login in tuple(self._logins):
+                    login.cut()
+                await listener.wait_closed()
+                listener = await self._listen(port, asyncssh.generate_private_key("ssh-ed25519"))
+            if start.done() and start.exception() is not None:
+                raise RuntimeError("the start script could not be run") from start.exception()
+            _reap_orphans()
+
+    async def _listen(self, port: int, private: asyncssh.SSHKey) -> asyncssh.SSHAcceptor:
+        return await asyncssh.create_server(
+            lambda: _Login(self._keys, self._logins),
             self._host,
-            self._port,
+            port,
             server_host_keys=[private],
             process_factory=self._serve,
             encoding=None,
@@ -67,15 +102,6 @@ class _Machine:
             reuse_address=True,
             login_timeout=20,
         )
-        print(json.dumps({"port": listener.get_port()}), flush=True)
-        # The simulator is gone: nothing that runs here may outlive it.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _end_everything)
-        start = asyncio.create_task(self._start())
-        while True:
-            await asyncio.sleep(1)
-            if start.done() and start.exception() is not None:
-                raise RuntimeError("the start script could not be run") from start.exception()
-            _reap_orphans()
 
     def _furnish(self) -> None:
         """Makes the disk of a new machine; an old one keeps what it has."""
@@ -88,9 +114,11 @@ class _Machine:
         known = set(self._keys.read_text().splitlines()) if self._keys.exists() else set()
         with self._keys.open("a") as stream:
             stream.writelines(f"{key}\n" for key in self._authorized if key not in known)
-        tool = self._folder / "bin/nvidia-smi"
-        tool.write_text(f"#!/bin/sh\ncat <<'EOF'\n{self._gpus}EOF\n")
-        tool.chmod(0o755)
+        for name, text in self._tools.items():
+            tool = self._folder / "bin" / name
+            tool.write_text(text)
+            tool.chmod(0o755)
+        (self._folder / "meminfo").write_text(self._meminfo)
         self._environment |= {
             "HOME": str(self._home),
             "USER": "root",
@@ -99,6 +127,8 @@ class _Machine:
             "TMPDIR": str(self._folder / "tmp"),
             "PATH": f"{self._folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",
             "SSH_HOST_KEY_DIR": str(self._folder / "etc/ssh"),
+            "GPUJOB_MEMINFO": str(self._folder / "meminfo"),
+            "GPUJOB_CGROUP": str(self._folder / "cgroup"),
         }
 
     async def _start(self) -> None:
@@ -131,16 +161,19 @@ class _Machine:
             env=self._environment,
             start_new_session=True,
         )
+        assert process.stdin is not None, "asked for as a pipe"
+        assert process.stdout is not None, "asked for as a pipe"
+        assert process.stderr is not None, "asked for as a pipe"
+        feeding = asyncio.create_task(_pump(session.stdin, process.stdin))
         try:
-            # The channel has one end for both streams: it is told with the exit, after both of
-            # theirs. What came later would break the connection with all its channels.
-            await session.redirect(process.stdin, process.stdout, process.stderr, send_eof=False)
-            await process.wait()
             # Both are carried to their ends first: what comes after the exit would break the
             # connection with all its channels.
-            await session.stdout.drain()
-            await session.stderr.drain()
+            await asyncio.gather(
+                _pump(process.stdout, session.stdout), _pump(process.stderr, session.stderr)
+            )
+            await process.wait()
         finally:
+            feeding.cancel()
             # A cut connection hangs up on what it had in the foreground.
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -155,8 +188,22 @@ class _Machine:
 class _Login(asyncssh.SSHServer):
     """Lets root in by a key of the authorized_keys file as it is at this moment."""
 
-    def __init__(self, keys: Path) -> None:
+    def __init__(self, keys: Path, logins: "set[_Login]") -> None:
         self._keys = keys
+        self._logins = logins
+        self._connection: asyncssh.SSHServerConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+        self._logins.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._logins.discard(self)
+
+    def cut(self) -> None:
+        """Cuts the connection."""
+        if self._connection is not None:
+            self._connection.abort()
 
     def begin_auth(self, username: str) -> bool:
         return True
@@ -170,6 +217,23 @@ class _Login(asyncssh.SSHServer):
         shown = key.export_public_key("openssh").split()[:2]
         lines = self._keys.read_bytes().splitlines()
         return any(line.split()[:2] == shown for line in lines)
+
+
+async def _pump(source: Any, target: Any) -> None:
+    """Carries one stream to its end, no faster than it is taken; the channel stays open."""
+    try:
+        # More than a channel's window: who takes less is sent more than was taken (asyncssh 2.24).
+        while data := await source.read(4 << 20):
+            target.write(data)
+            await target.drain()
+    except (asyncssh.SignalReceived, asyncssh.BreakReceived, asyncssh.TerminalSizeChanged):
+        return
+    except (ConnectionError, BrokenPipeError):
+        # Nobody reads any more: a process that has ended, a client that has gone.
+        return
+    finally:
+        if isinstance(target, asyncio.StreamWriter):
+            target.close()
 
 
 def _end_everything() -> None:

@@ -48,7 +48,9 @@ class Machines:
         environment: Mapping[str, str],
         onstart: str | None,
         authorized_keys: list[str],
-        gpus: str,
+        tools: Mapping[str, str],
+        meminfo: str,
+        shows_other_key: bool,
     ) -> None:
         """Starts a machine, with its old disk if it had one; returns when it listens."""
         folder = self._folder(number)
@@ -60,7 +62,9 @@ class Machines:
             "onstart": onstart,
             "environment": {**environment, MARK: str(folder)},
             "authorized_keys": authorized_keys,
-            "gpus": gpus,
+            "tools": dict(tools),
+            "meminfo": meminfo,
+            "shows_other_key": shows_other_key,
         }
         keep = {name: os.environ[name] for name in ("PYTHONPATH", "LANG") if name in os.environ}
         process = await asyncio.create_subprocess_exec(
@@ -92,6 +96,12 @@ class Machines:
         if running is not None:
             with (running.folder / "root/.ssh/authorized_keys").open("a") as stream:
                 stream.write(f"{key.strip()}\n")
+
+    def change_key(self, number: int) -> None:
+        """Cuts all connections to a running machine; from then on it shows another host key."""
+        running = self._running.get(number)
+        if running is not None:
+            running.process.send_signal(signal.SIGUSR1)
 
     async def stop(self, number: int) -> None:
         """Kills everything that runs on a machine; its files stay."""

@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cache
 
 from vastsim.ledger import STORAGE_MONTH_HOURS, Bill, bill
 from vastsim.offers import Facts
@@ -25,6 +26,12 @@ class RefusedError(Exception):
         super().__init__(message)
         self.status = status
         self.body = {"success": False, "error": error, "msg": message, **more}
+
+
+@cache
+def _usd(price: str) -> Fraction:
+    """Reads a price of an offer: there are few, and each bill needs four of them."""
+    return Fraction(price)
 
 
 @dataclass(frozen=True)
@@ -91,13 +98,13 @@ class Lease:
     def gpu_usd_per_hour(self) -> Fraction:
         """Price of its GPUs while it runs: the bid, or the offer's own."""
         bid = self.ask.bid_usd_per_hour
-        return Fraction(self.facts.dph_base) if bid is None else bid
+        return _usd(self.facts.dph_base) if bid is None else bid
 
     @property
     def storage_usd_per_hour(self) -> Fraction:
         """Price of its disk."""
         disk = Fraction(str(self.ask.disk_gb))
-        return Fraction(self.facts.storage_cost) * disk / STORAGE_MONTH_HOURS
+        return _usd(self.facts.storage_cost) * disk / STORAGE_MONTH_HOURS
 
     def bill(self, now: float) -> Bill:
         """Returns what it has cost up to now."""
@@ -107,8 +114,8 @@ class Lease:
             storage_usd_per_hour=self.storage_usd_per_hour,
             download_gb=self.download_gb,
             upload_gb=self.upload_gb,
-            download_usd_per_gb=Fraction(self.facts.inet_down_cost),
-            upload_usd_per_gb=Fraction(self.facts.inet_up_cost),
+            download_usd_per_gb=_usd(self.facts.inet_down_cost),
+            upload_usd_per_gb=_usd(self.facts.inet_up_cost),
             now=now,
         )
 
@@ -164,7 +171,7 @@ class Market:
             raise RefusedError(400, "invalid_args", "error 400/3467: disk is out of range")
         boot = self._boot_seconds() if boot_seconds is None else boot_seconds
         bid = ask.bid_usd_per_hour
-        too_low = bid is not None and bid < Fraction(facts.min_bid)
+        too_low = bid is not None and bid < _usd(facts.min_bid)
         del self.offers[offer]
         lease = Lease(
             number=FIRST_LEASE + len(self.leases),

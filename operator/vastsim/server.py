@@ -11,6 +11,7 @@ The controls need no key: they are not the provider's, and whoever runs the simu
 | PUT `/sim/credit` | `usd`, `account` | leaves an account so much money |
 | POST `/sim/hosts/N/die` | | loses the host of machine N |
 | POST `/sim/machines/N/outbid` | `lasts` | outbids it until `lasts` seconds later; -1: for ever |
+| POST `/sim/machines/N/change-key` | | lets it show another SSH host key from now on |
 | POST `/sim/machines/N/resume` | | gives a stopped machine its GPUs back |
 | POST `/sim/traffic/N` | `download_gb`, `upload_gb` | sets its traffic counters |
 """
@@ -36,6 +37,7 @@ from vastsim.ledger import decimal
 from vastsim.machines import Machines
 from vastsim.market import ACCOUNT, Ask, Lease, Market, RefusedError
 from vastsim.search import OPERATIONS, search
+from vastsim.tools import meminfo, tools
 from vastsim.wire import QUERY_DISK_GB, Endpoint, instance_row, offer_row
 
 BIDS = (Fraction("0.001"), Fraction(128))
@@ -140,6 +142,10 @@ class State:
 
     async def _start(self, lease: Lease) -> None:
         facts = lease.facts
+
+        def strikes(name: str) -> bool:
+            return self.faults.strikes(name, image=lease.ask.image) is not None
+
         await self.machines.start(
             lease.number,
             environment={
@@ -156,7 +162,14 @@ class State:
                 *self.account_keys.get(lease.account, []),
                 *self.attached.get(lease.number, []),
             ],
-            gpus=f"{facts.gpu_name}, {facts.gpu_ram_mib} MiB, 570.86.15\n" * facts.num_gpus,
+            tools=tools(
+                facts,
+                is_mislabelled=strikes("mislabelled"),
+                is_broken=strikes("broken_gpu"),
+                is_slow=strikes("slow_disk"),
+            ),
+            meminfo=meminfo(facts),
+            shows_other_key=strikes("other_key"),
         )
         self.market.enter(lease.number, "running", self.now())
         fault = self.faults.strikes("host_dies", image=lease.ask.image)
@@ -643,6 +656,11 @@ def _control_routes(app: FastAPI, state: State) -> None:
         usd = Fraction(str(_number(body.get("usd"))))
         state.market.set_credit(usd, state.now(), _integer(body.get("account", ACCOUNT)))
         return JSONResponse({"success": True})
+
+    @app.post("/sim/machines/{number}/change-key")
+    async def change_key(number: int) -> JSONResponse:
+        state.machines.change_key(_there(state, number).number)
+        return JSONResponse({})
 
     @app.post("/sim/machines/{number}/outbid")
     async def outbid(number: int, request: Request) -> JSONResponse:

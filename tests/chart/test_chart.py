@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from gpujob.api.schema import KINDS, custom_resource_definition
-from gpujob.config import Settings
-from gpujob.core.rights import CLUSTER_WIDE, own_rights
+from gpujob.api.schema import GPUJOB, KINDS, custom_resource_definition
+from gpujob.config import ServerSettings, Settings
+from gpujob.core.rights import CLUSTER_WIDE, own_rights, webhook_rights
 from localcluster import binaries
 from localcluster.paths import ROOT
 
@@ -104,7 +104,7 @@ def test_the_crds_are_the_generated_ones_and_are_kept(programs: Path) -> None:
 
 
 def test_every_field_is_described_and_bounded() -> None:
-    """kubectl explain answers everywhere; every list and text has an end."""
+    """kubectl explain answers everywhere, with an example of what users write; all has an end."""
 
     def look(schema: Object, path: str) -> None:
         kind = schema.get("type")
@@ -118,47 +118,117 @@ def test_every_field_is_described_and_bounded() -> None:
             assert child.get("description"), f"{path}.{name} is not described"
             look(child, f"{path}.{name}")
 
+    def shown(schema: Object, path: str) -> None:
+        for name, child in schema.get("properties", {}).items():
+            inner = child.get("items", child)
+            if "properties" in inner:
+                shown(inner, f"{path}.{name}")
+            else:
+                assert " Example: " in child["description"], f"{path}.{name} has no example"
+
     for kind in KINDS:
         (version,) = custom_resource_definition(kind)["spec"]["versions"]
         root = version["schema"]["openAPIV3Schema"]["properties"]
         look(root["spec"], f"{kind.name}.spec")
+        if kind is GPUJOB:
+            shown(root["spec"], "spec")
         for name, child in root["status"]["properties"].items():
             look(child, f"{kind.name}.status.{name}")
 
 
-def test_two_replicas_survive_a_drain(programs: Path) -> None:
+PARTS = ("gpujob", "gpujob-server")
+"""Controller and server, by the names of their Deployments."""
+
+
+def made(programs: Path, kind: str, *sets: str) -> dict[str, Object]:
+    """Returns the rendered objects of a kind by name."""
+    return {one["metadata"]["name"]: one for one in objects(programs, *sets) if one["kind"] == kind}
+
+
+@pytest.mark.parametrize(("name", "value"), [("gpujob", ""), ("gpujob-server", "webhook.")])
+def test_two_replicas_survive_a_drain(programs: Path, name: str, value: str) -> None:
     """Two by default, never both evicted; a single one has no budget that could block a drain."""
-
-    def made(*sets: str) -> dict[str, Object]:
-        return {one["kind"]: one for one in objects(programs, *sets)}
-
-    both, alone = made(), made("replicas=1")
-    assert both["Deployment"]["spec"]["replicas"] == 2
-    assert both["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
-    assert "PodDisruptionBudget" not in alone
+    assert made(programs, "Deployment")[name]["spec"]["replicas"] == 2
+    assert made(programs, "PodDisruptionBudget")[name]["spec"]["maxUnavailable"] == 1
+    assert name not in made(programs, "PodDisruptionBudget", f"{value}replicas=1")
 
 
 def test_drivers_are_led_to_the_leader_alone(programs: Path) -> None:
     """The Service selects no pods: the leader writes where it leads."""
-    (service,) = [one for one in objects(programs) if one["kind"] == "Service"]
-
-    assert "selector" not in service["spec"]
+    assert "selector" not in made(programs, "Service")["gpujob"]["spec"]
 
 
 def test_no_right_is_wide(programs: Path) -> None:
-    """No wildcard anywhere, and no Secret is read."""
+    """No wildcard anywhere, and no Secret is read but that of the webhook's certificates."""
     roles = [one for one in objects(programs) if one["kind"] in ("ClusterRole", "Role")]
-    assert len(roles) == 2
+    assert len(roles) == 3
     for rule in (rule for role in roles for rule in role["rules"]):
         assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
-        if "secrets" in rule["resources"]:
-            assert set(rule["verbs"]) == {"create", "delete"}
+        if "secrets" in rule["resources"] and not set(rule["verbs"]) <= {"create", "delete"}:
+            assert rule["resourceNames"] == ["gpujob-server-tls"]
+
+
+def test_the_server_reads_its_certificates_and_prices_and_nothing_else(programs: Path) -> None:
+    """Whoever breaks into it finds no other right, and no token of the account."""
+    role = made(programs, "Role")["gpujob-server"]
+    pod = made(programs, "Deployment")["gpujob-server"]["spec"]["template"]["spec"]
+
+    assert role["rules"] == [
+        {
+            "apiGroups": [""],
+            "resources": ["secrets"],
+            "resourceNames": ["gpujob-server-tls"],
+            "verbs": ["get"],
+        },
+        {
+            "apiGroups": [""],
+            "resources": ["configmaps"],
+            "resourceNames": ["gpujob-market"],
+            "verbs": ["get"],
+        },
+    ]
+    assert pod["serviceAccountName"] == "gpujob-server"
+    bound = [*made(programs, "ClusterRoleBinding").values()]
+    assert all(one["subjects"][0]["name"] == "gpujob" for one in bound)
+    assert not any(
+        "secretKeyRef" in one.get("valueFrom", {})
+        for container in pod["containers"]
+        for one in container["env"]
+    )
+
+
+def test_without_a_webhook_nothing_is_left_of_it(programs: Path) -> None:
+    """No server, no right for it, and no certificate that the controller would make."""
+    without = rendered(programs, "webhook.install=false")
+
+    assert "server" not in without.replace("server-side", "")
+    assert "GPUJOB_WEBHOOK" not in without
+    assert "ValidatingWebhookConfiguration" not in without
+
+
+def test_cert_manager_makes_the_certificates_if_told_so(programs: Path) -> None:
+    """For the names that the API server uses; the controller then leaves them alone."""
+    theirs = objects(programs, "webhook.certManager=true")
+    (certificate,) = (one for one in theirs if one["kind"] == "Certificate")
+    (webhook,) = (one for one in theirs if one["kind"] == "ValidatingWebhookConfiguration")
+    (asked,) = webhook["webhooks"]
+    service = asked["clientConfig"]["service"]
+
+    assert certificate["spec"]["secretName"] == "gpujob-server-tls"
+    assert f"{service['name']}.{service['namespace']}.svc" in certificate["spec"]["dnsNames"]
+    injected = webhook["metadata"]["annotations"]["cert-manager.io/inject-ca-from"]
+    assert injected == f"system/{certificate['metadata']['name']}"
+    assert "GPUJOB_WEBHOOK" not in rendered(programs, "webhook.certManager=true")
 
 
 def test_the_roles_grant_what_the_controller_checks_for_and_no_more(programs: Path) -> None:
     """Right by right, so that neither a missing nor a needless one goes unseen."""
-    for kind, needed in (("ClusterRole", CLUSTER_WIDE), ("Role", own_rights("gpujob"))):
-        (role,) = (one for one in objects(programs) if one["kind"] == kind)
+    everywhere = (*CLUSTER_WIDE, *webhook_rights("system-gpujob"))
+    for kind, name, needed in (
+        ("ClusterRole", "system-gpujob", everywhere),
+        ("Role", "gpujob", own_rights("gpujob", webhook=True)),
+    ):
+        role = made(programs, kind)[name]
         granted = {
             (group, resource, verb, name)
             for rule in role["rules"]
@@ -175,10 +245,10 @@ def test_the_roles_grant_what_the_controller_checks_for_and_no_more(programs: Pa
         assert granted == wanted
 
 
-def test_the_pod_is_restricted_and_the_token_in_one_variable(programs: Path) -> None:
-    """Restricted Pod Security, read-only root, and the token by reference only."""
-    (deployment,) = [one for one in objects(programs) if one["kind"] == "Deployment"]
-    pod = deployment["spec"]["template"]["spec"]
+@pytest.mark.parametrize("name", PARTS)
+def test_the_pods_are_restricted(programs: Path, name: str) -> None:
+    """Restricted Pod Security, and a read-only root."""
+    pod = made(programs, "Deployment")[name]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -187,6 +257,12 @@ def test_the_pod_is_restricted_and_the_token_in_one_variable(programs: Path) -> 
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+def test_the_token_is_in_one_variable(programs: Path) -> None:
+    """By reference only."""
+    pod = made(programs, "Deployment")["gpujob"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
     tokens = [one for one in container["env"] if "secretKeyRef" in one.get("valueFrom", {})]
     assert [one["name"] for one in tokens] == ["VAST_API_KEY"]
     assert tokens[0]["valueFrom"] == {"secretKeyRef": {"name": "vast", "key": "api-key"}}
@@ -195,7 +271,23 @@ def test_the_pod_is_restricted_and_the_token_in_one_variable(programs: Path) -> 
 def test_the_controller_understands_its_environment(programs: Path) -> None:
     """Every variable that the chart sets, the settings know; limits arrive."""
     sets = ("limits.pollSeconds=7", "limits.maxLeases=3")
-    (deployment,) = [one for one in objects(programs, *sets) if one["kind"] == "Deployment"]
+    settings = Settings.from_environment(environment_of(programs, "gpujob", *sets))
+
+    assert (settings.limits.poll_seconds, settings.limits.max_leases) == (7.0, 3)
+    assert settings.webhook in made(programs, "ValidatingWebhookConfiguration")
+    assert "canary" not in repr(settings)
+
+
+def test_the_server_understands_its_environment(programs: Path) -> None:
+    """Every variable that the chart sets, the settings know."""
+    settings = ServerSettings.from_environment(environment_of(programs, "gpujob-server"))
+
+    assert (settings.namespace, settings.name) == ("system", "gpujob")
+
+
+def environment_of(programs: Path, name: str, *sets: str) -> dict[str, str]:
+    """Returns the variables of a Deployment's container, as the kubelet would fill them in."""
+    deployment = made(programs, "Deployment", *sets)[name]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     downward = {
         "metadata.namespace": "system",
@@ -203,21 +295,17 @@ def test_the_controller_understands_its_environment(programs: Path) -> None:
         "metadata.uid": "1234",
         "status.podIP": "192.0.2.1",
     }
-    environment = {
+    return {
         one["name"]: one.get("value")
         or downward.get(one["valueFrom"].get("fieldRef", {}).get("fieldPath"), "canary")
         for one in container["env"]
     }
-    settings = Settings.from_environment(environment)
-
-    assert (settings.limits.poll_seconds, settings.limits.max_leases) == (7.0, 3)
-    assert "canary" not in repr(settings)
 
 
 def test_a_digest_wins_over_a_tag(programs: Path) -> None:
-    """For the controller and for the drivers that it makes."""
+    """For controller, server, and the drivers that the controller makes."""
     digest = "sha256:" + "0" * 64
     text = rendered(programs, f"image.digest={digest}", "image.tag=1.2.3")
 
-    assert text.count(f"@{digest}") == 2
+    assert text.count(f"@{digest}") == 3
     assert "1.2.3" not in text

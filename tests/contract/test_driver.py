@@ -15,17 +15,19 @@ from tests.contract.test_vast_client import CLOCK
 from tests.integration.parts import KEY, Simulator, environment
 
 from gpujob.adapters.vast import VastClient
-from gpujob.api.transport import SYNC_PATH, DriverReport
+from gpujob.api.transport import SYNC_PATH, DriverReport, read_message
 
 NODE_UID = "12345678-0000-4000-8000-000000000000"
 LINES = 3000
+WAIT: dict[str, Any] = {"version": 1, "instruction": "Wait"}
+EXIT: dict[str, Any] = {"version": 1, "instruction": "Exit"}
 
 
 class Controller:
     """Answers drivers as it is told, and keeps what they report."""
 
     def __init__(self) -> None:
-        self.answer: dict[str, Any] = {"instruction": "Wait"}
+        self.answer: dict[str, Any] = WAIT
         self.broken = False
         self.reports: list[DriverReport] = []
         self.tokens: set[str] = set()
@@ -33,7 +35,7 @@ class Controller:
     async def sync(self, request: web.Request) -> web.Response:
         """Takes a report."""
         self.tokens.add(request.headers.get("Authorization", ""))
-        self.reports.append(DriverReport.model_validate_json(await request.read()))
+        self.reports.append(read_message(DriverReport, await request.read()))
         if self.broken:
             return web.Response(status=500, text="<html>")
         return web.json_response(self.answer)
@@ -114,7 +116,7 @@ class Driver:
             GPUJOB_STATE_DIR=str(folder),
             GPUJOB_TERMINATION_LOG=str(folder / "termination"),
             GPUJOB_SYNC_SECONDS="0.1",
-            **variables,
+            **{"GPUJOB_NODE_NAME": "train-0-1"} | variables,
         )
         self.process: asyncio.subprocess.Process | None = None
 
@@ -161,6 +163,7 @@ class Driver:
 def run(machine: Machine, port: int, *command: str, host_key: str | None = None) -> dict[str, Any]:
     """An assignment to run a command on the machine."""
     return {
+        "version": 1,
         "instruction": "Run",
         "machine": {
             "host": "127.0.0.1",
@@ -214,7 +217,7 @@ async def test_every_byte_comes_once_over_cut_lines_and_restarts(
         await until(lambda: driver.out.count(b"\n") >= LINES)
         held.broken = False
         await until(lambda: is_finished(held))
-        held.answer = {"instruction": "Exit"}
+        held.answer = EXIT
         status = await driver.ended()
         cable.cut()
 
@@ -237,7 +240,7 @@ async def test_streams_bytes_and_exit_codes_are_kept(
     driver = Driver(tmp_path, url, machine.key)
     await driver.start()
     await until(lambda: is_finished(held))
-    held.answer = {"instruction": "Exit"}
+    held.answer = EXIT
     await driver.ended()
 
     assert driver.out == bytes(range(256)) * 4000
@@ -260,7 +263,7 @@ async def test_two_drivers_run_it_once(
     await asyncio.gather(*(driver.start() for driver in drivers))
     for driver in drivers:
         await until(lambda driver=driver: driver.out == b"ran\n")
-    held.answer = {"instruction": "Exit"}
+    held.answer = EXIT
     for driver in drivers:
         await driver.ended()
 
@@ -280,7 +283,7 @@ async def test_the_environment_is_in_no_command_line(
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             lines.append(path.read_bytes())
-    held.answer = {"instruction": "Exit"}
+    held.answer = EXIT
     await driver.ended()
 
     assert driver.out.decode() == ascii(value) + "\n"
@@ -305,7 +308,7 @@ async def test_a_look_that_hangs_is_not_waited_for(
         await until(lambda: "no connection: TimeoutError" in driver.err)
         await connection.run("rm $HOME/../bin/date; touch $HOME/end")
     await until(lambda: held.reports and held.reports[-1].outcome is not None)
-    held.answer = {"instruction": "Exit"}
+    held.answer = EXIT
 
     assert await driver.ended() == 0
     assert driver.out == b"up\nend\n"
@@ -321,9 +324,184 @@ async def test_another_host_key_is_a_fault(
     driver = Driver(tmp_path, url, machine.key)
     await driver.start()
     await until(lambda: held.reports and held.reports[-1].fault == "HostKeyChanged")
-    held.answer = {"instruction": "Exit"}
+    held.answer = EXIT
 
     assert await driver.ended() == 0
+
+
+async def test_a_machine_is_measured_before_it_gets_work(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """The driver tells what it is, waits for the verdict on the same line, and then runs."""
+    held, url = controller
+    cable = Cable(machine.port)
+    async with await cable.lay():
+        work = run(machine, cable.port, "echo", "ran")
+        held.answer = {**work, "instruction": "Measure"}
+        del held.answer["work"]
+        driver = Driver(tmp_path, url, machine.key)
+        await driver.start()
+        await until(lambda: held.reports and held.reports[-1].measured is not None)
+        first = held.reports[-1]
+        assert driver.out == b""
+        held.answer = work
+        await until(lambda: is_finished(held))
+        held.answer = EXIT
+        await driver.ended()
+
+    assert first.phase == "Measured"
+    assert first.measured is not None
+    assert [gpu.name for gpu in first.measured.gpus] == ["NVIDIA GeForce RTX 4090"]
+    assert first.measured.watchdog_runs
+    assert driver.out == b"ran\n"
+    assert cable.opened == 1
+
+
+SAVE = "trap 'echo saved; exit 7' TERM; echo up; while :; do sleep 0.1; done"
+STUBBORN = "trap '' TERM; echo up; while :; do sleep 0.1; done"
+
+
+@pytest.mark.parametrize(
+    ("command", "grace", "out", "code"),
+    [(SAVE, 60.0, b"up\nsaved\n", 7), (STUBBORN, 0.5, b"up\n", 137)],
+)
+async def test_a_workload_is_told_to_end(
+    machine: Machine,
+    controller: tuple[Controller, str],
+    tmp_path: Path,
+    command: str,
+    grace: float,
+    out: bytes,
+    code: int,
+) -> None:
+    """What it prints meanwhile is carried; if it does not end in time it is killed."""
+    held, url = controller
+    held.answer = run(machine, machine.port, "sh", "-c", command)
+    driver = Driver(tmp_path, url, machine.key)
+    await driver.start()
+    await until(lambda: driver.out == b"up\n")
+    held.answer = {**held.answer, "instruction": "Stop", "graceSeconds": grace}
+    await until(lambda: is_finished(held))
+    held.answer = EXIT
+    await driver.ended()
+
+    assert driver.out == out
+    assert driver.outcome["exitCode"] == code
+    assert not driver.outcome["wasKilled"]
+
+
+async def test_what_is_to_end_before_it_began_does_not_begin(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """A driver that comes when the workload was already told to end starts nothing."""
+    held, url = controller
+    work = run(machine, machine.port, "sh", "-c", "echo ran")
+    held.answer = {**work, "instruction": "Stop", "graceSeconds": 1.0}
+    driver = Driver(tmp_path, url, machine.key)
+    await driver.start()
+    await until(lambda: is_finished(held))
+    held.answer = EXIT
+    await driver.ended()
+
+    assert driver.out == b""
+    assert driver.outcome["message"] == "the workload had not begun"
+
+
+async def test_progress_load_and_position_are_reported(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """By what the workload writes, what its GPUs show, and how much was carried."""
+    held, url = controller
+    tell = (
+        "echo hello; "
+        'echo \'{"percent": 12.5, "step": 3, "metrics": {"loss": 0.25}}\' '
+        '>> "$GPUJOB_PROGRESS_FILE"; '
+        "while [ ! -e $HOME/end ]; do sleep 0.1; done"
+    )
+    async with machine.connected() as connection:
+        await connection.run("echo 83 > $VASTSIM_MACHINE/gpu-load")
+    held.answer = run(machine, machine.port, "sh", "-c", tell)
+    driver = Driver(tmp_path, url, machine.key)
+    await driver.start()
+    last = await until(lambda: next((r for r in reversed(held.reports) if r.progress), None))
+    await until(lambda: held.reports[-1].log and held.reports[-1].log.stdout_carried == 6)
+    usage = await until(lambda: held.reports[-1].usage)
+    async with machine.connected() as connection:
+        await connection.run("touch $HOME/end")
+    await until(lambda: is_finished(held))
+    held.answer = EXIT
+    await driver.ended()
+
+    assert (last.progress.percent, last.progress.step) == (12.5, 3)
+    assert last.progress.metrics == {"loss": 0.25}
+    assert (usage.gpu_percent, usage.gpu_memory_mib, usage.idle_samples) == (83, 512, 0)
+    position = held.reports[-1].log
+    assert position is not None
+    assert position.behind == 0
+
+
+async def test_each_report_is_later_than_the_one_before(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """Across a restart of the driver's container, too."""
+    held, url = controller
+    driver = Driver(tmp_path, url, machine.key)
+    await driver.start()
+    await until(lambda: len(held.reports) > 5)
+    await driver.kill()
+    before = len(held.reports)
+    await driver.start()
+    await until(lambda: len(held.reports) > before + 5)
+    held.answer = EXIT
+    await driver.ended()
+
+    orders = [report.order for report in held.reports]
+    assert orders == sorted(set(orders))
+    assert {report.session for report in held.reports} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"version": 2, "instruction": "Exit"},
+        {"version": 1, "instruction": "Dance"},
+        {"version": 1, "instruction": "Exit", "machine": {"host": "h", "port": 0, "hostKey": "k"}},
+        {"version": "1", "instruction": "Exit"},
+        {"version": 1, "instruction": "Exit", "padding": "x" * 5_000_000},
+        [],
+    ],
+)
+async def test_an_answer_that_is_not_understood_changes_nothing(
+    controller: tuple[Controller, str], tmp_path: Path, answer: Any
+) -> None:
+    """The driver goes on asking."""
+    held, url = controller
+    held.answer = answer
+    driver = Driver(tmp_path, url, tmp_path / "key")
+    await driver.start()
+    await until(lambda: len(held.reports) > 3)
+    assert {report.phase for report in held.reports} == {"Waiting"}
+    held.answer = EXIT
+
+    assert await driver.ended() == 0
+
+
+async def test_a_host_key_that_changes_in_mid_run_is_a_fault(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """Whoever answers in the machine's place gets nothing: no login, no command."""
+    held, url = controller
+    held.answer = run(machine, machine.port, "sh", "-c", "echo up; sleep 600")
+    driver = Driver(tmp_path, url, machine.key)
+    await driver.start()
+    await until(lambda: driver.out == b"up\n")
+    machine.ask("POST", f"machines/{machine.number}/change-key")
+    await until(lambda: held.reports[-1].fault == "HostKeyChanged")
+    held.answer = EXIT
+
+    assert await driver.ended() == 0
+    assert driver.out == b"up\n"
+    assert "shows another host key" in driver.err
 
 
 async def test_sigterm_leaves_the_workload_running(

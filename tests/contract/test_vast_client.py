@@ -113,6 +113,36 @@ async def test_offers_of_the_market_are_read(simulator: Simulator) -> None:
     assert abs(quotes.clock_skew_seconds) < 5
 
 
+async def test_the_names_of_the_models_are_read(simulator: Simulator) -> None:
+    """Those that the market's offers carry."""
+    async with client(simulator.url) as vast:
+        names = await vast.gpu_models()
+        offers = (await vast.search(SPEC)).offers
+
+    assert list(names) == sorted(set(names))
+    assert {offer.gpu_model for offer in offers} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ({"gpu_names": ["B", "A", "A", 3, None, "", "x" * 65, "\x1b[2J"]}, ("A", "B")),
+        ({"gpu_names": "RTX 4090"}, None),
+        ({}, None),
+    ],
+)
+async def test_what_is_no_name_of_a_model_is_dropped(
+    body: object, names: tuple[str, ...] | None
+) -> None:
+    """It would be shown to users; without a list there is no answer."""
+    async with peer(lambda *_: good(body)) as (url, _), client(url) as vast:
+        if names is None:
+            with pytest.raises(ProviderUnavailable):
+                await vast.gpu_models()
+        else:
+            assert await vast.gpu_models() == names
+
+
 async def test_what_is_rented_is_listed_under_its_mark(simulator: Simulator) -> None:
     """The number of the answer is the number in the listing; the mark is in label and env."""
     async with client(simulator.url) as vast:

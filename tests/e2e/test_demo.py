@@ -3,7 +3,7 @@
 import copy
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -63,8 +63,22 @@ def stage() -> Iterator[Stage]:
     try:
         made.up()
         yield made
+        _uninstall(made)
     finally:
         made.down()
+
+
+def _uninstall(stage: Stage) -> None:
+    """Last of all, in whatever order the tests ran: the release goes, then what it has finished.
+
+    Nothing that is over waits for an operator; a job that still waits would.
+    """
+    stage.kubectl("delete", "gpujob", "too-cheap", "-n", "demo", "--timeout=60s")
+    stage.helm("uninstall", "gpujob", "-n", "gpujob-system", "--wait", "--timeout=120s")
+    names = {one["metadata"]["name"] for one in stage.get("gpujobs", "demo")}
+    assert names == {"train", "overdue", "unlucky"}, "the kinds and the jobs are kept"
+    stage.kubectl("delete", "namespace", "demo", "--timeout=60s")
+    assert {one["state"] for one in stage.ledger()} == {"destroyed"}
 
 
 @pytest.fixture(scope="module")
@@ -109,30 +123,90 @@ def test_our_figure_is_just_above_the_ledger(stage: Stage, seen: Seen) -> None:
     assert sum(row.attempts for row in rows) == 4
 
 
-def test_the_driver_runs_with_nothing(seen: Seen) -> None:
+OTHERS = {
+    "controller": ("gpujob-system", "app.kubernetes.io/component=controller"),
+    "server": ("gpujob-system", "app.kubernetes.io/component=server"),
+    "simulator": ("vastsim", "app.kubernetes.io/name=vastsim"),
+}
+"""Whatever else runs for long: its namespace and label."""
+
+
+def _pods(stage: Stage, name: str) -> list[Object]:
+    namespace, label = OTHERS[name]
+    found = json.loads(stage.kubectl("get", "pods", "-n", namespace, "-l", label, "-o", "json"))
+    # A replaced server takes its time to go; it may be gone before it is looked into.
+    pods = [pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]]
+    assert pods
+    return pods
+
+
+def _has_nothing(inside: Object) -> None:
     """Not root, no capability, no new privileges, seccomp on, a root that can not be written."""
-    status = seen.inside["status"]
+    status = inside["status"]
     sets = {
         name: int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
     }
 
-    assert seen.inside["uid"] == 10001
+    assert inside["uid"] == 10001
     assert sets == dict.fromkeys(sets, 0)
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
-    assert set(seen.inside["writes"].values()) == {"Read-only file system"}
+    assert set(inside["writes"].values()) == {"Read-only file system"}
+
+
+def test_the_driver_runs_with_nothing(seen: Seen) -> None:
+    """Looked at from inside, while the workload ran."""
+    _has_nothing(seen.inside)
     assert not seen.inside["tokens"], "no token of the API server may be there"
 
 
-def test_the_namespace_refuses_the_same_pod_with_privileges(stage: Stage, seen: Seen) -> None:
-    """Pod Security restricted is enforced there."""
-    pod = copy.deepcopy(seen.pod)
-    pod["metadata"] = {"name": "privileged", "namespace": "demo"}
-    pod.pop("status")
-    pod["spec"].pop("nodeName")
-    pod["spec"]["containers"][0]["securityContext"] = {"privileged": True}
+@pytest.mark.parametrize("name", OTHERS)
+def test_all_else_runs_with_nothing(stage: Stage, name: str) -> None:
+    """Every replica; the token of the API server is only where it is used."""
+    for pod in _pods(stage, name):
+        where = ("-n", pod["metadata"]["namespace"], pod["metadata"]["name"])
+        inside = json.loads(stage.kubectl("exec", *where, "--", "/usr/bin/python3", "-c", PROBE))
+        _has_nothing(inside)
+        assert inside["tokens"] is (name != "simulator")
+
+
+def _dropped(pod: Object, field: str) -> None:
+    """Takes a field away from the pod and from its containers."""
+    for holder in (pod["spec"], *pod["spec"]["containers"]):
+        holder.get("securityContext", {}).pop(field, None)
+
+
+LOOSER: dict[str, Callable[[Object], object]] = {
+    "it may be root": lambda pod: _dropped(pod, "runAsNonRoot"),
+    "it may escalate": lambda pod: _dropped(pod, "allowPrivilegeEscalation"),
+    "it keeps its capabilities": lambda pod: _dropped(pod, "capabilities"),
+    "no seccomp": lambda pod: _dropped(pod, "seccompProfile"),
+    "privileged": lambda pod: pod["spec"]["containers"][0]["securityContext"].update(
+        privileged=True, allowPrivilegeEscalation=True
+    ),
+    "the network of the host": lambda pod: pod["spec"].update(hostNetwork=True),
+    "the processes of the host": lambda pod: pod["spec"].update(hostPID=True),
+    "the memory of the host": lambda pod: pod["spec"].update(hostIPC=True),
+}
+
+
+@pytest.mark.parametrize("what", LOOSER)
+@pytest.mark.parametrize("name", ["driver", *OTHERS])
+def test_the_namespace_refuses_the_same_pod_with_more(
+    stage: Stage, seen: Seen, name: str, what: str
+) -> None:
+    """Pod Security restricted is enforced there; the pod as it is passes."""
+    stored = seen.pod if name == "driver" else _pods(stage, name)[0]
+    namespace = stored["metadata"]["namespace"]
+    head = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "copy", "namespace": namespace}}
+    spec = {key: value for key, value in stored["spec"].items() if key != "nodeName"}
+    looser = head | {"spec": copy.deepcopy(spec)}
+    LOOSER[what](looser)
+    dry_run = ("create", "--dry-run=server", "-f", "-")
+
+    stage.kubectl(*dry_run, text=json.dumps(head | {"spec": spec}))
     with pytest.raises(demo.DemoError, match='violates PodSecurity "restricted'):
-        stage.apply(pod)
+        stage.kubectl(*dry_run, text=json.dumps(looser))
 
 
 def test_logs_are_complete_and_in_order(stage: Stage, seen: Seen) -> None:
@@ -177,6 +251,23 @@ def test_waiting_by_condition_works(stage: Stage, seen: Seen) -> None:
 
     stage.kubectl(*wait, "--for=condition=Complete", "gpujob/train")
     stage.kubectl(*wait, "--for=condition=Failed", "gpujob/overdue")
+
+
+def test_the_servers_are_replaced_without_a_review_that_fails(stage: Stage, seen: Seen) -> None:
+    """A new version comes; somebody applies jobs all the while."""
+    text = (demo.PARTS / "train.yaml").read_text()
+    manifest = text.replace("name: train", "name: another", 1)
+    server = ("deployment/gpujob-server", "-n", "gpujob-system")
+    stage.kubectl("rollout", "restart", *server)
+    waiting = stage.command("kubectl", "rollout", "status", *server, "--timeout=120s")
+    reviews = 0
+    with subprocess.Popen(waiting, stdout=subprocess.DEVNULL) as rollout:
+        while rollout.poll() is None:
+            stage.kubectl("create", "--dry-run=server", "-f", "-", text=manifest)
+            reviews += 1
+
+    assert rollout.returncode == 0
+    assert reviews > 5
 
 
 def test_deleting_the_namespace_ends(stage: Stage, seen: Seen) -> None:

@@ -75,6 +75,18 @@ class World:
         found: Object = eventually(f"{name} is {' or '.join(reasons)}", look)
         return found
 
+    def metrics(self) -> str:
+        """Returns what the operator tells a scraper that may read it."""
+        system = ("-n", "gpujob-system")
+        if self.kubectl.run("get", "serviceaccount", "scraper", *system).returncode != 0:
+            may = ("--verb=get", "--non-resource-url=/metrics")
+            who = "--serviceaccount=gpujob-system:scraper"
+            self.kubectl("create", "serviceaccount", "scraper", *system)
+            self.kubectl("create", "clusterrole", "scraper", *may)
+            self.kubectl("create", "clusterrolebinding", "scraper", "--clusterrole=scraper", who)
+        token = self.kubectl("create", "token", "scraper", *system).strip()
+        return self.operator.probe("metrics", token)[1]
+
     def await_released(self) -> None:
         """Waits until the simulator has nothing rented."""
         eventually("nothing is rented", lambda: not self.simulator.living())
@@ -139,31 +151,50 @@ def pytest_terminal_summary(
             terminalreporter.write_line("  ".join(cells).rstrip())
 
 
+def chart(programs: Path) -> list[Object]:
+    """Returns what the chart installs."""
+    rendered = subprocess.run(
+        [
+            *(str(programs / "helm"), "template", "gpujob", str(ROOT / "helm/gpujob")),
+            *("--namespace=gpujob-system", "--set=vast.existingSecret=vast"),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    ).stdout
+    return [one for one in yaml.safe_load_all(rendered) if one]
+
+
 @contextmanager
 def control_plane(state: Path) -> Iterator[ControlPlane]:
-    """A control plane with the chart's CRDs and rights."""
+    """A control plane with the chart's CRDs, rights and policies."""
     programs = binaries.ensure(binaries.CONTROL_PLANE + binaries.CHART)
     with ControlPlane(state, quiet=True) as running:
         kubectl = Kubectl(running, running.kubeconfig)
-        rendered = subprocess.run(
-            [
-                *(str(programs / "helm"), "template", "gpujob", str(ROOT / "helm/gpujob")),
-                *("--namespace=gpujob-system", "--set=vast.existingSecret=vast"),
-            ],
-            check=True,
-            capture_output=True,
-            text=True,
-            env=environment(),
-        ).stdout
+        documents = chart(programs)
         kubectl("create", "namespace", "gpujob-system")
-        documents = [one for one in yaml.safe_load_all(rendered) if one]
         roles = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
-        wanted = ("CustomResourceDefinition", "ServiceAccount", "Service", *roles)
+        policies = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+        wanted = ("CustomResourceDefinition", "ServiceAccount", "Service", *roles, *policies)
         chosen = [one for one in documents if one["kind"] in wanted]
         listed = {"apiVersion": "v1", "kind": "List", "items": chosen}
         kubectl("apply", "--server-side", "-f", "-", text=json.dumps(listed))
         kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        eventually("the policies are in force", lambda: _is_held(kubectl))
         yield running
+
+
+def _is_held(kubectl: Kubectl) -> bool:
+    """Whether the API server knows the policies by now."""
+    node = {
+        "apiVersion": "gpujob.dev/v1alpha1",
+        "kind": "GpuNode",
+        "metadata": {"name": "forged", "namespace": "default"},
+        "spec": {"jobRef": {"name": "none", "uid": "none"}, "attempt": 1, "reservedUSD": "0"},
+    }
+    done = kubectl.run("create", "--dry-run=server", "-f", "-", text=json.dumps(node))
+    return "by the operator alone" in done.stderr
 
 
 @contextmanager
@@ -194,10 +225,12 @@ def fresh_namespace(kubectl: Kubectl) -> Iterator[str]:
     kubectl.run("delete", "namespace", name, "--wait=false")
 
 
-def operators_config(plane: ControlPlane, path: Path, server: str = "") -> Path:
-    """Writes a kubeconfig with the rights of the chart's service account, and no others."""
+def operators_config(
+    plane: ControlPlane, path: Path, server: str = "", account: str = "gpujob"
+) -> Path:
+    """Writes a kubeconfig with the rights of a service account of the chart, and no others."""
     kubectl = Kubectl(plane, plane.kubeconfig)
-    token = kubectl("create", "token", "gpujob", "-n", "gpujob-system").strip()
+    token = kubectl("create", "token", account, "-n", "gpujob-system").strip()
     config = yaml.safe_load(plane.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token}
     if server:
@@ -208,11 +241,13 @@ def operators_config(plane: ControlPlane, path: Path, server: str = "") -> Path:
 
 
 @contextmanager
-def staged(plane: ControlPlane, simulator: Simulator, folder: Path) -> Iterator[World]:
+def staged(
+    plane: ControlPlane, simulator: Simulator, folder: Path, **settings: str
+) -> Iterator[World]:
     """A namespace and a pod runner on a control plane, and an operator that is not started."""
     kubectl = Kubectl(plane, plane.kubeconfig)
     config = operators_config(plane, folder / "operator.kubeconfig")
-    operator = Operator(folder, config, simulator.url)
+    operator = Operator(folder, config, simulator.url, **settings)
     pods = PodRunner(kubectl, folder / "pods")
     with fresh_namespace(kubectl) as namespace:
         pods.start()

@@ -5,10 +5,13 @@ the simulator are real processes. There is no node, so `PodRunner` does what a k
 driver pods: it runs the driver as a process with the pod's environment, key and bound token.
 """
 
+import base64
+import http.client
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,6 +21,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
 
 from localcluster.control_plane import ControlPlane, free_port
 
@@ -33,7 +39,8 @@ LIMITS = {
     "SWEEP_SECONDS": "0.5",
     "BOOT_CAP_SECONDS": "60",
     "DESTROY_LAG_CAP_SECONDS": "30",
-    "DRAIN_SECONDS": "2",
+    "DRAIN_SECONDS": "6",
+    "DISK_WRITE_MBPS_MIN": "0",
     "RETRY_BACKOFF_SECONDS": "0.2",
     "GATE_RETRY_SECONDS": "0.5",
     "QUOTE_AGE_SECONDS": "20",
@@ -101,6 +108,46 @@ class Kubectl:
         self("apply", "-f", "-", text=json.dumps(manifest))
 
 
+class DryRuns:
+    """Asks the API server what it would say to GpuJobs; nothing is stored.
+
+    One connection, for one thread.
+    """
+
+    def __init__(self, plane: ControlPlane) -> None:
+        config = yaml.safe_load(plane.kubeconfig.read_text())
+        user, cluster = config["users"][0]["user"], config["clusters"][0]["cluster"]
+        url = urlsplit(cluster["server"])
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        context = ssl.create_default_context(cadata=authority)
+        folder = plane.kubeconfig.parent
+        chain, key = folder / "client.crt", folder / "client.key"
+        chain.write_bytes(base64.b64decode(user["client-certificate-data"]))
+        key.touch(mode=0o600)
+        key.write_bytes(base64.b64decode(user["client-key-data"]))
+        context.load_cert_chain(chain, key)
+        self._connection = http.client.HTTPSConnection(
+            str(url.hostname), url.port, context=context, timeout=30
+        )
+
+    def refusals(self, manifest: Object, *, validation: str = "Strict") -> list[str]:
+        """Returns what it holds against a GpuJob."""
+        path = "/apis/gpujob.dev/v1alpha1/namespaces/default/gpujobs"
+        headers = {"Content-Type": "application/json"}
+        query = f"?dryRun=All&fieldValidation={validation}"
+        self._connection.request("POST", path + query, json.dumps(manifest), headers)
+        with self._connection.getresponse() as response:
+            answer = json.loads(response.read())
+        if response.status == 201:
+            return []
+        causes = answer.get("details", {}).get("causes") or [answer]
+        return [f"{one.get('field', '')}: {one['message']}" for one in causes]
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._connection.close()
+
+
 class Process:
     """A process of ours with its log in a file."""
 
@@ -142,8 +189,9 @@ class Process:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Returns the environment of a process of ours: nothing of the test's own but the path."""
-    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"} | more
+    """Returns the environment of a process of ours: nothing of the test's own but the paths."""
+    paths = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    return paths | {"HOME": "/nonexistent", "LANG": "C.UTF-8"} | more
 
 
 class Simulator:
@@ -239,6 +287,53 @@ class Simulator:
         with urllib.request.urlopen(request, timeout=20) as answer:
             found: Object = json.loads(answer.read())
             return found
+
+
+class AdmissionServer:
+    """The server as a process, with the rights of its chart."""
+
+    def __init__(self, folder: Path, kubeconfig: Path, name: str = "server") -> None:
+        self._log = folder / f"{name}.log"
+        self.port, self._probes_port = free_port(), free_port()
+        self._environment = environment(
+            KUBECONFIG=str(kubeconfig),
+            GPUJOB_NAMESPACE="gpujob-system",
+            GPUJOB_ADMISSION_PORT=str(self.port),
+            GPUJOB_PROBES_PORT=str(self._probes_port),
+            GPUJOB_LISTEN_HOST="127.0.0.1",
+            # Late enough for a certificate that is used too early to be noticed.
+            GPUJOB_LOOK_SECONDS="1.5",
+        )
+        self._process: Process | None = None
+
+    @property
+    def log(self) -> str:
+        """Everything that it has logged."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def start(self) -> None:
+        """Starts it and waits until it is ready."""
+        command = [sys.executable, "-m", "gpujob", "server"]
+        self._process = Process(self._log, command, self._environment)
+        eventually("the server is ready", self._is_ready)
+
+    def stop(self) -> int:
+        """Ends it in good order and returns its exit status."""
+        assert self._process is not None, "it was started"
+        return self._process.stop()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it still runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def _is_ready(self) -> bool:
+        try:
+            url = f"http://127.0.0.1:{self._probes_port}/readyz"
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
 
 
 class Operator:

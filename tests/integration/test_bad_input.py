@@ -4,14 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from tests.integration.corpus import GOOD
 from tests.integration.parts import Kubectl, Object
-
-GOOD: Object = {
-    "image": "python:3.11",
-    "command": ["python3"],
-    "activeDeadlineSeconds": 60,
-    "cost": {"ceiling": "1.00"},
-}
 
 
 def manifest(namespace: str, spec: Any, name: str = "job") -> str:
@@ -148,7 +142,41 @@ def test_applying_again_changes_nothing(kubectl: Kubectl, namespace: str) -> Non
 
 
 def test_kubectl_explains_every_field(kubectl: Kubectl) -> None:
-    """The description of a deep field is there."""
-    said = kubectl("explain", "gpujob.spec.cost.ceiling")
+    """By what the API server publishes: fields, and those below them, each with a description."""
+    published = json.loads(kubectl("get", "--raw", "/openapi/v3/apis/gpujob.dev/v1alpha1"))
+    schemas = published["components"]["schemas"]
+    told = kubectl("explain", "gpujob.spec", "--recursive")
+    seen = 0
 
-    assert "US dollars" in said
+    def look(schema: Object, path: str) -> None:
+        nonlocal seen
+        for name, child in schema.get("properties", {}).items():
+            inner = child.get("items", child)
+            assert child.get("description"), f"{path}.{name} is not described"
+            assert path != "spec" or f"{name}\t" in told
+            seen += 1
+            look(inner, f"{path}.{name}")
+
+    for kind in ("GpuJob", "GpuNode"):
+        (root,) = (one for name, one in schemas.items() if name.endswith(f".{kind}"))
+        look(root["properties"]["spec"], "spec" if kind == "GpuJob" else f"{kind}.spec")
+        look(root["properties"]["status"], f"{kind}.status")
+
+    assert seen > 100
+    assert 'Example: "2.50"' in " ".join(kubectl("explain", "gpujob.spec.cost.ceiling").split())
+
+
+def test_two_managers_apply_without_conflict(kubectl: Kubectl, namespace: str) -> None:
+    """One sets what is run, the other suspends; neither sees a difference afterwards."""
+    whole = manifest(namespace, GOOD)
+    lever = manifest(namespace, {"suspend": True})
+    for who, text in (("argocd", whole), ("kueue", lever), ("argocd", whole), ("kueue", lever)):
+        kubectl("apply", "--server-side", f"--field-manager={who}", "-f", "-", text=text)
+    job = kubectl.get("gpujob", "job", namespace) or {}
+
+    assert job["spec"]["suspend"] is True
+    assert job["metadata"]["generation"] == 2
+    for who, text in (("argocd", whole), ("kueue", lever)):
+        diff = ("diff", "--server-side", f"--field-manager={who}", "-f", "-")
+        done = kubectl.run(*diff, text=text)
+        assert done.returncode == 0, done.stdout + done.stderr

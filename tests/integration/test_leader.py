@@ -9,6 +9,8 @@ import pytest
 from tests.integration.conftest import Scale, World
 from tests.integration.parts import SHORT_LOCK, Operator, Replicas, eventually
 
+from gpujob.leader import LABELS
+
 KILLS = 20
 
 
@@ -40,6 +42,37 @@ def test_a_leader_that_stops_hands_over_at_once(world: World, replicas: Replicas
     assert world.simulator.rents() == 1
     log = world.pods.log("train-0-1-driver")
     assert (log.count("one\n"), log.count("two\n")) == (1, 1)
+
+
+def test_a_second_release_does_not_start(
+    world: World, operator_kubeconfig: Path, tmp_path: Path
+) -> None:
+    """Two would work on the same jobs. It says which one leads, and leaves that one alone."""
+    eventually("the first leads", lambda: "leads" in world.operator.log)
+    second = Operator(tmp_path, operator_kubeconfig, world.simulator.url, name="second")
+    second.launch(GPUJOB_NAMESPACE="elsewhere", **SHORT_LOCK)
+    eventually("the second has ended", lambda: not second.runs)
+
+    assert second.stop() == 1
+    assert "release gpujob-system/gpujob of the operator leads in this cluster" in second.log
+    world.apply_job("train")
+    world.await_reason("train", "Complete")
+    assert world.operator.runs
+
+
+def test_a_lock_that_another_release_left_behind_holds_nobody(stage: World, namespace: str) -> None:
+    """It is held for ever, and nobody renews it."""
+    left = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": "gpujob", "namespace": namespace, "labels": LABELS},
+        "spec": {"holderIdentity": "gone_1", "leaseDurationSeconds": 15, "leaseTransitions": 0},
+    }
+    stage.kubectl.apply(left)
+    stage.operator.start(**SHORT_LOCK)
+
+    stage.apply_job("train")
+    stage.await_reason("train", "Complete")
 
 
 def test_a_leader_that_is_cut_off_stops_itself(world: World, replicas: Replicas) -> None:

@@ -16,6 +16,12 @@ def test_a_job_runs_and_is_paid_and_leaves_nothing(world: World) -> None:
     slack = Decimal(lease["usd_per_hour"]) * LAG_CAP_SECONDS / 3600
 
     assert ledger <= ours <= ledger + slack
+    chosen = ("-n", world.namespace, "-o", "name", "--field-selector")
+    done = world.kubectl("get", "gpujobs", *chosen, "status.phase=Complete")
+    assert done.split() == ["gpujob.gpujob.dev/train"]
+    nodes = world.kubectl("get", "gpunodes", *chosen, "spec.jobRef.name=train")
+    assert nodes.split() == ["gpunode.gpujob.dev/train-0-1"]
+    assert world.kubectl("get", "gpunodes", *chosen, "spec.jobRef.name=other") == ""
     assert lease["state"] == "destroyed"
     log = world.pods.log("train-0-1-driver")
     assert "hello\n" in log
@@ -32,6 +38,16 @@ def test_a_deleted_job_takes_its_machine_with_it(world: World) -> None:
     assert world.simulator.living() == []
     left = ("gpunodes,pods,secrets", "-n", world.namespace)
     eventually("its objects are collected", lambda: not world.kubectl.items(*left))
+
+
+def test_a_finished_job_goes_after_its_time(world: World) -> None:
+    """With all that was made for it; the ledger shows one machine, destroyed."""
+    world.apply_job("brief", ttlSecondsAfterFinished=2)
+    world.await_reason("brief", "Complete")
+    left = ("gpujobs,gpunodes,pods,secrets", "-n", world.namespace)
+    eventually("all of it is collected", lambda: not world.kubectl.items(*left))
+
+    assert [lease["state"] for lease in world.simulator.ledger()] == ["destroyed"]
 
 
 def test_suspension_gives_the_machine_back_and_resuming_takes_another(world: World) -> None:

@@ -48,35 +48,20 @@ def _events(world: World) -> list[str]:
     return [one["reason"] for one in events if one["involvedObject"]["name"] == "operator"]
 
 
-def _metrics(world: World) -> str:
-    token = world.kubectl("create", "token", "scraper", *SYSTEM).strip()
-    return world.operator.probe("metrics", token)[1]
-
-
-def _let_scrape(world: World) -> None:
-    if world.kubectl.run("get", "serviceaccount", "scraper", *SYSTEM).returncode == 0:
-        return
-    world.kubectl("create", "serviceaccount", "scraper", *SYSTEM)
-    world.kubectl("create", "clusterrole", "scraper", "--verb=get", "--non-resource-url=/metrics")
-    who = "--serviceaccount=gpujob-system:scraper"
-    world.kubectl("create", "clusterrolebinding", "scraper", "--clusterrole=scraper", who)
-
-
 def test_a_missing_right_is_named_and_waited_for(world: World) -> None:
     """In the probe, a metric, an event and on the job; no attempt is used up by it."""
-    _let_scrape(world)
     with _without_pods(world):
         assert "create pods" in _not_ready(world, "RightsMissing")
         world.apply_job("train")
         job = world.await_reason("train", "RightsMissing")
         assert job["status"].get("attempt", 0) == 0
-        assert 'gpujob_not_ready{reason="RightsMissing"} 1.0' in _metrics(world)
+        assert 'gpujob_not_ready{reason="RightsMissing"} 1.0' in world.metrics()
         eventually("an event", lambda: "RightsMissing" in _events(world))
     job = world.await_reason("train", "Complete")
 
     assert job["status"]["attempt"] == 1
     eventually("it is told too", lambda: "Ready" in _events(world))
-    assert 'gpujob_not_ready{reason="RightsMissing"} 0.0' in _metrics(world)
+    assert 'gpujob_not_ready{reason="RightsMissing"} 0.0' in world.metrics()
 
 
 def test_a_right_that_goes_while_the_driver_starts_costs_no_attempt(world: World) -> None:
@@ -133,14 +118,13 @@ def test_a_key_that_stays_refused_ends_the_leader(world: World) -> None:
 
 def test_metrics_are_for_whoever_may_read_them(world: World) -> None:
     """They show money: no token, a token without the right, and one with it."""
-    _let_scrape(world)
     eventually("it is ready", lambda: world.operator.probe("readyz")[0] == 200)
     stranger = world.kubectl("create", "token", "default", *SYSTEM).strip()
 
     assert world.operator.probe("metrics")[0] == 401
     assert world.operator.probe("metrics", "nonsense")[0] == 401
     assert world.operator.probe("metrics", stranger)[0] == 403
-    told = _metrics(world)
+    told = world.metrics()
     assert "gpujob_leads 1.0" in told
     assert "gpujob_leased_machines 0.0" in told
     assert "gpujob_credit_usd 100.0" in told

@@ -1,6 +1,7 @@
 """Drivers' door: only the recorded pod of a node is answered, and only well-formed reports."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -29,7 +30,14 @@ def test_who_and_what_is_answered(world: World, tmp_path: Path) -> None:
     world.apply_job("train", command=["sleep", "60"])
     world.await_reason("train", "Running")
     node = world.kubectl.get("gpunode", "train-0-1", world.namespace) or {}
-    report = json.dumps({"nodeUid": node["metadata"]["uid"], "phase": "Running"}).encode()
+    told = {
+        "version": 1,
+        "nodeUid": node["metadata"]["uid"],
+        "session": 1,
+        "sequence": 1,
+        "phase": "Running",
+    }
+    report = json.dumps(told).encode()
     (token_file,) = (tmp_path / "pods").glob("*/token")
     own = f"Bearer {token_file.read_text().strip()}"
     create = ("create", "token", "default", "-n", world.namespace)
@@ -55,6 +63,65 @@ def test_who_and_what_is_answered(world: World, tmp_path: Path) -> None:
     assert sync(world, report, Authorization=f"Bearer {for_the_api}")[0] == 401
     assert sync(world, report, Authorization=f"Bearer {other}")[0] == 403
     assert sync(world, b"{", Authorization=own)[0] == 400
-    assert sync(world, b'{"nodeUid": "x", "phase": "Dancing"}', Authorization=own)[0] == 400
-    assert sync(world, b" " * 20_000, Authorization=own)[0] == 413
+    for wrong in (
+        told | {"phase": "Dancing"},
+        told | {"version": 2},
+        told | {"sequence": "1"},
+        told | {"runSeconds": float("nan")},
+        told | {"message": "\x1b[2J"},
+        told | {"nodeUid": None},
+        [told],
+    ):
+        assert sync(world, json.dumps(wrong).encode(), Authorization=own)[0] == 400
+    assert sync(world, b'{"x":' + b"[" * 30_000, Authorization=own)[0] == 400
+    assert sync(world, b" " * 70_000, Authorization=own)[0] == 413
     assert sync(world, report, Authorization=own, Content_Type="text/plain")[0] == 415
+
+
+def test_what_is_replayed_or_overtaken_changes_nothing(world: World, tmp_path: Path) -> None:
+    """An outcome that is older than the driver's last word, whoever repeats it, ends nothing."""
+    world.apply_job("train", command=["sleep", "600"])
+    world.await_reason("train", "Running")
+    node = world.kubectl.get("gpunode", "train-0-1", world.namespace) or {}
+    (token_file,) = (tmp_path / "pods").glob("*/token")
+    own = f"Bearer {token_file.read_text().strip()}"
+    ended = {
+        "version": 1,
+        "nodeUid": node["metadata"]["uid"],
+        "session": 1,
+        "sequence": 1,
+        "phase": "Finished",
+        "outcome": {"exitCode": 0, "runSeconds": 1.0},
+    }
+    for _ in range(20):
+        assert sync(world, json.dumps(ended).encode(), Authorization=own)[0] == 200
+    time.sleep(3)
+    assert world.condition("train", "Ready")["reason"] == "Running"
+    # The same word as the newest there is would end it: it was heard, not ignored.
+    newest = ended | {"session": 2**31 - 1}
+    assert sync(world, json.dumps(newest).encode(), Authorization=own)[0] == 200
+    world.await_reason("train", "Complete")
+
+
+def test_a_driver_speaks_only_for_its_own_node(world: World, tmp_path: Path) -> None:
+    """With a good token of its own it can say nothing of another job of its namespace."""
+    world.apply_job("one", command=["sleep", "600"])
+    world.await_reason("one", "Running")
+    (token_file,) = (tmp_path / "pods").glob("*/token")
+    own = f"Bearer {token_file.read_text().strip()}"
+    world.apply_job("two", command=["sleep", "600"])
+    world.await_reason("two", "Running")
+    other = world.kubectl.get("gpunode", "two-0-1", world.namespace) or {}
+    ended = {
+        "version": 1,
+        "nodeUid": other["metadata"]["uid"],
+        "session": 2**31 - 1,
+        "sequence": 1,
+        "phase": "Finished",
+        "outcome": {"exitCode": 0, "runSeconds": 1.0},
+    }
+
+    assert sync(world, json.dumps(ended).encode(), Authorization=own)[0] == 403
+    assert sync(world, json.dumps(ended).encode(), Authorization="Bearer x.y.z")[0] == 401
+    time.sleep(2)
+    assert world.condition("two", "Ready")["reason"] == "Running"

@@ -38,6 +38,11 @@ async def _nothing(_: World) -> None:
     return
 
 
+UNWANTED_SECONDS = 75.0
+"""From the stored end of an attempt to the destroy, in which somebody leads who can send it: one
+that is lost or ignored is sent again with the next listing that still shows the machine."""
+
+
 @dataclass(frozen=True)
 class Life:
     """What happens to the job, and how it ends if nothing goes wrong."""
@@ -221,6 +226,8 @@ def _judged(name: str, strikes: Strikes) -> World:
     blind = sum(FAULTS[fault].blind_seconds for fault in strikes.values())
     if world.longest_ownerless > OWNERLESS_SECONDS + blind + LIVES[name].blind_seconds:
         raise Broken(f"a machine had no owner for {world.longest_ownerless:.0f} s")
+    if world.longest_unwanted > UNWANTED_SECONDS + blind:
+        raise Broken(f"a machine outlived its attempt by {world.longest_unwanted:.0f} s")
     besides = (FAULTS[fault].ends for fault in strikes.values())
     ends = {LIVES[name].ends, "Complete"}.union(*besides)
     if (reason := world.reason("train")) not in ends:

@@ -11,11 +11,18 @@ import re
 import selectors
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from email.utils import format_datetime
 from typing import Any, TypeVar
 
-from tests.simulation.process import CALLER, PRESENT_FAULT, Broken, Process
+from tests.simulation.process import (
+    CALLER,
+    PRESENT_FAULT,
+    START,
+    Broken,
+    Process,
+    VirtualClock,
+)
 
 from gpujob.adapters.errors import (
     ClusterUnavailable,
@@ -33,8 +40,17 @@ from gpujob.adapters.vast import OFFERS_WANTED, PAGE_SIZE, RentLine, VastClient
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
-from gpujob.api.transport import DriverReport, Instruction, Outcome, WorkloadPhase
+from gpujob.api.transport import (
+    DriverReport,
+    Gpu,
+    Instruction,
+    Measured,
+    Outcome,
+    WatchdogClient,
+    WorkloadPhase,
+)
 from gpujob.core.assignment import assignment
+from gpujob.core.limits import Limits
 from gpujob.core.market import Mark
 from gpujob.core.observation import Heard
 from gpujob.core.plan import Rent
@@ -44,7 +60,6 @@ from vastsim.wire import Endpoint, instance_row, offer_row
 
 MOST_TURNS = 5_000_000
 """Of the event loop in one life: no machine's speed ends one."""
-START = datetime(2026, 1, 1, tzinfo=UTC)
 Read = TypeVar("Read", GpuJob, GpuNode)
 
 ACCOUNT = 4711
@@ -79,16 +94,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._virtual.waited
-
-
-class VirtualClock:
-    """The operator's clocks, from the loop."""
-
-    def now(self) -> datetime:
-        return START + timedelta(seconds=self.monotonic())
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 class Chance:
@@ -130,6 +135,9 @@ class ModelKube(KubeClient):
         self.names: dict[str, tuple[str, str]] = {}
         """Namespace and name of all that was ever created, by uid."""
         self._read: dict[str, Any] = {}
+        self._packed: dict[str, bytes] = {}
+        """Each stored version, as it is sent."""
+        self._clock = VirtualClock()
         self._terminating: set[str] = set()
         self._version = 0
         self._uids = 0
@@ -142,11 +150,11 @@ class ModelKube(KubeClient):
         key = (kind, namespace, name)
         if key not in self.objects:
             raise ObjectGone(name)
-        return _copy(self.objects[key])
+        return self._sent(self.objects[key])
 
     async def list_all(self, kind: str, selector: str = "") -> list[Body]:
         await self._unreliable()
-        return [_copy(body) for (held, *_), body in self.objects.items() if held == kind]
+        return [self._sent(body) for body in self.of_kind(kind)]
 
     async def create(self, kind: str, namespace: str, body: Body) -> Body:
         await self._unreliable()
@@ -163,12 +171,12 @@ class ModelKube(KubeClient):
             "namespace": namespace,
             "uid": f"{self._uids:08x}-0000-4000-8000-000000000000",
             "generation": 1,
-            "creationTimestamp": _wire(VirtualClock().now()),
+            "creationTimestamp": _wire(self._clock.now()),
         }
         self.names[stored["metadata"]["uid"]] = key[1:]
         self._put(key, stored)
         await self._answer_lost()
-        return _copy(stored)
+        return self._sent(stored)
 
     async def write_status(self, kind: str, stored: Mapping[str, Any], status: Body) -> Body:
         await self._unreliable()
@@ -176,7 +184,7 @@ class ModelKube(KubeClient):
         body["status"] = _copy(status)
         self._put((kind, body["metadata"]["namespace"], body["metadata"]["name"]), body)
         await self._answer_lost()
-        return _copy(body)
+        return self._sent(body)
 
     async def set_finalizers(
         self, kind: str, stored: Mapping[str, Any], finalizers: list[str]
@@ -189,7 +197,7 @@ class ModelKube(KubeClient):
             raise Invalid("no new finalizers while it is being deleted")
         body["metadata"]["finalizers"] = list(finalizers)
         self._put((kind, body["metadata"]["namespace"], body["metadata"]["name"]), body)
-        return _copy(body)
+        return self._sent(body)
 
     async def replace(self, kind: str, stored: Mapping[str, Any]) -> Body:
         await self._unreliable()
@@ -197,7 +205,7 @@ class ModelKube(KubeClient):
         body = _copy(dict(stored))
         self._put((kind, body["metadata"]["namespace"], body["metadata"]["name"]), body)
         await self._answer_lost()
-        return _copy(body)
+        return self._sent(body)
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
         await self._unreliable()
@@ -229,7 +237,7 @@ class ModelKube(KubeClient):
         if body is None:
             return
         body = _copy(body)
-        body["metadata"].setdefault("deletionTimestamp", _wire(VirtualClock().now()))
+        body["metadata"].setdefault("deletionTimestamp", _wire(self._clock.now()))
         self._put(key, body)
 
     def change(self, kind: str, namespace: str, name: str, **spec: Any) -> None:
@@ -255,6 +263,14 @@ class ModelKube(KubeClient):
             self._read[version] = model.model_validate(body)
         found: Read = self._read[version]
         return found
+
+    def _sent(self, body: Body) -> Body:
+        """Returns a copy of a stored object, as whoever calls over a wire gets one."""
+        version = body["metadata"]["resourceVersion"]
+        if version not in self._packed:
+            self._packed[version] = marshal.dumps(body)
+        copied: Body = marshal.loads(self._packed[version])
+        return copied
 
     def _current(self, kind: str, stored: Mapping[str, Any]) -> Body:
         meta = stored["metadata"]
@@ -303,11 +319,19 @@ class ModelKube(KubeClient):
             raise ClusterUnavailable("the answer was lost")
 
 
+class _CallersClock(VirtualClock):
+    """The clock of the process that makes the present call: all share one model of the client."""
+
+    def now(self) -> datetime:
+        process = CALLER.get()
+        return super().now() if process is None else process.clock.now()
+
+
 class ModelVast(VastClient):
     """The real client over the market model, with the provider's lies; no bytes are sent."""
 
     def __init__(self, market: Market, kube: ModelKube, chance: Chance) -> None:
-        super().__init__("https://provider.example", "token", VirtualClock())
+        super().__init__("https://provider.example", "token", _CallersClock())
         self.market = market
         self.account = ACCOUNT
         """Whose token is in use."""
@@ -480,11 +504,12 @@ class ModelLine(RentLine):
     def __init__(self, vast: ModelVast, chance: Chance) -> None:
         self._vast = vast
         self._chance = chance
+        self._clock = _CallersClock()
         self.account_id = vast.account
 
     async def send(self, request: Rent, timeout_seconds: float) -> int:
         """Rents, or not; answers, or not."""
-        left = (request.not_after - VirtualClock().now()).total_seconds()
+        left = (request.not_after - self._clock.now()).total_seconds()
         if PRESENT_FAULT.get() == "request astray":
             # The provider's side may take it until the caller's time-out has passed, if it was
             # sent at the last allowed moment.
@@ -516,17 +541,23 @@ class ModelDrivers:
         kube: ModelKube,
         vast: ModelVast,
         chance: Chance,
+        limits: Limits,
         run_seconds: float,
         exit_codes: tuple[int, ...],
     ) -> None:
         self._kube = kube
         self._vast = vast
+        self._limits = limits
         self._chance = chance
         self._run_seconds = run_seconds
+        self._monotonic = VirtualClock().monotonic
         self._exit_codes = exit_codes
         """By attempt; the last one goes on."""
         self._started: dict[tuple[int, int], float] = {}
         """When the workload began, by instance and run: it goes on whatever its driver does."""
+        self._stopped: dict[tuple[int, int], float] = {}
+        """When it was told to end."""
+        self._sequence = 0
         self.heard: dict[str, Heard] = {}
         self._told: dict[str, tuple[WorkloadPhase, Outcome | None]] = {}
 
@@ -561,8 +592,8 @@ class ModelDrivers:
             self._report(pod, node, job)
 
     def _report(self, pod: Body, node: GpuNode, job: GpuJob | None) -> None:
-        now = VirtualClock().monotonic()
-        todo = assignment(node, job)
+        now = self._monotonic()
+        todo = assignment(node, job, self._limits)
         if todo.instruction is Instruction.EXIT:
             self._kube.set_status(*_key(pod), {"phase": "Succeeded"})
             return
@@ -571,8 +602,11 @@ class ModelDrivers:
         outcome = None
         lease_status = node.status.lease
         lease = self._vast.market.leases.get(lease_status.instance_id) if lease_status else None
-        if todo.instruction is Instruction.RUN and lease is not None and lease.state == "running":
-            assert todo.work is not None, "told with the instruction"
+        answers = lease is not None and lease.state == "running"
+        measured = None
+        if todo.instruction is Instruction.MEASURE and answers:
+            measured = _measured(node)
+        if todo.work is not None and lease is not None and answers:
             run_number = todo.work.run_number
             began = self._started.setdefault((lease.number, run_number), now)
             ran = now - began
@@ -580,10 +614,21 @@ class ModelDrivers:
                 attempt = min(node.spec.attempt, len(self._exit_codes))
                 code = self._exit_codes[attempt - 1]
                 outcome = Outcome(exit_code=code, run_seconds=self._run_seconds)
+            elif todo.instruction is Instruction.STOP:
+                # Told to end, it does so sooner or later; one in four has to be killed for it.
+                told = self._stopped.setdefault((lease.number, run_number), now)
+                if now - told >= (10.0 if lease.number % 4 == 0 else 2.0):
+                    outcome = Outcome(exit_code=143, run_seconds=ran)
         phase = WorkloadPhase.WAITING if ran is None else WorkloadPhase.RUNNING
+        phase = WorkloadPhase.MEASURED if measured else phase
         phase = WorkloadPhase.FINISHED if outcome else phase
+        self._sequence += 1
         report = DriverReport(
+            version=1,
             node_uid=node.metadata.uid,
+            session=1,
+            sequence=self._sequence,
+            measured=measured,
             phase=phase,
             machine_contact_age_seconds=None if ran is None else 0.0,
             run_number=run_number,
@@ -591,6 +636,24 @@ class ModelDrivers:
             outcome=outcome,
         )
         self.heard[node.metadata.uid] = Heard(report, pod["metadata"]["uid"], now)
+
+
+def _measured(node: GpuNode) -> Measured:
+    """What the machine of a node tells of itself: what its offer says."""
+    assert node.status.rent is not None, "measured once it was rented"
+    count, _, model = node.status.rent.gpu.partition("x ")
+    gpu = Gpu(name=model, memory_mib=1024 * (node.status.rent.gpu_memory_gb or 0))
+    return Measured(
+        gpus=(gpu,) * int(count),
+        cpu_cores=64,
+        memory_mib=10**6,
+        memory_free_mib=10**6,
+        disk_mib=10**6,
+        disk_free_mib=10**6,
+        disk_write_mbps=500.0,
+        watchdog_client=WatchdogClient.CURL,
+        watchdog_runs=True,
+    )
 
 
 def _copy(body: Body) -> Body:

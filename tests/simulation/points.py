@@ -78,15 +78,26 @@ def frozen(calls: Calls) -> list[Strikes]:
     ]
 
 
-def followed(name: str, crash: Strikes, share: int | None) -> list[Strikes]:
-    """Plays a crash and returns it with each answer fault at each later call of consequence."""
+def followed(name: str, crash: Strikes, share: int | None, *, each: bool) -> list[Strikes]:
+    """Plays a crash and returns it with so many of the faults that can follow, None = all.
+
+    Those are the answer faults at each later call of consequence. With `each` so many of every
+    answer fault.
+    """
     calls = live(name, crash).calls
     (struck,) = crash
     later = [
-        {**crash, number: fault}
-        for number, call in enumerate(calls.made)
-        if number > struck and changes_something(call)
+        [
+            {**crash, number: fault}
+            for number, call in enumerate(calls.made)
+            if number > struck and changes_something(call) and can_strike(fault, call)
+        ]
         for fault in ANSWERS
-        if can_strike(fault, call)
     ]
-    return drawn(later, share, struck)
+    if each:
+        return [
+            one
+            for turn, found in enumerate(later)
+            for one in drawn(found, share, struck * len(ANSWERS) + turn)
+        ]
+    return drawn(sorted((one for found in later for one in found), key=list), share, struck)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gpujob.adapters.errors import (
@@ -25,6 +26,25 @@ class Broken(AssertionError):
     """An invariant does not hold."""
 
 
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class VirtualClock:
+    """A process's clocks, from the loop; the wall clock may be wrong."""
+
+    def __init__(self) -> None:
+        # To ask for the running loop is a system call each time.
+        self.monotonic = asyncio.get_running_loop().time
+        self.ahead_seconds = 0.0
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self.monotonic() + self.ahead_seconds)
+
+    def set_right(self) -> None:
+        """Ends a step of the wall clock."""
+        self.ahead_seconds = 0.0
+
+
 STOPPED_SECONDS = 400.0
 """How long a stopped process stands: longer than any wait of the rules."""
 BRIEFLY_SECONDS = 17.0
@@ -34,6 +54,9 @@ LATE_SECONDS = 12.0
 ASTRAY_SECONDS = 14.0
 """How long a request is on its way after its caller has given it up, or that of a second copy."""
 
+CLOCK_STEPS_SECONDS = {"clock ahead": 3600.0, "clock behind": -3600.0}
+CLOCK_WRONG_SECONDS = 300.0
+"""Until somebody sets it right."""
 SWAPPED_SECONDS = 150.0
 """How long the token of another account is in use: longer than any proof takes."""
 
@@ -55,6 +78,9 @@ class Fault:
     """How long nobody can see which machines are ours."""
 
 
+EARLY = frozenset({"DeadlineExceeded", "BudgetExhausted"})
+"""How a job ends whose time seems to be up."""
+
 FAULTS = {
     "crash before": Fault(),
     "crash after": Fault(),
@@ -74,6 +100,8 @@ FAULTS = {
     "not found": Fault(frozenset({"destroy", "read_log"})),
     "destroy ignored": Fault(frozenset({"destroy"})),
     "node deleted": Fault(ends=frozenset({"CeilingExceeded", "MachinesDistrusted"})),
+    "clock ahead": Fault(ends=EARLY),
+    "clock behind": Fault(),
     "account swapped": Fault(blind_seconds=SWAPPED_SECONDS),
     "node vanishes": Fault(ends=frozenset({"CeilingExceeded"})),
 }
@@ -84,7 +112,8 @@ the other one has brought everything to its end, and then goes on where it was. 
 *astray* takes effect at the last moment, when its caller has long given it up and asked again;
 a *repeated* one takes effect twice. *Left out*, *repeated*, *not found* and *ignored* are the
 provider's lies. A node is deleted, or *vanishes* by force, by a user's hand; for a while
-the token in use is that of another account, which has no credit.
+the token in use is that of another account, which has no credit. The *clock* of one process's
+machine is an hour ahead or behind for a while; what measures intervals goes on.
 """
 
 CRASHES = tuple(name for name in FAULTS if name.startswith("crash"))
@@ -164,6 +193,7 @@ class Process:
         self._on_deed = on_deed
         self._goes_on = asyncio.Event()
         self._goes_on.set()
+        self.clock = VirtualClock()
         self.is_killed = False
         self.is_cut_off = False
         """Whether the API server can not be reached from it."""
@@ -253,6 +283,9 @@ class Process:
             raise _unanswered(part)
         if fault == "answer late":
             await asyncio.sleep(LATE_SECONDS)
+        if fault in CLOCK_STEPS_SECONDS:
+            self.clock.ahead_seconds = CLOCK_STEPS_SECONDS[fault]
+            asyncio.get_running_loop().call_later(CLOCK_WRONG_SECONDS, self.clock.set_right)
         if fault.startswith(("node", "account")):
             self._on_deed(fault)
         await self.here()

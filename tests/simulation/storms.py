@@ -1,4 +1,4 @@
-"""Storms: three jobs, two replicas, and faults everywhere by chance, until the world heals."""
+"""Storms: some jobs, two replicas, and faults everywhere by chance, until the world heals."""
 
 import asyncio
 import sys
@@ -18,19 +18,21 @@ KEPT: tuple[int, ...] = ()
 async def _storm(seed: int) -> World:
     chance = Chance(seed)
     storm_seconds = chance.choice(*STORM_SECONDS)
-    run_seconds = chance.between(10, storm_seconds)
+    run_seconds = chance.between(10, chance.choice(60, 240, storm_seconds))
+    names = NAMES[: chance.choice(1, 2, 3)]
     exit_code = chance.choice(0, 0, 0, 1)
     world = World(chance, seed=seed, run_seconds=run_seconds, exit_codes=(exit_code,))
-    for name in NAMES:
-        await world.apply(name)
+    for name in names:
+        await world.apply(name, activeDeadlineSeconds=chance.choice(60, 1800, 1800))
     loop = asyncio.get_running_loop()
     while loop.time() < storm_seconds:
         await world.step()
-        await _meddle(world)
+        await _meddle(world, names)
     chance.healed = True
     for replica in world.replicas:
         replica.process.resume()
-    for name in NAMES:
+        replica.process.is_cut_off = False
+    for name in names:
         if ("GpuJob", NAMESPACE, name) in world.kube.objects:
             world.kube.change("GpuJob", NAMESPACE, name, suspend=False)
     await world.until(world.is_over, CALM_SECONDS)
@@ -39,20 +41,24 @@ async def _storm(seed: int) -> World:
     return world
 
 
-async def _meddle(world: World) -> None:
+async def _meddle(world: World, names: tuple[str, ...]) -> None:
     """What befalls the processes, and what users do."""
     chance = world.chance
     if chance.strikes(0.01):
         await world.restart(chance.choice(*range(REPLICAS)), chance.between(0, 60))
     if chance.strikes(0.02):
         chance.choice(*world.replicas).process.stop()
+    if chance.strikes(0.01):
+        chance.choice(*world.replicas).process.is_cut_off = True
     for replica in world.replicas:
         if chance.strikes(0.2):
             replica.process.resume()
+        if chance.strikes(0.2):
+            replica.process.is_cut_off = False
     if chance.strikes(0.002):
-        world.kube.delete_now("GpuJob", NAMESPACE, chance.choice(*NAMES))
+        world.kube.delete_now("GpuJob", NAMESPACE, chance.choice(*names))
     if chance.strikes(0.004):
-        name = chance.choice(*NAMES)
+        name = chance.choice(*names)
         if ("GpuJob", NAMESPACE, name) in world.kube.objects:
             world.kube.change("GpuJob", NAMESPACE, name, suspend=chance.choice(True, False))
 

@@ -3,6 +3,7 @@
 All points are hundreds of thousands: a share of them is drawn evenly, `--points all` takes each.
 """
 
+from functools import partial
 from itertools import repeat
 
 import pytest
@@ -66,11 +67,16 @@ def test_a_crash_and_then_another_fault_are_survived(
     name: str, calm: dict[str, Calls], players: Players, pytestconfig: pytest.Config
 ) -> None:
     """A process that takes over meets lost, late and false answers too."""
-    few = share(pytestconfig.getoption("pairs"))
+    given = pytestconfig.getoption("pairs")
+    few = share(given)
     first = drawn(crashes(calls_of(name, calm)), few, list(LIVES).index(name))
-    pairs = [
-        pair for found in players.map(followed, repeat(name), first, repeat(few)) for pair in found
-    ]
+    found = players.map(
+        partial(followed, each=given == "each"),
+        repeat(name),
+        first,
+        repeat(1 if given == "each" else few),
+    )
+    pairs = [pair for some in found for pair in some]
 
     players.judge("crash, then another", endured, repeat(name), pairs)
 

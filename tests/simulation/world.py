@@ -17,7 +17,6 @@ from tests.simulation.model import (
     ModelDrivers,
     ModelKube,
     ModelVast,
-    VirtualClock,
     VirtualLoop,
 )
 from tests.simulation.process import SWAPPED_SECONDS, Broken, Calls, Process
@@ -27,6 +26,7 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
 from gpujob.config import Settings
+from gpujob.controller import RESYNC_SECONDS
 from gpujob.core.job_plan import is_finished
 from gpujob.core.limits import Limits
 from gpujob.core.market import Mark
@@ -89,7 +89,7 @@ class Operator:
         process: Process,
         identity: str,
     ) -> None:
-        clock = VirtualClock()
+        clock = process.clock
         self.queue = WorkQueue()
         self.process = process
         self._objects = kube
@@ -144,6 +144,12 @@ class Operator:
         return any(not task.done() for task in self._tasks)
 
     @property
+    def can_destroy(self) -> bool:
+        """Whether it leads and nothing holds it."""
+        process = self.process
+        return self.lock.is_held and not process.is_stopped and not process.is_cut_off
+
+    @property
     def has_ended(self) -> bool:
         """Whether it lost the lock and ended; raises what else it died of."""
         if self._life.done() and not self._life.cancelled():
@@ -151,16 +157,18 @@ class Operator:
         return self._life.done()
 
     def _on_listing(self) -> None:
-        nodes = self._objects.of_kind("GpuNode")
-        self._market.judge_account(GpuNode.model_validate(body) for body in nodes)
-        for body in nodes:
-            self.queue.add(key_of(body))
+        bodies = self._objects.of_kind("GpuNode")
+        nodes = [self._objects.read(GpuNode, body) for body in bodies]
+        self._market.judge_account(nodes)
+        for body, node in zip(bodies, nodes, strict=True):
+            if node.status.released_at is None:
+                self.queue.add(key_of(body))
 
     async def _resync(self) -> None:
         while True:
             for body in [*self._objects.of_kind("GpuJob"), *self._objects.of_kind("GpuNode")]:
                 self.queue.add(key_of(body))
-            await asyncio.sleep(20)
+            await asyncio.sleep(RESYNC_SECONDS)
 
     async def _sweeping(self) -> None:
         while True:
@@ -209,7 +217,9 @@ class World:
         self.market = Market(read_market(), seed, Timing(list_lag=chance.list_lag))
         self.kube = ModelKube(chance)
         self.vast = ModelVast(self.market, self.kube, chance)
-        self.drivers = ModelDrivers(self.kube, self.vast, chance, run_seconds, exit_codes)
+        self.drivers = ModelDrivers(
+            self.kube, self.vast, chance, SETTINGS.limits, run_seconds, exit_codes
+        )
         self.kube.on_write.append(self._on_write)
         self.vast.leads = self._leads
         self._unled: dict[int, int] = {}
@@ -222,9 +232,10 @@ class World:
         self._ownerless_since: dict[int, float] = {}
         self.longest_ownerless = 0.0
         """Seconds that a machine was leased without a live GpuNode, the longest of all."""
-        self._unwanted_since: dict[int, float] = {}
+        self._unwanted: dict[int, float] = {}
+        """Seconds in which a leader could have destroyed a machine whose attempt is over."""
         self.longest_unwanted = 0.0
-        """Seconds from the stored end of an attempt to the end of its machine."""
+        """The longest of all: from the stored end of an attempt to the end of its machine."""
         self.most_over_fuse = Fraction(0)
         """US dollars that a machine has cost beyond its fuse, the most of all."""
 
@@ -266,14 +277,15 @@ class World:
             self.replicas[number] = self._replica()
 
     def add(self, key: Key) -> None:
-        """Tells every replica what a watch would tell it: late or never, if chance says so."""
+        """Tells every replica what a watch would: late, never or twice, if chance says so."""
         loop = asyncio.get_running_loop()
         for replica in self.replicas:
             if self.chance.strikes(0.3):
                 continue
-            if self.chance.strikes():
+            late = self.chance.strikes()
+            if late or self.chance.strikes():
                 loop.call_later(self.chance.between(0, 10), replica.queue.add, key)
-            else:
+            if not late:
                 replica.queue.add(key)
 
     def living(self, text: str = CLUSTER) -> list[int]:
@@ -364,7 +376,6 @@ class World:
                 continue
             if lease.state == "destroyed":
                 self._ownerless_since.pop(number, None)
-                self._unwanted_since.pop(number, None)
                 continue
             if label in marks:
                 raise Broken(f"two machines under the mark {label}")
@@ -377,9 +388,10 @@ class World:
             else:
                 since = self._ownerless_since.setdefault(number, now)
                 self.longest_ownerless = max(self.longest_ownerless, now - since)
-            if "end" in status:
-                since = self._unwanted_since.setdefault(number, now)
-                self.longest_unwanted = max(self.longest_unwanted, now - since)
+            if "end" in status and any(one.can_destroy for one in leaders):
+                waited = self._unwanted.get(number, 0.0) + STEP_SECONDS
+                self._unwanted[number] = waited
+                self.longest_unwanted = max(self.longest_unwanted, waited)
 
     def _check_fuse(self, lease: Lease, status: dict[str, Any]) -> None:
         """Spent is what the provider's own ledger says."""
@@ -406,8 +418,11 @@ class World:
             ]
             ledger = Decimal(decimal(sum(bills, Fraction(0))))
             ours, ceiling = Decimal(job.status.cost.spent_usd), Decimal(job.spec.cost.ceiling)
+            # By a clock that is ahead more is charged than was spent: what we charge is a bound.
+            bound = ledger if "clock ahead" in self.calls.strikes.values() else ours
             # The charge is in whole millionths.
-            if not ledger <= ours + Decimal("0.000001") or not ours <= ceiling:
+            within = ledger <= ceiling and bound <= ceiling
+            if not ledger <= ours + Decimal("0.000001") or not within:
                 raise Broken(f"{name}: charged {ours} of {ceiling}, cost {ledger}")
 
     def verdict(self) -> Verdict:

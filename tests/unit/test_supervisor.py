@@ -1,12 +1,31 @@
 """The scripts on the machine, run by a real shell."""
 
+import os
+import shlex
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from gpujob.driver.supervisor import Look, follow_script, look_script, parse_look, run_name
+from gpujob.api.transport import Cause, Progress
+from gpujob.core.gpu_models import is_same_model
+from gpujob.driver.measure import MEASURE_SCRIPT, parse_measure
+from gpujob.driver.state import Printed, next_session
+from gpujob.driver.supervisor import (
+    Look,
+    follow_script,
+    kill_script,
+    launch_script,
+    look_script,
+    parse_look,
+    run_name,
+    stop_script,
+    work_text,
+)
+from vastsim.offers import read_market
+from vastsim.tools import BROKEN, MISLABELLED, OWN_NAMES, meminfo, tools
 
 RUN = "0000-1"
 
@@ -40,7 +59,7 @@ def test_a_supervisor_that_was_killed_and_not_collected_is_gone(
                 supervisor.send_signal(signal.SIGKILL)
                 while _state(supervisor.pid) != "Z":
                     pass
-            look = parse_look(sh(look_script(RUN), tmp_path))
+            look = parse_look(sh(look_script(RUN, samples_gpus=False), tmp_path))
             assert look.state == ("vanished" if is_killed else "running")
             if is_killed:
                 assert sh(follow_script(RUN, "stdout", 0), tmp_path) == b"said\n"
@@ -62,5 +81,222 @@ def test_each_run_has_a_folder_of_its_own() -> None:
 def test_a_look_gives_a_heartbeat(tmp_path: Path) -> None:
     """The machine's watchdog reads it."""
     (tmp_path / ".gpujob").mkdir()
-    assert parse_look(sh(look_script(RUN), tmp_path)) == Look("absent")
+    assert parse_look(sh(look_script(RUN, samples_gpus=False), tmp_path)) == Look("absent")
     assert (tmp_path / ".gpujob/heartbeat").read_text().strip().isdecimal()
+
+
+def test_what_a_workload_says_of_itself() -> None:
+    """Its last whole line counts; what is no progress tells nothing."""
+    said = b'running 7\nlog 12 3\nprogress {"percent": 40, "metrics": {"loss": 0.5}} \n'
+    look = parse_look(said + b"gpu 37, 2048\ngpu [N/A], 10\n")
+
+    assert look.progress == Progress(percent=40, metrics={"loss": 0.5})
+    assert (look.stdout_bytes, look.stderr_bytes) == (12, 3)
+    assert look.gpus == ((37, 2048),)
+    for wrong in (b'{"percent": 140}', b'{"percent": 4', b"", b'{"percent": NaN}', b"\xff"):
+        assert parse_look(b"running 7\nprogress " + wrong + b"\n").progress is None
+
+
+@pytest.mark.parametrize(
+    "output", [b"", b"dancing", b"running", b"running x", b"exited 0", b"exited 1 2 Sunspots"]
+)
+def test_an_answer_that_is_not_understood(output: bytes) -> None:
+    """It is refused, whatever it is."""
+    with pytest.raises(ValueError, match=r"understood|invalid literal|not a valid Cause"):
+        parse_look(output)
+
+
+def launch(home: Path, *command: str, path: Path | None = None) -> None:
+    """Starts a workload as the driver does, and waits until it has started."""
+    environment = {
+        "PATH": f"{path}:/usr/bin:/bin" if path else "/usr/bin:/bin",
+        "HOME": str(home),
+        "GPUJOB_CGROUP": str(home / "cgroup"),
+    }
+    # The script comes by -c, as over SSH; its input is the workload's text.
+    subprocess.run(
+        ["/bin/sh", "-c", launch_script(RUN)],
+        input=work_text(command, str(home), {"WORD": "it's"}),
+        env=environment,
+        check=True,
+    )
+    look_until(home, "running", "exited")
+
+
+def look_until(home: Path, *states: str) -> Look:
+    """Looks until the workload is in one of these states."""
+    deadline = time.monotonic() + 60
+    while (look := parse_look(sh(look_script(RUN, samples_gpus=False), home))).state not in states:
+        assert time.monotonic() < deadline, look
+        time.sleep(0.05)
+    return look
+
+
+def said(home: Path) -> str:
+    """Returns what the workload has printed so far."""
+    return (home / ".gpujob/runs" / RUN / "stdout").read_text()
+
+
+def test_a_workload_that_is_told_to_end_can_save_what_it_has(tmp_path: Path) -> None:
+    """All of its group hear it; its own exit code is kept, and nothing is told twice."""
+    save = "trap 'echo saved; exit 3' TERM; echo up; while :; do sleep 0.1; done"
+    launch(tmp_path, "sh", "-c", save)
+    while "up" not in said(tmp_path):
+        time.sleep(0.05)
+    sh(stop_script(RUN), tmp_path)
+    look = look_until(tmp_path, "exited", "vanished")
+
+    assert (look.state, look.exit_code, look.cause) == ("exited", 3, None)
+    assert said(tmp_path) == "up\nsaved\n"
+    sh(stop_script(RUN), tmp_path)
+    sh(kill_script(RUN), tmp_path)
+
+
+def test_a_workload_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    """With everything that it has started."""
+    stubborn = "trap '' TERM; echo $$; sleep 600 & echo $!; wait; wait; sleep 600"
+    launch(tmp_path, "sh", "-c", stubborn)
+    while len(pids := said(tmp_path).split()) < 2:
+        time.sleep(0.05)
+    sh(stop_script(RUN), tmp_path)
+    assert look_until(tmp_path, "running").exit_code is None
+    sh(kill_script(RUN), tmp_path)
+    look_until(tmp_path, "vanished")
+
+    for pid in pids:
+        while Path(f"/proc/{pid}").exists() and _state(int(pid)) != "Z":
+            time.sleep(0.05)
+
+
+def test_a_lack_of_memory_is_told_apart(tmp_path: Path) -> None:
+    """By the kernel's count of the container's kills."""
+    (tmp_path / "cgroup").mkdir()
+    counts = tmp_path / "cgroup/memory.events"
+    counts.write_text("low 0\noom 0\noom_kill 2\n")
+    launch(tmp_path, "sh", "-c", f"echo oom_kill 3 > {counts}; exit 137")
+
+    assert look_until(tmp_path, "exited").cause is Cause.OUT_OF_MEMORY
+
+
+def test_a_kill_of_something_else_s_before_is_no_lack_of_memory(tmp_path: Path) -> None:
+    """Only what was counted during the run counts."""
+    (tmp_path / "cgroup").mkdir()
+    (tmp_path / "cgroup/memory.events").write_text("oom_kill 2\n")
+    launch(tmp_path, "sh", "-c", "exit 1")
+
+    assert look_until(tmp_path, "exited") == Look("exited", run_seconds=0, exit_code=1)
+
+
+def test_a_lost_gpu_is_told_apart(tmp_path: Path) -> None:
+    """Fewer answer than when the machine was measured."""
+    tool = tmp_path / "bin/nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-0)'\n")
+    tool.chmod(0o755)
+    (tmp_path / ".gpujob").mkdir()
+    (tmp_path / ".gpujob/gpus").write_text("2\n")
+    launch(tmp_path, "sh", "-c", "exit 1", path=tool.parent)
+
+    assert look_until(tmp_path, "exited").cause is Cause.GPU_LOST
+
+
+def test_a_full_disk_is_told_apart_and_the_end_recorded(tmp_path: Path) -> None:
+    """On a real file system of 4 MB, in a mount namespace of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode != 0:
+        pytest.skip("this kernel lets nobody make a mount namespace")
+    fill = work_text(["sh", "-c", "cat /dev/zero > big; exit 5"], str(disk), {})
+    script = (
+        f"mount -t tmpfs -o size=4m disk {disk} && "
+        f"HOME={disk} sh -c {shlex.quote(launch_script(RUN))}; "
+        f"n=0; while [ $n -lt 600 ] && [ ! -e {disk}/.gpujob/runs/{RUN}/exit ]; do sleep 0.1; "
+        f"n=$((n + 1)); done; HOME={disk} sh -c {shlex.quote(look_script(RUN, samples_gpus=False))}"
+    )
+    done = subprocess.run([*alone, "sh", "-c", script], input=fill, capture_output=True, check=True)
+    look = parse_look(done.stdout)
+
+    assert (look.exit_code, look.cause) == (5, Cause.DISK_FULL)
+
+
+@pytest.mark.parametrize("faults", [{}, {"is_mislabelled": True}, {"is_broken": True}])
+def test_a_machine_measures_itself(tmp_path: Path, faults: dict[str, bool]) -> None:
+    """By the simulator's tools; everything but GPUs, cores and memory is this machine's own."""
+    facts = next(one for one in read_market() if one.num_gpus == 2)
+    every = {"is_mislabelled": False, "is_broken": False, "is_slow": False} | faults
+    (tmp_path / "bin").mkdir()
+    for name, text in tools(facts, **every).items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "meminfo").write_text(meminfo(facts))
+    (tmp_path / "home/.gpujob").mkdir(parents=True)
+    with subprocess.Popen(["sleep", "60"]) as watchdog:
+        (tmp_path / "home/.gpujob/watchdog.pid").write_text(f"{watchdog.pid}\n")
+        environment = {
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "HOME": str(tmp_path / "home"),
+            "GPUJOB_MEMINFO": str(tmp_path / "meminfo"),
+            "VASTSIM_MACHINE": str(tmp_path),
+        }
+        told = parse_measure(
+            subprocess.run(
+                ["/bin/sh"],
+                input=MEASURE_SCRIPT.encode(),
+                env=environment,
+                capture_output=True,
+                check=True,
+            ).stdout
+        )
+        watchdog.kill()
+
+    if "is_broken" in faults:
+        assert (told.gpus, told.gpu_problem) == ((), BROKEN)
+    else:
+        name = MISLABELLED if faults else OWN_NAMES[facts.gpu_name]
+        assert [gpu.name for gpu in told.gpus] == [name] * 2
+        assert is_same_model(facts.gpu_name, told.gpus[0].name) == (not faults)
+        assert told.cuda_version == f"{facts.cuda_max_good:.1f}"
+        assert (tmp_path / "home/.gpujob/gpus").read_text().strip() == "2"
+    assert told.cpu_cores == 32
+    assert told.memory_mib == pytest.approx(128_000 * 10**6 / 2**20, rel=0.01)
+    assert told.disk_mib > told.disk_free_mib > 0
+    assert told.disk_write_mbps > 0
+    assert told.watchdog_client is not None
+    assert told.watchdog_runs
+    assert not (tmp_path / "home/.gpujob/probe").exists()
+
+
+@pytest.mark.parametrize(
+    "output",
+    [b"", b"cores 2\n", b"cores 2\nmemory x\n", b"memory 1\ncores -1\ndisk 1 1\nwrite 0 0 0"],
+)
+def test_a_measure_that_is_not_understood(output: bytes) -> None:
+    """What is not told is not guessed."""
+    with pytest.raises(ValueError, match=r"did not tell its|invalid literal|greater than"):
+        parse_measure(output)
+
+
+def test_a_limit_of_the_container_is_its_memory() -> None:
+    """Not what the whole host has."""
+    told = parse_measure(
+        b"cores 2\nmemory 64000000\nfree 60000000\nlimit 1073741824\nused 268435456\n"
+        b"disk 10000000 5000000\nwrite 67108864 10.00 10.50\n"
+    )
+
+    assert (told.memory_mib, told.memory_free_mib) == (1024, 768)
+    assert told.disk_write_mbps == pytest.approx(134.2, abs=0.1)
+    assert (told.watchdog_client, told.watchdog_runs) == (None, False)
+
+
+def test_how_much_was_printed_outlives_the_driver(tmp_path: Path) -> None:
+    """Each start of it has a number of its own."""
+    assert [next_session(tmp_path) for _ in range(3)] == [1, 2, 3]
+    target = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)
+    Printed(target, tmp_path, "stdout-0").write(b"x" * 70_000)
+    Printed(target, tmp_path, "stdout-0").write(b"y" * 7)
+    os.close(target)
+
+    assert Printed(1, tmp_path, "stdout-0").value == 70_007
+    assert Printed(1, tmp_path, "stdout-1").value == 0
+    assert (tmp_path / "out").read_bytes() == b"x" * 70_000 + b"y" * 7

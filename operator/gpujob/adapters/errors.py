@@ -103,6 +103,14 @@ class MachineUnreachable(MachineError):
     """No connection, or it broke."""
 
 
+class ScriptFailed(MachineUnreachable):
+    """A script on the machine ended with another status than 0, on a line that held."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(f"a script ended with {status}: {words}")
+        self.status = status
+
+
 class HostKeyMismatch(MachineError):
     """Another host key than the pinned one."""
 

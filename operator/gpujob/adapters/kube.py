@@ -38,6 +38,8 @@ PATHS = {
     "Namespace": "/api/v1/namespaces",
     "Service": "/api/v1/{namespaces}services",
     "Lease": "/apis/coordination.k8s.io/v1/{namespaces}leases",
+    "ValidatingWebhookConfiguration": "/apis/admissionregistration.k8s.io/v1/"
+    "validatingwebhookconfigurations",
     "EndpointSlice": "/apis/discovery.k8s.io/v1/{namespaces}endpointslices",
 }
 
@@ -97,9 +99,8 @@ class KubeClient:
     async def replace(self, kind: str, stored: Mapping[str, Any]) -> Body:
         """Replaces an object, if it is still of this version; raises Conflict if it is not."""
         meta = stored["metadata"]
-        return await self._call(
-            "PUT", _path(kind, meta["namespace"], meta["name"]), body={**stored}
-        )
+        path = _path(kind, meta.get("namespace"), meta["name"])
+        return await self._call("PUT", path, body={**stored})
 
     async def write_status(self, kind: str, stored: Mapping[str, Any], status: Body) -> Body:
         """Replaces the status of exactly the stored version; raises Conflict if it has changed."""

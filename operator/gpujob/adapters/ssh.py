@@ -7,11 +7,15 @@ from pathlib import Path
 
 import asyncssh
 
-from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineUnreachable
+from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineUnreachable, ScriptFailed
 
 CONNECT_SECONDS = 15
 KEEPALIVE_SECONDS = 5
 KEEPALIVES_MISSED = 3
+READ_BYTES = 4 << 20
+"""To be read from a stream at a time: all that has come, which is never more than its window.
+Whoever reads less is sent more than was read, and what waits grows (asyncssh 2.24: a channel opens
+its window whole for each part that is taken)."""
 SCRIPT_SECONDS = 15.0
 """A script of ours takes moments: one that takes longer hangs, and a new connection may not."""
 
@@ -38,8 +42,29 @@ class Connection:
         if done.exit_status != 0:
             said = done.stderr if isinstance(done.stderr, bytes) else b""
             words = said.decode("utf-8", "replace")[-200:].strip()
-            raise MachineUnreachable(f"a script ended with {done.exit_status}: {words}")
+            raise _failed(done.exit_status, words)
         return done.stdout if isinstance(done.stdout, bytes) else b""
+
+    async def send(self, script: str, chunks: AsyncIterator[bytes]) -> None:
+        """Runs a script that reads these chunks.
+
+        Raises MachineUnreachable if the connection breaks or the script fails.
+        """
+        with _translated():
+            process = await self._connection.create_process(
+                script, encoding=None, stdout=asyncssh.DEVNULL, stderr=asyncssh.DEVNULL
+            )
+        try:
+            with _translated():
+                async for data in chunks:
+                    process.stdin.write(data)
+                    await process.stdin.drain()
+                process.stdin.write_eof()
+                await process.wait_closed()
+        finally:
+            process.close()
+        if process.exit_status != 0:
+            raise _failed(process.exit_status, "while it was given a file")
 
     @asynccontextmanager
     async def open(
@@ -61,6 +86,12 @@ class Connection:
                 yield process
         finally:
             process.close()
+
+
+def _failed(status: int | None, words: str) -> MachineUnreachable:
+    if status is None:
+        return MachineUnreachable(f"a script did not end: {words}")
+    return ScriptFailed(status, words)
 
 
 @asynccontextmanager

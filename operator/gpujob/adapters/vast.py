@@ -29,6 +29,7 @@ from gpujob.adapters.errors import (
 from gpujob.adapters.vast_wire import MARK_VARIABLE, Malformed, lease_from, offer_from
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
+from gpujob.core.floors import MODELS_MAX, is_name
 from gpujob.core.market import Lease, Listing, Offer, Quotes
 from gpujob.core.money import AmountError, exact
 from gpujob.core.plan import Rent
@@ -108,6 +109,15 @@ class VastClient:
             fetched_at=now,
             clock_skew_seconds=(_date(headers) - now).total_seconds(),
         )
+
+    async def gpu_models(self) -> tuple[str, ...]:
+        """Returns the names of all GPU models that the provider knows."""
+        answer, _ = await self._read("GET", "/api/v0/gpu_names/unique/")
+        names = answer.get("gpu_names")
+        if not isinstance(names, list):
+            raise ProviderUnavailable("the answer has no list of GPU names")
+        found = {name for name in names if isinstance(name, str) and is_name(name)}
+        return tuple(sorted(found)[:MODELS_MAX])
 
     async def list_leases(self) -> Listing:
         """Returns a complete listing of the account's machines; anything less raises."""

@@ -37,6 +37,7 @@ def offer_from(row: Row) -> Offer:
         gpu_model=_text(row, "gpu_name"),
         gpu_count=gpus,
         gpu_memory_gb=_amount(row, "gpu_ram", zero=True) / 1024,
+        cuda_version=_optional_amount(row, "cuda_max_good") or Fraction(0),
         cpu_cores=cores,
         memory_gb=memory * share,
         disk_gb=_amount(row, "disk_space", zero=True),

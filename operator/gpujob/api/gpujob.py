@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gpujob.api.meta import Condition, Model, ObjectMeta, Time
+from gpujob.api.workload import ProgressStatus, UsageStatus
 
 NAME_LENGTH_MAX = 52
 """Leaves room for `-<index>-<attempt>` and `-driver` within the 63 characters of a label."""
@@ -23,6 +24,10 @@ Fraction = Annotated[
     str, Field(max_length=8, pattern=r"^(0(\.[0-9]{1,6})?|1(\.0{1,6})?)$", examples=["0.95"])
 ]
 """A share between 0 and 1 as a decimal string."""
+
+
+MACHINE_PATH = r"^/?[^/\x00-\x1f]+(/[^/\x00-\x1f]+)*$"
+SUB_PATH = r"^[^/\x00-\x1f]+(/[^/\x00-\x1f]+)*$"
 
 
 class KeySelector(Model):
@@ -75,7 +80,10 @@ class ExitCodes(Model):
 
     operator: Annotated[
         Literal["In", "NotIn"],
-        Field(description="Whether the code must be one of the values, or none of them."),
+        Field(
+            description="Whether the code must be one of the values, or none of them.",
+            examples=["In"],
+        ),
     ]
     values: Annotated[
         tuple[Annotated[int, Field(ge=1, le=255)], ...],
@@ -138,6 +146,15 @@ class GpuNeeds(Model):
             examples=[24],
         ),
     ] = None
+    cuda_version: Annotated[
+        str | None,
+        Field(
+            max_length=5,
+            pattern=r"^[0-9]{1,2}\.[0-9]$",
+            description="CUDA version that the machine's GPU software must run, at least.",
+            examples=["12.4"],
+        ),
+    ] = None
 
 
 class ResourceNeeds(Model):
@@ -196,7 +213,11 @@ class MarketRules(Model):
     ] = ()
     excluded_machines: Annotated[
         tuple[Annotated[int, Field(ge=1, le=2**53 - 1)], ...],
-        Field(max_length=256, description="Machines of the provider that are not to be taken."),
+        Field(
+            max_length=256,
+            description="Machines of the provider that are not to be taken.",
+            examples=[[21345]],
+        ),
     ] = ()
 
 
@@ -219,8 +240,96 @@ class Cost(Model):
     ] = "0.95"
 
 
-class DataCaps(Model):
-    """Traffic of the machine, which the provider charges by the byte."""
+class Claim(Model):
+    """A folder on a PersistentVolumeClaim in the job's namespace."""
+
+    claim_name: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=253,
+            description="Name of the claim; it must be there before the job.",
+            examples=["results"],
+        ),
+    ]
+    sub_path: Annotated[
+        str | None,
+        Field(
+            max_length=1024,
+            pattern=SUB_PATH,
+            description="Folder on it. Default: all of it.",
+            examples=["runs/7"],
+        ),
+    ] = None
+
+
+class Copied(Claim):
+    """A folder on a claim and one on the machine, of which one is copied to the other.
+
+    Regular files are copied, with their folders; links and empty folders are not.
+    """
+
+    path: Annotated[
+        str,
+        Field(
+            max_length=1024,
+            pattern=MACHINE_PATH,
+            description="Folder on the machine, below the home folder unless it begins with /.",
+            examples=["/workspace/out"],
+        ),
+    ]
+
+
+class Checkpoint(Copied):
+    """A folder in which the workload keeps what it needs to go on."""
+
+    interval_seconds: Annotated[
+        int,
+        Field(
+            ge=30,
+            le=86_400,
+            description="Seconds between two copies while the workload runs. It is also copied "
+            "when the workload has ended, and back to the machine of the next attempt.",
+            examples=[600],
+        ),
+    ] = 600
+
+
+class Data(Model):
+    """Files that come and go, and the traffic of it, which the provider charges by the byte."""
+
+    inputs: Annotated[
+        tuple[Copied, ...],
+        Field(max_length=8, description="Copied to the machine before the workload starts."),
+    ] = ()
+    outputs: Annotated[
+        tuple[Copied, ...],
+        Field(
+            max_length=8,
+            description="Copied from the machine once the workload has ended, however it did.",
+        ),
+    ] = ()
+    checkpoint: Annotated[
+        Checkpoint | None, Field(description="What outlives the machine while the job goes on.")
+    ] = None
+    log: Annotated[
+        Claim | None,
+        Field(
+            description="Keeps what the workload prints, as NODE.stdout and NODE.stderr; the "
+            "driver pod's own log is cut short by the cluster."
+        ),
+    ] = None
+    drain_seconds: Annotated[
+        int | None,
+        Field(
+            ge=10,
+            le=86_400,
+            description="Seconds for the workload to end once it is told to, and for outputs, "
+            "checkpoint and log to be copied; paid for, and part of the cost's bound. A third of "
+            "it is the workload's. Default: the operator's, 30.",
+            examples=[600],
+        ),
+    ] = None
 
     max_download_gb: Annotated[
         int,
@@ -270,7 +379,8 @@ class GpuJobSpec(Model):
         ),
     ]
     args: Annotated[
-        tuple[Argument, ...], Field(max_length=256, description="Further arguments.")
+        tuple[Argument, ...],
+        Field(max_length=256, description="Further arguments.", examples=[["--epochs", "10"]]),
     ] = ()
     env: Annotated[
         tuple[EnvVar, ...],
@@ -286,7 +396,11 @@ class GpuJobSpec(Model):
         ),
     ] = None
     suspend: Annotated[
-        bool, Field(description="True stops the job: its machine is destroyed, nothing is rented.")
+        bool,
+        Field(
+            description="True stops the job: its machine is destroyed, nothing is rented.",
+            examples=[True],
+        ),
     ] = False
     backoff_limit: Annotated[
         int,
@@ -319,13 +433,33 @@ class GpuJobSpec(Model):
             examples=[3600],
         ),
     ] = None
+    idle_deadline_seconds: Annotated[
+        int | None,
+        Field(
+            ge=60,
+            le=31_536_000,
+            description="Seconds in which no GPU of the machine is busy, after which the workload "
+            "is stopped and the job fails. Unset: never.",
+            examples=[900],
+        ),
+    ] = None
+    ttl_seconds_after_finished: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=31_536_000,
+            description="Seconds after which a finished job is deleted. Unset: never. Whatever "
+            "applies it again, as GitOps tools do, runs it and pays for it again.",
+            examples=[86400],
+        ),
+    ] = None
     gpu: Annotated[GpuNeeds, Field(description="Which GPUs.")] = GpuNeeds()
     resources: Annotated[ResourceNeeds, Field(description="What else the machine must have.")] = (
         ResourceNeeds()
     )
     market: Annotated[MarketRules, Field(description="Which offers may be taken.")] = MarketRules()
     cost: Annotated[Cost, Field(description="What the job may cost.")]
-    data: Annotated[DataCaps, Field(description="Traffic that is paid for.")] = DataCaps()
+    data: Annotated[Data, Field(description="Files that come and go, and traffic.")] = Data()
 
 
 class CostStatus(Model):
@@ -464,6 +598,10 @@ class GpuJobStatus(Model):
         str | None,
         Field(alias="usdPerHour", max_length=24, description="Price of the present machine."),
     ] = None
+    progress: Annotated[
+        ProgressStatus | None, Field(description="How far the present run says it is.")
+    ] = None
+    usage: Annotated[UsageStatus | None, Field(description="How busy its GPUs are.")] = None
     cost: Annotated[CostStatus, Field(description="What the job costs.")] = CostStatus()
     start_time: Annotated[Time | None, Field(description="When the first workload started.")] = None
     completion_time: Annotated[Time | None, Field(description="When the job was over.")] = None

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gpujob.api.meta import Condition, Model, ObjectMeta, Time
+from gpujob.api.workload import ProgressStatus, UsageStatus
 
 Amount = Annotated[str, Field(max_length=24)]
 
@@ -56,6 +57,10 @@ class RentMarker(Model):
         int, Field(alias="hostID", ge=0, description="Host that it belongs to; 0 = not recorded.")
     ] = 0
     gpu: Annotated[str, Field(max_length=80, description="GPUs of the machine.")]
+    gpu_memory_gb: Annotated[
+        int | None,
+        Field(alias="gpuMemoryGB", ge=0, description="Memory of each, by its offer, rounded down."),
+    ] = None
     location: Annotated[str, Field(max_length=80, description="Where it stands.")] = ""
     gpu_usd_per_hour: Annotated[
         Amount, Field(alias="gpuUSDPerHour", description="Quoted price of the GPUs.")
@@ -128,12 +133,45 @@ class MachineStatus(Model):
     ]
 
 
+class MeasuredStatus(Model):
+    """What the machine is by its own measure."""
+
+    at: Annotated[Time, Field(description="When it was found good enough to get work.")]
+    gpu: Annotated[
+        str,
+        Field(
+            max_length=200,
+            description="Its GPUs by their own names.",
+            examples=["2x NVIDIA GeForce RTX 4090"],
+        ),
+    ]
+    gpu_memory_mib: Annotated[
+        int, Field(alias="gpuMemoryMiB", ge=0, description="Memory of the smallest of them.")
+    ]
+    cuda_version: Annotated[
+        str | None, Field(max_length=8, description="The highest that its GPU software runs.")
+    ] = None
+    cpu_cores: Annotated[int, Field(ge=0, description="CPU cores.")]
+    memory_mib: Annotated[int, Field(alias="memoryMiB", ge=0, description="Memory.")]
+    disk_mib: Annotated[int, Field(alias="diskMiB", ge=0, description="Disk.")]
+    disk_write_mbps: Annotated[
+        int,
+        Field(alias="diskWriteMBps", ge=0, description="Megabytes per second written and synced."),
+    ]
+
+
 class RunStatus(Model):
     """The workload."""
 
     started_at: Annotated[Time, Field(description="When it was started.")]
     seconds: Annotated[
         int | None, Field(ge=0, description="How long it ran, rounded up; set at its end.")
+    ] = None
+    progress: Annotated[
+        ProgressStatus | None, Field(description="How far it says it is, as of `asOf`.")
+    ] = None
+    usage: Annotated[
+        UsageStatus | None, Field(description="How busy its GPUs are, as of `asOf`.")
     ] = None
 
 
@@ -148,6 +186,20 @@ class InterruptionStatus(Model):
     run_seconds: Annotated[
         int, Field(ge=0, description="How long the workload ran before the latest interruption.")
     ] = 0
+
+
+class StopStatus(Model):
+    """The decision that the workload is to end, or that it has; stored before it is told so."""
+
+    at: Annotated[Time, Field(description="When it was decided; its time to drain begins.")]
+    reason: Annotated[str, Field(max_length=64, description="Why.")]
+    message: Annotated[str, Field(max_length=1024, description="Why, in words.")] = ""
+    exit_code: Annotated[
+        int | None, Field(ge=0, le=255, description="Of the workload, if it ended by itself.")
+    ] = None
+    run_seconds: Annotated[
+        int | None, Field(ge=0, description="How long it ran, rounded up, if it ended by itself.")
+    ] = None
 
 
 class EndStatus(Model):
@@ -181,9 +233,15 @@ class GpuNodeStatus(Model):
     ] = None
     lease: Annotated[LeaseStatus | None, Field(description="The machine that is paid for.")] = None
     machine: Annotated[MachineStatus | None, Field(description="Where it is reached.")] = None
+    measured: Annotated[
+        MeasuredStatus | None, Field(description="What it is by its own measure.")
+    ] = None
     run: Annotated[RunStatus | None, Field(description="The workload.")] = None
     interruptions: Annotated[
         InterruptionStatus | None, Field(description="How often the machine was taken away.")
+    ] = None
+    stop: Annotated[
+        StopStatus | None, Field(description="Why the workload is to end, or has ended.")
     ] = None
     end: Annotated[EndStatus | None, Field(description="Why the attempt is over.")] = None
     accrued_usd: Annotated[

@@ -28,7 +28,10 @@ class Reason(StrEnum):
     RENTED = "Rented", "The provider lists the machine under this attempt's mark."
     BOOTING = "Booting", "The machine is starting."
     CONNECTING = "Connecting", "The driver is connecting to the machine."
+    MEASURING = "Measuring", "The machine is being measured before it gets work."
     RUNNING = "Running", "The workload is running."
+    STOPPING = "Stopping", "The workload was told to end; what is left of its output is carried."
+    DELIVERING = "Delivering", "The workload has ended; its files are being copied."
     PAUSED = "Paused", "Somebody bids more for the machine; it stands still and may come back."
     RETRYING = "Retrying", "The last attempt ended without success; another one follows."
     SUSPENDED = "Suspended", "The user suspended the job; nothing is rented for it."
@@ -84,6 +87,24 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded", "The workload ran for activeDeadlineSeconds."
     BUDGET_EXHAUSTED = "BudgetExhausted", "The fuse: another second could have crossed the ceiling."
     TRAFFIC_EXCEEDED = "TrafficExceeded", "The machine moved more data than the job allows."
+    IDLE_DEADLINE_EXCEEDED = (
+        "IdleDeadlineExceeded",
+        "No GPU was busy for idleDeadlineSeconds.",
+    )
+    MACHINE_MISLABELLED = (
+        "MachineMislabelled",
+        "The machine is not what its offer says, or less than the job needs.",
+    )
+    MACHINE_BROKEN = "MachineBroken", "The machine's GPUs do not answer."
+    MACHINE_SLOW = "MachineSlow", "The machine's disk is too slow to work with."
+    NO_WATCHDOG = "NoWatchdog", "The machine could not destroy itself if all else failed."
+    DATA_UNUSABLE = "DataUnusable", "The job's files can not be copied; nothing was rented."
+    INPUTS_NOT_COPIED = "InputsNotCopied", "The machine did not take the job's files."
+    OUTPUT_LOST = (
+        "OutputLost",
+        "The workload ended well, but not all of its files could be copied in time.",
+    )
+    GPU_LOST = "GpuLost", "The workload failed because a GPU of the machine was gone."
     OFFER_GONE = "OfferGone", "The provider refused the rent request; nothing was rented."
     RENT_WITHHELD = "RentWithheld", "The rent request was never sent; nothing was rented."
     RENT_NOT_CONFIRMED = "RentNotConfirmed", "Complete listings show that nothing was rented."
@@ -116,7 +137,10 @@ class Reason(StrEnum):
         "MaxRentsExceeded",
         "Too many attempts ended through no fault of the workload.",
     )
-    SPEC_INVALID = "SpecInvalid", "The stored spec can not be read by this operator."
+    SPEC_INVALID = (
+        "SpecInvalid",
+        "The stored spec can not be carried out; nothing is rented for it.",
+    )
 
     # Giving back.
     RELEASING = "Releasing", "The machine is being destroyed; it counts as ours until proved gone."

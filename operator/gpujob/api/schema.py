@@ -4,6 +4,7 @@ The API server accepts less than pydantic emits (no references, no `anyOf`, no `
 bounds on everything that a CEL rule touches.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ _KEEP = {
     "properties",
     "required",
     "additionalProperties",
+    "maxProperties",
     "maxItems",
     "minItems",
     "maxLength",
@@ -49,6 +51,10 @@ class Kind:
     list_keys: dict[str, str]
     """The key of lists that are maps, by the same path; all other lists are atomic."""
     columns: tuple[Schema, ...]
+    selectable: tuple[str, ...]
+    """Paths that a field selector may name."""
+    first_phase: str
+    """What people are shown before the first visit."""
 
 
 def _rule(rule: str, message: str) -> Schema:
@@ -84,6 +90,10 @@ GPUJOB = Kind(
             _rule(
                 "has(self.workingDir) == has(oldSelf.workingDir)",
                 "workingDir is immutable: delete the job and create it anew",
+            ),
+            _rule(
+                "has(self.idleDeadlineSeconds) == has(oldSelf.idleDeadlineSeconds)",
+                "idleDeadlineSeconds is immutable: delete the job and create it anew",
             ),
             _rule(
                 "!has(oldSelf.activeDeadlineSeconds) || (has(self.activeDeadlineSeconds) && "
@@ -124,6 +134,7 @@ GPUJOB = Kind(
                 "args",
                 "env",
                 "workingDir",
+                "idleDeadlineSeconds",
                 "backoffLimit",
                 "failurePolicy",
                 "maxRents",
@@ -143,10 +154,14 @@ GPUJOB = Kind(
         _column("Ceiling", ".spec.cost.ceiling"),
         _AGE,
         _column("Estimate", ".status.cost.estimateUSD", wide=True),
+        _column("Done %", ".status.progress.percent", of="integer", wide=True),
+        _column("Busy %", ".status.usage.gpuPercent", of="integer", wide=True),
         _column("Attempt", ".status.attempt", of="integer", wide=True),
         _column("Node", ".status.nodeName", wide=True),
         _column("Message", '.status.conditions[?(@.type=="Ready")].message', wide=True),
     ),
+    selectable=(".status.phase",),
+    first_phase="Waiting",
 )
 
 GPUNODE = Kind(
@@ -173,6 +188,8 @@ GPUNODE = Kind(
         _column("Fuse", ".status.rent.fuseUSD", wide=True),
         _column("Message", '.status.conditions[?(@.type=="Ready")].message', wide=True),
     ),
+    selectable=(".status.phase", ".spec.jobRef.name"),
+    first_phase="Pending",
 )
 
 KINDS = (GPUJOB, GPUNODE)
@@ -183,7 +200,7 @@ def custom_resource_definition(kind: Kind) -> Schema:
     spec = _structural(kind.spec.model_json_schema(by_alias=True), kind, "spec")
     status = _structural(kind.status.model_json_schema(by_alias=True), kind, "status")
     # kstatus takes an object without status for finished; -1 marks what was never visited.
-    status["default"] = {"observedGeneration": -1}
+    status["default"] = {"observedGeneration": -1, "phase": kind.first_phase}
     root: Schema = {
         "type": "object",
         "description": kind.description,
@@ -220,6 +237,7 @@ def custom_resource_definition(kind: Kind) -> Schema:
                     "served": True,
                     "storage": True,
                     "subresources": {"status": {}},
+                    "selectableFields": [{"jsonPath": path} for path in kind.selectable],
                     "additionalPrinterColumns": list(kind.columns),
                     "schema": {"openAPIV3Schema": root},
                 }
@@ -240,6 +258,10 @@ def _node(schema: Schema, definitions: Schema, kind: Kind, path: str) -> Schema:
         del result["default"]
     if "const" in schema:
         result["enum"] = [schema["const"]]
+    if "examples" in schema and "description" in result:
+        # kubectl explain shows nothing but the description.
+        example = json.dumps(schema["examples"][0])
+        result["description"] = f"{result['description']} Example: {example}"
     match result.get("type"):
         case "object" if "properties" in schema:
             result.pop("additionalProperties", None)
@@ -250,6 +272,9 @@ def _node(schema: Schema, definitions: Schema, kind: Kind, path: str) -> Schema:
             if "default" in result:
                 # The API server fills in the defaults of the fields themselves.
                 result["default"] = {}
+        case "object":
+            held = schema["additionalProperties"]
+            result["additionalProperties"] = _node(held, definitions, kind, f"{path}.*")
         case "array":
             result["items"] = _node(schema["items"], definitions, kind, f"{path}[]")
             if key := kind.list_keys.get(path):

@@ -37,6 +37,9 @@ FAILURES = frozenset(
         Reason.DEADLINE_EXCEEDED,
         Reason.BUDGET_EXHAUSTED,
         Reason.TRAFFIC_EXCEEDED,
+        Reason.IDLE_DEADLINE_EXCEEDED,
+        Reason.DATA_UNUSABLE,
+        Reason.OUTPUT_LOST,
         Reason.BACKOFF_LIMIT_EXCEEDED,
         Reason.FAILURE_POLICY,
         Reason.MAX_RENTS_EXCEEDED,
@@ -98,7 +101,7 @@ def _job_phase(
         return "Failed" if failed else "Complete"
     if suspended:
         return "Suspended"
-    if reason in (Reason.RUNNING, Reason.PAUSED):
+    if reason in (Reason.RUNNING, Reason.PAUSED, Reason.STOPPING, Reason.DELIVERING):
         return reason.value
     return "Starting" if status.node_uid is not None else "Waiting"
 
@@ -139,6 +142,8 @@ def _node_phase(status: GpuNodeStatus) -> str:
         return "Released"
     if status.end is not None:
         return "Releasing"
+    if status.stop is not None:
+        return "Stopping" if status.stop.run_seconds is None else "Delivering"
     if status.is_paused:
         return "Paused"
     if status.run is not None:

@@ -1,8 +1,10 @@
 """The driver pod: restricted Pod Security profile, every capability dropped, no token but ours."""
 
+import json
 from typing import Any
 
-from gpujob.api.gpujob import EnvVar
+from gpujob.api.data import FOLDER, VARIABLE, Copy, DataPlan
+from gpujob.api.gpujob import Data, EnvVar
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import (
     API_VERSION,
@@ -57,7 +59,14 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
         "GPUJOB_SSH_KEY_FILE": f"{KEY_FOLDER}/{KEY_FILE}",
         "GPUJOB_STATE_DIR": STATE_FOLDER,
         "GPUJOB_TERMINATION_LOG": TERMINATION_LOG,
+        "GPUJOB_NODE_NAME": node.metadata.name,
+        # Threads write what they did not read: an arena for each would keep what they free.
+        "MALLOC_ARENA_MAX": "1",
     }
+    plan, mounts = _copies(job.spec.data)
+    if mounts:
+        # The kubelet would expand $(NAME) in a path.
+        settings[VARIABLE] = json.dumps(plan.wire()).replace("$(", "$$(")
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -107,6 +116,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
                         {"name": "ssh", "mountPath": KEY_FOLDER, "readOnly": True},
                         {"name": "token", "mountPath": TOKEN_FOLDER, "readOnly": True},
                         {"name": "state", "mountPath": STATE_FOLDER},
+                        *mounts,
                     ],
                 }
             ],
@@ -134,9 +144,64 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
                     },
                 },
                 {"name": "state", "emptyDir": {"sizeLimit": "16Mi"}},
+                *_claims(job.spec.data),
             ],
         },
     }
+
+
+def _copies(data: Data) -> tuple[DataPlan, list[dict[str, Any]]]:
+    """What the driver copies, and where the claims for it are mounted."""
+    places = [
+        *((f"inputs-{at}", claim) for at, claim in enumerate(data.inputs)),
+        *((f"outputs-{at}", claim) for at, claim in enumerate(data.outputs)),
+        *((name, claim) for name, claim in (("checkpoint", data.checkpoint), ("log", data.log))),
+    ]
+    volumes = _volume_names(data)
+    mounts: list[dict[str, Any]] = [
+        {
+            "name": volumes[claim.claim_name],
+            "mountPath": f"{FOLDER}/{name}",
+            **({"subPath": claim.sub_path} if claim.sub_path else {}),
+            **({"readOnly": True} if name.startswith("inputs") else {}),
+        }
+        for name, claim in places
+        if claim is not None
+    ]
+    plan = DataPlan(
+        inputs=tuple(
+            Copy(folder=f"{FOLDER}/inputs-{at}", path=claim.path)
+            for at, claim in enumerate(data.inputs)
+        ),
+        outputs=tuple(
+            Copy(folder=f"{FOLDER}/outputs-{at}", path=claim.path)
+            for at, claim in enumerate(data.outputs)
+        ),
+        checkpoint=(
+            Copy(folder=f"{FOLDER}/checkpoint", path=data.checkpoint.path)
+            if data.checkpoint
+            else None
+        ),
+        checkpoint_seconds=data.checkpoint.interval_seconds if data.checkpoint else 0,
+        log_folder=f"{FOLDER}/log" if data.log else None,
+        download_bytes_max=data.max_download_gb * 10**9,
+        upload_bytes_max=data.max_upload_gb * 10**9,
+    )
+    return plan, mounts
+
+
+def _volume_names(data: Data) -> dict[str, str]:
+    """One volume for each claim, however often it is used."""
+    used = [*data.inputs, *data.outputs, data.checkpoint, data.log]
+    names = dict.fromkeys(claim.claim_name for claim in used if claim is not None)
+    return {name: f"claim-{at}" for at, name in enumerate(names)}
+
+
+def _claims(data: Data) -> list[dict[str, Any]]:
+    return [
+        {"name": volume, "persistentVolumeClaim": {"claimName": claim}}
+        for claim, volume in _volume_names(data).items()
+    ]
 
 
 def _workload_variable(variable: EnvVar) -> dict[str, Any]:

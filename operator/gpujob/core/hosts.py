@@ -27,11 +27,16 @@ MACHINES_KEPT = 500
 FAILURES = frozenset(
     {
         Reason.BOOT_TIMEOUT,
+        Reason.GPU_LOST,
         Reason.HOST_KEY_CHANGED,
         Reason.HOST_KEY_UNAVAILABLE,
         Reason.HOST_LOST,
         Reason.LEASE_VANISHED,
         Reason.LOGIN_REFUSED,
+        Reason.MACHINE_BROKEN,
+        Reason.MACHINE_MISLABELLED,
+        Reason.MACHINE_SLOW,
+        Reason.NO_WATCHDOG,
         Reason.PRICE_CHANGED,
     }
 )

@@ -22,17 +22,27 @@ from gpujob.core.cost.gate import (
     judge,
     rounded_down,
 )
-from gpujob.core.market import Mark, proves_absence
+from gpujob.core.market import Mark, absence_proved_at
 from gpujob.core.money import floor_usd, format_usd, parse_usd, short_usd
 from gpujob.core.observation import JobObservation, Unavailable
 from gpujob.core.plan import Plan
+from gpujob.core.spec_faults import spec_faults
 
 JobPlan = Plan[GpuJobStatus]
 Stage = Callable[[JobObservation], JobPlan | None]
 
 ATTEMPTS_SHOWN = 20
 
-FATAL = frozenset({Reason.DEADLINE_EXCEEDED, Reason.BUDGET_EXHAUSTED, Reason.TRAFFIC_EXCEEDED})
+FATAL = frozenset(
+    {
+        Reason.DEADLINE_EXCEEDED,
+        Reason.BUDGET_EXHAUSTED,
+        Reason.TRAFFIC_EXCEEDED,
+        Reason.IDLE_DEADLINE_EXCEEDED,
+        Reason.DATA_UNUSABLE,
+        Reason.OUTPUT_LOST,
+    }
+)
 """Ends of an attempt that end the job."""
 
 BLAMELESS = frozenset(
@@ -108,7 +118,7 @@ def _vanished(seen: JobObservation) -> JobPlan:
     gone = (
         missed is not None
         and account is not None
-        and proves_absence(
+        and absence_proved_at(
             world.listings,
             after=missed + world.limits.not_rented_wait_seconds,
             poll_seconds=world.limits.poll_seconds,
@@ -116,6 +126,7 @@ def _vanished(seen: JobObservation) -> JobPlan:
             instance_id=None,
             account_id=account,
         )
+        is not None
     )
     if not gone:
         words = f"GpuNode {status.node_name} went without being released; searching its machine"
@@ -167,13 +178,17 @@ def _charged(
         words = f"failurePolicy does not retry exit code {record.exit_code}: {record.message}"
         return _over(seen, status, Reason.FAILURE_POLICY, words, spent)
     if status.failures > seen.job.spec.backoff_limit:
-        words = f"{status.failures} attempts failed; the last: {record.message}"
+        words = f"{_attempts(status.failures)} failed; the last: {record.message}"
         return _over(seen, status, Reason.BACKOFF_LIMIT_EXCEEDED, words, spent)
     if status.disruptions >= seen.job.spec.max_rents:
-        words = f"{status.disruptions} attempts were disrupted; the last: {record.message}"
+        words = f"{_attempts(status.disruptions)} disrupted; the last: {record.message}"
         return _over(seen, status, Reason.MAX_RENTS_EXCEEDED, words, spent)
     words = f"attempt {record.attempt} ended with {reason}: {record.message}"
     return Plan(status=status, reason=Reason.RETRYING, message=words[:1024], requeue_seconds=0)
+
+
+def _attempts(number: int) -> str:
+    return "1 attempt" if number == 1 else f"{number} attempts"
 
 
 def _failure_action(seen: JobObservation, record: AttemptRecord) -> str:
@@ -207,14 +222,24 @@ def _deleted(seen: JobObservation) -> JobPlan | None:
 
 
 def _finished(seen: JobObservation) -> JobPlan | None:
-    """Nothing more happens to a job that is over."""
-    status = seen.job.status
+    """Nothing more happens to a job that is over, but that it goes when its user said so.
+
+    Nothing is owed: its finalizer goes at once, so that it can be deleted with nobody there to see.
+    """
+    status, kept = seen.job.status, seen.job.spec.ttl_seconds_after_finished
     if not is_finished(status):
         return None
     ended = next(
         c for c in status.conditions if c.type in ("Complete", "Failed") and c.status == "True"
     )
-    return _stay(seen, Reason(ended.reason), ended.message, None)
+    reason, words = Reason(ended.reason), ended.message
+    free = (effects.RemoveFinalizer(),) if seen.job.metadata.holds_finalizer else ()
+    if kept is None or status.completion_time is None:
+        return _stay(seen, reason, words, None, free)
+    left = kept - (seen.world.now - status.completion_time).total_seconds()
+    if left > 0:
+        return _stay(seen, reason, words, left, free)
+    return _stay(seen, reason, words, None, (*free, effects.DeleteJob()))
 
 
 def _protected(seen: JobObservation) -> JobPlan | None:
@@ -237,14 +262,15 @@ def _under_way(seen: JobObservation) -> JobPlan | None:
         # The reason of the end is told once, with the final figures: after the machine is gone.
         reason = Reason.RELEASING
         message = f"{node.status.end.reason}: {node.status.end.message}"
-    rent, lease = node.status.rent, node.status.lease
+    rent, lease, run = node.status.rent, node.status.lease, node.status.run
     accrued = parse_usd(job.status.cost.spent_usd) + parse_usd(node.status.accrued_usd or "0")
     status = job.status.model_copy(
         update={
             "gpu": rent.gpu if rent else None,
             "usd_per_hour": lease.usd_per_hour if lease else None,
-            "start_time": job.status.start_time
-            or (node.status.run.started_at if node.status.run else None),
+            "progress": run.progress if run else None,
+            "usage": run.usage if run else None,
+            "start_time": job.status.start_time or (run.started_at if run else None),
             "cost": job.status.cost.model_copy(
                 update={"accrued_usd": format_usd(accrued), "as_of": node.status.as_of}
             ),
@@ -281,6 +307,15 @@ def _suspended(seen: JobObservation) -> JobPlan | None:
     if not seen.job.spec.suspend:
         return None
     return _stay(seen, Reason.SUSPENDED, Reason.SUSPENDED.meaning, None)
+
+
+def _spoilt(seen: JobObservation) -> JobPlan | None:
+    """What the webhook refuses is refused again here: it may have been absent."""
+    if not (faults := spec_faults(seen.job.spec)):
+        return None
+    status = seen.job.status
+    words = "; ".join(str(fault) for fault in faults)[:900]
+    return _over(seen, status, Reason.SPEC_INVALID, words, floor_usd(status.cost.spent_usd))
 
 
 def _backing_off(seen: JobObservation) -> JobPlan | None:
@@ -371,6 +406,7 @@ STAGES: tuple[Stage, ...] = (
     _protected,
     _under_way,
     _record,
+    _spoilt,
     _suspended,
     _backing_off,
     _gate,

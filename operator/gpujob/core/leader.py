@@ -4,6 +4,7 @@ A holder is outlived, never overruled: its record counts for as long as it promi
 reader last saw it change, on the reader's own monotonic clock. Nobody's wall clock is compared.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -38,3 +39,8 @@ def taken(record: LockRecord | None, *, identity: str, duration_seconds: int) ->
 def given_back(record: LockRecord) -> LockRecord:
     """Returns the record by which the next replica may lead at once."""
     return LockRecord(holder="", duration_seconds=1, transitions=record.transitions)
+
+
+def renewed(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns the locks that somebody wrote between two looks, each by name and version."""
+    return tuple(sorted(name for name, version in after.items() if before.get(name) != version))

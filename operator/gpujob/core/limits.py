@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from gpujob.api.gpujob import GpuJobSpec
+
+STOP_GRACE_SHARE = 1 / 3
+"""Of the time to drain, what a workload has to end by itself before it is killed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -20,7 +25,10 @@ class Limits:
     max_destroy_lag_seconds: float = 600
     """Above it nothing is rented."""
     drain_seconds: float = 30
-    """Between the end of the workload and the decision to destroy."""
+    """For a workload that is told to end, and for what is left of its output, until the machine is
+    given back; a job may ask for more or less."""
+    disk_write_mbps_min: float = 20
+    """A machine whose disk takes fewer megabytes per second is dropped before it gets work."""
     heartbeat_stale_seconds: float = 900
     """A machine that nobody has reached for so long destroys itself."""
     silence_min_seconds: float = 120
@@ -54,11 +62,20 @@ class Limits:
     """But it has to have run for so long."""
     cluster_check_seconds: float = 30
     """Between two looks at our rights and at what the chart has installed."""
+    certificate_life_seconds: float = 7_776_000
+    """Of the webhook's certificates, 90 days; the next is made after two thirds of it."""
+    certificate_overlap_seconds: float = 600
+    """A certificate is trusted for so long before it is used."""
     max_leases: int = 20
     max_usd_per_hour: str = "50"
     plausible_low: float = 0.2
     plausible_high: float = 5.0
     """A rate outside this range of the model's median is taken for an error of units."""
+
+    def drain_seconds_of(self, spec: GpuJobSpec) -> float:
+        """Returns the time that a job's workload may take to end and its files to be copied."""
+        asked = spec.data.drain_seconds
+        return self.drain_seconds if asked is None else asked
 
     def destroy_lag_seconds(self, leases: int) -> float:
         """Returns the time that destroying one machine may take while so many are leased."""

@@ -20,6 +20,8 @@ class Offer:
     gpu_count: int
     gpu_memory_gb: Fraction
     """Of each GPU."""
+    cuda_version: Fraction
+    """The highest that its GPU software runs, as `12.4`; 0 = not told."""
     cpu_cores: Fraction
     memory_gb: Fraction
     disk_gb: Fraction
@@ -148,7 +150,7 @@ def leases_of(listing: Listing, mark: Mark) -> tuple[Lease, ...]:
     )
 
 
-def proves_absence(
+def absence_proved_at(
     listings: tuple[Listing, ...],
     *,
     after: float,
@@ -156,24 +158,26 @@ def proves_absence(
     mark: Mark,
     instance_id: int | None,
     account_id: int,
-) -> bool:
-    """Whether the account surely holds no machine of this mark or number.
+) -> float | None:
+    """Returns the monotonic time since which the account surely holds no machine of this mark or
+    number; None = it may hold one.
 
-    That takes two complete listings of the same account without it, both requested later than
+    The proof takes two complete listings of the same account without it, both requested later than
     `after` (monotonic), at least one poll apart, and no later sighting. No answer to a destroy
     request, and no 404, stands in for them. A machine that can not be attributed may be ours.
     """
     first: float | None = None
-    proved = False
+    proved_at: float | None = None
     for listing in listings:
         seen = any(
             lease.instance_id == instance_id or lease.mark == str(mark) for lease in listing.leases
         )
         doubtful = listing.has_unattributable and instance_id is None
         if seen or doubtful or listing.account_id != account_id:
-            first, proved = None, False
+            first, proved_at = None, None
         elif listing.requested_at >= after:
             if first is None:
                 first = listing.requested_at
-            proved = proved or listing.requested_at - first >= poll_seconds
-    return proved
+            if proved_at is None and listing.requested_at - first >= poll_seconds:
+                proved_at = listing.answered_at
+    return proved_at

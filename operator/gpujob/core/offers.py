@@ -28,6 +28,10 @@ def mismatch(offer: Offer, spec: GpuJobSpec) -> str | None:
             gpu.memory_gb is not None and offer.gpu_memory_gb < gpu.memory_gb * NOMINAL,
             "the GPU has too little memory",
         ),
+        (
+            gpu.cuda_version is not None and offer.cuda_version < Fraction(gpu.cuda_version),
+            "its GPU software runs no CUDA that new",
+        ),
         (resources.cpu is not None and offer.cpu_cores < resources.cpu, "too few CPU cores"),
         (
             resources.memory_gb is not None and offer.memory_gb < resources.memory_gb,

@@ -27,6 +27,11 @@ class RemoveFinalizer:
 
 
 @dataclass(frozen=True)
+class DeleteJob:
+    """Delete the GpuJob: it was kept for as long as its user asked."""
+
+
+@dataclass(frozen=True)
 class DeleteNode:
     """Delete the released node itself: it was kept long enough to be read."""
 
@@ -95,6 +100,14 @@ class RecordDestroy:
 
 
 @dataclass(frozen=True)
+class RecordUnfit:
+    """Count a machine that was dropped by its measure, and for how long it was paid."""
+
+    reason: Reason
+    paid_seconds: float
+
+
+@dataclass(frozen=True)
 class RememberMachine:
     """Remember how the attempt went on its machine: ranking learns from it."""
 
@@ -104,6 +117,7 @@ class RememberMachine:
 Effect = (
     AddFinalizer
     | RemoveFinalizer
+    | DeleteJob
     | DeleteNode
     | CreateNode
     | CreateKey
@@ -113,6 +127,7 @@ Effect = (
     | ReadHostKey
     | Destroy
     | RecordDestroy
+    | RecordUnfit
     | RememberMachine
 )
 

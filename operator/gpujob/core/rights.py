@@ -17,7 +17,7 @@ class Rights:
 
 
 CLUSTER_WIDE = (
-    Rights("gpujob.dev", "gpujobs", ("get", "list", "watch", "patch")),
+    Rights("gpujob.dev", "gpujobs", ("get", "list", "watch", "patch", "delete")),
     Rights("gpujob.dev", "gpunodes", ("get", "list", "watch", "create", "patch", "delete")),
     Rights("gpujob.dev", "gpujobs/status", ("update",)),
     Rights("gpujob.dev", "gpunodes/status", ("update",)),
@@ -27,22 +27,37 @@ CLUSTER_WIDE = (
     Rights("", "secrets", ("create", "delete")),
     Rights("events.k8s.io", "events", ("create",)),
     Rights("", "namespaces", ("get",), "kube-system"),
+    Rights("coordination.k8s.io", "leases", ("list",)),
     Rights("authentication.k8s.io", "tokenreviews", ("create",)),
     Rights("authorization.k8s.io", "subjectaccessreviews", ("create",)),
 )
 
 
-def own_rights(name: str) -> tuple[Rights, ...]:
+def webhook_rights(name: str) -> tuple[Rights, ...]:
+    """Returns what is needed besides to have the API server trust our certificates."""
+    if not name:
+        return ()
+    group = "admissionregistration.k8s.io"
+    return (Rights(group, "validatingwebhookconfigurations", ("get", "update"), name),)
+
+
+def own_rights(name: str, *, webhook: bool) -> tuple[Rights, ...]:
     """Returns what a release of this name needs in its own namespace."""
+    certificates = (
+        Rights("", "services", ("get",), f"{name}-server"),
+        Rights("", "secrets", ("get", "update"), f"{name}-server-tls"),
+    )
     return (
         # A create can not be held to a name.
         Rights("coordination.k8s.io", "leases", ("create",)),
         Rights("coordination.k8s.io", "leases", ("get", "update"), name),
         Rights("", "configmaps", ("create",)),
         Rights("", "configmaps", ("get", "update"), f"{name}-machines"),
+        Rights("", "configmaps", ("get", "update"), f"{name}-market"),
         Rights("discovery.k8s.io", "endpointslices", ("create",)),
         Rights("discovery.k8s.io", "endpointslices", ("get", "update"), name),
         Rights("", "services", ("get",), name),
+        *(certificates if webhook else ()),
     )
 
 

@@ -20,7 +20,7 @@ _MARKER = "gpujob-host-key"
 _TEMPLATE = r"""
 g="$HOME/.gpujob"; mkdir -p "$g"; chmod 700 "$g"
 cat > "$g/watchdog" <<'WATCHDOG'
-u="@URL@/api/v0/instances/$CONTAINER_ID/"; g="$HOME/.gpujob"
+u="@URL@/api/v0/instances/$CONTAINER_ID/"; g="$HOME/.gpujob"; echo $$ > "$g/watchdog.pid"
 nl='
 '
 ask() {

@@ -7,52 +7,72 @@ nothing either: the next connection takes up every stream at its offset.
 
 import asyncio
 import json
-import os
 import random
 import signal
 import sys
 import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import aiohttp
 from pydantic import ValidationError
 
 from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineError
-from gpujob.adapters.ssh import Connection, connect
+from gpujob.adapters.ssh import READ_BYTES, Connection, connect
+from gpujob.api.data import DataPlan
+from gpujob.api.meta import Model
 from gpujob.api.transport import (
+    ASSIGNMENT_BYTES_MAX,
     SYNC_PATH,
     Assignment,
     DriverReport,
     Instruction,
+    LogPosition,
     Machine,
     MachineFault,
+    Measured,
     Outcome,
+    Progress,
     Work,
     WorkloadPhase,
+    in_words,
+    message_faults,
+    read_message,
 )
+from gpujob.driver.files import Allowance, data_problem, pull, push, words_for
+from gpujob.driver.measure import MEASURE_SCRIPT, MEASURE_SECONDS, parse_measure
 from gpujob.driver.settings import DriverSettings, DriverSettingsError
+from gpujob.driver.state import Kept, Printed, Sink, next_session
 from gpujob.driver.supervisor import (
     LAUNCH_PATIENCE_SECONDS,
     Look,
     follow_script,
+    kill_script,
     launch_script,
     look_script,
     parse_look,
     run_name,
+    stop_script,
     work_text,
 )
+from gpujob.driver.usage import UsageMeter
 
 SYNC_TIMEOUT_SECONDS = 10
 SYNC_BACKOFF_MAX_SECONDS = 15.0
 RECONNECT_MAX_SECONDS = 10.0
 LOOK_SECONDS = 2.0
+SAMPLE_SECONDS = 15.0
+"""Between two samples of the GPUs' load: to ask takes a part of a second on the machine."""
 ACKNOWLEDGE_SECONDS = 600.0
 """How long an outcome is offered to a controller that does not answer."""
 LOGIN_PATIENCE_SECONDS = 60.0
 """A start script may put our key in place a moment after the server answers."""
-VANISHED_EXIT_CODE = 137
-STREAMS = ("stdout", "stderr")
+KILLED_EXIT_CODE = 137
+STREAMS = {"stdout": 1, "stderr": 2}
+"""The workload's streams, and the descriptors of our own that they go to."""
 
 
 def main() -> None:
@@ -86,24 +106,68 @@ async def _run(settings: DriverSettings) -> int:
     return working.result()
 
 
+@dataclass
+class Run:
+    """What is known of one run of the workload."""
+
+    number: int
+    sinks: dict[str, list[Sink]]
+    """By stream: each run has streams of its own, from their first byte on."""
+    meter: UsageMeter = field(default_factory=UsageMeter)
+    seconds: float | None = None
+    progress: Progress | None = None
+    written: tuple[int, int] = (0, 0)
+    """Bytes of stdout and stderr that the machine has."""
+    stopped_at: float | None = None
+    """Monotonic time at which the workload was told to end."""
+    is_killed: bool = False
+    """It was killed by us."""
+    is_over: bool = False
+    """The workload was seen to have ended."""
+
+    @property
+    def log(self) -> LogPosition:
+        """How much of its output was carried."""
+        # The file on a claim, if there is one, is what counts as kept.
+        out, err = (self.sinks[stream][-1].value for stream in STREAMS)
+        return LogPosition(
+            stdout_carried=out,
+            stdout_written=max(self.written[0], out),
+            stderr_carried=err,
+            stderr_written=max(self.written[1], err),
+        )
+
+
 class Driver:
     """One driver's knowledge and its two loops."""
 
     def __init__(self, settings: DriverSettings) -> None:
         self._settings = settings
-        self._offsets = Offsets(settings.state_dir)
+        self._session = next_session(settings.state_dir)
+        self._sequence = 0
         self._phase = WorkloadPhase.WAITING
+        self._assignment = Assignment(version=1, instruction=Instruction.WAIT)
+        self._news = asyncio.Event()
+        """Set when another assignment has come."""
         self._contact_at: float | None = None
-        self._run_seconds: float | None = None
+        self._sampled_at = float("-inf")
+        self._measured: Measured | None = None
+        self._run: Run | None = None
+        self._ended: Outcome | None = None
         self._outcome: Outcome | None = None
+        data = settings.data or DataPlan()
+        self._data_problem = in_words(data_problem(data))
+        self._data = data
+        self._downloads = Allowance(data.download_bytes_max, "data.maxDownloadGB")
+        self._uploads = Allowance(data.upload_bytes_max, "data.maxUploadGB")
         self._fault: MachineFault | None = None
         self._message = ""
+        self._lost = self._log_lost = ""
         self._refused_since: float | None = None
-        self._run_number = 0
 
     async def run(self) -> int:
         """Reports until the controller says that nothing is left to do."""
-        held: tuple[Machine, Work] | None = None
+        held: tuple[Machine, int] | None = None
         machine_loop: asyncio.Task[None] | None = None
         failures = 0
         finished_at: float | None = None
@@ -118,7 +182,10 @@ class Driver:
                     failures = 0
                     if assignment.instruction is Instruction.EXIT:
                         break
-                    wanted = _wanted(assignment)
+                    if assignment != self._assignment:
+                        self._assignment = assignment
+                        self._news.set()
+                    wanted = _place(assignment)
                     if wanted != held and self._outcome is None:
                         await _ended(machine_loop)
                         held, machine_loop = wanted, self._turn_to(wanted)
@@ -134,16 +201,34 @@ class Driver:
         await _ended(machine_loop)
         return 0
 
-    def _turn_to(self, wanted: tuple[Machine, Work] | None) -> asyncio.Task[None] | None:
+    def _turn_to(self, wanted: tuple[Machine, int] | None) -> asyncio.Task[None] | None:
         """Begins to hold on to a machine; None = to none, because it was taken away."""
-        self._contact_at = self._run_seconds = self._refused_since = None
+        self._contact_at = self._refused_since = self._run = None
         self._message = ""
         if wanted is None:
             self._phase = WorkloadPhase.WAITING
             return None
-        machine, work = wanted
-        self._run_number = work.run_number
-        return asyncio.create_task(self._hold_on(machine, work))
+        machine, number = wanted
+        self._run = Run(number, {stream: self._sinks(stream, number) for stream in STREAMS})
+        return asyncio.create_task(self._hold_on(machine, self._run))
+
+    def _sinks(self, stream: str, number: int) -> list[Sink]:
+        settings = self._settings
+        printed = Printed(STREAMS[stream], settings.state_dir, f"{stream}-{number}")
+        if settings.data is None or settings.data.log_folder is None:
+            return [printed]
+        name = f"{settings.node_name}{f'.{number}' if number else ''}.{stream}"
+        try:
+            kept = Kept(Path(settings.data.log_folder) / name)
+        except OSError as error:
+            self._log_lost = in_words(f"there is no log on its claim: {error.strerror}")
+            say(self._log_lost)
+            return [printed]
+        if printed.value == 0 and kept.value > 0:
+            # An earlier pod carried it, and carrying it again would be paid for.
+            say(f"{stream} up to byte {kept.value} is in {name} on its claim")
+            printed.skip_to(kept.value)
+        return [printed, kept]
 
     async def _pause(self, failures: int, machine_loop: asyncio.Task[None] | None) -> None:
         seconds = self._settings.sync_seconds
@@ -164,36 +249,55 @@ class Driver:
             token = self._settings.token_file.read_text().strip()
             async with session.post(
                 self._settings.transport_url + SYNC_PATH,
-                json=self._report().wire(),
-                headers={"Authorization": f"Bearer {token}"},
+                data=_json(self._report()),
+                headers={
+                    "Authorization": f"Bearer {token}",
+                    "Content-Type": "application/json",
+                },
                 allow_redirects=False,
             ) as response:
-                raw = await response.content.read(1_000_000)
+                raw = await _body(response)
                 if response.status != 200:
                     return None
-                return Assignment.model_validate_json(raw)
+                return read_message(Assignment, raw)
         except ValidationError as error:
-            say(f"the controller's answer is not understood: {error.error_count()} faults")
+            say(f"the controller's answer is not understood: {message_faults(error)}")
             return None
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
 
     def _report(self) -> DriverReport:
-        contact = self._contact_at
+        contact, run = self._contact_at, self._run
+        self._sequence += 1
         return DriverReport(
+            version=1,
             node_uid=self._settings.node_uid,
+            session=self._session,
+            sequence=self._sequence,
             phase=self._phase,
             machine_contact_age_seconds=None if contact is None else time.monotonic() - contact,
-            run_number=self._run_number,
-            run_seconds=self._run_seconds,
+            measured=self._measured,
+            run_number=run.number if run else 0,
+            run_seconds=run.seconds if run else None,
+            progress=run.progress if run else None,
+            usage=run.meter.usage() if run else None,
+            log=run.log if run else None,
+            ended=self._ended if self._outcome is None else None,
             outcome=self._outcome,
             fault=self._fault,
-            message=self._message[:1024],
+            data_problem=self._data_problem,
+            message=in_words(self._message),
         )
+
+    async def _wait_for_news(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        self._news.clear()
 
     # --- The machine --------------------------------------------------------------------------
 
-    async def _hold_on(self, machine: Machine, work: Work) -> None:
+    async def _hold_on(self, machine: Machine, run: Run) -> None:
         """Connects, launches once, carries output; connects again until the workload has ended."""
         self._phase = WorkloadPhase.CONNECTING
         tries = 0
@@ -209,7 +313,7 @@ class Driver:
                     say(f"connected to {machine.host}:{machine.port}")
                     tries = 0
                     self._refused_since = None
-                    await self._attend(connection, work)
+                    await self._attend(connection, run)
                 return
             except HostKeyMismatch as error:
                 self._fault = MachineFault.HOST_KEY_CHANGED
@@ -232,64 +336,192 @@ class Driver:
             longest = min(0.5 * 2 ** min(tries, 10), RECONNECT_MAX_SECONDS)
             await asyncio.sleep(longest * random.uniform(0.5, 1.0))
 
-    async def _attend(self, connection: Connection, work: Work) -> None:
+    async def _attend(self, connection: Connection, run: Run) -> None:
         """Stays with one connection until the workload has ended; raises MachineError."""
-        text = work_text(work.command, work.working_dir, self._settings.workload_environment)
-        await connection.run(launch_script(self._run_name), text)
-        look = await self._await_start(connection)
+        work = await self._awaited_work(connection, run)
+        look = await self._look(connection, run)
+        if look.state == "absent" and not await self._furnish(connection, run):
+            return
+        if self._assignment.instruction is Instruction.RUN:
+            text = work_text(work.command, work.working_dir, self._settings.workload_environment)
+            await connection.run(launch_script(self._name(run)), text)
+        look = await self._await_start(connection, run)
+        if look.state == "absent":
+            self._finish(_outcome(look, run))
+            return
         self._message = ""
-        self._phase = WorkloadPhase.RUNNING
-        following = asyncio.create_task(self._follow_all(connection))
-        looking = asyncio.create_task(self._look_on(connection))
-        try:
-            # A look that fails ends it too: streams alone do not tell a quiet workload from a
-            # machine that hangs.
-            await asyncio.wait([following, looking], return_when=asyncio.FIRST_COMPLETED)
-            if looking.done():
-                looking.result()
-            await following
-        finally:
-            following.cancel()
-            looking.cancel()
-            await asyncio.gather(following, looking, return_exceptions=True)
-        look = await self._look(connection)
+        if self._ended is None:
+            self._phase = WorkloadPhase.RUNNING
+        copying = self._copy_checkpoints(connection, run)
+        await self._alongside(connection, run, self._follow_all(connection, run), copying)
+        look = await self._look(connection, run)
         while look.state not in ("exited", "vanished"):
             await asyncio.sleep(0.2)
-            look = await self._look(connection)
-        self._finish(look)
+            look = await self._look(connection, run)
+        outcome = _outcome(look, run)
+        if self._data.outputs or self._data.checkpoint:
+            self._ended = outcome
+            self._phase = WorkloadPhase.DELIVERING
+            delivered = self._deliver(connection)
+            await self._alongside(connection, run, delivered)
+        lost = "; ".join(words for words in (self._lost, self._log_lost) if words)
+        self._finish(outcome.model_copy(update={"lost": in_words(lost)}))
 
-    @property
-    def _run_name(self) -> str:
-        return run_name(self._settings.node_uid, self._run_number)
+    async def _furnish(self, connection: Connection, run: Run) -> bool:
+        """Brings inputs and the last checkpoint to the machine; False = it does not take them."""
+        if not self._data.inputs and not self._data.checkpoint:
+            return True
+        say("copying inputs to the machine")
+        self._phase = WorkloadPhase.COPYING
+        problems: list[str] = []
 
-    async def _await_start(self, connection: Connection) -> Look:
+        async def copied() -> None:
+            for copy in self._data.inputs:
+                problems.extend(await push(connection, copy, self._downloads))
+            if (last := self._data.checkpoint) is not None:
+                # A machine that comes back has what is newer than our copy.
+                newer = run.number > 0
+                problems.extend(await push(connection, last, self._downloads, only_missing=newer))
+
+        await self._alongside(connection, run, copied(), is_over=self._is_to_stop)
+        if problems and not self._is_to_stop():
+            self._fault = MachineFault.INPUTS_NOT_COPIED
+            self._message = words_for(problems)
+            say(self._message)
+            return False
+        return True
+
+    def _is_to_stop(self) -> bool:
+        return self._assignment.instruction is Instruction.STOP
+
+    async def _copy_checkpoints(self, connection: Connection, run: Run) -> None:
+        """Copies the checkpoint now and then while the workload runs; never ends by itself."""
+        copy = self._data.checkpoint
+        told: str | None = None
+        while copy is not None and run.stopped_at is None:
+            await asyncio.sleep(self._data.checkpoint_seconds)
+            words = words_for(await pull(connection, copy, self._uploads, mirrors=True))
+            if words != told:
+                say(words or "the checkpoint is copied again")
+            told = words
+        await asyncio.Event().wait()
+
+    async def _deliver(self, connection: Connection) -> None:
+        """Copies outputs and checkpoint from the machine."""
+        problems: list[str] = []
+        for copy in self._data.outputs:
+            problems.extend(await pull(connection, copy, self._uploads, mirrors=False))
+        if (last := self._data.checkpoint) is not None:
+            problems.extend(await pull(connection, last, self._uploads, mirrors=True))
+        self._lost = words_for(problems)
+        if self._lost:
+            say(self._lost)
+
+    async def _awaited_work(self, connection: Connection, run: Run) -> Work:
+        """Measures the machine if it is asked for, and waits for what is to run on it."""
+        while (work := self._assignment.work) is None:
+            if self._measured is None:
+                self._measured = await self._measure(connection)
+                self._phase = WorkloadPhase.MEASURED
+            await self._wait_for_news(LOOK_SECONDS)
+            await self._look(connection, run)
+        return work
+
+    async def _measure(self, connection: Connection) -> Measured:
+        say("measuring the machine")
+        output = await connection.run(MEASURE_SCRIPT, timeout_seconds=MEASURE_SECONDS)
+        try:
+            return parse_measure(output)
+        except ValueError as error:
+            raise MachineError(f"the machine's measure is not understood: {error}") from error
+
+    async def _alongside(
+        self,
+        connection: Connection,
+        run: Run,
+        work: Coroutine[Any, Any, None],
+        *others: Coroutine[Any, Any, None],
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Does some work, and others that have no end, until it is done or over; looks meanwhile.
+
+        A look that fails ends it too: streams alone do not tell a quiet workload from a machine
+        that hangs. What is asked for meanwhile is done: that the workload is to end.
+        """
+        looking = asyncio.create_task(self._look_on(connection, run, is_over))
+        working = asyncio.create_task(work)
+        tasks = [working, looking, *(asyncio.create_task(other) for other in others)]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            if looking not in done:
+                await working
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _name(self, run: Run) -> str:
+        return run_name(self._settings.node_uid, run.number)
+
+    async def _await_start(self, connection: Connection, run: Run) -> Look:
         """Waits until the workload has started, whoever launched it."""
         deadline = time.monotonic() + LAUNCH_PATIENCE_SECONDS
-        while (look := await self._look(connection)).state in ("absent", "launching"):
+        while (look := await self._look(connection, run)).state in ("absent", "launching"):
+            if self._is_to_stop() and look.state == "absent":
+                # It is to end before it was begun.
+                return look
             if time.monotonic() > deadline:
                 # Its launcher died half way. Starting it again could run it twice.
                 return Look("vanished", run_seconds=0)
             await asyncio.sleep(0.1)
         return look
 
-    async def _look_on(self, connection: Connection) -> None:
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            await self._look(connection)
+    async def _look_on(self, connection: Connection, run: Run, is_over: Callable[[], bool]) -> None:
+        while not is_over():
+            await self._end_if_asked(connection, run)
+            await self._wait_for_news(LOOK_SECONDS)
+            await self._look(connection, run)
 
-    async def _look(self, connection: Connection) -> Look:
+    async def _end_if_asked(self, connection: Connection, run: Run) -> None:
+        told = self._assignment
+        if told.instruction is not Instruction.STOP or run.is_over:
+            return
+        now = time.monotonic()
+        if run.stopped_at is None:
+            say("the workload is asked to end")
+            self._phase = WorkloadPhase.STOPPING
+            await connection.run(stop_script(self._name(run)))
+            run.stopped_at = now
+        elif not run.is_killed and now - run.stopped_at >= (told.grace_seconds or 0):
+            say("the workload has not ended in time and is killed")
+            run.is_killed = True
+            await connection.run(kill_script(self._name(run)))
+
+    async def _look(self, connection: Connection, run: Run) -> Look:
         """Looks how the workload stands; the machine's watchdog takes it for a heartbeat."""
+        due = time.monotonic() - self._sampled_at >= SAMPLE_SECONDS
+        samples = due and run.seconds is not None
         try:
-            look = parse_look(await connection.run(look_script(self._run_name)))
+            script = look_script(self._name(run), samples_gpus=samples)
+            look = parse_look(await connection.run(script))
         except ValueError as error:
             raise MachineError(f"the machine's answer is {error}") from error
-        self._contact_at = time.monotonic()
+        self._contact_at = now = time.monotonic()
         if look.run_seconds is not None:
-            self._run_seconds = float(look.run_seconds)
+            run.seconds = float(look.run_seconds)
+        run.is_over = look.state in ("exited", "vanished")
+        run.progress = look.progress or run.progress
+        run.written = (look.stdout_bytes, look.stderr_bytes)
+        if samples:
+            self._sampled_at = now
+            if look.state == "running":
+                run.meter.take(look.gpus, now)
         return look
 
-    async def _follow_all(self, connection: Connection) -> None:
-        streams = [asyncio.create_task(self._follow(connection, stream)) for stream in STREAMS]
+    async def _follow_all(self, connection: Connection, run: Run) -> None:
+        streams = [asyncio.create_task(self._follow(connection, run, name)) for name in STREAMS]
         try:
             await asyncio.gather(*streams)
         finally:
@@ -297,41 +529,80 @@ class Driver:
                 stream.cancel()
             await asyncio.gather(*streams, return_exceptions=True)
 
-    async def _follow(self, connection: Connection, stream: str) -> None:
-        """Carries one stream to our own, each byte once."""
-        target: BinaryIO = getattr(sys, stream).buffer
-        # Each run has streams of its own, from their first byte on.
-        held = f"{stream}-{self._run_number}"
-        script = follow_script(self._run_name, stream, self._offsets.get(held))
+    async def _follow(self, connection: Connection, run: Run, stream: str) -> None:
+        """Carries one stream to all its sinks, each byte once."""
+        sinks = run.sinks[stream]
+        at = min(sink.value for sink in sinks)
+        script = follow_script(self._name(run), stream, at)
         async with connection.open(script) as process:
-            while data := await process.stdout.read(65536):
-                target.write(data)
-                target.flush()
-                self._offsets.advance(held, len(data))
+            while data := await process.stdout.read(READ_BYTES):
+                for sink in tuple(sinks):
+                    # What one has taken already another may still need.
+                    self._take(sink, sinks, memoryview(data)[max(sink.value - at, 0) :])
+                at += len(data)
                 self._contact_at = time.monotonic()
             await process.wait_closed()
             if process.exit_status != 0:
                 raise MachineError(f"the stream {stream} broke")
 
-    def _finish(self, look: Look) -> None:
-        vanished = look.state == "vanished"
-        code = VANISHED_EXIT_CODE if look.exit_code is None else look.exit_code
-        self._outcome = Outcome(
-            exit_code=code,
-            run_seconds=float(look.run_seconds or 0),
-            was_killed=vanished,
-            message="the workload's supervisor was killed" if vanished else "",
-        )
+    def _take(self, sink: Sink, sinks: list[Sink], data: memoryview) -> None:
+        """Gives a sink the next bytes; a claim that takes no more is done without."""
+        try:
+            sink.write(data)
+        except OSError as error:
+            if sink is sinks[0]:
+                raise
+            sinks.remove(sink)
+            words = f"the log on its claim ends at byte {sink.value}: {error.strerror}"
+            self._log_lost = in_words(words, 200)
+            say(words)
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._outcome = outcome
         self._phase = WorkloadPhase.FINISHED
-        text = json.dumps(self._outcome.wire())
-        Path(self._settings.termination_log).write_text(text)
-        say(f"the workload ended with exit code {code}")
+        # The kubelet keeps 4,096 bytes.
+        words = {"message": in_words(outcome.message, 200), "lost": in_words(outcome.lost, 600)}
+        text = _json(outcome.model_copy(update=words))
+        Path(self._settings.termination_log).write_bytes(text)
+        say(f"the workload ended with exit code {outcome.exit_code}")
 
 
-def _wanted(assignment: Assignment) -> tuple[Machine, Work] | None:
-    if assignment.machine is None or assignment.work is None:
+def _json(message: Model) -> bytes:
+    """Returns a message as UTF-8: escapes would make it up to three times as long."""
+    return json.dumps(message.wire(), ensure_ascii=False).encode()
+
+
+def _outcome(look: Look, run: Run) -> Outcome:
+    vanished = look.state != "exited"
+    message = "the workload's supervisor was killed" if vanished else ""
+    if run.is_killed:
+        message = "the workload did not end in time and was killed"
+    if look.state == "absent":
+        message = "the workload had not begun"
+    return Outcome(
+        exit_code=KILLED_EXIT_CODE if look.exit_code is None else look.exit_code,
+        run_seconds=float(look.run_seconds or 0),
+        was_killed=vanished and not run.is_killed,
+        cause=look.cause,
+        message=message,
+    )
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    """Returns what a controller may answer; raises ClientError for more."""
+    raw = bytearray()
+    async for chunk in response.content.iter_any():
+        raw += chunk
+        if len(raw) > ASSIGNMENT_BYTES_MAX:
+            raise aiohttp.ClientPayloadError("the answer is too long")
+    return bytes(raw)
+
+
+def _place(assignment: Assignment) -> tuple[Machine, int] | None:
+    """The machine that is to be held on to, and the number of the run on it."""
+    if assignment.machine is None:
         return None
-    return assignment.machine, assignment.work
+    return assignment.machine, assignment.work.run_number if assignment.work else 0
 
 
 async def _ended(task: asyncio.Task[None] | None) -> None:
@@ -339,25 +610,3 @@ async def _ended(task: asyncio.Task[None] | None) -> None:
     if task is not None:
         task.cancel()
         await asyncio.wait([task])
-
-
-class Offsets:
-    """How much of each stream this container has already printed; outlives its restarts."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "offsets.json"
-        try:
-            self._held: dict[str, int] = json.loads(self._file.read_text())
-        except (FileNotFoundError, ValueError):
-            self._held = {}
-
-    def get(self, stream: str) -> int:
-        """Returns the bytes of a stream that were printed."""
-        return self._held.get(stream, 0)
-
-    def advance(self, stream: str, count: int) -> None:
-        """Counts bytes that were printed."""
-        self._held[stream] = self.get(stream) + count
-        scratch = self._file.with_suffix(".new")
-        scratch.write_text(json.dumps(self._held))
-        os.replace(scratch, self._file)  # noqa: PTH105 - atomic, by its name

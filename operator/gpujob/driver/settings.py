@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from gpujob.api.data import VARIABLE, DataPlan
 from gpujob.api.transport import WORKLOAD_ENV_PREFIX
 
 
@@ -24,6 +27,8 @@ class DriverSettings:
     termination_log: Path
     sync_seconds: float
     workload_environment: Mapping[str, str]
+    node_name: str
+    data: DataPlan | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "DriverSettings":
@@ -49,9 +54,18 @@ class DriverSettings:
             state_dir=Path(needed("GPUJOB_STATE_DIR")),
             termination_log=Path(environment.get("GPUJOB_TERMINATION_LOG", "/dev/termination-log")),
             sync_seconds=sync_seconds,
+            node_name=needed("GPUJOB_NODE_NAME"),
+            data=_data_plan(environment.get(VARIABLE)),
             workload_environment={
                 name.removeprefix(WORKLOAD_ENV_PREFIX): value
                 for name, value in environment.items()
                 if name.startswith(WORKLOAD_ENV_PREFIX)
             },
         )
+
+
+def _data_plan(text: str | None) -> DataPlan | None:
+    try:
+        return DataPlan.model_validate_json(text) if text else None
+    except ValidationError as error:
+        raise DriverSettingsError(f"{VARIABLE} is not understood: {error}") from None

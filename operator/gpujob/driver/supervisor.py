@@ -4,22 +4,32 @@
 and only its maker goes on. If the maker dies before it has started the workload, the folder stays
 without a `started` file; whoever comes later sees that after a while and reports it instead of
 starting a second one. `follow` prints what a file holds from an offset on, until the workload has
-ended and all was printed.
+ended and all was printed. `look` tells how it stands, and is a heartbeat for the machine's
+watchdog. `stop` asks the workload to end, `kill` ends it.
 """
 
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from pydantic import ValidationError
+
+from gpujob.api.transport import Cause, Progress
 
 LAUNCH_PATIENCE_SECONDS = 30
 
+PROGRESS_VARIABLE = "GPUJOB_PROGRESS_FILE"
+"""Names the file to which a workload may add lines of JSON, as `{"percent": 40, "step": 1200,
+"remainingSeconds": 900, "metrics": {"loss": 0.31}}`; the last one counts."""
 
 _UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # The workload's own shell reads environment and command from a file that only root can read, and
-# removes it: nothing of it is ever an argument of a process.
+# removes it: nothing of it is ever an argument of a process. The supervisor outlives a signal to
+# its group (a trap, unlike an ignored signal, is not inherited), so that it can record the end;
+# the reserve is given up for that, where the disk is full.
 _LAUNCH = r"""
 umask 077
 base="$HOME/.gpujob/runs"; mkdir -p "$base"; dir="$base/@RUN@"
@@ -27,22 +37,46 @@ if ! mkdir "$dir" 2>/dev/null; then cat >/dev/null; exit 0; fi
 cat > "$dir/work"
 cat > "$dir/supervise" <<'SUPERVISE'
 cd "$1" || exit 1
+trap : TERM INT HUP
+kills() {
+  for f in "${GPUJOB_CGROUP:-/sys/fs/cgroup}/memory.events" /sys/fs/cgroup/memory/memory.oom_control; do
+    [ -r "$f" ] && while read -r k v; do [ "$k" = oom_kill ] && echo "$v" && return; done < "$f"
+  done
+  echo 0
+}
+smi() { if command -v timeout >/dev/null; then timeout 10 nvidia-smi -L; else nvidia-smi -L; fi; }
+gpus() { n=0; while read -r w _; do [ "$w" = GPU ] && n=$((n + 1)); done; echo $n; }
+killed=$(kills)
+dd if=/dev/zero of=reserve bs=65536 count=4 2>/dev/null
 date +%s > began
 : > stdout; : > stderr
 echo $$ > started.new && mv started.new started
 sh -c '. "$1/work"' workload "$1" > stdout 2> stderr < /dev/null
 code=$?
+free=$(df -Pk . | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
+rm -f reserve
 date +%s > ended
+if [ "$code" != 0 ]; then
+  had=$(cat "$HOME/.gpujob/gpus" 2>/dev/null)
+  if [ "$(kills)" != "$killed" ]; then echo OutOfMemory
+  elif [ "${free:-1024}" -lt 1024 ]; then echo DiskFull
+  elif [ "${had:-0}" -gt 0 ] && [ "$(smi 2>/dev/null | gpus)" -lt "$had" ]; then echo GpuLost
+  fi > cause
+fi
 echo "$code" > exit.new && mv exit.new exit
 SUPERVISE
 if command -v setsid >/dev/null; then setsid sh "$dir/supervise" "$dir" </dev/null >/dev/null 2>&1 &
 else nohup sh "$dir/supervise" "$dir" </dev/null >/dev/null 2>&1 & fi
 exit 0
-"""
+"""  # noqa: E501
 
 # A container's first process may never collect its dead: such a one can still be signalled.
-_ALIVE = r"""
-alive() { kill -0 "$1" 2>/dev/null && ! grep -qs '^State:[[:space:]]*Z' "/proc/$1/status"; }
+ALIVE = r"""
+alive() {
+  kill -0 "$1" 2>/dev/null && [ -r "/proc/$1/status" ] || return 1
+  while read -r k v _; do [ "$k" = State: ] && break; done < "/proc/$1/status"
+  [ "$v" != Z ]
+}
 """
 
 _LOOK = r"""
@@ -50,15 +84,41 @@ dir="$HOME/.gpujob/runs/@RUN@"
 date +%s > "$HOME/.gpujob/heartbeat.new" && mv "$HOME/.gpujob/heartbeat.new" "$HOME/.gpujob/heartbeat"
 now=$(date +%s)
 began=$(cat "$dir/began" 2>/dev/null)
-if [ -e "$dir/exit" ]; then
-  echo "exited $(cat "$dir/exit") $(($(cat "$dir/ended") - began))"
+over() { echo "exited $(cat "$dir/exit") $(($(cat "$dir/ended") - began)) $(cat "$dir/cause" 2>/dev/null)"; }
+if [ -e "$dir/exit" ]; then over
 elif [ -e "$dir/started" ]; then
   if alive "$(cat "$dir/started")"; then echo "running $((now - began))"
-  elif [ -e "$dir/exit" ]; then echo "exited $(cat "$dir/exit") $(($(cat "$dir/ended") - began))"
+  elif [ -e "$dir/exit" ]; then over
   else echo "vanished $((now - began))"; fi
 elif [ -d "$dir" ]; then echo launching
 else echo absent; fi
+if [ -e "$dir/stderr" ]; then echo "log $(wc -c < "$dir/stdout") $(wc -c < "$dir/stderr")"; fi
+if [ -e "$dir/progress" ]; then echo "progress $(tail -n 1 "$dir/progress" | head -c 4096 | tr '\n' ' ')"; fi
 """  # noqa: E501
+
+_SAMPLE = r"""
+smi() { if command -v timeout >/dev/null; then timeout 10 nvidia-smi "$@"; else nvidia-smi "$@"; fi; }
+smi --query-gpu=utilization.gpu,memory.used --format=csv,noheader,nounits 2>/dev/null |
+  while IFS= read -r line; do echo "gpu $line"; done
+"""  # noqa: E501
+
+# Both are asked for again by each driver that comes: the first time counts.
+_STOP = r"""
+dir="$HOME/.gpujob/runs/@RUN@"
+[ -e "$dir/started" ] && [ ! -e "$dir/exit" ] && [ ! -e "$dir/stopping" ] || exit 0
+date +%s > "$dir/stopping"
+pid=$(cat "$dir/started")
+kill -s TERM -- "-$pid" 2>/dev/null || kill -TERM $(cat "/proc/$pid/task/$pid/children") 2>/dev/null
+exit 0
+"""
+
+_KILL = r"""
+dir="$HOME/.gpujob/runs/@RUN@"
+[ -e "$dir/started" ] && [ ! -e "$dir/exit" ] || exit 0
+pid=$(cat "$dir/started")
+kill -s KILL -- "-$pid" 2>/dev/null || kill -KILL $(cat "/proc/$pid/task/$pid/children") 2>/dev/null
+exit 0
+"""
 
 # `tail -c +N` and `head -c` move any byte; the end is looked at before the size, so that nothing
 # written before the end is missed.
@@ -84,6 +144,14 @@ class Look:
     """absent, launching, running, exited or vanished (its supervisor was killed)."""
     run_seconds: int | None = None
     exit_code: int | None = None
+    cause: Cause | None = None
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    """What the workload has written."""
+    progress: Progress | None = None
+    """None = it told nothing, or nothing that can be read."""
+    gpus: tuple[tuple[int, int], ...] = ()
+    """Load in percent and MiB in use of each GPU, if they were asked for."""
 
 
 def run_name(uid: str, number: int) -> str:
@@ -104,7 +172,7 @@ def work_text(
     It removes itself first, then changes to the folder, sets the environment, and is replaced by
     the command. Any byte but NUL may stand in values.
     """
-    lines = ['rm -f "$1/work"']
+    lines = ['rm -f "$1/work"', f'export {PROGRESS_VARIABLE}="$1/progress"']
     for name, value in environment.items():
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} can not be the name of a variable")
@@ -115,30 +183,79 @@ def work_text(
     return "\n".join(lines).encode("utf-8", "surrogateescape") + b"\n"
 
 
-def look_script(run: str) -> str:
+def look_script(run: str, *, samples_gpus: bool) -> str:
     """Returns the script that gives a heartbeat and prints how the workload stands."""
-    return _ALIVE + _LOOK.replace("@RUN@", run)
+    look = ALIVE + _LOOK.replace("@RUN@", run)
+    return look + _SAMPLE if samples_gpus else look
+
+
+def stop_script(run: str) -> str:
+    """Returns the script that asks the workload to end, the first time that it runs."""
+    return _STOP.replace("@RUN@", run)
+
+
+def kill_script(run: str) -> str:
+    """Returns the script that ends the workload, its supervisor with it."""
+    return _KILL.replace("@RUN@", run)
 
 
 def parse_look(output: bytes) -> Look:
     """Reads what `look_script` printed; raises ValueError."""
-    words = output.decode("ascii", "replace").split()
-    match words:
-        case ["absent" | "launching" as state]:
-            return Look(state)
-        case ["running" | "vanished" as state, seconds]:
-            return Look(state, run_seconds=max(int(seconds), 0))
-        case ["exited", code, seconds]:
-            return Look("exited", run_seconds=max(int(seconds), 0), exit_code=int(code) & 255)
+    state, *lines = output.decode("utf-8", "replace").splitlines() or [""]
+    told: dict[str, str] = {}
+    gpus = []
+    for line in lines:
+        key, _, value = line.partition(" ")
+        if key == "gpu":
+            gpus.append(value)
+        else:
+            told[key] = value
+    out, _, err = told.get("log", "0 0").partition(" ")
+    look = Look(
+        "running",
+        stdout_bytes=int(out),
+        stderr_bytes=int(err),
+        progress=_progress(told["progress"]) if "progress" in told else None,
+        gpus=tuple(loads for gpu in gpus if (loads := _loads(gpu)) is not None),
+    )
+    match state.split():
+        case ["absent" | "launching" as word]:
+            return Look(word)
+        case ["running" | "vanished" as word, seconds]:
+            return replace(look, state=word, run_seconds=max(int(seconds), 0))
+        case ["exited", code, seconds, *cause]:
+            return replace(
+                look,
+                state="exited",
+                run_seconds=max(int(seconds), 0),
+                exit_code=int(code) & 255,
+                cause=Cause(cause[0]) if cause else None,
+            )
         case _:
             raise ValueError(f"not understood: {output[:80]!r}")
+
+
+def _progress(line: str) -> Progress | None:
+    """Reads what the workload wrote; a line that is not whole yet, or wrong, tells nothing."""
+    try:
+        return Progress.model_validate_json(line)
+    except ValidationError:
+        return None
+
+
+def _loads(line: str) -> tuple[int, int] | None:
+    """Reads the load of one GPU; those that tell none, as virtual ones, are left out."""
+    busy, _, memory = line.partition(",")
+    if not busy.strip().isdecimal() or not memory.strip().isdecimal():
+        return None
+    return min(int(busy), 100), int(memory)
 
 
 def follow_script(run: str, file: str, offset: int) -> str:
     """Returns the script that prints a file from an offset on, until the workload's end."""
     assert file in ("stdout", "stderr"), "there are two streams"
     text = _FOLLOW.replace("@RUN@", run).replace("@FILE@", file)
-    return _ALIVE + text.replace("@OFFSET@", str(int(offset)))
+    return ALIVE + text.replace("@OFFSET@", str(int(offset)))
 
 
 def _checked(uid: str) -> str:

@@ -239,7 +239,9 @@ def test_no_life_within_the_caps_costs_more_than_the_bound(
     """Any share of the time and of the traffic that we allow lies below the bound."""
     limits = Limits()
     offer = an_offer(gpu_usd_per_hour=dph)
-    needs = Needs(disk_gb=20, max_download_gb=down, max_upload_gb=1, run_seconds=run)
+    needs = Needs(
+        disk_gb=20, max_download_gb=down, max_upload_gb=1, run_seconds=run, drain_seconds=30
+    )
     bound = estimate(offer, needs, limits, leases=leases)
     longest = run + limits.boot_cap_seconds + limits.destroy_lag_seconds(leases)
     hourly = dph + offer.disk_usd_per_hour(20)

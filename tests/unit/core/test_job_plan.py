@@ -15,6 +15,7 @@ from tests.builders import (
     a_spec,
     a_world,
     an_offer,
+    at,
     ended,
     job_observation,
     leased,
@@ -89,6 +90,18 @@ TABLE = [
         "no listing, no node",
         job_observation(quotes=quotes(), world=a_world(listings=())),
         Reason.PROVIDER_UNAVAILABLE,
+        [],
+    ),
+    (
+        "what no machine could run rents nothing",
+        job_observation(job=a_job(a_spec(image="$(reboot)")), quotes=quotes()),
+        Reason.SPEC_INVALID,
+        [],
+    ),
+    (
+        "but a machine that it has is given back first",
+        job_observation(job=a_job(a_spec(image="$(reboot)"), status=RECORDED), node=a_node()),
+        Reason.AWAITING_DRIVER,
         [],
     ),
     (
@@ -397,6 +410,31 @@ def test_a_finished_job_stays_as_it_is() -> None:
 
     assert is_finished(status)
     assert job_status(over, plan_job(again), NOW) == status
+
+
+@pytest.mark.parametrize(
+    ("kept", "ago", "names"),
+    [
+        (None, 10**7, ["RemoveFinalizer"]),
+        (60, 59, ["RemoveFinalizer"]),
+        (60, 60, ["RemoveFinalizer", "DeleteJob"]),
+        (0, 0, ["RemoveFinalizer", "DeleteJob"]),
+    ],
+)
+def test_a_finished_job_goes_when_its_user_said_so(
+    kept: int | None, ago: int, names: list[str]
+) -> None:
+    """Not before, and never unasked; until then it is looked at again in time. Nothing holds it."""
+    job = a_job(a_spec(ttlSecondsAfterFinished=kept), status=RECORDED)
+    seen = job_observation(job=job, node=released("Completed", exitCode=0))
+    status = job_status(job, plan_job(seen), at(-ago)).model_copy(
+        update={"completion_time": at(-ago)}
+    )
+    plan = plan_job(replace(seen, job=job.model_copy(update={"status": status}), node=None))
+
+    assert [type(effect).__name__ for effect in plan.effects] == names
+    assert plan.reason is Reason.COMPLETE
+    assert plan.requeue_seconds == (1 if (kept, ago) == (60, 59) else None)
 
 
 def test_transition_times_move_only_with_the_status() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpujob.core.leader import LockRecord, given_back, may_lead, taken
+from gpujob.core.leader import LockRecord, given_back, may_lead, renewed, taken
 
 HELD = LockRecord(holder="other", duration_seconds=15, transitions=3)
 
@@ -30,3 +30,11 @@ def test_a_change_of_holder_is_counted() -> None:
     other = taken(again, identity="other", duration_seconds=15)
 
     assert [record.transitions for record in (first, again, other)] == [0, 0, 1]
+
+
+def test_a_lock_that_nobody_writes_belongs_to_nobody() -> None:
+    """Of other releases' locks those count that were renewed or taken between two looks."""
+    before = {"a/left": "1", "b/renewed": "2", "c/given back": "3"}
+    after = {"a/left": "1", "b/renewed": "4", "d/new": "5"}
+
+    assert renewed(before, after) == ("b/renewed", "d/new")

@@ -3,7 +3,7 @@
 import pytest
 from tests.builders import ACCOUNT, INSTANCE, MARK, MONOTONIC, a_lease, a_listing
 
-from gpujob.core.market import Listing, proves_absence
+from gpujob.core.market import Listing, absence_proved_at
 
 FOREIGN = a_lease(instance_id=1, label="other/n/j", env_mark="other/n/j")
 HIDDEN = a_lease(instance_id=2, label=None, env_mark=None, is_attributable=False)
@@ -11,7 +11,7 @@ HIDDEN = a_lease(instance_id=2, label=None, env_mark=None, is_attributable=False
 
 def proved(*listings: Listing, instance_id: int | None = INSTANCE) -> bool:
     """Asks for listings later than 100 s ago, a poll apart."""
-    return proves_absence(
+    at = absence_proved_at(
         listings,
         after=MONOTONIC - 100,
         poll_seconds=15,
@@ -19,6 +19,7 @@ def proved(*listings: Listing, instance_id: int | None = INSTANCE) -> bool:
         instance_id=instance_id,
         account_id=ACCOUNT,
     )
+    return at is not None
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ class Needs:
     max_upload_gb: int
     run_seconds: float
     """Left of the deadline."""
+    drain_seconds: float
+    """For the workload to end, and its files to be copied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +42,16 @@ class Estimate:
         return self.time_microusd + self.traffic_microusd
 
 
-def overhead_seconds(limits: Limits, leases: int) -> float:
+def overhead_seconds(limits: Limits, leases: int, drain_seconds: float) -> float:
     """Returns the seconds of an attempt that are paid besides its run, at most."""
-    return limits.boot_cap_seconds + limits.drain_seconds + limits.destroy_lag_seconds(leases)
+    return limits.boot_cap_seconds + drain_seconds + limits.destroy_lag_seconds(leases)
 
 
 def estimate(offer: Offer, needs: Needs, limits: Limits, *, leases: int) -> Estimate:
     """Returns the bound of an attempt on an offer while so many machines are leased."""
     usd_per_hour = offer.gpu_usd_per_hour + offer.disk_usd_per_hour(needs.disk_gb)
-    seconds = Fraction(needs.run_seconds + overhead_seconds(limits, leases)).limit_denominator(1000)
+    overhead = overhead_seconds(limits, leases, needs.drain_seconds)
+    seconds = Fraction(needs.run_seconds + overhead).limit_denominator(1000)
     return Estimate(
         usd_per_hour=usd_per_hour,
         lease_seconds=seconds,

@@ -161,6 +161,7 @@ def judge(question: Question) -> Admission:
         max_download_gb=spec.data.max_download_gb,
         max_upload_gb=spec.data.max_upload_gb,
         run_seconds=max(spec.active_deadline_seconds - question.run_seconds_used, 0.0),
+        drain_seconds=limits.drain_seconds_of(spec),
     )
     candidates = _candidates(question, needs)
     cheapest = candidates[0]
@@ -332,7 +333,7 @@ def _money_deadline(fuse: int, cheapest: Estimate, lag: float) -> int:
 def _what_would_fit(question: Question, one: Candidate, needs: Needs, ceiling: int) -> str:
     offer, cheapest = one.offer, one.estimate
     bound = question.spent_microusd + cheapest.total_microusd
-    overhead = overhead_seconds(question.limits, question.leases)
+    overhead = overhead_seconds(question.limits, question.leases, needs.drain_seconds)
     traffic = micro_up(traffic_usd(offer, needs, question.limits, leases=question.leases))
     left = Fraction(ceiling - question.spent_microusd - traffic, MICRO)
     run = left / cheapest.usd_per_hour * 3600 - Fraction(overhead)

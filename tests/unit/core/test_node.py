@@ -12,6 +12,7 @@ from tests.builders import (
     MONOTONIC,
     NODE_UID,
     NOW,
+    POD_UID,
     RECORDED,
     SSH_KEY,
     a_job,
@@ -29,18 +30,20 @@ from tests.builders import (
     finished,
     leased,
     marker,
+    measured,
     node_observation,
     quotes,
+    reachable,
     renting,
     running,
     stamp,
 )
 
 from gpujob.api.reasons import Reason
-from gpujob.api.transport import MachineFault, Outcome, WorkloadPhase
+from gpujob.api.transport import Cause, Gpu, MachineFault, Outcome, Usage, WorkloadPhase
 from gpujob.core import plan as effects
 from gpujob.core.limits import Limits
-from gpujob.core.node_plan import plan_node
+from gpujob.core.node.plan import plan_node
 from gpujob.core.observation import (
     NodeMemory,
     NodeObservation,
@@ -91,7 +94,48 @@ def resumed(seconds: float = -30) -> dict[str, Any]:
     return status | {"interruptions": {"count": 1, "resumedAt": stamp(seconds), "runSeconds": 700}}
 
 
+def stopping(seconds: float = -5) -> dict[str, Any]:
+    """A node whose workload was told to end at its deadline, `seconds` from NOW."""
+    told = {"at": stamp(seconds), "reason": "DeadlineExceeded", "message": "it is over"}
+    return running() | {"stop": told}
+
+
+def test_a_machine_that_was_away_fails_no_workload_whose_files_are_copied() -> None:
+    """What is stored once its files begin to be copied is that it was outbid."""
+    ended = Outcome(exit_code=137, run_seconds=15, was_killed=True)
+    report = a_report(phase=WorkloadPhase.DELIVERING, run_seconds=15.0, ended=ended)
+    plan = plan_node(node_observation(bid(running()), world=listed(), report=report))
+
+    assert plan.status.stop is not None
+    assert (plan.status.stop.reason, plan.status.stop.exit_code) == ("Outbid", None)
+
+
+def delivering(exit_code: int) -> Any:
+    """A driver whose workload has ended, and whose files are being copied."""
+    ended = Outcome(exit_code=exit_code, run_seconds=15)
+    return a_report(phase=WorkloadPhase.DELIVERING, run_seconds=15.0, ended=ended)
+
+
+def delivered(seconds: float = -5, **changes: Any) -> dict[str, Any]:
+    """A node whose workload ended well, `seconds` from NOW."""
+    told = {"at": stamp(seconds), "reason": "Completed", "message": "it ended", "exitCode": 0}
+    return running() | {"stop": told | {"runSeconds": 15} | changes}
+
+
+LONG_DRAIN = a_spec(data={"drainSeconds": 600})
+UNUSABLE = a_report(data_problem="outputs-0 can not be written: Read-only file system")
+
+
+def idle(seconds: float, samples: int) -> Any:
+    """A driver whose GPUs have not been busy for so long."""
+    usage = Usage(gpu_percent=0, gpu_memory_mib=512, idle_seconds=seconds, idle_samples=samples)
+    return a_report(phase=WorkloadPhase.RUNNING, run_seconds=700.0, usage=usage)
+
+
 STOPPED = {"status": "exited", "intended_status": "stopped"}
+RUNS = a_report(phase=WorkloadPhase.RUNNING, run_seconds=20.0)
+SUSPENDED = a_job(a_spec(suspend=True), status=RECORDED)
+IDLE_JOB = a_job(a_spec(idleDeadlineSeconds=600), status=RECORDED)
 RELEASED_STATUS = ended(running()) | {"releasedAt": stamp(-1)}
 SENT_LONG_AGO = NodeMemory(destroy_sent_at=MONOTONIC - 100, destroy_repeated_at=MONOTONIC - 100)
 
@@ -159,6 +203,14 @@ TABLE = [
     (
         "a node that the job has not recorded never rents",
         node_observation(DRIVEN, job=a_job()),
+        Reason.AWAITING_NODE,
+        [],
+    ),
+    (
+        "nor does one that another was recorded in place of",
+        node_observation(
+            DRIVEN, quotes=quotes(), job=a_job(status=RECORDED | {"nodeUID": "another"})
+        ),
         Reason.AWAITING_NODE,
         [],
     ),
@@ -366,7 +418,7 @@ TABLE = [
             world=listed(),
             job=a_job(status=RECORDED),
         ),
-        Reason.DEADLINE_EXCEEDED,
+        Reason.STOPPING,
         [],
     ),
     (
@@ -448,9 +500,9 @@ TABLE = [
         ["Destroy"],
     ),
     (
-        "the deadline ends it",
+        "at the deadline the workload is told to end",
         node_observation(running(-4000, -3600), world=listed()),
-        Reason.DEADLINE_EXCEEDED,
+        Reason.STOPPING,
         [],
     ),
     (
@@ -458,7 +510,31 @@ TABLE = [
         node_observation(
             running(-700, -600), world=listed(), job=a_job(status=RECORDED | {"runSeconds": 3000})
         ),
-        Reason.DEADLINE_EXCEEDED,
+        Reason.STOPPING,
+        [],
+    ),
+    (
+        "shortly before the fuse the workload is told to end",
+        node_observation(
+            running() | {"rent": marker(-40, moneyDeadlineSeconds=69)}, world=listed()
+        ),
+        Reason.STOPPING,
+        [],
+    ),
+    (
+        "not yet",
+        node_observation(
+            running() | {"rent": marker(-40, moneyDeadlineSeconds=71)}, world=listed()
+        ),
+        Reason.RUNNING,
+        [],
+    ),
+    (
+        "what does not run yet goes on until the fuse",
+        node_observation(
+            reachable() | {"rent": marker(-40, moneyDeadlineSeconds=41)}, world=listed()
+        ),
+        Reason.MEASURING,
         [],
     ),
     (
@@ -578,11 +654,290 @@ TABLE = [
         [],
     ),
     (
-        "so does suspension",
-        node_observation(
-            running(), world=listed(), job=a_job(a_spec(suspend=True), status=RECORDED)
-        ),
+        "suspension lets the workload save what it has",
+        node_observation(running(), world=listed(), job=SUSPENDED),
+        Reason.STOPPING,
+        [],
+    ),
+    (
+        "a workload that its driver may just have begun, too",
+        node_observation(booted(), world=listed(), job=SUSPENDED),
+        Reason.STOPPING,
+        [],
+    ),
+    (
+        "of a machine that stands still nothing can be saved",
+        node_observation(paused(-10), world=listed(), job=SUSPENDED),
         Reason.SUSPENDED,
+        [],
+    ),
+    (
+        "of a machine without a workload nothing is to be saved",
+        node_observation(reachable(), world=listed(), job=SUSPENDED),
+        Reason.SUSPENDED,
+        [],
+    ),
+    # --- The workload was told to end
+    (
+        "it is waited for",
+        node_observation(stopping(-29), world=listed(), report=RUNS),
+        Reason.STOPPING,
+        [],
+    ),
+    (
+        "not longer than is paid for",
+        node_observation(stopping(-30), world=listed(), report=RUNS),
+        Reason.DEADLINE_EXCEEDED,
+        [],
+    ),
+    (
+        "nor beyond the fuse",
+        node_observation(
+            stopping(-1) | {"rent": marker(-40, moneyDeadlineSeconds=40)}, world=listed()
+        ),
+        Reason.DEADLINE_EXCEEDED,
+        [],
+    ),
+    (
+        "a clock that was put back gives no more time",
+        node_observation(
+            stopping(+500) | {"rent": marker(-40, moneyDeadlineSeconds=40)}, world=listed()
+        ),
+        Reason.DEADLINE_EXCEEDED,
+        [],
+    ),
+    (
+        "its end well is no success: it was told to",
+        node_observation(stopping(), world=listed(), report=finished(0)),
+        Reason.DEADLINE_EXCEEDED,
+        [],
+    ),
+    (
+        "a machine that dies meanwhile is not waited for, nor another one taken",
+        node_observation(stopping(), world=listed(status="offline"), report=RUNS),
+        Reason.DEADLINE_EXCEEDED,
+        [],
+    ),
+    (
+        "more machines than one are destroyed meanwhile, too",
+        node_observation(
+            stopping(),
+            world=a_world(a_listing(a_lease(), a_lease(instance_id=INSTANCE + 1))),
+            report=RUNS,
+        ),
+        Reason.STOPPING,
+        ["Destroy"],
+    ),
+    (
+        "that the job is deleted does",
+        node_observation(
+            stopping(), world=listed(), job=a_job(status=RECORDED, deletionTimestamp=stamp())
+        ),
+        Reason.JOB_DELETED,
+        [],
+    ),
+    (
+        "suspended while it stops, it goes on stopping",
+        node_observation(stopping(), world=listed(), report=RUNS, job=SUSPENDED),
+        Reason.STOPPING,
+        [],
+    ),
+    # --- The workload has ended, its files are being copied
+    (
+        "its time to drain begins",
+        node_observation(running(), world=listed(), report=delivering(0)),
+        Reason.DELIVERING,
+        [],
+    ),
+    (
+        "they are waited for",
+        node_observation(delivered(-29), world=listed(), report=delivering(0)),
+        Reason.DELIVERING,
+        [],
+    ),
+    (
+        "copied well",
+        node_observation(delivered(), world=listed(), report=finished(0)),
+        Reason.COMPLETED,
+        [],
+    ),
+    (
+        "a success without its files is none",
+        node_observation(delivered(), world=listed(), report=finished(0, lost="not copied: a")),
+        Reason.OUTPUT_LOST,
+        [],
+    ),
+    (
+        "nor is one whose files take too long",
+        node_observation(delivered(-30), world=listed(), report=delivering(0)),
+        Reason.OUTPUT_LOST,
+        [],
+    ),
+    (
+        "a job may ask for more time",
+        node_observation(
+            delivered(-30), world=listed(), report=delivering(0), job=a_job(LONG_DRAIN, RECORDED)
+        ),
+        Reason.DELIVERING,
+        [],
+    ),
+    (
+        "that is not more than is paid for",
+        node_observation(
+            delivered(-30) | {"rent": marker(-100, moneyDeadlineSeconds=100)},
+            world=listed(),
+            job=a_job(LONG_DRAIN, RECORDED),
+        ),
+        Reason.OUTPUT_LOST,
+        [],
+    ),
+    (
+        "taken away and given back unseen: nobody's failure, though its files are copied",
+        node_observation(
+            bid(delivered(reason="Outbid", exitCode=None)), world=listed(), report=finished(137)
+        ),
+        Reason.OUTBID,
+        [],
+    ),
+    (
+        "whoever answers in the machine's place gets no time to drain",
+        node_observation(
+            delivered(), world=listed(), report=a_report(fault=MachineFault.HOST_KEY_CHANGED)
+        ),
+        Reason.OUTPUT_LOST,
+        [],
+    ),
+    (
+        "traffic has its cap while files are copied",
+        node_observation(delivered(), world=listed(upload_gb=Fraction(2)), report=delivering(0)),
+        Reason.OUTPUT_LOST,
+        [],
+    ),
+    (
+        "a driver that is gone is replaced while files are copied",
+        node_observation(delivered(), world=listed(), report=None, pod=None),
+        Reason.DELIVERING,
+        ["CreateDriver"],
+    ),
+    (
+        "a failure stays one, whatever becomes of its files",
+        node_observation(
+            delivered(-30, reason="WorkloadFailed", exitCode=3),
+            world=listed(),
+            report=delivering(3),
+        ),
+        Reason.WORKLOAD_FAILED,
+        [],
+    ),
+    (
+        "the deadline does not strike while files are copied",
+        node_observation(
+            delivered(-20) | {"run": {"startedAt": stamp(-3610)}},
+            world=listed(),
+            report=delivering(0),
+        ),
+        Reason.DELIVERING,
+        [],
+    ),
+    (
+        "files that can not be copied are known before anything is rented",
+        node_observation(KEYED | {"driver": {"podName": "d", "podUID": POD_UID}}, report=UNUSABLE),
+        Reason.DATA_UNUSABLE,
+        [],
+    ),
+    # --- Idle
+    (
+        "GPUs that stood for long enough",
+        node_observation(running(), world=listed(), job=IDLE_JOB, report=idle(600, 40)),
+        Reason.STOPPING,
+        [],
+    ),
+    (
+        "a few samples are no idleness",
+        node_observation(running(), world=listed(), job=IDLE_JOB, report=idle(600, 3)),
+        Reason.RUNNING,
+        [],
+    ),
+    (
+        "not for long enough",
+        node_observation(running(), world=listed(), job=IDLE_JOB, report=idle(599, 40)),
+        Reason.RUNNING,
+        [],
+    ),
+    (
+        "nobody asked",
+        node_observation(running(), world=listed(), report=idle(6000, 400)),
+        Reason.RUNNING,
+        [],
+    ),
+    (
+        "the idleness of an earlier run counts for nothing",
+        node_observation(
+            resumed() | {"run": {"startedAt": stamp(-20)}},
+            world=listed(),
+            job=IDLE_JOB,
+            report=idle(600, 40),
+        ),
+        Reason.RUNNING,
+        [],
+    ),
+    # --- The machine is measured
+    (
+        "before its measure",
+        node_observation(reachable(), world=listed()),
+        Reason.MEASURING,
+        [],
+    ),
+    (
+        "good enough",
+        node_observation(reachable(), world=listed(), report=a_report(measured=measured())),
+        Reason.CONNECTING,
+        [],
+    ),
+    (
+        "another GPU than was offered",
+        node_observation(
+            reachable(),
+            world=listed(),
+            report=a_report(
+                measured=measured(gpus=(Gpu(name="NVIDIA GeForce RTX 3060", memory_mib=24_564),))
+            ),
+        ),
+        Reason.MACHINE_MISLABELLED,
+        [],
+    ),
+    (
+        "a machine that came back is not measured again",
+        node_observation(
+            {key: value for key, value in resumed().items() if key != "measured"}, world=listed()
+        ),
+        Reason.CONNECTING,
+        [],
+    ),
+    (
+        "a GPU that was gone is the host's fault",
+        node_observation(
+            running(),
+            world=listed(),
+            report=a_report(
+                phase=WorkloadPhase.FINISHED,
+                outcome=Outcome(exit_code=1, run_seconds=15, cause=Cause.GPU_LOST),
+            ),
+        ),
+        Reason.GPU_LOST,
+        [],
+    ),
+    (
+        "unless the workload did not mind",
+        node_observation(
+            running(),
+            world=listed(),
+            report=a_report(
+                phase=WorkloadPhase.FINISHED,
+                outcome=Outcome(exit_code=0, run_seconds=15, cause=Cause.GPU_LOST),
+            ),
+        ),
+        Reason.COMPLETED,
         [],
     ),
     (
@@ -750,15 +1105,37 @@ def test_the_marker_holds_all_that_the_request_is_judged_by() -> None:
     assert SSH_KEY in request.start_script
 
 
-def test_a_released_machine_is_charged_to_the_proof() -> None:
-    """From the rent request to now, at the highest price seen, rounded up."""
+@pytest.mark.parametrize(
+    ("status", "listings", "cost"),
+    [
+        pytest.param(running(-3600), (30, 10), "0.403887", id="missing for the second time"),
+        pytest.param(running(-3600), (85, 69, 30, 10), "0.397249", id="before the list lag"),
+        pytest.param(leased(-3600), (85, 69, 30, 10), "0.405000", id="never listed: now"),
+    ],
+)
+def test_a_released_machine_is_charged_until_it_was_surely_gone(
+    status: dict[str, Any], listings: tuple[float, ...], cost: str
+) -> None:
+    """From the rent request, at the highest price seen, rounded up."""
     seen = node_observation(
-        ended(running(-3600)),
-        world=gone(30, 10),
+        ended(status),
+        world=a_world(*(a_listing(ago=ago) for ago in listings)),
         memory=NodeMemory(destroy_sent_at=MONOTONIC - 90),
     )
 
-    assert plan_node(seen).status.accrued_usd == "0.405000"
+    assert plan_node(seen).status.accrued_usd == cost
+
+
+def test_a_machine_that_a_listing_left_out_is_charged_on() -> None:
+    """It was shown again after that."""
+    left_out = (a_listing(ago=85), a_listing(ago=69), a_listing(a_lease(), ago=54))
+    seen = node_observation(
+        ended(running(-3600)),
+        world=a_world(*left_out, a_listing(ago=29), a_listing(ago=10)),
+        memory=NodeMemory(destroy_sent_at=MONOTONIC - 90),
+    )
+
+    assert plan_node(seen).status.accrued_usd == "0.403887"
 
 
 def test_an_interrupted_run_is_counted_and_its_machine_kept() -> None:

@@ -1,0 +1,113 @@
+"""Certificates: made, and read back."""
+
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from gpujob.core.certificates import Certificate
+
+BACKDATED = timedelta(minutes=5)
+"""For the sake of callers whose clock is behind."""
+
+
+class PkiError(ValueError):
+    """A stored certificate or key can not be read; says which."""
+
+
+def make(names: frozenset[str], *, now: datetime, life_seconds: float) -> Certificate:
+    """Makes a server's certificate with an authority of its own, whose key is forgotten at once."""
+    ends_at = now + timedelta(seconds=life_seconds)
+    signer = ec.generate_private_key(ec.SECP256R1())
+    # Two authorities of the same name, both trusted, must not be taken for one another.
+    own_id = x509.SubjectKeyIdentifier.from_public_key(signer.public_key())
+    issuer = _name(f"gpujob admission {own_id.digest.hex()[:16]}")
+    builder = _builder(issuer, issuer, signer.public_key(), now, ends_at)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_usage(signs=True), critical=True)
+    authority = builder.add_extension(own_id, critical=False).sign(signer, hashes.SHA256())
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = _builder(_name(sorted(names)[0]), issuer, key.public_key(), now, ends_at)
+    extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (_usage(signs=False), True),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
+        (x509.SubjectAlternativeName([x509.DNSName(name) for name in sorted(names)]), False),
+        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own_id), False),
+    )
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical=critical)
+    return Certificate(
+        authority=_pem(authority),
+        chain=_pem(builder.sign(signer, hashes.SHA256())),
+        key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+        made_at=now,
+        ends_at=ends_at,
+        names=names,
+    )
+
+
+def read(*, authority: str, chain: str, key: str) -> Certificate:
+    """Returns a stored certificate with its dates and names; raises PkiError."""
+    try:
+        certificate = x509.load_pem_x509_certificate(chain.encode())
+        extensions = certificate.extensions
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise PkiError(f"the stored certificate can not be read: {error}") from error
+    if not authority or not key:
+        raise PkiError("the stored certificate lacks its key or its authority")
+    return Certificate(
+        authority=authority,
+        chain=chain,
+        key=key,
+        made_at=certificate.not_valid_before_utc + BACKDATED,
+        ends_at=certificate.not_valid_after_utc,
+        names=frozenset(names.get_values_for_type(x509.DNSName)),
+    )
+
+
+def _name(text: str) -> x509.Name:
+    # A common name has at most 64 characters; nobody reads it.
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    public: ec.EllipticCurvePublicKey,
+    now: datetime,
+    ends_at: datetime,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(ends_at)
+    )
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode()

@@ -1,0 +1,26 @@
+"""What the leader publishes of the market, for those who have no access to the provider."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gpujob.api.gpujob import Usd
+from gpujob.api.meta import Model, Time
+
+
+class Floor(Model):
+    """The lowest price that was lately asked for one GPU of a model."""
+
+    usd_per_hour: Annotated[Usd, Field(alias="usdPerHour")]
+    seen_at: Time
+
+
+class MarketNotes(Model):
+    """All of it, as it stands in a ConfigMap."""
+
+    overhead_seconds: Annotated[float, Field(ge=0)]
+    """What the gate adds to the run time of a job: boot, drain, destroy."""
+    models: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=1000)] = ()
+    """Names of GPU models that the provider knows."""
+    floors: Annotated[dict[str, Floor], Field(max_length=1000, default_factory=dict)]
+    """By GPU model."""

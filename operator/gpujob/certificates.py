@@ -1,0 +1,160 @@
+"""Makes and rotates the webhook's certificates, and keeps what the API server trusts current.
+
+They are in a Secret that every replica of the server reads; the authorities that signed them are in
+the `caBundle` of the webhook's configuration. Only the leader writes either.
+"""
+
+import asyncio
+import base64
+from dataclasses import replace
+
+import structlog
+
+from gpujob.adapters import pki
+from gpujob.adapters.clock import Clock
+from gpujob.adapters.errors import ClusterError, ObjectGone
+from gpujob.adapters.kube import Body, KubeClient
+from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
+from gpujob.config import Settings
+from gpujob.core.certificates import Certificate, Held, Step, due, used_next
+
+CONFIGURATION = "ValidatingWebhookConfiguration"
+LOOK_SECONDS = 10.0
+"""Between two looks; a life or an overlap of tests is shorter, and looked at more often."""
+LOOKS_PER_OVERLAP = 4
+
+log = structlog.get_logger("gpujob.certificates")
+
+
+def secret_name(name: str) -> str:
+    """Returns the name of the Secret for a release of this name."""
+    return f"{name}-server-tls"
+
+
+def server_names(settings: Settings) -> frozenset[str]:
+    """Returns the names by which the API server reaches the Service of the server."""
+    service = f"{settings.name}-server.{settings.namespace}"
+    return frozenset({f"{service}.svc", f"{service}.svc.cluster.local"})
+
+
+async def keep_for_ever(kube: KubeClient, clock: Clock, settings: Settings) -> None:
+    """Looks again and again; what fails is tried again."""
+    overlap = settings.limits.certificate_overlap_seconds
+    while True:
+        try:
+            await keep_once(kube, clock, settings)
+        except ObjectGone:
+            # The check of the cluster says what is missing.
+            log.warning("webhook_missing", name=settings.webhook)
+        except ClusterError as error:
+            log.warning("certificates_not_kept", problem=str(error))
+        except Exception:
+            # Without certificates nothing new is stored; what runs must go on being led.
+            log.exception("certificates_broke")
+        await asyncio.sleep(min(LOOK_SECONDS, overlap / LOOKS_PER_OVERLAP))
+
+
+async def keep_once(kube: KubeClient, clock: Clock, settings: Settings) -> None:
+    """Takes the step that is due, and has the API server trust what is stored; raises ClusterError.
+
+    Trust comes before use: a certificate that is stored is trusted before the pass that uses it.
+    """
+    limits, names = settings.limits, server_names(settings)
+    configuration = await kube.get(CONFIGURATION, "", settings.webhook)
+    stored = await kube.find("Secret", settings.namespace, secret_name(settings.name))
+    held = _held(stored)
+    step = due(held, names=names, trusted=_trusted(configuration), now=clock.now(), limits=limits)
+    if step is not Step.NOTHING:
+        life = limits.certificate_life_seconds
+        match step:
+            case Step.MAKE:
+                made = pki.make(names, now=clock.now(), life_seconds=life)
+                former = held.used.authority if held.used else ""
+                held = Held(used=made, former_authority=former)
+            case Step.MAKE_NEXT:
+                made = pki.make(names, now=clock.now(), life_seconds=life)
+                held = replace(held, coming=made)
+            case Step.USE_NEXT:
+                held = used_next(held)
+        await _store(kube, settings, stored, held)
+        log.info("certificate", step=step.name.lower(), used=repr(held.used))
+    if _trusted(configuration) != held.trusted:
+        bundle = base64.b64encode(held.trusted.encode()).decode()
+        webhooks = [
+            one | {"clientConfig": one["clientConfig"] | {"caBundle": bundle}}
+            for one in configuration.get("webhooks") or []
+        ]
+        await kube.replace(CONFIGURATION, configuration | {"webhooks": webhooks})
+
+
+def _trusted(configuration: Body) -> str:
+    """Returns what all webhooks of the configuration trust; empty if they differ."""
+    webhooks = configuration.get("webhooks") or []
+    bundles = {one["clientConfig"].get("caBundle", "") for one in webhooks}
+    return base64.b64decode(bundles.pop()).decode(errors="replace") if len(bundles) == 1 else ""
+
+
+def _held(stored: Body | None) -> Held:
+    """Reads the Secret; what can not be read is not there."""
+    texts = {
+        key: base64.b64decode(value).decode(errors="replace")
+        for key, value in ((stored or {}).get("data") or {}).items()
+    }
+    return Held(
+        used=_certificate(texts, "ca.crt", "tls.crt", "tls.key"),
+        coming=_certificate(texts, "next-ca.crt", "next.crt", "next.key"),
+        former_authority=texts.get("former-ca.crt", ""),
+    )
+
+
+def _certificate(texts: dict[str, str], authority: str, chain: str, key: str) -> Certificate | None:
+    if not texts.get(chain):
+        return None
+    try:
+        return pki.read(
+            authority=texts.get(authority, ""), chain=texts[chain], key=texts.get(key, "")
+        )
+    except pki.PkiError as error:
+        log.warning("certificate_unreadable", problem=str(error))
+        return None
+
+
+async def _store(kube: KubeClient, settings: Settings, stored: Body | None, held: Held) -> None:
+    assert held.used is not None
+    texts = {
+        "ca.crt": held.used.authority,
+        "tls.crt": held.used.chain,
+        "tls.key": held.used.key,
+        "former-ca.crt": held.former_authority,
+    }
+    if held.coming is not None:
+        texts |= {
+            "next-ca.crt": held.coming.authority,
+            "next.crt": held.coming.chain,
+            "next.key": held.coming.key,
+        }
+    data = {key: base64.b64encode(text.encode()).decode() for key, text in texts.items()}
+    if stored is not None:
+        await kube.replace("Secret", stored | {"data": data})
+        return
+    service = await kube.get("Service", settings.namespace, f"{settings.name}-server")
+    owner = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "name": service["metadata"]["name"],
+        "uid": service["metadata"]["uid"],
+    }
+    body = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "metadata": {
+            "name": secret_name(settings.name),
+            "namespace": settings.namespace,
+            "labels": {LABEL_MANAGED_BY: MANAGER},
+            # It goes with the release.
+            "ownerReferences": [owner],
+        },
+        "data": data,
+    }
+    await kube.create("Secret", settings.namespace, body)

@@ -1,0 +1,118 @@
+"""What the webhook answers: every fault at once, and warnings for what is legal and soon regretted.
+
+A pure function of the object and of what the leader has published of the market: every replica
+answers alike, and asks nobody.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import ValidationError
+
+from gpujob.api.gpujob import GpuJobSpec
+from gpujob.api.market import MarketNotes
+from gpujob.core.floors import least_microusd
+from gpujob.core.gpu_models import KNOWN
+from gpujob.core.money import floor_usd, short_usd
+from gpujob.core.spec_faults import Fault, shape_faults, spec_faults
+
+FAULTS_TOLD = 20
+TRACKED = frozenset(
+    {
+        "argocd.argoproj.io/instance",
+        "argocd.argoproj.io/tracking-id",
+        "kustomize.toolkit.fluxcd.io/name",
+        "helm.toolkit.fluxcd.io/name",
+    }
+)
+"""Labels and annotations by which GitOps tools know what they apply again."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is held against an object."""
+
+    faults: tuple[Fault, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """All faults in one line, as kubectl shows them."""
+        told = "; ".join(str(fault) for fault in self.faults[:FAULTS_TOLD])
+        more = len(self.faults) - FAULTS_TOLD
+        return f"{told}; and {more} more" if more > 0 else told
+
+
+def review(body: Mapping[str, Any], notes: MarketNotes | None = None, *, now: datetime) -> Verdict:
+    """Judges a GpuJob that a user wants to store, by what is known of the market; total."""
+    try:
+        # As JSON, and nothing converted: "1" is no number.
+        spec = GpuJobSpec.model_validate_json(json.dumps(body.get("spec")), strict=True)
+    except ValidationError as error:
+        faults = shape_faults(error)
+        return Verdict(tuple(Fault(_below_spec(one.field), one.message) for one in faults))
+    known = KNOWN | {*(notes.models if notes else ())} | {*(notes.floors if notes else ())}
+    faults = (*spec_faults(spec), *_unknown_models(spec, known))
+    warnings = _warnings(spec, body.get("metadata") or {})
+    return Verdict(faults, (*warnings, *_too_little(spec, notes, now)))
+
+
+def _below_spec(field: str) -> str:
+    return "spec" if field == "the object" else f"spec.{field}"
+
+
+def _unknown_models(spec: GpuJobSpec, known: frozenset[str]) -> tuple[Fault, ...]:
+    by_plain = {_plain(name): name for name in sorted(known)}
+    found = []
+    for at, model in enumerate(spec.gpu.models):
+        if model in known or not model.isprintable() or not model.isascii():
+            continue
+        near = get_close_matches(_plain(model), by_plain, n=1, cutoff=0.6)
+        hint = f"; did you mean '{by_plain[near[0]]}'?" if near else ""
+        words = f"the market knows no GPU '{model}'{hint}"
+        found.append(Fault(f"spec.gpu.models[{at}]", words))
+    return tuple(found)
+
+
+def _plain(model: str) -> str:
+    """The name as nobody could misspell it: `NVIDIA GeForce RTX_4090` and `rtx4090` are alike."""
+    text = model.lower()
+    for word in ("nvidia", "geforce", "-", "_", " "):
+        text = text.replace(word, "")
+    return text
+
+
+def _too_little(spec: GpuJobSpec, notes: MarketNotes | None, now: datetime) -> tuple[str, ...]:
+    """Warns of a ceiling that no machine of the present market could keep within."""
+    least = least_microusd(spec, notes, now) if notes else None
+    if least is None or floor_usd(spec.cost.ceiling) >= least:
+        return ()
+    needed = short_usd(least)
+    return (
+        f"spec.cost.ceiling: at today's lowest price this job needs more than {needed}; it waits",
+    )
+
+
+def _warnings(spec: GpuJobSpec, metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """Each at most 120 characters: more may be cut."""
+    found = []
+    marks = {*(metadata.get("labels") or {}), *(metadata.get("annotations") or {})}
+    if spec.ttl_seconds_after_finished is not None and marks & TRACKED:
+        found.append(
+            "spec.ttlSecondsAfterFinished: GitOps applies a deleted job again, which is paid again"
+        )
+    if spec.active_deadline_seconds is None:
+        found.append(
+            "spec.activeDeadlineSeconds is not set: the job waits, since no cost can be bounded"
+        )
+    if spec.market.hosts == "Any":
+        found.append(
+            "spec.market.hosts is Any: nobody has verified the machine that sees your data"
+        )
+    if ":" not in spec.image.rpartition("/")[2]:
+        found.append("spec.image has no tag or digest: two attempts may run different programs")
+    return tuple(found)

@@ -1,0 +1,135 @@
+"""The names by which the market calls its GPUs, and by which they call themselves."""
+
+import re
+
+KNOWN = frozenset(
+    {
+        "A10",
+        "A100 PCIE",
+        "A100 SXM4",
+        "A100X",
+        "A40",
+        "A800 PCIE",
+        "B200",
+        "B300",
+        "GH200",
+        "GTX 1050",
+        "GTX 1050 Ti",
+        "GTX 1060",
+        "GTX 1070",
+        "GTX 1070 Ti",
+        "GTX 1080",
+        "GTX 1080 Ti",
+        "GTX 1650",
+        "GTX 1660",
+        "GTX 1660 S",
+        "GTX 1660 Ti",
+        "GTX TITAN X",
+        "H100 NVL",
+        "H100 PCIE",
+        "H100 SXM",
+        "H200",
+        "H200 NVL",
+        "InstinctMI50",
+        "L4",
+        "L40",
+        "L40S",
+        "Q RTX 4000",
+        "Q RTX 6000",
+        "Q RTX 8000",
+        "Quadro K2200",
+        "Quadro P4000",
+        "RTX 2060",
+        "RTX 2060S",
+        "RTX 2070",
+        "RTX 2070S",
+        "RTX 2080",
+        "RTX 2080 Ti",
+        "RTX 2080S",
+        "RTX 3050",
+        "RTX 3060",
+        "RTX 3060 Ti",
+        "RTX 3060 laptop",
+        "RTX 3070",
+        "RTX 3070 Ti",
+        "RTX 3070 laptop",
+        "RTX 3080",
+        "RTX 3080 Ti",
+        "RTX 3090",
+        "RTX 3090 Ti",
+        "RTX 4000Ada",
+        "RTX 4060",
+        "RTX 4060 Ti",
+        "RTX 4070",
+        "RTX 4070 Ti",
+        "RTX 4070S",
+        "RTX 4070S Ti",
+        "RTX 4080",
+        "RTX 4080S",
+        "RTX 4090",
+        "RTX 4090D",
+        "RTX 4500Ada",
+        "RTX 5000Ada",
+        "RTX 5060",
+        "RTX 5060 Ti",
+        "RTX 5070",
+        "RTX 5070 Ti",
+        "RTX 5080",
+        "RTX 5090",
+        "RTX 5880Ada",
+        "RTX 6000Ada",
+        "RTX A2000",
+        "RTX A4000",
+        "RTX A4500",
+        "RTX A5000",
+        "RTX A6000",
+        "RTX PRO 4000",
+        "RTX PRO 4500",
+        "RTX PRO 5000",
+        "RTX PRO 6000 S",
+        "RTX PRO 6000 WS",
+        "Tesla P100",
+        "Tesla P4",
+        "Tesla P40",
+        "Tesla T4",
+        "Tesla V100",
+        "Titan V",
+        "Titan Xp",
+    }
+)
+"""Taken from market statistics of 2025-12-07 and offers of 2026-06-12."""
+
+
+_PARTS = re.compile(r"[a-z]+[0-9]+[a-z]*|[0-9]+|[a-z]+")
+_SIZE = re.compile(r"\b[0-9]+ ?gb\b")
+_FORM = re.compile(r"\b(sxm|pcie|nvl)[0-9]?\b")
+_SAY_NOTHING = frozenset(
+    {"nvidia", "geforce", "quadro", "tesla", "rtx", "gtx", "q", "generation", "graphics", "gpu"}
+    | {"blackwell", "edition", "ac", "max", "hbm2", "hbm2e", "hbm3", "hbm3e"}
+)
+
+
+def is_same_model(market: str, measured: str) -> bool:
+    """Whether a GPU that calls itself `measured` is what the market calls `market`.
+
+    The two never spell alike: `RTX 4070S Ti` is `NVIDIA GeForce RTX 4070 Ti SUPER`, `H100 SXM` is
+    `NVIDIA H100 80GB HBM3`. Makers, sizes and words that say nothing are left out; number and
+    variant must agree, and the form if both tell one.
+    """
+    claimed, shown = _identity(market), _identity(measured)
+    forms = _form(market), _form(measured)
+    return claimed == shown and (None in forms or forms[0] == forms[1])
+
+
+def _identity(name: str) -> frozenset[str]:
+    text = _FORM.sub(" ", _SIZE.sub(" ", name.lower().replace("-", " ")))
+    parts = set(_PARTS.findall(text)) - _SAY_NOTHING
+    short = {"ws": "workstation", "s": "server" if "pro" in parts else "super"}
+    return frozenset(short.get(part, part) for part in parts)
+
+
+def _form(name: str) -> str | None:
+    text = name.lower().replace("-", " ")
+    if (found := _FORM.search(text)) is not None:
+        return found[1]
+    return "sxm" if "hbm3" in text else None

@@ -1,0 +1,85 @@
+"""The forms that the plan for a node takes: wait, go on, end the attempt."""
+
+from datetime import timedelta
+from math import ceil
+
+from gpujob.api.gpunode import EndStatus, GpuNodeStatus, RunStatus, StopStatus
+from gpujob.api.reasons import Reason
+from gpujob.core import plan as effects
+from gpujob.core.node.facts import may_run, next_look, with_figures
+from gpujob.core.observation import NodeObservation
+from gpujob.core.plan import Plan
+
+NodePlan = Plan[GpuNodeStatus]
+"""What to store and do now for a GpuNode."""
+
+
+def wait(
+    seen: NodeObservation,
+    reason: Reason,
+    message: str,
+    seconds: float,
+    todo: tuple[effects.Effect, ...] = (),
+) -> NodePlan:
+    """Says what is waited for; looks again after so many seconds, or when time alone decides."""
+    return Plan(
+        status=with_figures(seen),
+        reason=reason,
+        message=message,
+        effects=todo,
+        requeue_seconds=min(seconds, next_look(seen)),
+    )
+
+
+def progress(status: GpuNodeStatus, reason: Reason, message: str) -> NodePlan:
+    """Stores what is new; the next pass follows at once."""
+    return Plan(status=status, reason=reason, message=message, requeue_seconds=0)
+
+
+def stop(seen: NodeObservation, reason: Reason, message: str) -> NodePlan:
+    """Stores that the workload is to end, so that it can save what it has; where none may run the
+    attempt ends at once."""
+    status = seen.node.status
+    if not may_run(status):
+        return end(seen, reason, message)
+    told = StopStatus(at=seen.world.now, reason=reason, message=message[:1024])
+    return progress(status.model_copy(update={"stop": told}), Reason.STOPPING, message)
+
+
+def end(
+    seen: NodeObservation,
+    reason: Reason,
+    message: str,
+    *,
+    exit_code: int | None = None,
+    run_seconds: float | None = None,
+) -> NodePlan:
+    """Stores that the attempt is over; the next pass, at once, gives the machine back.
+
+    `run_seconds` = how long the workload ran, where that is known better than by our clock.
+    """
+    status, now = seen.node.status, seen.world.now
+    update: dict[str, object] = {
+        "end": EndStatus(at=now, reason=reason, message=message[:1024], exit_code=exit_code)
+    }
+    if status.run is not None:
+        ran = (now - status.run.started_at).total_seconds() if run_seconds is None else run_seconds
+        update["run"] = status.run.model_copy(update={"seconds": ceil(max(ran, 0.0))})
+    elif run_seconds is not None:
+        started = now - timedelta(seconds=run_seconds)
+        update["run"] = RunStatus(started_at=started, seconds=ceil(run_seconds))
+    return progress(status.model_copy(update=update), reason, message)
+
+
+def account_doubt(seen: NodeObservation) -> NodePlan | None:
+    """A listing is evidence only for machines of its own account."""
+    rent, account = seen.node.status.rent, seen.world.account_id
+    if rent is None or account is None or account == rent.account_id:
+        return None
+    words = f"rented by account {rent.account_id}, but the present key is of account {account}"
+    return wait(seen, Reason.ACCOUNT_CHANGED, words, seen.world.limits.poll_seconds)
+
+
+def because(detail: str) -> str:
+    """Returns the tail of a message that gives a detail, if there is one."""
+    return f": {detail}" if detail else ""

@@ -1,0 +1,65 @@
+"""The driver pod and its key: both exist before the machine does."""
+
+from gpujob.api.gpunode import DriverStatus
+from gpujob.api.reasons import Reason
+from gpujob.core import plan as effects
+from gpujob.core.driver_pod import driver_pod
+from gpujob.core.node.answers import NodePlan, because, end, progress, wait
+from gpujob.core.observation import NodeObservation
+
+
+def make_key(seen: NodeObservation) -> NodePlan | None:
+    """The node's own SSH key comes first: the pod mounts it, the machine trusts it."""
+    if seen.node.status.ssh_public_key is not None:
+        return None
+    if (key := seen.memory.public_key) is not None:
+        status = seen.node.status.model_copy(update={"ssh_public_key": key})
+        return progress(status, Reason.AWAITING_DRIVER, "the SSH key was made")
+    return wait(seen, Reason.AWAITING_DRIVER, "making the SSH key", 1.0, (effects.CreateKey(),))
+
+
+def start_driver(seen: NodeObservation) -> NodePlan | None:
+    """A driver must run and report before anything is rented; a lost one is replaced."""
+    status, world, limits, pod = seen.node.status, seen.world, seen.world.limits, seen.pod
+    driver = status.driver
+    patience = limits.driver_replacement_seconds if status.rent else limits.driver_pending_seconds
+    if pod is None:
+        missing = seen.memory.pod_missing_since
+        if missing is not None and world.monotonic - missing >= patience:
+            words = f"no driver pod could be created for {patience:.0f} s"
+            return _driver_ended(seen, words + because(seen.memory.pod_problem))
+        manifest = driver_pod(seen)
+        words = "creating the driver pod" + because(seen.memory.pod_problem)
+        return wait(seen, Reason.AWAITING_DRIVER, words, 5.0, (effects.CreateDriver(manifest),))
+    if pod.phase in ("Succeeded", "Failed") and not pod.is_being_deleted:
+        todo = (effects.DeleteDriver(pod.name, pod.uid),)
+        words = "the driver pod ended without an outcome; replacing it"
+        return wait(seen, Reason.AWAITING_DRIVER, words, 2.0, todo)
+    if driver is None or driver.pod_uid != pod.uid:
+        recorded = DriverStatus(pod_name=pod.name, pod_uid=pod.uid)
+        status = status.model_copy(update={"driver": recorded})
+        return progress(status, Reason.AWAITING_DRIVER, f"driver pod {pod.name} was created")
+    if seen.report is not None:
+        if seen.report.data_problem and status.rent is None:
+            return end(seen, Reason.DATA_UNUSABLE, seen.report.data_problem)
+        if driver.ready_at is None:
+            ready = driver.model_copy(update={"ready_at": world.now})
+            status = status.model_copy(update={"driver": ready})
+            return progress(status, Reason.AWAITING_QUOTE, "the driver is running")
+        return None
+    if driver.ready_at is None:
+        waited = (world.now - pod.created_at).total_seconds()
+        detail = because(pod.waiting)
+        if waited >= patience:
+            return _driver_ended(
+                seen, f"the driver pod did not report within {patience:.0f} s{detail}"
+            )
+        words = f"the driver pod is {pod.phase}{detail}"
+        return None if status.rent else wait(seen, Reason.AWAITING_DRIVER, words, 5.0)
+    # It reported to an earlier process of ours, and will to this one within seconds.
+    return None if status.rent else wait(seen, Reason.AWAITING_DRIVER, "awaiting its report", 5.0)
+
+
+def _driver_ended(seen: NodeObservation, words: str) -> NodePlan:
+    rented = seen.node.status.rent is not None
+    return end(seen, Reason.DRIVER_LOST if rented else Reason.DRIVER_NOT_STARTED, words)

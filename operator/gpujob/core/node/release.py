@@ -1,0 +1,160 @@
+"""The attempt is over: its machine is destroyed, proved gone, and the object let go."""
+
+from gpujob.api.reasons import Reason
+from gpujob.core import plan as effects
+from gpujob.core.hosts import FAILURES, Trial
+from gpujob.core.money import format_usd
+from gpujob.core.node.answers import NodePlan, account_doubt
+from gpujob.core.node.facts import (
+    accrued_microusd,
+    end_message,
+    gone_at,
+    marked_leases,
+    own_lease,
+    paid_seconds,
+    with_figures,
+)
+from gpujob.core.node.rent import answered, proof_starts, record_lease
+from gpujob.core.observation import NodeObservation
+from gpujob.core.plan import Plan
+from gpujob.core.preflight import UNFIT
+
+
+def released(seen: NodeObservation) -> NodePlan | None:
+    """Nothing is owed: let the object go, and delete it once it was kept long enough."""
+    status, limits = seen.node.status, seen.world.limits
+    if status.released_at is None:
+        return None
+    todo: list[effects.Effect] = []
+    age = (seen.world.now - status.released_at).total_seconds()
+    pod = seen.pod
+    lingers = pod is not None and pod.phase in ("Pending", "Running") and not pod.is_being_deleted
+    if pod is not None and lingers and age >= limits.driver_exit_seconds:
+        todo.append(effects.DeleteDriver(pod.name, pod.uid))
+    settled = _is_settled(seen)
+    if seen.node.metadata.holds_finalizer and settled:
+        if (trial := _trial(seen)) is not None:
+            todo.append(effects.RememberMachine(trial))
+        todo.append(effects.RemoveFinalizer())
+    if age >= limits.node_retention_seconds and not seen.node.metadata.is_being_deleted:
+        todo.append(effects.DeleteNode())
+    return Plan(
+        status=status,
+        reason=Reason.RELEASED,
+        message=end_message(status),
+        effects=tuple(todo),
+        requeue_seconds=(
+            limits.driver_exit_seconds if lingers or not settled else limits.node_retention_seconds
+        ),
+    )
+
+
+def _trial(seen: NodeObservation) -> Trial | None:
+    """What the attempt showed of its machine; None = nothing."""
+    status = seen.node.status
+    if status.rent is None or status.lease is None or status.end is None:
+        return None
+    failed = Reason(status.end.reason) in FAILURES
+    if not failed and status.run is None:
+        return None
+    return Trial(
+        machine_id=status.rent.machine_id,
+        host_id=status.rent.host_id,
+        node_uid=seen.node.metadata.uid,
+        at=status.released_at or seen.world.now,
+        failed=failed,
+        reason=status.end.reason,
+    )
+
+
+def _is_settled(seen: NodeObservation) -> bool:
+    """Whether the job has taken the cost of this attempt over, or there is no job to do so.
+
+    A node that went earlier would be charged as one that vanished: in full.
+    """
+    job, node = seen.job, seen.node
+    if job is None or job.metadata.uid != node.spec.job_ref.uid:
+        return True
+    return job.status.node_uid != node.metadata.uid
+
+
+def giving_back(seen: NodeObservation) -> NodePlan | None:
+    """The attempt is over: destroy what is listed until the account is proved to be without it."""
+    status, world = seen.node.status, seen.world
+    if status.end is None:
+        return None
+    if status.rent is None or status.not_rented is not None:
+        return _release(seen, 0, ())
+    if status.lease is None and (answer := answered(seen)) is not None:
+        return answer
+    if (doubt := account_doubt(seen)) is not None:
+        return doubt
+    waits_from = proof_starts(seen)
+    if waits_from is not None and gone_at(seen, after=waits_from) is not None:
+        if status.lease is None:
+            return _release(seen, 0, ())
+        seconds = (world.now - status.end.at).total_seconds()
+        learnt: list[effects.Effect] = [effects.RecordDestroy(seconds)]
+        if status.end.reason in UNFIT:
+            paid = paid_seconds(seen) - _unpaid_seconds(seen)
+            learnt.append(effects.RecordUnfit(Reason(status.end.reason), paid))
+        return _release(seen, _charge_microusd(seen), tuple(learnt))
+    if status.lease is None and (found := marked_leases(seen)):
+        # It appears only now: it has to be charged, so it is recorded before it goes.
+        return record_lease(seen, found[0])
+    targets = _to_destroy(seen)
+    return Plan(
+        status=with_figures(seen),
+        reason=Reason.RELEASING,
+        message=f"{end_message(status)}; waiting for the proof that the machine is gone",
+        effects=(effects.Destroy(tuple(sorted(targets))),) if targets else (),
+        requeue_seconds=world.limits.poll_seconds,
+    )
+
+
+def _charge_microusd(seen: NodeObservation) -> int:
+    """Returns what a machine that is proved gone has cost at most.
+
+    Only a new machine may be invisible (list lag). One that was listed was gone with the second
+    listing after the destroy that did not show it, if no later one did; the proof comes later.
+    """
+    return accrued_microusd(seen, unpaid_seconds=_unpaid_seconds(seen))
+
+
+def _unpaid_seconds(seen: NodeObservation) -> float:
+    was_listed, sent = seen.node.status.machine is not None, seen.memory.destroy_sent_at
+    gone = gone_at(seen, after=sent) if was_listed and sent is not None else None
+    return seen.world.monotonic - gone if gone is not None else 0.0
+
+
+def _to_destroy(seen: NodeObservation) -> set[int]:
+    """What is to be destroyed now: the recorded machine first, then whatever is still listed.
+
+    Only a listing that was asked for after the last request says that another one is needed.
+    """
+    lease, last = seen.node.status.lease, seen.memory.destroy_repeated_at
+    if last is None:
+        return {row.instance_id for row in marked_leases(seen)} | (
+            {lease.instance_id} if lease else set()
+        )
+    if not seen.world.listings or seen.world.listings[-1].requested_at <= last:
+        return set()
+    shown = {row.instance_id for row in marked_leases(seen)}
+    own = own_lease(seen)
+    return shown | ({own.instance_id} if own else set())
+
+
+def _release(
+    seen: NodeObservation, cost_microusd: int, learnt: tuple[effects.Effect, ...]
+) -> NodePlan:
+    now = seen.world.now
+    status = seen.node.status.model_copy(
+        update={"released_at": now, "accrued_usd": format_usd(cost_microusd), "as_of": now}
+    )
+    return Plan(
+        status=status,
+        reason=Reason.RELEASED,
+        message=end_message(status),
+        effects=learnt,
+        requeue_seconds=0,
+    )

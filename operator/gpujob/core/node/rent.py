@@ -1,0 +1,195 @@
+"""The one rent request, its marker, and what came of it."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from gpujob.api.gpunode import LeaseStatus, RentAnswer, RentMarker
+from gpujob.api.reasons import Reason
+from gpujob.core import plan as effects
+from gpujob.core.cost.gate import (
+    Admission,
+    CostGateError,
+    Question,
+    avoided_machines,
+    judge,
+    rounded_down,
+)
+from gpujob.core.market import Lease
+from gpujob.core.money import format_usd, micro_up, parse_usd, short_usd
+from gpujob.core.node.answers import NodePlan, account_doubt, end, progress, wait
+from gpujob.core.node.facts import gone_at, marked_leases
+from gpujob.core.observation import NodeObservation, RentAccepted, RentRefused, Unavailable
+from gpujob.core.plan import Plan
+from gpujob.core.start_script import start_script
+
+BIRTH_GRACE = timedelta(seconds=30)
+"""A machine born later than this after `rentNotAfter` came from a request sent too late."""
+
+
+def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
+    """Gate again on a fresh quote, store the marker, and only then send the one request."""
+    status, world, job = seen.node.status, seen.world, seen.job
+    if status.rent is not None:
+        return None
+    assert job is not None, "a node without a job ends before"
+    if job.status.node_uid != seen.node.metadata.uid:
+        return wait(seen, Reason.AWAITING_NODE, "the job has not recorded this node yet", 1.0)
+    if world.not_ready is not None:
+        why = world.not_ready
+        return wait(seen, why.reason, why.message, world.limits.poll_seconds)
+    if world.account_id is None or not world.listings:
+        return wait(seen, Reason.PROVIDER_UNAVAILABLE, "the account is not known yet", 2.0)
+    if job.status.node_account_id != world.account_id:
+        # The job would look for the machine on the account that it was told.
+        words = f"the key is now of account {world.account_id}; nothing was rented"
+        return end(seen, Reason.ACCOUNT_CHANGED, words)
+    if seen.quotes is None:
+        return replace(
+            wait(seen, Reason.AWAITING_QUOTE, "asking for prices", 1.0), wants_quotes=True
+        )
+    if isinstance(seen.quotes, Unavailable):
+        return wait(seen, seen.quotes.reason, seen.quotes.message, world.limits.gate_retry_seconds)
+    reserved = parse_usd(seen.node.spec.reserved_usd)
+    try:
+        admission = judge(
+            Question(
+                now=world.now,
+                limits=world.limits,
+                spec=job.spec,
+                spent_microusd=parse_usd(job.status.cost.spent_usd),
+                run_seconds_used=job.status.run_seconds,
+                quotes=seen.quotes,
+                leases=world.leases,
+                leased_usd_per_hour=world.leased_usd_per_hour,
+                destroys=world.destroys,
+                avoided_machines=avoided_machines(job.status),
+                hosts=world.hosts,
+                reserved_microusd=reserved,
+            )
+        )
+    except CostGateError as refused:
+        return wait(seen, refused.reason, refused.message, world.limits.gate_retry_seconds)
+    marker = _marker(seen, admission, world.account_id)
+    bid = admission.offer.gpu_usd_per_hour if marker.bid_usd_per_hour else None
+    status = status.model_copy(update={"rent": marker})
+    request = effects.Rent(
+        offer_id=admission.offer.offer_id,
+        image=job.spec.image,
+        disk_gb=job.spec.resources.disk_gb,
+        bid_usd_per_hour=bid,
+        mark=str(seen.mark),
+        start_script=start_script(
+            ssh_public_key=status.ssh_public_key or "",
+            nonce=marker.nonce,
+            provider_url=world.provider_url,
+            born_before=marker.not_after + BIRTH_GRACE,
+            money_deadline_seconds=marker.money_deadline_seconds,
+            heartbeat_stale_seconds=int(world.limits.heartbeat_stale_seconds),
+        ),
+        not_after=marker.not_after,
+    )
+    bound = short_usd(admission.estimate.total_microusd)
+    words = f"asking for {marker.gpu} in {marker.location}, bounded by {bound}"
+    return Plan(
+        status=status,
+        reason=Reason.RENT_REQUESTED,
+        message=words,
+        effects=(request,),
+        requeue_seconds=0,
+    )
+
+
+def _marker(seen: NodeObservation, admission: Admission, account_id: int) -> RentMarker:
+    now, offer, job = seen.world.now, admission.offer, seen.job
+    assert job is not None, "judged with its spec"
+    disk = offer.disk_usd_per_hour(job.spec.resources.disk_gb)
+    is_bid = job.spec.market.type == "Interruptible"
+    return RentMarker(
+        requested_at=now,
+        not_after=now + timedelta(seconds=seen.world.limits.rent_not_after_seconds),
+        account_id=account_id,
+        offer_id=offer.offer_id,
+        machine_id=offer.machine_id,
+        host_id=offer.host_id,
+        gpu=offer.gpu,
+        gpu_memory_gb=int(offer.gpu_memory_gb),
+        location=offer.location,
+        gpu_usd_per_hour=format_usd(micro_up(offer.gpu_usd_per_hour)),
+        disk_usd_per_hour=format_usd(micro_up(disk)),
+        bid_usd_per_hour=format_usd(micro_up(offer.gpu_usd_per_hour)) if is_bid else None,
+        download_usd_per_gb=format_usd(micro_up(offer.download_usd_per_gb)),
+        upload_usd_per_gb=format_usd(micro_up(offer.upload_usd_per_gb)),
+        traffic_reserve_usd=format_usd(admission.estimate.traffic_microusd),
+        estimate_usd=format_usd(admission.estimate.total_microusd),
+        confidence=rounded_down(admission.confidence),
+        fuse_usd=format_usd(admission.fuse_microusd),
+        money_deadline_seconds=admission.money_deadline_seconds,
+        nonce=seen.node.metadata.uid.replace("-", ""),
+    )
+
+
+def adopt(seen: NodeObservation) -> NodePlan | None:
+    """The marker is stored: find out what came of the request, and never send another."""
+    status, world = seen.node.status, seen.world
+    if status.rent is None or status.lease is not None:
+        return None
+    if (answer := answered(seen)) is not None:
+        return answer
+    if (doubt := account_doubt(seen)) is not None:
+        return doubt
+    if listed := marked_leases(seen):
+        return record_lease(seen, listed[0])
+    waits_from = proof_starts(seen)
+    if waits_from is not None and gone_at(seen, after=waits_from) is not None:
+        return _not_rented(seen, Reason.RENT_NOT_CONFIRMED, Reason.RENT_NOT_CONFIRMED.meaning)
+    return wait(
+        seen,
+        Reason.RENT_UNANSWERED,
+        "the rent request got no clear answer; looking for the machine by its mark",
+        world.limits.poll_seconds,
+    )
+
+
+def answered(seen: NodeObservation) -> NodePlan | None:
+    """What the process that sent the request was told by the provider, if that was clear."""
+    match seen.memory.rent:
+        case RentAccepted(instance_id):
+            return record_lease(seen, instance_id)
+        case RentRefused(reason, message):
+            return _not_rented(seen, reason, message)
+        case _:
+            return None
+
+
+def _not_rented(seen: NodeObservation, reason: Reason, message: str) -> NodePlan:
+    answer = RentAnswer(at=seen.world.now, reason=reason, message=message[:1024])
+    if seen.node.status.end is not None:
+        status = seen.node.status.model_copy(update={"not_rented": answer})
+        return progress(status, reason, message)
+    plan = end(seen, reason, message)
+    return replace(plan, status=plan.status.model_copy(update={"not_rented": answer}))
+
+
+def record_lease(seen: NodeObservation, found: Lease | int) -> NodePlan:
+    """Stores which machine it is, and the highest price known; a number alone was the answer."""
+    rent = seen.node.status.rent
+    assert rent is not None, "a machine is looked for only under a marker"
+    rate = parse_usd(rent.gpu_usd_per_hour) + parse_usd(rent.disk_usd_per_hour)
+    if isinstance(found, Lease):
+        rate = max(rate, micro_up(found.usd_per_hour))
+    number = found if isinstance(found, int) else found.instance_id
+    lease = LeaseStatus(
+        instance_id=number, usd_per_hour=format_usd(rate), recorded_at=seen.world.now
+    )
+    status = seen.node.status.model_copy(update={"lease": lease})
+    return progress(status, Reason.RENTED, f"rented as instance {number}")
+
+
+def proof_starts(seen: NodeObservation) -> float | None:
+    """Monotonic time from which listings count as proof; None = nothing was sent yet."""
+    limits, memory = seen.world.limits, seen.memory
+    if seen.node.status.lease is not None:
+        sent = memory.destroy_sent_at
+        return None if sent is None else sent + limits.list_lag_seconds
+    marker = memory.marker_seen_at
+    return None if marker is None else marker + limits.not_rented_wait_seconds

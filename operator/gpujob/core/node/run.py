@@ -1,0 +1,100 @@
+"""From the rented machine to the running workload, and while it runs."""
+
+from datetime import timedelta
+
+from gpujob.api.gpunode import MachineStatus, RunStatus
+from gpujob.api.reasons import Reason
+from gpujob.core import plan as effects
+from gpujob.core.money import format_usd, micro_up, parse_usd
+from gpujob.core.node.answers import NodePlan, because, end, progress, wait
+from gpujob.core.node.facts import (
+    boot_began,
+    can_be_reached,
+    marked_leases,
+    next_look,
+    own_lease,
+    present_report,
+    running_message,
+    with_figures,
+)
+from gpujob.core.observation import NodeObservation
+from gpujob.core.plan import Plan
+from gpujob.core.preflight import as_status, refusal
+
+
+def boot(seen: NodeObservation) -> NodePlan | None:
+    """The machine starts; its host key is read before anything is sent to it."""
+    status = seen.node.status
+    if status.machine is not None or status.rent is None or status.lease is None:
+        return None
+    lease = own_lease(seen)
+    if lease is None or not can_be_reached(lease):
+        shown = (lease.status or "being made") if lease else "not listed yet"
+        words = f"the machine is {shown}" + because(lease.status_message if lease else "")
+        return wait(seen, Reason.BOOTING, words, 2.0)
+    if seen.memory.host_key is None:
+        todo = (effects.ReadHostKey(status.lease.instance_id, status.rent.nonce),)
+        return wait(seen, Reason.BOOTING, "reading the host key from its log", 2.0, todo)
+    assert lease.ssh_host is not None, "checked above"
+    assert lease.ssh_port is not None, "checked above"
+    machine = MachineStatus(host=lease.ssh_host, port=lease.ssh_port, host_key=seen.memory.host_key)
+    status = status.model_copy(update={"machine": machine})
+    return progress(status, Reason.CONNECTING, "the host key is pinned; the driver connects")
+
+
+def measure(seen: NodeObservation) -> NodePlan | None:
+    """A machine that is not what its offer said is dropped before it gets work."""
+    status, job = seen.node.status, seen.job
+    if status.measured is not None or status.run is not None or status.interruptions is not None:
+        return None
+    if status.rent is None or job is None:
+        return None
+    measured = seen.report.measured if seen.report else None
+    if measured is None:
+        words = "the driver is connecting" + because(seen.report.message if seen.report else "")
+        return wait(seen, Reason.MEASURING, words, 2.0)
+    if (refused := refusal(measured, job.spec, status.rent, seen.world.limits)) is not None:
+        return end(seen, refused.reason, refused.message)
+    found = as_status(measured, seen.world.now)
+    status = status.model_copy(update={"measured": found})
+    return progress(status, Reason.CONNECTING, f"the machine is as it should be: {found.gpu}")
+
+
+def connect(seen: NodeObservation) -> NodePlan | None:
+    """The driver has its assignment; the run begins by its word, on our clock."""
+    status = seen.node.status
+    if status.run is not None or status.rent is None:
+        return None
+    report = present_report(seen)
+    ran = report.run_seconds if report else None
+    if ran is None:
+        words = "the driver is connecting" + because(seen.report.message if seen.report else "")
+        return wait(seen, Reason.CONNECTING, words, 2.0)
+    started = max(seen.world.now - timedelta(seconds=ran), boot_began(seen))
+    status = status.model_copy(update={"run": RunStatus(started_at=started)})
+    return progress(status, Reason.RUNNING, "the workload is running")
+
+
+def keep_up(seen: NodeObservation) -> NodePlan | None:
+    """While it runs: keep one machine, the highest price seen, and a figure of the cost."""
+    status = seen.node.status
+    if status.lease is None:
+        return None
+    others = tuple(
+        lease.instance_id
+        for lease in marked_leases(seen)
+        if lease.instance_id != status.lease.instance_id
+    )
+    lease, recorded, status = own_lease(seen), status.lease, with_figures(seen)
+    if lease is not None and micro_up(lease.usd_per_hour) > parse_usd(recorded.usd_per_hour):
+        dearer = {"usd_per_hour": format_usd(micro_up(lease.usd_per_hour))}
+        status = status.model_copy(update={"lease": recorded.model_copy(update=dearer)})
+    if status == seen.node.status and not others:
+        return None
+    return Plan(
+        status=status,
+        reason=Reason.RUNNING,
+        message=running_message(seen),
+        effects=(effects.Destroy(others),) if others else (),
+        requeue_seconds=next_look(seen),
+    )

@@ -1,0 +1,149 @@
+"""What is wrong with a spec that its schema can not see, and what is wrong with its shape in words.
+
+Asked by the webhook before anything is stored, and again before anything is rented: a webhook may
+be absent.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+
+from pydantic import ValidationError
+
+from gpujob.api.gpujob import Claim, GpuJobSpec
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST = (
+    r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*"
+)
+IMAGE = re.compile(
+    rf"(?:{_HOST}(?::[0-9]{{1,5}})?/)?{_COMPONENT}(?:/{_COMPONENT})*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
+    r"(?:@sha256:[0-9a-f]{64})?"
+)
+"""Of the OCI distribution specification, with the host and digest that container engines read."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong."""
+
+    field: str
+    """Path from the root: `spec.gpu.models[0]`."""
+    message: str
+    """What is wrong, and what would be right."""
+
+    def __str__(self) -> str:
+        """Returns both in a line."""
+        return f"{self.field}: {self.message}"
+
+
+def spec_faults(spec: GpuJobSpec) -> tuple[Fault, ...]:
+    """Returns all that would only show once a machine is paid for; empty = nothing is known."""
+    return tuple(_faults(spec))
+
+
+def shape_faults(error: ValidationError) -> tuple[Fault, ...]:
+    """Returns what the models hold against a document."""
+    return tuple(
+        Fault(_path(one["loc"]), one["msg"])
+        for one in error.errors(include_url=False, include_input=False)
+    )
+
+
+def _path(parts: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in parts:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".") or "the object"
+
+
+def _faults(spec: GpuJobSpec) -> Iterator[Fault]:
+    yield from _money(spec)
+    yield from _program(spec)
+    yield from _environment(spec)
+    yield from _folders(spec)
+
+
+def _money(spec: GpuJobSpec) -> Iterator[Fault]:
+    """The schema's rules, for a cluster whose schema is an older one."""
+    for field, usd in (
+        ("spec.cost.ceiling", spec.cost.ceiling),
+        ("spec.market.maxUSDPerHour", spec.market.max_usd_per_hour),
+    ):
+        if usd is not None and Decimal(usd) <= 0:
+            yield Fault(field, "it must be more than 0 US dollars")
+    if not Decimal("0.95") <= Decimal(spec.cost.confidence) < 1:
+        words = "it must be at least 0.95, and below 1: no cost is certain"
+        yield Fault("spec.cost.confidence", words)
+
+
+def _environment(spec: GpuJobSpec) -> Iterator[Fault]:
+    names = Counter(one.name for one in spec.env)
+    for at, one in enumerate(spec.env):
+        field, source = f"spec.env[{at}]", one.value_from
+        if names[one.name] > 1:
+            yield Fault(f"{field}.name", f"{one.name} is set more than once")
+        if one.value is not None and source is not None:
+            yield Fault(field, "value and valueFrom may not both be set")
+        if source is not None and (source.secret_key_ref is None) == (
+            source.config_map_key_ref is None
+        ):
+            words = "exactly one of secretKeyRef and configMapKeyRef must be set"
+            yield Fault(f"{field}.valueFrom", words)
+
+
+def _folders(spec: GpuJobSpec) -> Iterator[Fault]:
+    """Folders that would lead elsewhere, or be written from two sides."""
+    data = spec.data
+    copied = [
+        *((f"spec.data.inputs[{at}]", one) for at, one in enumerate(data.inputs)),
+        *((f"spec.data.outputs[{at}]", one) for at, one in enumerate(data.outputs)),
+        *([("spec.data.checkpoint", data.checkpoint)] if data.checkpoint else []),
+    ]
+    taken: dict[str, str] = {}
+    for field, one in copied:
+        parts = [part for part in one.path.split("/") if part]
+        if not parts or {".", ".."} & set(parts):
+            yield Fault(f"{field}.path", "write the folder itself, without . and ..")
+        path = ("/" if one.path.startswith("/") else "") + "/".join(parts)
+        if (other := taken.setdefault(path, field)) != field:
+            yield Fault(f"{field}.path", f"{other} uses the same folder on the machine")
+    claims: list[tuple[str, Claim]] = [
+        *copied,
+        *([("spec.data.log", data.log)] if data.log else []),
+    ]
+    for field, claim in claims:
+        if {".", ".."} & set((claim.sub_path or "").split("/")):
+            yield Fault(f"{field}.subPath", "write the folder itself, without . and ..")
+
+
+def _program(spec: GpuJobSpec) -> Iterator[Fault]:
+    if IMAGE.fullmatch(spec.image) is None:
+        words = f"{_shown(spec.image)} names no container image; write registry/name:tag"
+        yield Fault("spec.image", words)
+    elif spec.image.partition("@")[0].count("/") == 0 and len(spec.image) == 64:
+        yield Fault("spec.image", "64 hex digits name no image; write name@sha256:… for a digest")
+    texts = [
+        *((f"spec.command[{at}]", text) for at, text in enumerate(spec.command)),
+        *((f"spec.args[{at}]", text) for at, text in enumerate(spec.args)),
+        *((f"spec.env[{at}].value", one.value or "") for at, one in enumerate(spec.env)),
+        ("spec.workingDir", spec.working_dir or ""),
+    ]
+    for field, text in texts:
+        if "\0" in text:
+            yield Fault(field, "no program can be given a text with a NUL character; remove it")
+    if spec.command[0] == "":
+        yield Fault("spec.command[0]", "the program has no name; write the command to run")
+    if spec.working_dir is not None and any(not sign.isprintable() for sign in spec.working_dir):
+        yield Fault("spec.workingDir", "a folder has no control characters in its name")
+    for at, model in enumerate(spec.gpu.models):
+        if not model.isprintable() or not model.isascii():
+            words = "a GPU model is plain ASCII text, as RTX 4090; kubectl explain gpujob.spec.gpu"
+            yield Fault(f"spec.gpu.models[{at}]", words)
+
+
+def _shown(text: str) -> str:
+    return f"'{text[:60]}…'" if len(text) > 60 else f"'{text}'"

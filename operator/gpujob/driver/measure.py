@@ -1,0 +1,111 @@
+"""The script by which a machine measures itself before it gets work, and what it tells.
+
+It needs `sh` and the tools of any image; whatever it can not find out it does not tell.
+"""
+
+from collections.abc import Iterable
+
+from gpujob.api.transport import Gpu, Measured, WatchdogClient, in_words
+from gpujob.driver.supervisor import ALIVE
+
+MEASURE_SECONDS = 60.0
+"""A whole measure takes about two seconds; a hanging GPU or a very slow disk far longer."""
+
+# The order of clients is that of the start script. Written are at most 64 MiB, for 5 s at most;
+# /proc/uptime has hundredths of seconds where `date` has none.
+_SCRIPT = r"""
+g="$HOME/.gpujob"; mkdir -p "$g"
+smi() { if command -v timeout >/dev/null; then timeout 20 nvidia-smi "$@"; else nvidia-smi "$@"; fi; }
+if command -v nvidia-smi >/dev/null; then
+  if said=$(smi --query-gpu=name,memory.total --format=csv,noheader,nounits 2>&1); then
+    printf '%s\n' "$said" | while IFS= read -r line; do echo "gpu $line"; done
+    smi -L 2>/dev/null |
+      { n=0; while read -r w _; do [ "$w" = GPU ] && n=$((n + 1)); done; echo $n; } > "$g/gpus"
+  else printf 'gpu-problem %s\n' "$(printf '%s' "$said" | tail -n 1)"; fi
+  smi 2>/dev/null | while IFS= read -r line; do
+    case $line in *'CUDA Version: '*) line=${line#*CUDA Version: }; echo "cuda ${line%%[!0-9.]*}";; esac
+  done
+else echo 'gpu-problem nvidia-smi is not there'; fi
+cores() { n=0; while read -r w _; do [ "$w" = processor ] && n=$((n + 1)); done < /proc/cpuinfo; echo $n; }
+echo "cores $(nproc 2>/dev/null || cores)"
+while read -r k v _; do case $k in MemTotal:) echo "memory $v";; MemAvailable:) echo "free $v";; esac; done < "${GPUJOB_MEMINFO:-/proc/meminfo}"
+c=${GPUJOB_CGROUP:-/sys/fs/cgroup}
+for f in "$c/memory.max" "$c/memory/memory.limit_in_bytes"; do [ -r "$f" ] && echo "limit $(cat "$f")"; done
+for f in "$c/memory.current" "$c/memory/memory.usage_in_bytes"; do [ -r "$f" ] && echo "used $(cat "$f")"; done
+echo "disk $(df -Pk "$HOME" | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2,4)"
+read -r t0 _ < /proc/uptime; n=0; s=${t0%.*}
+while [ $n -lt 8 ]; do
+  dd if=/dev/zero of="$g/probe" bs=1048576 count=8 seek=$((n * 8)) conv=notrunc,fsync 2>/dev/null || break
+  n=$((n + 1)); read -r t1 _ < /proc/uptime; [ $((${t1%.*} - s)) -ge 5 ] && break
+done
+rm -f "$g/probe"; echo "write $((n * 8388608)) $t0 ${t1:-$t0}"
+if command -v curl >/dev/null; then echo 'client curl'
+elif command -v python3 >/dev/null; then echo 'client python3'
+elif case $(wget --help 2>&1) in *--method*) ;; *) false;; esac; then echo 'client wget'
+elif perl -MHTTP::Tiny -MIO::Socket::SSL -e 1 2>/dev/null; then echo 'client perl'; fi
+n=0
+while [ $n -lt 5 ]; do
+  p=$(cat "$g/watchdog.pid" 2>/dev/null)
+  if [ -n "$p" ] && alive "$p"; then echo watchdog; break; fi
+  n=$((n + 1)); sleep 1
+done
+exit 0
+"""  # noqa: E501
+
+MEASURE_SCRIPT = ALIVE + _SCRIPT
+
+MIB = 2**20
+GPUS_MAX = 64
+
+
+def parse_measure(output: bytes) -> Measured:
+    """Reads what the script printed; raises ValueError."""
+    try:
+        return _measured(output.decode("utf-8", "replace").splitlines())
+    except KeyError as error:
+        raise ValueError(f"the machine did not tell its {error}") from None
+
+
+def _measured(lines: Iterable[str]) -> Measured:
+    told: dict[str, str] = {}
+    gpus: list[Gpu] = []
+    problem = ""
+    for line in lines:
+        key, _, value = line.partition(" ")
+        if key == "gpu":
+            name, _, size = value.rpartition(",")
+            if name and size.strip().isdecimal():
+                gpus.append(Gpu(name=in_words(name, 64), memory_mib=int(size)))
+            else:
+                problem = in_words(value, 200)
+        elif key == "gpu-problem":
+            problem = in_words(value, 200) or "nvidia-smi failed without a word"
+        else:
+            told[key] = value
+    memory = int(told["memory"]) * 1024
+    free = int(told.get("free", "0")) * 1024
+    limit = told.get("limit", "max").strip()
+    if limit.isdecimal() and int(limit) < memory:
+        memory = int(limit)
+        free = min(free, max(memory - int(told.get("used", "0")), 0))
+    disk, disk_free = (int(number) // 1024 for number in told["disk"].split())
+    return Measured(
+        gpus=tuple(gpus[:GPUS_MAX]),
+        gpu_problem=problem,
+        cuda_version=told.get("cuda"),
+        cpu_cores=int(told["cores"]),
+        memory_mib=memory // MIB,
+        memory_free_mib=free // MIB,
+        disk_mib=disk,
+        disk_free_mib=disk_free,
+        disk_write_mbps=_speed(told["write"]),
+        watchdog_client=WatchdogClient(told["client"]) if "client" in told else None,
+        watchdog_runs="watchdog" in told,
+    )
+
+
+def _speed(text: str) -> float:
+    written, began, ended = text.split()
+    # What took less than the clock's step took at most that.
+    seconds = max(float(ended) - float(began), 0.01)
+    return min(int(written) / seconds / 1e6, 1e6)

@@ -1,0 +1,38 @@
+"""The HTTP server that all our listeners are: uvicorn, in a process that keeps its signals."""
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI, Request
+
+TOKEN_BYTES_MAX = 8_192
+
+
+def bearer_token(request: Request) -> str | None:
+    """Returns the token that a request shows; None = it shows none that could be one."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token if scheme.lower() == "bearer" and 0 < len(token) <= TOKEN_BYTES_MAX else None
+
+
+class HttpServer(uvicorn.Server):
+    """A server that leaves the signals to its process."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def http_server(
+    app: FastAPI, host: str, port: int, tls: ssl.SSLContext | None = None
+) -> HttpServer:
+    """Returns a server of an application, over TLS if there is a context for it."""
+    config = uvicorn.Config(
+        app, host=host, port=port, log_config=None, access_log=False, server_header=False
+    )
+    if tls is not None:
+        config.load()
+        # Ours may be given another certificate while it is in use.
+        config.ssl = tls
+    return HttpServer(config)

@@ -1,0 +1,156 @@
+"""The server: answers the API server's reviews of GpuJobs. Stateless, any number of replicas.
+
+It holds no account token and asks no provider. Its certificates come from the Secret that the
+controller keeps; another one is taken up while it serves.
+"""
+
+import asyncio
+import base64
+import signal
+import ssl
+import tempfile
+from pathlib import Path
+
+import structlog
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
+
+from gpujob.adapters import log as logging
+from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.errors import ClusterError
+from gpujob.adapters.kube import Body, KubeClient
+from gpujob.admission import admission_app
+from gpujob.certificates import secret_name
+from gpujob.config import ServerSettings
+from gpujob.http_server import http_server
+from gpujob.market_book import MarketReader
+
+log = structlog.get_logger("gpujob.server")
+
+
+class Tls:
+    """What new connections are shown: the certificate that the Secret holds."""
+
+    def __init__(self, kube: KubeClient, settings: ServerSettings) -> None:
+        self._kube = kube
+        self._settings = settings
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._shown: tuple[bytes, bytes] | None = None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there is a certificate to show."""
+        return self._shown is not None
+
+    async def load(self) -> None:
+        """Waits until there is a certificate."""
+        await self._look()
+        while not self.is_loaded:
+            await asyncio.sleep(1)
+            await self._look()
+
+    async def follow(self) -> None:
+        """Takes up other certificates for ever."""
+        while True:
+            await asyncio.sleep(self._settings.look_seconds)
+            await self._look()
+
+    async def _look(self) -> None:
+        namespace, name = self._settings.namespace, secret_name(self._settings.name)
+        try:
+            stored = await self._kube.find("Secret", namespace, name)
+        except ClusterError as error:
+            log.warning("certificate_unseen", problem=str(error))
+            return
+        if stored is None:
+            if not self.is_loaded:
+                log.info("certificate_awaited", secret=f"{namespace}/{name}")
+            return
+        try:
+            self._show(stored)
+        except (KeyError, ValueError, ssl.SSLError) as error:
+            # What is shown by now stays good for longer than a mistake takes to be seen.
+            log.error("certificate_unusable", secret=f"{namespace}/{name}", problem=repr(error))
+
+    def _show(self, stored: Body) -> None:
+        data = stored["data"]
+        chain, key = (base64.b64decode(data[name]) for name in ("tls.crt", "tls.key"))
+        if (chain, key) == self._shown:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            # Python's TLS reads files only; nobody else can read this folder.
+            chain_file, key_file = Path(folder) / "tls.crt", Path(folder) / "tls.key"
+            chain_file.write_bytes(chain)
+            key_file.write_bytes(key)
+            # A pair that does not match would leave the context with neither.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain_file, key_file)
+            self.context.load_cert_chain(chain_file, key_file)
+        self._shown = (chain, key)
+        log.info("certificate_shown")
+
+
+def probes(tls: Tls) -> FastAPI:
+    """Returns the application that the kubelet asks."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+
+    @app.get("/healthz")
+    async def healthz() -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    @app.get("/readyz")
+    async def readyz() -> PlainTextResponse:
+        if tls.is_loaded:
+            return PlainTextResponse("ok")
+        return PlainTextResponse("no certificate yet: the controller makes it", 503)
+
+    return app
+
+
+async def run(settings: ServerSettings) -> int:
+    """Serves until it is told to stop; returns the process's exit status."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    kube = await KubeClient.connect()
+    tls = Tls(kube, settings)
+    asking = http_server(probes(tls), settings.listen_host, settings.probes_port)
+    market = MarketReader(kube, namespace=settings.namespace, name=settings.name)
+    app = admission_app(SystemClock(), lambda: market.notes)
+    admission = http_server(app, settings.listen_host, settings.admission_port, tls.context)
+
+    async def serve() -> None:
+        await tls.load()
+        await admission.serve()
+
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    tasks = [
+        stopping,
+        asyncio.create_task(asking.serve(), name="probes"),
+        asyncio.create_task(serve(), name="admission"),
+        asyncio.create_task(tls.follow(), name="certificates"),
+        asyncio.create_task(market.follow(settings.look_seconds), name="market"),
+    ]
+    log.info("server_started")
+    ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    if stopping not in ended:
+        (broken, *_) = ended
+        problem = broken.exception() if not broken.cancelled() else None
+        log.error("server_broke", task=broken.get_name(), problem=repr(problem))
+    # Reviews under way are answered.
+    admission.should_exit = asking.should_exit = True
+    await asyncio.wait(tasks[1:3], timeout=5)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await kube.close()
+    log.info("server_stops")
+    return 0 if stopping in ended else 1
+
+
+def main() -> int:
+    """Reads the settings, sets up the log, and runs; returns the exit status."""
+    settings = ServerSettings.from_environment()
+    logging.configure(settings.log_level, ())
+    return asyncio.run(run(settings))

@@ -1,0 +1,69 @@
+"""What a machine shows of its hardware: programs and files that stand in for what is not there.
+
+Its SSH, shell, processes and disk are real; GPUs, number of cores and memory are not.
+"""
+
+from vastsim.offers import Facts
+
+OWN_NAMES = {
+    "A100 PCIE": "NVIDIA A100-PCIE-40GB",
+    "H100 PCIE": "NVIDIA H100 PCIe",
+    "H100 SXM": "NVIDIA H100 80GB HBM3",
+    "H200": "NVIDIA H200",
+    "H200 NVL": "NVIDIA H200 NVL",
+    "L40S": "NVIDIA L40S",
+    "RTX 4090": "NVIDIA GeForce RTX 4090",
+    "Tesla V100": "Tesla V100-SXM2-16GB",
+}
+"""By which GPUs call themselves, by their market name."""
+
+MISLABELLED = "NVIDIA GeForce GTX 1060 6GB"
+BROKEN = "Unable to determine the device handle for GPU0000:01:00.0: Unknown Error"
+SLOW_SECONDS = 3
+"""Each call of `dd` takes so long on a machine with a slow disk."""
+
+
+def nvidia_smi(facts: Facts, *, is_mislabelled: bool = False, is_broken: bool = False) -> str:
+    """Returns a script that answers what clients ask; the load of its GPUs stands in a file of the
+    machine's, `gpu-load`, in percent."""
+    if is_broken:
+        return f"#!/bin/sh\necho '{BROKEN}'\nexit 15\n"
+    name = MISLABELLED if is_mislabelled else OWN_NAMES.get(facts.gpu_name, facts.gpu_name)
+    memory = 6144 if is_mislabelled else facts.gpu_ram_mib
+    count = facts.num_gpus
+    listed = "\n".join(f"GPU {number}: {name} (UUID: GPU-{number:032x})" for number in range(count))
+    sizes = "\n".join([f"{name}, {memory}"] * count)
+    return f"""#!/bin/sh
+case "$*" in
+  -L) cat <<'EOF'
+{listed}
+EOF
+  ;;
+  *utilization.gpu*)
+    load=$(cat "$VASTSIM_MACHINE/gpu-load" 2>/dev/null || echo 0)
+    n=0; while [ $n -lt {count} ]; do echo "$load, 512"; n=$((n + 1)); done ;;
+  *memory.total*) cat <<'EOF'
+{sizes}
+EOF
+  ;;
+  *) echo "| Driver Version: 570.86.15      CUDA Version: {facts.cuda_max_good} |" ;;
+esac
+"""
+
+
+def tools(facts: Facts, *, is_mislabelled: bool, is_broken: bool, is_slow: bool) -> dict[str, str]:
+    """Returns the machine's programs by name."""
+    found = {
+        "nvidia-smi": nvidia_smi(facts, is_mislabelled=is_mislabelled, is_broken=is_broken),
+        "nproc": f"#!/bin/sh\necho {int(facts.cpu_cores_effective)}\n",
+    }
+    if is_slow:
+        found["dd"] = f'#!/bin/sh\nsleep {SLOW_SECONDS}\nPATH=/usr/bin:/bin exec dd "$@"\n'
+    return found
+
+
+def meminfo(facts: Facts) -> str:
+    """Returns what /proc/meminfo says."""
+    share = facts.cpu_cores_effective / facts.cpu_cores
+    total = int(facts.cpu_ram * share * 1000 * 1000 / 1024)
+    return f"MemTotal: {total} kB\nMemFree: {total} kB\nMemAvailable: {total} kB\n"

@@ -1,0 +1,377 @@
+"""Files that come and go: the real driver, a real machine, folders for claims, and a cut line."""
+
+import hashlib
+import json
+import os
+import random
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.test_driver import (
+    EXIT,
+    Cable,
+    Controller,
+    Driver,
+    controller,
+    is_finished,
+    machine,
+    run,
+    until,
+)
+from tests.contract.test_machines import Machine
+
+from gpujob.api.data import Copy
+from gpujob.driver import files
+from gpujob.driver.state import settle
+
+__all__ = ["controller", "machine"]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Returns the digest of each file below a folder, by its name."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def filled(folder: Path, seed: int = 1) -> Path:
+    """Makes a folder with files of all sorts."""
+    chance = random.Random(seed)
+    for name, size in {
+        "empty": 0,
+        "one": 1,
+        "deep/er/still": 70_000,
+        "a name with  spaces": 10,
+        "quo'te\"$(x)`y`": 11,
+        "-rf": 12,
+        "ünïcode": 13,
+        "large": 3_000_000,
+    }.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(chance.randbytes(size))
+    (folder / "one").chmod(0o755)
+    return folder
+
+
+class Case:
+    """A driver with folders for its claims, and where they are copied to on the machine."""
+
+    def __init__(self, machine: Machine, home: Path, folder: Path, url: str, **more: Any) -> None:
+        self.claims = folder / "claims"
+        self.there = home / "work"
+        plan: dict[str, Any] = {
+            "downloadBytesMax": 10**9,
+            "uploadBytesMax": 10**9,
+            "checkpointSeconds": 1,
+        }
+        for name in ("inputs", "outputs"):
+            (self.claims / name).mkdir(parents=True)
+            copy = {"folder": str(self.claims / name), "path": str(self.there / name)}
+            plan[name] = [copy]
+        (self.claims / "log").mkdir()
+        (self.claims / "checkpoint").mkdir()
+        plan["logFolder"] = str(self.claims / "log")
+        plan["checkpoint"] = {
+            "folder": str(self.claims / "checkpoint"),
+            "path": str(self.there / "checkpoint"),
+        }
+        self._variables = {"GPUJOB_DATA": json.dumps(plan | more)}
+        self._again = folder / "again", url, machine.key
+        self.driver = Driver(folder, url, machine.key, **self._variables)
+
+    def next_driver(self, **variables: str) -> Driver:
+        """Returns that of another pod, with the same claims; of the next attempt, by default."""
+        folder, url, key = self._again
+        folder.mkdir()
+        named = {"GPUJOB_NODE_NAME": "train-0-2"}
+        return Driver(folder, url, key, **self._variables | named | variables)
+
+    @classmethod
+    async def on(cls, machine: Machine, folder: Path, url: str, **more: Any) -> "Case":
+        """Returns a case on a machine."""
+        async with machine.connected() as connection:
+            home = Path((await connection.run("echo $HOME")).decode().strip())
+        return cls(machine, home, folder, url, **more)
+
+    def command(self, text: str) -> list[str]:
+        """Returns a workload that begins in the folder that is copied."""
+        return ["sh", "-c", f"mkdir -p {self.there} && cd {self.there}; {text}"]
+
+
+async def test_inputs_come_and_outputs_go(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """All files, their bytes and their rights; the outcome comes when all of it is there."""
+    held, url = controller
+    case = await Case.on(machine, tmp_path, url)
+    wanted = digests(filled(case.claims / "inputs"))
+    text = "cp -a inputs outputs; echo more > outputs/more; exit 3"
+    held.answer = run(machine, machine.port, *case.command(text))
+    await case.driver.start()
+    await until(lambda: is_finished(held))
+    held.answer = EXIT
+    await case.driver.ended()
+    got = digests(case.claims / "outputs")
+
+    assert got.pop("more") == hashlib.sha256(b"more\n").hexdigest()
+    assert got == wanted
+    assert os.access(case.claims / "outputs/one", os.X_OK)
+    outcome = held.reports[-1].outcome
+    assert outcome is not None
+    assert (outcome.exit_code, outcome.lost) == (3, "")
+    ended = [report.ended.exit_code for report in held.reports if report.ended]
+    assert set(ended) <= {3}
+
+
+async def test_a_cut_line_and_a_killed_driver_lose_no_file(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """What was copied is not copied again, what was begun is gone on with."""
+    held, url = controller
+    case = await Case.on(machine, tmp_path, url)
+    text = (
+        "mkdir outputs; for i in 1 2 3; do head -c 40000000 /dev/urandom > outputs/$i; done; "
+        "seq 200000"
+    )
+    cable = Cable(machine.port)
+    outputs = case.claims / "outputs"
+
+    def begun() -> int:
+        return sum(path.stat().st_size for path in outputs.glob(".*.gpujob-part"))
+
+    async with await cable.lay():
+        held.answer = run(machine, cable.port, *case.command(text))
+        await case.driver.start()
+        await until(lambda: begun() > 5_000_000 or is_finished(held))
+        cable.cut()
+        await until(lambda: begun() > 20_000_000 or is_finished(held))
+        await case.driver.kill()
+        left = begun()
+        await case.driver.start()
+        await until(lambda: is_finished(held))
+        held.answer = EXIT
+        await case.driver.ended()
+        cable.cut()
+
+    assert digests(outputs) == digests(case.there / "outputs")
+    assert len(digests(outputs)) == 3
+    assert left > 0
+    log = (case.claims / "log/train-0-1.stdout").read_bytes()
+    assert log == b"".join(b"%d\n" % number for number in range(1, 200_001))
+
+
+async def test_a_checkpoint_outlives_its_machine(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """It is copied while the workload runs; the next attempt finds it on its machine."""
+    held, url = controller
+    case = await Case.on(machine, tmp_path, url)
+    write = "mkdir -p checkpoint; echo 7 > checkpoint/step; echo old > checkpoint/old; echo up; "
+    text = write + "while [ ! -e go ]; do sleep 0.1; done; rm checkpoint/old; sleep 600"
+    held.answer = run(machine, machine.port, *case.command(text))
+    await case.driver.start()
+    kept = case.claims / "checkpoint"
+    await until(lambda: (kept / "old").exists() and (kept / "step").exists())
+    part = kept / ".0123.gpujob-part"
+    part.write_bytes(b"of a version that was never whole")
+    (case.there / "go").touch()
+    await until(lambda: not (kept / "old").exists() and not part.exists())
+    await case.driver.kill()
+    # Another machine: nothing of the first one is there.
+    async with machine.connected() as connection:
+        await connection.run(f"rm -rf {case.there} $HOME/.gpujob/runs")
+    held.answer = run(machine, machine.port, *case.command("cat checkpoint/step"))
+    driver = case.next_driver()
+    await driver.start()
+    await until(lambda: is_finished(held))
+    held.answer = EXIT
+    await driver.ended()
+
+    assert driver.out == b"7\n"
+    assert (case.claims / "log/train-0-2.stdout").read_bytes() == b"7\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"downloadBytesMax": 100}, "inputs and checkpoint have 3070047 bytes"),
+        ({"outputs": [{"folder": "/proc/none", "path": "/x"}]}, "none can not be written"),
+    ],
+)
+async def test_what_can_not_be_copied_is_said_before_anything_is_rented(
+    machine: Machine,
+    controller: tuple[Controller, str],
+    tmp_path: Path,
+    change: dict[str, Any],
+    words: str,
+) -> None:
+    """In the driver's first report."""
+    held, url = controller
+    case = await Case.on(machine, tmp_path, url, **change)
+    filled(case.claims / "inputs")
+    await case.driver.start()
+    await until(lambda: held.reports)
+    held.answer = EXIT
+    await case.driver.ended()
+
+    assert held.reports[0].data_problem.startswith(words)
+
+
+async def test_more_than_is_allowed_is_not_copied(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """What fits is; what does not is named."""
+    held, url = controller
+    case = await Case.on(machine, tmp_path, url, uploadBytesMax=1_000_000)
+    text = "mkdir outputs; head -c 2000000 /dev/zero > outputs/big; echo ok > outputs/small"
+    held.answer = run(machine, machine.port, *case.command(text))
+    await case.driver.start()
+    await until(lambda: is_finished(held))
+    held.answer = EXIT
+    await case.driver.ended()
+    outcome = held.reports[-1].outcome
+
+    assert set(digests(case.claims / "outputs")) == {"small"}
+    assert outcome is not None
+    assert outcome.lost == (
+        "not copied: big: data.maxUploadGB does not allow for 2000000 bytes more"
+    )
+
+
+async def test_a_stranger_s_names_lead_nowhere(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """Links are not followed, on either side, and no name leaves the folder."""
+    held, url = controller
+    case = await Case.on(machine, tmp_path, url)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (case.claims / "outputs/link").symlink_to(outside)
+    text = "mkdir -p outputs/link; echo evil > outputs/link/file; ln -s /etc/passwd outputs/passwd"
+    held.answer = run(machine, machine.port, *case.command(text))
+    await case.driver.start()
+    await until(lambda: is_finished(held))
+    held.answer = EXIT
+    await case.driver.ended()
+    outcome = held.reports[-1].outcome
+
+    assert list(outside.iterdir()) == []
+    assert not (case.claims / "outputs/passwd").exists()
+    assert outcome is not None
+    assert outcome.lost == "not copied: link/file: a link leads out of the folder"
+
+
+async def test_a_log_that_its_claim_does_not_take_is_printed_all_the_same(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """And what is missing is said with the outcome."""
+    held, url = controller
+    case = await Case.on(machine, tmp_path, url)
+    (case.claims / "log/train-0-1.stdout").symlink_to("elsewhere")
+    held.answer = run(machine, machine.port, "echo", "hello")
+    await case.driver.start()
+    await until(lambda: is_finished(held))
+    held.answer = EXIT
+    await case.driver.ended()
+    outcome = held.reports[-1].outcome
+
+    assert case.driver.out == b"hello\n"
+    assert outcome is not None
+    assert outcome.lost.startswith("there is no log on its claim: Too many levels")
+
+
+async def test_what_an_earlier_pod_has_kept_is_not_carried_again(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """It would be paid for; the next pod prints what comes after."""
+    held, url = controller
+    case = await Case.on(machine, tmp_path, url)
+    text = "echo one; while [ ! -e go ]; do sleep 0.1; done; echo two"
+    held.answer = run(machine, machine.port, *case.command(text))
+    await case.driver.start()
+    await until(lambda: case.driver.out == b"one\n")
+    await case.driver.kill()
+    other = case.next_driver(GPUJOB_NODE_NAME="train-0-1")
+    await other.start()
+    await until(lambda: "stdout up to byte 4 is in train-0-1.stdout on its claim" in other.err)
+    (case.there / "go").touch()
+    await until(lambda: is_finished(held))
+    held.answer = EXIT
+    await other.ended()
+
+    assert other.out == b"two\n"
+    assert (case.claims / "log/train-0-1.stdout").read_bytes() == b"one\ntwo\n"
+
+
+async def test_what_waits_for_a_slow_claim_does_not_grow(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine sends no more than is taken, however long the file is."""
+
+    def slowly(descriptor: int) -> None:
+        time.sleep(0.2)
+        settle(descriptor)
+
+    monkeypatch.setattr(files, "settle", slowly)
+    copy = Copy(folder=str(tmp_path / "claim"), path="work")
+    async with machine.connected() as connection:
+        await connection.run("mkdir work; head -c 100000000 /dev/zero > work/large")
+        tracemalloc.start()
+        try:
+            allowance = files.Allowance(10**9, "")
+            problems = await files.pull(connection, copy, allowance, mirrors=False)
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+    assert problems == ()
+    assert (tmp_path / "claim/large").stat().st_size == 100_000_000
+    assert most < 20 << 20, "a fifth of it, whatever the channel's windows"
+
+
+async def test_each_sink_of_a_log_goes_on_where_it_was(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """What one has taken already another may still need."""
+    held, url = controller
+    case = await Case.on(machine, tmp_path, url)
+    text = "echo one; while [ ! -e go ]; do sleep 0.1; done; echo two"
+    held.answer = run(machine, machine.port, *case.command(text))
+    kept = case.claims / "log/train-0-1.stdout"
+    await case.driver.start()
+    await until(lambda: case.driver.out == b"one\n" and kept.read_bytes() == b"one\n")
+    await case.driver.kill()
+    os.truncate(kept, 2)
+    await case.driver.start()
+    (case.there / "go").touch()
+    await until(lambda: is_finished(held))
+    held.answer = EXIT
+    await case.driver.ended()
+
+    assert case.driver.out == b"one\ntwo\n"
+    assert kept.read_bytes() == b"one\ntwo\n"
+
+
+async def test_what_was_begun_wrongly_is_copied_anew(machine: Machine, tmp_path: Path) -> None:
+    """Only what both sides agree on takes its place."""
+    version = hashlib.sha256(b"x 1000 1000000000").hexdigest()[:32]
+    claim = tmp_path / "claim"
+    claim.mkdir()
+    (claim / f".{version}.gpujob-part").write_bytes(b"wrong" * 100)
+    copy = Copy(folder=str(claim), path="work")
+    async with machine.connected() as connection:
+        fill = "head -c 1000 /dev/urandom > work/x; touch -d @1000000000 work/x"
+        await connection.run(f"mkdir work; {fill}")
+        allowance = files.Allowance(10**9, "")
+        problems = await files.pull(connection, copy, allowance, mirrors=True)
+        right = await connection.run("cat work/x")
+
+    assert problems == ()
+    assert (claim / "x").read_bytes() == right
+    assert not list(claim.glob(".*part"))

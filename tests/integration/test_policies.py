@@ -1,0 +1,124 @@
+"""What the chart's admission policies refuse, whoever asks: also an administrator."""
+
+import copy
+import json
+from collections.abc import Callable
+
+import pytest
+from tests.builders import node_observation
+from tests.integration.conftest import World
+from tests.integration.parts import Kubectl, Object
+
+from gpujob.core.driver_pod import driver_pod
+
+
+def test_the_ledger_is_written_by_the_operator_alone(world: World) -> None:
+    """No GpuNode and no status of another's making; metadata stays with RBAC."""
+    world.apply_job("train")
+    world.await_reason("train", "Complete")
+    kubectl, here = world.kubectl, ("-n", world.namespace)
+    node = kubectl.get("gpunode", "train-0-1", world.namespace) or {}
+    forged = {
+        "apiVersion": "gpujob.dev/v1alpha1",
+        "kind": "GpuNode",
+        "metadata": {"name": "forged", "namespace": world.namespace},
+        "spec": node["spec"],
+    }
+    status = ("--subresource=status", "--type=merge", "-p")
+    refused = (
+        (kubectl.run("create", "-f", "-", text=json.dumps(forged)), "create a GpuJob"),
+        (
+            kubectl.run(
+                "patch",
+                *("gpunode", "train-0-1", *here, "--type=merge", "-p"),
+                '{"spec":{"attempt":2}}',
+            ),
+            "spec is immutable",
+        ),
+        (
+            kubectl.run("patch", "gpunode", "train-0-1", *here, *status, '{"status":{"end":null}}'),
+            "the status is written by the operator alone",
+        ),
+        (
+            kubectl.run("patch", "gpujob", "train", *here, *status, '{"status":{"attempt":9}}'),
+            "the status is written by the operator alone",
+        ),
+    )
+
+    for done, words in refused:
+        assert done.returncode != 0
+        assert words in done.stderr
+    kubectl("label", "gpunode", "train-0-1", *here, "team=vision")
+    kubectl("annotate", "gpujob", "train", *here, "note=kept")
+    kubectl("delete", "gpunode", "train-0-1", *here, "--timeout=30s")
+
+
+def _writable(pod: Object) -> None:
+    pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] = False
+
+
+def _unlimited(pod: Object) -> None:
+    del pod["spec"]["containers"][0]["resources"]["limits"]["memory"]
+
+
+def _nobody_in_particular(pod: Object) -> None:
+    del pod["spec"]["securityContext"]["runAsUser"]
+
+
+def _token_mounted(pod: Object) -> None:
+    pod["spec"]["automountServiceAccountToken"] = True
+
+
+def _token_for_the_cluster(pod: Object) -> None:
+    del pod["spec"]["volumes"][1]["projected"]["sources"][0]["serviceAccountToken"]["audience"]
+
+
+def _port_below_1024(pod: Object) -> None:
+    pod["spec"]["containers"][0]["securityContext"]["capabilities"]["add"] = ["NET_BIND_SERVICE"]
+
+
+def _loose_helper(pod: Object) -> None:
+    helper = copy.deepcopy(pod["spec"]["containers"][0])
+    helper["name"] = "helper"
+    helper["securityContext"]["readOnlyRootFilesystem"] = False
+    pod["spec"]["initContainers"] = [helper]
+
+
+LOOSE: tuple[tuple[Callable[[Object], None], str], ...] = (
+    (_writable, "must set securityContext.readOnlyRootFilesystem"),
+    (_loose_helper, "must set securityContext.readOnlyRootFilesystem"),
+    (_unlimited, "must have limits of cpu and memory"),
+    (_nobody_in_particular, "must run as a numeric user that is not root"),
+    (_token_mounted, "may hold no service account token but that for the operator's transport"),
+    (_token_for_the_cluster, "may hold no service account token but"),
+    (_port_below_1024, "may add a capability"),
+)
+
+
+def pod_of(namespace: str) -> Object:
+    """Returns a driver pod as the operator makes it."""
+    pod = driver_pod(node_observation())
+    pod["metadata"]["namespace"] = namespace
+    return pod
+
+
+def dry_run(kubectl: Kubectl, pod: Object) -> tuple[int, str]:
+    """Asks the API server to create a pod, without creating it."""
+    done = kubectl.run("create", "--dry-run=server", "-f", "-", text=json.dumps(pod))
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(("loosen", "words"), LOOSE, ids=[row[0].__name__ for row in LOOSE])
+def test_a_driver_is_held_to_more_than_pod_security(
+    kubectl: Kubectl, namespace: str, loosen: Callable[[Object], None], words: str
+) -> None:
+    """All of these pass the restricted profile; none of them is a driver's to have."""
+    pod = pod_of(namespace)
+    assert dry_run(kubectl, pod)[0] == 0
+    loosen(pod)
+
+    status, told = dry_run(kubectl, pod)
+    assert status != 0
+    assert words in told
+    del pod["metadata"]["labels"]
+    assert dry_run(kubectl, pod)[0] == 0, "it is refused as a driver, and as nothing else"

@@ -1,0 +1,251 @@
+"""What the webhook holds against a GpuJob, and what it warns of."""
+
+from dataclasses import replace
+from datetime import timedelta
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from tests.builders import NOW, a_spec, an_offer, quotes
+
+from gpujob.api.market import Floor, MarketNotes
+from gpujob.core import admission
+from gpujob.core.admission import Verdict
+from gpujob.core.floors import lowered
+from gpujob.core.gpu_models import KNOWN
+
+NOTES = MarketNotes(
+    overhead_seconds=1400,
+    models=("Voodoo 5",),
+    floors={
+        "RTX 4090": Floor(usd_per_hour="0.250000", seen_at=NOW - timedelta(hours=23)),
+        "RTX 3090": Floor(usd_per_hour="0.100000", seen_at=NOW - timedelta(hours=25)),
+    },
+)
+
+
+def review(job: dict[str, Any], notes: MarketNotes | None = None) -> Verdict:
+    """Judges a job now."""
+    return admission.review(job, notes, now=NOW)
+
+
+def body(**changes: Any) -> dict[str, Any]:
+    """A GpuJob as the API server sends it."""
+    good = {
+        "image": "python:3.11",
+        "command": ["python3", "train.py"],
+        "activeDeadlineSeconds": 60,
+        "gpu": {"models": ["RTX 4090"]},
+        "cost": {"ceiling": "1.00"},
+    }
+    return {"metadata": {"name": "job"}, "spec": good | changes}
+
+
+def fields(found: dict[str, Any]) -> list[str]:
+    """Returns the paths that are complained of."""
+    return [fault.field for fault in review(found).faults]
+
+
+def test_nothing_is_held_against_a_good_job() -> None:
+    """No fault, no warning."""
+    verdict = review(body())
+
+    assert (verdict.faults, verdict.warnings) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "python",
+        "python:3.11",
+        "localhost:5000/team/app:v1",
+        "ghcr.io/a/b/c@sha256:" + "0" * 64,
+        "pytorch/pytorch:2.4.0-cuda12.4-cudnn9-runtime",
+        "REGISTRY.example/app",
+        "a__b/c-d.e:x_Y-1.2",
+    ],
+)
+def test_an_image_as_engines_read_it(image: str) -> None:
+    """Host, port, path, tag, digest."""
+    assert fields(body(image=image)) == []
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "Python",
+        "python:",
+        "python:3.11:2",
+        "python@sha256:abc",
+        "https://ghcr.io/a/b",
+        "a//b",
+        "-rm",
+        "$(reboot)",
+        "python;reboot",
+        "python:3.11|sh",
+        "`id`",
+        "0" * 64,
+        "a" * 1024 + ":" + "x" * 129,
+    ],
+)
+def test_no_image(image: str) -> None:
+    """It would be paid for until the machine gives up on it."""
+    assert fields(body(image=image)) == ["spec.image"]
+
+
+def test_an_unknown_gpu_is_told_its_nearest_neighbour() -> None:
+    """As people write them."""
+    wrong = {
+        "NVIDIA GeForce RTX 4090": "RTX 4090",
+        "rtx4090": "RTX 4090",
+        "H100-SXM": "H100 SXM",
+        "A100 SXM": "A100 SXM4",
+        "RTX_3090": "RTX 3090",
+    }
+    found = review(body(gpu={"models": [*wrong]})).faults
+
+    assert [fault.field for fault in found] == [f"spec.gpu.models[{at}]" for at in range(5)]
+    for fault, near in zip(found, wrong.values(), strict=True):
+        assert f"did you mean '{near}'?" in fault.message
+    (strange,) = review(body(gpu={"models": ["Voodoo"]})).faults
+    assert "did you mean" not in strange.message
+
+
+def test_every_known_gpu_is_known() -> None:
+    """None of them is taken for another one."""
+    assert fields(body(gpu={"models": sorted(KNOWN)[:32]})) == []
+
+
+def test_all_faults_are_told_at_once() -> None:
+    """With the path of each."""
+    wrong = body(
+        image="Python",
+        command=["a\0b"],
+        args=["fine", "\0"],
+        env=[{"name": "A", "value": "\0"}],
+        workingDir="/a\nb",
+        gpu={"models": ["RTX 4091", "Ü"]},
+    )
+
+    assert set(fields(wrong)) == {
+        "spec.image",
+        "spec.command[0]",
+        "spec.args[1]",
+        "spec.env[0].value",
+        "spec.workingDir",
+        "spec.gpu.models[0]",
+        "spec.gpu.models[1]",
+    }
+    words = review(wrong).words
+    assert "spec.args[1]: no program can be given a text with a NUL character; remove it" in words
+
+
+def test_a_shape_that_the_schema_would_have_refused_is_refused_too() -> None:
+    """A schema may be older than this program."""
+    assert fields(body(cost={})) == ["spec.cost.ceiling"]
+    assert fields(body(gpu={"count": 0}, backoffLimit="x")) == [
+        "spec.backoffLimit",
+        "spec.gpu.count",
+    ]
+    assert fields({"metadata": {}}) == ["spec"]
+    assert fields({"spec": []}) == ["spec"]
+
+
+def test_a_list_without_end_is_cut() -> None:
+    """The message stays readable."""
+    words = review(body(args=["\0"] * 256)).words
+
+    assert words.endswith("and 236 more")
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"activeDeadlineSeconds": None}, "activeDeadlineSeconds"),
+        ({"market": {"hosts": "Any"}}, "hosts"),
+        ({"image": "localhost:5000/app"}, "tag"),
+    ],
+)
+def test_what_is_soon_regretted_is_warned_of(changes: dict[str, Any], word: str) -> None:
+    """Short enough not to be cut."""
+    verdict = review(body(**changes))
+
+    assert verdict.faults == ()
+    (warning,) = verdict.warnings
+    assert word in warning
+    assert len(warning) <= 120
+
+
+def test_a_job_that_gitops_would_buy_again_is_warned_of() -> None:
+    """Only where both meet: a time to live, and the mark of a tool that applies it anew."""
+    for mark in ({"labels": {"kustomize.toolkit.fluxcd.io/name": "apps"}}, {}):
+        for ttl in (60, None):
+            found = review(body(ttlSecondsAfterFinished=ttl) | {"metadata": mark})
+            (warned,) = found.warnings or ("",)
+            assert ("paid again" in warned) is (bool(mark) and ttl == 60)
+            assert len(warned) <= 120
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({}, None),
+        ({"cost": {"ceiling": "0.34"}}, "$0.348"),
+        ({"cost": {"ceiling": "0.35"}}, None),
+        ({"cost": {"ceiling": "0.35"}, "gpu": {"models": ["RTX 4090"], "count": 2}}, "$0.695"),
+        ({"cost": {"ceiling": "0.01"}, "gpu": {"models": ["RTX 3090"]}}, None),
+        ({"cost": {"ceiling": "0.01"}, "gpu": {"models": ["RTX 4090", "RTX 3090"]}}, None),
+        ({"cost": {"ceiling": "0.01"}, "gpu": {}}, "$0.348"),
+        ({"cost": {"ceiling": "0.01"}, "market": {"type": "Interruptible"}}, None),
+    ],
+)
+def test_a_ceiling_below_the_cheapest_run_is_warned_of(
+    changes: dict[str, Any], needed: str | None
+) -> None:
+    """0.25 $/h for 3600 + 1400 s; a price of yesterday, and a bid, are no price."""
+    warnings = review(body(activeDeadlineSeconds=3600, **changes), NOTES).warnings
+
+    assert len(warnings) == (needed is not None)
+    if needed:
+        assert needed in warnings[0]
+        assert len(warnings[0]) <= 120
+
+
+def test_a_model_that_the_provider_knows_is_known() -> None:
+    """And may be the nearest one."""
+    assert review(body(gpu={"models": ["Voodoo 5"]}), NOTES).faults == ()
+    (fault,) = review(body(gpu={"models": ["voodoo_5"]}), NOTES).faults
+    assert "did you mean 'Voodoo 5'?" in fault.message
+
+
+def test_the_floor_is_the_lowest_price_of_a_day_for_one_gpu() -> None:
+    """A dearer offer leaves it, a cheaper one and an older one do not."""
+    found = quotes()
+    pair = an_offer(gpu_usd_per_hour=Fraction(1, 2), gpu_count=2)
+    dear = an_offer(gpu_usd_per_hour=Fraction(3))
+    one = lowered({}, replace(found, offers=(dear, pair)), NOW)
+    assert one == {"RTX 4090": Floor(usd_per_hour="0.250000", seen_at=NOW)}
+    later = NOW + timedelta(hours=23)
+    assert lowered(one, replace(found, offers=(dear,)), later) == one
+    older = lowered(one, replace(found, offers=(dear,)), NOW + timedelta(hours=24))
+    assert older["RTX 4090"].usd_per_hour == "3.000000"
+
+
+def test_what_is_no_price_or_no_name_is_no_floor() -> None:
+    """A provider's mistake or malice is not shown to users."""
+    strange = [
+        an_offer(gpu_model="RTX\x1b[2J"),
+        an_offer(gpu_model="x" * 65),
+        an_offer(gpu_model=""),
+        an_offer(gpu_usd_per_hour=Fraction(10**9)),
+        an_offer(gpu_usd_per_hour=Fraction(0)),
+    ]
+    many = [an_offer(gpu_model=f"GPU {number}") for number in range(1500)]
+
+    assert lowered({}, replace(quotes(), offers=tuple(strange)), NOW) == {}
+    assert len(lowered({}, replace(quotes(), offers=tuple(many)), NOW)) == 1000
+
+
+def test_the_builders_spec_passes() -> None:
+    """What all other tests use is nothing that the webhook would refuse."""
+    assert review({"spec": a_spec()}).faults == ()

@@ -1,0 +1,116 @@
+"""When certificates are made, trusted and used, over whole lives of them."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from gpujob.adapters import pki
+from gpujob.core.certificates import Certificate, Held, Step, due, used_next
+from gpujob.core.limits import Limits
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NAMES = frozenset({"gpujob-server.system.svc"})
+LIMITS = Limits(certificate_life_seconds=9000, certificate_overlap_seconds=600)
+
+
+def made(number: int, ago: float) -> Certificate:
+    """A certificate of the 9000 s life, made so many seconds before NOW."""
+    at = NOW - timedelta(seconds=ago)
+    return Certificate(
+        authority=f"authority {number}\n",
+        chain=f"chain {number}",
+        key="key",
+        made_at=at,
+        ends_at=at + timedelta(seconds=9000),
+        names=NAMES,
+    )
+
+
+TABLE = [
+    ("nothing is there", Held(), "", Step.MAKE),
+    ("a fresh one", Held(made(1, 10)), "authority 1\n", Step.NOTHING),
+    ("shortly before two thirds", Held(made(1, 5999)), "authority 1\n", Step.NOTHING),
+    ("after two thirds", Held(made(1, 6000)), "authority 1\n", Step.MAKE_NEXT),
+    ("too old", Held(made(1, 9000)), "authority 1\n", Step.MAKE),
+    ("made in the future by another clock", Held(made(1, -60)), "authority 1\n", Step.MAKE),
+    (
+        "the next one is not trusted yet",
+        Held(made(1, 7000), made(2, 900)),
+        "authority 1\n",
+        Step.NOTHING,
+    ),
+    (
+        "it is trusted, but not for long",
+        Held(made(1, 7000), made(2, 599)),
+        "authority 1\nauthority 2\n",
+        Step.NOTHING,
+    ),
+    (
+        "it is trusted for long enough",
+        Held(made(1, 7000), made(2, 600)),
+        "authority 1\nauthority 2\n",
+        Step.USE_NEXT,
+    ),
+    (
+        "for another name",
+        Held(replace(made(1, 10), names=frozenset({"old.system.svc"}))),
+        "authority 1\n",
+        Step.MAKE,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("held", "trusted", "step"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
+def test_which_step_is_due(held: Held, trusted: str, step: Step) -> None:
+    """One observation, one step."""
+    assert due(held, names=NAMES, trusted=trusted, now=NOW, limits=LIMITS) is step
+
+
+def test_a_year_of_rotations_shows_nothing_untrusted() -> None:
+    """Whatever a replica shows, old or new, the trust of a moment ago covers it."""
+    held, trusted, shown, number = Held(), "", "", 0
+    rotations = 0
+    for minute in range(0, 60 * 24 * 4):
+        now = NOW + timedelta(minutes=minute)
+        before = trusted
+        step = due(held, names=NAMES, trusted=trusted, now=now, limits=LIMITS)
+        if step in (Step.MAKE, Step.MAKE_NEXT):
+            number += 1
+            one = replace(made(number, 0), made_at=now, ends_at=now + timedelta(seconds=9000))
+            held = Held(one) if step is Step.MAKE else replace(held, coming=one)
+        elif step is Step.USE_NEXT:
+            held = used_next(held)
+            rotations += 1
+        trusted = held.trusted
+        assert held.used is not None
+        if minute:
+            assert step is not Step.MAKE, "it never runs out"
+            assert held.used.authority in before, "trusted before it is used"
+            assert shown in trusted, "what a slow replica still shows is trusted"
+        shown = held.used.authority
+
+    assert rotations > 40
+    assert trusted.count("authority") <= 3
+
+
+def test_what_is_made_is_read_back() -> None:
+    """Dates and names; and nothing shows the key."""
+    one = pki.make(NAMES, now=NOW, life_seconds=9000)
+    again = pki.read(authority=one.authority, chain=one.chain, key=one.key)
+
+    assert again == one
+    assert one.key not in repr(one)
+    assert "PRIVATE" not in repr(Held(one))
+
+
+@pytest.mark.parametrize("spoilt", ["authority", "chain", "key"])
+def test_what_is_spoilt_is_not_read(spoilt: str) -> None:
+    """It is made anew."""
+    one = pki.make(NAMES, now=NOW, life_seconds=9000)
+    texts = {"authority": one.authority, "chain": one.chain, "key": one.key}
+
+    with pytest.raises(pki.PkiError):
+        pki.read(**(texts | {spoilt: ""}))

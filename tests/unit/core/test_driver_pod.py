@@ -1,0 +1,74 @@
+"""What of a job's files its driver pod is given."""
+
+import json
+from typing import Any
+
+from tests.builders import RECORDED, a_job, a_spec, node_observation
+
+from gpujob.api.data import VARIABLE, DataPlan
+from gpujob.core.driver_pod import driver_pod
+
+DATA = {
+    "inputs": [{"claimName": "sets", "subPath": "mnist", "path": "in/$(HOME)"}],
+    "outputs": [
+        {"claimName": "results", "path": "/workspace/out"},
+        {"claimName": "results", "subPath": "plots", "path": "plots"},
+    ],
+    "checkpoint": {"claimName": "state", "path": "state", "intervalSeconds": 60},
+    "log": {"claimName": "results", "subPath": "logs"},
+    "maxDownloadGB": 3,
+    "maxUploadGB": 2,
+}
+
+
+def pod(data: dict[str, Any]) -> dict[str, Any]:
+    """The spec of the driver pod of a job with these files."""
+    job = a_job(a_spec(data=data), RECORDED)
+    spec: dict[str, Any] = driver_pod(node_observation(job=job))["spec"]
+    return spec
+
+
+def test_each_claim_is_one_volume_and_inputs_can_not_be_written() -> None:
+    """However often it is used; a folder on it is mounted alone."""
+    spec = pod(DATA)
+    volumes = {
+        one["name"]: one["persistentVolumeClaim"]["claimName"]
+        for one in spec["volumes"]
+        if "persistentVolumeClaim" in one
+    }
+    mounts = {
+        one["mountPath"]: (volumes[one["name"]], one.get("subPath"), one.get("readOnly", False))
+        for one in spec["containers"][0]["volumeMounts"]
+        if one["name"] in volumes
+    }
+
+    assert sorted(volumes.values()) == ["results", "sets", "state"]
+    assert mounts == {
+        "/data/inputs-0": ("sets", "mnist", True),
+        "/data/outputs-0": ("results", None, False),
+        "/data/outputs-1": ("results", "plots", False),
+        "/data/checkpoint": ("state", None, False),
+        "/data/log": ("results", "logs", False),
+    }
+
+
+def test_what_is_copied_is_told_as_it_was_written() -> None:
+    """The kubelet would put a variable's value in a path, if it were let."""
+    (told,) = (one["value"] for one in pod(DATA)["containers"][0]["env"] if one["name"] == VARIABLE)
+    plan = DataPlan.model_validate_json(told.replace("$$(", "$("))
+
+    assert "$$(HOME)" in told
+    assert "$(HOME)" in json.loads(told.replace("$$(", "$("))["inputs"][0]["path"]
+    assert [copy.path for copy in plan.outputs] == ["/workspace/out", "plots"]
+    assert plan.checkpoint is not None
+    assert (plan.checkpoint.folder, plan.checkpoint_seconds) == ("/data/checkpoint", 60)
+    assert plan.log_folder == "/data/log"
+    assert (plan.download_bytes_max, plan.upload_bytes_max) == (3 * 10**9, 2 * 10**9)
+
+
+def test_a_job_without_files_mounts_no_claim() -> None:
+    """Nor is anything told of copying."""
+    spec = pod({})
+
+    assert not any("persistentVolumeClaim" in one for one in spec["volumes"])
+    assert VARIABLE not in {one["name"] for one in spec["containers"][0]["env"]}

@@ -1,0 +1,62 @@
+"""Two names of one GPU, and one name of two."""
+
+import pytest
+
+from gpujob.core.gpu_models import KNOWN, is_same_model
+
+SAME = {
+    "A10": ["NVIDIA A10"],
+    "A100 PCIE": ["NVIDIA A100-PCIE-40GB", "NVIDIA A100 80GB PCIe"],
+    "A100 SXM4": ["NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB"],
+    "A100X": ["NVIDIA A100X"],
+    "A800 PCIE": ["NVIDIA A800 80GB PCIe"],
+    "B200": ["NVIDIA B200"],
+    "B300": ["NVIDIA B300 SXM6 AC"],
+    "GH200": ["NVIDIA GH200 480GB"],
+    "GTX 1660 S": ["NVIDIA GeForce GTX 1660 SUPER"],
+    "GTX TITAN X": ["NVIDIA GeForce GTX TITAN X"],
+    "H100 NVL": ["NVIDIA H100 NVL"],
+    "H100 PCIE": ["NVIDIA H100 PCIe"],
+    "H100 SXM": ["NVIDIA H100 80GB HBM3"],
+    "H200": ["NVIDIA H200"],
+    "L4": ["NVIDIA L4"],
+    "L40": ["NVIDIA L40"],
+    "L40S": ["NVIDIA L40S"],
+    "Q RTX 6000": ["Quadro RTX 6000"],
+    "Quadro P4000": ["Quadro P4000"],
+    "RTX 2060S": ["NVIDIA GeForce RTX 2060 SUPER"],
+    "RTX 3060": ["NVIDIA GeForce RTX 3060"],
+    "RTX 3060 Ti": ["NVIDIA GeForce RTX 3060 Ti"],
+    "RTX 3060 laptop": ["NVIDIA GeForce RTX 3060 Laptop GPU"],
+    "RTX 4070": ["NVIDIA GeForce RTX 4070"],
+    "RTX 4070 Ti": ["NVIDIA GeForce RTX 4070 Ti"],
+    "RTX 4070S": ["NVIDIA GeForce RTX 4070 SUPER"],
+    "RTX 4070S Ti": ["NVIDIA GeForce RTX 4070 Ti SUPER"],
+    "RTX 4090": ["NVIDIA GeForce RTX 4090"],
+    "RTX 4090D": ["NVIDIA GeForce RTX 4090 D"],
+    "RTX 6000Ada": ["NVIDIA RTX 6000 Ada Generation"],
+    "RTX A2000": ["NVIDIA RTX A2000", "NVIDIA RTX A2000 12GB"],
+    "RTX A6000": ["NVIDIA RTX A6000"],
+    "RTX PRO 6000 S": ["NVIDIA RTX PRO 6000 Blackwell Server Edition"],
+    "RTX PRO 6000 WS": ["NVIDIA RTX PRO 6000 Blackwell Workstation Edition"],
+    "Tesla P4": ["Tesla P4"],
+    "Tesla P40": ["Tesla P40"],
+    "Tesla T4": ["Tesla T4"],
+    "Tesla V100": ["Tesla V100-SXM2-16GB", "Tesla V100-PCIE-32GB"],
+    "Titan V": ["NVIDIA TITAN V"],
+    "Titan Xp": ["NVIDIA TITAN Xp"],
+}
+"""Own names by market names, as far as they are publicly shown."""
+
+
+def test_the_market_s_names_are_known() -> None:
+    """Else the table would speak of nothing."""
+    assert set(SAME) <= KNOWN
+
+
+@pytest.mark.parametrize("market", SAME)
+def test_only_its_own_names_are_those_of_a_model(market: str) -> None:
+    """Each agrees with its own and with none of the others'."""
+    agreeing = {name for names in SAME.values() for name in names if is_same_model(market, name)}
+
+    assert agreeing == set(SAME[market])
