@@ -85,6 +85,11 @@ def run(part: str, options: list[str]) -> Result:
 def main() -> int:
     """Runs what the command line names; returns 0 only if all of it passed."""
     arguments = sys.argv[1:]
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"hack/test [PART…] [OPTION…]\n\nparts: {' '.join(PARTS)}; none named: all of them")
+        print("options go to pytest: `hack/test unit -k gate`, `hack/test e2e --whole`,")
+        print("`hack/test simulation --seeds 0..999 --points all`, `hack/test integration -x -s`")
+        return 0
     cut = next((n for n, one in enumerate(arguments) if one.startswith("-")), len(arguments))
     arguments, options = arguments[:cut], [one for one in arguments[cut:] if one != "--"]
     unknown = [part for part in arguments if part not in PARTS]

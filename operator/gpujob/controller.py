@@ -124,7 +124,11 @@ async def run(settings: Settings) -> int:
         await leader.close()
         await lock.release()
         leader.end_watch()
-    acquiring.cancel()
+    elif failure is not acquiring:
+        # It may have been about to lead.
+        acquiring.cancel()
+        await asyncio.wait([acquiring])
+        await lock.release()
     if failure is not stopping:
         problem = failure.exception() if not failure.cancelled() else None
         log.error("controller_broke", task=failure.get_name(), problem=repr(problem))

@@ -6,6 +6,7 @@ What keeps money safe then is the marker and the version on each write; the lock
 
 import asyncio
 import ipaddress
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,6 +49,9 @@ class LeaderLock:
         """Monotonic time at which this process first read that version."""
         self._renewed_at: float | None = None
         """Monotonic time before the last successful write was sent."""
+        self._write: asyncio.Task[Body] | None = None
+        """The last write by which this process wanted to lead. It outlives whoever waits for it:
+        what was sent may be stored after a look that did not see it yet."""
 
     @property
     def is_held(self) -> bool:
@@ -101,17 +105,30 @@ class LeaderLock:
 
     async def release(self) -> None:
         """Lets another replica lead at once; only after all work has ended."""
-        if self._renewed_at is None:
-            return
         self._renewed_at = None
+        if self._write is None:
+            return
+        try:
+            async with asyncio.timeout(self._limits.lock_renew_deadline_seconds):
+                await asyncio.gather(self._write, return_exceptions=True)
+                while not await self._given_back():
+                    await asyncio.sleep(self._limits.lock_retry_seconds / 2)
+        except TimeoutError:
+            log.warning("lock_not_released")
+
+    async def _given_back(self) -> bool:
+        """Whether the record surely does not name this replica any more."""
         try:
             stored = await self._kube.find("Lease", self._namespace, self._name)
-            if stored is not None and (record := _record(stored)).holder == self._identity:
-                spec = _spec(given_back(record), acquired_at=None)
-                await self._kube.replace("Lease", stored | {"spec": spec})
-                log.info("lock_released")
+            if stored is None or (record := _record(stored)).holder != self._identity:
+                return True
+            spec = _spec(given_back(record), acquired_at=None)
+            await self._kube.replace("Lease", stored | {"spec": spec})
         except ClusterError as error:
-            log.warning("lock_not_released", problem=str(error))
+            log.warning("lock_unreachable", problem=str(error))
+            return False
+        log.info("lock_released")
+        return True
 
     async def _unless_renewed(self, before: dict[str, str]) -> dict[str, str]:
         after = await self._held_elsewhere()
@@ -149,7 +166,7 @@ class LeaderLock:
             duration = self._limits.lock_duration_seconds
             if stored is None:
                 record = taken(None, identity=self._identity, duration_seconds=duration)
-                await self._kube.create("Lease", self._namespace, self._body(record))
+                await self._send(self._kube.create("Lease", self._namespace, self._body(record)))
                 self._renewed_at = asked_at
                 return True
             version = stored["metadata"]["resourceVersion"]
@@ -165,7 +182,7 @@ class LeaderLock:
             kept = stored["spec"].get("acquireTime") if record.holder == self._identity else None
             record = taken(record, identity=self._identity, duration_seconds=duration)
             spec = _spec(record, acquired_at=kept)
-            await self._kube.replace("Lease", stored | {"spec": spec})
+            await self._send(self._kube.replace("Lease", stored | {"spec": spec}))
         except Conflict:
             return False
         except ClusterError as error:
@@ -173,6 +190,10 @@ class LeaderLock:
             return False
         self._renewed_at = asked_at
         return True
+
+    async def _send(self, write: Coroutine[Any, Any, Body]) -> None:
+        self._write = asyncio.ensure_future(write)
+        await asyncio.shield(self._write)
 
     def _body(self, record: LockRecord) -> Body:
         return {

@@ -1,8 +1,16 @@
-"""What the lock saves besides the marker: attempts that would come to nothing."""
+"""What the lock saves besides the marker, and that it is always given back."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
-from tests.simulation.model import Chance
-from tests.simulation.world import World, play
+from tests.simulation.model import Chance, ModelKube
+from tests.simulation.process import VirtualClock
+from tests.simulation.world import SETTINGS, World, play
+
+from gpujob.adapters.errors import ClusterUnavailable
+from gpujob.adapters.kube import Body
 
 from gpujob.leader import LeaderLock
 
@@ -26,3 +34,51 @@ def test_a_lock_that_may_run_out_rents_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert world.living() == []
     assert all("rent" not in node["status"] for node in world.kube.of_kind("GpuNode"))
     assert world.reason("train") == "AwaitingQuote"
+
+
+class _SentIsSent(ModelKube):
+    """A request takes effect though its caller has ended meanwhile; one release fails at first."""
+
+    def __init__(self, chance: Chance, failures: int) -> None:
+        super().__init__(chance)
+        self._failures = failures
+
+    async def create(self, kind: str, namespace: str, body: Body) -> Body:
+        return await asyncio.shield(super().create(kind, namespace, body))
+
+    async def replace(self, kind: str, stored: Mapping[str, Any]) -> Body:
+        if not stored["spec"]["holderIdentity"] and self._failures:
+            self._failures -= 1
+            raise ClusterUnavailable("503")
+        return await asyncio.shield(super().replace(kind, stored))
+
+
+async def _held_after_a_stop(seed: int, failures: int) -> str:
+    chance = Chance(seed, level=0.0)
+    kube = _SentIsSent(chance, failures)
+    lock = LeaderLock(kube, VirtualClock(), SETTINGS, identity="first")
+
+    async def lead() -> None:
+        await lock.acquire()
+        await lock.hold()
+
+    leading = asyncio.create_task(lead())
+    await asyncio.sleep(chance.between(0.0, 8.0))
+    leading.cancel()
+    await asyncio.gather(leading, return_exceptions=True)
+    await lock.release()
+    # What is still on its way arrives.
+    await asyncio.sleep(5.0)
+    held = [body["spec"]["holderIdentity"] for body in kube.of_kind("Lease")]
+    return "".join(held)
+
+
+@pytest.mark.parametrize("failures", [0, 1])
+def test_a_lock_is_given_back_whenever_its_holder_is_told_to_stop(failures: int) -> None:
+    """Else nobody leads until it runs out. A renewal on its way makes the release a conflict."""
+
+    def held(seed: int) -> str:
+        found: str = play(lambda: _held_after_a_stop(seed, failures))
+        return found
+
+    assert {seed for seed in range(300) if held(seed)} == set()
