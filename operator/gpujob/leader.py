@@ -111,7 +111,7 @@ class LeaderLock:
         try:
             async with asyncio.timeout(self._limits.lock_renew_deadline_seconds):
                 await asyncio.gather(self._write, return_exceptions=True)
-                while not await self._given_back():
+                while not await self._given_back():  # noqa: ASYNC110 - the API server sets no event
                     await asyncio.sleep(self._limits.lock_retry_seconds / 2)
         except TimeoutError:
             log.warning("lock_not_released")

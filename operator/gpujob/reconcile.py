@@ -44,9 +44,10 @@ from gpujob.core import plan as effects
 from gpujob.core.conditions import job_status, node_status
 from gpujob.core.cost.gate import Destroy as DestroyEvidence
 from gpujob.core.driver_pod import KEY_FILE, driver_pod_name, key_secret_name, owned_by
-from gpujob.core.job_plan import node_name, plan_job
+from gpujob.core.job_plan import is_finished, node_name, plan_job
 from gpujob.core.node.plan import plan_node
 from gpujob.core.plan import Plan
+from gpujob.core.ports import service_name
 from gpujob.core.spec_faults import shape_faults
 from gpujob.core.start_script import host_key_in_log
 from gpujob.events import record_event
@@ -108,6 +109,8 @@ class Reconciler:
         """Of each machine that was dropped by its measure, by reason."""
         self._memories: dict[str, seen.NodeMemory] = {}
         self._absent_since: dict[str, float] = {}
+        self._service_problems: dict[str, str] = {}
+        """Why a job's Service could not be created, by the job's uid."""
         self._destroys: deque[DestroyEvidence] = deque(maxlen=DESTROYS_KEPT)
 
     async def reconcile(self, key: Key) -> None:
@@ -154,6 +157,8 @@ class Reconciler:
             job=job,
             node=node,
             node_absent_since=self._missed(status.node_uid, node),
+            service_owner=await self._service_owner(job),
+            service_problem=self._service_problems.get(job.metadata.uid, ""),
         )
         plan = plan_job(observation)
         if plan.wants_quotes:
@@ -167,6 +172,29 @@ class Reconciler:
             # It was kept until its cost was taken over.
             self._queue.add(Key("GpuNode", key.namespace, status.node_name))
         self._requeue(key, plan)
+
+    async def _service_owner(self, job: GpuJob) -> str | None:
+        if not job.spec.ports or is_finished(job.status):
+            return None
+        name = service_name(job.metadata.name)
+        body = await self._kube.find("Service", job.metadata.namespace, name)
+        if body is None:
+            return None
+        self._service_problems.pop(job.metadata.uid, None)
+        owners = body["metadata"].get("ownerReferences") or []
+        return next((str(one["uid"]) for one in owners if one.get("kind") == "GpuJob"), "")
+
+    async def _create_service(self, key: Key, uid: str, manifest: Body) -> None:
+        try:
+            await self._kube.create("Service", key.namespace, manifest)
+        except Conflict:
+            # It is there: the next pass sees whose it is.
+            return
+        except (Forbidden, Invalid) as error:
+            self._service_problems[uid] = str(error)
+            log.warning("service_refused", job=key.name, problem=str(error))
+            return
+        log.info("service_created", namespace=key.namespace, service=manifest["metadata"]["name"])
 
     def _missed(self, uid: str | None, node: GpuNode | None) -> float | None:
         """Returns since when this process misses a recorded node."""
@@ -218,6 +246,8 @@ class Reconciler:
                     # An earlier pass made it, or a job of the same name did: the next pass sees.
                     return
                 log.info("node_created", namespace=key.namespace, node=manifest["metadata"]["name"])
+            case effects.CreateService(manifest):
+                await self._create_service(key, stored["metadata"]["uid"], manifest)
             case _:
                 raise AssertionError(f"not a job's effect: {effect}")
 

@@ -252,6 +252,36 @@ with open(out / "result", "rb") as f:
     assert on_claim(stage, "results", look.format("run/result")).strip() == told["result"]
 
 
+def test_a_port_of_the_workload_is_reached_through_its_service(stage: Stage) -> None:
+    """From a pod in the cluster, by the Service's name in the job's status."""
+    serve = (
+        "import http.server, os, pathlib\n"
+        "home = pathlib.Path(os.environ['HOME'])\n"
+        "(home / 'page').write_text('from the machine')\n"
+        "os.chdir(home)\n"
+        "http.server.test(http.server.SimpleHTTPRequestHandler, port=8181, bind='127.0.0.1')\n"
+    )
+    ports = [{"name": "http", "port": 8181}]
+    stage.kubectl("apply", "-f", "-", text=json.dumps(job("serves", serve, ports=ports)))
+    found = eventually(
+        stage,
+        "serves",
+        lambda found: condition(found, "Running").get("status") == "True" and found,
+    )
+    service = found["status"]["serviceName"]
+    ask = (
+        "import time, urllib.request\n"
+        "for _ in range(100):\n"
+        "    try:\n"
+        f"        print(urllib.request.urlopen('http://{service}.demo:8181/page', timeout=5).read())\n"
+        "        break\n"
+        "    except OSError:\n"
+        "        time.sleep(0.3)\n"
+    )
+    assert on_claim(stage, "logs", ask).strip() == "b'from the machine'"
+    stage.kubectl("delete", "gpujob", "serves", "-n", "demo", "--timeout=60s")
+
+
 def test_a_driver_that_can_not_start_costs_nothing(stage: Stage) -> None:
     """A Secret or a claim that is not there: the real kubelet and scheduler say so."""
     before = len(stage.ledger())

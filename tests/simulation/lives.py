@@ -156,6 +156,7 @@ BIDS = {"market": {"type": "Interruptible"}}
 
 LIVES = {
     "plain": Life("Complete"),
+    "with ports": Life("Complete", spec={"ports": [{"name": "http", "port": 8080}]}),
     "listed late": Life("Complete", list_lag=55.0),
     "listed last": Life("Complete", list_lag=SETTINGS.limits.list_lag_seconds),
     "retried": Life("Complete", exit_codes=(1, 0)),

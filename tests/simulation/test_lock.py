@@ -11,7 +11,6 @@ from tests.simulation.world import SETTINGS, World, play
 
 from gpujob.adapters.errors import ClusterUnavailable
 from gpujob.adapters.kube import Body
-
 from gpujob.leader import LeaderLock
 
 

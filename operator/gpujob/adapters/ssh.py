@@ -16,6 +16,8 @@ READ_BYTES = 4 << 20
 """To be read from a stream at a time: all that has come, which is never more than its window.
 Whoever reads less is sent more than was read, and what waits grows (asyncssh 2.24: a channel opens
 its window whole for each part that is taken)."""
+PORT_WINDOW_BYTES = 1 << 20
+"""What may be on its way to a slow reader, for each connection to a port."""
 SCRIPT_SECONDS = 15.0
 """A script of ours takes moments: one that takes longer hangs, and a new connection may not."""
 
@@ -65,6 +67,25 @@ class Connection:
             process.close()
         if process.exit_status != 0:
             raise _failed(process.exit_status, "while it was given a file")
+
+    @asynccontextmanager
+    async def reach(
+        self, port: int
+    ) -> AsyncIterator["tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]"]:
+        """Connects to a port of the machine's own; the connection ends with the context.
+
+        Raises MachineUnreachable if nothing listens there, or whatever breaks meanwhile.
+        """
+        with _translated():
+            async with asyncio.timeout(CONNECT_SECONDS):
+                reader, writer = await self._connection.open_connection(
+                    "localhost", port, encoding=None, window=PORT_WINDOW_BYTES
+                )
+        try:
+            with _translated():
+                yield reader, writer
+        finally:
+            writer.channel.abort()
 
     @asynccontextmanager
     async def open(

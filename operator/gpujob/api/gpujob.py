@@ -353,6 +353,30 @@ class Data(Model):
     ] = 2
 
 
+class Port(Model):
+    """A TCP port of the workload that the cluster may reach."""
+
+    name: Annotated[
+        str,
+        Field(
+            max_length=15,
+            pattern="^[a-z](-?[a-z0-9])*$",
+            description="Name of the Service's port.",
+            examples=["http"],
+        ),
+    ]
+    port: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=65535,
+            description="Where the workload listens, on all addresses or on localhost of the "
+            "machine; the Service has the same number.",
+            examples=[6006],
+        ),
+    ]
+
+
 Argument = Annotated[str, Field(max_length=16384)]
 
 
@@ -460,6 +484,15 @@ class GpuJobSpec(Model):
     market: Annotated[MarketRules, Field(description="Which offers may be taken.")] = MarketRules()
     cost: Annotated[Cost, Field(description="What the job may cost.")]
     data: Annotated[Data, Field(description="Files that come and go, and traffic.")] = Data()
+    ports: Annotated[
+        tuple[Port, ...],
+        Field(
+            max_length=16,
+            description="Ports of the workload, reached through the Service that "
+            "`status.serviceName` names; carried by the driver over SSH. The machine opens none of "
+            "them to the internet. What they carry counts as traffic.",
+        ),
+    ] = ()
 
 
 class CostStatus(Model):
@@ -597,6 +630,10 @@ class GpuJobStatus(Model):
     usd_per_hour: Annotated[
         str | None,
         Field(alias="usdPerHour", max_length=24, description="Price of the present machine."),
+    ] = None
+    service_name: Annotated[
+        str | None,
+        Field(max_length=63, description="Service that leads to the workload's ports."),
     ] = None
     progress: Annotated[
         ProgressStatus | None, Field(description="How far the present run says it is.")

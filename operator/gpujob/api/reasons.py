@@ -36,6 +36,10 @@ class Reason(StrEnum):
     RETRYING = "Retrying", "The last attempt ended without success; another one follows."
     SUSPENDED = "Suspended", "The user suspended the job; nothing is rented for it."
     FORMER_NODE = "FormerNode", "A GpuNode of an earlier job of this name is still being released."
+    SERVICE_NOT_CREATED = (
+        "ServiceNotCreated",
+        "The Service for the job's ports could not be created; nothing is rented before.",
+    )
 
     # The cost gate says no.
     CEILING_EXCEEDED = "CeilingExceeded", "No offer's bound fits within the ceiling."

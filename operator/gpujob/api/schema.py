@@ -111,6 +111,13 @@ GPUJOB = Kind(
             *_immutable("confidence"),
         ),
         "spec.market": _immutable("market"),
+        "spec.ports": (
+            _rule(
+                "self.all(one, self.exists_one(other, other.port == one.port))",
+                "each port may be declared once",
+            ),
+            *_immutable("ports"),
+        ),
         "spec.market.maxUSDPerHour": (
             _rule("double(self) > 0.0", "maxUSDPerHour must be more than 0 US dollars"),
         ),
@@ -144,7 +151,12 @@ GPUJOB = Kind(
             )
         },
     },
-    list_keys={"status.conditions": "type", "status.attempts": "attempt", "spec.env": "name"},
+    list_keys={
+        "status.conditions": "type",
+        "status.attempts": "attempt",
+        "spec.env": "name",
+        "spec.ports": "name",
+    },
     columns=(
         _column("State", ".status.phase"),
         _column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),

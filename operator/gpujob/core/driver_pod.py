@@ -17,6 +17,7 @@ from gpujob.api.meta import (
 )
 from gpujob.api.transport import WORKLOAD_ENV_PREFIX
 from gpujob.core.observation import NodeObservation
+from gpujob.core.ports import carried, container_ports
 
 USER_ID = 10001
 KEY_FOLDER = "/etc/gpujob/ssh"
@@ -63,6 +64,10 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
         # Threads write what they did not read: an arena for each would keep what they free.
         "MALLOC_ARENA_MAX": "1",
     }
+    if job.spec.ports:
+        settings["GPUJOB_PORTS"] = ",".join(
+            f"{listened}:{port}" for listened, port in carried(job.spec).items()
+        )
     plan, mounts = _copies(job.spec.data)
     if mounts:
         # The kubelet would expand $(NAME) in a path.
@@ -102,6 +107,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
                     "args": ["driver"],
                     "env": [{"name": name, "value": value} for name, value in settings.items()]
                     + [_workload_variable(variable) for variable in job.spec.env],
+                    **({"ports": container_ports(job.spec)} if job.spec.ports else {}),
                     "terminationMessagePath": TERMINATION_LOG,
                     "securityContext": {
                         "allowPrivilegeEscalation": False,

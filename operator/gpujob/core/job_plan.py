@@ -26,12 +26,15 @@ from gpujob.core.market import Mark, absence_proved_at
 from gpujob.core.money import floor_usd, format_usd, parse_usd, short_usd
 from gpujob.core.observation import JobObservation, Unavailable
 from gpujob.core.plan import Plan
+from gpujob.core.ports import service, service_name
 from gpujob.core.spec_faults import spec_faults
 
 JobPlan = Plan[GpuJobStatus]
 Stage = Callable[[JobObservation], JobPlan | None]
 
 ATTEMPTS_SHOWN = 20
+RETRY_SECONDS = 5.0
+"""Until what the cluster refused is tried again."""
 
 FATAL = frozenset(
     {
@@ -276,7 +279,10 @@ def _under_way(seen: JobObservation) -> JobPlan | None:
             ),
         }
     )
-    return Plan(status=status, reason=reason, message=message)
+    # Taken away by hand, the Service is made again.
+    missing = job.spec.ports and seen.service_owner is None
+    todo = (effects.CreateService(service(job)),) if missing else ()
+    return Plan(status=status, reason=reason, message=message, effects=todo)
 
 
 def _record(seen: JobObservation) -> JobPlan | None:
@@ -334,6 +340,27 @@ def _backing_off(seen: JobObservation) -> JobPlan | None:
         return None
     words = f"attempt {last.attempt} ended with {last.reason}; the next one starts in {left:.0f} s"
     return _stay(seen, Reason.RETRYING, words, left)
+
+
+def _reachable(seen: JobObservation) -> JobPlan | None:
+    """The Service for the job's ports is there before anything is rented."""
+    job, name = seen.job, service_name(seen.job.metadata.name)
+    if not job.spec.ports:
+        return None
+    if seen.service_owner is None:
+        todo = (effects.CreateService(service(job)),)
+        if seen.service_problem:
+            words = f"Service {name}: {seen.service_problem}"
+            return _stay(seen, Reason.SERVICE_NOT_CREATED, words, RETRY_SECONDS, todo)
+        return _stay(seen, Reason.ACCEPTED, f"creating Service {name} for its ports", 0, todo)
+    if seen.service_owner != job.metadata.uid:
+        words = f"Service {name} is not this job's: delete it, or give the job another name"
+        return _stay(seen, Reason.SERVICE_NOT_CREATED, words, RETRY_SECONDS)
+    if job.status.service_name == name:
+        return None
+    status = job.status.model_copy(update={"service_name": name})
+    words = f"Service {name} leads to its ports"
+    return Plan(status=status, reason=Reason.ACCEPTED, message=words, requeue_seconds=0)
 
 
 def _gate(seen: JobObservation) -> JobPlan:
@@ -409,6 +436,7 @@ STAGES: tuple[Stage, ...] = (
     _spoilt,
     _suspended,
     _backing_off,
+    _reachable,
     _gate,
 )
 

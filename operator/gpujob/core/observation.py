@@ -154,4 +154,9 @@ class JobObservation:
     """The node of the recorded attempt, else one under the next attempt's name; None = absent."""
     node_absent_since: float | None = None
     """Monotonic time at which this process first missed a recorded node."""
+    service_owner: str | None = None
+    """Uid of the job that the Service for this job's ports belongs to; empty = to none;
+    None = there is no such Service, or none is wanted."""
+    service_problem: str = ""
+    """Why it could not be created, in the API server's words."""
     quotes: Quotes | Unavailable | None = None

@@ -44,6 +44,13 @@ class CreateNode:
 
 
 @dataclass(frozen=True)
+class CreateService:
+    """Create the Service that leads to the workload's ports."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class CreateKey:
     """Make the node's SSH key and store its private half for the driver."""
 
@@ -120,6 +127,7 @@ Effect = (
     | DeleteJob
     | DeleteNode
     | CreateNode
+    | CreateService
     | CreateKey
     | CreateDriver
     | DeleteDriver

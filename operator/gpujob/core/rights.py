@@ -25,6 +25,7 @@ CLUSTER_WIDE = (
     Rights("gpujob.dev", "gpunodes/finalizers", ("update",)),
     Rights("", "pods", ("get", "list", "watch", "create", "delete")),
     Rights("", "secrets", ("create", "delete")),
+    Rights("", "services", ("get", "create")),
     Rights("events.k8s.io", "events", ("create",)),
     Rights("", "namespaces", ("get",), "kube-system"),
     Rights("coordination.k8s.io", "leases", ("list",)),
@@ -43,10 +44,7 @@ def webhook_rights(name: str) -> tuple[Rights, ...]:
 
 def own_rights(name: str, *, webhook: bool) -> tuple[Rights, ...]:
     """Returns what a release of this name needs in its own namespace."""
-    certificates = (
-        Rights("", "services", ("get",), f"{name}-server"),
-        Rights("", "secrets", ("get", "update"), f"{name}-server-tls"),
-    )
+    certificates = (Rights("", "secrets", ("get", "update"), f"{name}-server-tls"),)
     return (
         # A create can not be held to a name.
         Rights("coordination.k8s.io", "leases", ("create",)),
@@ -56,7 +54,6 @@ def own_rights(name: str, *, webhook: bool) -> tuple[Rights, ...]:
         Rights("", "configmaps", ("get", "update"), f"{name}-market"),
         Rights("discovery.k8s.io", "endpointslices", ("create",)),
         Rights("discovery.k8s.io", "endpointslices", ("get", "update"), name),
-        Rights("", "services", ("get",), name),
         *(certificates if webhook else ()),
     )
 

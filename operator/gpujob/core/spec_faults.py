@@ -65,6 +65,7 @@ def _faults(spec: GpuJobSpec) -> Iterator[Fault]:
     yield from _program(spec)
     yield from _environment(spec)
     yield from _folders(spec)
+    yield from _ports(spec)
 
 
 def _money(spec: GpuJobSpec) -> Iterator[Fault]:
@@ -118,6 +119,15 @@ def _folders(spec: GpuJobSpec) -> Iterator[Fault]:
     for field, claim in claims:
         if {".", ".."} & set((claim.sub_path or "").split("/")):
             yield Fault(f"{field}.subPath", "write the folder itself, without . and ..")
+
+
+def _ports(spec: GpuJobSpec) -> Iterator[Fault]:
+    names, numbers = Counter(p.name for p in spec.ports), Counter(p.port for p in spec.ports)
+    for at, one in enumerate(spec.ports):
+        if names[one.name] > 1:
+            yield Fault(f"spec.ports[{at}].name", f"{one.name} is declared more than once")
+        if numbers[one.port] > 1:
+            yield Fault(f"spec.ports[{at}].port", f"{one.port} is declared more than once")
 
 
 def _program(spec: GpuJobSpec) -> Iterator[Fault]:

@@ -44,6 +44,7 @@ from gpujob.api.transport import (
 )
 from gpujob.driver.files import Allowance, data_problem, pull, push, words_for
 from gpujob.driver.measure import MEASURE_SCRIPT, MEASURE_SECONDS, parse_measure
+from gpujob.driver.ports import carry_ports
 from gpujob.driver.settings import DriverSettings, DriverSettingsError
 from gpujob.driver.state import Kept, Printed, Sink, next_session
 from gpujob.driver.supervisor import (
@@ -353,7 +354,9 @@ class Driver:
         if self._ended is None:
             self._phase = WorkloadPhase.RUNNING
         copying = self._copy_checkpoints(connection, run)
-        await self._alongside(connection, run, self._follow_all(connection, run), copying)
+        carrying = carry_ports(connection, self._settings.ports)
+        following = self._follow_all(connection, run)
+        await self._alongside(connection, run, following, copying, carrying)
         look = await self._look(connection, run)
         while look.state not in ("exited", "vanished"):
             await asyncio.sleep(0.2)

@@ -29,6 +29,8 @@ class DriverSettings:
     workload_environment: Mapping[str, str]
     node_name: str
     data: DataPlan | None
+    ports: Mapping[int, int]
+    """The machine's ports by our own."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "DriverSettings":
@@ -56,12 +58,21 @@ class DriverSettings:
             sync_seconds=sync_seconds,
             node_name=needed("GPUJOB_NODE_NAME"),
             data=_data_plan(environment.get(VARIABLE)),
+            ports=_ports(environment.get("GPUJOB_PORTS", "")),
             workload_environment={
                 name.removeprefix(WORKLOAD_ENV_PREFIX): value
                 for name, value in environment.items()
                 if name.startswith(WORKLOAD_ENV_PREFIX)
             },
         )
+
+
+def _ports(text: str) -> dict[int, int]:
+    try:
+        pairs = [one.split(":") for one in text.split(",") if one]
+        return {int(listened): int(port) for listened, port in pairs}
+    except ValueError:
+        raise DriverSettingsError("GPUJOB_PORTS must be OURS:THEIRS,… in numbers") from None
 
 
 def _data_plan(text: str | None) -> DataPlan | None:

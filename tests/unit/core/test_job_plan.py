@@ -51,6 +51,8 @@ def retried(failures: int = 1, ago: float = 3600.0) -> dict[str, Any]:
     return {"attempt": 1, "attempts": [record], "failures": failures}
 
 
+PORTS = [{"name": "http", "port": 8080}]
+
 TABLE = [
     (
         "the finalizer comes before the first node",
@@ -103,6 +105,54 @@ TABLE = [
         job_observation(job=a_job(a_spec(image="$(reboot)"), status=RECORDED), node=a_node()),
         Reason.AWAITING_DRIVER,
         [],
+    ),
+    (
+        "the Service for its ports comes before anything else",
+        job_observation(job=a_job(a_spec(ports=PORTS)), quotes=quotes()),
+        Reason.ACCEPTED,
+        ["CreateService"],
+    ),
+    (
+        "one that is refused is tried again, and nothing rented",
+        job_observation(
+            job=a_job(a_spec(ports=PORTS)), quotes=quotes(), service_problem="exceeded quota"
+        ),
+        Reason.SERVICE_NOT_CREATED,
+        ["CreateService"],
+    ),
+    (
+        "one of somebody else is left alone, and nothing rented",
+        job_observation(job=a_job(a_spec(ports=PORTS)), quotes=quotes(), service_owner=""),
+        Reason.SERVICE_NOT_CREATED,
+        [],
+    ),
+    (
+        "one of an earlier job of this name is left alone too",
+        job_observation(job=a_job(a_spec(ports=PORTS)), quotes=quotes(), service_owner="j-0"),
+        Reason.SERVICE_NOT_CREATED,
+        [],
+    ),
+    (
+        "its name is told",
+        job_observation(job=a_job(a_spec(ports=PORTS)), quotes=quotes(), service_owner="j-1"),
+        Reason.ACCEPTED,
+        [],
+    ),
+    (
+        "then the gate is asked",
+        job_observation(
+            job=a_job(a_spec(ports=PORTS), status={"serviceName": "gpujob-train"}),
+            quotes=quotes(),
+            service_owner="j-1",
+        ),
+        Reason.ADMITTED,
+        ["CreateNode"],
+    ),
+    (
+        "one that was taken away is made again",
+        job_observation(job=a_job(a_spec(ports=PORTS), status=RECORDED), node=a_node()),
+        Reason.AWAITING_DRIVER,
+        ["CreateService"],
     ),
     (
         "a suspended job rents nothing",

@@ -1,0 +1,62 @@
+"""The workload's ports: a Service leads to the driver pod, the driver on to the machine."""
+
+from typing import Any
+
+from gpujob.api.gpujob import GpuJob, GpuJobSpec
+from gpujob.api.meta import API_VERSION, LABEL_COMPONENT, LABEL_JOB, LABEL_MANAGED_BY, MANAGER
+
+FIRST_LISTENED = 20000
+"""The driver's own ports: what it may listen on as nobody in particular, whatever the workload's
+port is."""
+
+
+def service_name(job_name: str) -> str:
+    """Returns the name of a job's Service: at most 59 characters, and without dots."""
+    return f"gpujob-{job_name.replace('.', '-')}"
+
+
+def carried(spec: GpuJobSpec) -> dict[int, int]:
+    """Returns the machine's ports by the driver's."""
+    return {FIRST_LISTENED + at: one.port for at, one in enumerate(spec.ports)}
+
+
+def container_ports(spec: GpuJobSpec) -> list[dict[str, Any]]:
+    """Returns what the driver's container listens on."""
+    return [
+        {"name": one.name, "containerPort": listened, "protocol": "TCP"}
+        for one, listened in zip(spec.ports, carried(spec), strict=True)
+    ]
+
+
+def service(job: GpuJob) -> dict[str, Any]:
+    """Returns the manifest of the Service; it outlives attempts and goes with the job."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": service_name(job.metadata.name),
+            "namespace": job.metadata.namespace,
+            "labels": {
+                "app.kubernetes.io/name": "gpujob",
+                LABEL_MANAGED_BY: MANAGER,
+                LABEL_JOB: job.metadata.name,
+            },
+            "ownerReferences": [
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": "GpuJob",
+                    "name": job.metadata.name,
+                    "uid": job.metadata.uid,
+                    "controller": True,
+                    "blockOwnerDeletion": True,
+                }
+            ],
+        },
+        "spec": {
+            "selector": {LABEL_COMPONENT: "driver", LABEL_JOB: job.metadata.name},
+            "ports": [
+                {"name": one.name, "port": one.port, "targetPort": one.name, "protocol": "TCP"}
+                for one in job.spec.ports
+            ],
+        },
+    }
