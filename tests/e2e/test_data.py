@@ -271,9 +271,10 @@ def test_a_port_of_the_workload_is_reached_through_its_service(stage: Stage) -> 
     service = found["status"]["serviceName"]
     ask = (
         "import time, urllib.request\n"
+        f"url = 'http://{service}.demo:8181/page'\n"
         "for _ in range(100):\n"
         "    try:\n"
-        f"        print(urllib.request.urlopen('http://{service}.demo:8181/page', timeout=5).read())\n"
+        "        print(urllib.request.urlopen(url, timeout=5).read())\n"
         "        break\n"
         "    except OSError:\n"
         "        time.sleep(0.3)\n"

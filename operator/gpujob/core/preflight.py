@@ -21,6 +21,9 @@ from gpujob.core.offers import NOMINAL
 SPARE = Fraction(9, 10)
 """A file system keeps a part of its disk for itself, a kernel a part of the memory."""
 
+FREE = Fraction(3, 4)
+"""Of the memory asked for: what the host itself and the container's start hold is not counted."""
+
 UNMEASURED = ("Instinct",)
 """Models without NVIDIA's tools, by which GPUs are measured."""
 
@@ -70,6 +73,12 @@ def _refusals(
     if needs.memory_gb is not None and measured.memory_mib < needs.memory_gb * mib_per_gb * SPARE:
         words = f"it has {measured.memory_mib} MiB of memory, resources.memoryGB asks for "
         yield Refusal(Reason.MACHINE_MISLABELLED, f"{words}{needs.memory_gb}")
+    if needs.memory_gb is not None and (
+        measured.memory_free_mib < needs.memory_gb * mib_per_gb * FREE
+    ):
+        words = f"only {measured.memory_free_mib} MiB of its memory are free, "
+        asked = f"resources.memoryGB asks for {needs.memory_gb}"
+        yield Refusal(Reason.MACHINE_MISLABELLED, words + asked)
     if needs.cpu is not None and measured.cpu_cores < needs.cpu:
         words = f"it has {measured.cpu_cores} CPU cores, resources.cpu asks for {needs.cpu}"
         yield Refusal(Reason.MACHINE_MISLABELLED, words)

@@ -32,6 +32,9 @@ while read -r k v _; do case $k in MemTotal:) echo "memory $v";; MemAvailable:) 
 c=${GPUJOB_CGROUP:-/sys/fs/cgroup}
 for f in "$c/memory.max" "$c/memory/memory.limit_in_bytes"; do [ -r "$f" ] && echo "limit $(cat "$f")"; done
 for f in "$c/memory.current" "$c/memory/memory.usage_in_bytes"; do [ -r "$f" ] && echo "used $(cat "$f")"; done
+for f in "$c/memory.stat" "$c/memory/memory.stat"; do [ -r "$f" ] && while read -r k v; do
+  case $k in inactive_file|total_inactive_file) echo "cached $v";; esac
+done < "$f"; done
 echo "disk $(df -Pk "$HOME" | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2,4)"
 read -r t0 _ < /proc/uptime; n=0; s=${t0%.*}
 while [ $n -lt 8 ]; do
@@ -87,7 +90,9 @@ def _measured(lines: Iterable[str]) -> Measured:
     limit = told.get("limit", "max").strip()
     if limit.isdecimal() and int(limit) < memory:
         memory = int(limit)
-        free = min(free, max(memory - int(told.get("used", "0")), 0))
+        # What only caches files is given up when memory is asked for.
+        used = max(int(told.get("used", "0")) - int(told.get("cached", "0")), 0)
+        free = min(free, max(memory - used, 0))
     disk, disk_free = (int(number) // 1024 for number in told["disk"].split())
     return Measured(
         gpus=tuple(gpus[:GPUS_MAX]),

@@ -106,6 +106,13 @@ BROKEN, OTHER = Reason.MACHINE_BROKEN, Reason.MACHINE_MISLABELLED
             "its disk has 17000 MiB, 20 GB were rented",
         ),
         (
+            measured(memory_free_mib=45_000),
+            {},
+            {"resources": {"memoryGB": 64}},
+            Reason.MACHINE_MISLABELLED,
+            "only 45000 MiB of its memory are free, resources.memoryGB asks for 64",
+        ),
+        (
             measured(memory_mib=50_000),
             {},
             {"resources": {"memoryGB": 64}},
