@@ -475,6 +475,47 @@ FAULTS = (
         "            asked_at = self._clock.monotonic()\n",
         "            asked_at = self._clock.monotonic() + 10\n",
     ),
+    Fault(
+        "a lock is given back before the last write has landed",
+        "leader.py",
+        "                await asyncio.gather(self._write, return_exceptions=True)\n",
+        "",
+    ),
+    Fault(
+        "a lock that could not be given back is kept",
+        "leader.py",
+        """            log.warning("lock_unreachable", problem=str(error))
+            return False
+        log.info("lock_released")""",
+        """            log.warning("lock_unreachable", problem=str(error))
+            return True
+        log.info("lock_released")""",
+    ),
+    # --- Ports --------------------------------------------------------------------------------
+    Fault(
+        "somebody else's Service is taken for ours",
+        "core/job_plan.py",
+        "if seen.service_owner != job.metadata.uid:",
+        "if seen.service_owner is None:",
+    ),
+    Fault(
+        "a machine is rented without its Service",
+        "core/job_plan.py",
+        "    _backing_off,\n    _reachable,\n",
+        "    _backing_off,\n",
+    ),
+    Fault(
+        "any number of callers is answered",
+        "driver/ports.py",
+        "if len(calls) >= CONNECTIONS_MAX:",
+        "if len(calls) < 0:",
+    ),
+    Fault(
+        "a half that has ended is not told",
+        "driver/ports.py",
+        "    target.write_eof()\n",
+        "",
+    ),
     # --- Admission ----------------------------------------------------------------------------
     Fault(
         "what the webhook refuses is not asked again",
