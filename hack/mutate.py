@@ -491,6 +491,31 @@ FAULTS = (
             return True
         log.info("lock_released")""",
     ),
+    # --- HTTP API -----------------------------------------------------------------------------
+    Fault(
+        "an expired token is good",
+        "core/api_tokens.py",
+        "if found is None or (found.expires is not None and found.expires <= now):",
+        "if found is None:",
+    ),
+    Fault(
+        "a reader may write",
+        "core/api_tokens.py",
+        """return reaches and (self.access == "write" or not writes)""",
+        "return reaches",
+    ),
+    Fault(
+        "a token reaches other namespaces",
+        "core/api_tokens.py",
+        "return reaches and",
+        "return bool(namespace) and",
+    ),
+    Fault(
+        "a short token is strong",
+        "core/api_tokens.py",
+        "if len(raw) < TOKEN_BYTES:",
+        "if len(raw) < TOKEN_BYTES // 2:",
+    ),
     # --- Ports --------------------------------------------------------------------------------
     Fault(
         "somebody else's Service is taken for ours",

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from gpujob.config import ConfigError
+from gpujob.http_api import token_command
 
 
 def main() -> None:
@@ -13,21 +14,23 @@ def main() -> None:
         description="Runs GpuJobs on rented GPU machines. Settings come from environment variables "
         "GPUJOB_*; the controller takes the account's token from VAST_API_KEY.",
     )
-    parser.add_argument(
-        "program",
-        nargs="?",
-        choices=("controller", "server", "driver"),
-        default="controller",
-        help="controller (the default): watches, rents, destroys; server: answers the API server's "
-        "reviews of GpuJobs; driver: runs one workload",
+    programs = parser.add_subparsers(dest="program", metavar="PROGRAM")
+    programs.add_parser("controller", help="the default: watches, rents, destroys")
+    programs.add_parser(
+        "server", help="answers the API server's reviews of GpuJobs, and the HTTP API"
     )
-    program = parser.parse_args().program
-    if program == "driver":
+    programs.add_parser("driver", help="runs one workload")
+    token = programs.add_parser("token", help="makes a token for the HTTP API")
+    token_command.add_arguments(token)
+    given = parser.parse_args()
+    if given.program == "token":
+        sys.exit(token_command.main(given))
+    if given.program == "driver":
         from gpujob.driver.main import main as driver
 
         driver()
         return
-    if program == "server":
+    if given.program == "server":
         from gpujob.server import main as run
     else:
         from gpujob.controller import main as run

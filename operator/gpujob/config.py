@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
+from gpujob.core.api_tokens import ADVICE, weakness
 from gpujob.core.limits import Limits
 
 PREFIX = "GPUJOB_"
@@ -92,7 +93,13 @@ class ServerSettings:
     listen_host: str = "0.0.0.0"  # noqa: S104 - a pod's own address is not known before
     log_level: str = "INFO"
     look_seconds: float = 5.0
-    """Between two looks at the certificates, and at what is known of the market."""
+    """Between two looks at the certificates, at tokens, and at what is known of the market."""
+    api_port: int = 0
+    """Of the HTTP API; 0 = there is none."""
+    api_mode: str = "production"
+    """`development` shows callers why a request failed."""
+    api_bootstrap_token: str = field(default="", repr=False)
+    """May do everything, until the Secret that it comes from is gone; empty = there is none."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ServerSettings":
@@ -100,6 +107,11 @@ class ServerSettings:
         own = _own(cls, _given(environment))
         if not own.get("namespace"):
             raise ConfigError(f"{PREFIX}NAMESPACE must be set")
+        if own.get("api_mode", "production") not in ("production", "development"):
+            raise ConfigError(f"{PREFIX}API_MODE must be production or development")
+        token = own.get("api_bootstrap_token", "")
+        if token and (why := weakness(token)):
+            raise ConfigError(f"{PREFIX}API_BOOTSTRAP_TOKEN is too weak: {why}; {ADVICE}")
         return cls(**own)
 
 

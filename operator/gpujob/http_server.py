@@ -3,9 +3,10 @@
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import Request
 
 TOKEN_BYTES_MAX = 8_192
 
@@ -24,10 +25,8 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def http_server(
-    app: FastAPI, host: str, port: int, tls: ssl.SSLContext | None = None
-) -> HttpServer:
-    """Returns a server of an application, over TLS if there is a context for it."""
+def http_server(app: Any, host: str, port: int, tls: ssl.SSLContext | None = None) -> HttpServer:
+    """Returns a server of an ASGI application, over TLS if there is a context for it."""
     config = uvicorn.Config(
         app, host=host, port=port, log_config=None, access_log=False, server_header=False
     )

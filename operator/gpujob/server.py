@@ -1,4 +1,6 @@
-"""The server: answers the API server's reviews of GpuJobs. Stateless, any number of replicas.
+"""The server: answers the API server's reviews of GpuJobs, and the HTTP API, if it is wanted.
+
+Stateless, any number of replicas.
 
 It holds no account token and asks no provider. Its certificates come from the Secret that the
 controller keeps; another one is taken up while it serves.
@@ -22,7 +24,10 @@ from gpujob.adapters.kube import Body, KubeClient
 from gpujob.admission import admission_app
 from gpujob.certificates import secret_name
 from gpujob.config import ServerSettings
-from gpujob.http_server import http_server
+from gpujob.core.api_tokens import tokens_secret
+from gpujob.http_api.app import api_app
+from gpujob.http_api.callers import Callers
+from gpujob.http_server import HttpServer, http_server
 from gpujob.market_book import MarketReader
 
 log = structlog.get_logger("gpujob.server")
@@ -120,27 +125,51 @@ async def run(settings: ServerSettings) -> int:
     app = admission_app(SystemClock(), lambda: market.notes)
     admission = http_server(app, settings.listen_host, settings.admission_port, tls.context)
 
-    async def serve() -> None:
+    async def serve(listener: HttpServer) -> None:
         await tls.load()
-        await admission.serve()
+        await listener.serve()
 
     stopping = asyncio.create_task(stop.wait(), name="stop")
+    listeners = [admission]
     tasks = [
         stopping,
         asyncio.create_task(asking.serve(), name="probes"),
-        asyncio.create_task(serve(), name="admission"),
+        asyncio.create_task(serve(admission), name="admission"),
         asyncio.create_task(tls.follow(), name="certificates"),
         asyncio.create_task(market.follow(settings.look_seconds), name="market"),
     ]
+    if settings.api_port:
+        callers = Callers(kube, SystemClock(), settings.api_bootstrap_token)
+        shows_cause = settings.api_mode == "development"
+        if shows_cause:
+            log.warning("development_mode", means="callers are told why a request failed")
+        routes = api_app(
+            kube=kube,
+            clock=SystemClock(),
+            callers=callers,
+            notes=lambda: market.notes,
+            shows_cause=shows_cause,
+        )
+        api = http_server(routes, settings.listen_host, settings.api_port, tls.context)
+        listeners.append(api)
+        following = callers.follow(
+            settings.namespace, tokens_secret(settings.name), settings.look_seconds
+        )
+        tasks += [
+            asyncio.create_task(serve(api), name="api"),
+            asyncio.create_task(following, name="tokens"),
+        ]
     log.info("server_started")
     ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     if stopping not in ended:
         (broken, *_) = ended
         problem = broken.exception() if not broken.cancelled() else None
         log.error("server_broke", task=broken.get_name(), problem=repr(problem))
-    # Reviews under way are answered.
-    admission.should_exit = asking.should_exit = True
-    await asyncio.wait(tasks[1:3], timeout=5)
+    # Reviews under way are answered; streams are cut.
+    for listener in (asking, *listeners):
+        listener.should_exit = True
+    serving = [task for task in tasks if task.get_name() in ("probes", "admission", "api")]
+    await asyncio.wait(serving, timeout=5)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -152,5 +181,5 @@ async def run(settings: ServerSettings) -> int:
 def main() -> int:
     """Reads the settings, sets up the log, and runs; returns the exit status."""
     settings = ServerSettings.from_environment()
-    logging.configure(settings.log_level, ())
+    logging.configure(settings.log_level, (settings.api_bootstrap_token,))
     return asyncio.run(run(settings))

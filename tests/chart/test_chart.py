@@ -73,6 +73,12 @@ WRONG = [
     ("a negative limit", ["vast.existingSecret=x", "limits.pollSeconds=-1"], "pollSeconds"),
     ("an unknown limit", ["vast.existingSecret=x", "limits.patience=1"], "patience"),
     ("no replica", ["vast.existingSecret=x", "replicas=0"], "replicas"),
+    (
+        "an API without its server",
+        ["vast.existingSecret=x", "api.install=true", "webhook.install=false"],
+        "api.install needs webhook.install",
+    ),
+    ("an unknown mode", ["vast.existingSecret=x", "api.mode=debug"], "mode"),
     ("a wrong type", ["vast.existingSecret=x", "crds.install=maybe"], "install"),
 ]
 
@@ -195,6 +201,44 @@ def test_the_server_reads_its_certificates_and_prices_and_nothing_else(programs:
         for container in pod["containers"]
         for one in container["env"]
     )
+
+
+def test_the_api_gets_what_its_callers_may_ask_for_and_no_more(programs: Path) -> None:
+    """No Secret but the digests of its tokens, and none of the account's."""
+    sets = ("api.install=true", "api.bootstrapSecret=first")
+    wide = made(programs, "ClusterRole", *sets)["system-gpujob-server"]
+    role = made(programs, "Role", *sets)["gpujob-server"]
+    deployment = made(programs, "Deployment", *sets)["gpujob-server"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    secrets = {
+        one["valueFrom"]["secretKeyRef"]["name"]
+        for one in container["env"]
+        if "secretKeyRef" in one.get("valueFrom", {})
+    }
+    granted = {
+        (resource, verb)
+        for rule in wide["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+    assert secrets == {"first"}
+    assert granted == {
+        *(("gpujobs", verb) for verb in ("get", "list", "watch", "create", "patch", "delete")),
+        ("gpunodes", "list"),
+        ("pods", "get"),
+        ("pods/log", "get"),
+        ("tokenreviews", "create"),
+        ("subjectaccessreviews", "create"),
+    }
+    read = [
+        name
+        for rule in role["rules"]
+        if rule["resources"] == ["secrets"]
+        for name in rule["resourceNames"]
+    ]
+    assert read == ["gpujob-server-tls", "gpujob-api-tokens"]
+    assert "GPUJOB_API" not in rendered(programs)
 
 
 def test_without_a_webhook_nothing_is_left_of_it(programs: Path) -> None:

@@ -1,8 +1,11 @@
 """The demo's story on a real cluster, and what it promises about pods, money and the token."""
 
+import base64
 import copy
 import json
+import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -281,3 +284,65 @@ def test_deleting_the_namespace_ends(stage: Stage, seen: Seen) -> None:
 
     states = [one["state"] for one in stage.ledger()]
     assert states == ["destroyed"] * 5
+
+
+ASK = """
+import json, ssl, sys, urllib.request
+told = json.load(sys.stdin)
+trusted = ssl.create_default_context(cadata=told["authority"])
+url = "https://gpujob-server.gpujob-system.svc:8444" + told["path"]
+head = {"Authorization": "Bearer " + told["token"]} if told["token"] else {}
+try:
+    answer = urllib.request.urlopen(urllib.request.Request(url, headers=head), context=trusted)
+except urllib.error.HTTPError as refused:
+    answer = refused
+print(answer.status, answer.read().decode())
+"""
+
+
+def test_the_http_api_answers_whoever_has_a_token(stage: Stage, seen: Seen) -> None:
+    """As installed: a token made by the documented command reads one namespace, and no more."""
+    command = ("deployment/gpujob-server", "-n", "gpujob-system", "--", "/usr/bin/python3")
+    make = ("-m", "gpujob", "token", "ci", "--namespaces", "demo", "--access", "read")
+    done = subprocess.run(
+        stage.command("kubectl", "exec", *command, *make),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (token,) = re.findall(r"gpujob_[A-Za-z0-9_-]{43}", done.stderr)
+    apply = ("apply", "--server-side", "--field-manager=token-ci", "-f", "-")
+    stage.kubectl(*apply, text=done.stdout)
+    (webhook,) = stage.get("validatingwebhookconfigurations", "")
+    bundle = webhook["webhooks"][0]["clientConfig"]["caBundle"]
+    authority = base64.b64decode(bundle).decode()
+
+    def ask(path: str, token: str) -> tuple[int, str]:
+        told = json.dumps({"authority": authority, "path": path, "token": token})
+        pod = ("exec", "-i", "-n", "vastsim", "vastsim", "--", "/usr/bin/python3", "-c", ASK)
+        status, _, text = stage.kubectl(*pod, text=told).partition(" ")
+        return int(status), text
+
+    jobs = "/v1/namespaces/demo/jobs"
+    deadline = time.monotonic() + 60
+    while ask(jobs, token)[0] == 401 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    status, text = ask(jobs, token)
+    names = {one["metadata"]["name"] for one in json.loads(text)["items"]}
+    assert (status, names) == (200, {"train", "too-cheap", "overdue", "unlucky"})
+    status, text = ask(f"{jobs}/train/log?tailLines=1", token)
+    assert status == 200
+    assert text.startswith("done after")
+    status, text = ask(f"{jobs}/too-cheap/decision", token)
+    assert (status, json.loads(text)["reason"]) == (200, "CeilingExceeded")
+    assert ask("/v1/namespaces/demo/machines", token) == (200, '{"items":[]}\n')
+    assert ask("/v1/jobs", token)[0] == 403
+    assert ask("/v1/namespaces/kube-system/jobs", token)[0] == 403
+    assert ask(jobs, "")[0] == 401
+    assert ask(jobs, token[:-1])[0] == 401
+    logs = "".join(
+        stage.kubectl("logs", "-n", "gpujob-system", pod["metadata"]["name"])
+        for pod in stage.get("pods", "gpujob-system")
+    )
+    assert token not in logs
+    assert "token ci" in logs

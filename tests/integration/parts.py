@@ -292,7 +292,9 @@ class Simulator:
 class AdmissionServer:
     """The server as a process, with the rights of its chart."""
 
-    def __init__(self, folder: Path, kubeconfig: Path, name: str = "server") -> None:
+    def __init__(
+        self, folder: Path, kubeconfig: Path, name: str = "server", **settings: str
+    ) -> None:
         self._log = folder / f"{name}.log"
         self.port, self._probes_port = free_port(), free_port()
         self._environment = environment(
@@ -302,7 +304,7 @@ class AdmissionServer:
             GPUJOB_PROBES_PORT=str(self._probes_port),
             GPUJOB_LISTEN_HOST="127.0.0.1",
             # Late enough for a certificate that is used too early to be noticed.
-            GPUJOB_LOOK_SECONDS="1.5",
+            **{"GPUJOB_LOOK_SECONDS": "1.5"} | settings,
         )
         self._process: Process | None = None
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpujob.config import ConfigError, Settings
+from gpujob.config import ConfigError, ServerSettings, Settings
 
 GOOD = {
     "VAST_API_KEY": "token-1234",
@@ -41,6 +41,30 @@ def test_a_wrong_setting_is_named(change: dict[str, str | None], word: str) -> N
 
     assert word in str(refused.value)
     assert "token" not in str(refused.value)
+
+
+@pytest.mark.parametrize("token", ["letmein", "a" * 64, "0123456789abcdef" * 4])
+def test_a_weak_token_stops_the_start(token: str) -> None:
+    """With the command that makes a good one, and without the weak one."""
+    environment = {"GPUJOB_NAMESPACE": "x", "GPUJOB_API_BOOTSTRAP_TOKEN": token}
+    with pytest.raises(ConfigError) as refused:
+        ServerSettings.from_environment(environment)
+
+    assert "secrets.token_urlsafe(32)" in str(refused.value)
+    assert token not in str(refused.value)
+
+
+def test_the_api_s_token_is_shown_to_nobody() -> None:
+    """And development is asked for by name."""
+    token = "VJ3kq1c9Zr0y8nJm5wQd2sLhT7uXbEaG4fPiKoNvRYc"
+    environment = {"GPUJOB_NAMESPACE": "x", "GPUJOB_API_BOOTSTRAP_TOKEN": token}
+    settings = ServerSettings.from_environment(environment)
+
+    assert settings.api_bootstrap_token == token
+    assert settings.api_mode == "production"
+    assert token not in repr(settings)
+    with pytest.raises(ConfigError, match="production or development"):
+        ServerSettings.from_environment(environment | {"GPUJOB_API_MODE": "debug"})
 
 
 def test_every_limit_is_a_setting() -> None:

@@ -94,6 +94,15 @@ class Forbidden(ClusterError):
 class Invalid(ClusterError):
     """The API server refuses the object as it is."""
 
+    def __init__(self, message: str, causes: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.causes = causes
+        """Fields and what is wrong with them, as far as the API server names them."""
+
+
+class Expired(ClusterError):
+    """What is to be gone on with is older than the API server remembers, or newer than it knows."""
+
 
 class MachineError(AdapterError):
     """The rented machine did not do what was asked."""

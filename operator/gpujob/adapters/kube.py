@@ -17,6 +17,7 @@ from gpujob.adapters.errors import (
     ClusterError,
     ClusterUnavailable,
     Conflict,
+    Expired,
     Forbidden,
     Invalid,
     ObjectGone,
@@ -92,9 +93,64 @@ class KubeClient:
             if not token:
                 return found
 
+    async def page(
+        self, kind: str, namespace: str | None, *, limit: int, token: str = "", selector: str = ""
+    ) -> tuple[list[Body], str, str]:
+        """Returns objects of a namespace, or of all, the token of the next page, and the version.
+
+        Raises Expired if the token is too old, Invalid if it is none.
+        """
+        query = {"limit": str(limit)}
+        query |= {"continue": token} if token else {}
+        query |= {"labelSelector": selector} if selector else {}
+        answer = await self._call("GET", _path(kind, namespace), query=query)
+        meta = answer.get("metadata") or {}
+        return answer["items"], meta.get("continue") or "", meta.get("resourceVersion") or ""
+
+    @asynccontextmanager
+    async def watch(
+        self, kind: str, namespace: str | None, *, version: str, seconds: int
+    ) -> AsyncIterator[AsyncIterator[Body]]:
+        """Opens a watch of a namespace, or of all, after a version, for so long.
+
+        Raises Expired if the version is too old, at once or by and by.
+        """
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(seconds),
+        }
+        async with self._stream(_path(kind, namespace), query, seconds) as content:
+            yield _events(content)
+
+    @asynccontextmanager
+    async def pod_log(
+        self, namespace: str, pod: str, *, follow: bool, tail: int | None, seconds: int
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Opens what a pod's only container has printed, and with `follow` what it prints.
+
+        For so many seconds at most. Raises ObjectGone, or Invalid before it has started.
+        """
+        query = {"follow": "true" if follow else "false"}
+        query |= {"tailLines": str(tail)} if tail is not None else {}
+        path = f"{_path('Pod', namespace, pod)}/log"
+        async with self._stream(path, query, seconds) as content:
+            yield content.iter_any()
+
     async def create(self, kind: str, namespace: str, body: Body) -> Body:
         """Creates an object; raises Conflict if the name is taken."""
         return await self._call("POST", _path(kind, namespace), body=body)
+
+    async def create_strictly(self, kind: str, namespace: str, body: Body) -> Body:
+        """Creates an object as a user wrote it: raises Invalid for fields that it does not have."""
+        strict = {"fieldValidation": "Strict"}
+        return await self._call("POST", _path(kind, namespace), query=strict, body=body)
+
+    async def merge(self, kind: str, namespace: str, name: str, patch: Body) -> Body:
+        """Merges a patch into an object; raises Conflict if the patch names another version."""
+        path = _path(kind, namespace, name)
+        return await self._call("PATCH", path, body=patch, content_type=MERGE_PATCH)
 
     async def replace(self, kind: str, stored: Mapping[str, Any]) -> Body:
         """Replaces an object, if it is still of this version; raises Conflict if it is not."""
@@ -126,9 +182,19 @@ class KubeClient:
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
         """Deletes an object, if given only the one with this uid; that it is gone is no error."""
+        await self._delete(kind, namespace, name, {"uid": uid} if uid is not None else {})
+
+    async def delete_version(
+        self, kind: str, namespace: str, name: str, *, uid: str, version: str
+    ) -> None:
+        """Deletes an object only while it is of this version; raises Conflict."""
+        await self._delete(kind, namespace, name, {"uid": uid, "resourceVersion": version})
+
+    async def _delete(
+        self, kind: str, namespace: str, name: str, preconditions: Mapping[str, str]
+    ) -> None:
         body: Body = {"propagationPolicy": "Background"}
-        if uid is not None:
-            body["preconditions"] = {"uid": uid}
+        body |= {"preconditions": dict(preconditions)} if preconditions else {}
         try:
             await self._call("DELETE", _path(kind, namespace, name), body=body)
         except ObjectGone:
@@ -164,6 +230,19 @@ class KubeClient:
 
     async def may_read(self, user: Body, path: str) -> bool:
         """Returns whether a user, as a TokenReview names one, may read a path of ours."""
+        return await self._may(user, {"nonResourceAttributes": {"path": path, "verb": "get"}})
+
+    async def may(self, user: Body, *, verb: str, resource: str, namespace: str) -> bool:
+        """Returns whether a user may do something; `resource` is `group/plural` or `/pods/log`.
+
+        An empty namespace = in all of them.
+        """
+        group, _, plural = resource.partition("/")
+        plural, _, part = plural.partition("/")
+        attributes = {"group": group, "resource": plural, "subresource": part, "verb": verb}
+        return await self._may(user, {"resourceAttributes": attributes | {"namespace": namespace}})
+
+    async def _may(self, user: Body, attributes: Body) -> bool:
         body = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",
@@ -172,7 +251,7 @@ class KubeClient:
                 "groups": user.get("groups") or [],
                 "uid": user.get("uid", ""),
                 "extra": user.get("extra") or {},
-                "nonResourceAttributes": {"path": path, "verb": "get"},
+                **attributes,
             },
         }
         answer = await self._call(
@@ -213,6 +292,48 @@ class KubeClient:
             raw = await response.read()
         return _answer(method, path, response.status, raw)
 
+    @asynccontextmanager
+    async def _stream(
+        self, path: str, query: Mapping[str, str], seconds: int
+    ) -> AsyncIterator[aiohttp.StreamReader]:
+        async with _translated("GET", path):
+            request = await self._api.param_serialize(
+                "GET",
+                path,
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json, */*"},
+                auth_settings=["BearerToken"],
+            )
+            response = await self._api.call_api(
+                *request, _request_timeout=REQUEST_SECONDS + seconds
+            )
+            try:
+                if response.status != 200:
+                    _answer("GET", path, response.status, await response.read())
+                yield response.response.content
+            finally:
+                response.response.close()
+
+
+async def _events(content: aiohttp.StreamReader) -> AsyncIterator[Body]:
+    async for line in _lines(content):
+        event: Body = json.loads(line)
+        if event["type"] == "ERROR":
+            _answer("GET", "watch", int(event["object"].get("code", 500)), line)
+        yield event
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of any length: an object may have more than a reader's limit of one."""
+    kept = bytearray()
+    async for chunk in content.iter_any():
+        kept += chunk
+        *lines, rest = kept.split(b"\n")
+        kept = bytearray(rest)
+        for line in lines:
+            if line:
+                yield bytes(line)
+
 
 def _path(kind: str, namespace: str | None, name: str | None = None) -> str:
     path = PATHS[kind].replace("{namespaces}", f"namespaces/{namespace}/" if namespace else "")
@@ -236,7 +357,12 @@ def _answer(method: str, path: str, status: int, raw: bytes) -> Body:
     if 200 <= status < 300:
         return body
     words = f"{method} {path}: {status}: {body.get('message', '')}"
+    causes = (body.get("details") or {}).get("causes") or []
     match status:
+        case 410:
+            raise Expired(words)
+        case 504 if any(one.get("reason") == "ResourceVersionTooLarge" for one in causes):
+            raise Expired(words)
         case 404:
             raise ObjectGone(words)
         case 409:
@@ -244,6 +370,7 @@ def _answer(method: str, path: str, status: int, raw: bytes) -> Body:
         case 401 | 403:
             raise Forbidden(words)
         case 400 | 422:
-            raise Invalid(words)
+            told = ((str(c.get("field", "")), str(c.get("message", ""))) for c in causes)
+            raise Invalid(words, tuple(told))
         case _:
             raise ClusterUnavailable(words)

@@ -1,0 +1,170 @@
+"""Who calls, and what they may: by a token of the API's own, or by one of the cluster's.
+
+A cluster's token is reviewed by the API server, and each thing that its bearer wants is asked of
+the API server too: RBAC decides, and nobody gets more here than there.
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from gpujob.adapters.clock import Clock
+from gpujob.adapters.errors import ClusterError
+from gpujob.adapters.kube import Body, KubeClient
+from gpujob.core.api_tokens import PREFIX, Grant, Known, digest_of, grant_of, known_tokens
+from gpujob.http_api.problems import Problem
+from gpujob.http_server import TOKEN_BYTES_MAX
+
+REVIEW_SECONDS = 10.0
+"""How long a review is believed: a deleted account is shut out after that."""
+REVIEWED_MAX = 1000
+REVIEWS_AT_ONCE = 8
+"""Strangers can ask for reviews: there are only so many at a time."""
+READS = frozenset({"get", "list", "watch"})
+TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+
+log = structlog.get_logger("gpujob.http_api")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody whose token is good."""
+
+    name: str
+    """For the log, and for limits."""
+    grant: Grant | None
+    """Of a token of our own; None = the cluster's RBAC decides."""
+    user: Mapping[str, Any]
+    """As the API server names the bearer of a token of the cluster's."""
+
+
+def unauthorized() -> Problem:
+    """One answer for all that is wrong with a token: it tells nobody how near they were."""
+    return Problem(
+        401,
+        "a valid bearer token is needed",
+        headers={"WWW-Authenticate": 'Bearer realm="gpujob"'},
+    )
+
+
+class Callers:
+    """Knows callers by their tokens."""
+
+    def __init__(self, kube: KubeClient, clock: Clock, bootstrap: str = "") -> None:
+        self._kube, self._clock = kube, clock
+        self._known: tuple[Known, ...] = ()
+        self._bootstrap: tuple[Known, ...] = ()
+        if bootstrap:
+            everything = Grant(
+                name="bootstrap", namespaces=frozenset({"*"}), access="write", expires=None
+            )
+            self._bootstrap = (Known(digest_of(bootstrap), everything),)
+        self._reviewed: dict[str, tuple[float, Caller]] = {}
+        self._reviewing = asyncio.Semaphore(REVIEWS_AT_ONCE)
+
+    async def caller_of(self, authorization: str) -> Caller:
+        """Returns whose the header is; raises Problem."""
+        scheme, _, token = authorization.partition(" ")
+        sound = len(token) <= TOKEN_BYTES_MAX and TOKEN.fullmatch(token)
+        if scheme.lower() != "bearer" or not sound:
+            raise unauthorized()
+        known = (*self._known, *self._bootstrap)
+        if (grant := grant_of(token, known, self._clock.now())) is not None:
+            return Caller(f"token {grant.name}", grant, {})
+        if token.startswith(PREFIX):
+            # The API server would know it as little, and need not see it.
+            raise unauthorized()
+        return await self._reviewed_caller(token)
+
+    async def _reviewed_caller(self, token: str) -> Caller:
+        digest, now = hashlib.sha256(token.encode()).hexdigest(), self._clock.monotonic()
+        held = self._reviewed.get(digest)
+        if held is not None and held[0] > now:
+            return held[1]
+        async with self._reviewing:
+            try:
+                review = await self._kube.review_token(token)
+            except ClusterError as error:
+                log.warning("token_unreviewed", problem=str(error))
+                words = "tokens can not be checked now; try again"
+                raise Problem(503, words, headers={"Retry-After": "5"}) from None
+        if review.get("authenticated") is not True:
+            raise unauthorized()
+        user = review.get("user") or {}
+        caller = Caller(str(user.get("username", "")), None, user)
+        self._reviewed = {key: one for key, one in self._reviewed.items() if one[0] > now}
+        if len(self._reviewed) < REVIEWED_MAX:
+            self._reviewed[digest] = (now + REVIEW_SECONDS, caller)
+        return caller
+
+    async def demand(self, caller: Caller, verb: str, resource: str, namespace: str) -> None:
+        """Raises Problem unless a caller may do something to objects of a kind in a namespace.
+
+        `verb` and `resource` are those of the cluster's RBAC: `list`, `gpujob.dev/gpujobs`. An
+        empty namespace = all.
+        """
+        if caller.grant is not None:
+            allowed = caller.grant.allows(namespace=namespace, writes=verb not in READS)
+        else:
+            allowed = await self._kube.may(
+                dict(caller.user), verb=verb, resource=resource, namespace=namespace
+            )
+        if not allowed:
+            where = f"in namespace {namespace}" if namespace else "in all namespaces"
+            what = resource.partition("/")[2]
+            raise Problem(403, f"this token may not {verb} {what} {where}")
+
+    async def follow(self, namespace: str, secret: str, seconds: float) -> None:
+        """Looks at the Secret of tokens for ever; while it can not be read, what was known holds.
+
+        A token that has expired does not: its time is compared at each request.
+        """
+        told: object = None
+        while True:
+            try:
+                stored = await self._kube.find("Secret", namespace, secret)
+                self._known, wrong = known_tokens(_data(stored))
+                if (seen := (len(self._known), wrong)) != told:
+                    log.info("tokens_read", secret=secret, tokens=len(self._known))
+                    for name in wrong:
+                        log.error("token_unreadable", secret=secret, token=name)
+                told = seen
+            except ClusterError as error:
+                log.warning("tokens_unseen", problem=str(error))
+            await asyncio.sleep(seconds)
+
+
+def _data(stored: Body | None) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for name, text in ((stored or {}).get("data") or {}).items():
+        try:
+            found[name] = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            found[name] = b""
+    return found
+
+
+class Budget:
+    """How many requests each caller may still make: so many at once, so many a second."""
+
+    def __init__(self, clock: Clock, *, per_second: float, at_once: int) -> None:
+        self._clock, self._rate, self._most = clock, per_second, float(at_once)
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def take(self, name: str) -> float:
+        """Takes one; returns 0, or the seconds until there is one again."""
+        now = self._clock.monotonic()
+        left, at = self._left.get(name, (self._most, now))
+        left = min(self._most, left + (now - at) * self._rate)
+        if left < 1:
+            self._left[name] = (left, now)
+            return (1 - left) / self._rate
+        self._left[name] = (left - 1, now)
+        return 0.0

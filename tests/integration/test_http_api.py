@@ -1,0 +1,729 @@
+"""The HTTP API as a process, over TLS, with the rights of its chart, on a real API server."""
+
+import base64
+import http.client
+import json
+import re
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.routing import Route
+from tests.integration.conftest import fresh_namespace, operators_config
+from tests.integration.parts import AdmissionServer, Kubectl, Object, eventually
+from tests.integration.proxy import proxy
+
+from gpujob.adapters import pki
+from gpujob.adapters.clock import SystemClock
+from gpujob.core.api_tokens import digest_of
+from gpujob.http_api.app import AT_ONCE, routes_app
+from gpujob.http_api.callers import Callers
+from localcluster.control_plane import ControlPlane, free_port
+
+SPEC = {
+    "image": "python:3.11",
+    "command": ["python3"],
+    "activeDeadlineSeconds": 60,
+    "cost": {"ceiling": "1.00"},
+}
+TOKENS = {name: f"gpujob_{secrets.token_urlsafe(32)}" for name in ("writer", "reader", "old", "b")}
+BOOTSTRAP = secrets.token_urlsafe(32)
+JOBS = "/v1/namespaces/{}/jobs"
+
+
+@dataclass
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    raw: bytes
+
+    @property
+    def body(self) -> Any:
+        """The document."""
+        return json.loads(self.raw)
+
+
+@dataclass
+class Api:
+    """The API, and somebody who calls it."""
+
+    port: int
+    authority: str
+    namespace: str
+    kubectl: Kubectl
+    server: AdmissionServer
+    token: str = field(default=TOKENS["writer"], repr=False)
+
+    def connect(self) -> http.client.HTTPSConnection:
+        """Opens a connection that believes the server's certificate alone."""
+        trusted = ssl.create_default_context(cadata=self.authority)
+        return http.client.HTTPSConnection("localhost", self.port, context=trusted, timeout=30)
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        token: str | None = None,
+        **headers: str,
+    ) -> Answer:
+        """Asks; a body that is no bytes is sent as JSON; `{}` in the path is the namespace."""
+        sent = {name.replace("_", "-"): text for name, text in headers.items()}
+        shown = self.token if token is None else token
+        if shown:
+            sent.setdefault("authorization", f"Bearer {shown}")
+        raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        if raw is not None:
+            sent.setdefault("content-type", "application/json")
+        with closing(self.connect()) as line:
+            line.request(method, path.replace("{}", self.namespace), raw, sent)
+            answer = line.getresponse()
+            named = {name.lower(): text for name, text in answer.getheaders()}
+            # A stream that begins is enough.
+            endless = named.get("content-type", "").startswith("text/event-stream")
+            return Answer(answer.status, named, b"" if endless else answer.read())
+
+    def create(self, name: str, **headers: str) -> Answer:
+        """Creates a job."""
+        return self("POST", JOBS, {"metadata": {"name": name}, "spec": SPEC}, **headers)
+
+
+def record(token: str, access: str = "write", days: float = 1, *where: str) -> str:
+    """A token's entry in the Secret."""
+    expires = datetime.now(UTC) + timedelta(days=days)
+    held = {
+        "sha256": digest_of(token),
+        "namespaces": where or ["*"],
+        "access": access,
+        "expires": expires.isoformat(),
+    }
+    return base64.b64encode(json.dumps(held).encode()).decode()
+
+
+def secret(name: str, data: dict[str, str]) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": "gpujob-system"},
+        "data": data,
+    }
+
+
+@pytest.fixture(scope="module")
+def module_api(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """The server with the API, a certificate and tokens."""
+    folder = tmp_path_factory.mktemp("api")
+    kubectl = Kubectl(plane, plane.kubeconfig)
+    names = frozenset({"localhost"})
+    certificate = pki.make(names, now=datetime.now(UTC), life_seconds=86400)
+    texts = {"tls.crt": certificate.chain, "tls.key": certificate.key}
+    encoded = {name: base64.b64encode(text.encode()).decode() for name, text in texts.items()}
+    kubectl.apply(secret("gpujob-server-tls", encoded))
+    entries = {
+        "writer": record(TOKENS["writer"]),
+        "reader": record(TOKENS["reader"], "read"),
+        "old": record(TOKENS["old"], "write", -1),
+        "b": record(TOKENS["b"], "write", 1, "team-b"),
+    }
+    kubectl.apply(secret("gpujob-api-tokens", entries))
+    port = free_port()
+    config = operators_config(plane, folder / "server.kubeconfig", account="gpujob-server")
+    server = AdmissionServer(
+        folder,
+        config,
+        GPUJOB_API_PORT=str(port),
+        GPUJOB_API_BOOTSTRAP_TOKEN=BOOTSTRAP,
+        GPUJOB_LOOK_SECONDS="0.3",
+    )
+    server.start()
+    api = Api(port, certificate.authority, "", kubectl, server)
+    try:
+        eventually("the API knows its tokens", lambda: _is_known(api))
+        yield api
+    finally:
+        server.stop()
+        print(f"--- server's log\n{server.log[-5000:]}")
+        for name in ("gpujob-server-tls", "gpujob-api-tokens"):
+            kubectl("delete", "secret", name, "-n", "gpujob-system")
+
+
+def _is_known(api: Api) -> bool:
+    try:
+        return api("GET", "/v1/jobs").status == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def api(module_api: Api) -> Iterator[Api]:
+    """The API, for a namespace of the test's own; each test begins with a full budget."""
+    with fresh_namespace(module_api.kubectl) as namespace:
+        yield Api(
+            module_api.port,
+            module_api.authority,
+            namespace,
+            module_api.kubectl,
+            module_api.server,
+            BOOTSTRAP,
+        )
+
+
+# --- Who is let in ----------------------------------------------------------------------------
+
+
+def routes() -> list[tuple[str, str]]:
+    """Every method and path that the application has."""
+    nobody: Any = None
+    app = routes_app(
+        kube=nobody,
+        clock=SystemClock(),
+        callers=Callers(nobody, SystemClock()),
+        notes=lambda: None,
+        shows_cause=False,
+    )
+    found = []
+    for route in app.routes:
+        assert isinstance(route, Route), f"{route} is covered by no test"
+        found += [(method, route.path) for method in sorted(route.methods or ())]
+    return found
+
+
+ROUTES = routes()
+OPEN_TO_ALL_TOKENS = {"/openapi.json"}
+"""It holds nothing of anybody's."""
+
+
+def test_the_routes_are_those_that_are_meant() -> None:
+    """One that is added comes here too, with what it lets whom do."""
+    assert sorted({path for _, path in ROUTES}) == [
+        "/openapi.json",
+        "/v1/jobs",
+        "/v1/machines",
+        "/v1/namespaces/{namespace}/jobs",
+        "/v1/namespaces/{namespace}/jobs/{name}",
+        "/v1/namespaces/{namespace}/jobs/{name}/decision",
+        "/v1/namespaces/{namespace}/jobs/{name}/log",
+        "/v1/namespaces/{namespace}/jobs/{name}/resume",
+        "/v1/namespaces/{namespace}/jobs/{name}/suspend",
+        "/v1/namespaces/{namespace}/machines",
+        "/v1/namespaces/{namespace}/watch/jobs",
+    ]
+
+
+def test_nobody_is_let_in_without_a_good_token(module_api: Api) -> None:
+    """Every route and method, paths that there are not, and all that is wrong with a token."""
+    asked = [
+        *ROUTES,
+        *(("OPTIONS", path) for _, path in ROUTES),
+        *(("GET", path) for path in ("/", "/v1", "/docs", "/metrics", "/healthz", "/v1/jobs/")),
+    ]
+    good = TOKENS["writer"]
+    wrong = {
+        "none": {},
+        "an empty one": {"authorization": ""},
+        "no scheme": {"authorization": good},
+        "another scheme": {"authorization": f"Basic {base64.b64encode(b'a:b').decode()}"},
+        "no token": {"authorization": "Bearer"},
+        "a space": {"authorization": "Bearer "},
+        "two spaces": {"authorization": f"Bearer  {good}"},
+        "a part": {"authorization": f"Bearer {good[:-1]}"},
+        "more": {"authorization": f"Bearer {good}A"},
+        "upper case": {"authorization": f"Bearer {good.upper()}"},
+        "another one": {"authorization": f"Bearer gpujob_{secrets.token_urlsafe(32)}"},
+        "an expired one": {"authorization": f"Bearer {TOKENS['old']}"},
+        "a digest": {"authorization": f"Bearer {digest_of(good)}"},
+        "a JWT of nobody's": {"authorization": "Bearer e30.e30.c2ln"},
+        "a very long one": {"authorization": f"Bearer {'a' * 9000}"},
+    }
+    seen = set()
+    for method, path in asked:
+        path = path.replace("{namespace}", "default").replace("{name}", "train")
+        for name, headers in wrong.items():
+            if name == "a JWT of nobody's" and (method, path) != ("GET", "/v1/jobs"):
+                continue
+            answer = module_api(method, path, token="", **headers)
+            assert answer.status == 401, (method, path, name, answer)
+            assert answer.headers["www-authenticate"] == 'Bearer realm="gpujob"'
+            seen.add(answer.raw if method != "HEAD" else b"")
+
+    assert len(seen - {b""}) == 1, "all are told the same"
+
+
+def test_a_token_does_nothing_beyond_its_scope(module_api: Api) -> None:
+    """One of another namespace nothing at all, one to read no more than that."""
+    for method, path in ROUTES:
+        if path in OPEN_TO_ALL_TOKENS:
+            continue
+        place = path.replace("{namespace}", "default").replace("{name}", "train")
+        body = {"metadata": {"name": "train"}, "spec": SPEC} if method == "POST" else None
+        assert module_api(method, place, body, token=TOKENS["b"]).status == 403, (method, path)
+        read = module_api(method, place, body, token=TOKENS["reader"])
+        assert (read.status == 403) is (method in ("POST", "DELETE")), (method, path, read)
+
+
+def test_tokens_come_and_go_while_it_runs(api: Api) -> None:
+    """Two overlap while one takes the other's place; one that is taken away is good no more."""
+    new, target = f"gpujob_{secrets.token_urlsafe(32)}", ("secret", "gpujob-api-tokens")
+
+    def patch(value: str | None) -> None:
+        text = json.dumps({"data": {"new": value}})
+        api.kubectl("patch", *target, "-n", "gpujob-system", "--type=merge", "-p", text)
+
+    patch(record(new, "read"))
+    eventually("the new one is good", lambda: api("GET", "/v1/jobs", token=new).status == 200)
+    assert api("GET", "/v1/jobs", token=TOKENS["reader"]).status == 200
+    patch(record(new, "read", 3 / 86400))
+    eventually("it expires", lambda: api("GET", "/v1/jobs", token=new).status == 401)
+    patch(base64.b64encode(b"nonsense").decode())
+    eventually("what is not understood is told", lambda: "token_unreadable" in api.server.log)
+    assert api("GET", "/v1/jobs", token=TOKENS["reader"]).status == 200
+    patch(None)
+
+
+CALLERS: dict[str, tuple[str, list[str], list[str]]] = {
+    # Role's scope, verbs on gpujobs, further rules.
+    "nobody": ("", [], []),
+    "lists": ("namespace", ["list"], []),
+    "gets": ("namespace", ["get"], []),
+    "views": ("namespace", ["get", "list", "watch"], []),
+    "creates": ("namespace", ["create"], []),
+    "deletes": ("namespace", ["get", "delete"], []),
+    "suspends": ("namespace", ["get", "patch"], []),
+    "edits": ("namespace", ["get", "list", "watch", "create", "patch", "delete"], ["log", "nodes"]),
+    "logs": ("namespace", ["get"], ["log"]),
+    "elsewhere": ("other", ["get", "list", "watch", "create", "patch", "delete"], ["log", "nodes"]),
+    "views-all": ("cluster", ["get", "list", "watch"], ["nodes"]),
+    "admin": ("cluster", ["*"], ["log", "nodes"]),
+}
+"""Accounts of the cluster: each has a role of its own."""
+
+OPERATIONS: dict[str, tuple[str, str, tuple[str, str], bool]] = {
+    # Method and path, verb and resource by which RBAC decides, whether in all namespaces.
+    "list": ("GET", JOBS, ("list", "gpujobs"), False),
+    "list all": ("GET", "/v1/jobs", ("list", "gpujobs"), True),
+    "get": ("GET", f"{JOBS}/train", ("get", "gpujobs"), False),
+    "watch": ("GET", "/v1/namespaces/{}/watch/jobs", ("watch", "gpujobs"), False),
+    "create": ("POST", JOBS, ("create", "gpujobs"), False),
+    "suspend": ("POST", f"{JOBS}/train/suspend", ("patch", "gpujobs"), False),
+    "delete": ("DELETE", f"{JOBS}/absent", ("delete", "gpujobs"), False),
+    "log": ("GET", f"{JOBS}/train/log", ("get", "pods/log"), False),
+    "machines": ("GET", "/v1/namespaces/{}/machines", ("list", "gpunodes"), False),
+}
+
+
+def _rights(api: Api) -> dict[tuple[str, str], bool]:
+    """What each account may, in the API server's own words."""
+    asked = []
+    for name in CALLERS:
+        for _, _, (verb, resource), everywhere in OPERATIONS.values():
+            plural, _, part = resource.partition("/")
+            attributes = {
+                "verb": verb,
+                "resource": plural,
+                "subresource": part,
+                "group": "" if part else "gpujob.dev",
+                "namespace": "" if everywhere else api.namespace,
+            }
+            user = f"system:serviceaccount:{api.namespace}:{name}"
+            groups = ["system:authenticated", "system:serviceaccounts"]
+            asked.append(
+                {
+                    "apiVersion": "authorization.k8s.io/v1",
+                    "kind": "SubjectAccessReview",
+                    "spec": {"user": user, "groups": groups, "resourceAttributes": attributes},
+                }
+            )
+    listed = {"apiVersion": "v1", "kind": "List", "items": asked}
+    done = api.kubectl("create", "-o", "json", "-f", "-", text=json.dumps(listed))
+    # One document after the other.
+    answers = json.loads("[" + done.strip().replace("}\n{", "},{") + "]")
+    cases = [(name, operation) for name in CALLERS for operation in OPERATIONS]
+    return {case: bool(one["status"]["allowed"]) for case, one in zip(cases, answers, strict=True)}
+
+
+def _account(api: Api, name: str) -> str:
+    """Makes a service account with its role, and returns a token of it."""
+    where, verbs, more = CALLERS[name]
+    kubectl = api.kubectl
+    home = ("-n", api.namespace)
+    kubectl("create", "serviceaccount", name, *home)
+    rules = [{"apiGroups": ["gpujob.dev"], "resources": ["gpujobs"], "verbs": verbs}]
+    if "log" in more:
+        rules.append({"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]})
+    if "nodes" in more:
+        rules.append({"apiGroups": ["gpujob.dev"], "resources": ["gpunodes"], "verbs": ["list"]})
+    if where:
+        scope = "Cluster" if where == "cluster" else ""
+        meta = {"name": f"{api.namespace}-{name}"}
+        if not scope:
+            meta["namespace"] = api.namespace if where == "namespace" else "default"
+        group = "rbac.authorization.k8s.io"
+        subject = {"kind": "ServiceAccount", "name": name, "namespace": api.namespace}
+        role = {"apiGroup": group, "kind": f"{scope}Role", "name": meta["name"]}
+        head = {"apiVersion": f"{group}/v1", "metadata": meta}
+        kubectl.apply({**head, "kind": f"{scope}Role", "rules": rules})
+        binding = {"kind": f"{scope}RoleBinding", "roleRef": role, "subjects": [subject]}
+        kubectl.apply({**head, **binding})
+    return kubectl("create", "token", name, *home).strip()
+
+
+def test_the_clusters_rights_are_the_callers_rights(api: Api) -> None:
+    """Twelve accounts and nine operations: what kubectl may, the API does, and nothing else."""
+    assert api.create("train").status == 201
+    tokens = {name: _account(api, name) for name in CALLERS}
+    rights = _rights(api)
+    differ = []
+    for (name, operation), right in rights.items():
+        method, path, _, _ = OPERATIONS[operation]
+        body = {"metadata": {"name": name}, "spec": SPEC} if operation == "create" else None
+        answer = api(method, path, body, token=tokens[name])
+        does = answer.status not in (401, 403)
+        # To read a log one must see its job as well.
+        may = right and (operation != "log" or rights[name, "get"])
+        if may is not does:
+            differ.append((name, operation, may, answer))
+    for kind in ("clusterrole", "clusterrolebinding"):
+        for name in ("views-all", "admin"):
+            api.kubectl("delete", kind, f"{api.namespace}-{name}")
+    for kind in ("role", "rolebinding"):
+        api.kubectl("delete", kind, f"{api.namespace}-elsewhere", "-n", "default")
+
+    assert differ == []
+    assert 20 < sum(rights.values()) < len(rights) - 20, "some may, some may not"
+
+
+def test_who_asks_too_often_waits(api: Api) -> None:
+    """The others do not."""
+    answers = [api("GET", "/openapi.json", token=TOKENS["b"]).status for _ in range(AT_ONCE * 2)]
+    last = api("GET", "/openapi.json", token=TOKENS["b"])
+
+    if 429 in answers:
+        assert last.status in (200, 429)
+    else:
+        # A slow machine asks no more often than is allowed: then many at once.
+        with ThreadPoolExecutor(16) as pool:
+            many = pool.map(lambda _: api("GET", "/nowhere", token=TOKENS["b"]), range(300))
+            refused = [one for one in many if one.status == 429]
+        assert refused
+        assert int(refused[0].headers["retry-after"]) >= 1
+    assert api("GET", "/openapi.json").status == 200
+
+
+# --- Jobs -------------------------------------------------------------------------------------
+
+
+def test_the_life_of_a_job(api: Api) -> None:
+    """Created, read, listed, suspended, resumed, explained, deleted; the cluster has it so too."""
+    made = api.create("train")
+    assert made.status == 201, made
+    assert made.headers["location"] == f"/v1/namespaces/{api.namespace}/jobs/train"
+    stored = api.kubectl.get("gpujob", "train", api.namespace) or {}
+    assert stored["metadata"]["uid"] == made.body["metadata"]["uid"]
+    assert stored["spec"] == made.body["spec"]
+
+    read = api("GET", f"{JOBS}/train")
+    assert (read.status, read.headers["etag"]) == (200, made.headers["etag"])
+    assert [one["metadata"]["name"] for one in api("GET", JOBS).body["items"]] == ["train"]
+    mine = [
+        one
+        for one in api("GET", "/v1/jobs?limit=500").body["items"]
+        if one["metadata"]["namespace"] == api.namespace
+    ]
+    assert mine == [read.body]
+
+    suspended = api("POST", f"{JOBS}/train/suspend", if_match=read.headers["etag"])
+    assert (suspended.status, suspended.body["spec"]["suspend"]) == (200, True)
+    stale = api("POST", f"{JOBS}/train/resume", if_match=read.headers["etag"])
+    assert stale.status == 412
+    assert api("DELETE", f"{JOBS}/train", if_match=read.headers["etag"]).status == 412
+    resumed = api("POST", f"{JOBS}/train/resume", if_match="*")
+    assert (resumed.status, resumed.body["spec"]["suspend"]) == (200, False)
+
+    decision = api("GET", f"{JOBS}/train/decision")
+    assert decision.status == 200
+    assert decision.body["ceilingUSD"] == "1.00"
+    assert "admitted" not in decision.body, "no controller has decided yet"
+    gone = api("DELETE", f"{JOBS}/train", if_match=resumed.headers["etag"])
+    assert gone.status == 202
+    assert api.kubectl.get("gpujob", "train", api.namespace) is None
+    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/suspend"), ("GET", "/decision")):
+        assert api(method, f"{JOBS}/train{path}").status == 404
+
+
+def test_pages_hold_all_and_each_once(api: Api) -> None:
+    """However few fit on one."""
+    names = [f"job-{number}" for number in range(7)]
+    for name in names:
+        assert api.create(name).status == 201
+    found: list[str] = []
+    path = f"{JOBS}?limit=3"
+    pages = 0
+    while path:
+        page = api("GET", path)
+        assert page.status == 200
+        found += [one["metadata"]["name"] for one in page.body["items"]]
+        cursor = page.body.get("nextCursor")
+        path = f"{JOBS}?limit=3&cursor={cursor}" if cursor else ""
+        pages += 1
+
+    assert (found, pages) == (names, 3)
+    for cursor in ("x", "ä", "e30", "a" * 5000):
+        wrong = api("GET", f"{JOBS}?cursor={cursor}".replace("ä", "%C3%A4"))
+        assert wrong.status == 400, cursor
+
+
+def test_a_request_sent_again_creates_nothing_again(api: Api) -> None:
+    """Also at the same time; with another body it is told that it was used."""
+    with ThreadPoolExecutor(8) as pool:
+        answers = [
+            one.result()
+            for one in [pool.submit(api.create, "train", idempotency_key="k-1") for _ in range(8)]
+        ]
+    assert sorted(answer.status for answer in answers) == [200] * 7 + [201]
+    assert len({answer.body["metadata"]["uid"] for answer in answers}) == 1
+    other = {"metadata": {"name": "other"}, "spec": SPEC}
+    assert api("POST", JOBS, other, idempotency_key="k-1").status == 422
+    assert api("POST", JOBS, other, idempotency_key="k-2").status == 201
+    assert api.create("train").status == 409
+    assert api.create("train", idempotency_key="k-3").status == 409
+
+
+def test_a_watch_tells_what_is_and_what_changes(api: Api) -> None:
+    """As server-sent events; gone on with after the last one that was read."""
+    assert api.create("first").status == 201
+    with closing(api.connect()) as line:
+        headers = {"authorization": f"Bearer {api.token}"}
+        line.request("GET", f"/v1/namespaces/{api.namespace}/watch/jobs", headers=headers)
+        answer = line.getresponse()
+        assert (answer.status, answer.getheader("content-type")) == (
+            200,
+            "text/event-stream; charset=utf-8",
+        )
+
+        def next_event() -> tuple[str, str, Any]:
+            lines = []
+            while text := answer.readline().decode().rstrip("\n"):
+                lines.append(text)
+            told = dict(text.split(": ", 1) for text in lines)
+            return told["event"], told["id"], json.loads(told["data"])
+
+        kind, _, document = next_event()
+        assert (kind, document["metadata"]["name"]) == ("added", "first")
+        kind, listed_at, _ = next_event()
+        assert kind == "listed"
+        assert api.create("second").status == 201
+        assert api("POST", f"{JOBS}/first/suspend").status == 200
+        assert api("DELETE", f"{JOBS}/first").status == 202
+        events = [next_event() for _ in range(3)]
+        assert [(kind, one["metadata"]["name"]) for kind, _, one in events] == [
+            ("added", "second"),
+            ("modified", "first"),
+            ("deleted", "first"),
+        ]
+    with closing(api.connect()) as line:
+        headers["last-event-id"] = listed_at
+        line.request("GET", f"/v1/namespaces/{api.namespace}/watch/jobs", headers=headers)
+        answer = line.getresponse()
+        assert next_event()[0] == "listed"
+        assert [next_event()[0] for _ in range(3)] == ["added", "modified", "deleted"]
+
+
+# --- Bad input --------------------------------------------------------------------------------
+
+
+def job_text(text: str) -> bytes:
+    """A body with some text in place of its spec."""
+    return f'{{"metadata": {{"name": "bad"}}, "spec": {text}}}'.encode()
+
+
+GOOD_SPEC = json.dumps(SPEC)
+BODIES: dict[str, tuple[bytes, int, str]] = {
+    "nothing": (b"", 400, ""),
+    "a word": (b"job", 400, ""),
+    "half an object": (b'{"metadata": {"name"', 400, ""),
+    "a list": (b"[]", 400, "the object"),
+    "null": (b"null", 400, "the object"),
+    "a text": (b'"job"', 400, "the object"),
+    "no spec": (b'{"metadata": {"name": "bad"}}', 400, "spec"),
+    "no name": (f'{{"metadata": {{}}, "spec": {GOOD_SPEC}}}'.encode(), 400, "metadata.name"),
+    "an unknown field": (b'{"more": 1, ' + job_text(GOOD_SPEC)[1:], 400, "more"),
+    "an unknown field within": (job_text(GOOD_SPEC[:-1] + ', "x": 1}'), 400, "spec.x"),
+    "a status": (b'{"status": {}, ' + job_text(GOOD_SPEC)[1:], 400, "status"),
+    "a finalizer": (
+        f'{{"metadata": {{"name": "bad", "finalizers": []}}, "spec": {GOOD_SPEC}}}'.encode(),
+        400,
+        "metadata.finalizers",
+    ),
+    "a wrong type": (job_text('{"image": 1}'), 400, "spec.image"),
+    "a number as text": (
+        job_text(GOOD_SPEC[:-1] + ', "backoffLimit": "2"}'),
+        400,
+        "spec.backoffLimit",
+    ),
+    "a name with a path": (
+        job_text(GOOD_SPEC).replace(b'"bad"', b'"../bad"'),
+        400,
+        "metadata.name",
+    ),
+    "a key twice": (job_text('{"image": "a", "image": "b"}'), 400, ""),
+    "no UTF-8": (job_text(GOOD_SPEC).replace(b"bad", b"b\xffd"), 400, ""),
+    "UTF-16": (job_text(GOOD_SPEC).decode().encode("utf-16"), 400, ""),
+    "not a number": (job_text('{"image": NaN}'), 400, ""),
+    "a very long number": (job_text('{"image": ' + "9" * 5000 + "}"), 400, ""),
+    "very deep": (b"[" * 50_000 + b"]" * 50_000, 400, ""),
+    "deep": (job_text('{"image": ' + "[" * 40 + "]" * 40 + "}"), 400, ""),
+    "too large": (job_text(GOOD_SPEC[:-1] + ', "x": "' + "x" * 1_100_000 + '"}'), 413, ""),
+    "what the webhook refuses": (
+        job_text(GOOD_SPEC.replace("python:3.11", "Python")),
+        422,
+        "spec.image",
+    ),
+    "no money": (job_text(GOOD_SPEC.replace("1.00", "0")), 422, "spec.cost.ceiling"),
+    "an unknown GPU": (
+        job_text(GOOD_SPEC[:-1] + ', "gpu": {"models": ["RTX_4090"]}}'),
+        422,
+        "spec.gpu.models[0]",
+    ),
+}
+
+
+def test_a_wrong_body_changes_nothing(api: Api) -> None:
+    """And is told what is wrong, by its field where there is one."""
+    for name, (raw, status, where) in BODIES.items():
+        answer = api("POST", JOBS, raw)
+        assert answer.status == status, (name, answer)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.body["status"] == status
+        if where:
+            assert where in [one["field"] for one in answer.body["errors"]], (name, answer)
+    assert api.kubectl.items("gpujobs", "-n", api.namespace) == []
+
+
+def test_a_method_that_there_is_not_names_those_that_there_are(api: Api) -> None:
+    """All of the path's."""
+    answer = api("PUT", f"{JOBS}/train", {})
+
+    assert answer.status == 405
+    assert answer.headers["allow"] == "DELETE, GET"
+
+
+def test_other_content_types_are_refused(api: Api) -> None:
+    """A form, text, none."""
+    raw = job_text(GOOD_SPEC)
+    for given in ("text/plain", "application/x-www-form-urlencoded", "application/yaml", "json"):
+        assert api("POST", JOBS, raw, content_type=given).status == 415
+    assert api("POST", JOBS, raw, content_type="application/json; charset=utf-8").status == 201
+
+
+# --- Nothing of ourselves ---------------------------------------------------------------------
+
+INTERNALS = re.compile(
+    r"Traceback|File \"|\.py\b|line \d+, in|fastapi|starlette|pydantic|uvicorn|aiohttp|asyncio|"
+    r"kubernetes\b|object at 0x|127\.0\.0\.1|\d+\.\d+\.\d+\.\d+|localhost|site-packages|/apis/|svc",
+    re.IGNORECASE,
+)
+
+
+def test_an_answer_shows_nothing_of_ourselves(api: Api) -> None:
+    """Whatever is asked, and however wrongly."""
+    assert api.create("train").status == 201
+    wrong = [
+        *(api("POST", JOBS, raw) for raw, _, _ in BODIES.values()),
+        api("GET", "/v1/namespaces/A/jobs"),
+        api("GET", "/v1/namespaces/{}/jobs/..%2f..%2fsecrets"),
+        api("GET", f"{JOBS}?limit=x"),
+        api("GET", f"{JOBS}?limit=0"),
+        api("GET", f"{JOBS}?labelSelector=a%20b%20c"),
+        api("GET", f"{JOBS}?cursor=AAAA"),
+        api("GET", f"{JOBS}/train/log?attempt=1001"),
+        api("GET", f"{JOBS}/train/log"),
+        api("GET", f"{JOBS}/train/log?attempt=3"),
+        api("GET", "/v1/namespaces/{}/watch/jobs", last_event_id="x"),
+        api("GET", "/v1/namespaces/{}/watch/jobs", last_event_id="9" * 30),
+        api("PUT", f"{JOBS}/train", {}),
+        api("GET", "/nowhere"),
+        api("POST", f"{JOBS}/train/suspend", if_match="nonsense"),
+        api("POST", JOBS, b"{}", content_type="text/html"),
+        api("POST", JOBS.replace("{}", "nowhere"), {"metadata": {"name": "x"}, "spec": SPEC}),
+    ]
+    for answer in wrong:
+        assert 400 <= answer.status < 500, answer
+        assert not INTERNALS.search(answer.raw.decode()), answer
+        assert "server" not in answer.headers
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "access-control-allow-origin" not in answer.headers
+
+
+def test_what_is_no_http_gets_no_answer_of_ours(api: Api) -> None:
+    """Half a request, another protocol, a line that is cut."""
+    for raw in (
+        b"",
+        b"GET / HT",
+        b"\x16\x03\x01\x00\x05hello",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", api.port), timeout=10) as line:
+            line.sendall(raw)
+            line.shutdown(socket.SHUT_WR)
+            said = b""
+            try:
+                while chunk := line.recv(4096):
+                    said += chunk
+            except OSError:
+                pass
+            assert not INTERNALS.search(said.decode("latin-1"))
+    assert api("GET", "/openapi.json").status == 200
+
+
+def test_without_a_cluster_there_is_an_error_id_and_its_cause_in_the_log(
+    api: Api, plane: ControlPlane, tmp_path: Path
+) -> None:
+    """A server of its own, whose API server then is not there; the caller learns the id alone."""
+    port = free_port()
+    with proxy(plane.url, plane.ca) as between:
+        config = operators_config(plane, tmp_path / "config", between.url, account="gpujob-server")
+        settings = {"GPUJOB_API_PORT": str(port), "GPUJOB_API_BOOTSTRAP_TOKEN": BOOTSTRAP}
+        server = AdmissionServer(tmp_path, config, **settings)
+        server.start()
+        lonely = Api(port, api.authority, api.namespace, api.kubectl, server, BOOTSTRAP)
+        eventually("it answers", lambda: lonely("GET", "/v1/jobs").status == 200)
+    answers = [
+        lonely("GET", JOBS),
+        lonely.create("train"),
+        lonely("GET", f"{JOBS}/train"),
+        lonely("GET", "/v1/namespaces/{}/watch/jobs"),
+        lonely("GET", "/v1/machines"),
+    ]
+    foreign = lonely("GET", JOBS, token="e30.e30.c2ln")
+    assert server.stop() == 0
+    for answer in answers:
+        assert answer.status == 503, answer
+        assert not INTERNALS.search(answer.raw.decode())
+        lines = [one for one in server.log.splitlines() if answer.body["errorId"] in one]
+        assert len(lines) == 1
+        assert json.loads(lines[0])["problem"]
+    assert foreign.status == 503
+    assert BOOTSTRAP not in server.log
+
+
+def test_the_access_log_has_no_token(api: Api) -> None:
+    """But who asked for what."""
+    api("GET", f"{JOBS}?cursor={TOKENS['writer']}", token=TOKENS["writer"])
+    time.sleep(0.2)
+    log = api.server.log
+
+    assert '"caller": "token writer"' in log
+    assert not any(token in log for token in (*TOKENS.values(), BOOTSTRAP))

@@ -1,0 +1,60 @@
+"""`python -m gpujob token`: what an administrator sees and applies."""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from gpujob.core.api_tokens import grant_of, known_tokens, weakness
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "gpujob", "token", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_what_is_printed_is_what_is_known() -> None:
+    """The token once, on standard error; of the manifest alone nobody could make it."""
+    done = run("ci", "--namespaces", "team-a,team-b", "--access", "read", "--days", "30")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads(done.stdout)
+    (token,) = re.findall(r"gpujob_[A-Za-z0-9_-]{43}", done.stderr)
+    data = {name: base64.b64decode(text) for name, text in manifest["data"].items()}
+    known, wrong = known_tokens(data)
+    now = datetime.now(UTC)
+    grant = grant_of(token, known, now)
+
+    assert (manifest["kind"], manifest["metadata"]["name"]) == ("Secret", "gpujob-api-tokens")
+    assert token not in done.stdout
+    assert wrong == ()
+    assert weakness(token) == ""
+    assert grant is not None
+    assert (grant.name, grant.access) == ("ci", "read")
+    assert grant.namespaces == {"team-a", "team-b"}
+    assert grant_of(token, known, now + timedelta(days=29)) == grant
+    assert grant_of(token, known, now + timedelta(days=31)) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("CI!", "--namespaces", "*", "--access", "read"), "a name has"),
+        (("ci", "--namespaces", "Team", "--access", "read"), "--namespaces"),
+        (("ci", "--namespaces", "", "--access", "read"), "--namespaces"),
+        (("ci", "--namespaces", "*", "--access", "admin"), "--access"),
+        (("ci", "--namespaces", "*", "--access", "read", "--days", "0"), "--days"),
+        (("ci", "--access", "read"), "--namespaces"),
+    ],
+)
+def test_a_mistake_is_named(arguments: tuple[str, ...], word: str) -> None:
+    """And no token is made."""
+    done = run(*arguments)
+
+    assert done.returncode == 2
+    assert word in done.stderr
+    assert "gpujob_" not in done.stderr
+    assert done.stdout == ""
