@@ -173,7 +173,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="gpujob-bench-") as scratch:
         folder = Path(scratch)
         (folder / "tls.crt").write_text(made.chain)
-        (folder / "tls.key").write_text(made.key)
+        (folder / "tls.key").write_text(made.key.get_secret_value())
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         server = context.Process(target=serve, args=(port, folder, theirs))

@@ -31,6 +31,7 @@ import aiohttp
 import asyncssh
 from aiohttp import web
 from kubernetes.aio import client
+from pydantic import SecretStr
 
 import gpujob
 from gpujob.adapters.clock import SystemClock
@@ -251,7 +252,7 @@ async def rented_machine(folder: Path) -> AsyncIterator[Rented]:
         private = asyncssh.generate_private_key("ssh-ed25519")
         key_file.touch(mode=0o600)
         private.write_private_key(str(key_file))
-        vast = VastClient(url, KEY, SystemClock())
+        vast = VastClient(url, SecretStr(KEY), SystemClock())
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 place = await _rent(vast, url, private)
@@ -462,7 +463,8 @@ class Cluster(KubeClient):
     def __init__(self) -> None:
         super().__init__(client.ApiClient(client.Configuration()))
 
-    async def review_token(self, token: str, audience: str | None = None) -> Body:
+    async def review_token(self, token: SecretStr, audience: str | None = None) -> Body:
+        name = token.get_secret_value()
         return {
             "authenticated": True,
             "audiences": [audience],
@@ -470,7 +472,7 @@ class Cluster(KubeClient):
                 "username": "system:serviceaccount:bench:default",
                 "uid": "00000000-0000-4000-8000-000000000000",
                 "groups": ["system:serviceaccounts", "system:authenticated"],
-                "extra": {POD_NAME: [f"{token}-driver"], POD_UID: [f"pod-{token}"]},
+                "extra": {POD_NAME: [f"{name}-driver"], POD_UID: [f"pod-{name}"]},
             },
         }
 

@@ -9,6 +9,7 @@ import base64
 from dataclasses import replace
 
 import structlog
+from pydantic import SecretStr
 
 from gpujob.adapters import pki
 from gpujob.adapters.clock import Clock
@@ -112,7 +113,9 @@ def _certificate(texts: dict[str, str], authority: str, chain: str, key: str) ->
         return None
     try:
         return pki.read(
-            authority=texts.get(authority, ""), chain=texts[chain], key=texts.get(key, "")
+            authority=texts.get(authority, ""),
+            chain=texts[chain],
+            key=SecretStr(texts.get(key, "")),
         )
     except pki.PkiError as error:
         log.warning("certificate_unreadable", problem=str(error))
@@ -124,14 +127,14 @@ async def _store(kube: KubeClient, settings: Settings, stored: Body | None, held
     texts = {
         "ca.crt": held.used.authority,
         "tls.crt": held.used.chain,
-        "tls.key": held.used.key,
+        "tls.key": held.used.key.get_secret_value(),
         "former-ca.crt": held.former_authority,
     }
     if held.coming is not None:
         texts |= {
             "next-ca.crt": held.coming.authority,
             "next.crt": held.coming.chain,
-            "next.key": held.coming.key,
+            "next.key": held.coming.key.get_secret_value(),
         }
     data = {key: base64.b64encode(text.encode()).decode() for key, text in texts.items()}
     if stored is not None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from gpujob.core.api_tokens import ADVICE, weakness
 from gpujob.core.limits import Limits
 
@@ -26,7 +28,7 @@ class ConfigError(ValueError):
 class Settings:
     """All that the controller is told at its start."""
 
-    vast_api_key: str = field(repr=False)
+    vast_api_key: SecretStr
     driver_image: str
     transport_url: str
     """Where driver pods reach this controller."""
@@ -75,7 +77,7 @@ class Settings:
             ipaddress.ip_address(str(own["pod_ip"]))
         except ValueError:
             raise ConfigError(f"{PREFIX}POD_IP must be an IP address") from None
-        settings = cls(vast_api_key=token, limits=Limits(**limits), **own)
+        settings = cls(vast_api_key=SecretStr(token), limits=Limits(**limits), **own)
         _check_lock(settings.limits)
         return settings
 
@@ -98,7 +100,7 @@ class ServerSettings:
     """Of the HTTP API; 0 = there is none."""
     api_mode: str = "production"
     """`development` shows callers why a request failed."""
-    api_bootstrap_token: str = field(default="", repr=False)
+    api_bootstrap_token: SecretStr = SecretStr("")
     """May do everything, until the Secret that it comes from is gone; empty = there is none."""
 
     @classmethod
@@ -109,8 +111,8 @@ class ServerSettings:
             raise ConfigError(f"{PREFIX}NAMESPACE must be set")
         if own.get("api_mode", "production") not in ("production", "development"):
             raise ConfigError(f"{PREFIX}API_MODE must be production or development")
-        token = own.get("api_bootstrap_token", "")
-        if token and (why := weakness(token)):
+        token = own.get("api_bootstrap_token", SecretStr(""))
+        if token and (why := weakness(token.get_secret_value())):
             raise ConfigError(f"{PREFIX}API_BOOTSTRAP_TOKEN is too weak: {why}; {ADVICE}")
         return cls(**own)
 

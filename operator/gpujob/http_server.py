@@ -7,14 +7,17 @@ from typing import Any
 
 import uvicorn
 from fastapi import Request
+from pydantic import SecretStr
 
 TOKEN_BYTES_MAX = 8_192
 
 
-def bearer_token(request: Request) -> str | None:
+def bearer_token(request: Request) -> SecretStr | None:
     """Returns the token that a request shows; None = it shows none that could be one."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token if scheme.lower() == "bearer" and 0 < len(token) <= TOKEN_BYTES_MAX else None
+    if scheme.lower() != "bearer" or not 0 < len(token) <= TOKEN_BYTES_MAX:
+        return None
+    return SecretStr(token)
 
 
 class HttpServer(uvicorn.Server):

@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
+from pydantic import SecretBytes
 
 from gpujob.adapters import log as logging
 from gpujob.adapters.clock import SystemClock
@@ -41,7 +42,7 @@ class Tls:
         self._settings = settings
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._shown: tuple[bytes, bytes] | None = None
+        self._shown: tuple[bytes, SecretBytes] | None = None
 
     @property
     def is_loaded(self) -> bool:
@@ -81,7 +82,7 @@ class Tls:
     def _show(self, stored: Body) -> None:
         data = stored["data"]
         chain, key = (base64.b64decode(data[name]) for name in ("tls.crt", "tls.key"))
-        if (chain, key) == self._shown:
+        if (shown := (chain, SecretBytes(key))) == self._shown:
             return
         with tempfile.TemporaryDirectory() as folder:
             # Python's TLS reads files only; nobody else can read this folder.
@@ -91,7 +92,7 @@ class Tls:
             # A pair that does not match would leave the context with neither.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain_file, key_file)
             self.context.load_cert_chain(chain_file, key_file)
-        self._shown = (chain, key)
+        self._shown = shown
         log.info("certificate_shown")
 
 

@@ -75,7 +75,7 @@ def transport_app(
     async def caller_of(request: Request) -> _Caller:
         if (token := bearer_token(request)) is None:
             raise _RefusedError(401, "a bearer token of the driver pod is needed")
-        digest = hashlib.sha256(token.encode()).hexdigest()
+        digest = hashlib.sha256(token.get_secret_value().encode()).hexdigest()
         now = clock.monotonic()
         known = callers.get(digest)
         if known is not None and known.believed_until > now:

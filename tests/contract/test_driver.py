@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from pydantic import SecretStr
 from tests.contract.test_machines import Machine
 from tests.contract.test_vast_client import CLOCK
 from tests.integration.parts import KEY, Simulator, environment
@@ -95,7 +96,7 @@ async def controller() -> AsyncIterator[tuple[Controller, str]]:
 @pytest.fixture
 async def machine(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Machine]:
     """A booted machine."""
-    vast = VastClient(simulator.url, KEY, CLOCK)
+    vast = VastClient(simulator.url, SecretStr(KEY), CLOCK)
     made = Machine(simulator, vast, tmp_path)
     await made.boot()
     yield made

@@ -14,6 +14,7 @@ from urllib.error import HTTPError
 
 import asyncssh
 import pytest
+from pydantic import SecretStr
 from tests.contract.test_vast_client import CLOCK, SPEC, request
 from tests.integration.parts import KEY, Simulator, eventually
 
@@ -102,7 +103,7 @@ class Machine:
 @pytest.fixture
 async def machine(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Machine]:
     """A booted machine."""
-    vast = VastClient(simulator.url, KEY, SystemClock())
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
     made = Machine(simulator, vast, tmp_path)
     await made.boot()
     yield made
@@ -204,7 +205,7 @@ async def test_a_killed_simulator_leaves_no_process(tmp_path: Path) -> None:
     """Its machines end with it, with what was detached on them."""
     simulator = Simulator(tmp_path)
     simulator.start()
-    vast = VastClient(simulator.url, KEY, CLOCK)
+    vast = VastClient(simulator.url, SecretStr(KEY), CLOCK)
     machine = Machine(simulator, vast, tmp_path)
     await machine.boot()
     async with machine.connected() as connection:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from urllib.error import HTTPError
 
 import pytest
+from pydantic import SecretStr
 from tests.builders import a_spec
 from tests.integration.parts import KEY, Simulator
 
@@ -34,7 +35,7 @@ Answer = Callable[[str, str], tuple[int, dict[str, str], bytes] | None]
 @asynccontextmanager
 async def client(url: str, key: str = KEY) -> AsyncIterator[VastClient]:
     """A client that is closed afterwards."""
-    made = VastClient(url, key, CLOCK)
+    made = VastClient(url, SecretStr(key), CLOCK)
     try:
         yield made
     finally:
@@ -473,4 +474,4 @@ async def test_a_malformed_offer_is_left_out(field: str, value: object) -> None:
 
 def test_a_client_prints_no_token() -> None:
     """Its repr shows the address only."""
-    assert KEY not in repr(VastClient("http://x", KEY, CLOCK))
+    assert KEY not in repr(VastClient("http://x", SecretStr(KEY), CLOCK))

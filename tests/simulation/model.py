@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from email.utils import format_datetime
 from typing import Any, TypeVar
 
+from pydantic import SecretStr
 from tests.simulation.process import (
     CALLER,
     PRESENT_FAULT,
@@ -331,7 +332,7 @@ class ModelVast(VastClient):
     """The real client over the market model, with the provider's lies; no bytes are sent."""
 
     def __init__(self, market: Market, kube: ModelKube, chance: Chance) -> None:
-        super().__init__("https://provider.example", "token", _CallersClock())
+        super().__init__("https://provider.example", SecretStr("token"), _CallersClock())
         self.market = market
         self.account = ACCOUNT
         """Whose token is in use."""

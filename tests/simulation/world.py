@@ -11,6 +11,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from pydantic import SecretStr
 from tests.simulation.model import (
     ACCOUNT,
     Chance,
@@ -54,7 +55,7 @@ RESTART_SECONDS = 5.0
 """From the crash of a replica to its next start."""
 
 SETTINGS = Settings(
-    vast_api_key="token",
+    vast_api_key=SecretStr("token"),
     driver_image="image",
     transport_url="http://controller",
     namespace="system",

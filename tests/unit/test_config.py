@@ -60,7 +60,7 @@ def test_the_api_s_token_is_shown_to_nobody() -> None:
     environment = {"GPUJOB_NAMESPACE": "x", "GPUJOB_API_BOOTSTRAP_TOKEN": token}
     settings = ServerSettings.from_environment(environment)
 
-    assert settings.api_bootstrap_token == token
+    assert settings.api_bootstrap_token.get_secret_value() == token
     assert settings.api_mode == "production"
     assert token not in repr(settings)
     with pytest.raises(ConfigError, match="production or development"):

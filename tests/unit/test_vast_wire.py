@@ -35,4 +35,4 @@ def test_a_row_without_readable_marks_may_be_anyones(
     marks: dict[str, Any], attributable: bool
 ) -> None:
     """Nothing may be concluded from the absence of a mark that could not have been read."""
-    assert lease_from(ROW | marks).is_attributable is attributable
+    assert lease_from(ROW | marks, str).is_attributable is attributable

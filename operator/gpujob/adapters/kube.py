@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import aiohttp
 from kubernetes.aio import client, config
+from pydantic import SecretStr
 
 from gpujob.adapters.errors import (
     ClusterError,
@@ -200,12 +201,12 @@ class KubeClient:
         except ObjectGone:
             return
 
-    async def review_token(self, token: str, audience: str | None = None) -> Body:
+    async def review_token(self, token: SecretStr, audience: str | None = None) -> Body:
         """Returns the status of a TokenReview: who presents this token.
 
         Without an audience it must be one for the API server itself.
         """
-        spec: Body = {"token": token}
+        spec: Body = {"token": token.get_secret_value()}
         spec |= {"audiences": [audience]} if audience else {}
         body = {
             "apiVersion": "authentication.k8s.io/v1",

@@ -1,35 +1,20 @@
-"""Logging: JSON lines on standard error, one sink, through which no secret passes.
+"""Logging: JSON lines on standard error, through the one sink.
 
-The account token is replaced wherever it stands, whoever logs: our own records, kopf's, uvicorn's,
-aiohttp's, tracebacks included.
+Whoever logs, no secret passes it: our own records, kopf's, uvicorn's, aiohttp's, tracebacks
+included.
 """
 
 import logging
-import sys
-from collections.abc import MutableMapping
-from typing import Any
+from collections.abc import Iterable
 
 import structlog
+from pydantic import SecretStr
 
-REPLACEMENT = "[redacted]"
-
-
-class Scrubber:
-    """Replaces known secrets in rendered lines."""
-
-    def __init__(self, secrets: tuple[str, ...]) -> None:
-        self._secrets = tuple(secret for secret in secrets if secret)
-
-    def __call__(self, line: str) -> str:
-        """Returns the line without the secrets."""
-        for secret in self._secrets:
-            line = line.replace(secret, REPLACEMENT)
-        return line
+from gpujob.adapters.sink import open_sink
 
 
-def configure(level: str, secrets: tuple[str, ...]) -> None:
+def configure(level: str, secrets: Iterable[SecretStr] = ()) -> None:
     """Sends all records of this process to standard error as JSON lines, scrubbed."""
-    scrub = Scrubber(secrets)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -37,27 +22,23 @@ def configure(level: str, secrets: tuple[str, ...]) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-
-    def render(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
-        rendered = structlog.processors.JSONRenderer(default=str)(_, __, event)
-        return scrub(rendered if isinstance(rendered, str) else rendered.decode())
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
-        )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.JSONRenderer(default=str),
+        ],
     )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
-    for noisy in ("uvicorn.error", "uvicorn.access", "asyncssh", "kopf"):
-        logging.getLogger(noisy).setLevel("WARNING")
+    open_sink(level, formatter, secrets)
+    # Others' details are for whoever looks for a fault.
+    for noisy in ("uvicorn.error", "asyncssh", "kopf"):
+        logging.getLogger(noisy).setLevel("WARNING" if level == "INFO" else level)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "kopf"):
         logger = logging.getLogger(name)
         logger.handlers[:] = []
         logger.propagate = True
+    # Requests are ours to tell of.
+    logging.getLogger("uvicorn.access").disabled = True
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from pydantic import SecretStr
 
 from gpujob.core.certificates import Certificate
 
@@ -45,14 +46,16 @@ def make(names: frozenset[str], *, now: datetime, life_seconds: float) -> Certif
     return Certificate(
         authority=_pem(authority),
         chain=_pem(builder.sign(signer, hashes.SHA256())),
-        key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+        key=SecretStr(
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        ),
         made_at=now,
         ends_at=ends_at,
         names=names,
     )
 
 
-def read(*, authority: str, chain: str, key: str) -> Certificate:
+def read(*, authority: str, chain: str, key: SecretStr) -> Certificate:
     """Returns a stored certificate with its dates and names; raises PkiError."""
     try:
         certificate = x509.load_pem_x509_certificate(chain.encode())

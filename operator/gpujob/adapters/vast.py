@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from fractions import Fraction
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
+from pydantic import SecretStr
 
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import (
@@ -26,6 +26,7 @@ from gpujob.adapters.errors import (
     RentUnclear,
     RentWithheld,
 )
+from gpujob.adapters.redact import Scrubber
 from gpujob.adapters.vast_wire import MARK_VARIABLE, Malformed, lease_from, offer_from
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
@@ -54,9 +55,10 @@ REFUSALS = {
 class VastClient:
     """A client of one account."""
 
-    def __init__(self, url: str, token: str, clock: Clock) -> None:
+    def __init__(self, url: str, token: SecretStr, clock: Clock) -> None:
         self._url = url.rstrip("/")
         self._token = token
+        self._scrub = Scrubber([token])
         self._clock = clock
         self._reads: aiohttp.ClientSession | None = None
 
@@ -137,9 +139,10 @@ class VastClient:
             if not isinstance(page, list) or not isinstance(total, int):
                 raise ProviderUnavailable("a page of the listing has no rows or no total")
             try:
-                leases = [lease_from(row) for row in page]
+                leases = [lease_from(row, self._scrub.foreign) for row in page]
             except (Malformed, TypeError) as error:
-                raise ProviderUnavailable(f"a listed machine can not be read: {error}") from None
+                problem = self._scrub.foreign(str(error))
+                raise ProviderUnavailable(f"a listed machine can not be read: {problem}") from None
             rows |= {lease.instance_id: lease for lease in leases}
             token = answer.get("next_token") or None
             if token is None:
@@ -162,7 +165,7 @@ class VastClient:
         path = f"/api/v0/instances/request_logs/{instance_id}/"
         answer, _ = await self._read("PUT", path, {"tail": "1000"})
         url = answer.get("result_url")
-        if not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https"):
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             raise ProviderUnavailable("the log request has no result_url")
         session = self._session()
         for _ in range(LOG_LOOKS):
@@ -188,16 +191,13 @@ class VastClient:
                 _translated(),
                 session.get(
                     f"{self._url}/api/v0/users/current",
-                    headers=self._headers(),
+                    headers=_headers(self._token),
                     allow_redirects=False,
                     timeout=aiohttp.ClientTimeout(total=READ_SECONDS),
                 ) as response,
             ):
-                account = _account(await _json(response))
-            yield RentLine(session, self._url, self._headers(), self._clock, account)
-
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
+                account = _account(await _json(response, self._scrub))
+            yield RentLine(session, self._url, self._token, self._clock, account)
 
     def _session(self) -> aiohttp.ClientSession:
         if self._reads is None:
@@ -219,11 +219,11 @@ class VastClient:
                 self._url + path,
                 json=body,
                 params=query,
-                headers=self._headers(),
+                headers=_headers(self._token),
                 allow_redirects=False,
             ) as response,
         ):
-            return await _json(response), response.headers
+            return await _json(response, self._scrub), response.headers
 
 
 class RentLine:
@@ -233,13 +233,13 @@ class RentLine:
         self,
         session: aiohttp.ClientSession,
         url: str,
-        headers: dict[str, str],
+        token: SecretStr,
         clock: Clock,
         account_id: int,
     ) -> None:
         self._session = session
         self._url = url
-        self._headers = headers
+        self._token = token
         self._clock = clock
         self._used = False
         self.account_id = account_id
@@ -278,7 +278,7 @@ class RentLine:
                 f"{self._url}/api/v0/asks/{request.offer_id}/",
                 data=once(),
                 headers={
-                    **self._headers,
+                    **_headers(self._token),
                     "Content-Type": "application/json",
                     "Content-Length": str(len(payload)),
                 },
@@ -289,13 +289,13 @@ class RentLine:
                 status = response.status
         except aiohttp.ClientConnectorError as error:
             # The connection could not even be made: nothing was sent.
-            raise RentWithheld(f"no connection: {type(error).__name__}") from error
+            raise RentWithheld(f"no connection: {type(error).__name__}") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise RentUnclear(f"no answer: {type(error).__name__}") from error
-        return _rented(status, raw)
+            raise RentUnclear(f"no answer: {type(error).__name__}") from None
+        return _rented(status, raw, Scrubber([self._token]))
 
 
-def _rented(status: int, raw: bytes) -> int:
+def _rented(status: int, raw: bytes, scrub: Scrubber) -> int:
     """Reads the answer to a rent request (provider facts, create semantics)."""
     try:
         answer = json.loads(raw)
@@ -311,7 +311,7 @@ def _rented(status: int, raw: bytes) -> int:
         raise RentUnclear(f"status {status} without the machine's number")
     text = json.dumps(answer)
     known = next((why for code, why in REFUSALS.items() if code in text), Reason.OFFER_GONE)
-    raise RentRefused(f"{status}: {str(answer.get('msg') or answer.get('error'))[:200]}", known)
+    raise RentRefused(f"{status}: {_words(answer, scrub)}", known)
 
 
 @asynccontextmanager
@@ -319,10 +319,11 @@ async def _translated() -> AsyncIterator[None]:
     try:
         yield
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise ProviderUnavailable(f"no usable answer: {type(error).__name__}") from error
+        # Its own words, and those of its cause in a traceback, may hold an address or our headers.
+        raise ProviderUnavailable(f"no usable answer: {type(error).__name__}") from None
 
 
-async def _json(response: aiohttp.ClientResponse) -> dict[str, Any]:
+async def _json(response: aiohttp.ClientResponse, scrub: Scrubber) -> dict[str, Any]:
     """Returns the body of a 2xx answer; raises by the provider's conventions for all others."""
     raw = await response.read()
     status = response.status
@@ -339,11 +340,20 @@ async def _json(response: aiohttp.ClientResponse) -> dict[str, Any]:
         # A wrong key is answered with 404: it must never read as "gone".
         raise CredentialsRejected(f"the provider refuses the account's key (status {status})")
     if not 200 <= status < 300:
-        words = str(body.get("msg") or body.get("error") or "")[:200]
-        raise ProviderUnavailable(f"status {status}: {words}")
+        raise ProviderUnavailable(f"status {status}: {_words(body, scrub)}")
     if body.get("success") is False:
-        raise ProviderUnavailable(f"refused: {str(body.get('msg') or body.get('error'))[:200]}")
+        raise ProviderUnavailable(f"refused: {_words(body, scrub)}")
     return body
+
+
+def _words(answer: Mapping[str, Any], scrub: Scrubber) -> str:
+    """Returns what the provider says of an error; cut last: a part of a secret is not known."""
+    return scrub.foreign(str(answer.get("msg") or answer.get("error") or "no reason given"))[:200]
+
+
+def _headers(token: SecretStr) -> dict[str, str]:
+    bearer = f"Bearer {token.get_secret_value()}"
+    return {"Authorization": bearer, "Accept": "application/json"}
 
 
 def _account(body: Mapping[str, Any]) -> int:

@@ -4,7 +4,7 @@ Nothing is guessed: an offer with a price or size that is missing or no finite n
 and counted. What is secret in an answer (`instance_api_key`, `jupyter_token`) is not even read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
@@ -59,8 +59,11 @@ def offer_from(row: Row) -> Offer:
     )
 
 
-def lease_from(row: Row) -> Lease:
-    """Returns a machine of a listing; raises Malformed (provider facts, instance object)."""
+def lease_from(row: Row, redacted: Callable[[str], str]) -> Lease:
+    """Returns a machine of a listing; raises Malformed (provider facts, instance object).
+
+    What the machine says of itself is shown to users: `redacted` takes out what is secret.
+    """
     environment = _environment(row.get("extra_env"))
     label = row.get("label")
     host, port = _endpoint(row)
@@ -82,7 +85,7 @@ def lease_from(row: Row) -> Lease:
         upload_gb=(_optional_amount(row, "inet_up_billed") or Fraction(0)) / 10**6,
         ssh_host=host,
         ssh_port=port,
-        status_message=str(row.get("status_msg") or "").strip()[:300],
+        status_message=redacted(str(row.get("status_msg") or "").strip())[:300],
     )
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
+from pydantic import SecretStr
+
 from gpujob.core.limits import Limits
 
 
@@ -21,8 +23,8 @@ class Certificate:
     """PEM."""
     chain: str
     """PEM."""
-    key: str
-    """PEM; secret."""
+    key: SecretStr
+    """PEM."""
     made_at: datetime
     ends_at: datetime
     names: frozenset[str]

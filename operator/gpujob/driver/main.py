@@ -7,20 +7,23 @@ nothing either: the next connection takes up every stream at its offset.
 
 import asyncio
 import json
+import logging
 import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineError
+from gpujob.adapters.redact import Scrubber
+from gpujob.adapters.sink import open_sink
 from gpujob.adapters.ssh import READ_BYTES, Connection, connect
 from gpujob.api.data import DataPlan
 from gpujob.api.meta import Model
@@ -71,9 +74,13 @@ ACKNOWLEDGE_SECONDS = 600.0
 """How long an outcome is offered to a controller that does not answer."""
 LOGIN_PATIENCE_SECONDS = 60.0
 """A start script may put our key in place a moment after the server answers."""
+SECRET_CHARACTERS_MIN = 6
+"""Of a value of the job's environment: shorter ones, as `1` or `true`, stand in every remark."""
 KILLED_EXIT_CODE = 137
 STREAMS = {"stdout": 1, "stderr": 2}
 """The workload's streams, and the descriptors of our own that they go to."""
+
+_log = logging.getLogger("gpujob.driver")
 
 
 def main() -> None:
@@ -82,20 +89,37 @@ def main() -> None:
         settings = DriverSettings.from_environment()
     except DriverSettingsError as error:
         sys.exit(f"gpujob: {error}")
-    sys.exit(asyncio.run(_run(settings)))
+    scrub = open_sink("WARNING", logging.Formatter("gpujob: %(message)s"), _secrets(settings))
+    _log.setLevel("INFO")
+    sys.exit(asyncio.run(_run(settings, scrub)))
 
 
 def say(text: str) -> None:
     """Puts a remark of our own into the pod's log, beside the workload's output."""
-    print(f"gpujob: {text}", file=sys.stderr, flush=True)
+    _log.info("%s", text)
 
 
-async def _run(settings: DriverSettings) -> int:
+def _secrets(settings: DriverSettings) -> Iterator[SecretStr]:
+    """Returns what our remarks may not show; a token that is renewed is known by its shape."""
+    for file in (settings.token_file, settings.ssh_key_file):
+        with suppress(OSError):
+            yield SecretStr(file.read_text(errors="replace"))
+    for value in settings.workload_environment.values():
+        if len(value) >= SECRET_CHARACTERS_MIN:
+            yield value
+
+
+def _revealed(settings: DriverSettings) -> dict[str, str]:
+    held = settings.workload_environment
+    return {name: value.get_secret_value() for name, value in held.items()}
+
+
+async def _run(settings: DriverSettings, scrub: Scrubber) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    driver = Driver(settings)
+    driver = Driver(settings, scrub)
     working = asyncio.create_task(driver.run())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -142,8 +166,9 @@ class Run:
 class Driver:
     """One driver's knowledge and its two loops."""
 
-    def __init__(self, settings: DriverSettings) -> None:
+    def __init__(self, settings: DriverSettings, scrub: Scrubber) -> None:
         self._settings = settings
+        self._scrub = scrub
         self._session = next_session(settings.state_dir)
         self._sequence = 0
         self._phase = WorkloadPhase.WAITING
@@ -287,7 +312,7 @@ class Driver:
             outcome=self._outcome,
             fault=self._fault,
             data_problem=self._data_problem,
-            message=in_words(self._message),
+            message=in_words(self._scrub(self._message)),
         )
 
     async def _wait_for_news(self, seconds: float) -> None:
@@ -344,7 +369,7 @@ class Driver:
         if look.state == "absent" and not await self._furnish(connection, run):
             return
         if self._assignment.instruction is Instruction.RUN:
-            text = work_text(work.command, work.working_dir, self._settings.workload_environment)
+            text = work_text(work.command, work.working_dir, _revealed(self._settings))
             await connection.run(launch_script(self._name(run)), text)
         look = await self._await_start(connection, run)
         if look.state == "absent":

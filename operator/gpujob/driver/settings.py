@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from gpujob.api.data import VARIABLE, DataPlan
 from gpujob.api.transport import WORKLOAD_ENV_PREFIX
@@ -26,7 +26,7 @@ class DriverSettings:
     state_dir: Path
     termination_log: Path
     sync_seconds: float
-    workload_environment: Mapping[str, str]
+    workload_environment: Mapping[str, SecretStr]
     node_name: str
     data: DataPlan | None
     ports: Mapping[int, int]
@@ -60,7 +60,7 @@ class DriverSettings:
             data=_data_plan(environment.get(VARIABLE)),
             ports=_ports(environment.get("GPUJOB_PORTS", "")),
             workload_environment={
-                name.removeprefix(WORKLOAD_ENV_PREFIX): value
+                name.removeprefix(WORKLOAD_ENV_PREFIX): SecretStr(value)
                 for name, value in environment.items()
                 if name.startswith(WORKLOAD_ENV_PREFIX)
             },

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from pydantic import SecretStr
 
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import ClusterError
@@ -57,7 +58,9 @@ def unauthorized() -> Problem:
 class Callers:
     """Knows callers by their tokens."""
 
-    def __init__(self, kube: KubeClient, clock: Clock, bootstrap: str = "") -> None:
+    def __init__(
+        self, kube: KubeClient, clock: Clock, bootstrap: SecretStr = SecretStr("")
+    ) -> None:
         self._kube, self._clock = kube, clock
         self._known: tuple[Known, ...] = ()
         self._bootstrap: tuple[Known, ...] = ()
@@ -65,7 +68,8 @@ class Callers:
             everything = Grant(
                 name="bootstrap", namespaces=frozenset({"*"}), access="write", expires=None
             )
-            self._bootstrap = (Known(digest_of(bootstrap), everything),)
+            digest = digest_of(bootstrap.get_secret_value())
+            self._bootstrap = (Known(digest, everything),)
         self._reviewed: dict[str, tuple[float, Caller]] = {}
         self._reviewing = asyncio.Semaphore(REVIEWS_AT_ONCE)
 
@@ -90,7 +94,7 @@ class Callers:
             return held[1]
         async with self._reviewing:
             try:
-                review = await self._kube.review_token(token)
+                review = await self._kube.review_token(SecretStr(token))
             except ClusterError as error:
                 log.warning("token_unreviewed", problem=str(error))
                 words = "tokens can not be checked now; try again"

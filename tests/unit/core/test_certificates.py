@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from pydantic import SecretStr
 
 from gpujob.adapters import pki
 from gpujob.core.certificates import Certificate, Held, Step, due, used_next
@@ -20,7 +21,7 @@ def made(number: int, ago: float) -> Certificate:
     return Certificate(
         authority=f"authority {number}\n",
         chain=f"chain {number}",
-        key="key",
+        key=SecretStr("key"),
         made_at=at,
         ends_at=at + timedelta(seconds=9000),
         names=NAMES,
@@ -102,7 +103,7 @@ def test_what_is_made_is_read_back() -> None:
     again = pki.read(authority=one.authority, chain=one.chain, key=one.key)
 
     assert again == one
-    assert one.key not in repr(one)
+    assert one.key.get_secret_value() not in f"{one!r} {vars(one)}"
     assert "PRIVATE" not in repr(Held(one))
 
 
@@ -110,7 +111,8 @@ def test_what_is_made_is_read_back() -> None:
 def test_what_is_spoilt_is_not_read(spoilt: str) -> None:
     """It is made anew."""
     one = pki.make(NAMES, now=NOW, life_seconds=9000)
-    texts = {"authority": one.authority, "chain": one.chain, "key": one.key}
+    texts = {"authority": one.authority, "chain": one.chain, "key": one.key.get_secret_value()}
+    texts[spoilt] = ""
 
     with pytest.raises(pki.PkiError):
-        pki.read(**(texts | {spoilt: ""}))
+        pki.read(authority=texts["authority"], chain=texts["chain"], key=SecretStr(texts["key"]))
