@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from gpujob.adapters.memory import keep_private
 from gpujob.config import ConfigError
 from gpujob.http_api import token_command
 
@@ -23,6 +24,7 @@ def main() -> None:
     token = programs.add_parser("token", help="makes a token for the HTTP API")
     token_command.add_arguments(token)
     given = parser.parse_args()
+    keep_private()
     if given.program == "token":
         sys.exit(token_command.main(given))
     if given.program == "driver":

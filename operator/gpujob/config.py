@@ -100,7 +100,7 @@ class ServerSettings:
     """Of the HTTP API; 0 = there is none."""
     api_mode: str = "production"
     """`development` shows callers why a request failed."""
-    api_bootstrap_token: SecretStr = SecretStr("")
+    api_bootstrap_token: SecretStr = field(default_factory=lambda: SecretStr(""))
     """May do everything, until the Secret that it comes from is gone; empty = there is none."""
 
     @classmethod

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from starlette.routing import Route
 from tests.integration.conftest import fresh_namespace, operators_config
 from tests.integration.parts import AdmissionServer, Kubectl, Object, eventually
@@ -189,7 +190,7 @@ def routes() -> list[tuple[str, str]]:
     app = routes_app(
         kube=nobody,
         clock=SystemClock(),
-        callers=Callers(nobody, SystemClock()),
+        callers=Callers(nobody, SystemClock(), SecretStr("")),
         notes=lambda: None,
         shows_cause=False,
     )

@@ -58,13 +58,11 @@ def unauthorized() -> Problem:
 class Callers:
     """Knows callers by their tokens."""
 
-    def __init__(
-        self, kube: KubeClient, clock: Clock, bootstrap: SecretStr = SecretStr("")
-    ) -> None:
+    def __init__(self, kube: KubeClient, clock: Clock, bootstrap: SecretStr) -> None:
         self._kube, self._clock = kube, clock
         self._known: tuple[Known, ...] = ()
         self._bootstrap: tuple[Known, ...] = ()
-        if bootstrap:
+        if bootstrap.get_secret_value():
             everything = Grant(
                 name="bootstrap", namespaces=frozenset({"*"}), access="write", expires=None
             )
