@@ -20,7 +20,8 @@ NEEDED = ("operator", "tests", "hack", "crds", "helm", "pyproject.toml")
 
 LIVES = "plain or last or retried or cut or long or storm or lock or stands or launch"
 SIMULATION = ("tests/simulation", "--points=1", "--pairs=1", "--seeds=0..5", "-k", LIVES)
-STAGES: tuple[tuple[str, ...], ...] = (("tests/unit/core",), SIMULATION, ("tests/contract",))
+PURE = ("tests/unit/core", "tests/unit/test_log.py")
+STAGES: tuple[tuple[str, ...], ...] = (PURE, SIMULATION, ("tests/contract",))
 """The quickest first."""
 ADAPTER_STAGES = STAGES[2:] + STAGES[:2]
 
@@ -540,6 +541,68 @@ FAULTS = (
         "driver/ports.py",
         "    target.write_eof()\n",
         "",
+    ),
+    # --- Secrets ------------------------------------------------------------------------------
+    Fault(
+        "lines are not scrubbed",
+        "adapters/sink.py",
+        "return self._scrub(line)",
+        "return line",
+    ),
+    Fault(
+        "a request's headers are logged",
+        "adapters/vast.py",
+        """    return {"Authorization": bearer, "Accept": "application/json"}""",
+        """    __import__("logging").getLogger("gpujob.vast").debug("asks with %s", bearer)
+    return {"Authorization": bearer, "Accept": "application/json"}""",
+    ),
+    Fault(
+        "an error says what the HTTP library says",
+        "adapters/vast.py",
+        'f"no usable answer: {type(error).__name__}"',
+        'f"no usable answer: {error!r}"',
+    ),
+    Fault(
+        "an error shows its cause",
+        "adapters/vast.py",
+        'f"no usable answer: {type(error).__name__}") from None',
+        'f"no usable answer: {type(error).__name__}") from error',
+    ),
+    Fault(
+        "the provider's words are cut before they are scrubbed",
+        "adapters/vast.py",
+        "return scrub.foreign(words)[:200]",
+        "return scrub.foreign(words[:200])",
+    ),
+    Fault(
+        "a secret is known in one spelling",
+        "adapters/redact.py",
+        "for spelling in _encoded(text)}",
+        "for spelling in ()}",
+    ),
+    Fault(
+        "the shortest secret goes first",
+        "adapters/redact.py",
+        "key=len, reverse=True",
+        "key=len",
+    ),
+    Fault(
+        "a line that can not be rendered is lost",
+        "adapters/sink.py",
+        "line = super().format(_unrendered(record, problem))",
+        "raise problem",
+    ),
+    Fault(
+        "what nobody caught is printed as it is",
+        "adapters/sink.py",
+        "    sys.excepthook = _uncaught\n",
+        "",
+    ),
+    Fault(
+        "a job's environment is no secret",
+        "driver/main.py",
+        "if len(value) >= SECRET_CHARACTERS_MIN:",
+        "if len(value) >= 10_000:",
     ),
     # --- Admission ----------------------------------------------------------------------------
     Fault(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -520,6 +521,59 @@ async def test_sigterm_leaves_the_workload_running(
     assert await driver.ended() == 143
     async with machine.connected() as connection:
         assert b"sleep 600" in await connection.run("cat /proc/*/cmdline | tr '\\0' ' '")
+
+
+async def test_remarks_and_reports_show_nothing_of_the_environment(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """What the workload prints of it is the user's, and comes as it is."""
+    held, url = controller
+    prints = "import os; os.write(1, b'its 127.0.0.1\\n'); os.write(2, b'its own 127.0.0.1\\n')"
+    driver = Driver(tmp_path, url, machine.key, WORKLOAD_HOST="127.0.0.1", WORKLOAD_ONE="1")
+    held.answer = run(machine, 1, "python3", "-c", prints)
+    await driver.start()
+    await until(lambda: held.reports and held.reports[-1].message)
+    message = held.reports[-1].message
+    held.answer = run(machine, machine.port, "python3", "-c", prints)
+    await until(lambda: is_finished(held))
+    held.answer = EXIT
+    await driver.ended()
+
+    assert "127.0.0.1" not in message
+    assert driver.out == b"its 127.0.0.1\n"
+    assert driver.err.count("127.0.0.1") == 1
+    assert "\nits own 127.0.0.1\n" in driver.err
+    assert f"gpujob: connected to [redacted]:{machine.port}\n" in driver.err
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        pytest.param("canary-of-the-job", id="environment"),
+        pytest.param("canary-of-the-pod", id="token"),
+        pytest.param("b3BlbnNzaC1canary", id="a line of the key"),
+        pytest.param("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.canary", id="a later token"),
+    ],
+)
+def test_a_crash_shows_no_secret(tmp_path: Path, secret: str) -> None:
+    """The exception names a folder, which bears the secret's name; it can still be read."""
+    (tmp_path / "key").write_text("-----BEGIN-----\nb3BlbnNzaC1canary\n-----END-----\n")
+    (tmp_path / "bound").write_text("canary-of-the-pod\n")
+    needed = {"TRANSPORT_URL": "http://127.0.0.1:1", "NODE_UID": NODE_UID, "NODE_NAME": "x"}
+    needed |= {"TOKEN_FILE": str(tmp_path / "bound"), "SSH_KEY_FILE": str(tmp_path / "key")}
+    needed |= {"STATE_DIR": f"/none/{secret}"}
+    variables = {f"GPUJOB_{name}": value for name, value in needed.items()}
+    done = subprocess.run(
+        [sys.executable, "-m", "gpujob", "driver"],
+        env=environment(**variables, WORKLOAD_SECRET="canary-of-the-job"),
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 1
+    assert "canary" not in done.stdout + done.stderr
+    assert done.stderr.startswith("gpujob: uncaught exception\nTraceback")
+    assert "No such file or directory: '/none/[redacted]" in done.stderr
 
 
 async def test_a_missing_setting_is_named(tmp_path: Path) -> None:

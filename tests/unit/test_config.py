@@ -1,5 +1,7 @@
 """The controller's settings: what is wrong is named, the token is shown to nobody."""
 
+from dataclasses import asdict
+
 import pytest
 
 from gpujob.config import ConfigError, ServerSettings, Settings
@@ -72,4 +74,16 @@ def test_every_limit_is_a_setting() -> None:
     settings = Settings.from_environment(GOOD | {"GPUJOB_BOOT_CAP_SECONDS": "60"})
 
     assert settings.limits.boot_cap_seconds == 60.0
-    assert "token-1234" not in repr(settings)
+
+
+def test_the_token_is_shown_by_nothing() -> None:
+    """Not by the settings, not by what they are made of, and not by the token itself."""
+    settings = Settings.from_environment(GOOD)
+    token = settings.vast_api_key
+
+    for text in (
+        f"{settings} {settings!r} {vars(settings)} {asdict(settings)}",
+        f"{token} {token!r}",
+    ):
+        assert "token-1234" not in text
+    assert token.get_secret_value() == "token-1234"

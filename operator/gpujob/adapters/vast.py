@@ -348,7 +348,8 @@ async def _json(response: aiohttp.ClientResponse, scrub: Scrubber) -> dict[str, 
 
 def _words(answer: Mapping[str, Any], scrub: Scrubber) -> str:
     """Returns what the provider says of an error; cut last: a part of a secret is not known."""
-    return scrub.foreign(str(answer.get("msg") or answer.get("error") or "no reason given"))[:200]
+    words = str(answer.get("msg") or answer.get("error") or "no reason given")
+    return scrub.foreign(words)[:200]
 
 
 def _headers(token: SecretStr) -> dict[str, str]:
