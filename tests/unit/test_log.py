@@ -205,7 +205,9 @@ SPELLINGS = {
     "hex": BYTES.hex(),
     "hex in capitals": BYTES.hex().upper(),
     **{
-        f"base64 after {before} and before {after}": encode(b"x" * before + BYTES + b"y" * after)
+        f"{encode.__name__} after {before} and before {after}": encode(
+            b"x" * before + BYTES + b"y" * after
+        )
         .decode()
         .rstrip("=")
         for before in range(4)
