@@ -129,7 +129,7 @@ def module_api(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
     kubectl = Kubectl(plane, plane.kubeconfig)
     names = frozenset({"localhost"})
     certificate = pki.make(names, now=datetime.now(UTC), life_seconds=86400)
-    texts = {"tls.crt": certificate.chain, "tls.key": certificate.key}
+    texts = {"tls.crt": certificate.chain, "tls.key": certificate.key.get_secret_value()}
     encoded = {name: base64.b64encode(text.encode()).decode() for name, text in texts.items()}
     kubectl.apply(secret("gpujob-server-tls", encoded))
     entries = {
