@@ -21,10 +21,11 @@ from gpujob.adapters.errors import (
     RentUnclear,
     RentWithheld,
 )
-from gpujob.adapters.vast import VastClient
+from gpujob.adapters.vast import LOG_BYTES_MAX, VastClient
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
 from gpujob.core.plan import Rent
+from gpujob.core.start_script import host_key_in_log
 
 CLOCK = SystemClock()
 SPEC = GpuJobSpec.model_validate(a_spec())
@@ -470,6 +471,44 @@ async def test_a_malformed_offer_is_left_out(field: str, value: object) -> None:
         quotes = await vast.search(SPEC)
 
     assert (len(quotes.offers), quotes.unreadable) == (1, 1)
+
+
+NONCE = "ab" * 16
+
+
+def key_line(key: str) -> bytes:
+    """What a start script prints of its host key."""
+    return f"gpujob-host-key {NONCE} ssh-ed25519 {key} {NONCE}\n".encode()
+
+
+async def log_of(log: bytes) -> str | None:
+    """Returns a machine's log, through our client, from where the provider says that it lies."""
+    places: list[str] = []
+
+    def answer(method: str, _: str) -> tuple[int, dict[str, str], bytes]:
+        return good({"result_url": f"{places[0]}/log"}) if method == "PUT" else (200, {}, log)
+
+    async with peer(answer) as (url, _), client(url) as vast:
+        places.append(url)
+        return await vast.read_log(1)
+
+
+async def test_a_log_is_read_to_its_end() -> None:
+    """It comes in parts: the host key may be in the last one, and another key after the first."""
+    noise = b"pulling a layer of the image\n" * 50_000
+    one, other = key_line("A" * 68), key_line("B" * 68)
+
+    assert host_key_in_log(await log_of(noise + one) or "", NONCE) == "ssh-ed25519 " + "A" * 68
+    with pytest.raises(ValueError, match="2 different host keys"):
+        host_key_in_log(await log_of(one + noise + other) or "", NONCE)
+
+
+async def test_a_log_that_is_too_long_tells_nothing() -> None:
+    """Another key may stand in what is not read."""
+    with pytest.raises(ProviderUnavailable, match="more than 4000000 bytes"):
+        await log_of(key_line("A" * 68).ljust(LOG_BYTES_MAX + 1))
+
+    assert await log_of(b"x" * LOG_BYTES_MAX) == "x" * LOG_BYTES_MAX
 
 
 def test_a_client_prints_no_token() -> None:

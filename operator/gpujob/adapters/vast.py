@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 from pydantic import SecretStr
 
+from gpujob.adapters.body import whole_body
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import (
     CredentialsRejected,
@@ -41,7 +42,10 @@ PAGE_SIZE = 25
 LOG_LOOKS = 10
 LOG_LOOK_SECONDS = 0.5
 """A log that was asked for appears late, seconds after the answer."""
-LOG_BYTES = 4_000_000
+LOG_BYTES_MAX = 4_000_000
+"""A longer log counts as unread, whichever part of it could be kept: two
+different host keys in it void each other, and one may be in its first line, the other in its last.
+"""
 OFFERS_WANTED = 64
 """The provider's own cap on one search answer."""
 
@@ -161,7 +165,10 @@ class VastClient:
         )
 
     async def read_log(self, instance_id: int) -> str | None:
-        """Returns the machine's log, or None if the provider has not put it up yet."""
+        """Returns the machine's last lines, or None if the provider has not put them up yet.
+
+        Raises ProviderUnavailable also for more than `LOG_BYTES_MAX`.
+        """
         path = f"/api/v0/instances/request_logs/{instance_id}/"
         answer, _ = await self._read("PUT", path, {"tail": "1000"})
         url = answer.get("result_url")
@@ -172,7 +179,10 @@ class VastClient:
             # The log lies with a storage service: our key must not go there.
             async with _translated(), session.get(url, allow_redirects=False) as response:
                 if response.status == 200:
-                    return (await response.content.read(LOG_BYTES)).decode("utf-8", "replace")
+                    log = await whole_body(response, LOG_BYTES_MAX)
+                    if log is None:
+                        raise ProviderUnavailable(f"the log has more than {LOG_BYTES_MAX} bytes")
+                    return log.decode("utf-8", "replace")
                 if response.status not in (403, 404):
                     raise ProviderUnavailable(f"the log is answered with {response.status}")
             await asyncio.sleep(LOG_LOOK_SECONDS)

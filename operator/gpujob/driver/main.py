@@ -21,6 +21,7 @@ from typing import Any
 import aiohttp
 from pydantic import SecretStr, ValidationError
 
+from gpujob.adapters.body import whole_body
 from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineError
 from gpujob.adapters.redact import Scrubber
 from gpujob.adapters.sink import open_sink
@@ -282,8 +283,8 @@ class Driver:
                 },
                 allow_redirects=False,
             ) as response:
-                raw = await _body(response)
-                if response.status != 200:
+                raw = await whole_body(response, ASSIGNMENT_BYTES_MAX)
+                if response.status != 200 or raw is None:
                     return None
                 return read_message(Assignment, raw)
         except ValidationError as error:
@@ -614,16 +615,6 @@ def _outcome(look: Look, run: Run) -> Outcome:
         cause=look.cause,
         message=message,
     )
-
-
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    """Returns what a controller may answer; raises ClientError for more."""
-    raw = bytearray()
-    async for chunk in response.content.iter_any():
-        raw += chunk
-        if len(raw) > ASSIGNMENT_BYTES_MAX:
-            raise aiohttp.ClientPayloadError("the answer is too long")
-    return bytes(raw)
 
 
 def _place(assignment: Assignment) -> tuple[Machine, int] | None:
