@@ -29,12 +29,12 @@ atheris: Any = import_module("atheris") if find_spec("atheris") else None
 with atheris.instrument_imports(include=["gpujob.api"]) if atheris else nullcontext():
     from gpujob.api.transport import (
         REPORT_BYTES_MAX,
-        WORDS_MAX,
         Assignment,
         DriverReport,
         message_faults,
         read_message,
     )
+    from gpujob.api.words import WORDS_MAX
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA: dict[str, Any] = json.loads(

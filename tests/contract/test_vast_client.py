@@ -392,6 +392,41 @@ async def test_what_an_answer_means(status: int, body: object, outcome: object) 
     assert outcome == seen
 
 
+RUDE = "\x1b[2Jno\r\n" + "x" * 10_000
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (500, {"msg": RUDE}),
+        (500, {"error": RUDE}),
+        (200, {"success": False, "msg": RUDE}),
+        (200, {"instances": [{"id": 1, "machine_id": 2, "dph_base": RUDE}], "total_instances": 1}),
+    ],
+)
+async def test_what_the_provider_says_can_be_shown(status: int, body: object) -> None:
+    """One line without control characters, not too long: it ends on people's terminals."""
+    async with peer(json_answer(status, body)) as (url, _), client(url) as vast:
+        with pytest.raises(ProviderUnavailable) as failed:
+            await vast.list_leases()
+
+    assert len(str(failed.value)) < 300
+    assert str(failed.value).isprintable()
+
+
+async def test_why_the_provider_does_not_rent_can_be_shown() -> None:
+    """Likewise."""
+    async with (
+        peer(json_answer(400, {"msg": RUDE})) as (url, _),
+        client(url) as vast,
+        vast.rent_line() as line,
+    ):
+        with pytest.raises(RentRefused) as refused:
+            await line.send(request(1), 10)
+
+    assert str(refused.value) == "400: \ufffd[2Jno " + "x" * 193
+
+
 HTML = (200, {"Content-Type": "text/html"}, b"<html>")
 
 

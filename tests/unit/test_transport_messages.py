@@ -12,14 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 
 import fuzz_transport as fuzz
 from gpujob.api.transport import (
-    WORDS_MAX,
     DriverReport,
-    Words,
-    in_words,
     message_faults,
     messages_schema,
     read_message,
 )
+from gpujob.api.words import WORDS_MAX, Words, in_words
 
 SEED = 20_260_105
 MESSAGES = 100_000

@@ -31,6 +31,7 @@ from gpujob.adapters.redact import Scrubber
 from gpujob.adapters.vast_wire import MARK_VARIABLE, Malformed, lease_from, offer_from
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
+from gpujob.api.words import in_words
 from gpujob.core.floors import MODELS_MAX, is_name
 from gpujob.core.market import Lease, Listing, Offer, Quotes
 from gpujob.core.money import AmountError, exact
@@ -43,9 +44,9 @@ LOG_LOOKS = 10
 LOG_LOOK_SECONDS = 0.5
 """A log that was asked for appears late, seconds after the answer."""
 LOG_BYTES_MAX = 4_000_000
-"""A longer log counts as unread, whichever part of it could be kept: two
-different host keys in it void each other, and one may be in its first line, the other in its last.
-"""
+"""A longer log counts as unread, whichever part of it could be kept: two different host keys in it
+void each other, and one may be in its first line, the other in its last."""
+SAID_LENGTH_MAX = 200
 OFFERS_WANTED = 64
 """The provider's own cap on one search answer."""
 
@@ -145,7 +146,7 @@ class VastClient:
             try:
                 leases = [lease_from(row, self._scrub.foreign) for row in page]
             except (Malformed, TypeError) as error:
-                problem = self._scrub.foreign(str(error))
+                problem = in_words(self._scrub.foreign(str(error)), SAID_LENGTH_MAX)
                 raise ProviderUnavailable(f"a listed machine can not be read: {problem}") from None
             rows |= {lease.instance_id: lease for lease in leases}
             token = answer.get("next_token") or None
@@ -321,7 +322,7 @@ def _rented(status: int, raw: bytes, scrub: Scrubber) -> int:
         raise RentUnclear(f"status {status} without the machine's number")
     text = json.dumps(answer)
     known = next((why for code, why in REFUSALS.items() if code in text), Reason.OFFER_GONE)
-    raise RentRefused(f"{status}: {_words(answer, scrub)}", known)
+    raise RentRefused(f"{status}: {_said(answer, scrub)}", known)
 
 
 @asynccontextmanager
@@ -350,16 +351,16 @@ async def _json(response: aiohttp.ClientResponse, scrub: Scrubber) -> dict[str, 
         # A wrong key is answered with 404: it must never read as "gone".
         raise CredentialsRejected(f"the provider refuses the account's key (status {status})")
     if not 200 <= status < 300:
-        raise ProviderUnavailable(f"status {status}: {_words(body, scrub)}")
+        raise ProviderUnavailable(f"status {status}: {_said(body, scrub)}")
     if body.get("success") is False:
-        raise ProviderUnavailable(f"refused: {_words(body, scrub)}")
+        raise ProviderUnavailable(f"refused: {_said(body, scrub)}")
     return body
 
 
-def _words(answer: Mapping[str, Any], scrub: Scrubber) -> str:
-    """Returns what the provider says of an error; cut last: a part of a secret is not known."""
-    words = str(answer.get("msg") or answer.get("error") or "no reason given")
-    return scrub.foreign(words)[:200]
+def _said(body: Mapping[str, Any], scrub: Scrubber) -> str:
+    """The provider's own words for what is wrong; cut last: a part of a secret is not known."""
+    said = scrub.foreign(str(body.get("msg") or body.get("error") or ""))
+    return in_words(said, SAID_LENGTH_MAX) or "it does not say why"
 
 
 def _headers(token: SecretStr) -> dict[str, str]:

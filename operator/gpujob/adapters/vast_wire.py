@@ -9,10 +9,15 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
 
+from gpujob.api.words import in_words
+from gpujob.core.floors import is_name
 from gpujob.core.market import Lease, Offer
 from gpujob.core.money import AmountError, exact
 
 MARK_VARIABLE = "GPUJOB_MARK"
+PLACE_LENGTH_MAX = 100
+STATUS_LENGTH_MAX = 64
+MESSAGE_LENGTH_MAX = 300
 
 Row = Mapping[str, Any]
 
@@ -34,14 +39,14 @@ def offer_from(row: Row) -> Offer:
         offer_id=_count(row, "id"),
         machine_id=_count(row, "machine_id"),
         host_id=_count(row, "host_id"),
-        gpu_model=_text(row, "gpu_name"),
+        gpu_model=_model(row),
         gpu_count=gpus,
         gpu_memory_gb=_amount(row, "gpu_ram", zero=True) / 1024,
         cuda_version=_optional_amount(row, "cuda_max_good") or Fraction(0),
         cpu_cores=cores,
         memory_gb=memory * share,
         disk_gb=_amount(row, "disk_space", zero=True),
-        location=place.strip(", ") or "unknown",
+        location=in_words(place.strip(", "), PLACE_LENGTH_MAX) or "unknown",
         country=place[-2:] if len(place) >= 2 and place[-2:].isupper() else "",
         is_verified=row.get("verification") == "verified",
         is_datacenter=row.get("hosting_type") == 1,
@@ -72,7 +77,7 @@ def lease_from(row: Row, redacted: Callable[[str], str]) -> Lease:
         label=label if isinstance(label, str) and label else None,
         env_mark=(environment or {}).get(MARK_VARIABLE),
         is_attributable=isinstance(label, str) or environment is not None,
-        status=row.get("actual_status"),
+        status=in_words(str(row.get("actual_status") or ""), STATUS_LENGTH_MAX) or None,
         intended_status=row.get("intended_status"),
         machine_id=_count(row, "machine_id"),
         started_at=_moment(row.get("start_date")),
@@ -85,7 +90,7 @@ def lease_from(row: Row, redacted: Callable[[str], str]) -> Lease:
         upload_gb=(_optional_amount(row, "inet_up_billed") or Fraction(0)) / 10**6,
         ssh_host=host,
         ssh_port=port,
-        status_message=redacted(str(row.get("status_msg") or "").strip())[:300],
+        status_message=in_words(redacted(str(row.get("status_msg") or "")), MESSAGE_LENGTH_MAX),
     )
 
 
@@ -152,8 +157,8 @@ def _count(row: Row, key: str) -> int:
     return value
 
 
-def _text(row: Row, key: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise Malformed(f"{key} is missing")
-    return value.strip()
+def _model(row: Row) -> str:
+    name = row.get("gpu_name")
+    if not isinstance(name, str) or not is_name(name.strip()):
+        raise Malformed("gpu_name is missing, or can not be shown")
+    return name.strip()

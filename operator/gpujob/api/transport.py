@@ -7,7 +7,6 @@ older than one already heard is told apart by its session and sequence number. E
 validated on both sides; the schema of both stands beside this file, generated.
 """
 
-import unicodedata
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, FailFast, Field, Validatio
 from pydantic.json_schema import models_json_schema
 
 from gpujob.api.meta import Model
+from gpujob.api.words import Words, in_words, printable
 
 SYNC_PATH = "/v1/driver/sync"
 """POST; `Authorization: Bearer` a token of the driver pod for `TRANSPORT_AUDIENCE`."""
@@ -28,22 +28,6 @@ WORKLOAD_ENV_PREFIX = "WORKLOAD_"
 """The pod template gives the job's variables to the driver under this prefix, so that the kubelet
 resolves `valueFrom` and none of them acts on the driver itself."""
 
-WORDS_MAX = 1024
-
-
-def _printable(text: str) -> str:
-    # Part of it comes from a stranger's machine, and it ends on people's terminals.
-    if any(unicodedata.category(character).startswith("C") for character in text):
-        raise ValueError("must not hold control characters")
-    return text
-
-
-def in_words(text: str, longest: int = WORDS_MAX) -> str:
-    """Returns text as it may stand in a message: printable, not too long."""
-    one_line = " ".join(text.split())
-    shown = ("\ufffd" if unicodedata.category(one).startswith("C") else one for one in one_line)
-    return "".join(shown)[:longest]
-
 
 def _is_integer(value: object) -> object:
     # Else true and 1.0 would be taken for 1: they are equal to it.
@@ -53,8 +37,7 @@ def _is_integer(value: object) -> object:
 
 
 Version = Annotated[Literal[1], BeforeValidator(_is_integer)]
-Words = Annotated[str, Field(max_length=WORDS_MAX), AfterValidator(_printable)]
-Name = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
+Name = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(printable)]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]

@@ -42,10 +42,10 @@ from gpujob.api.transport import (
     Progress,
     Work,
     WorkloadPhase,
-    in_words,
     message_faults,
     read_message,
 )
+from gpujob.api.words import in_words
 from gpujob.driver.files import Allowance, data_problem, pull, push, words_for
 from gpujob.driver.measure import MEASURE_SCRIPT, MEASURE_SECONDS, parse_measure
 from gpujob.driver.ports import carry_ports

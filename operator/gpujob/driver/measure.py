@@ -5,7 +5,8 @@ It needs `sh` and the tools of any image; whatever it can not find out it does n
 
 from collections.abc import Iterable
 
-from gpujob.api.transport import Gpu, Measured, WatchdogClient, in_words
+from gpujob.api.transport import Gpu, Measured, WatchdogClient
+from gpujob.api.words import in_words
 from gpujob.driver.supervisor import ALIVE
 
 MEASURE_SECONDS = 60.0
