@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -19,8 +20,8 @@ from tests.contract.test_vast_client import CLOCK, SPEC, request
 from tests.integration.parts import KEY, Simulator, eventually
 
 from gpujob.adapters.clock import SystemClock
-from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineUnreachable
-from gpujob.adapters.ssh import Connection, connect
+from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineError, MachineUnreachable
+from gpujob.adapters.ssh import OUTPUT_BYTES_MAX, Connection, connect
 from gpujob.adapters.vast import VastClient
 from gpujob.core.plan import Rent
 from gpujob.core.start_script import host_key_in_log, start_script
@@ -137,6 +138,25 @@ async def test_a_script_that_hangs_is_given_up(machine: Machine) -> None:
     async with machine.connected() as connection:
         with pytest.raises(MachineUnreachable, match="Timeout"):
             await connection.run("sleep 600", timeout_seconds=0.2)
+
+
+@pytest.mark.parametrize("where", ["1", "2"])
+async def test_a_script_that_tells_too_much_is_given_up(machine: Machine, where: str) -> None:
+    """However much a stranger's machine says, it takes no memory; of errors the end is kept."""
+    script = f"head -c 100000000 /dev/zero >&{where}; printf 'at the\\nend' >&2; exit 7"
+    words = {"1": "more than 262144 bytes", "2": "ended with 7: .*at the end"}
+    async with machine.connected() as connection:
+        tracemalloc.start()
+        try:
+            with pytest.raises(MachineError, match=words[where]):
+                await connection.run(script)
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        said = await connection.run("head -c 262144 /dev/zero")
+
+    assert most < 20 << 20
+    assert said == bytes(OUTPUT_BYTES_MAX)
 
 
 class Mute(asyncssh.SSHServer):

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import asyncssh
 
-from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineUnreachable, ScriptFailed
+from gpujob.adapters.errors import (
+    HostKeyMismatch,
+    LoginRefused,
+    MachineError,
+    MachineUnreachable,
+    ScriptFailed,
+)
+from gpujob.api.words import in_words
 
 CONNECT_SECONDS = 15
 KEEPALIVE_SECONDS = 5
@@ -19,6 +26,10 @@ its window whole for each part that is taken)."""
 CIPHERS = "^aes256-gcm@openssh.com,aes128-gcm@openssh.com"
 """Before all others that the library knows: a processor has instructions for them. A stream costs a
 quarter less of it than by the library's first choice (hack/bench driver)."""
+OUTPUT_BYTES_MAX = 256 << 10
+"""Of a script that is run; ours print a few thousand. What is read out of them takes far more
+memory than they do."""
+ERROR_BYTES_KEPT = 200
 PORT_WINDOW_BYTES = 1 << 20
 """What may be on its way to a slow reader, for each connection to a port."""
 SCRIPT_SECONDS = 15.0
@@ -36,19 +47,21 @@ class Connection:
     ) -> bytes:
         """Runs a script that gets `text` as its input; returns its output.
 
-        Raises MachineUnreachable if the connection breaks, or the script fails or hangs.
+        Raises MachineUnreachable if the connection breaks, or the script fails or hangs, and
+        MachineError if its output is longer than `OUTPUT_BYTES_MAX`.
         """
-        with _translated():
-            # The library's own timeout does not count the opening of the channel.
-            async with asyncio.timeout(timeout_seconds):
-                done = await self._connection.run(
-                    script, input=text, encoding=None, check=False, stderr=asyncssh.PIPE
-                )
-        if done.exit_status != 0:
-            said = done.stderr if isinstance(done.stderr, bytes) else b""
-            words = said.decode("utf-8", "replace")[-200:].strip()
-            raise _failed(done.exit_status, words)
-        return done.stdout if isinstance(done.stdout, bytes) else b""
+        async with (
+            self.open(
+                script, text, timeout_seconds=timeout_seconds, stderr=asyncssh.PIPE
+            ) as process,
+            asyncio.timeout(timeout_seconds),
+        ):
+            # One that is not read would hold up the other.
+            output, said = await asyncio.gather(_all_of(process.stdout), _end_of(process.stderr))
+            await process.wait_closed()
+        if process.exit_status != 0:
+            raise _failed(process.exit_status, in_words(said.decode("utf-8", "replace")))
+        return output
 
     async def send(self, script: str, chunks: AsyncIterator[bytes]) -> None:
         """Runs a script that reads these chunks.
@@ -92,7 +105,12 @@ class Connection:
 
     @asynccontextmanager
     async def open(
-        self, script: str, text: bytes = b"", *, timeout_seconds: float = SCRIPT_SECONDS
+        self,
+        script: str,
+        text: bytes = b"",
+        *,
+        timeout_seconds: float = SCRIPT_SECONDS,
+        stderr: int = asyncssh.DEVNULL,
     ) -> AsyncIterator["asyncssh.SSHClientProcess[bytes]"]:
         """Starts a script whose output is read as it comes; it ends with the context.
 
@@ -101,15 +119,33 @@ class Connection:
         with _translated():
             async with asyncio.timeout(timeout_seconds):
                 process = await self._connection.create_process(
-                    script, encoding=None, stderr=asyncssh.DEVNULL
+                    script, encoding=None, stderr=stderr
                 )
         try:
             with _translated():
-                process.stdin.write(text)
+                # A script that has ended already takes no input.
+                if text:
+                    process.stdin.write(text)
                 process.stdin.write_eof()
                 yield process
         finally:
             process.close()
+
+
+async def _all_of(stream: "asyncssh.SSHReader[bytes]") -> bytes:
+    output = bytearray()
+    while data := await stream.read(READ_BYTES):
+        output += data
+        if len(output) > OUTPUT_BYTES_MAX:
+            raise MachineError(f"a script printed more than {OUTPUT_BYTES_MAX} bytes")
+    return bytes(output)
+
+
+async def _end_of(stream: "asyncssh.SSHReader[bytes]") -> bytes:
+    kept = b""
+    while data := await stream.read(READ_BYTES):
+        kept = (kept + data)[-ERROR_BYTES_KEPT:]
+    return kept
 
 
 def _failed(status: int | None, words: str) -> MachineUnreachable:
