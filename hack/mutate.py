@@ -571,8 +571,8 @@ FAULTS = (
     Fault(
         "the provider's words are cut before they are scrubbed",
         "adapters/vast.py",
-        "return scrub.foreign(words)[:200]",
-        "return scrub.foreign(words[:200])",
+        """said = scrub.foreign(str(body.get("msg") or body.get("error") or ""))""",
+        """said = scrub.foreign(str(body.get("msg") or body.get("error") or "")[:200])""",
     ),
     Fault(
         "a secret is known in one spelling",
