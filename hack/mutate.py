@@ -399,6 +399,12 @@ FAULTS = (
         "if True:\n            text",
     ),
     Fault(
+        "the driver goes to any machine that it is told",
+        "driver/main.py",
+        "self._check_pin(machine)\n",
+        "pass\n",
+    ),
+    Fault(
         "a kept log begins anew",
         "driver/main.py",
         "memoryview(data)[max(sink.value - at, 0) :]",

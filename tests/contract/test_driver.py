@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 from aiohttp import web
 from pydantic import SecretStr
@@ -329,6 +330,63 @@ async def test_another_host_key_is_a_fault(
     held.answer = EXIT
 
     assert await driver.ended() == 0
+
+
+class Stranger(asyncssh.SSHServer):
+    """A machine that lets everybody in, and keeps who came."""
+
+    def __init__(self, visits: list[str]) -> None:
+        self._visits = visits
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        """Somebody connected."""
+        self._visits.append("connected")
+
+    def begin_auth(self, username: str) -> bool:
+        """Asks for no key."""
+        self._visits.append("logged in")
+        return False
+
+
+async def test_a_machine_with_another_host_key_gets_nothing(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """Whoever answers in the controller's place moves no driver to a machine of his own.
+
+    An interruption changes host and port, and never the key. A restart forgets no key.
+    """
+    held, url = controller
+    other_key = asyncssh.generate_private_key("ssh-ed25519")
+    visits: list[str] = []
+    stranger = await asyncssh.listen(
+        "127.0.0.1", 0, server_host_keys=[other_key], server_factory=lambda: Stranger(visits)
+    )
+    public = other_key.export_public_key().decode().strip()
+    lure = run(machine, stranger.get_port(), "true", host_key=public)
+    cable = Cable(machine.port)
+    driver = Driver(tmp_path, url, machine.key)
+    async with stranger, await cable.lay():
+        held.answer = run(machine, machine.port, "sh", "-c", "echo up; sleep 600")
+        await driver.start()
+        await until(lambda: driver.out == b"up\n")
+        held.answer = WAIT
+        await until(lambda: held.reports[-1].phase == "Waiting")
+        moved = run(machine, cable.port, "sh", "-c", "echo back; sleep 600")
+        moved["work"]["runNumber"] = 1
+        held.answer = moved
+        await until(lambda: driver.out == b"up\nback\n")
+        held.answer = lure
+        first = await until(lambda: next((r for r in held.reports if r.fault), None))
+        await driver.kill()
+        held.reports.clear()
+        await driver.start()
+        again = await until(lambda: next((r for r in held.reports if r.fault), None))
+        held.answer = EXIT
+        assert await driver.ended() == 0
+
+    assert (first.fault, again.fault) == ("HostKeyChanged", "HostKeyChanged")
+    assert visits == []
+    assert driver.err.count("names another host key") == 2
 
 
 async def test_a_machine_is_measured_before_it_gets_work(

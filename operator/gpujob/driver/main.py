@@ -50,7 +50,7 @@ from gpujob.driver.files import Allowance, data_problem, pull, push, words_for
 from gpujob.driver.measure import MEASURE_SCRIPT, MEASURE_SECONDS, parse_measure
 from gpujob.driver.ports import carry_ports
 from gpujob.driver.settings import DriverSettings, DriverSettingsError
-from gpujob.driver.state import Kept, Printed, Sink, next_session
+from gpujob.driver.state import Kept, Printed, Sink, next_session, pinned_host_key
 from gpujob.driver.supervisor import (
     LAUNCH_PATIENCE_SECONDS,
     Look,
@@ -330,6 +330,7 @@ class Driver:
         tries = 0
         while True:
             try:
+                self._check_pin(machine)
                 async with connect(
                     machine.host,
                     machine.port,
@@ -362,6 +363,15 @@ class Driver:
             tries += 1
             longest = min(0.5 * 2 ** min(tries, 10), RECONNECT_MAX_SECONDS)
             await asyncio.sleep(longest * random.uniform(0.5, 1.0))
+
+    def _check_pin(self, machine: Machine) -> None:
+        """Believes the first host key alone; raises HostKeyMismatch.
+
+        An interruption changes host and port, never the key. A controller that names another one
+        may be none: nothing but this guards what is sent if somebody answers in its place.
+        """
+        if pinned_host_key(self._settings.state_dir, machine.host_key) != machine.host_key:
+            raise HostKeyMismatch("the controller names another host key than at first")
 
     async def _attend(self, connection: Connection, run: Run) -> None:
         """Stays with one connection until the workload has ended; raises MachineError."""

@@ -19,10 +19,25 @@ def next_session(folder: Path) -> int:
         number = int(path.read_text()) + 1
     except (FileNotFoundError, ValueError):
         number = 1
-    scratch = path.with_suffix(".new")
-    scratch.write_text(str(number))
-    scratch.replace(path)
+    _put(path, str(number))
     return number
+
+
+def pinned_host_key(folder: Path, told: str) -> str:
+    """Returns the host key that this pod was told first; keeps this one if none was."""
+    path = folder / "host-key"
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        _put(path, told)
+        return told
+
+
+def _put(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    scratch = path.with_suffix(".new")
+    scratch.write_text(text)
+    scratch.replace(path)
 
 
 def settle(descriptor: int) -> None:
