@@ -391,7 +391,7 @@ class Reconciler:
     async def _create_key(self, key: Key, node: GpuNode) -> None:
         """Makes the node's key; one that a former process made but did not record is replaced."""
         private = Ed25519PrivateKey.generate()
-        name = key_secret_name(key.name)
+        name = key_secret_name(node)
         text = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
         secret = {
             "apiVersion": "v1",

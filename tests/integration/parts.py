@@ -597,7 +597,12 @@ class PodRunner:
     def _start(self, uid: str, pod: Object) -> None:
         meta = pod["metadata"]
         namespace, name = meta["namespace"], meta["name"]
-        secret = self._kubectl.get("secret", f"{name.removesuffix('-driver')}-ssh", namespace)
+        (key_name,) = (
+            volume["secret"]["secretName"]
+            for volume in pod["spec"]["volumes"]
+            if volume["name"] == "ssh"
+        )
+        secret = self._kubectl.get("secret", key_name, namespace)
         token = self._kubectl.run(
             *("create", "token", "default", "-n", namespace, f"--audience={AUDIENCE}"),
             *("--bound-object-kind=Pod", f"--bound-object-name={name}"),

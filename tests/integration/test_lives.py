@@ -40,6 +40,17 @@ def test_a_deleted_job_takes_its_machine_with_it(world: World) -> None:
     eventually("its objects are collected", lambda: not world.kubectl.items(*left))
 
 
+def test_nobody_elses_secret_is_touched(world: World) -> None:
+    """Whoever may create jobs could else have a Secret deleted that bears the name of a job's."""
+    here = ("-n", world.namespace)
+    world.kubectl("create", "secret", "generic", "train-0-1-ssh", *here, "--from-literal=a=b")
+    before = world.kubectl.get("secret", "train-0-1-ssh", world.namespace)
+    world.apply_job("train")
+    world.await_reason("train", "Complete")
+
+    assert world.kubectl.get("secret", "train-0-1-ssh", world.namespace) == before
+
+
 def test_a_finished_job_goes_after_its_time(world: World) -> None:
     """With all that was made for it; the ledger shows one machine, destroyed."""
     world.apply_job("brief", ttlSecondsAfterFinished=2)

@@ -32,9 +32,13 @@ def driver_pod_name(node_name: str) -> str:
     return f"{node_name}-driver"
 
 
-def key_secret_name(node_name: str) -> str:
-    """Returns the name of the Secret that holds the node's SSH key."""
-    return f"{node_name}-ssh"
+def key_secret_name(node: GpuNode) -> str:
+    """Returns the name of the Secret that holds the node's SSH key.
+
+    Nobody knew the uid before the node was there, so no Secret of somebody else's has this name:
+    one that is in the way may be deleted, and we need no right to read it.
+    """
+    return f"{node.metadata.name}-ssh-{node.metadata.uid}"
 
 
 def owned_by(node: GpuNode) -> dict[str, Any]:
@@ -130,7 +134,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
                 {
                     "name": "ssh",
                     "secret": {
-                        "secretName": key_secret_name(node.metadata.name),
+                        "secretName": key_secret_name(node),
                         "defaultMode": 0o440,
                     },
                 },
