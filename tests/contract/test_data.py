@@ -23,7 +23,8 @@ from tests.contract.test_driver import (
 )
 from tests.contract.test_machines import Machine
 
-from gpujob.api.data import Copy
+from gpujob.adapters.errors import MachineError
+from gpujob.api.data import Copy, DataPlan
 from gpujob.driver import files
 from gpujob.driver.state import settle
 
@@ -333,6 +334,76 @@ async def test_what_waits_for_a_slow_claim_does_not_grow(
     assert problems == ()
     assert (tmp_path / "claim/large").stat().st_size == 100_000_000
     assert most < 20 << 20, "a fifth of it, whatever the channel's windows"
+
+
+async def pulled_with_find(
+    machine: Machine, folder: Path, tells: str
+) -> tuple[tuple[str, ...], int]:
+    """Pulls a folder whose files a machine lists so; returns the problems, and bytes of memory."""
+    async with machine.connected() as connection:
+        find = b"#!/bin/sh\n" + tells.encode()
+        await connection.run('cd "$HOME/../bin"; rm find; cat > find; chmod +x find', find)
+        await connection.run("mkdir work")
+        tracemalloc.start()
+        try:
+            copy = Copy(folder=str(folder / "claim"), path="work")
+            problems = await files.pull(connection, copy, files.Allowance(0, "x"), mirrors=True)
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    return problems, most
+
+
+@pytest.mark.parametrize(
+    ("tells", "problem"),
+    [
+        ("seq -f '1 1 644 ./%.0f' 10000000", "work holds more than 100000 files"),
+        ("yes '1 1 644 ./x'", "work holds more than 100000 files"),
+        ("yes | tr -d '\\n'", "the list of the files in work is longer than 16777216 bytes"),
+    ],
+)
+async def test_files_without_end_are_not_copied(
+    machine: Machine, tmp_path: Path, tells: str, problem: str
+) -> None:
+    """However many a stranger's machine lists, they take no memory."""
+    problems, most = await pulled_with_find(machine, tmp_path, tells)
+
+    assert problems == (problem,)
+    assert most < 64 << 20
+
+
+async def test_many_files_are_copied_a_few_at_a_time(machine: Machine, tmp_path: Path) -> None:
+    """Those that wait take no memory but for their names."""
+    tells = "seq -f '1 1 644 ./%.0f' 10000"
+    problems, most = await pulled_with_find(machine, tmp_path, tells)
+
+    assert len(problems) == 10_000
+    assert problems[-1] == "10000: x does not allow for 1 bytes more"
+    assert most < 8 << 20, "half of what as many tasks take"
+
+
+def test_too_many_files_of_ours_are_said_before_anything_is_rented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine could not tell which of them it has."""
+    monkeypatch.setattr(files, "FILES_MAX", 8)
+    copy = Copy(folder=str(filled(tmp_path / "inputs")), path="work")
+    plan = DataPlan(inputs=(copy,), download_bytes_max=10**9)
+    assert files.data_problem(plan) == ""
+    (tmp_path / "inputs/ninth").touch()
+
+    assert files.data_problem(plan) == "inputs holds more than 8 files"
+
+
+async def test_a_list_that_breaks_off_is_none(machine: Machine, tmp_path: Path) -> None:
+    """What it does not name any more stays here."""
+    kept = tmp_path / "claim/kept"
+    kept.parent.mkdir()
+    kept.touch()
+    with pytest.raises(MachineError, match="broke off"):
+        await pulled_with_find(machine, tmp_path, "echo '1 1 644 ./x'; kill $PPID; sleep 1")
+
+    assert kept.exists()
 
 
 async def test_each_sink_of_a_log_goes_on_where_it_was(

@@ -15,11 +15,12 @@ import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from gpujob.adapters.errors import MachineError, ScriptFailed
 from gpujob.adapters.ssh import READ_BYTES, Connection
 from gpujob.api.data import Copy, DataPlan
+from gpujob.api.words import in_words
 from gpujob.driver.state import SETTLE_BYTES, settle
 
 AT_ONCE = 4
@@ -27,6 +28,11 @@ AT_ONCE = 4
 CHUNK_BYTES = 1 << 18
 HASH_SECONDS = 900.0
 LIST_SECONDS = 120.0
+FILES_MAX = 100_000
+"""In a folder, and to be held in memory; each costs three commands on the machine."""
+LIST_BYTES_MAX = 16 << 20
+"""Of a machine's list of them: 160 for each, name included."""
+SHOWN_LENGTH_MAX = 200
 TRIES = 3
 """A file that changed while it was copied is copied anew, so often."""
 SETTLED_SECONDS = 2
@@ -35,6 +41,7 @@ PROBLEMS_TOLD = 3
 CHANGED_STATUS = 4
 """By which a script tells that another file is there than was thought."""
 
+_NOW = re.compile(rb"now (\d{1,15})")
 _LINE = re.compile(rb"(\d{1,15}) (\d{1,15}) ([0-7]{3,4}) \./([^\n\0]{1,4096})")
 _PART = ".gpujob-part"
 
@@ -69,7 +76,7 @@ class _Changed(Exception):
     """A file was written to while it was copied."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class File:
     """A regular file below a folder."""
 
@@ -82,7 +89,7 @@ class File:
     @property
     def shown(self) -> str:
         """For people."""
-        return self.name.decode("utf-8", "replace")
+        return in_words(self.name.decode("utf-8", "replace"), SHOWN_LENGTH_MAX)
 
 
 @dataclass
@@ -113,8 +120,14 @@ def data_problem(plan: DataPlan) -> str:
             probe.unlink()
         except OSError as error:
             return f"{folder.name} can not be written: {error.strerror}"
+    total = 0
     try:
-        total = sum(file.size for copy in _read(plan) for file in local_files(Path(copy.folder)))
+        for copy in _read(plan):
+            folder = Path(copy.folder)
+            for count, file in enumerate(local_files(folder), 1):
+                if count > FILES_MAX:
+                    return f"{folder.name} holds more than {FILES_MAX} files"
+                total += file.size
     except OSError as error:
         return f"an input can not be read: {error.strerror}"
     if total > plan.download_bytes_max:
@@ -155,22 +168,48 @@ def _raised(error: OSError) -> None:
 
 
 async def remote_files(connection: Connection, path: str) -> tuple[int, dict[bytes, File]]:
-    """Returns the machine's clock and the files below a folder of its; raises MachineError."""
+    """Returns the machine's clock and the files below a folder of its.
+
+    Raises CopyError for what can not be copied whatever is tried, and MachineError.
+    """
     script = _LIST.replace("@PATH@", shlex.quote(path))
-    output = await connection.run(script, timeout_seconds=LIST_SECONDS)
-    first, *lines = output.split(b"\n")
-    if not first.startswith(b"now ") or not first[4:].isdigit():
+    now: int | None = None
+    found: dict[bytes, File] = {}
+    length, count, rest = 0, 0, b""
+    async with connection.open(script) as process, asyncio.timeout(LIST_SECONDS):
+        while data := await process.stdout.read(READ_BYTES):
+            length += len(data)
+            if length > LIST_BYTES_MAX:
+                words = f"the list of the files in {path} is longer than {LIST_BYTES_MAX} bytes"
+                raise CopyError(words)
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                if now is None:
+                    now = _clock(line)
+                    continue
+                count += 1
+                if count > FILES_MAX:
+                    raise CopyError(f"{path} holds more than {FILES_MAX} files")
+                file = _listed(line, path)
+                found[file.name] = file
+        await process.wait_closed()
+    if process.exit_status != 0 or rest or now is None:
+        raise MachineError("the machine's list of files broke off")
+    return now, found
+
+
+def _clock(line: bytes) -> int:
+    match = _NOW.fullmatch(line)
+    if match is None:
         raise MachineError("the machine's list of files is not understood")
-    found = {}
-    for line in lines:
-        if not line:
-            continue
-        match = _LINE.fullmatch(line)
-        if match is None or ".." in PurePosixPath(os.fsdecode(match[4])).parts:
-            raise CopyError(f"{path} holds a file whose name can not be copied")
-        file = File(match[4], int(match[1]), int(match[2]), int(match[3], 8) & 0o777)
-        found[file.name] = file
-    return int(first[4:]), found
+    return int(match[1])
+
+
+def _listed(line: bytes, path: str) -> File:
+    match = _LINE.fullmatch(line)
+    if match is None or b".." in match[4].split(b"/"):
+        raise CopyError(f"{path} holds a file whose name can not be copied")
+    return File(match[4], int(match[1]), int(match[2]), int(match[3], 8) & 0o777)
 
 
 async def pull(
@@ -232,28 +271,34 @@ async def _each(
     files: Iterable[File], copied: Callable[[File], Awaitable[None]]
 ) -> tuple[str, ...]:
     """Copies files, a few at a time; returns what could not be copied."""
-    gate = asyncio.Semaphore(AT_ONCE)
+    # Shared by all copiers: a task for each file would take more memory than its name.
+    waiting = iter(files)
     problems: list[str] = []
     broken: BaseException | None = None
 
     async def one(file: File) -> None:
-        async with gate:
-            for _ in range(TRIES):
-                try:
-                    return await copied(file)
-                except _Changed:
-                    continue
-                except CopyError as error:
-                    return problems.append(f"{file.shown}: {error}")
-                except OSError as error:
-                    return problems.append(f"{file.shown}: {error.strerror}")
-            problems.append(f"{file.shown}: it changed while it was copied")
-            return None
+        for _ in range(TRIES):
+            try:
+                return await copied(file)
+            except _Changed:
+                continue
+            except CopyError as error:
+                return problems.append(f"{file.shown}: {error}")
+            except OSError as error:
+                return problems.append(f"{file.shown}: {error.strerror}")
+        problems.append(f"{file.shown}: it changed while it was copied")
+        return None
+
+    async def some() -> None:
+        for file in waiting:
+            await one(file)
+            # What is there already takes no wait: others must get their turn all the same.
+            await asyncio.sleep(0)
 
     try:
         async with asyncio.TaskGroup() as group:
-            for file in files:
-                group.create_task(one(file))
+            for _ in range(AT_ONCE):
+                group.create_task(some())
     except* MachineError as errors:
         broken = errors.exceptions[0]
     # Raised in there it would come out as a group.
