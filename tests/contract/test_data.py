@@ -287,6 +287,30 @@ async def test_a_log_that_its_claim_does_not_take_is_printed_all_the_same(
     assert outcome.lost.startswith("there is no log on its claim: Too many levels")
 
 
+async def test_a_log_on_a_claim_has_the_cap_of_files(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """A stranger's machine fills no claim; what it prints is printed all the same."""
+    held, url = controller
+    case = await Case.on(machine, tmp_path, url, uploadBytesMax=5)
+    text = "echo one; while [ ! -e go ]; do sleep 0.1; done; echo two"
+    held.answer = run(machine, machine.port, *case.command(text))
+    await case.driver.start()
+    await until(lambda: case.driver.out == b"one\n")
+    (case.there / "go").touch()
+    await until(lambda: is_finished(held))
+    held.answer = EXIT
+    await case.driver.ended()
+    outcome = held.reports[-1].outcome
+
+    assert case.driver.out == b"one\ntwo\n"
+    assert (case.claims / "log/train-0-1.stdout").read_bytes() == b"one\n"
+    assert outcome is not None
+    assert outcome.lost == (
+        "the log on its claim ends at byte 4: data.maxUploadGB does not allow for 4 bytes more"
+    )
+
+
 async def test_what_an_earlier_pod_has_kept_is_not_carried_again(
     machine: Machine, controller: tuple[Controller, str], tmp_path: Path
 ) -> None:

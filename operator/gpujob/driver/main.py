@@ -46,7 +46,7 @@ from gpujob.api.transport import (
     read_message,
 )
 from gpujob.api.words import in_words
-from gpujob.driver.files import Allowance, data_problem, pull, push, words_for
+from gpujob.driver.files import Allowance, CopyError, data_problem, pull, push, words_for
 from gpujob.driver.measure import MEASURE_SCRIPT, MEASURE_SECONDS, parse_measure
 from gpujob.driver.ports import carry_ports
 from gpujob.driver.settings import DriverSettings, DriverSettingsError
@@ -586,13 +586,17 @@ class Driver:
 
     def _take(self, sink: Sink, sinks: list[Sink], data: memoryview) -> None:
         """Gives a sink the next bytes; a claim that takes no more is done without."""
+        is_kept = sink is not sinks[0]
         try:
+            if is_kept:
+                self._uploads.take(len(data))
             sink.write(data)
-        except OSError as error:
-            if sink is sinks[0]:
+        except (OSError, CopyError) as error:
+            if not is_kept:
                 raise
             sinks.remove(sink)
-            words = f"the log on its claim ends at byte {sink.value}: {error.strerror}"
+            why = error.strerror if isinstance(error, OSError) else error
+            words = f"the log on its claim ends at byte {sink.value}: {why}"
             self._log_lost = in_words(words, 200)
             say(words)
 
