@@ -300,3 +300,26 @@ def test_how_much_was_printed_outlives_the_driver(tmp_path: Path) -> None:
     assert Printed(1, tmp_path, "stdout-0").value == 70_007
     assert Printed(1, tmp_path, "stdout-1").value == 0
     assert (tmp_path / "out").read_bytes() == b"x" * 70_000 + b"y" * 7
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        b"running 7\nlog 9007199254740992 3",
+        b"running 7\nlog 12 9007199254740992",
+        b"running 7\ngpu 37, 1000000001",
+    ],
+)
+def test_a_number_that_no_report_can_hold_is_refused(output: bytes) -> None:
+    """Else a stranger's machine would end its own driver when it next reports."""
+    with pytest.raises(ValueError, match="understood"):
+        parse_look(output)
+
+
+@pytest.mark.parametrize("word", ["running", "vanished", "exited 0"])
+@pytest.mark.parametrize("told", [0, 10**9, 1_800_000_000])
+def test_a_run_whose_start_is_not_known_has_no_length(word: str, told: int) -> None:
+    """A disk that is full by then takes no start: what is told is the time since 1970."""
+    look = parse_look(f"{word} {told}".encode())
+
+    assert look.run_seconds == (told if told < 1_800_000_000 else None)

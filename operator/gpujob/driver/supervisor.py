@@ -23,6 +23,11 @@ PROGRESS_VARIABLE = "GPUJOB_PROGRESS_FILE"
 """Names the file to which a workload may add lines of JSON, as `{"percent": 40, "step": 1200,
 "remainingSeconds": 900, "metrics": {"loss": 0.31}}`; the last one counts."""
 
+SECONDS_MAX = 10**9
+BYTES_MAX = 2**53 - 1
+MEMORY_MIB_MAX = 10**9
+"""Of one GPU. A report can not hold more of any."""
+
 _UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -143,6 +148,7 @@ class Look:
     state: str
     """absent, launching, running, exited or vanished (its supervisor was killed)."""
     run_seconds: int | None = None
+    """None = not known."""
     exit_code: int | None = None
     cause: Cause | None = None
     stdout_bytes: int = 0
@@ -213,8 +219,8 @@ def parse_look(output: bytes) -> Look:
     out, _, err = told.get("log", "0 0").partition(" ")
     look = Look(
         "running",
-        stdout_bytes=int(out),
-        stderr_bytes=int(err),
+        stdout_bytes=_number(out, BYTES_MAX),
+        stderr_bytes=_number(err, BYTES_MAX),
         progress=_progress(told["progress"]) if "progress" in told else None,
         gpus=tuple(loads for gpu in gpus if (loads := _loads(gpu)) is not None),
     )
@@ -222,12 +228,12 @@ def parse_look(output: bytes) -> Look:
         case ["absent" | "launching" as word]:
             return Look(word)
         case ["running" | "vanished" as word, seconds]:
-            return replace(look, state=word, run_seconds=max(int(seconds), 0))
+            return replace(look, state=word, run_seconds=_seconds(seconds))
         case ["exited", code, seconds, *cause]:
             return replace(
                 look,
                 state="exited",
-                run_seconds=max(int(seconds), 0),
+                run_seconds=_seconds(seconds),
                 exit_code=int(code) & 255,
                 cause=Cause(cause[0]) if cause else None,
             )
@@ -248,7 +254,21 @@ def _loads(line: str) -> tuple[int, int] | None:
     busy, _, memory = line.partition(",")
     if not busy.strip().isdecimal() or not memory.strip().isdecimal():
         return None
-    return min(int(busy), 100), int(memory)
+    return min(int(busy), 100), _number(memory, MEMORY_MIB_MAX)
+
+
+def _seconds(text: str) -> int | None:
+    """Reads how long it ran; None = the start is not known, as on a disk that was full by then."""
+    # The machine's clock may have been set back.
+    seconds = max(int(text), 0)
+    return seconds if seconds <= SECONDS_MAX else None
+
+
+def _number(text: str, most: int) -> int:
+    number = int(text)
+    if number > most:
+        raise ValueError(f"not understood: the number {text[:80]}")
+    return number
 
 
 def follow_script(run: str, file: str, offset: int) -> str:
