@@ -483,6 +483,18 @@ FAULTS = (
         "            asked_at = self._clock.monotonic() + 10\n",
     ),
     Fault(
+        "any Lease keeps a release from starting",
+        "leader.py",
+        "if await self._is_controllers(name, lock.holder):",
+        "if True:",
+    ),
+    Fault(
+        "a release that can not be asked about is none",
+        "leader.py",
+        '"other_release_unclear", lock=name, problem=str(error))\n            return True',
+        '"other_release_unclear", lock=name, problem=str(error))\n            return False',
+    ),
+    Fault(
         "a lock is given back before the last write has landed",
         "leader.py",
         "                await asyncio.gather(self._write, return_exceptions=True)\n",

@@ -17,7 +17,15 @@ from gpujob.adapters.errors import ClusterError, Conflict, Forbidden
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
 from gpujob.config import Settings
-from gpujob.core.leader import LockRecord, given_back, may_lead, renewed, taken
+from gpujob.core.leader import (
+    LockRecord,
+    OtherLock,
+    given_back,
+    holders_pod,
+    may_lead,
+    renewed,
+    taken,
+)
 
 LABELS = {LABEL_MANAGED_BY: MANAGER}
 _SELECTOR = ",".join(f"{key}={value}" for key, value in LABELS.items())
@@ -130,16 +138,17 @@ class LeaderLock:
         log.info("lock_released")
         return True
 
-    async def _unless_renewed(self, before: dict[str, str]) -> dict[str, str]:
+    async def _unless_renewed(self, before: dict[str, OtherLock]) -> dict[str, OtherLock]:
         after = await self._held_elsewhere()
-        if alive := renewed(before, after):
-            raise OtherRelease(
-                f"release {alive[0]} of the operator leads in this cluster; uninstall one"
-            )
+        for name, lock in renewed(before, after):
+            if await self._is_controllers(name, lock.holder):
+                raise OtherRelease(
+                    f"release {name} of the operator leads in this cluster; uninstall one"
+                )
         return after
 
-    async def _held_elsewhere(self) -> dict[str, str]:
-        """Returns the versions of other releases' held locks, by `namespace/name`."""
+    async def _held_elsewhere(self) -> dict[str, OtherLock]:
+        """Returns what may be other releases' held locks, by `namespace/name`."""
         while True:
             try:
                 stored = await self._kube.list_all("Lease", _SELECTOR)
@@ -151,12 +160,41 @@ class LeaderLock:
                 log.warning("other_releases_awaited", problem=str(error))
                 await asyncio.sleep(self._limits.lock_retry_seconds)
                 continue
-            metas = [one["metadata"] for one in stored if _record(one).holder]
             return {
-                f"{meta['namespace']}/{meta['name']}": meta["resourceVersion"]
-                for meta in metas
-                if (meta["namespace"], meta["name"]) != (self._namespace, self._name)
+                f"{meta['namespace']}/{meta['name']}": OtherLock(meta["resourceVersion"], holder)
+                for meta, holder in ((one["metadata"], _record(one).holder) for one in stored)
+                if holder and (meta["namespace"], meta["name"]) != (self._namespace, self._name)
             }
+
+    async def _is_controllers(self, name: str, holder: str) -> bool:
+        """Whether a lock is held by a pod that may write every ledger; unknown counts as yes.
+
+        Whoever may edit a namespace may write any Lease there, and give no pod that right.
+        """
+        namespace, _, _ = name.partition("/")
+        try:
+            pod_name = holders_pod(holder)
+            pod = await self._kube.find("Pod", namespace, pod_name) if pod_name else None
+            is_one = pod is not None and await self._may_write_ledgers(pod)
+        except ClusterError as error:
+            log.warning("other_release_unclear", lock=name, problem=str(error))
+            return True
+        if not is_one:
+            words = "its holder is no pod of an account that may update every gpunodes/status"
+            log.warning("lock_not_believed", lock=name, holder=holder[:200], problem=words)
+        return is_one
+
+    async def _may_write_ledgers(self, pod: Body) -> bool:
+        namespace = pod["metadata"]["namespace"]
+        name = pod["spec"].get("serviceAccountName", "default")
+        groups = ("serviceaccounts", f"serviceaccounts:{namespace}", "authenticated")
+        account: Body = {
+            "username": f"system:serviceaccount:{namespace}:{name}",
+            "groups": [f"system:{group}" for group in groups],
+        }
+        return await self._kube.may(
+            account, verb="update", resource="gpujob.dev/gpunodes/status", namespace=""
+        )
 
     async def _attempt(self) -> bool:
         """Takes or renews the lock if it may; a lost round and a failed call are the same no."""

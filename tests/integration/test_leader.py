@@ -1,13 +1,17 @@
 """Two replicas: one acts, and whatever becomes of it the other goes on with the same machines."""
 
+import json
 import random
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
 from tests.integration.conftest import Scale, World
-from tests.integration.parts import SHORT_LOCK, Operator, Replicas, eventually
+from tests.integration.parts import SHORT_LOCK, Kubectl, Object, Operator, Replicas, eventually
 
 from gpujob.leader import LABELS
 
@@ -44,6 +48,38 @@ def test_a_leader_that_stops_hands_over_at_once(world: World, replicas: Replicas
     assert (log.count("one\n"), log.count("two\n")) == (1, 1)
 
 
+def pod(name: str, namespace: str, account: str) -> Object:
+    """Returns a pod as the API server has one, restricted; nothing runs it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "serviceAccountName": account,
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [
+                {
+                    "name": "one",
+                    "image": "none",
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                }
+            ],
+        },
+    }
+
+
+@pytest.fixture
+def operators_pod(kubectl: Kubectl) -> Iterator[None]:
+    """The pod that the operator's process would be in."""
+    kubectl.apply(pod("operator", "gpujob-system", "gpujob"))
+    yield
+    kubectl("delete", "pod", "operator", "-n", "gpujob-system", "--grace-period=0", "--force")
+
+
+@pytest.mark.usefixtures("operators_pod")
 def test_a_second_release_does_not_start(
     world: World, operator_kubeconfig: Path, tmp_path: Path
 ) -> None:
@@ -58,6 +94,59 @@ def test_a_second_release_does_not_start(
     world.apply_job("train")
     world.await_reason("train", "Complete")
     assert world.operator.runs
+
+
+@contextmanager
+def renewed_for_ever(kubectl: Kubectl, user: str, namespace: str) -> Iterator[None]:
+    """A user writes all Leases of a namespace again and again."""
+    over = threading.Event()
+    failures: list[str] = []
+
+    def renew() -> None:
+        for number in count():
+            if over.is_set():
+                return
+            stamp = ("--all", "--overwrite", f"stamp={number}")
+            done = kubectl.run(f"--as={user}", "annotate", "lease", "-n", namespace, *stamp)
+            failures.extend([done.stderr] if done.returncode else [])
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    try:
+        yield
+    finally:
+        over.set()
+        renewing.join()
+    assert failures == []
+
+
+@pytest.mark.usefixtures("operators_pod")
+def test_a_users_lease_keeps_no_release_from_starting(stage: World, namespace: str) -> None:
+    """Whoever may edit a namespace may write any Lease there; that makes him no controller."""
+    kubectl, user = stage.kubectl, "somebody"
+    bound = ("--clusterrole=edit", f"--user={user}", "-n", namespace)
+    kubectl("create", "rolebinding", "editors", *bound)
+    kubectl.apply(pod("toy", namespace, "default"))
+    # His own pod; another namespace's, by name and by a path; none.
+    path = "../../gpujob-system/pods/operator_1f"
+    holders = ("toy_1f", "operator_1f", path, "nobody")
+    for number, holder in enumerate(holders):
+        lease = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": f"own-{number}", "namespace": namespace, "labels": LABELS},
+            "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15},
+        }
+        kubectl(f"--as={user}", "create", "-f", "-", text=json.dumps(lease))
+    # Long enough for all to be renewed between two looks, on a slow machine too.
+    lock = SHORT_LOCK | {"GPUJOB_LOCK_DURATION_SECONDS": "15"}
+    with renewed_for_ever(kubectl, user, namespace):
+        stage.operator.start(**lock)
+        eventually("it leads", lambda: '"event": "leads"' in stage.operator.log)
+    stage.apply_job("train")
+    stage.await_reason("train", "Complete")
+
+    assert stage.operator.log.count("lock_not_believed") >= len(holders)
 
 
 def test_a_lock_that_another_release_left_behind_holds_nobody(stage: World, namespace: str) -> None:

@@ -11,7 +11,7 @@ from tests.simulation.world import SETTINGS, World, play
 
 from gpujob.adapters.errors import ClusterUnavailable
 from gpujob.adapters.kube import Body
-from gpujob.leader import LeaderLock
+from gpujob.leader import LABELS, LeaderLock, OtherRelease
 
 
 async def _tried(seconds: float) -> World:
@@ -81,3 +81,65 @@ def test_a_lock_is_given_back_whenever_its_holder_is_told_to_stop(failures: int)
         return found
 
     assert {seed for seed in range(300) if held(seed)} == set()
+
+
+class _Asked(ModelKube):
+    """Knows one account, and whether it may write every ledger; None = it does not answer."""
+
+    def __init__(self, may_write: bool | None) -> None:
+        super().__init__(Chance(0, level=0.0))
+        self._may_write = may_write
+
+    async def may(self, user: Body, *, verb: str, resource: str, namespace: str) -> bool:
+        asked = (user["username"], verb, resource, namespace)
+        assert asked == (
+            "system:serviceaccount:team:account",
+            "update",
+            "gpujob.dev/gpunodes/status",
+            "",
+        )
+        if self._may_write is None:
+            raise ClusterUnavailable("503")
+        return self._may_write
+
+
+async def _starts_beside(holder: str, may_write: bool | None) -> bool:
+    kube = _Asked(may_write)
+    pod = {"metadata": {"name": "pod"}, "spec": {"serviceAccountName": "account"}}
+    await kube.create("Pod", "team", pod)
+    lease = {"metadata": {"name": "any", "labels": LABELS}, "spec": {"holderIdentity": holder}}
+    await kube.create("Lease", "team", lease)
+
+    async def renew() -> None:
+        for number in range(1000):
+            await asyncio.sleep(1.0)
+            stored = await kube.get("Lease", "team", "any")
+            await kube.replace("Lease", stored | {"spec": stored["spec"] | {"renewTime": number}})
+
+    renewing = asyncio.create_task(renew())
+    try:
+        await LeaderLock(kube, VirtualClock(), SETTINGS, identity="first").acquire_alone()
+    except OtherRelease:
+        return False
+    finally:
+        renewing.cancel()
+    return True
+
+
+@pytest.mark.parametrize(
+    ("holder", "may_write", "starts"),
+    [
+        ("pod_1f", True, False),
+        ("pod_1f", None, False),
+        ("pod_1f", False, True),
+        ("gone_1f", True, True),
+        ("pod", True, True),
+        ("_1f", True, True),
+        ("../pods/pod_1f", True, True),
+    ],
+)
+def test_only_a_controllers_lock_keeps_another_release_away(
+    holder: str, may_write: bool | None, starts: bool
+) -> None:
+    """Many may write a Lease; a controller's pod may write every ledger. Unknown counts as one."""
+    assert play(lambda: _starts_beside(holder, may_write)) is starts

@@ -4,8 +4,11 @@ A holder is outlived, never overruled: its record counts for as long as it promi
 reader last saw it change, on the reader's own monotonic clock. Nobody's wall clock is compared.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+_IDENTITY = re.compile(r"(?P<pod>[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)_[0-9a-f]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,26 @@ def given_back(record: LockRecord) -> LockRecord:
     return LockRecord(holder="", duration_seconds=1, transitions=record.transitions)
 
 
-def renewed(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
-    """Returns the locks that somebody wrote between two looks, each by name and version."""
-    return tuple(sorted(name for name, version in after.items() if before.get(name) != version))
+@dataclass(frozen=True)
+class OtherLock:
+    """A held lock of another release, or what somebody wants to be taken for one."""
+
+    version: str
+    """It changes with each write."""
+    holder: str
+
+
+def renewed(
+    before: Mapping[str, OtherLock], after: Mapping[str, OtherLock]
+) -> tuple[tuple[str, OtherLock], ...]:
+    """Returns the locks that somebody wrote between two looks, by name."""
+    return tuple((name, after[name]) for name in sorted(after) if before.get(name) != after[name])
+
+
+def holders_pod(holder: str) -> str | None:
+    """Returns the name of the pod in which a holder runs; None = no controller is called so.
+
+    Anybody may have written it: what is no name of a pod must get into no path.
+    """
+    found = _IDENTITY.fullmatch(holder)
+    return found["pod"] if found else None

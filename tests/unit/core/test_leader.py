@@ -2,7 +2,15 @@
 
 import pytest
 
-from gpujob.core.leader import LockRecord, given_back, may_lead, renewed, taken
+from gpujob.core.leader import (
+    LockRecord,
+    OtherLock,
+    given_back,
+    holders_pod,
+    may_lead,
+    renewed,
+    taken,
+)
 
 HELD = LockRecord(holder="other", duration_seconds=15, transitions=3)
 
@@ -34,7 +42,27 @@ def test_a_change_of_holder_is_counted() -> None:
 
 def test_a_lock_that_nobody_writes_belongs_to_nobody() -> None:
     """Of other releases' locks those count that were renewed or taken between two looks."""
-    before = {"a/left": "1", "b/renewed": "2", "c/given back": "3"}
-    after = {"a/left": "1", "b/renewed": "4", "d/new": "5"}
+    locks = {number: OtherLock(str(number), "pod_1f") for number in range(1, 6)}
+    before = {"a/left": locks[1], "b/renewed": locks[2], "c/given back": locks[3]}
+    after = {"a/left": locks[1], "b/renewed": locks[4], "d/new": locks[5]}
 
-    assert renewed(before, after) == ("b/renewed", "d/new")
+    assert renewed(before, after) == (("b/renewed", locks[4]), ("d/new", locks[5]))
+
+
+@pytest.mark.parametrize(
+    ("holder", "pod"),
+    [
+        ("gpujob-5d9c-x2x_0c1f", "gpujob-5d9c-x2x"),
+        (f"{'a' * 253}_1f", "a" * 253),
+        (f"{'a' * 254}_1f", None),
+        ("gpujob", None),
+        ("_1f", None),
+        ("gpujob_", None),
+        ("../secrets/one_1f", None),
+        ("gpujob?watch_1f", None),
+        ("gpujob_1f\n", None),
+    ],
+)
+def test_a_holder_names_its_pod_or_is_no_controller(holder: str, pod: str | None) -> None:
+    """Anybody may have written it, and it becomes part of a path."""
+    assert holders_pod(holder) == pod
