@@ -7,7 +7,6 @@ import re
 import secrets
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -26,7 +25,7 @@ from tests.integration.proxy import proxy
 from gpujob.adapters import pki
 from gpujob.adapters.clock import SystemClock
 from gpujob.core.api_tokens import digest_of
-from gpujob.http_api.app import AT_ONCE, routes_app
+from gpujob.http_api.app import routes_app
 from gpujob.http_api.callers import Callers
 from localcluster.control_plane import ControlPlane, free_port
 
@@ -36,7 +35,8 @@ SPEC = {
     "activeDeadlineSeconds": 60,
     "cost": {"ceiling": "1.00"},
 }
-TOKENS = {name: f"gpujob_{secrets.token_urlsafe(32)}" for name in ("writer", "reader", "old", "b")}
+NAMES = ("writer", "reader", "old", "b")
+TOKENS = {name: f"gpujob_{secrets.token_urlsafe(32)}" for name in NAMES}
 BOOTSTRAP = secrets.token_urlsafe(32)
 JOBS = "/v1/namespaces/{}/jobs"
 
@@ -405,23 +405,6 @@ def test_the_clusters_rights_are_the_callers_rights(api: Api) -> None:
     assert 20 < sum(rights.values()) < len(rights) - 20, "some may, some may not"
 
 
-def test_who_asks_too_often_waits(api: Api) -> None:
-    """The others do not."""
-    answers = [api("GET", "/openapi.json", token=TOKENS["b"]).status for _ in range(AT_ONCE * 2)]
-    last = api("GET", "/openapi.json", token=TOKENS["b"])
-
-    if 429 in answers:
-        assert last.status in (200, 429)
-    else:
-        # A slow machine asks no more often than is allowed: then many at once.
-        with ThreadPoolExecutor(16) as pool:
-            many = pool.map(lambda _: api("GET", "/nowhere", token=TOKENS["b"]), range(300))
-            refused = [one for one in many if one.status == 429]
-        assert refused
-        assert int(refused[0].headers["retry-after"]) >= 1
-    assert api("GET", "/openapi.json").status == 200
-
-
 # --- Jobs -------------------------------------------------------------------------------------
 
 
@@ -723,8 +706,7 @@ def test_without_a_cluster_there_is_an_error_id_and_its_cause_in_the_log(
 def test_the_access_log_has_no_token(api: Api) -> None:
     """But who asked for what."""
     api("GET", f"{JOBS}?cursor={TOKENS['writer']}", token=TOKENS["writer"])
-    time.sleep(0.2)
+    eventually("it is told", lambda: '"caller": "token writer"' in api.server.log)
     log = api.server.log
 
-    assert '"caller": "token writer"' in log
     assert not any(token in log for token in (*TOKENS.values(), BOOTSTRAP))

@@ -1,0 +1,112 @@
+"""What stands before all routes of the HTTP API, in a time that is set."""
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import SecretStr
+
+from gpujob.http_api.app import AT_ONCE, PER_SECOND, api_app
+from gpujob.http_api.callers import Budget, Callers
+
+TOKEN = "VJ3kq1c9Zr0y8nJm5wQd2sLhT7uXbEaG4fPiKoNvRYc"
+
+
+class Clock:
+    """A clock that is set."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+class Api:
+    """The application, asked without a network; there is no cluster behind it."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        nobody: Any = None
+        callers = Callers(nobody, self.clock, SecretStr(TOKEN))
+        self._app = api_app(kube=nobody, clock=self.clock, callers=callers, notes=lambda: None)
+
+    def ask(self, path: str, *headers: tuple[bytes, bytes]) -> tuple[int, dict[str, str], Any]:
+        """Returns status, headers and document of an answer."""
+        said: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            said.append(message)
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "https",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": list(headers),
+        }
+        asyncio.run(self._app(scope, receive, send))
+        start, *parts = said
+        named = {name.decode(): text.decode() for name, text in start["headers"]}
+        return start["status"], named, json.loads(b"".join(part["body"] for part in parts))
+
+
+BEARER = (b"authorization", f"Bearer {TOKEN}".encode())
+
+
+def test_who_asks_too_often_waits() -> None:
+    """As many at once as are allowed, then no faster than they come back."""
+    api = Api()
+    first = [api.ask("/openapi.json", BEARER)[0] for _ in range(AT_ONCE)]
+    status, headers, body = api.ask("/openapi.json", BEARER)
+
+    assert first == [200] * AT_ONCE
+    assert (status, headers["retry-after"]) == (429, "1")
+    assert body["title"] == "Too many requests"
+    assert api.ask("/nowhere", BEARER)[0] == 429, "whatever the path"
+    assert api.ask("/openapi.json")[0] == 401, "a stranger learns nothing of it"
+    api.clock.seconds += 1
+    later = [api.ask("/openapi.json", BEARER)[0] for _ in range(int(PER_SECOND) + 1)]
+    assert later == [200] * int(PER_SECOND) + [429]
+
+
+def test_each_caller_has_a_budget_of_his_own() -> None:
+    """One that has none left takes nothing from another; none grows beyond its size."""
+    clock = Clock()
+    budget = Budget(clock, per_second=2.0, at_once=3)
+
+    assert [budget.take("a") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
+    assert budget.take("b") == 0.0
+    clock.seconds += 3600
+    assert [budget.take("a") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
+
+
+def test_two_tokens_are_none() -> None:
+    """Two readers could take one each."""
+    api = Api()
+
+    assert api.ask("/openapi.json", BEARER, BEARER)[0] == 401
+    assert api.ask("/openapi.json", BEARER)[0] == 200
+
+
+def test_what_nobody_thought_of_is_told_by_an_id() -> None:
+    """There is no cluster to ask: a mistake of ours, as far as the API knows."""
+    status, headers, body = Api().ask("/v1/jobs", BEARER)
+
+    assert status == 500
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert set(body) == {"type", "title", "status", "detail", "errorId"}
+    assert "NoneType" not in json.dumps(body)
