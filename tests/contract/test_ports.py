@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import random
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from tests.contract.test_driver import (
 from tests.contract.test_machines import Machine
 
 from gpujob.driver.ports import CONNECTIONS_MAX
+from localcluster.control_plane import free_port
 
 __all__ = ["controller", "machine"]
 
@@ -37,14 +37,6 @@ async def main():
     await server.serve_forever()
 asyncio.run(main())
 """
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
 
 
 async def asked(port: int, text: bytes) -> bytes:

@@ -1,23 +1,15 @@
 """Ports of a workload: the Service in a real API server, and what the driver carries."""
 
 import json
-import socket
 import urllib.request
 
 from tests.integration.conftest import World
 from tests.integration.parts import Object, eventually
 
 from gpujob.core.ports import FIRST_LISTENED
+from localcluster.control_plane import free_port
 
 SERVICE = "gpujob-serves"
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
 
 
 def service(world: World) -> Object:

@@ -98,3 +98,14 @@ class ObjectMeta(Model):
     def holds_finalizer(self) -> bool:
         """Whether our finalizer keeps the object."""
         return FINALIZER in self.finalizers
+
+    def owner_reference(self, kind: str) -> dict[str, object]:
+        """Returns the reference by which what was made for the object goes with it."""
+        return {
+            "apiVersion": API_VERSION,
+            "kind": kind,
+            "name": self.name,
+            "uid": self.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }

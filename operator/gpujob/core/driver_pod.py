@@ -7,7 +7,6 @@ from gpujob.api.data import FOLDER, VARIABLE, Copy, DataPlan
 from gpujob.api.gpujob import Data, EnvVar
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import (
-    API_VERSION,
     LABEL_COMPONENT,
     LABEL_JOB,
     LABEL_MANAGED_BY,
@@ -43,14 +42,7 @@ def key_secret_name(node: GpuNode) -> str:
 
 def owned_by(node: GpuNode) -> dict[str, Any]:
     """Returns the reference by which the node's pod and Secret go with it."""
-    return {
-        "apiVersion": API_VERSION,
-        "kind": "GpuNode",
-        "name": node.metadata.name,
-        "uid": node.metadata.uid,
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
+    return node.metadata.owner_reference("GpuNode")
 
 
 def driver_pod(seen: NodeObservation) -> dict[str, Any]:

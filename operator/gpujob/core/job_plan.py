@@ -475,16 +475,7 @@ def _node_manifest(seen: JobObservation, reserved_microusd: int) -> dict[str, An
             "namespace": job.metadata.namespace,
             "finalizers": [FINALIZER],
             "labels": {LABEL_JOB: job.metadata.name, LABEL_MANAGED_BY: MANAGER},
-            "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": "GpuJob",
-                    "name": job.metadata.name,
-                    "uid": job.metadata.uid,
-                    "controller": True,
-                    "blockOwnerDeletion": True,
-                }
-            ],
+            "ownerReferences": [job.metadata.owner_reference("GpuJob")],
         },
         "spec": {
             "jobRef": {"name": job.metadata.name, "uid": job.metadata.uid},

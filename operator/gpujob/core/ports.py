@@ -3,7 +3,7 @@
 from typing import Any
 
 from gpujob.api.gpujob import GpuJob, GpuJobSpec
-from gpujob.api.meta import API_VERSION, LABEL_COMPONENT, LABEL_JOB, LABEL_MANAGED_BY, MANAGER
+from gpujob.api.meta import LABEL_COMPONENT, LABEL_JOB, LABEL_MANAGED_BY, MANAGER
 
 FIRST_LISTENED = 20000
 """The driver's own ports: what it may listen on as nobody in particular, whatever the workload's
@@ -41,16 +41,7 @@ def service(job: GpuJob) -> dict[str, Any]:
                 LABEL_MANAGED_BY: MANAGER,
                 LABEL_JOB: job.metadata.name,
             },
-            "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": "GpuJob",
-                    "name": job.metadata.name,
-                    "uid": job.metadata.uid,
-                    "controller": True,
-                    "blockOwnerDeletion": True,
-                }
-            ],
+            "ownerReferences": [job.metadata.owner_reference("GpuJob")],
         },
         "spec": {
             "selector": {LABEL_COMPONENT: "driver", LABEL_JOB: job.metadata.name},
