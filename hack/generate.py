@@ -19,6 +19,7 @@ NOTHING_ASKED: Any = {
     "clock": None,
     "callers": None,
     "notes": None,
+    "controller": None,
     "shows_cause": False,
 }
 """An application that only tells what its routes are."""

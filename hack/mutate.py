@@ -622,6 +622,19 @@ FAULTS = (
         "if len(value) >= SECRET_CHARACTERS_MIN:",
         "if len(value) >= 10_000:",
     ),
+    # --- Estimates ----------------------------------------------------------------------------
+    Fault(
+        "an estimate forgets that nothing can be rented",
+        "core/cost/forecast.py",
+        "why = world.not_ready or _unseen(world)",
+        "why = _unseen(world)",
+    ),
+    Fault(
+        "an estimate knows no caps",
+        "core/observation.py",
+        "leases=self.leases,",
+        "leases=0,",
+    ),
     # --- Admission ----------------------------------------------------------------------------
     Fault(
         "what the webhook refuses is not asked again",

@@ -70,8 +70,7 @@ class Settings:
                 f"{TOKEN_VARIABLE} must hold the account's API key, without white space"
             )
         for url in ("provider_url", "transport_url"):
-            parts = urlsplit(str(own.get(url, "https://x")))
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+            if not _is_address(own.get(url, "https://x")):
                 raise ConfigError(f"{PREFIX}{url.upper()} must be an http or https address")
         try:
             ipaddress.ip_address(str(own["pod_ip"]))
@@ -98,6 +97,10 @@ class ServerSettings:
     """Between two looks at the certificates, at tokens, and at what is known of the market."""
     api_port: int = 0
     """Of the HTTP API; 0 = there is none."""
+    transport_url: str = ""
+    """Where the controller is asked what a job would cost; needed for the API."""
+    token_file: str = "/var/run/secrets/gpujob.dev/transport/token"  # noqa: S105 - a path
+    """Of the token for that."""
     api_mode: str = "production"
     """`development` shows callers why a request failed."""
     api_bootstrap_token: SecretStr = field(default_factory=lambda: SecretStr(""))
@@ -111,6 +114,8 @@ class ServerSettings:
             raise ConfigError(f"{PREFIX}NAMESPACE must be set")
         if own.get("api_mode", "production") not in ("production", "development"):
             raise ConfigError(f"{PREFIX}API_MODE must be production or development")
+        if own.get("api_port") and not _is_address(own.get("transport_url", "")):
+            raise ConfigError(f"{PREFIX}TRANSPORT_URL must be an http or https address")
         token = own.get("api_bootstrap_token", SecretStr(""))
         if token and (why := weakness(token.get_secret_value())):
             raise ConfigError(f"{PREFIX}API_BOOTSTRAP_TOKEN is too weak: {why}; {ADVICE}")
@@ -139,6 +144,11 @@ def _own(
         unknown = ", ".join(sorted(name for name, _ in given.values()))
         raise ConfigError(f"unknown setting: {unknown}; see Settings in helm/gpujob/README.md")
     return own
+
+
+def _is_address(text: str) -> bool:
+    parts = urlsplit(text)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
 
 
 def _check_lock(limits: Limits) -> None:

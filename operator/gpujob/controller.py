@@ -31,6 +31,7 @@ from gpujob.cluster_check import check_for_ever
 from gpujob.config import Settings
 from gpujob.core.fuse import overdue
 from gpujob.core.observation import Heard
+from gpujob.estimates import add_estimates
 from gpujob.events import record_event
 from gpujob.http_server import http_server
 from gpujob.leader import LeaderLock, publish_address
@@ -192,6 +193,13 @@ class Leader:
             lookup=self._cache.lookup,
             heard=self._heard,
             on_news=self._queue.add,
+        )
+        add_estimates(
+            app,
+            kube=kube,
+            clock=clock,
+            world=self._reconciler.world,
+            quotes=self.market.quotes,
         )
         self._transport = http_server(app, settings.listen_host, settings.transport_port)
         self._loop = asyncio.get_running_loop()

@@ -47,7 +47,7 @@ def probes_app(
             review = await kube.review_token(token)
             if not review.get("authenticated"):
                 return PlainTextResponse("the token is not valid", 401)
-            may = await kube.may_read(review.get("user") or {}, METRICS_PATH)
+            may = await kube.may_reach(review.get("user") or {}, METRICS_PATH, "get")
         except ClusterError:
             return PlainTextResponse("tokens can not be checked now; try again", 503)
         if not may:

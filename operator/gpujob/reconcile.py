@@ -120,7 +120,8 @@ class Reconciler:
         else:
             await self._node(key)
 
-    def _world(self) -> seen.World:
+    def world(self) -> seen.World:
+        """Returns what is the same for all jobs now."""
         return seen.World(
             now=self._market.now(),
             monotonic=self._clock.monotonic(),
@@ -153,7 +154,7 @@ class Reconciler:
         body = await self._kube.find("GpuNode", key.namespace, name)
         node = GpuNode.model_validate(body) if body is not None else None
         observation = seen.JobObservation(
-            world=self._world(),
+            world=self.world(),
             job=job,
             node=node,
             node_absent_since=self._missed(status.node_uid, node),
@@ -163,7 +164,7 @@ class Reconciler:
         plan = plan_job(observation)
         if plan.wants_quotes:
             quotes = await self._market.quotes(job.spec)
-            plan = plan_job(replace(observation, world=self._world(), quotes=quotes))
+            plan = plan_job(replace(observation, world=self.world(), quotes=quotes))
         after = job_status(job, plan, self._clock.now())
         stored = await self._store(key, stored, status.conditions, after)
         for effect in plan.effects:
@@ -262,7 +263,7 @@ class Reconciler:
         plan = plan_node(observation)
         if plan.wants_quotes and observation.job is not None:
             quotes = await self._market.quotes(observation.job.spec)
-            plan = plan_node(replace(observation, world=self._world(), quotes=quotes))
+            plan = plan_node(replace(observation, world=self.world(), quotes=quotes))
         after = node_status(node, plan, self._clock.now())
         rent = next((todo for todo in plan.effects if isinstance(todo, effects.Rent)), None)
         if rent is not None:
@@ -294,7 +295,7 @@ class Reconciler:
         if node.status.released_at is None:
             self._memories[uid] = memory
         return seen.NodeObservation(
-            world=self._world(),
+            world=self.world(),
             node=node,
             job=GpuJob.model_validate(job_body) if job_body is not None else None,
             pod=pod,

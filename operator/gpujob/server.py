@@ -2,8 +2,9 @@
 
 Stateless, any number of replicas.
 
-It holds no account token and asks no provider. Its certificates come from the Secret that the
-controller keeps; another one is taken up while it serves.
+It holds no account token and asks no provider: what a job would cost, the controller tells it. Its
+certificates come from the Secret that the controller keeps; another one is taken up while it
+serves.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from pydantic import SecretBytes
 
 from gpujob.adapters import log as logging
 from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.controller import ControllerClient
 from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.admission import admission_app
@@ -149,6 +151,7 @@ async def run(settings: ServerSettings) -> int:
             clock=SystemClock(),
             callers=callers,
             notes=lambda: market.notes,
+            controller=ControllerClient(settings.transport_url, Path(settings.token_file)),
             shows_cause=shows_cause,
         )
         api = http_server(routes, settings.listen_host, settings.api_port, tls.context)

@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -122,10 +122,9 @@ def secret(name: str, data: dict[str, str]) -> Object:
     }
 
 
-@pytest.fixture(scope="module")
-def module_api(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+@contextmanager
+def api_served(plane: ControlPlane, folder: Path, **settings: str) -> Iterator[Api]:
     """The server with the API, a certificate and tokens."""
-    folder = tmp_path_factory.mktemp("api")
     kubectl = Kubectl(plane, plane.kubeconfig)
     names = frozenset({"localhost"})
     certificate = pki.make(names, now=datetime.now(UTC), life_seconds=86400)
@@ -147,6 +146,7 @@ def module_api(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
         GPUJOB_API_PORT=str(port),
         GPUJOB_API_BOOTSTRAP_TOKEN=BOOTSTRAP,
         GPUJOB_LOOK_SECONDS="0.3",
+        **settings,
     )
     server.start()
     api = Api(port, certificate.authority, "", kubectl, server)
@@ -158,6 +158,14 @@ def module_api(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
         print(f"--- server's log\n{server.log[-5000:]}")
         for name in ("gpujob-server-tls", "gpujob-api-tokens"):
             kubectl("delete", "secret", name, "-n", "gpujob-system")
+
+
+@pytest.fixture(scope="module")
+def module_api(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """The API, without a controller to ask."""
+    nobody = f"http://127.0.0.1:{free_port()}"
+    with api_served(plane, tmp_path_factory.mktemp("api"), GPUJOB_TRANSPORT_URL=nobody) as api:
+        yield api
 
 
 def _is_known(api: Api) -> bool:
@@ -192,6 +200,7 @@ def routes() -> list[tuple[str, str]]:
         clock=SystemClock(),
         callers=Callers(nobody, SystemClock(), SecretStr("")),
         notes=lambda: None,
+        controller=nobody,
         shows_cause=False,
     )
     found = []
@@ -212,6 +221,7 @@ def test_the_routes_are_those_that_are_meant() -> None:
         "/openapi.json",
         "/v1/jobs",
         "/v1/machines",
+        "/v1/namespaces/{namespace}/estimates",
         "/v1/namespaces/{namespace}/jobs",
         "/v1/namespaces/{namespace}/jobs/{name}",
         "/v1/namespaces/{namespace}/jobs/{name}/decision",
@@ -317,6 +327,7 @@ OPERATIONS: dict[str, tuple[str, str, tuple[str, str], bool]] = {
     "get": ("GET", f"{JOBS}/train", ("get", "gpujobs"), False),
     "watch": ("GET", "/v1/namespaces/{}/watch/jobs", ("watch", "gpujobs"), False),
     "create": ("POST", JOBS, ("create", "gpujobs"), False),
+    "estimate": ("POST", "/v1/namespaces/{}/estimates", ("create", "gpujobs"), False),
     "suspend": ("POST", f"{JOBS}/train/suspend", ("patch", "gpujobs"), False),
     "delete": ("DELETE", f"{JOBS}/absent", ("delete", "gpujobs"), False),
     "log": ("GET", f"{JOBS}/train/log", ("get", "pods/log"), False),
@@ -381,14 +392,18 @@ def _account(api: Api, name: str) -> str:
 
 
 def test_the_clusters_rights_are_the_callers_rights(api: Api) -> None:
-    """Twelve accounts and nine operations: what kubectl may, the API does, and nothing else."""
+    """Twelve accounts and ten operations: what kubectl may, the API does, and nothing else."""
     assert api.create("train").status == 201
     tokens = {name: _account(api, name) for name in CALLERS}
     rights = _rights(api)
     differ = []
     for (name, operation), right in rights.items():
         method, path, _, _ = OPERATIONS[operation]
-        body = {"metadata": {"name": name}, "spec": SPEC} if operation == "create" else None
+        body = (
+            {"metadata": {"name": name}, "spec": SPEC}
+            if operation in ("create", "estimate")
+            else None
+        )
         answer = api(method, path, body, token=tokens[name])
         does = answer.status not in (401, 403)
         # To read a log one must see its job as well.
@@ -679,7 +694,11 @@ def test_without_a_cluster_there_is_an_error_id_and_its_cause_in_the_log(
     port = free_port()
     with proxy(plane.url, plane.ca) as between:
         config = operators_config(plane, tmp_path / "config", between.url, account="gpujob-server")
-        settings = {"GPUJOB_API_PORT": str(port), "GPUJOB_API_BOOTSTRAP_TOKEN": BOOTSTRAP}
+        settings = {
+            "GPUJOB_API_PORT": str(port),
+            "GPUJOB_API_BOOTSTRAP_TOKEN": BOOTSTRAP,
+            "GPUJOB_TRANSPORT_URL": f"http://127.0.0.1:{free_port()}",
+        }
         server = AdmissionServer(tmp_path, config, **settings)
         server.start()
         lonely = Api(port, api.authority, api.namespace, api.kubectl, server, BOOTSTRAP)

@@ -69,6 +69,17 @@ def test_the_api_s_token_is_shown_to_nobody() -> None:
         ServerSettings.from_environment(environment | {"GPUJOB_API_MODE": "debug"})
 
 
+def test_the_api_needs_a_controller_to_ask() -> None:
+    """Where it is, is told at the start and not missed at the first question."""
+    environment = {"GPUJOB_NAMESPACE": "x", "GPUJOB_API_PORT": "8444"}
+    for url in ("", "gpujob:8080", "ftp://gpujob"):
+        with pytest.raises(ConfigError, match="GPUJOB_TRANSPORT_URL"):
+            ServerSettings.from_environment(environment | {"GPUJOB_TRANSPORT_URL": url})
+
+    environment["GPUJOB_TRANSPORT_URL"] = "http://gpujob.system.svc:8080"
+    assert ServerSettings.from_environment(environment).api_port == 8444
+
+
 def test_every_limit_is_a_setting() -> None:
     """A constant of the rules is set by its own name."""
     settings = Settings.from_environment(GOOD | {"GPUJOB_BOOT_CAP_SECONDS": "60"})

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import SecretStr
 
 from gpujob.http_api.app import AT_ONCE, PER_SECOND, api_app
-from gpujob.http_api.callers import Budget, Callers
+from gpujob.http_api.callers import Callers
+from gpujob.http_server import RateLimit
 
 TOKEN = "VJ3kq1c9Zr0y8nJm5wQd2sLhT7uXbEaG4fPiKoNvRYc"
 
@@ -33,7 +34,13 @@ class Api:
         self.clock = Clock()
         nobody: Any = None
         callers = Callers(nobody, self.clock, SecretStr(TOKEN))
-        self._app = api_app(kube=nobody, clock=self.clock, callers=callers, notes=lambda: None)
+        self._app = api_app(
+            kube=nobody,
+            clock=self.clock,
+            callers=callers,
+            notes=lambda: None,
+            controller=nobody,
+        )
 
     def ask(self, path: str, *headers: tuple[bytes, bytes]) -> tuple[int, dict[str, str], Any]:
         """Returns status, headers and document of an answer."""
@@ -85,12 +92,12 @@ def test_who_asks_too_often_waits() -> None:
 def test_each_caller_has_a_budget_of_his_own() -> None:
     """One that has none left takes nothing from another; none grows beyond its size."""
     clock = Clock()
-    budget = Budget(clock, per_second=2.0, at_once=3)
+    limit = RateLimit(clock, per_second=2.0, at_once=3)
 
-    assert [budget.take("a") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
-    assert budget.take("b") == 0.0
+    assert [limit.take("a") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
+    assert limit.take("b") == 0.0
     clock.seconds += 3600
-    assert [budget.take("a") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
+    assert [limit.take("a") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
 
 
 def test_two_tokens_are_none() -> None:

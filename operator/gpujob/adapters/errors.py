@@ -14,6 +14,7 @@ AdapterError
 │   ├── ObjectGone              404
 │   ├── Forbidden               401, 403
 │   └── Invalid                 400, 422: the API server refuses the object
+├── ControllerUnavailable       the server's question got no answer
 └── MachineError
     ├── MachineUnreachable      refused, timed out, cut
     ├── HostKeyMismatch         it shows another key than the pinned one
@@ -102,6 +103,10 @@ class Invalid(ClusterError):
 
 class Expired(ClusterError):
     """What is to be gone on with is older than the API server remembers, or newer than it knows."""
+
+
+class ControllerUnavailable(AdapterError):
+    """The controller did not answer what the server asked."""
 
 
 class MachineError(AdapterError):

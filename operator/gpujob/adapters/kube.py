@@ -229,9 +229,12 @@ class KubeClient:
         status = (await self._call("POST", path, body=body)).get("status") or {}
         return status.get("resourceRules") or [], not status.get("incomplete")
 
-    async def may_read(self, user: Body, path: str) -> bool:
-        """Returns whether a user, as a TokenReview names one, may read a path of ours."""
-        return await self._may(user, {"nonResourceAttributes": {"path": path, "verb": "get"}})
+    async def may_reach(self, user: Body, path: str, verb: str) -> bool:
+        """Returns whether a user, as a TokenReview names one, may reach a path of ours.
+
+        `verb` is the HTTP method in small letters.
+        """
+        return await self._may(user, {"nonResourceAttributes": {"path": path, "verb": verb}})
 
     async def may(self, user: Body, *, verb: str, resource: str, namespace: str) -> bool:
         """Returns whether a user may do something; `resource` is `group/plural` or `/pods/log`.

@@ -17,7 +17,6 @@ from gpujob.api.reasons import Reason
 from gpujob.core import plan as effects
 from gpujob.core.cost.gate import (
     CostGateError,
-    Question,
     avoided_machines,
     judge,
     rounded_down,
@@ -377,18 +376,12 @@ def _gate(seen: JobObservation) -> JobPlan:
     if isinstance(seen.quotes, Unavailable):
         return _stay(seen, seen.quotes.reason, seen.quotes.message, world.limits.gate_retry_seconds)
     spent = parse_usd(job.status.cost.spent_usd)
-    question = Question(
-        now=world.now,
-        limits=world.limits,
-        spec=job.spec,
+    question = world.question(
+        job.spec,
+        seen.quotes,
         spent_microusd=spent,
         run_seconds_used=job.status.run_seconds,
-        quotes=seen.quotes,
-        leases=world.leases,
-        leased_usd_per_hour=world.leased_usd_per_hour,
-        destroys=world.destroys,
         avoided_machines=avoided_machines(job.status),
-        hosts=world.hosts,
     )
     try:
         admission = judge(question)
@@ -412,15 +405,11 @@ def _gate(seen: JobObservation) -> JobPlan:
             "confidence": rounded_down(admission.confidence),
         }
     )
-    words = (
-        f"bounded by {short_usd(admission.bound_microusd)} of ${job.spec.cost.ceiling} on "
-        f"{admission.words}"
-    )
     reserved = floor_usd(job.spec.cost.ceiling) - spent
     return Plan(
         status=job.status.model_copy(update={"cost": cost}),
         reason=Reason.ADMITTED,
-        message=words,
+        message=admission.words,
         effects=(effects.CreateNode(_node_manifest(seen, reserved)),),
         requeue_seconds=0,
     )

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
 
-from gpujob.api.gpujob import GpuJob
+from gpujob.api.gpujob import GpuJob, GpuJobSpec
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, Outcome
-from gpujob.core.cost.gate import Destroy
+from gpujob.core.cost.gate import Destroy, Question
 from gpujob.core.hosts import HostMemory
 from gpujob.core.limits import Limits
 from gpujob.core.market import Listing, Mark, Quotes
@@ -55,6 +55,32 @@ class World:
         if not self.listings:
             return Fraction(0)
         return sum((lease.usd_per_hour for lease in self.listings[-1].leases), Fraction(0))
+
+    def question(
+        self,
+        spec: GpuJobSpec,
+        quotes: Quotes,
+        *,
+        spent_microusd: int = 0,
+        run_seconds_used: float = 0.0,
+        avoided_machines: frozenset[int] = frozenset(),
+        reserved_microusd: int | None = None,
+    ) -> Question:
+        """Returns what the gate is asked about a job; without more, one that has not begun."""
+        return Question(
+            now=self.now,
+            limits=self.limits,
+            spec=spec,
+            spent_microusd=spent_microusd,
+            run_seconds_used=run_seconds_used,
+            quotes=quotes,
+            leases=self.leases,
+            leased_usd_per_hour=self.leased_usd_per_hour,
+            destroys=self.destroys,
+            avoided_machines=avoided_machines,
+            hosts=self.hosts,
+            reserved_microusd=reserved_microusd,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

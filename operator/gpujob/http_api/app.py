@@ -11,11 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from gpujob.adapters.clock import Clock
-from gpujob.adapters.errors import ClusterError
+from gpujob.adapters.controller import ControllerClient
+from gpujob.adapters.errors import ClusterError, ControllerUnavailable
 from gpujob.adapters.kube import KubeClient
 from gpujob.api.market import MarketNotes
 from gpujob.http_api.bodies import NewJob
-from gpujob.http_api.callers import Budget, Callers
+from gpujob.http_api.callers import Callers
 from gpujob.http_api.guard import Guard
 from gpujob.http_api.problems import (
     MEDIA_TYPE,
@@ -23,9 +24,11 @@ from gpujob.http_api.problems import (
     Problem,
     ProblemDetails,
     refused,
+    unanswered,
     unforeseen,
 )
 from gpujob.http_api.routes import add_routes
+from gpujob.http_server import RateLimit
 
 PER_SECOND, AT_ONCE = 20.0, 60
 """Requests of one token."""
@@ -41,6 +44,7 @@ def routes_app(
     clock: Clock,
     callers: Callers,
     notes: Callable[[], MarketNotes | None],
+    controller: ControllerClient,
     shows_cause: bool,
 ) -> FastAPI:
     """Returns the routes with what they answer when something is wrong; the guard comes before."""
@@ -53,7 +57,7 @@ def routes_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    add_routes(app, kube=kube, clock=clock, callers=callers, notes=notes)
+    add_routes(app, kube=kube, clock=clock, callers=callers, notes=notes, controller=controller)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
 
     @app.exception_handler(Problem)
@@ -63,6 +67,10 @@ def routes_app(
     @app.exception_handler(ClusterError)
     async def on_cluster_error(_: Request, error: ClusterError) -> Response:
         return refused(error, shows_cause=shows_cause).response()
+
+    @app.exception_handler(ControllerUnavailable)
+    async def on_silent_controller(_: Request, error: ControllerUnavailable) -> Response:
+        return unanswered(error, shows_cause=shows_cause).response()
 
     @app.exception_handler(RequestValidationError)
     async def on_wrong_request(_: Request, error: RequestValidationError) -> Response:
@@ -94,14 +102,20 @@ def api_app(
     clock: Clock,
     callers: Callers,
     notes: Callable[[], MarketNotes | None],
+    controller: ControllerClient,
     shows_cause: bool = False,
 ) -> Guard:
     """Returns the application; with `shows_cause` failures tell what is else only in the log."""
     routes = routes_app(
-        kube=kube, clock=clock, callers=callers, notes=notes, shows_cause=shows_cause
+        kube=kube,
+        clock=clock,
+        callers=callers,
+        notes=notes,
+        controller=controller,
+        shows_cause=shows_cause,
     )
-    budget = Budget(clock, per_second=PER_SECOND, at_once=AT_ONCE)
-    return Guard(routes, callers, budget, shows_cause=shows_cause)
+    limit = RateLimit(clock, per_second=PER_SECOND, at_once=AT_ONCE)
+    return Guard(routes, callers, limit, shows_cause=shows_cause)
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:

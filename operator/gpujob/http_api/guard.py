@@ -10,8 +10,9 @@ from typing import Any
 
 import structlog
 
-from gpujob.http_api.callers import Budget, Callers
+from gpujob.http_api.callers import Callers
 from gpujob.http_api.problems import Problem, unforeseen
+from gpujob.http_server import RateLimit
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -33,8 +34,8 @@ log = structlog.get_logger("gpujob.http_api.access")
 class Guard:
     """Lets requests with a good token through to the routes, and tells of each in the log."""
 
-    def __init__(self, app: App, callers: Callers, budget: Budget, *, shows_cause: bool) -> None:
-        self._app, self._callers, self._budget = app, callers, budget
+    def __init__(self, app: App, callers: Callers, limit: RateLimit, *, shows_cause: bool) -> None:
+        self._app, self._callers, self._limit = app, callers, limit
         self._shows_cause = shows_cause
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +59,7 @@ class Guard:
             try:
                 caller = await self._callers.caller_of(_authorization(scope))
                 name = caller.name
-                if wait := self._budget.take(name):
+                if wait := self._limit.take(name):
                     words = "this token has asked too often; wait"
                     raise Problem(429, words, headers={"Retry-After": str(ceil(wait))})
                 scope.setdefault("state", {})["caller"] = caller

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from gpujob.adapters.errors import (
     ClusterError,
     Conflict,
+    ControllerUnavailable,
     Expired,
     Forbidden,
     Invalid,
@@ -127,4 +128,13 @@ def refused(error: ClusterError, *, shows_cause: bool) -> Problem:
         )
         return Problem(403, f"{words}server lacks{cause}", error_id=error_id)
     words = f"the cluster does not answer now; try again{cause}"
+    return Problem(503, words, error_id=error_id, headers={"Retry-After": "5"})
+
+
+def unanswered(error: ControllerUnavailable, *, shows_cause: bool) -> Problem:
+    """Returns what is answered when the controller was needed and gave no answer."""
+    error_id = uuid.uuid4().hex
+    log.warning("controller_silent", error_id=error_id, problem=str(error))
+    cause = f": {error}" if shows_cause else ""
+    words = f"the controller does not answer this now; try again{cause}"
     return Problem(503, words, error_id=error_id, headers={"Retry-After": "5"})

@@ -15,8 +15,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
 from gpujob.adapters.clock import Clock
+from gpujob.adapters.controller import ControllerClient
 from gpujob.adapters.errors import ClusterError, Conflict, Invalid, ObjectGone
 from gpujob.adapters.kube import Body, KubeClient
+from gpujob.api.estimate import JobEstimate
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.market import MarketNotes
@@ -173,6 +175,7 @@ def add_routes(
     clock: Clock,
     callers: Callers,
     notes: Callable[[], MarketNotes | None],
+    controller: ControllerClient,
 ) -> None:
     """Adds the routes to the application."""
     streams = Streams()
@@ -211,6 +214,20 @@ def add_routes(
         found = [machine_of(GpuNode.model_validate(one)) for one in items]
         machines = [one for one in found if one is not None]
         return JSONResponse(wire(MachinePage(items=machines, next_cursor=following)))
+
+    def could_run(asked: NewJob) -> Body:
+        """Returns the object that is asked for; raises Problem if it could not run as it is."""
+        body: Body = {
+            "apiVersion": API_VERSION,
+            "kind": "GpuJob",
+            "metadata": asked.metadata.model_dump(),
+            "spec": asked.spec.wire(),
+        }
+        verdict = review(body, notes(), now=clock.now())
+        if verdict.faults:
+            faults = tuple((fault.field, fault.message) for fault in verdict.faults)
+            raise Problem(422, "the job could not run as it is", faults=faults)
+        return body
 
     # --- Jobs -------------------------------------------------------------------------------
 
@@ -263,16 +280,7 @@ def add_routes(
         """Creates a job; the cost gate decides when and whether a machine is rented for it."""
         caller = await demand(request, "create", JOBS, namespace)
         asked = await read_body(request, NewJob)
-        body: Body = {
-            "apiVersion": API_VERSION,
-            "kind": "GpuJob",
-            "metadata": asked.metadata.model_dump(),
-            "spec": asked.spec.wire(),
-        }
-        verdict = review(body, notes(), now=clock.now())
-        if verdict.faults:
-            faults = tuple((fault.field, fault.message) for fault in verdict.faults)
-            raise Problem(422, "the job could not run as it is", faults=faults)
+        body = could_run(asked)
         key = ""
         if idempotency_key is not None:
             key = digest_of(f"{caller.name}\n{idempotency_key}")[:40]
@@ -294,6 +302,23 @@ def add_routes(
             raise Problem(409, words) from None
         place = {"Location": f"/v1/namespaces/{namespace}/jobs/{asked.metadata.name}"}
         return JSONResponse(job_document(made), 201, _etag(made) | place)
+
+    @app.post(
+        "/v1/namespaces/{namespace}/estimates",
+        response_model=JobEstimate,
+        responses=_answers(408, 413, 415, 422),
+        openapi_extra=_body_of(NewJob),
+        tags=["jobs"],
+    )
+    async def estimate_job(request: Request, namespace: Namespace) -> Response:
+        """What the cost gate would say of a job now, and on which offers; nothing is created.
+
+        It says nothing of names that are taken, quotas, or files that are missing.
+        """
+        await demand(request, "create", JOBS, namespace)
+        asked = await read_body(request, NewJob)
+        could_run(asked)
+        return JSONResponse((await controller.estimate(asked.spec)).wire())
 
     @app.get(
         "/v1/namespaces/{namespace}/jobs/{name}",

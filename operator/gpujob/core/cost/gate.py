@@ -86,6 +86,8 @@ class Admission:
 
     offer: Offer
     estimate: Estimate
+    ceiling: str
+    """Of the job, as it was written."""
     spent_microusd: int
     fuse_microusd: int
     """What this attempt may cost."""
@@ -103,7 +105,8 @@ class Admission:
     @property
     def words(self) -> str:
         """For people: what was chosen, and why nothing cheaper."""
-        text = f"{self.offer.gpu} in {self.offer.location}"
+        bound = short_usd(self.bound_microusd)
+        text = f"bounded by {bound} of ${self.ceiling} on {self.offer.gpu} in {self.offer.location}"
         if not self.passed_over:
             return text
         shown = "; ".join(one.against for one in self.passed_over[:PASSED_OVER_SHOWN])
@@ -140,11 +143,7 @@ def judge(question: Question) -> Admission:
             f"destroys were late too often: confidence {float(confidence):.3f} is below "
             f"{spec.cost.confidence}; it recovers with a half-life of 24 h",
         )
-    if spec.active_deadline_seconds is None:
-        raise CostGateError(
-            Reason.INSUFFICIENT_HISTORY,
-            "without spec.activeDeadlineSeconds no bound of the run time is known; set it",
-        )
+    needs = _needs(question)
     lag = limits.destroy_lag_seconds(question.leases)
     if lag > limits.max_destroy_lag_seconds:
         raise CostGateError(
@@ -156,13 +155,6 @@ def judge(question: Question) -> Admission:
         raise CostGateError(
             Reason.LEASE_LIMIT, f"{question.leases} machines are leased, the operator's cap"
         )
-    needs = Needs(
-        disk_gb=spec.resources.disk_gb,
-        max_download_gb=spec.data.max_download_gb,
-        max_upload_gb=spec.data.max_upload_gb,
-        run_seconds=max(spec.active_deadline_seconds - question.run_seconds_used, 0.0),
-        drain_seconds=limits.drain_seconds_of(spec),
-    )
     candidates = _candidates(question, needs)
     cheapest = candidates[0]
     bound = question.spent_microusd + cheapest.estimate.total_microusd
@@ -203,6 +195,7 @@ def judge(question: Question) -> Admission:
     return Admission(
         offer=chosen.offer,
         estimate=chosen.estimate,
+        ceiling=spec.cost.ceiling,
         spent_microusd=question.spent_microusd,
         fuse_microusd=fuse,
         confidence=confidence,
@@ -213,6 +206,15 @@ def judge(question: Question) -> Admission:
             if one.estimate.total_microusd < chosen.estimate.total_microusd
         ),
     )
+
+
+def matching_offers(question: Question) -> list[Candidate]:
+    """Returns what meets the job's needs, whatever it costs, lowest bound first.
+
+    Raises CostGateError if nothing does, or no bound can be known.
+    """
+    _check_quotes(question)
+    return _candidates(question, _needs(question))
 
 
 def avoided_machines(status: GpuJobStatus) -> frozenset[int]:
@@ -249,6 +251,22 @@ def _check_quotes(question: Question) -> None:
         raise CostGateError(
             Reason.CLOCK_SKEW, f"the prices were fetched {-age:.1f} s in the future"
         )
+
+
+def _needs(question: Question) -> Needs:
+    spec = question.spec
+    if spec.active_deadline_seconds is None:
+        raise CostGateError(
+            Reason.INSUFFICIENT_HISTORY,
+            "without spec.activeDeadlineSeconds no bound of the run time is known; set it",
+        )
+    return Needs(
+        disk_gb=spec.resources.disk_gb,
+        max_download_gb=spec.data.max_download_gb,
+        max_upload_gb=spec.data.max_upload_gb,
+        run_seconds=max(spec.active_deadline_seconds - question.run_seconds_used, 0.0),
+        drain_seconds=question.limits.drain_seconds_of(spec),
+    )
 
 
 def _candidates(question: Question, needs: Needs) -> list[Candidate]:

@@ -9,7 +9,6 @@ from gpujob.core import plan as effects
 from gpujob.core.cost.gate import (
     Admission,
     CostGateError,
-    Question,
     avoided_machines,
     judge,
     rounded_down,
@@ -52,18 +51,12 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
     reserved = parse_usd(seen.node.spec.reserved_usd)
     try:
         admission = judge(
-            Question(
-                now=world.now,
-                limits=world.limits,
-                spec=job.spec,
+            world.question(
+                job.spec,
+                seen.quotes,
                 spent_microusd=parse_usd(job.status.cost.spent_usd),
                 run_seconds_used=job.status.run_seconds,
-                quotes=seen.quotes,
-                leases=world.leases,
-                leased_usd_per_hour=world.leased_usd_per_hour,
-                destroys=world.destroys,
                 avoided_machines=avoided_machines(job.status),
-                hosts=world.hosts,
                 reserved_microusd=reserved,
             )
         )

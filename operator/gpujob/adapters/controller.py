@@ -1,0 +1,52 @@
+"""The controller, as the server asks it."""
+
+from pathlib import Path
+
+import aiohttp
+from pydantic import ValidationError
+
+from gpujob.adapters.body import whole_body
+from gpujob.adapters.errors import ControllerUnavailable
+from gpujob.api.estimate import (
+    ESTIMATE_BYTES_MAX,
+    ESTIMATE_PATH,
+    EstimateQuestion,
+    JobEstimate,
+)
+from gpujob.api.gpujob import GpuJobSpec
+
+ANSWER_SECONDS = 40.0
+"""More than a search at the provider takes."""
+
+
+class ControllerClient:
+    """Asks the leading controller, with the token that the kubelet keeps fresh in a file."""
+
+    def __init__(self, url: str, token_file: Path) -> None:
+        self._url, self._token_file = url.rstrip("/"), token_file
+
+    async def estimate(self, spec: GpuJobSpec) -> JobEstimate:
+        """Returns what a job would cost; raises ControllerUnavailable."""
+        question = EstimateQuestion(version=1, spec=spec)
+        try:
+            token = self._token_file.read_text().strip()
+            async with (
+                aiohttp.ClientSession(
+                    timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS), trust_env=False
+                ) as session,
+                session.post(
+                    self._url + ESTIMATE_PATH,
+                    json=question.wire(),
+                    headers={"Authorization": f"Bearer {token}"},
+                    allow_redirects=False,
+                ) as response,
+            ):
+                raw = await whole_body(response, ESTIMATE_BYTES_MAX)
+                if response.status != 200 or raw is None:
+                    told = (raw or b"")[:512].decode(errors="replace")
+                    raise ControllerUnavailable(f"it answered {response.status}: {told}")
+                return JobEstimate.model_validate_json(raw)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ControllerUnavailable(f"no answer: {error!r}") from error
+        except ValidationError as error:
+            raise ControllerUnavailable(f"its answer is not understood: {error}") from error

@@ -1,0 +1,112 @@
+"""What the gate would say of a job that nobody has created: the same gate, and all that it saw."""
+
+from gpujob.api.estimate import OFFERS_SHOWN, JobEstimate, OfferEstimate
+from gpujob.api.gpujob import GpuJobSpec
+from gpujob.api.reasons import Reason
+from gpujob.core.cost.gate import (
+    Admission,
+    Candidate,
+    CostGateError,
+    Question,
+    judge,
+    matching_offers,
+    rounded_down,
+)
+from gpujob.core.market import Quotes
+from gpujob.core.money import floor_usd, format_usd, micro_up, short_usd
+from gpujob.core.observation import Unavailable, World
+
+
+def forecast(world: World, spec: GpuJobSpec, quotes: Quotes | Unavailable) -> JobEstimate:
+    """Returns what would be decided of a new job at this moment."""
+    why = world.not_ready or _unseen(world)
+    if isinstance(quotes, Unavailable):
+        why = why or quotes
+        return _refused(world, spec, why.reason, why.message)
+    question = world.question(spec, quotes)
+    if why is not None:
+        return _with_offers(question, _refused(world, spec, why.reason, why.message), None)
+    try:
+        admission = judge(question)
+    except CostGateError as refused:
+        told = _refused(world, spec, refused.reason, refused.message)
+        return _with_offers(question, told, None)
+    told = JobEstimate(
+        admitted=True,
+        reason=Reason.ADMITTED,
+        meaning=Reason.ADMITTED.meaning,
+        message=admission.words,
+        decided_at=world.now,
+        ceiling_usd=spec.cost.ceiling,
+        confidence_asked=spec.cost.confidence,
+        estimate_usd=format_usd(admission.bound_microusd),
+        confidence=rounded_down(admission.confidence),
+        money_deadline_seconds=admission.money_deadline_seconds,
+    )
+    return _with_offers(question, told, admission)
+
+
+def _unseen(world: World) -> Unavailable | None:
+    if world.listings:
+        return None
+    return Unavailable(Reason.PROVIDER_UNAVAILABLE, "no listing of machines yet")
+
+
+def _refused(world: World, spec: GpuJobSpec, reason: Reason, message: str) -> JobEstimate:
+    return JobEstimate(
+        admitted=False,
+        reason=reason,
+        meaning=reason.meaning,
+        message=message,
+        decided_at=world.now,
+        ceiling_usd=spec.cost.ceiling,
+        confidence_asked=spec.cost.confidence,
+    )
+
+
+def _with_offers(question: Question, told: JobEstimate, admission: Admission | None) -> JobEstimate:
+    told = told.model_copy(update={"quoted_at": question.quotes.fetched_at})
+    try:
+        found = matching_offers(question)
+    except CostGateError:
+        # The verdict says so already, or something that goes before.
+        return told
+    chosen = admission.offer.offer_id if admission else None
+    passed_over = admission.passed_over if admission else ()
+    against = {one.offer.offer_id: one.against for one in passed_over}
+    shown = found[:OFFERS_SHOWN]
+    if chosen is not None and all(one.offer.offer_id != chosen for one in shown):
+        shown[-1] = next(one for one in found if one.offer.offer_id == chosen)
+    return told.model_copy(
+        update={
+            "estimate_usd": told.estimate_usd or format_usd(found[0].estimate.total_microusd),
+            "offers_matching": len(found),
+            "offers": tuple(
+                _offer(question, one, chosen, against.get(one.offer.offer_id, "")) for one in shown
+            ),
+        }
+    )
+
+
+def _offer(
+    question: Question, one: Candidate, chosen: int | None, passed_over: str
+) -> OfferEstimate:
+    bound = one.estimate.total_microusd
+    against = passed_over or one.against
+    if bound > floor_usd(question.spec.cost.ceiling):
+        against = f"its bound of {short_usd(bound)} is above the ceiling"
+    elif not against and chosen is not None and one.offer.offer_id != chosen:
+        against = "another one costs less, failures reckoned in"
+    elif not against and chosen is None:
+        against = "nothing is rented now"
+    return OfferEstimate(
+        gpu=one.offer.gpu,
+        location=one.offer.location,
+        usd_per_hour=format_usd(micro_up(one.estimate.usd_per_hour)),
+        bound_usd=format_usd(bound),
+        time_usd=format_usd(one.estimate.time_microusd),
+        traffic_usd=format_usd(one.estimate.traffic_microusd),
+        trust=round(one.trust, 3),
+        chosen=one.offer.offer_id == chosen,
+        against=against,
+    )

@@ -1,0 +1,183 @@
+"""What a job would cost: the gate's own word, with what it saw."""
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.builders import (
+    a_job,
+    a_lease,
+    a_listing,
+    a_spec,
+    a_world,
+    an_offer,
+    at,
+    job_observation,
+    quotes,
+)
+
+from gpujob.api.estimate import OFFERS_SHOWN
+from gpujob.api.gpujob import GpuJobSpec
+from gpujob.api.reasons import Reason
+from gpujob.core.cost.forecast import forecast
+from gpujob.core.cost.gate import Destroy
+from gpujob.core.hosts import Trial, remembered
+from gpujob.core.job_plan import plan_job
+from gpujob.core.limits import Limits
+from gpujob.core.market import Offer, Quotes
+from gpujob.core.observation import Unavailable, World
+
+
+def spec(**changes: Any) -> GpuJobSpec:
+    return GpuJobSpec.model_validate(a_spec(**changes))
+
+
+def offers_at(*usd_per_hour: str) -> list[Offer]:
+    """Alike but for their price."""
+    return [
+        an_offer(offer_id=number, machine_id=number, gpu_usd_per_hour=Fraction(price))
+        for number, price in enumerate(usd_per_hour, start=1)
+    ]
+
+
+def test_what_is_admitted_is_told_with_its_offers() -> None:
+    """The lowest bound first, and for each that is not taken why not."""
+    told = forecast(a_world(), spec(), quotes(*offers_at("0.5", "0.4", "0.9")))
+
+    assert told.admitted
+    assert told.reason == Reason.ADMITTED
+    assert [(one.usd_per_hour, one.chosen) for one in told.offers] == [
+        ("0.405000", True),
+        ("0.505000", False),
+        ("0.905000", False),
+    ]
+    taken, *dearer = told.offers
+    assert told.estimate_usd == taken.bound_usd
+    assert taken.against == ""
+    assert {one.against for one in dearer} == {"another one costs less, failures reckoned in"}
+    assert (told.offers_matching, told.quoted_at) == (3, at(0))
+
+
+def test_what_is_refused_is_told_with_what_there_is() -> None:
+    """Each offer says why it is none; nothing is hidden because the answer is no."""
+    told = forecast(a_world(), spec(cost={"ceiling": "0.40"}), quotes(*offers_at("0.4", "0.3")))
+
+    assert not told.admitted
+    assert told.reason == Reason.CEILING_EXCEEDED
+    assert "would fit" in told.message
+    assert told.confidence is None
+    assert told.money_deadline_seconds is None
+    assert told.estimate_usd == told.offers[0].bound_usd
+    assert [one.chosen for one in told.offers] == [False, False]
+    assert all("above the ceiling" in one.against for one in told.offers)
+
+
+@pytest.mark.parametrize(
+    ("reason", "world", "found"),
+    [
+        pytest.param(
+            Reason.CREDIT_EXHAUSTED,
+            a_world(not_ready=Unavailable(Reason.CREDIT_EXHAUSTED, "no credit")),
+            quotes(),
+            id="not ready",
+        ),
+        pytest.param(
+            Reason.CREDIT_EXHAUSTED,
+            a_world(not_ready=Unavailable(Reason.CREDIT_EXHAUSTED, "no credit")),
+            Unavailable(Reason.PROVIDER_UNAVAILABLE, "no answer"),
+            id="not ready and no prices",
+        ),
+        pytest.param(
+            Reason.PROVIDER_UNAVAILABLE,
+            a_world(),
+            Unavailable(Reason.PROVIDER_UNAVAILABLE, "no answer"),
+            id="no prices",
+        ),
+        pytest.param(
+            Reason.PROVIDER_UNAVAILABLE, a_world(listings=()), quotes(), id="nothing listed"
+        ),
+        pytest.param(
+            Reason.STALE_QUOTE, a_world(), quotes(fetched_at=at(-3600)), id="stale prices"
+        ),
+        pytest.param(
+            Reason.CONFIDENCE_TOO_LOW,
+            a_world(destroys=(Destroy(at(0), True),) * 50),
+            quotes(),
+            id="late destroys",
+        ),
+        pytest.param(
+            Reason.LEASE_LIMIT,
+            a_world(a_listing(*(a_lease(instance_id=number) for number in range(20)))),
+            quotes(),
+            id="as many machines as may be",
+        ),
+        pytest.param(
+            Reason.LEASE_LIMIT,
+            a_world(a_listing(a_lease()), limits=Limits(max_usd_per_hour="0.80")),
+            quotes(),
+            id="as dear as may be",
+        ),
+    ],
+)
+def test_it_fails_closed(reason: Reason, world: World, found: Quotes | Unavailable) -> None:
+    """Whatever is unknown is a no, with the reason that the job itself would get."""
+    told = forecast(world, spec(), found)
+
+    assert (told.admitted, told.reason) == (False, reason)
+    assert told.message
+    assert not any(one.chosen for one in told.offers)
+    observed = job_observation(world=world, quotes=found)
+    assert plan_job(observed).reason is reason
+
+
+def test_a_long_market_is_cut_but_what_would_be_rented_is_shown() -> None:
+    """The cheapest are distrusted: the one that is taken stands at the end."""
+    cheap = offers_at(*["0.4"] * 40)
+    last = replace(cheap[-1], offer_id=99, machine_id=99, gpu_usd_per_hour=Fraction("0.45"))
+    world = a_world()
+    failing = world.hosts
+    for number in range(3):
+        for one in cheap:
+            trial = Trial(
+                machine_id=one.machine_id,
+                host_id=one.host_id,
+                node_uid=f"n-{number}",
+                at=at(0),
+                failed=True,
+                reason=Reason.HOST_LOST,
+            )
+            failing = remembered(failing, trial)
+    told = forecast(replace(world, hosts=failing), spec(), quotes(*cheap, replace(last, host_id=5)))
+
+    assert len(told.offers) == OFFERS_SHOWN
+    assert told.offers_matching == 41
+    assert [one.chosen for one in told.offers] == [False] * (OFFERS_SHOWN - 1) + [True]
+
+
+PRICES = st.lists(
+    st.decimals("0.2", "0.9", places=3).map(str), min_size=1, max_size=OFFERS_SHOWN + 5
+)
+
+
+@given(prices=PRICES, ceiling=st.decimals("0.20", "2.00", places=2).map(str))
+def test_it_says_what_the_gate_does_to_the_job(prices: list[str], ceiling: str) -> None:
+    """The same yes or no, reason and bound as the job's own pass; one offer at most is chosen."""
+    found = quotes(*offers_at(*prices))
+    job = a_job(spec=a_spec(cost={"ceiling": ceiling}))
+    world = a_world(a_listing())
+    plan = plan_job(job_observation(job=job, world=world, quotes=found))
+
+    told = forecast(world, job.spec, found)
+
+    assert told.reason == plan.reason
+    assert told.message == plan.message.removeprefix("CostGateError: ")
+    assert told.admitted is (plan.reason is Reason.ADMITTED)
+    assert told.estimate_usd == plan.status.cost.estimate_usd
+    assert told.confidence == plan.status.cost.confidence
+    assert sum(one.chosen for one in told.offers) == told.admitted
+    bounds = [float(one.bound_usd) for one in told.offers[:-1]]
+    assert bounds == sorted(bounds)
+    assert all(one.against for one in told.offers if not one.chosen)
