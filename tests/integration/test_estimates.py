@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from tests.integration.conftest import World
-from tests.integration.parts import AUDIENCE
+from tests.integration.parts import AUDIENCE, eventually
 from tests.integration.test_http_api import BOOTSTRAP, Api, api_served
 
 from gpujob.api.estimate import ESTIMATE_BYTES_MAX
 
 SPEC: dict[str, Any] = {
     "image": "python:3.11",
-    "command": ["sh", "-c", "sleep 1"],
+    "command": ["sh", "-c", "sleep 2"],
     "activeDeadlineSeconds": 120,
     "gpu": {"models": ["RTX 4090"]},
     "data": {"maxDownloadGB": 1, "maxUploadGB": 1},
@@ -69,7 +69,11 @@ def test_an_estimate_is_what_the_job_is_then_told(world: World, api: Api) -> Non
     assert (absent.status, absent.body["errors"][0]["field"]) == (422, "spec.gpu.models[0]")
 
     assert api("POST", "/v1/namespaces/{}/jobs", body()).status == 201
+    machines = "/v1/namespaces/{}/machines"
+    (shown,) = eventually("its machine is shown", lambda: api("GET", machines).body["items"])
+    assert (shown["job"], shown["gpu"]) == ("train", chosen["gpu"])
     job = world.await_reason("train", "Complete")
+    assert api("GET", machines).body["items"] == [], "what is gone costs nothing"
     assert job["status"]["attempts"][0]["gpu"] == chosen["gpu"]
     assert job["status"]["cost"]["estimateUSD"] == told.body["estimateUSD"]
 

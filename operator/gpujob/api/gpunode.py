@@ -267,6 +267,11 @@ class GpuNodeStatus(Model):
         """Which run of the workload on this machine is the present one, from 0 on."""
         return self.interruptions.count if self.interruptions else 0
 
+    @property
+    def may_cost(self) -> bool:
+        """Whether a machine may be paid for: asked for, and neither refused nor proved gone."""
+        return self.rent is not None and self.not_rented is None and self.released_at is None
+
 
 class GpuNode(Model):
     """A node as stored."""

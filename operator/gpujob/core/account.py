@@ -44,8 +44,7 @@ def account_problem(nodes: Iterable[GpuNode], account_id: int) -> str | None:
     strange = sorted(
         f"{node.metadata.namespace}/{node.metadata.name} (account {node.status.rent.account_id})"
         for node in nodes
-        if node.status.released_at is None
-        and node.status.not_rented is None
+        if node.status.may_cost
         and node.status.rent is not None
         and node.status.rent.account_id != account_id
     )

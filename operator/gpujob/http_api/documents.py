@@ -126,11 +126,10 @@ def job_document(stored: Body) -> Body:
     return {"metadata": metadata, "spec": stored["spec"], "status": stored.get("status") or {}}
 
 
-def machine_of(node: GpuNode) -> Machine | None:
-    """Returns the machine of a node; None = nothing is paid for it, and nothing will be."""
+def machine_document(node: GpuNode) -> Machine:
+    """Returns the machine of a node that may cost something."""
     status = node.status
-    if status.rent is None or status.released_at is not None:
-        return None
+    assert status.rent is not None, "it may cost something"
     return Machine(
         namespace=node.metadata.namespace,
         job=node.spec.job_ref.name,

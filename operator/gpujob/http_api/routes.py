@@ -37,7 +37,7 @@ from gpujob.http_api.documents import (
     JobPage,
     MachinePage,
     job_document,
-    machine_of,
+    machine_document,
     wire,
 )
 from gpujob.http_api.problems import TITLES, Problem
@@ -211,8 +211,8 @@ def add_routes(
 
     async def machines_page(namespace: str | None, limit: int, cursor: str | None) -> JSONResponse:
         items, following = await page(namespace, limit, cursor, "", "GpuNode")
-        found = [machine_of(GpuNode.model_validate(one)) for one in items]
-        machines = [one for one in found if one is not None]
+        nodes = [GpuNode.model_validate(one) for one in items]
+        machines = [machine_document(node) for node in nodes if node.status.may_cost]
         return JSONResponse(wire(MachinePage(items=machines, next_cursor=following)))
 
     def could_run(asked: NewJob) -> Body:
