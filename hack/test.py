@@ -1,10 +1,12 @@
-"""Runs the parts of the test suite one after the other, and says what came of each."""
+"""Runs the parts of the test suite, two side by side, and says what came of each."""
 
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as Xml
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,11 @@ from localcluster import binaries, kind, project_images
 from localcluster.paths import cache
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("unit", "simulation", "contract", "integration", "chart", "e2e")
+LANES = (("unit", "simulation", "contract", "chart"), ("integration", "e2e"))
+"""Parts of a lane run one after the other, lanes side by side: the one mostly computes, the other
+mostly waits for the processes that it started."""
+PARTS = tuple(part for lane in LANES for part in lane)
+PRINTING = threading.Lock()
 KUBECTL = binaries.CONTROL_PLANE[-1:]
 PROGRAMS = {
     "unit": KUBECTL + binaries.CHART,
@@ -54,15 +60,24 @@ def prepare(parts: list[str]) -> None:
             project_images.build(Path(scratch))
 
 
-def run(part: str, options: list[str]) -> Result:
-    """Runs one part."""
-    print(f"\n=== {part} ===", flush=True)
+def run(part: str, options: list[str], *, beside: bool) -> Result:
+    """Runs one part; beside others, what it prints is kept until it has ended."""
+    print(f"=== {part} ===" if not beside else f"{part} begins", flush=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gpujob-test-") as scratch:
         report = Path(scratch) / "report.xml"
         command = [sys.executable, "-m", "pytest", f"tests/{part}", f"--junitxml={report}"]
         command += ["-p", "no:cacheprovider", "-q", f"--basetemp={scratch}/t", *options]
-        status = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode
+        if not beside:
+            status = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode
+        else:
+            log = Path(scratch) / "log"
+            with log.open("wb") as told:
+                status = subprocess.run(
+                    command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=told, stderr=told
+                ).returncode
+            with PRINTING:
+                print(f"\n=== {part} ===\n{log.read_text(errors='replace')}", flush=True)
         cases = list(Xml.parse(report).iter("testcase")) if report.exists() else []  # noqa: S314
     failed = [case for case in cases if case.find("failure") is not None]
     failed += [case for case in cases if case.find("error") is not None]
@@ -98,7 +113,14 @@ def main() -> int:
         return 2
     parts = [part for part in PARTS if part in (arguments or PARTS)]
     prepare(parts)
-    results = [run(part, options) for part in parts]
+    lanes = [lane for wanted in LANES if (lane := [part for part in wanted if part in parts])]
+    beside = len(lanes) > 1
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        running = [
+            pool.submit(lambda lane: [run(part, options, beside=beside) for part in lane], lane)
+            for lane in lanes
+        ]
+        results = [result for lane in running for result in lane.result()]
     print("\npart          passed  failed  skipped  seconds")
     for result in results:
         print(
