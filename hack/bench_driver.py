@@ -532,6 +532,7 @@ def serve(port: int, drivers: int, line: Connection) -> None:
         job = GpuJob(metadata=metadata("job"), spec=SPEC)
         nodes = {name: a_node(name, job) for name in node_names(drivers)}
         heard: dict[str, Heard] = {}
+        unasked: Any = None
         app = transport_app(
             kube=Cluster(),
             clock=SystemClock(),
@@ -539,6 +540,8 @@ def serve(port: int, drivers: int, line: Connection) -> None:
             lookup=lambda uid: (nodes.get(uid), job),
             heard=heard,
             on_news=lambda _: None,
+            world=unasked,
+            quotes=unasked,
         )
         server = http_server(app, "127.0.0.1", port)
         serving = asyncio.create_task(server.serve())

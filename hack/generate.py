@@ -12,7 +12,7 @@ import yaml
 from gpujob.api.schema import KINDS, Kind, custom_resource_definition
 from gpujob.api.transport import messages_schema
 from gpujob.core.limits import Limits
-from gpujob.http_api.app import routes_app
+from gpujob.http_api.app import api_app
 
 NOTHING_ASKED: Any = {
     "kube": None,
@@ -127,7 +127,7 @@ def files() -> dict[Path, str]:
     made[ROOT / "helm/gpujob/values.schema.json"] = values_schema()
     messages = json.dumps(messages_schema(), indent=2) + "\n"
     made[ROOT / "operator/gpujob/api/transport.schema.json"] = messages
-    openapi = json.dumps(routes_app(**NOTHING_ASKED).openapi(), indent=2) + "\n"
+    openapi = json.dumps(api_app(**NOTHING_ASKED).openapi(), indent=2) + "\n"
     made[ROOT / "operator/gpujob/http_api/openapi.json"] = openapi
     return made
 

@@ -109,6 +109,11 @@ class ControlPlane:
         return self._pki / "ca.crt"
 
     @property
+    def account_key(self) -> Path:
+        """The key that service accounts' tokens are signed with."""
+        return self._pki / "sa.key"
+
+    @property
     def url(self) -> str:
         """Address of the API server."""
         return f"https://127.0.0.1:{self._port('api')}"

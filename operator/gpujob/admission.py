@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gpujob.adapters.clock import Clock
 from gpujob.api.market import MarketNotes
 from gpujob.core.admission import Verdict, review
+from gpujob.http_server import Refused, json_body, listener_app
 
 PATH = "/validate-gpujobs"
 BODY_BYTES_MAX = 8 * 2**20
@@ -47,23 +48,17 @@ class _AdmissionReview(BaseModel):
     request: _AdmissionRequest
 
 
-class _RefusedError(Exception):
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-
-
 def admission_app(clock: Clock, market: Callable[[], MarketNotes | None] = lambda: None) -> FastAPI:
     """Returns the application that the API server asks; `market` tells what is known of it."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = listener_app()
 
     @app.post(PATH)
     async def validate(request: Request) -> JSONResponse:
         try:
             asked = await _read(request)
-        except _RefusedError as refused:
+        except Refused as refused:
             log.warning("review_refused", status=refused.status, problem=str(refused))
-            return JSONResponse({"detail": str(refused)}, refused.status)
+            raise
         verdict = review(asked.object, market(), now=clock.now())
         if verdict.faults:
             log.info(
@@ -78,21 +73,13 @@ def admission_app(clock: Clock, market: Callable[[], MarketNotes | None] = lambd
 
 
 async def _read(request: Request) -> _AdmissionRequest:
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise _RefusedError(415, "the body must be application/json")
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > BODY_BYTES_MAX:
-            raise _RefusedError(413, f"the body may have {BODY_BYTES_MAX} bytes")
-        parts.append(chunk)
+    raw = await json_body(request, BODY_BYTES_MAX)
     try:
-        return _AdmissionReview.model_validate_json(b"".join(parts)).request
+        return _AdmissionReview.model_validate_json(raw).request
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise _RefusedError(400, f"no review of a GpuJob: {where}: {first['msg']}") from None
+        raise Refused(400, f"no review of a GpuJob: {where}: {first['msg']}") from None
 
 
 def _answer(uid: str, verdict: Verdict) -> dict[str, Any]:

@@ -31,7 +31,6 @@ from gpujob.cluster_check import check_for_ever
 from gpujob.config import Settings
 from gpujob.core.fuse import overdue
 from gpujob.core.observation import Heard
-from gpujob.estimates import add_estimates
 from gpujob.events import record_event
 from gpujob.http_server import http_server
 from gpujob.leader import LeaderLock, publish_address
@@ -113,7 +112,7 @@ async def run(settings: Settings) -> int:
     )
     lock = LeaderLock(kube, clock, settings, identity=f"{settings.pod_name}_{uuid.uuid4().hex}")
     leader = Leader(kube, clock, settings, cluster_id, lock)
-    probes = http_server(_probes(kube, leader), settings.listen_host, settings.probes_port)
+    probes = http_server(_probes(kube, clock, leader), settings.listen_host, settings.probes_port)
     stopping = asyncio.create_task(stop.wait(), name="stop")
     serving = asyncio.create_task(probes.serve(), name="probes")
     acquiring = asyncio.create_task(lock.acquire_alone(), name="lock")
@@ -193,11 +192,6 @@ class Leader:
             lookup=self._cache.lookup,
             heard=self._heard,
             on_news=self._queue.add,
-        )
-        add_estimates(
-            app,
-            kube=kube,
-            clock=clock,
             world=self._reconciler.world,
             quotes=self.market.quotes,
         )
@@ -429,9 +423,10 @@ async def _mind(watcher: Watcher, sweep: Sweep) -> None:
     raise RuntimeError(watcher.problem or "the sweep ended")
 
 
-def _probes(kube: KubeClient, leader: Leader) -> FastAPI:
+def _probes(kube: KubeClient, clock: SystemClock, leader: Leader) -> FastAPI:
     return probes_app(
         kube,
+        clock,
         is_alive=lambda: leader.is_alive,
         leads=lambda: leader.leads,
         problem=lambda: leader.readiness.problem,

@@ -1,25 +1,139 @@
-"""The HTTP server that all our listeners are: uvicorn, in a process that keeps its signals."""
+"""The HTTP server that all our listeners are: uvicorn, in a process that keeps its signals.
 
+And what their applications do alike: read a token and a body, and tell what goes wrong without
+telling anything of ourselves.
+"""
+
+import asyncio
+import re
 import ssl
-from collections.abc import Iterator
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
+import structlog
 import uvicorn
-from fastapi import Request
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 from pydantic import SecretStr
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 
 from gpujob.adapters.clock import Clock
+from gpujob.adapters.errors import AdapterError, ClusterError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TOKEN_BYTES_MAX = 8_192
+TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+BODY_SECONDS = 30.0
+"""Within which a body must have come."""
+BROKEN = "the request could not be carried out; the log has the cause under this id"
+HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}
+
+log = structlog.get_logger("gpujob.http_server")
 
 
-def bearer_token(request: Request) -> SecretStr | None:
+class Refused(Exception):
+    """An answer that is no success, in words for whoever asked."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+def bearer_token(headers: Headers) -> SecretStr | None:
     """Returns the token that a request shows; None = it shows none that could be one."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not 0 < len(token) <= TOKEN_BYTES_MAX:
-        return None
-    return SecretStr(token)
+    given = headers.getlist("authorization")
+    # Two would let two readers disagree.
+    scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    sound = len(token) <= TOKEN_BYTES_MAX and TOKEN.fullmatch(token)
+    return SecretStr(token) if scheme.lower() == "bearer" and sound else None
+
+
+async def json_body(request: Request, bytes_max: int) -> bytes:
+    """Returns a body that is called JSON, unread; raises Refused."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != (
+        "application/json"
+    ):
+        raise Refused(415, "the body must be application/json")
+    raw = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                raw += chunk
+                if len(raw) > bytes_max:
+                    raise Refused(413, f"the body may have {bytes_max} bytes")
+    except TimeoutError:
+        raise Refused(408, f"the body did not come within {BODY_SECONDS:g} s") from None
+    except ClientDisconnect:
+        # Nobody hears this answer; that the line was cut is no fault of ours to be looked for.
+        raise Refused(400, "the body did not come whole") from None
+    return bytes(raw)
+
+
+def recorded(error: Exception) -> str:
+    """Logs why a request failed, and returns the id under which the log has it."""
+    error_id = uuid.uuid4().hex
+    if isinstance(error, AdapterError):
+        log.warning("request_failed", error_id=error_id, problem=str(error))
+    else:
+        log.error("request_broke", error_id=error_id, exc_info=error)
+    return error_id
+
+
+def listener_app() -> FastAPI:
+    """Returns an application for machines to ask, without routes, that tells nothing of itself.
+
+    A route may raise Refused, and ClusterError if the cluster can not be asked. Why the latter,
+    and what nobody thought of, is in the log under the answer's id.
+    """
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.add_middleware(_LastResort)
+
+    @app.exception_handler(Refused)
+    async def on_refused(_: Request, refused: Refused) -> JSONResponse:
+        return _answer(refused.status, str(refused))
+
+    @app.exception_handler(ClusterError)
+    async def on_cluster_error(_: Request, error: ClusterError) -> JSONResponse:
+        return _answer(503, "the cluster can not be asked now; try again", recorded(error))
+
+    return app
+
+
+class _LastResort:
+    """Answers what nobody thought of; the library's own answer has no id."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def sent(message: MutableMapping[str, Any]) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        except Exception as error:  # noqa: BLE001 - it is told in the log, and to the caller
+            error_id = recorded(error)
+            if not has_begun:
+                await _answer(500, BROKEN, error_id)(scope, receive, send)
+
+
+def _answer(status: int, detail: str, error_id: str = "") -> JSONResponse:
+    body = {"detail": detail} | ({"errorId": error_id} if error_id else {})
+    return JSONResponse(body, status, HEADERS.get(status))
 
 
 class HttpServer(uvicorn.Server):

@@ -5,17 +5,21 @@ from collections.abc import Callable
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 
-from gpujob.adapters.errors import ClusterError
+from gpujob.adapters.clock import Clock
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.metrics import CONTENT_TYPE, Figures, exposition
 from gpujob.core.observation import Unavailable
-from gpujob.http_server import bearer_token
+from gpujob.http_server import Refused, bearer_token, listener_app
+from gpujob.token_reviews import TokenReviews
 
 METRICS_PATH = "/metrics"
+REVIEW_SECONDS = 10.0
+"""How long a token's review is believed; what its account may is asked each time."""
 
 
 def probes_app(
     kube: KubeClient,
+    clock: Clock,
     *,
     is_alive: Callable[[], bool],
     leads: Callable[[], bool],
@@ -23,7 +27,8 @@ def probes_app(
     figures: Callable[[], Figures],
 ) -> FastAPI:
     """Returns the application that the kubelet and Prometheus ask."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = listener_app()
+    reviews = TokenReviews(kube, clock, believed_seconds=REVIEW_SECONDS)
 
     @app.get("/healthz")
     async def healthz() -> PlainTextResponse:
@@ -40,18 +45,12 @@ def probes_app(
 
     @app.get(METRICS_PATH)
     async def metrics(request: Request) -> Response:
-        if (token := bearer_token(request)) is None:
-            words, headers = "a bearer token is needed", {"WWW-Authenticate": "Bearer"}
-            return PlainTextResponse(words, 401, headers)
-        try:
-            review = await kube.review_token(token)
-            if not review.get("authenticated"):
-                return PlainTextResponse("the token is not valid", 401)
-            may = await kube.may_reach(review.get("user") or {}, METRICS_PATH, "get")
-        except ClusterError:
-            return PlainTextResponse("tokens can not be checked now; try again", 503)
-        if not may:
-            return PlainTextResponse(f"get on {METRICS_PATH} is not granted to this account", 403)
+        if (token := bearer_token(request.headers)) is None:
+            raise Refused(401, "a bearer token is needed")
+        if (user := await reviews.user_of(token)) is None:
+            raise Refused(401, "the token is not valid")
+        if not await kube.may_reach(user, METRICS_PATH, "get"):
+            raise Refused(403, f"get on {METRICS_PATH} is not granted to this account")
         return Response(exposition(figures()), media_type=CONTENT_TYPE)
 
     return app

@@ -30,7 +30,7 @@ from gpujob.config import ServerSettings
 from gpujob.core.api_tokens import tokens_secret
 from gpujob.http_api.app import api_app
 from gpujob.http_api.callers import Callers
-from gpujob.http_server import HttpServer, http_server
+from gpujob.http_server import HttpServer, http_server, listener_app
 from gpujob.market_book import MarketReader
 
 log = structlog.get_logger("gpujob.server")
@@ -100,7 +100,7 @@ class Tls:
 
 def probes(tls: Tls) -> FastAPI:
     """Returns the application that the kubelet asks."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = listener_app()
 
     @app.get("/healthz")
     async def healthz() -> PlainTextResponse:

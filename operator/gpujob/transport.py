@@ -4,18 +4,15 @@ A driver is known by the token of its pod: only the pod that is recorded in its 
 What it says is kept as an observation; no money and no state follows from it directly.
 """
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from gpujob.adapters.clock import Clock
-from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import KubeClient
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
@@ -31,7 +28,9 @@ from gpujob.api.transport import (
 from gpujob.core.assignment import assignment
 from gpujob.core.limits import Limits
 from gpujob.core.observation import Heard
-from gpujob.http_server import bearer_token
+from gpujob.estimates import QuotesFor, WorldNow, add_estimates
+from gpujob.http_server import Refused, bearer_token, json_body, listener_app
+from gpujob.token_reviews import TokenReviews
 from gpujob.workqueue import Key
 
 REVIEW_SECONDS = 60.0
@@ -40,23 +39,14 @@ REVIEW_SECONDS = 60.0
 POD_UID = "authentication.kubernetes.io/pod-uid"
 POD_NAME = "authentication.kubernetes.io/pod-name"
 
-log = structlog.get_logger("gpujob.transport")
-
 Lookup = Callable[[str], tuple[GpuNode | None, GpuJob | None]]
 """By node uid: the node and its job as last watched."""
-
-
-class _RefusedError(Exception):
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
 
 
 @dataclass(frozen=True)
 class _Caller:
     namespace: str
     pod_uid: str
-    believed_until: float
 
 
 def transport_app(
@@ -67,66 +57,45 @@ def transport_app(
     lookup: Lookup,
     heard: dict[str, Heard],
     on_news: Callable[[Key], None],
+    world: WorldNow,
+    quotes: QuotesFor,
 ) -> FastAPI:
-    """Returns the application that drivers talk to."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    callers: dict[str, _Caller] = {}
+    """Returns the application that drivers talk to; the server asks for estimates here too."""
+    app = listener_app()
+    reviews = TokenReviews(
+        kube, clock, believed_seconds=REVIEW_SECONDS, audience=TRANSPORT_AUDIENCE
+    )
+    add_estimates(app, kube=kube, clock=clock, reviews=reviews, world=world, quotes=quotes)
 
     async def caller_of(request: Request) -> _Caller:
-        if (token := bearer_token(request)) is None:
-            raise _RefusedError(401, "a bearer token of the driver pod is needed")
-        digest = hashlib.sha256(token.get_secret_value().encode()).hexdigest()
-        now = clock.monotonic()
-        known = callers.get(digest)
-        if known is not None and known.believed_until > now:
-            return known
-        for stale in [key for key, held in callers.items() if held.believed_until <= now]:
-            del callers[stale]
-        try:
-            review = await kube.review_token(token, TRANSPORT_AUDIENCE)
-        except ClusterError:
-            raise _RefusedError(503, "tokens can not be checked now; try again") from None
-        caller = _pod_of(review, now)
-        if caller is None:
-            raise _RefusedError(401, "the token is not one of a driver pod for this audience")
-        callers[digest] = caller
+        if (token := bearer_token(request.headers)) is None:
+            raise Refused(401, "a bearer token of the driver pod is needed")
+        user = await reviews.user_of(token)
+        if user is None or (caller := _pod_of(user)) is None:
+            raise Refused(401, "the token is not one of a driver pod for this audience")
         return caller
-
-    async def report_of(request: Request) -> DriverReport:
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            raise _RefusedError(415, "the body must be application/json")
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > REPORT_BYTES_MAX:
-                raise _RefusedError(413, f"the body may have {REPORT_BYTES_MAX} bytes")
-        try:
-            return read_message(DriverReport, body)
-        except ValidationError as error:
-            raise _RefusedError(400, message_faults(error)) from None
 
     @app.post(SYNC_PATH)
     async def sync(request: Request) -> JSONResponse:
+        caller = await caller_of(request)
+        raw = await json_body(request, REPORT_BYTES_MAX)
         try:
-            caller = await caller_of(request)
-            report = await report_of(request)
-            answer = accept(caller, report)
-        except _RefusedError as refused:
-            headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else None
-            return JSONResponse({"detail": str(refused)}, refused.status, headers)
-        return JSONResponse(answer.wire())
+            report = read_message(DriverReport, raw)
+        except ValidationError as error:
+            raise Refused(400, message_faults(error)) from None
+        return JSONResponse(accept(caller, report).wire())
 
     def accept(caller: _Caller, report: DriverReport) -> Assignment:
         node, job = lookup(report.node_uid)
         if node is None:
-            raise _RefusedError(404, "no such node is known here yet")
+            raise Refused(404, "no such node is known here yet")
         driver = node.status.driver
         if (
             driver is None
             or driver.pod_uid != caller.pod_uid
             or node.metadata.namespace != caller.namespace
         ):
-            raise _RefusedError(403, "this pod is not recorded as the node's driver")
+            raise Refused(403, "this pod is not recorded as the node's driver")
         held = heard.get(report.node_uid)
         before = held.report if held is not None and held.pod_uid == caller.pod_uid else None
         # What was overtaken on its way, or comes a second time, says nothing about the present.
@@ -151,14 +120,11 @@ def _deciding(report: DriverReport) -> tuple[object, ...]:
     )
 
 
-def _pod_of(review: dict[str, Any], now: float) -> _Caller | None:
-    """Reads a TokenReview: the pod that a service account token is bound to."""
-    if not review.get("authenticated") or TRANSPORT_AUDIENCE not in review.get("audiences", []):
-        return None
-    user = review.get("user") or {}
+def _pod_of(user: Mapping[str, Any]) -> _Caller | None:
+    """Returns the pod that a service account's token is bound to; None = to none."""
     extra = user.get("extra") or {}
     parts = str(user.get("username", "")).split(":")
     uids, names = extra.get(POD_UID) or [], extra.get(POD_NAME) or []
     if parts[:2] != ["system", "serviceaccount"] or len(parts) != 4 or not uids or not names:
         return None
-    return _Caller(namespace=parts[2], pod_uid=uids[0], believed_until=now + REVIEW_SECONDS)
+    return _Caller(namespace=parts[2], pod_uid=uids[0])

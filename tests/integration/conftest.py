@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.integration.api import BOOTSTRAP, TOKENS, Api, api_server, record
 from tests.integration.parts import (
     ROOT,
     Kubectl,
@@ -21,10 +22,11 @@ from tests.integration.parts import (
     Simulator,
     environment,
     eventually,
+    operators_config,
 )
 
 from localcluster import binaries
-from localcluster.control_plane import ControlPlane
+from localcluster.control_plane import ControlPlane, free_port
 
 
 @dataclass
@@ -226,21 +228,6 @@ def fresh_namespace(kubectl: Kubectl) -> Iterator[str]:
     kubectl.run("delete", "namespace", name, "--wait=false")
 
 
-def operators_config(
-    plane: ControlPlane, path: Path, server: str = "", account: str = "gpujob"
-) -> Path:
-    """Writes a kubeconfig with the rights of a service account of the chart, and no others."""
-    kubectl = Kubectl(plane, plane.kubeconfig)
-    token = kubectl("create", "token", account, "-n", "gpujob-system").strip()
-    config = yaml.safe_load(plane.kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": token}
-    if server:
-        config["clusters"][0]["cluster"] = {"server": server}
-    path.touch(mode=0o600)
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
 @contextmanager
 def staged(
     plane: ControlPlane, simulator: Simulator, folder: Path, **settings: str
@@ -269,6 +256,25 @@ def staged(
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane for all tests."""
     with control_plane(tmp_path_factory.mktemp("plane") / "state") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def module_api(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """The server with the API, a certificate and tokens."""
+    entries = {
+        "writer": record(TOKENS["writer"]),
+        "reader": record(TOKENS["reader"], "read"),
+        "old": record(TOKENS["old"], "write", -1),
+        "b": record(TOKENS["b"], "write", 1, "team-b"),
+    }
+    folder = tmp_path_factory.mktemp("api")
+    # No controller is there: what it answers is told by tests of its own.
+    settings = {
+        "GPUJOB_API_BOOTSTRAP_TOKEN": BOOTSTRAP,
+        "GPUJOB_TRANSPORT_URL": f"http://127.0.0.1:{free_port()}",
+    }
+    with api_server(plane, folder, entries, **settings) as running:
         yield running
 
 

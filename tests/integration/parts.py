@@ -108,6 +108,21 @@ class Kubectl:
         self("apply", "-f", "-", text=json.dumps(manifest))
 
 
+def operators_config(
+    plane: ControlPlane, path: Path, server: str = "", account: str = "gpujob"
+) -> Path:
+    """Writes a kubeconfig with the rights of a service account of the chart, and no others."""
+    kubectl = Kubectl(plane, plane.kubeconfig)
+    token = kubectl("create", "token", account, "-n", "gpujob-system").strip()
+    config = yaml.safe_load(plane.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token}
+    if server:
+        config["clusters"][0]["cluster"] = {"server": server}
+    path.touch(mode=0o600)
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
 class DryRuns:
     """Asks the API server what it would say to GpuJobs; nothing is stored.
 
@@ -296,12 +311,12 @@ class AdmissionServer:
         self, folder: Path, kubeconfig: Path, name: str = "server", **settings: str
     ) -> None:
         self._log = folder / f"{name}.log"
-        self.port, self._probes_port = free_port(), free_port()
+        self.port, self.probes_port = free_port(), free_port()
         self._environment = environment(
             KUBECONFIG=str(kubeconfig),
             GPUJOB_NAMESPACE="gpujob-system",
             GPUJOB_ADMISSION_PORT=str(self.port),
-            GPUJOB_PROBES_PORT=str(self._probes_port),
+            GPUJOB_PROBES_PORT=str(self.probes_port),
             GPUJOB_LISTEN_HOST="127.0.0.1",
             # Late enough for a certificate that is used too early to be noticed.
             **{"GPUJOB_LOOK_SECONDS": "1.5"} | settings,
@@ -331,7 +346,7 @@ class AdmissionServer:
 
     def _is_ready(self) -> bool:
         try:
-            url = f"http://127.0.0.1:{self._probes_port}/readyz"
+            url = f"http://127.0.0.1:{self.probes_port}/readyz"
             with urllib.request.urlopen(url, timeout=5) as answer:
                 return bool(answer.status == 200)
         except OSError:
@@ -350,7 +365,7 @@ class Operator:
         **settings: str,
     ) -> None:
         self._log = folder / f"{name}.log"
-        self.transport_port, self._probes_port = free_port(), free_port()
+        self.transport_port, self.probes_port = free_port(), free_port()
         self.transport_url = f"http://127.0.0.1:{self.transport_port}"
         self._environment = environment(
             VAST_API_KEY=KEY,
@@ -358,7 +373,7 @@ class Operator:
             GPUJOB_PROVIDER_URL=provider_url,
             GPUJOB_TRANSPORT_URL=self.transport_url,
             GPUJOB_TRANSPORT_PORT=str(self.transport_port),
-            GPUJOB_PROBES_PORT=str(self._probes_port),
+            GPUJOB_PROBES_PORT=str(self.probes_port),
             GPUJOB_LISTEN_HOST="127.0.0.1",
             GPUJOB_NAMESPACE="gpujob-system",
             GPUJOB_POD_NAME=name,
@@ -403,7 +418,7 @@ class Operator:
     def probe(self, path: str, token: str = "") -> tuple[int, str]:
         """Asks a probe and returns status and text; 0 if nothing answers."""
         try:
-            url = f"http://127.0.0.1:{self._probes_port}/{path}"
+            url = f"http://127.0.0.1:{self.probes_port}/{path}"
             headers = {"Authorization": f"Bearer {token}"} if token else {}
             request = urllib.request.Request(url, headers=headers)
             with urllib.request.urlopen(request, timeout=5) as answer:

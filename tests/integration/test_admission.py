@@ -17,9 +17,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from tests.integration.conftest import World, chart, control_plane, operators_config, staged
+from tests.integration.conftest import World, chart, control_plane, staged
 from tests.integration.corpus import CORPUS, GOOD
-from tests.integration.parts import AdmissionServer, DryRuns, Kubectl, Object, Simulator, eventually
+from tests.integration.parts import (
+    AdmissionServer,
+    DryRuns,
+    Kubectl,
+    Object,
+    Simulator,
+    eventually,
+    operators_config,
+)
 from tests.integration.test_bad_input import manifest
 
 from localcluster import binaries

@@ -20,10 +20,17 @@ from tests.integration.conftest import (
     World,
     control_plane,
     fresh_namespace,
-    operators_config,
     staged,
 )
-from tests.integration.parts import KEY, SHORT_LOCK, Object, Operator, Replicas, eventually
+from tests.integration.parts import (
+    KEY,
+    SHORT_LOCK,
+    Object,
+    Operator,
+    Replicas,
+    eventually,
+    operators_config,
+)
 from tests.integration.proxy import Proxy, Seen, proxy
 
 at_length = pytest.mark.at_length

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.api import BOOTSTRAP, Api, api_server
 from tests.integration.conftest import World
 from tests.integration.parts import AUDIENCE, eventually
-from tests.integration.test_http_api import BOOTSTRAP, Api, api_served
 
 from gpujob.api.estimate import ESTIMATE_BYTES_MAX
 
@@ -41,10 +41,11 @@ def token(world: World, account: str, folder: Path, *, audience: str = AUDIENCE)
 def api(world: World, tmp_path: Path) -> Iterator[Api]:
     """The API beside a controller that leads."""
     settings = {
+        "GPUJOB_API_BOOTSTRAP_TOKEN": BOOTSTRAP,
         "GPUJOB_TRANSPORT_URL": world.operator.transport_url,
         "GPUJOB_TOKEN_FILE": str(token(world, "gpujob-server", tmp_path)),
     }
-    with api_served(world.plane, tmp_path, **settings) as served:
+    with api_server(world.plane, tmp_path, {}, **settings) as served:
         served.namespace, served.token = world.namespace, BOOTSTRAP
         yield served
 
@@ -89,7 +90,6 @@ def test_when_the_market_or_the_controller_is_silent(world: World, api: Api) -> 
     assert (silent.status, silent.headers["retry-after"]) == (503, "5")
     assert "127.0.0.1" not in silent.raw.decode()
     (line,) = (line for line in api.server.log.splitlines() if silent.body["errorId"] in line)
-    assert "controller_silent" in line
     assert "no answer" in line
 
 
@@ -106,7 +106,8 @@ def test_the_controller_answers_the_server_alone(world: World, tmp_path: Path) -
         request = urllib.request.Request(
             world.operator.transport_url + "/v1/estimates",
             data=raw,
-            headers={"Authorization": f"Bearer {bearer}"} if bearer else {},
+            headers={"Content-Type": "application/json"}
+            | ({"Authorization": f"Bearer {bearer}"} if bearer else {}),
         )
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:

@@ -51,6 +51,7 @@ def test_each_program_keeps_its_memory(program: str) -> None:
         probes(ANYTHING),
         probes_app(
             ANYTHING,
+            SystemClock(),
             is_alive=lambda: True,
             leads=lambda: True,
             problem=lambda: None,
@@ -63,6 +64,8 @@ def test_each_program_keeps_its_memory(program: str) -> None:
             lookup=lambda _: (None, None),
             heard={},
             on_news=lambda _: None,
+            world=ANYTHING,
+            quotes=ANYTHING,
         ),
     ],
     ids=["admission", "server's probes", "controller's probes", "transport"],

@@ -25,7 +25,6 @@ from gpujob.http_api.problems import (
     ProblemDetails,
     refused,
     unanswered,
-    unforeseen,
 )
 from gpujob.http_api.routes import add_routes
 from gpujob.http_server import RateLimit
@@ -38,16 +37,16 @@ Each request carries `Authorization: Bearer TOKEN`: a token of this API, or one 
 of the cluster, whose RBAC then decides. What goes wrong is told as problem details (RFC 9457)."""
 
 
-def routes_app(
+def api_app(
     *,
     kube: KubeClient,
     clock: Clock,
     callers: Callers,
     notes: Callable[[], MarketNotes | None],
     controller: ControllerClient,
-    shows_cause: bool,
+    shows_cause: bool = False,
 ) -> FastAPI:
-    """Returns the routes with what they answer when something is wrong; the guard comes before."""
+    """Returns the application; with `shows_cause` failures tell what is else only in the log."""
     app = FastAPI(
         title="GpuJob API",
         version="v1",
@@ -57,6 +56,9 @@ def routes_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    limit = RateLimit(clock, per_second=PER_SECOND, at_once=AT_ONCE)
+    # It comes before all routes, also such as the library adds of its own.
+    app.add_middleware(Guard, callers, limit, shows_cause=shows_cause)
     add_routes(app, kube=kube, clock=clock, callers=callers, notes=notes, controller=controller)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
 
@@ -89,33 +91,7 @@ def routes_app(
             return Problem(405, "this path has no such method", headers=allow).response()
         return Problem(400, "the request is not understood").response()
 
-    @app.exception_handler(Exception)
-    async def on_anything(_: Request, error: Exception) -> Response:
-        return unforeseen(error, shows_cause=shows_cause).response()
-
     return app
-
-
-def api_app(
-    *,
-    kube: KubeClient,
-    clock: Clock,
-    callers: Callers,
-    notes: Callable[[], MarketNotes | None],
-    controller: ControllerClient,
-    shows_cause: bool = False,
-) -> Guard:
-    """Returns the application; with `shows_cause` failures tell what is else only in the log."""
-    routes = routes_app(
-        kube=kube,
-        clock=clock,
-        callers=callers,
-        notes=notes,
-        controller=controller,
-        shows_cause=shows_cause,
-    )
-    limit = RateLimit(clock, per_second=PER_SECOND, at_once=AT_ONCE)
-    return Guard(routes, callers, limit, shows_cause=shows_cause)
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:

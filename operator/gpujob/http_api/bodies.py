@@ -1,6 +1,5 @@
 """What is sent to the API, read strictly: unknown fields, doubled keys and all that is no JSON."""
 
-import asyncio
 import json
 from typing import Annotated, Any, TypeVar
 
@@ -10,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.core.spec_faults import shape_faults
 from gpujob.http_api.problems import Problem
+from gpujob.http_server import Refused, json_body
 
 BODY_BYTES_MAX = 1 << 20
 """More than a job may have; the API server takes objects of 1.5 MiB."""
-BODY_SECONDS = 30
 DEPTH_MAX = 32
 
 Sent = TypeVar("Sent", bound=BaseModel)
@@ -49,22 +48,14 @@ class _NoJson(ValueError):
 
 async def read_body(request: Request, kind: type[Sent]) -> Sent:
     """Returns what was sent; raises Problem with the fields that are wrong."""
-    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given != "application/json":
-        raise Problem(415, "send application/json")
-    raw = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                raw += chunk
-                if len(raw) > BODY_BYTES_MAX:
-                    raise Problem(413, f"send at most {BODY_BYTES_MAX} bytes")
-    except TimeoutError:
-        raise Problem(408, f"the body did not come within {BODY_SECONDS} s") from None
-    _check_form(bytes(raw))
+        raw = await json_body(request, BODY_BYTES_MAX)
+    except Refused as refused:
+        raise Problem(refused.status, str(refused)) from None
+    _check_form(raw)
     try:
         return kind.model_validate_json(
-            bytes(raw), strict=True, extra="forbid", by_alias=True, by_name=False
+            raw, strict=True, extra="forbid", by_alias=True, by_name=False
         )
     except ValidationError as error:
         faults = tuple((fault.field, fault.message) for fault in shape_faults(error))

@@ -7,8 +7,6 @@ the API server too: RBAC decides, and nobody gets more here than there.
 import asyncio
 import base64
 import binascii
-import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,15 +19,12 @@ from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.core.api_tokens import PREFIX, Grant, Known, digest_of, grant_of, known_tokens
 from gpujob.http_api.problems import Problem
-from gpujob.http_server import TOKEN_BYTES_MAX
+from gpujob.http_server import recorded
+from gpujob.token_reviews import TokenReviews
 
 REVIEW_SECONDS = 10.0
 """How long a review is believed: a deleted account is shut out after that."""
-REVIEWED_MAX = 1000
-REVIEWS_AT_ONCE = 8
-"""Strangers can ask for reviews: there are only so many at a time."""
 READS = frozenset({"get", "list", "watch"})
-TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 log = structlog.get_logger("gpujob.http_api")
 
@@ -68,43 +63,27 @@ class Callers:
             )
             digest = digest_of(bootstrap.get_secret_value())
             self._bootstrap = (Known(digest, everything),)
-        self._reviewed: dict[str, tuple[float, Caller]] = {}
-        self._reviewing = asyncio.Semaphore(REVIEWS_AT_ONCE)
+        self._reviews = TokenReviews(kube, clock, believed_seconds=REVIEW_SECONDS)
 
-    async def caller_of(self, authorization: str) -> Caller:
-        """Returns whose the header is; raises Problem."""
-        scheme, _, token = authorization.partition(" ")
-        sound = len(token) <= TOKEN_BYTES_MAX and TOKEN.fullmatch(token)
-        if scheme.lower() != "bearer" or not sound:
+    async def caller_of(self, token: SecretStr | None) -> Caller:
+        """Returns whose a token is; raises Problem."""
+        if token is None:
             raise unauthorized()
+        text = token.get_secret_value()
         known = (*self._known, *self._bootstrap)
-        if (grant := grant_of(token, known, self._clock.now())) is not None:
+        if (grant := grant_of(text, known, self._clock.now())) is not None:
             return Caller(f"token {grant.name}", grant, {})
-        if token.startswith(PREFIX):
+        if text.startswith(PREFIX):
             # The API server would know it as little, and need not see it.
             raise unauthorized()
-        return await self._reviewed_caller(token)
-
-    async def _reviewed_caller(self, token: str) -> Caller:
-        digest, now = hashlib.sha256(token.encode()).hexdigest(), self._clock.monotonic()
-        held = self._reviewed.get(digest)
-        if held is not None and held[0] > now:
-            return held[1]
-        async with self._reviewing:
-            try:
-                review = await self._kube.review_token(SecretStr(token))
-            except ClusterError as error:
-                log.warning("token_unreviewed", problem=str(error))
-                words = "tokens can not be checked now; try again"
-                raise Problem(503, words, headers={"Retry-After": "5"}) from None
-        if review.get("authenticated") is not True:
+        try:
+            user = await self._reviews.user_of(token)
+        except ClusterError as error:
+            words, later = "tokens can not be checked now; try again", {"Retry-After": "5"}
+            raise Problem(503, words, headers=later, error_id=recorded(error)) from None
+        if user is None:
             raise unauthorized()
-        user = review.get("user") or {}
-        caller = Caller(str(user.get("username", "")), None, user)
-        self._reviewed = {key: one for key, one in self._reviewed.items() if one[0] > now}
-        if len(self._reviewed) < REVIEWED_MAX:
-            self._reviewed[digest] = (now + REVIEW_SECONDS, caller)
-        return caller
+        return Caller(str(user.get("username", "")), None, user)
 
     async def demand(self, caller: Caller, verb: str, resource: str, namespace: str) -> None:
         """Raises Problem unless a caller may do something to objects of a kind in a namespace.

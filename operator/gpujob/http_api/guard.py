@@ -4,20 +4,16 @@ It stands before all routes, so that none can be forgotten.
 """
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import MutableMapping
 from math import ceil
 from typing import Any
 
 import structlog
+from starlette.datastructures import Headers
 
 from gpujob.http_api.callers import Callers
 from gpujob.http_api.problems import Problem, unforeseen
-from gpujob.http_server import RateLimit
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from gpujob.http_server import App, RateLimit, Receive, Scope, Send, bearer_token
 
 HEADERS = (
     (b"cache-control", b"no-store"),
@@ -57,7 +53,7 @@ class Guard:
         name = ""
         try:
             try:
-                caller = await self._callers.caller_of(_authorization(scope))
+                caller = await self._callers.caller_of(bearer_token(Headers(scope=scope)))
                 name = caller.name
                 if wait := self._limit.take(name):
                     words = "this token has asked too often; wait"
@@ -83,9 +79,3 @@ class Guard:
                 caller=name,
                 milliseconds=round((time.monotonic() - began) * 1000),
             )
-
-
-def _authorization(scope: Scope) -> str:
-    found = [value for name, value in scope["headers"] if name == b"authorization"]
-    # Two would let two readers disagree.
-    return found[0].decode("latin-1") if len(found) == 1 else ""

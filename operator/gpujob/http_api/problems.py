@@ -4,11 +4,9 @@ Nothing of ourselves is in them: no trace, path, library or address. What went w
 the log, under the error's id.
 """
 
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
@@ -21,6 +19,7 @@ from gpujob.adapters.errors import (
     Invalid,
     ObjectGone,
 )
+from gpujob.http_server import BROKEN, recorded
 
 MEDIA_TYPE = "application/problem+json"
 TITLES = {
@@ -40,8 +39,6 @@ TITLES = {
     500: "Internal error",
     503: "Not now",
 }
-
-log = structlog.get_logger("gpujob.http_api")
 
 
 class FieldFault(BaseModel):
@@ -97,13 +94,10 @@ class Problem(Exception):
         return JSONResponse(self.body(), self.status, self.headers, media_type=MEDIA_TYPE)
 
 
-def unforeseen(error: BaseException, *, shows_cause: bool) -> Problem:
+def unforeseen(error: Exception, *, shows_cause: bool) -> Problem:
     """Logs what nobody thought of, and returns what is answered."""
-    error_id = uuid.uuid4().hex
-    log.error("request_broke", error_id=error_id, exc_info=error)
     cause = f": {type(error).__name__}: {error}" if shows_cause else ""
-    words = f"the request could not be carried out; the log has the cause under this id{cause}"
-    return Problem(500, words, error_id=error_id)
+    return Problem(500, f"{BROKEN}{cause}", error_id=recorded(error))
 
 
 def refused(error: ClusterError, *, shows_cause: bool) -> Problem:
@@ -117,8 +111,7 @@ def refused(error: ClusterError, *, shows_cause: bool) -> Problem:
             return Problem(410, "this is too old to be gone on with; begin anew")
         case Invalid(causes=causes) if causes:
             return Problem(422, "the cluster refuses the object", faults=causes)
-    error_id = uuid.uuid4().hex
-    log.warning("cluster_refused", error_id=error_id, problem=str(error))
+    error_id = recorded(error)
     cause = f": {error}" if shows_cause else ""
     if isinstance(error, Invalid):
         return Problem(422, f"the cluster refuses the object{cause}", error_id=error_id)
@@ -133,8 +126,6 @@ def refused(error: ClusterError, *, shows_cause: bool) -> Problem:
 
 def unanswered(error: ControllerUnavailable, *, shows_cause: bool) -> Problem:
     """Returns what is answered when the controller was needed and gave no answer."""
-    error_id = uuid.uuid4().hex
-    log.warning("controller_silent", error_id=error_id, problem=str(error))
     cause = f": {error}" if shows_cause else ""
     words = f"the controller does not answer this now; try again{cause}"
-    return Problem(503, words, error_id=error_id, headers={"Retry-After": "5"})
+    return Problem(503, words, error_id=recorded(error), headers={"Retry-After": "5"})

@@ -1,0 +1,162 @@
+"""The HTTP API as a process, over TLS, with the rights of its chart; and somebody who asks it."""
+
+import base64
+import http.client
+import json
+import re
+import secrets
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.integration.parts import (
+    AdmissionServer,
+    Kubectl,
+    Object,
+    eventually,
+    operators_config,
+)
+
+from gpujob.adapters import pki
+from gpujob.core.api_tokens import digest_of
+from localcluster.control_plane import ControlPlane, free_port
+
+INTERNALS = re.compile(
+    r"Traceback|File \"|\.py\b|line \d+, in|fastapi|starlette|pydantic|uvicorn|aiohttp|asyncio|"
+    r"kubernetes\b|object at 0x|127\.0\.0\.1|\d+\.\d+\.\d+\.\d+|localhost|site-packages|/apis/|svc",
+    re.IGNORECASE,
+)
+"""What no answer may show."""
+
+SPEC = {
+    "image": "python:3.11",
+    "command": ["python3"],
+    "activeDeadlineSeconds": 60,
+    "cost": {"ceiling": "1.00"},
+}
+NAMES = ("writer", "reader", "old", "b")
+TOKENS = {name: f"gpujob_{secrets.token_urlsafe(32)}" for name in NAMES}
+BOOTSTRAP = secrets.token_urlsafe(32)
+JOBS = "/v1/namespaces/{}/jobs"
+
+
+@dataclass
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    raw: bytes
+
+    @property
+    def body(self) -> Any:
+        """The document."""
+        return json.loads(self.raw)
+
+
+@dataclass
+class Api:
+    """The API, and somebody who calls it."""
+
+    port: int
+    authority: str
+    namespace: str
+    kubectl: Kubectl
+    server: AdmissionServer
+    token: str = field(default=TOKENS["writer"], repr=False)
+
+    def connect(self) -> http.client.HTTPSConnection:
+        """Opens a connection that believes the server's certificate alone."""
+        trusted = ssl.create_default_context(cadata=self.authority)
+        return http.client.HTTPSConnection("localhost", self.port, context=trusted, timeout=30)
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        token: str | None = None,
+        **headers: str,
+    ) -> Answer:
+        """Asks; a body that is no bytes is sent as JSON; `{}` in the path is the namespace."""
+        sent = {name.replace("_", "-"): text for name, text in headers.items()}
+        shown = self.token if token is None else token
+        if shown:
+            sent.setdefault("authorization", f"Bearer {shown}")
+        raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        if raw is not None:
+            sent.setdefault("content-type", "application/json")
+        with closing(self.connect()) as line:
+            line.request(method, path.replace("{}", self.namespace), raw, sent)
+            answer = line.getresponse()
+            named = {name.lower(): text for name, text in answer.getheaders()}
+            # A stream that begins is enough.
+            endless = named.get("content-type", "").startswith("text/event-stream")
+            return Answer(answer.status, named, b"" if endless else answer.read())
+
+    def answers(self) -> bool:
+        """Whether it is there."""
+        try:
+            return self("GET", "/openapi.json", token="").status == 401
+        except OSError:
+            return False
+
+    def create(self, name: str, **headers: str) -> Answer:
+        """Creates a job."""
+        return self("POST", JOBS, {"metadata": {"name": name}, "spec": SPEC}, **headers)
+
+
+def record(token: str, access: str = "write", days: float = 1, *where: str) -> str:
+    """A token's entry in the Secret."""
+    expires = datetime.now(UTC) + timedelta(days=days)
+    held = {
+        "sha256": digest_of(token),
+        "namespaces": where or ["*"],
+        "access": access,
+        "expires": expires.isoformat(),
+    }
+    return base64.b64encode(json.dumps(held).encode()).decode()
+
+
+def secret(name: str, data: dict[str, str]) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": "gpujob-system"},
+        "data": data,
+    }
+
+
+@contextmanager
+def api_server(
+    plane: ControlPlane, folder: Path, entries: Mapping[str, str], **settings: str
+) -> Iterator[Api]:
+    """The server with the API, a certificate, and tokens by their entries in the Secret."""
+    kubectl = Kubectl(plane, plane.kubeconfig)
+    names = frozenset({"localhost"})
+    certificate = pki.make(names, now=datetime.now(UTC), life_seconds=86400)
+    texts = {"tls.crt": certificate.chain, "tls.key": certificate.key.get_secret_value()}
+    encoded = {name: base64.b64encode(text.encode()).decode() for name, text in texts.items()}
+    kubectl.apply(secret("gpujob-server-tls", encoded))
+    kubectl.apply(secret("gpujob-api-tokens", dict(entries)))
+    port = free_port()
+    config = operators_config(plane, folder / "server.kubeconfig", account="gpujob-server")
+    server = AdmissionServer(
+        folder, config, GPUJOB_API_PORT=str(port), GPUJOB_LOOK_SECONDS="0.3", **settings
+    )
+    server.start()
+    api = Api(port, certificate.authority, "", kubectl, server)
+    try:
+        eventually("the API knows its tokens", lambda: f'"tokens": {len(entries)}' in server.log)
+        eventually("the API answers", api.answers)
+        yield api
+    finally:
+        server.stop()
+        print(f"--- server's log\n{server.log[-5000:]}")
+        for name in ("gpujob-server-tls", "gpujob-api-tokens"):
+            kubectl("delete", "secret", name, "-n", "gpujob-system")
