@@ -577,14 +577,14 @@ FAULTS = (
     Fault(
         "an error says what the HTTP library says",
         "adapters/vast.py",
-        'f"no usable answer: {type(error).__name__}"',
-        'f"no usable answer: {error!r}"',
+        "ProviderUnavailable(_why_silent(error))",
+        "ProviderUnavailable(repr(error))",
     ),
     Fault(
         "an error shows its cause",
         "adapters/vast.py",
-        'f"no usable answer: {type(error).__name__}") from None',
-        'f"no usable answer: {type(error).__name__}") from error',
+        "ProviderUnavailable(_why_silent(error)) from None",
+        "ProviderUnavailable(_why_silent(error)) from error",
     ),
     Fault(
         "the provider's words are cut before they are scrubbed",
@@ -621,6 +621,19 @@ FAULTS = (
         "driver/main.py",
         "if len(value) >= SECRET_CHARACTERS_MIN:",
         "if len(value) >= 10_000:",
+    ),
+    # --- The API server's answers -------------------------------------------------------------
+    Fault(
+        "anybody's 404 is an object's end",
+        "adapters/kube.py",
+        """        case 404 if body.get("kind") != "Status":""",
+        """        case 404 if body.get("kind") == "Nothing":""",
+    ),
+    Fault(
+        "any answer is a list",
+        "adapters/kube.py",
+        """if answer.get("kind") != f"{kind}List" or not isinstance(items, list):""",
+        """if not isinstance(items, list):""",
     ),
     # --- Estimates ----------------------------------------------------------------------------
     Fault(

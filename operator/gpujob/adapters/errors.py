@@ -9,9 +9,10 @@ AdapterError
 │   ├── RentWithheld            the rent request never left this process
 │   └── RentUnclear             it may have been accepted; carries what is known
 ├── ClusterError
-│   ├── ClusterUnavailable      no answer, 5xx, 429
+│   ├── ClusterUnavailable      no answer, 5xx, 429, a body that is not what it should be
+│   │   └── NotServed           404 that is not the API server's word on an object
 │   ├── Conflict                409: the object changed, or exists
-│   ├── ObjectGone              404
+│   ├── ObjectGone              404 in the API server's own words
 │   ├── Forbidden               401, 403
 │   └── Invalid                 400, 422: the API server refuses the object
 ├── ControllerUnavailable       the server's question got no answer
@@ -78,6 +79,10 @@ class ClusterError(AdapterError):
 
 class ClusterUnavailable(ClusterError):
     """No usable answer."""
+
+
+class NotServed(ClusterUnavailable):
+    """Nobody knows the path; of an object it says nothing."""
 
 
 class Conflict(ClusterError):

@@ -21,6 +21,7 @@ from gpujob.adapters.errors import (
     Expired,
     Forbidden,
     Invalid,
+    NotServed,
     ObjectGone,
 )
 
@@ -89,7 +90,7 @@ class KubeClient:
             query |= {"continue": token} if token else {}
             query |= {"labelSelector": selector} if selector else {}
             page = await self._call("GET", _path(kind, None), query=query)
-            found += page["items"]
+            found += _items(kind, page)
             token = page.get("metadata", {}).get("continue") or ""
             if not token:
                 return found
@@ -106,7 +107,7 @@ class KubeClient:
         query |= {"labelSelector": selector} if selector else {}
         answer = await self._call("GET", _path(kind, namespace), query=query)
         meta = answer.get("metadata") or {}
-        return answer["items"], meta.get("continue") or "", meta.get("resourceVersion") or ""
+        return _items(kind, answer), meta.get("continue") or "", meta.get("resourceVersion") or ""
 
     @asynccontextmanager
     async def watch(
@@ -213,10 +214,7 @@ class KubeClient:
             "kind": "TokenReview",
             "spec": spec,
         }
-        path = "/apis/authentication.k8s.io/v1/tokenreviews"
-        answer = await self._call("POST", path, body=body)
-        status: Body = answer.get("status") or {}
-        return status
+        return await self._review("/apis/authentication.k8s.io/v1/tokenreviews", body)
 
     async def own_rules(self, namespace: str) -> tuple[list[Body], bool]:
         """Returns the rules by which we may act in a namespace, and whether these are all."""
@@ -226,7 +224,7 @@ class KubeClient:
             "spec": {"namespace": namespace},
         }
         path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
-        status = (await self._call("POST", path, body=body)).get("status") or {}
+        status = await self._review(path, body)
         return status.get("resourceRules") or [], not status.get("incomplete")
 
     async def may_reach(self, user: Body, path: str, verb: str) -> bool:
@@ -258,16 +256,22 @@ class KubeClient:
                 **attributes,
             },
         }
-        answer = await self._call(
-            "POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body=body
-        )
-        return (answer.get("status") or {}).get("allowed") is True
+        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        return (await self._review(path, body)).get("allowed") is True
+
+    async def _review(self, path: str, body: Body) -> Body:
+        """Returns the verdict of a review; raises ClusterUnavailable if there is none."""
+        answer = await self._call("POST", path, body=body)
+        status = answer.get("status")
+        if answer.get("kind") != body["kind"] or not isinstance(status, dict):
+            raise ClusterUnavailable(f"POST {path}: the answer is no {body['kind']}")
+        return status
 
     async def served_resources(self, group_version: str) -> frozenset[str]:
         """Returns the plural names that the API server serves of a group; empty if none."""
         try:
             found = await self._call("GET", f"/apis/{group_version}")
-        except ObjectGone:
+        except NotServed:
             return frozenset()
         return frozenset(one["name"] for one in found.get("resources") or [])
 
@@ -353,20 +357,40 @@ async def _translated(method: str, path: str) -> AsyncIterator[None]:
         raise ClusterUnavailable(words) from error
 
 
+def _items(kind: str, answer: Body) -> list[Body]:
+    """Returns what a list holds; raises ClusterUnavailable unless it is one of the kind.
+
+    An object that is in no list counts as gone, and its machine is destroyed.
+    """
+    items = answer.get("items")
+    if answer.get("kind") != f"{kind}List" or not isinstance(items, list):
+        raise ClusterUnavailable(f"a list of {kind} was asked for, and something else answered")
+    return items
+
+
 def _answer(method: str, path: str, status: int, raw: bytes) -> Body:
     try:
         body: Body = json.loads(raw)
+        is_object = isinstance(body, dict)
     except ValueError:
+        is_object = False
+    if not is_object:
         body = {"message": raw[:200].decode("utf-8", "replace")}
     if 200 <= status < 300:
+        if not is_object:
+            raise ClusterUnavailable(f"{method} {path}: {status}, but no JSON object")
         return body
     words = f"{method} {path}: {status}: {body.get('message', '')}"
-    causes = (body.get("details") or {}).get("causes") or []
+    details = body.get("details")
+    causes = (details.get("causes") if isinstance(details, dict) else None) or []
     match status:
         case 410:
             raise Expired(words)
         case 504 if any(one.get("reason") == "ResourceVersionTooLarge" for one in causes):
             raise Expired(words)
+        case 404 if body.get("kind") != "Status":
+            # Somebody on the way knows no such path, or a kind is not served: nothing is gone.
+            raise NotServed(words)
         case 404:
             raise ObjectGone(words)
         case 409:

@@ -331,7 +331,17 @@ async def _translated() -> AsyncIterator[None]:
         yield
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         # Its own words, and those of its cause in a traceback, may hold an address or our headers.
-        raise ProviderUnavailable(f"no usable answer: {type(error).__name__}") from None
+        raise ProviderUnavailable(_why_silent(error)) from None
+
+
+def _why_silent(error: Exception) -> str:
+    match error:
+        case TimeoutError():
+            return "it did not answer in time"
+        case aiohttp.ClientConnectorError():
+            return "it can not be reached"
+        case _:
+            return "the connection was lost, or what came was no HTTP"
 
 
 async def _json(response: aiohttp.ClientResponse, scrub: Scrubber) -> dict[str, Any]:

@@ -1,0 +1,113 @@
+"""What the API server says, or who is in its place: nothing is gone but by its own word."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from kubernetes.aio import client
+from pydantic import SecretStr
+from tests.canned import answering
+
+from gpujob.adapters.errors import (
+    ClusterError,
+    ClusterUnavailable,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotServed,
+    ObjectGone,
+)
+from gpujob.adapters.kube import KubeClient
+from localcluster.control_plane import free_port
+
+Ask = Callable[[KubeClient], Awaitable[Any]]
+
+
+def asked(status: int, body: bytes, question: Ask) -> Any:
+    """Asks by the client while everything is answered alike."""
+    port = free_port()
+
+    async def run() -> Any:
+        where = client.Configuration(host=f"http://127.0.0.1:{port}")
+        asking = KubeClient(client.ApiClient(where))
+        try:
+            return await question(asking)
+        finally:
+            await asking.close()
+
+    with answering(port, status, body):
+        return asyncio.run(run())
+
+
+STATUS = b'{"kind": "Status", "message": "no"}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (200, b"", ClusterUnavailable),
+        (200, b"{", ClusterUnavailable),
+        (200, b"[]", ClusterUnavailable),
+        (200, b"<html></html>", ClusterUnavailable),
+        (404, STATUS, ObjectGone),
+        (404, b"404 page not found", NotServed),
+        (404, b"{}", NotServed),
+        (404, b"[]", NotServed),
+        (409, STATUS, Conflict),
+        (401, STATUS, Forbidden),
+        (403, b"<html></html>", Forbidden),
+        (422, b'{"kind": "Status", "details": []}', Invalid),
+        (429, STATUS, ClusterUnavailable),
+        (500, b"[]", ClusterUnavailable),
+        (503, b"", ClusterUnavailable),
+    ],
+)
+def test_an_object_is_gone_only_by_the_api_servers_word(
+    status: int, body: bytes, expected: type[ClusterError]
+) -> None:
+    """Another's 404 is none of an object; nothing but ClusterError leaves the adapter."""
+    with pytest.raises(ClusterError) as refused:
+        asked(status, body, lambda cluster: cluster.get("GpuNode", "team", "train-0-1"))
+
+    assert type(refused.value) is expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b'{"items": []}',
+        b'{"kind": "GpuNodeList"}',
+        b'{"kind": "GpuNodeList", "items": null}',
+        b'{"kind": "GpuJobList", "items": []}',
+        b'{"kind": "Status", "items": []}',
+    ],
+)
+def test_only_a_list_of_the_kind_is_one(body: bytes) -> None:
+    """The sweep destroys the machine of a node that is in no list: an empty one must be real."""
+    with pytest.raises(ClusterUnavailable):
+        asked(200, body, lambda cluster: cluster.list_all("GpuNode"))
+    with pytest.raises(ClusterUnavailable):
+        asked(200, body, lambda cluster: cluster.page("GpuNode", None, limit=5))
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"kind": "Status"}', b'{"kind": "TokenReview"}'])
+def test_a_review_that_is_none_is_no_verdict(body: bytes) -> None:
+    """Neither a no, which would be told as a wrong token, nor a yes."""
+    for question in (
+        lambda cluster: cluster.review_token(SecretStr("x")),
+        lambda cluster: cluster.may_reach({}, "/metrics", "get"),
+    ):
+        with pytest.raises(ClusterUnavailable):
+            asked(201, body, question)
+
+
+def test_an_empty_list_of_the_kind_is_empty() -> None:
+    """So the API server says it."""
+    body = b'{"kind": "GpuNodeList", "metadata": {}, "items": []}'
+
+    assert asked(200, body, lambda cluster: cluster.list_all("GpuNode")) == []
+    assert asked(404, b"404 page not found", lambda cluster: cluster.served_resources("x/v1")) == (
+        frozenset()
+    )

@@ -1,0 +1,108 @@
+"""Every listener in a process whose adapters fail in a way that nobody thought of.
+
+`python broken.py TOLD`, where TOLD is JSON: `token`, which the API knows, and `ports`, by each name
+of `NAMES`. Those named `… cut off` have adapters as they should be, and the cluster of KUBECONFIG.
+"""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from gpujob import http_server
+from gpujob.adapters import log
+from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.controller import ControllerClient
+from gpujob.adapters.kube import KubeClient
+from gpujob.admission import admission_app
+from gpujob.core.limits import Limits
+from gpujob.http_api.app import api_app
+from gpujob.http_api.callers import Callers
+from gpujob.probes import probes_app
+from gpujob.server import probes
+from gpujob.transport import transport_app
+
+NAMES = (
+    *("api", "transport", "probes", "server's probes", "admission"),
+    *("api cut off", "transport cut off", "probes cut off"),
+)
+SECRET = "canary-0f9e8d7c6b5a49382716f5e4d3c2b1a0"
+CAUSE = "the forced fault"
+BODY_SECONDS = 0.5
+"""Instead of half a minute."""
+
+
+class Fault(Exception):
+    """It says of itself what no answer may show."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{CAUSE}: {__file__} at 10.1.2.3:443, asyncio, {SECRET}")
+
+
+class Broken:
+    """Stands for anything, and fails whatever is asked of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise Fault
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise Fault
+
+
+def applications(token: str, cut_off: KubeClient) -> dict[str, Any]:
+    """Returns what listens, by name; the API knows one token."""
+    broken: Any = Broken()
+    clock = SystemClock()
+
+    def api(kube: Any, controller: Any) -> Any:
+        callers = Callers(kube, clock, SecretStr(token))
+        return api_app(
+            kube=kube, clock=clock, callers=callers, notes=lambda: None, controller=controller
+        )
+
+    def transport(kube: Any) -> Any:
+        return transport_app(
+            kube=kube,
+            clock=clock,
+            limits=Limits(),
+            lookup=broken,
+            heard={},
+            on_news=broken,
+            world=broken,
+            quotes=broken,
+        )
+
+    def probing(kube: Any) -> Any:
+        parts = dict.fromkeys(("is_alive", "leads", "problem", "figures"), broken)
+        return probes_app(kube, clock, **parts)
+
+    nobody = ControllerClient("http://127.0.0.1:9", Path(__file__))
+    return {
+        "api": api(broken, broken),
+        "transport": transport(broken),
+        "probes": probing(broken),
+        "server's probes": probes(broken),
+        "admission": admission_app(broken, broken),
+        "api cut off": api(cut_off, nobody),
+        "transport cut off": transport(cut_off),
+        "probes cut off": probing(cut_off),
+    }
+
+
+async def serve(ports: dict[str, int], token: str) -> None:
+    """Serves until it is ended."""
+    http_server.BODY_SECONDS = BODY_SECONDS
+    apps = applications(token, await KubeClient.connect())
+    servers = [http_server.http_server(apps[name], "127.0.0.1", ports[name]) for name in NAMES]
+    await asyncio.gather(*(server.serve() for server in servers))
+
+
+if __name__ == "__main__":
+    told = json.loads(sys.argv[1])
+    log.configure("DEBUG", (SecretStr(SECRET), SecretStr(told["token"])))
+    asyncio.run(serve(told["ports"], told["token"]))
