@@ -17,6 +17,7 @@ import uvicorn
 from vastsim.machines import Machines
 from vastsim.market import ACCOUNT, Market, Timing
 from vastsim.offers import DEFAULT_FILE, Facts, MarketFileError, read_market
+from vastsim.record import Recorded
 from vastsim.server import State, simulator
 
 KEY_VARIABLE = "VASTSIM_API_KEY"
@@ -42,6 +43,9 @@ def main() -> None:
     )
     parser.add_argument("--list-lag-seconds", type=float, default=0.0)
     parser.add_argument("--search-cap", type=int, default=64, help="offers in one answer, at most")
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="write down every request, keys included"
+    )
     options = parser.parse_args()
     # Taken out of the environment: no machine may inherit it.
     key = os.environ.pop(KEY_VARIABLE, "")
@@ -97,8 +101,9 @@ async def _serve(
         speed=options.speed,
         search_cap=options.search_cap,
     )
+    app = simulator(state)
     config = uvicorn.Config(
-        simulator(state),
+        app if options.record is None else Recorded(app, options.record),
         log_config=None,
         access_log=False,
         http="h11",

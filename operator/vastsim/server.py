@@ -6,6 +6,7 @@ The controls need no key: they are not the provider's, and whoever runs the simu
 |---|---|---|
 | GET `/sim/ledger` | | every lease there ever was, with its bill |
 | GET `/sim/requests` | | every request to the provider that came |
+| GET `/sim/secrets` | | the keys of all machines there ever were, and of their notebooks |
 | PUT `/sim/faults` | name: options | asks for these faults in place of those before: `faults.py` |
 | PUT `/sim/keys` | key: account | the only good keys, and whose; a new number: a new account |
 | PUT `/sim/credit` | `usd`, `account` | leaves an account so much money |
@@ -73,6 +74,8 @@ class State:
     requests: list[dict[str, Any]] = field(default_factory=list)
     instance_keys: dict[str, int] = field(default_factory=dict)
     """Lease number by the key that its machine holds."""
+    notebook_tokens: dict[int, str] = field(default_factory=dict)
+    """By lease number."""
     attached: dict[int, list[str]] = field(default_factory=dict)
     account_keys: dict[int, list[str]] = field(default_factory=dict)
     """SSH keys by account."""
@@ -88,6 +91,12 @@ class State:
         """Returns where a machine is reached."""
         port = self.machines.port(lease.number)
         return Endpoint(self.public_host, port) if port else None
+
+    def row(self, lease: Lease) -> dict[str, Any]:
+        """Returns a machine as a listing shows it, the token of its notebook included."""
+        token = self.notebook_tokens.setdefault(lease.number, secrets.token_hex(32))
+        row = instance_row(lease, self.endpoint(lease), self.now())
+        return row | {"jupyter_token": token}
 
     async def advance(self) -> None:
         """Starts what is due, stops what is outbid or unpaid, and loses what dies."""
@@ -395,7 +404,7 @@ def _provider_routes(app: FastAPI, state: State) -> None:
             if error.body["error"] != "no_such_instance":
                 raise
             return JSONResponse({"instances": None})
-        return JSONResponse({"instances": instance_row(lease, state.endpoint(lease), state.now())})
+        return JSONResponse({"instances": state.row(lease)})
 
     @route("PUT", "/instances/{number}")
     async def change(number: int, request: Request) -> JSONResponse:
@@ -534,13 +543,12 @@ def _start_again(state: State, lease: Lease) -> None:
 
 def _rows(state: State, account: int) -> list[dict[str, Any]]:
     """Returns what a listing shows, with the faults that listings have."""
-    now = state.now()
     rows: list[dict[str, Any]] = []
-    for lease in state.market.listed(now, account):
+    for lease in state.market.listed(state.now(), account):
         image = lease.ask.image
         if state.faults.strikes("list_omit", image=image):
             continue
-        row = instance_row(lease, state.endpoint(lease), now)
+        row = state.row(lease)
         if state.faults.strikes("null_marks", image=image):
             row |= {"label": None, "extra_env": None}
         rows.append(row)
@@ -635,6 +643,14 @@ def _control_routes(app: FastAPI, state: State) -> None:
     @app.get("/sim/requests")
     async def requests() -> JSONResponse:
         return JSONResponse({"requests": state.requests})
+
+    @app.get("/sim/secrets")
+    async def all_secrets() -> JSONResponse:
+        found = {
+            "instance_api_keys": list(state.instance_keys),
+            "jupyter_tokens": list(state.notebook_tokens.values()),
+        }
+        return JSONResponse(found)
 
     @app.put("/sim/faults")
     async def faults(request: Request) -> JSONResponse:
