@@ -18,6 +18,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from localcluster import binaries, kind, project_images
 from localcluster.node import Node
 from localcluster.paths import ROOT, cache, environment
@@ -48,6 +50,11 @@ class Stage:
 
     def up(self) -> None:
         """Brings everything up; idempotent."""
+        self.start()
+        self.install()
+
+    def start(self, *simulator_options: str) -> None:
+        """Brings up the cluster and the simulator in it."""
         self.cluster.up()
         images = cache() / "images" / self.name
         for archive in project_images.build(images):
@@ -55,11 +62,16 @@ class Stage:
             archive.unlink()
         self.apply_secret("vastsim")
         self.apply_secret("gpujob-system")
-        self.kubectl("apply", "-f", str(PARTS / "vastsim.yaml"))
+        *others, pod = yaml.safe_load_all((PARTS / "vastsim.yaml").read_text())
+        pod["spec"]["containers"][0]["args"] += simulator_options
+        self.apply({"apiVersion": "v1", "kind": "List", "items": [*others, pod]})
         self.kubectl(
             "wait", "-n", "vastsim", "--for=condition=Ready", "pod/vastsim", "--timeout=120s"
         )
         say("the simulator runs in the cluster")
+
+    def install(self, *options: str) -> None:
+        """Installs the operator by its chart; the options are helm's."""
         self.helm(
             "upgrade",
             "--install",
@@ -69,6 +81,7 @@ class Stage:
             f"--values={PARTS / 'values.yaml'}",
             "--wait",
             "--timeout=180s",
+            *options,
         )
         say("the operator is installed by its chart and ready")
         self.namespace("demo")

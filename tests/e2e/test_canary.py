@@ -1,0 +1,122 @@
+"""The canary's eye: a secret is found in every form, and only where it does not belong."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+from urllib.parse import quote, quote_plus
+
+import pytest
+from tests.e2e.canary import Secret, Sighting, leaks, search, unseen
+
+VALUE = 'canary 0123456789abcdef "\\ö+/<&>=%'
+KEY = (
+    "-----BEGIN OPENSSH PRIVATE KEY-----\n"
+    "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW\n"
+    "QyNTUxOQAAACAcanarycanarycanarycanarycanarycanarycanarycanarycanarycana\n"
+    "-----END OPENSSH PRIVATE KEY-----\n"
+)
+OTHER_KEY = KEY.replace("canary", "yranac")
+DATA = VALUE.encode()
+
+
+def _base64(encode: Callable[[bytes], bytes], before: bytes, data: bytes) -> bytes:
+    return encode(before + data + b"yz")
+
+
+FORMS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "as it is": ("raw", lambda data: b"key=" + data + b";"),
+    "in JSON": ("json", lambda data: json.dumps({"a": data.decode()}).encode()),
+    "in JSON, not of ASCII alone": (
+        "json",
+        lambda data: json.dumps([data.decode()], ensure_ascii=False).encode(),
+    ),
+    "in JSON in JSON in JSON": (
+        "json",
+        lambda data: json.dumps([json.dumps([json.dumps([data.decode()])])]).encode(),
+    ),
+    "in Go's JSON": (
+        "json",
+        lambda data: (
+            json.dumps(data.decode(), ensure_ascii=False)
+            .replace("<", "\\u003c")
+            .replace(">", "\\u003e")
+            .replace("&", "\\u0026")
+            .encode()
+        ),
+    ),
+    "in a query": ("address", lambda data: b"?a=" + quote_plus(data).encode() + b"&b=1"),
+    "in a path": ("address", lambda data: b"/a/" + quote(data, safe="").encode() + b"/b"),
+    "in a path, in small letters": (
+        "address",
+        lambda data: re.sub("%..", lambda at: at[0].lower(), quote(data, safe="")).encode(),
+    ),
+    "in hexadecimal digits": ("hex", lambda data: b"0x" + data.hex().encode()),
+    "in large ones": ("hex", lambda data: data.hex().upper().encode()),
+    **{
+        f"in base64 after {before} bytes": (
+            "base64",
+            partial(_base64, base64.b64encode, b"x" * before),
+        )
+        for before in range(4)
+    },
+    **{
+        f"in an address's base64 after {before} bytes": (
+            "base64",
+            partial(_base64, base64.urlsafe_b64encode, b"?" * before),
+        )
+        for before in range(4)
+    },
+}
+
+
+@pytest.mark.parametrize("how", FORMS)
+def test_a_secret_is_found_in_every_form(how: str) -> None:
+    """Among other bytes, at whatever place."""
+    form, spelt = FORMS[how]
+    secret = Secret("password", DATA, homes=("home/*",))
+    place = f"logs/{how}"
+    seen = {place: b"\xff\0" * 99 + spelt(DATA) + b"\n", "logs/other": b"canary 0123456789abcde"}
+    found = search([secret], seen)
+
+    assert found == [Sighting(place, "password", form)]
+    assert leaks([secret], found) == found
+
+
+@pytest.mark.parametrize("how", FORMS)
+def test_one_line_of_a_key_is_enough(how: str) -> None:
+    """Its first line is every key's, and tells nothing; a key's second line is its own."""
+    form, spelt = FORMS[how]
+    keys = [Secret("mine", KEY.encode()), Secret("yours", OTHER_KEY.encode())]
+    first, second = (line.encode() for line in KEY.splitlines()[1:3])
+    seen = {"first": spelt(first), "second": spelt(second)}
+
+    # No character of such a line is escaped.
+    wanted = "raw" if form in ("json", "address") else form
+    assert search(keys, seen) == [Sighting("second", "mine", wanted)]
+
+
+@pytest.mark.parametrize("before", range(9))
+def test_a_secret_that_was_cut_is_found(before: int) -> None:
+    """At either end: messages are as long as somebody allows."""
+    token = "".join(hashlib.sha256(bytes([number])).hexdigest() for number in range(9))
+    secret = Secret("token", token.encode())
+    seen = {
+        "head": b"x" * before + token[:60].encode(),
+        "tail": b"y" * before + token[-60:].encode(),
+    }
+    found = search([secret], seen | {"scrap": token[:20].encode()})
+
+    assert [one.place for one in found] == ["head", "tail"]
+
+
+def test_a_secret_at_home_is_no_leak_and_an_empty_home_is_told() -> None:
+    """Whoever looks where a secret is to be, and does not see it, sees no leak either."""
+    secret = Secret("password", DATA, homes=("home/*/a", "house"), haunts=("street/*",))
+    seen = {"home/1/a": DATA, "street/7": DATA, "home/1/b": DATA}
+    found = search([secret], seen)
+
+    assert [one.place for one in leaks([secret], found)] == ["home/1/b"]
+    assert unseen([secret], found) == ["password: house"]
