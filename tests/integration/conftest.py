@@ -95,8 +95,12 @@ class World:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Lets a run take all of the chaos."""
+    """Lets a run take all of the chaos, and any number of generated requests."""
     parser.addoption("--chaos", action="store_true", help="as often and as long as it was promised")
+    parser.addoption(
+        "--examples", type=int, default=0, help="generated of each of the API's routes"
+    )
+    parser.addoption("--api-seed", type=int, default=1, help="of the generated requests")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

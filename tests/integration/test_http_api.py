@@ -347,6 +347,11 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
         "metadata.name",
     ),
     "a key twice": (job_text('{"image": "a", "image": "b"}'), 400, ""),
+    "a number that is none by then": (
+        job_text(GOOD_SPEC[:-1] + ', "backoffLimit": 1e999}'),
+        400,
+        "",
+    ),
     "no UTF-8": (job_text(GOOD_SPEC).replace(b"bad", b"b\xffd"), 400, ""),
     "UTF-16": (job_text(GOOD_SPEC).decode().encode("utf-16"), 400, ""),
     "not a number": (job_text('{"image": NaN}'), 400, ""),
@@ -378,6 +383,13 @@ def test_a_wrong_body_changes_nothing(api: Api) -> None:
         if where:
             assert where in [one["field"] for one in answer.body["errors"]], (name, answer)
     assert api.kubectl.items("gpujobs", "-n", api.namespace) == []
+
+
+def test_a_whole_number_may_have_a_point(api: Api) -> None:
+    """As JSON Schema has it."""
+    answer = api("POST", JOBS, job_text(GOOD_SPEC[:-1] + ', "backoffLimit": 2.0}'))
+
+    assert (answer.status, answer.body["spec"]["backoffLimit"]) == (201, 2)
 
 
 def test_a_method_that_there_is_not_names_those_that_there_are(api: Api) -> None:

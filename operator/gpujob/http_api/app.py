@@ -130,6 +130,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     parts["responses"] = {}
     for path in document["paths"].values():
         for operation in path.values():
+            for parameter in operation.get("parameters", ()):
+                # One that is absent is none; null would be sent as a word.
+                parameter["schema"] = _without_null(parameter["schema"])
             if "HTTPValidationError" in str(operation["responses"].get("422")):
                 del operation["responses"]["422"]
             for status, title in TITLES.items():
@@ -139,6 +142,14 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                     parts["responses"][name] = _documented(title)
     app.openapi_schema = document
     return document
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    kinds: list[dict[str, Any]]
+    kinds = [one for one in schema.get("anyOf", ()) if one != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    return {key: value for key, value in schema.items() if key != "anyOf"} | kinds[0]
 
 
 def _documented(title: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What is sent to the API, read strictly: unknown fields, doubled keys and all that is no JSON."""
 
 import json
+import math
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
@@ -52,18 +53,21 @@ async def read_body(request: Request, kind: type[Sent]) -> Sent:
         raw = await json_body(request, BODY_BYTES_MAX)
     except Refused as refused:
         raise Problem(refused.status, str(refused)) from None
-    _check_form(raw)
+    read = json.dumps(_checked(raw))
     try:
         return kind.model_validate_json(
-            raw, strict=True, extra="forbid", by_alias=True, by_name=False
+            read, strict=True, extra="forbid", by_alias=True, by_name=False
         )
     except ValidationError as error:
         faults = tuple((fault.field, fault.message) for fault in shape_faults(error))
         raise Problem(400, "the body is not of the schema", faults=faults) from None
 
 
-def _check_form(raw: bytes) -> None:
-    """Raises Problem for what two readers could read in two ways, or none at all."""
+def _checked(raw: bytes) -> Any:
+    """Returns what was sent; raises Problem for what two readers could read in two ways, or none.
+
+    To JSON Schema 1.0 is an integer, and so it is here.
+    """
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in items]
@@ -75,8 +79,19 @@ def _check_form(raw: bytes) -> None:
     def constant(name: str) -> Any:
         raise _NoJson(f"{name} is no number")
 
+    def number(text: str) -> int | float:
+        value = float(text)
+        if math.isinf(value):
+            raise _NoJson("a number is too large")
+        return int(value) if value.is_integer() else value
+
     try:
-        read = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+        read = json.loads(
+            raw.decode("utf-8"),
+            object_pairs_hook=pairs,
+            parse_constant=constant,
+            parse_float=number,
+        )
     except UnicodeDecodeError:
         raise Problem(400, "the body is not UTF-8") from None
     except json.JSONDecodeError as error:
@@ -90,6 +105,7 @@ def _check_form(raw: bytes) -> None:
         raise Problem(400, "the body has a number of too many digits") from None
     if _depth(read) > DEPTH_MAX:
         raise Problem(400, "the body is nested too deeply")
+    return read
 
 
 def _depth(value: Any) -> int:

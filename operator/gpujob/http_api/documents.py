@@ -94,8 +94,8 @@ class Decision(BaseModel):
     model_config = ConfigDict(populate_by_name=True)
 
     admitted: Annotated[
-        bool | None, Field(description="Whether it may rent; null: nothing was decided yet.")
-    ]
+        bool | None, Field(description="Whether it may rent; absent: nothing was decided yet.")
+    ] = None
     reason: Annotated[str, Field(examples=["CeilingExceeded"])]
     meaning: Annotated[str, Field(description="The reason in a sentence.")]
     message: Annotated[str, Field(description="With the numbers, and what would fit.")]

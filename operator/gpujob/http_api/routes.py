@@ -47,6 +47,16 @@ KEY_LABEL = "gpujob.dev/idempotency-key"
 REQUEST_ANNOTATION = "gpujob.dev/request-digest"
 STREAM_SECONDS = 600
 """After which a stream ends; whoever still listens asks again."""
+EVENT = {
+    "type": "object",
+    "description": "Each event of the stream.",
+    "properties": {
+        "event": {"enum": ["added", "modified", "deleted", "listed", "bookmark"]},
+        "id": {"type": "string"},
+        "data": {"type": "string", "description": "A job as JSON; {} if it is of none."},
+    },
+    "required": ["event", "id", "data"],
+}
 STREAMS_AT_ONCE = 64
 PER_CALLER = 8
 
@@ -61,11 +71,20 @@ JobName = Annotated[
 Limit = Annotated[int, Query(ge=1, le=500, description="How many at most.")]
 Cursor = Annotated[
     str | None,
-    Query(max_length=4096, description="`nextCursor` of the page before; absent: from the start."),
+    Query(
+        max_length=4096,
+        pattern="^[A-Za-z0-9_-]*$",
+        description="`nextCursor` of the page before; absent: from the start.",
+    ),
 ]
 Selector = Annotated[
     str,
-    Query(alias="labelSelector", max_length=1024, description="As kubectl's --selector."),
+    Query(
+        alias="labelSelector",
+        max_length=1024,
+        pattern="^[ -~]*$",
+        description="As kubectl's --selector.",
+    ),
 ]
 IfMatch = Annotated[
     str | None,
@@ -456,8 +475,7 @@ def add_routes(
     @app.get(
         "/v1/namespaces/{namespace}/watch/jobs",
         response_class=StreamingResponse,
-        responses=_answers(410)
-        | {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        responses=_answers(410) | {200: {"content": {"text/event-stream": {"schema": EVENT}}}},
         tags=["jobs"],
     )
     async def watch_jobs(

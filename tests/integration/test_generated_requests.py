@@ -1,0 +1,144 @@
+"""Requests made from the API's schema: none breaks it, and each answer is as documented.
+
+By hack/fuzz-api as many as are wanted, else for some seconds.
+"""
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.integration.api import Api, api_server, record
+from tests.integration.conftest import fresh_namespace
+from tests.integration.parts import ROOT
+
+from localcluster.control_plane import ControlPlane
+
+HOOKS = Path(__file__).with_name("generator_hooks.py")
+SCHEMA = ROOT / "operator/gpujob/http_api/openapi.json"
+TOKENS = [f"gpujob_{secrets.token_urlsafe(32)}" for _ in range(200)]
+"""So many that hardly a request is told to wait."""
+FEW = 5
+NAMES = [f"job-{number}" for number in range(10)]
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "positive_data_acceptance",
+    "missing_required_header",
+    "unsupported_method",
+    "allow_header_conformance",
+    "use_after_free",
+    "ensure_resource_availability",
+    "ignored_auth",
+)
+REFUSED = ["400", "401", "403", "404", "405", "409", "410", "412", "413", "415", "422", "429"]
+TAKEN = ["2xx", "401", "403", "404", "409", "410", "412", "422", "429"]
+"""Also what is of the schema may be refused: by CEL, a conflict, or what there is by then."""
+
+
+def configuration(authority: Path, namespace: str) -> str:
+    """What the generator is told; some names are of things that there are."""
+    return f"""
+hooks = {json.dumps(str(HOOKS))}
+tls-verify = {json.dumps(str(authority))}
+max-stream-events = 1
+request-timeout = 10
+continue-on-failure = true
+[dictionaries]
+namespaces = {{values = [{json.dumps(namespace)}, "default"]}}
+names = {{values = {json.dumps(NAMES)}}}
+[parameters]
+"path.namespace" = {{dictionary = "namespaces", probability = 0.8}}
+"path.name" = {{dictionary = "names", probability = 0.7}}
+"body.metadata.name" = {{dictionary = "names", probability = 0.3}}
+[generation]
+database = "none"
+[checks]
+negative_data_rejection.expected-statuses = {json.dumps(REFUSED)}
+positive_data_acceptance.expected-statuses = {json.dumps(TAKEN)}
+[[operations]]
+# No pattern tells a cursor, a selector or an ETag of ours from another one.
+include-path-regex = "/(jobs|machines|suspend|resume|\\\\{{name\\\\}})$"
+exclude-path-regex = "/watch/"
+include-method-regex = "GET|DELETE|POST"
+checks.positive_data_acceptance.expected-statuses = {json.dumps([*TAKEN, "400"])}
+[[operations]]
+# Nothing may happen for long: a stream is left soon.
+include-path-regex = "/watch/"
+request-timeout = 1
+"""
+
+
+@contextmanager
+def jobs_to_ask_for(api: Api) -> Iterator[None]:
+    """Creates jobs, and again those that some request has deleted."""
+    over = threading.Event()
+
+    def keep() -> None:
+        token = 0
+        while not over.wait(1):
+            for name in NAMES:
+                api.token = TOKENS[token % len(TOKENS)]
+                api.create(name)
+                token += 1
+
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
+
+
+@pytest.mark.timeout(900)
+def test_each_answer_is_as_documented(
+    plane: ControlPlane, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """No 5xx, no status and no body that the schema does not have; refusals where they belong."""
+    wanted, seed = request.config.getoption("examples"), request.config.getoption("api_seed")
+    # What covers each bound of the schema takes a minute: by hack/fuzz-api.
+    phases = "examples,coverage,fuzzing,stateful" if wanted else "examples,fuzzing,stateful"
+    entries = {f"token-{number}": record(token) for number, token in enumerate(TOKENS)}
+    with api_server(plane, tmp_path, entries) as api, fresh_namespace(api.kubectl) as namespace:
+        api.namespace = namespace
+        (tmp_path / "ca.crt").write_text(api.authority)
+        (tmp_path / "tokens").write_text("\n".join(TOKENS))
+        (tmp_path / "st.toml").write_text(configuration(tmp_path / "ca.crt", namespace))
+        command = [
+            *(sys.executable, "-m", "schemathesis.cli", f"--config-file={tmp_path / 'st.toml'}"),
+            *("--no-color", "run", str(SCHEMA), f"--url=https://localhost:{api.port}"),
+            *(f"--max-examples={wanted or FEW}", f"--phases={phases}"),
+            *(f"--seed={seed}", f"--checks={','.join(CHECKS)}"),
+            "--workers=1",
+        ]
+        with jobs_to_ask_for(api):
+            done = subprocess.run(
+                command,
+                cwd=tmp_path,
+                env=os.environ | {"GPUJOB_API_TOKENS": str(tmp_path / "tokens")},
+                capture_output=True,
+                text=True,
+            )
+        statuses = re.findall(r'"status": (\d+)', api.server.log)
+        broken = [line for line in api.server.log.splitlines() if "request_broke" in line]
+    print(f"checks: {', '.join(CHECKS)}")
+    (cases,) = re.findall(r"(\d+) generated", done.stdout)
+    counted = {status: statuses.count(status) for status in sorted(set(statuses))}
+    print(f"figure: {cases} cases, {len(statuses)} answers by status: {counted}")
+
+    assert done.returncode == 0, done.stdout[-20_000:]
+    assert broken == []
+    assert counted.get("429", 0) < len(statuses) / 20, "most must reach the routes"
