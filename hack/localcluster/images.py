@@ -22,6 +22,7 @@ class Image:
     entrypoint: tuple[str, ...]
     user: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_layer(target: Path, files: Mapping[str, Path | bytes], owner: int = 0) -> Path:
@@ -32,7 +33,7 @@ def write_layer(target: Path, files: Mapping[str, Path | bytes], owner: int = 0)
         for name, source in sorted(files.items()):
             if isinstance(source, bytes):
                 _add_bytes(archive, name, source, owner)
-            elif source.is_dir():
+            elif source.is_dir() and not source.is_symlink():
                 for path in [source, *sorted(source.rglob("*"))]:
                     inner = Path(name) / path.relative_to(source)
                     _add_path(archive, str(inner), path, owner)
@@ -82,6 +83,7 @@ def write_archive(image: Image, target: Path) -> None:
             "Entrypoint": list(image.entrypoint),
             "Env": [f"{name}={value}" for name, value in sorted(image.environment.items())],
             "WorkingDir": "/",
+            "Labels": dict(image.labels),
         },
         "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
     }

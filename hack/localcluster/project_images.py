@@ -1,16 +1,19 @@
-"""The project's two images without a container engine: the same wheels and entry points.
+"""The project's two images: by the engine from operator/Dockerfile where one runs, else without.
 
-What differs from operator/Dockerfile is listed in hack/localcluster/README.md.
+What then differs from operator/Dockerfile is listed in hack/localcluster/README.md.
 """
 
 import hashlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
+from localcluster import kind
 from localcluster.binaries import ensure_packages
 from localcluster.images import Image, write_archive, write_layer
 from localcluster.paths import ROOT, cache, environment
@@ -18,38 +21,71 @@ from localcluster.paths import ROOT, cache, environment
 USER = "10001:10001"
 SITE = "opt/gpujob"
 PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_28_x86_64", "manylinux_2_34_x86_64")
-PYTHON = "3.11"
-"""Of Debian bookworm, whose packages the root is made from."""
+SUITE = "trixie"
+PYTHON = "3.13"
+"""Of Debian trixie, as in the Dockerfile's base."""
 
 BASE_PACKAGES = ("python3", "ca-certificates")
 MACHINE_PACKAGES = (*BASE_PACKAGES, "dash", "coreutils", "findutils", "util-linux")
 """Rented machines run in the simulator's container: they need a shell and its tools."""
 
-REMOVED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache", "var/lib/apt")
+UNWANTED = ("debconf", "dpkg", "openssl", "tar")
+"""Packages that python3 and ca-certificates want for maintainer scripts, which are never run."""
+
+REMOVED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache", "var/lib/apt", "dev")
+MERGED = ("bin", "lib", "lib64", "sbin")
+"""Links into usr, which base-files would bring."""
+
+PACKAGES = "var/lib/dpkg/status.d"
+"""One file for each Debian package in the image, with its version: what distroless images keep."""
+
+KEEP_RECORDS = f"""
+set -e
+mkdir -p "$1/{PACKAGES}"
+for deb in "$1"/var/cache/apt/archives/*.deb; do
+    name=$(dpkg-deb --field "$deb" Package)
+    dpkg-deb --field "$deb" > "$1/{PACKAGES}/$name"
+    dpkg-deb --fsys-tarfile "$deb" | tar --list > "$1/$name.files"
+done
+"""
 
 OPERATOR, SIMULATOR = "localhost/gpujob:dev", "localhost/vastsim:dev"
 
 
 def build(target: Path) -> tuple[Path, Path]:
     """Writes both images and returns their archives: operator and simulator."""
-    ensure_packages()
     target.mkdir(parents=True, exist_ok=True)
+    engine = kind.engine()
+    if engine is not None:
+        by_engine = [_by_engine(engine, tag, target) for tag in (OPERATOR, SIMULATOR)]
+        return by_engine[0], by_engine[1]
+    ensure_packages()
     wheels = _wheels()
     with tempfile.TemporaryDirectory(dir=target) as scratch:
-        installed = _own_packages(Path(scratch))
         made = []
         for tag, package, root in (
-            (OPERATOR, "gpujob", _root("operator", BASE_PACKAGES)),
-            (SIMULATOR, "vastsim", _root("machine", MACHINE_PACKAGES)),
+            (OPERATOR, "gpujob", _root("operator", BASE_PACKAGES, UNWANTED)),
+            (SIMULATOR, "vastsim", _root("machine", MACHINE_PACKAGES, ())),
         ):
-            code = write_layer(
-                Path(scratch) / f"{package}.layer", {f"{SITE}/{package}": installed / package}
-            )
+            source = Path(scratch) / package
+            no_caches = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / "operator" / package, source / package, ignore=no_caches)
+            code = _compiled(Path(scratch) / f"{package}.layer", source)
             archive = target / f"{package}.tar"
             write_archive(_image(tag, package, (root, wheels, code)), archive)
             print(f"images: {tag} in {archive}", flush=True)
             made.append(archive)
     return made[0], made[1]
+
+
+def _by_engine(engine: str, tag: str, target: Path) -> Path:
+    name = tag.removeprefix("localhost/").partition(":")[0]
+    archive = target / f"{name}.tar"
+    print(f"images: {tag} by {engine}", flush=True)
+    source = ["--file", str(ROOT / "operator/Dockerfile"), "--target", name]
+    _run([engine, "build", "--quiet", *source, "--tag", tag, str(ROOT)])
+    _run([engine, "save", "--output", str(archive), tag])
+    return archive
 
 
 def _image(tag: str, package: str, layers: tuple[Path, ...]) -> Image:
@@ -58,6 +94,7 @@ def _image(tag: str, package: str, layers: tuple[Path, ...]) -> Image:
         layers=layers,
         entrypoint=("/usr/bin/python3", "-m", package),
         user=USER,
+        labels=_labels() if package == "gpujob" else {},
         environment={
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "PYTHONPATH": f"/{SITE}",
@@ -69,29 +106,37 @@ def _image(tag: str, package: str, layers: tuple[Path, ...]) -> Image:
     )
 
 
-def _root(name: str, packages: tuple[str, ...]) -> Path:
+def _labels() -> dict[str, str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {
+        "org.opencontainers.image.title": project["name"],
+        "org.opencontainers.image.description": "Runs GpuJobs on rented GPU machines "
+        "within a ceiling",
+        "org.opencontainers.image.licenses": project["license"],
+        "org.opencontainers.image.version": project["version"],
+    }
+
+
+def _root(name: str, packages: tuple[str, ...], unwanted: tuple[str, ...]) -> Path:
     """Returns the layer of a Debian root with a few packages, made once."""
-    digest = _digest([*packages, *REMOVED])
+    digest = _digest([SUITE, *packages, *unwanted, *REMOVED, *MERGED, KEEP_RECORDS])
     layer = cache() / "images" / f"root-{name}-{digest}.layer"
     if layer.exists():
         return layer
     print(f"images: making a root of {', '.join(packages)}", flush=True)
     with tempfile.TemporaryDirectory(dir=cache()) as scratch:
         root = Path(scratch) / "root"
-        _run(
-            [
-                "mmdebstrap",
-                "--variant=extract",
-                "--mode=root",
-                f"--include={','.join(packages)}",
-                "--quiet",
-                "bookworm",
-                str(root),
-            ]
-        )
+        how = ["--variant=extract", "--mode=root", "--quiet", f"--include={','.join(packages)}"]
+        _run(["mmdebstrap", *how, f"--extract-hook={KEEP_RECORDS}", SUITE, str(root)])
+        for record in root.glob("*.files"):
+            if record.stem in unwanted:
+                _remove(root, record.read_text().splitlines())
+                (root / PACKAGES / record.stem).unlink()
+            record.unlink()
         for folder in REMOVED:
             shutil.rmtree(root / folder, ignore_errors=True)
-        shutil.rmtree(root / "dev", ignore_errors=True)
+        for folder in MERGED:
+            (root / folder).symlink_to(f"usr/{folder}")
         (root / "etc/passwd").write_text(
             "root:x:0:0:root:/root:/usr/sbin/nologin\n"
             "gpujob:x:10001:10001:gpujob:/tmp:/usr/sbin/nologin\n"
@@ -99,14 +144,26 @@ def _root(name: str, packages: tuple[str, ...]) -> Path:
         (root / "etc/group").write_text("root:x:0:\ngpujob:x:10001:\n")
         authorities = sorted((root / "usr/share/ca-certificates/mozilla").glob("*.crt"))
         bundle = "".join(path.read_text() for path in authorities)
+        (root / "etc/ssl/certs").mkdir(parents=True, exist_ok=True)
         (root / "etc/ssl/certs/ca-certificates.crt").write_text(bundle)
+        _compile(root, f"usr/lib/python{PYTHON}")
         return write_layer(layer, {path.name: path for path in root.iterdir()})
+
+
+def _remove(root: Path, names: list[str]) -> None:
+    """Removes a package's files, and folders that are then empty."""
+    for name in sorted(names, reverse=True):
+        path = root / name
+        if not path.is_dir() or path.is_symlink():
+            path.unlink(missing_ok=True)
+        elif not any(path.iterdir()):
+            path.rmdir()
 
 
 def _wheels() -> Path:
     """Returns the layer of the locked wheels, hash-checked, made once for each lock."""
     lock = ROOT / "hack/locks/runtime.txt"
-    layer = cache() / "images" / f"wheels-{_digest([lock.read_text(), SITE])}.layer"
+    layer = cache() / "images" / f"wheels-{_digest([lock.read_text(), SITE, PYTHON])}.layer"
     if layer.exists():
         return layer
     print("images: installing the locked wheels", flush=True)
@@ -115,41 +172,40 @@ def _wheels() -> Path:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--require-hashes"]
         command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}"]
         command += [f"--platform={platform}" for platform in PLATFORMS]
-        _run([*command, f"--target={target}", "-r", str(lock)])
+        _run([*command, "--no-compile", f"--target={target}", "-r", str(lock)])
         shutil.rmtree(target / "bin", ignore_errors=True)
-        _compile(target)
-        return write_layer(layer, {SITE: target})
+        for record in target.glob("*.dist-info/RECORD"):
+            # It lists scripts that are not kept, by the hash of what they became here.
+            record.unlink()
+        return _compiled(layer, target)
 
 
-def _own_packages(scratch: Path) -> Path:
-    """Returns a folder with this project's packages as its wheel installs them."""
-    pip = [sys.executable, "-m", "pip", "--quiet"]
-    _run([*pip, "wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={scratch}", str(ROOT)])
-    wheel = next(scratch.glob("*.whl"))
-    target = scratch / "site"
-    _run([*pip, "install", "--no-deps", "--no-index", f"--target={target}", str(wheel)])
-    _compile(target)
-    return target
+def _compiled(layer: Path, source: Path) -> Path:
+    """Writes a layer of what lies in a folder, for the image's site folder, with its byte code."""
+    with tempfile.TemporaryDirectory(dir=cache()) as scratch:
+        root = Path(scratch)
+        with tarfile.open(_root("operator", BASE_PACKAGES, UNWANTED)) as archive:
+            archive.extractall(root, filter="tar")
+        shutil.copytree(source, root / SITE)
+        _compile(root, SITE)
+        return write_layer(layer, {SITE: root / SITE})
 
 
-def _compile(folder: Path) -> None:
-    """Compiles ahead, if this Python's byte code is that of the image's."""
-    for stale in folder.rglob("__pycache__"):
-        shutil.rmtree(stale)
-    if f"{sys.version_info.major}.{sys.version_info.minor}" == PYTHON:
-        options = ["-q", "-j0", "--invalidation-mode=unchecked-hash", "-s", str(folder)]
-        _run([sys.executable, "-m", "compileall", *options, str(folder)], check=False)
+def _compile(root: Path, folder: str) -> None:
+    """Compiles ahead with the image's own Python: else each start does, and keeps nothing of it."""
+    options = ["-q", "--invalidation-mode=unchecked-hash", f"/{folder}"]
+    _run(["chroot", str(root), "/usr/bin/python3", "-m", "compileall", *options])
 
 
 def _digest(parts: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _run(command: list[str], *, check: bool = True) -> None:
+def _run(command: list[str]) -> None:
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment()
     )
-    if check and done.returncode != 0:
+    if done.returncode != 0:
         words = (done.stderr or done.stdout)[-4000:]
         raise SystemExit(f"images: {' '.join(command[:6])} … failed:\n{words}")
 
