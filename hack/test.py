@@ -14,7 +14,7 @@ from localcluster import binaries, kind, project_images
 from localcluster.paths import cache
 
 ROOT = Path(__file__).resolve().parent.parent
-LANES = (("unit", "simulation", "contract", "chart"), ("integration", "e2e"))
+LANES = (("unit", "simulation", "contract", "chart", "release"), ("integration", "e2e"))
 """Parts of a lane run one after the other, lanes side by side: the one mostly computes, the other
 mostly waits for the processes that it started."""
 PARTS = tuple(part for lane in LANES for part in lane)
@@ -24,9 +24,10 @@ PROGRAMS = {
     "unit": KUBECTL + binaries.CHART,
     "integration": binaries.CONTROL_PLANE + binaries.CHART,
     "chart": binaries.CHART,
+    "release": binaries.CHART,
     "e2e": binaries.EVERYTHING,
 }
-"""What each part runs besides our own code."""
+"""What each part runs besides our own code, and the tools of a release."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ def prepare(parts: list[str]) -> None:
         if part == "e2e" and engine is not None:
             programs = KUBECTL + binaries.CHART
         binaries.ensure(programs)
-    if "e2e" in parts:
+    if "release" in parts:
+        binaries.ensure(binaries.RELEASE)
+    if "e2e" in parts or "release" in parts:
         if engine is None:
             binaries.ensure_packages()
         with tempfile.TemporaryDirectory(dir=cache()) as scratch:

@@ -37,6 +37,10 @@ TOOL_FLAGS = " ".join(
         "-X github.com/containerd/containerd/v2/version.Version=v2.4.2",
     )
 )
+RELEASE_FLAGS = "-s -w -X sigs.k8s.io/release-utils/version.gitVersion=v3.1.3"
+"""Of cosign; the others name no version of theirs."""
+
+FLAGS = {"k8s": K8S_FLAGS, "tools": TOOL_FLAGS, "release": RELEASE_FLAGS}
 CNI = "github.com/containernetworking/plugins/plugins"
 CONTAINERD = "github.com/containerd/containerd/v2/cmd"
 
@@ -75,19 +79,38 @@ NODE = (
     Program("pause", "tools", "./pause"),
 )
 EVERYTHING = CONTROL_PLANE + CHART + NODE
+RELEASE = (
+    Program("actionlint", "release", "github.com/rhysd/actionlint/cmd/actionlint"),
+    Program("crane", "release", "github.com/google/go-containerregistry/cmd/crane"),
+    Program("cosign", "release", "github.com/sigstore/cosign/v3/cmd/cosign"),
+)
+"""What checks workflows, and what moves, signs and verifies images."""
+
+CLUSTER_MODULES = ("k8s", "tools")
+RELEASE_MODULES = ("release",)
 
 
-def folder() -> Path:
-    """Returns the folder of the binaries; another one whenever a module or a flag changes."""
-    digest = hashlib.sha256((K8S_FLAGS + TOOL_FLAGS).encode())
-    for source in sorted(SOURCES.glob("*/go.*")) + sorted(SOURCES.glob("tools/*/*.go")):
-        digest.update(source.read_bytes())
+def folder(modules: tuple[str, ...] = CLUSTER_MODULES) -> Path:
+    """Returns the folder of the modules' binaries; another one whenever a module or a flag changes.
+
+    The tools of a release have their own: a new one does not make the cluster's anew.
+    """
+    digest = hashlib.sha256("".join(FLAGS[module] for module in modules).encode())
+    for pattern in ("go.*", "*/*.go"):
+        for source in sorted(
+            path for module in modules for path in SOURCES.glob(f"{module}/{pattern}")
+        ):
+            digest.update(source.read_bytes())
     return cache() / f"bin-{digest.hexdigest()[:16]}"
 
 
 def ensure(programs: tuple[Program, ...]) -> Path:
-    """Builds what is missing and returns the folder; an interrupt loses only the one at work."""
-    target = folder()
+    """Builds what is missing and returns the folder; an interrupt loses only the one at work.
+
+    The programs are the cluster's, or a release's, not both.
+    """
+    release = any(program.module in RELEASE_MODULES for program in programs)
+    target = folder(RELEASE_MODULES if release else CLUSTER_MODULES)
     missing = [program for program in programs if not (target / program.name).exists()]
     if not missing:
         return target
@@ -104,8 +127,14 @@ def _build(compiler: str, program: Program, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         made = Path(scratch) / "binary"
-        flags = K8S_FLAGS if program.module == "k8s" else TOOL_FLAGS
-        command = [compiler, "build", "-trimpath", "-buildvcs=false", "-ldflags", flags]
+        command = [
+            compiler,
+            "build",
+            "-trimpath",
+            "-buildvcs=false",
+            "-ldflags",
+            FLAGS[program.module],
+        ]
         command += ["-tags", "no_btrfs,no_devmapper,no_zfs", "-o", str(made), program.package]
         ended = subprocess.run(
             command,

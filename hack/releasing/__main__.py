@@ -1,0 +1,125 @@
+"""The commands of hack/release."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from releasing import chart, image, references, sbom, signatures
+from releasing.github import Repository
+from releasing.programs import ReleaseError, tool
+
+
+def main() -> int:
+    """Does what the command line says; returns 1 if the release must not go on."""
+    arguments = parser().parse_args()
+    try:
+        printed = _do(arguments)
+    except ReleaseError as refused:
+        print(f"release: {refused}", file=sys.stderr)
+        return 1
+    if printed:
+        print(printed)
+    return 0
+
+
+def _do(arguments: argparse.Namespace) -> str | None:
+    match arguments.command:
+        case "version":
+            return references.version_of(arguments.tag, references.written_versions())
+        case "image":
+            source = image.read_source(arguments.version, _address())
+            if arguments.twice:
+                return image.build_twice(source)
+            return image.push(source, arguments.repository)
+        case "chart":
+            committed = image.read_source(arguments.version, _address()).committed
+            archive = chart.package(arguments.image, arguments.version, committed, arguments.folder)
+            return chart.push(archive, arguments.repository)
+        case "sbom":
+            bill = sbom.text(sbom.make(arguments.reference, arguments.version))
+            arguments.folder.mkdir(parents=True, exist_ok=True)
+            for name in ("sbom.json", f"gpujob-operator-{arguments.version}.cdx.json"):
+                (arguments.folder / name).write_text(bill)
+        case "sign":
+            signatures.sign(arguments.reference, _signer(arguments))
+        case "attest":
+            signatures.attest(arguments.reference, _signer(arguments), arguments.sbom)
+        case "verify":
+            signatures.verify(arguments.reference, _signer(arguments), arguments.sbom)
+            return f"{arguments.reference} is signed"
+        case "publish":
+            return Repository.from_environment().publish(arguments.tag, arguments.files)
+        case "tool":
+            return tool(arguments.name)
+    return None
+
+
+def _signer(arguments: argparse.Namespace) -> signatures.Signer:
+    if arguments.key:
+        return signatures.Key(arguments.key)
+    return signatures.Workflow(arguments.identity, arguments.commit)
+
+
+def _address() -> str:
+    server, name = os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")
+    return f"{server}/{name}" if server and name else ""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    release = argparse.ArgumentParser(prog="hack/release", description="One step of a release.")
+    commands = release.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("version", help="print the version that a tag releases")
+    command.add_argument("tag")
+
+    command = commands.add_parser("image", help="build and push the image; print it by digest")
+    command.add_argument("version")
+    where = command.add_mutually_exclusive_group(required=True)
+    where.add_argument("--repository", help="as ghcr.io/owner/gpujob-operator")
+    where.add_argument("--twice", action="store_true", help="build twice, compare, push nothing")
+
+    command = commands.add_parser("chart", help="package and push the chart; print it by digest")
+    command.add_argument("version")
+    command.add_argument("--image", required=True, help="NAME@sha256:…")
+    command.add_argument("--repository", required=True, help="as ghcr.io/owner/charts")
+    command.add_argument("--folder", required=True, type=Path, help="where the archive goes")
+
+    command = commands.add_parser("sbom", help="write sbom.json and its copy …cdx.json")
+    command.add_argument("version")
+    command.add_argument("reference", help="NAME@sha256:…")
+    command.add_argument("--folder", required=True, type=Path)
+
+    command = commands.add_parser("sign", help="sign in both formats")
+    command.add_argument("reference", help="NAME@sha256:…")
+    _add_signer(command)
+
+    command = commands.add_parser("attest", help="sign the bill of materials")
+    command.add_argument("reference", help="NAME@sha256:…")
+    command.add_argument("--sbom", required=True, type=Path)
+    _add_signer(command)
+
+    command = commands.add_parser("verify", help="fail unless it is signed in both formats")
+    command.add_argument("reference", help="NAME@sha256:…")
+    command.add_argument("--sbom", type=Path, help="this bill must be attested, too")
+    _add_signer(command)
+
+    command = commands.add_parser("publish", help="draft, upload, check the list, publish")
+    command.add_argument("tag")
+    command.add_argument("files", nargs="+", type=Path)
+
+    command = commands.add_parser("tool", help="print where a program lies, built if need be")
+    command.add_argument("name", choices=("actionlint", "cosign", "crane"))
+    return release
+
+
+def _add_signer(command: argparse.ArgumentParser) -> None:
+    who = command.add_mutually_exclusive_group(required=True)
+    who.add_argument("--identity", help="keyless: address of the workflow file at its tag")
+    who.add_argument("--key", type=Path, help="a key, for a registry on this machine")
+    command.add_argument("--commit", help="keyless: the commit that the workflow ran for")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""The image of operator and driver, by docker from operator/Dockerfile."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from localcluster.paths import ROOT
+from releasing.programs import ReleaseError, run
+
+PLATFORMS = ("linux/amd64", "linux/arm64")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an image is built from."""
+
+    version: str
+    commit: str
+    """Hexadecimal."""
+    committed: int
+    """Seconds since 1970. Every time in the image is this one, so that two builds are the same."""
+    address: str
+    """Of the repository, for people."""
+
+
+def read_source(version: str, address: str) -> Source:
+    """Returns what the work tree holds; raises ReleaseError if it differs from its commit."""
+    git = ["git", "-C", str(ROOT)]
+    if changed := run([*git, "status", "--porcelain"]).strip():
+        raise ReleaseError(f"the work tree differs from its commit:\n{changed}")
+    commit, committed = run([*git, "show", "-s", "--format=%H %ct", "HEAD"]).split()
+    return Source(version, commit, int(committed), address)
+
+
+def build_command(source: Source, output: str, metadata: Path) -> list[str]:
+    """Returns the command that builds the image for all platforms.
+
+    Neither caches nor the builder's own attestations: the first could carry what another run left,
+    the second hold the time of the build.
+    """
+    arguments = {
+        "SOURCE_DATE_EPOCH": str(source.committed),
+        "VERSION": source.version,
+        "REVISION": source.commit,
+        "SOURCE": source.address,
+    }
+    return [
+        *("docker", "buildx", "build", "--file", "operator/Dockerfile", "--target", "gpujob"),
+        *("--platform", ",".join(PLATFORMS), "--no-cache", "--provenance=false", "--sbom=false"),
+        *(part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")),
+        *("--metadata-file", str(metadata), "--output", f"{output},rewrite-timestamp=true", "."),
+    ]
+
+
+def push(source: Source, repository: str) -> str:
+    """Builds and pushes the image; returns its name by digest."""
+    name = repository.lower()
+    digest = _build(source, f"type=image,name={name}:{source.version},push=true")
+    return f"{name}@{digest}"
+
+
+def build_twice(source: Source) -> str:
+    """Builds the image twice, pushes nothing; returns the digest, raises ReleaseError if two."""
+    with tempfile.TemporaryDirectory() as scratch:
+        outputs = [f"type=oci,dest={scratch}/{number}.tar" for number in (1, 2)]
+        first, second = (_build(source, output) for output in outputs)
+    if first != second:
+        raise ReleaseError(f"two builds of {source.commit} differ: {first} and {second}")
+    return first
+
+
+def _build(source: Source, output: str) -> str:
+    with tempfile.TemporaryDirectory() as scratch:
+        metadata = Path(scratch) / "metadata.json"
+        run(build_command(source, output, metadata), cwd=ROOT)
+        digest: str = json.loads(metadata.read_text())["containerimage.digest"]
+    return digest
