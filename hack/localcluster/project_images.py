@@ -52,34 +52,39 @@ done
 OPERATOR, SIMULATOR = "localhost/gpujob:dev", "localhost/vastsim:dev"
 
 
-def build(target: Path) -> tuple[Path, Path]:
-    """Writes both images and returns their archives: operator and simulator."""
+def build(target: Path, tags: tuple[str, ...] = (OPERATOR, SIMULATOR)) -> list[Path]:
+    """Writes the images into a folder and returns their archives in that order."""
     target.mkdir(parents=True, exist_ok=True)
     engine = kind.engine()
     if engine is not None:
-        by_engine = [_by_engine(engine, tag, target) for tag in (OPERATOR, SIMULATOR)]
-        return by_engine[0], by_engine[1]
+        return [_by_engine(engine, tag, target) for tag in tags]
     ensure_packages()
     wheels = _wheels()
-    with tempfile.TemporaryDirectory(dir=target) as scratch:
-        made = []
-        for tag, package, root in (
-            (OPERATOR, "gpujob", _root("operator", BASE_PACKAGES, UNWANTED)),
-            (SIMULATOR, "vastsim", _root("machine", MACHINE_PACKAGES, ())),
-        ):
-            source = Path(scratch) / package
+    made = []
+    for tag in tags:
+        package = _name(tag)
+        with tempfile.TemporaryDirectory(dir=target) as scratch:
+            source = Path(scratch) / "source"
             no_caches = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / "operator" / package, source / package, ignore=no_caches)
-            code = _compiled(Path(scratch) / f"{package}.layer", source)
+            code = _compiled(Path(scratch) / "code.layer", source)
             archive = target / f"{package}.tar"
+            if tag == OPERATOR:
+                root = _root("operator", BASE_PACKAGES, UNWANTED)
+            else:
+                root = _root("machine", MACHINE_PACKAGES, ())
             write_archive(_image(tag, package, (root, wheels, code)), archive)
             print(f"images: {tag} in {archive}", flush=True)
             made.append(archive)
-    return made[0], made[1]
+    return made
+
+
+def _name(tag: str) -> str:
+    return tag.removeprefix("localhost/").partition(":")[0]
 
 
 def _by_engine(engine: str, tag: str, target: Path) -> Path:
-    name = tag.removeprefix("localhost/").partition(":")[0]
+    name = _name(tag)
     archive = target / f"{name}.tar"
     print(f"images: {tag} by {engine}", flush=True)
     source = ["--file", str(ROOT / "operator/Dockerfile"), "--target", name]

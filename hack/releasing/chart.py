@@ -25,10 +25,9 @@ def package(image: str, version: str, committed: int, folder: Path) -> Path:
         shutil.copytree(ROOT / "helm/gpujob", chart)
         values = chart / "values.yaml"
         values.write_text(name_image(values.read_text(), image))
-        for path in [chart, *chart.rglob("*")]:
-            os.utime(path, (committed, committed))
         options = [f"--version={version}", f"--app-version={version}", f"--destination={folder}"]
-        run([helm(), "package", str(chart), *options])
+        epoch = {"SOURCE_DATE_EPOCH": str(committed)}
+        run([helm(), "package", str(chart), *options], env=epoch)
     return folder / f"gpujob-{version}.tgz"
 
 
@@ -54,7 +53,7 @@ def push(archive: Path, repository: str, *, plain_http: bool = False) -> str:
         command.append(f"--registry-config={login}")
     if plain_http:
         command.append("--plain-http")
-    printed = run([*command])
+    printed = run(command, joined=True)
     found = PUSHED.search(printed)
     if found is None:
         raise ReleaseError(f"helm push named no digest:\n{printed}")

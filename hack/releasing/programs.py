@@ -15,21 +15,30 @@ class ReleaseError(Exception):
 
 
 def run(
-    command: list[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    command: list[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    joined: bool = False,
 ) -> str:
-    """Runs a program and returns what it printed; raises ReleaseError with its complaint."""
+    """Runs a program and returns what it printed; raises ReleaseError with its complaint.
+
+    `joined`: also what it printed as errors, where some tell their result.
+    """
     done = subprocess.run(
         command,
         cwd=cwd,
         env=environment() | dict(env or {}),
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if joined else subprocess.PIPE,
         text=True,
         check=False,
     )
     if done.returncode != 0:
         name = " ".join([Path(command[0]).name, *command[1:3]])
-        raise ReleaseError(f"{name} … ended with {done.returncode}:\n{done.stderr.strip()[-4000:]}")
+        complaint = (done.stdout if joined else done.stderr).strip()[-4000:]
+        raise ReleaseError(f"{name} … ended with {done.returncode}:\n{complaint}")
     return done.stdout
 
 
@@ -39,8 +48,11 @@ def tool(name: str) -> str:
 
 
 def helm() -> str:
-    """Returns the path of helm, built from its pinned module if need be."""
-    return _built(binaries.CHART[0])
+    """Returns the path of helm 4, built from its pinned module if need be.
+
+    Helm 3 puts the time of day into what it packages.
+    """
+    return _built(binaries.CHART[1])
 
 
 def _built(program: binaries.Program) -> str:

@@ -1,0 +1,28 @@
+"""How images get into the registry."""
+
+import tarfile
+from pathlib import Path
+
+from localcluster.images import Image, write_archive, write_layer
+from releasing.programs import run, tool
+
+
+def push_small(registry: str, folder: Path, content: bytes) -> str:
+    """Pushes an image that holds one file; returns its name by digest."""
+    layer = write_layer(folder / "layer", {"file": content})
+    archive = folder / "small.tar"
+    write_archive(Image("localhost/small:1", (layer,), ("/file",), "1:1"), archive)
+    return push(archive, f"{registry}/gpujob/small", folder)
+
+
+def push(archive: Path, name: str, scratch: Path) -> str:
+    """Pushes an archive, an engine's or ours; returns the image's name by digest."""
+    with tarfile.open(archive) as opened:
+        by_engine = "manifest.json" in opened.getnames()
+        layout = scratch / "layout"
+        if not by_engine:
+            opened.extractall(layout, filter="data")
+    source = archive if by_engine else layout
+    pushed = run([tool("crane"), "push", str(source), f"{name}:1"]).strip()
+    assert pushed.startswith(f"{name}@sha256:")
+    return pushed

@@ -1,0 +1,112 @@
+"""The image: the same bytes each time, and Dockerfile and local builder in step."""
+
+import json
+import re
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localcluster import kind, project_images
+from localcluster.paths import ROOT
+from releasing.image import Source, build_command
+
+DOCKERFILE = (ROOT / "operator/Dockerfile").read_text()
+OPERATOR = DOCKERFILE[DOCKERFILE.index("AS gpujob\n") :]
+
+by_ourselves = pytest.mark.skipif(
+    kind.engine() is not None,
+    reason="a container engine builds it here: `hack/release image --twice` compares its builds",
+)
+
+
+@by_ourselves
+def test_two_builds_are_the_same(archive: Path, tmp_path: Path) -> None:
+    """Byte by byte, in another folder and with other times."""
+    again = project_images.build(tmp_path, (project_images.OPERATOR,))[0]
+
+    assert again.read_bytes() == archive.read_bytes()
+
+
+def test_the_image_has_no_shell_and_no_package_manager(archive: Path) -> None:
+    """Nor a compiler, nor anything else to run but Python."""
+    programs = {
+        Path(name).name
+        for name in _files(archive)
+        if re.match(r"(usr/)?(local/)?s?bin/.", name) and not name.endswith((".py", ".pyc"))
+    }
+
+    assert {name for name in programs if "python3" in name} == {"python3", "python3.13"}
+    assert not programs & {"sh", "dash", "bash", "busybox", "apt", "dpkg", "pip", "gcc"}
+
+
+@by_ourselves
+def test_both_builders_make_the_same_of_it(archive: Path) -> None:
+    """User, variables, entry point, Python and labels."""
+    config = _config(archive)["config"]
+    variables = dict(re.findall(r"(\w+)=(\S+)", re.search(r"^ENV (.*)$", OPERATOR, re.M)[1]))  # type: ignore[index]
+    made = dict(one.split("=", 1) for one in config["Env"])
+
+    assert f"USER {config['User']}\n" in OPERATOR
+    assert re.fullmatch(r"[1-9]\d{4,}:[1-9]\d{4,}", config["User"])
+    assert made == variables | {"PATH": made["PATH"]}
+    assert f"ENTRYPOINT {json.dumps(config['Entrypoint'])}\n" in OPERATOR
+    assert set(re.findall(r"--python-version=(\S+)", DOCKERFILE)) == {project_images.PYTHON}
+    assert set(re.findall(r"debian(\d+)", DOCKERFILE)) == {"13"}
+    for name, value in config["Labels"].items():
+        if not name.endswith("version"):
+            assert f'{name}="{value}"' in OPERATOR
+
+
+def test_bases_are_named_by_digest_and_nothing_is_fetched_but_by_hash() -> None:
+    """And no tool of the distribution is asked for more."""
+    bases = re.findall(r"^FROM (?:--platform=\S+ )?(\S+)", DOCKERFILE, re.MULTILINE)
+    stages = set(re.findall(r"^FROM .* AS (\w+)$", DOCKERFILE, re.MULTILINE))
+    installs = re.findall(r"pip install (?:[^&]|\\\n)*", DOCKERFILE)
+
+    assert all(re.search(r"@sha256:[0-9a-f]{64}$", one) for one in bases if one not in stages)
+    assert installs
+    assert all("--require-hashes" in one and "--only-binary=:all:" in one for one in installs)
+    assert not re.search(r"\b(apt|apt-get|curl|wget|ADD)\b", DOCKERFILE)
+    assert "# syntax=" not in DOCKERFILE  # would be another image, named by a tag
+
+
+def test_the_release_is_built_without_caches_and_with_one_time() -> None:
+    """The commit's: else each build would be another image."""
+    source = Source("1.2.3", "abc", 1_700_000_000, "https://github.com/o/r")
+    command = build_command(source, "type=image,push=true", Path("m.json"))
+
+    assert "SOURCE_DATE_EPOCH=1700000000" in command
+    assert "type=image,push=true,rewrite-timestamp=true" in command
+    assert {"--no-cache", "--provenance=false", "--sbom=false"} <= set(command)
+    assert "linux/amd64,linux/arm64" in command
+    given = {one.partition("=")[0] for one in command[command.index("--build-arg") :]}
+    assert {"VERSION", "REVISION", "SOURCE"} <= given
+    assert set(re.findall(r"^ARG (VERSION|REVISION|SOURCE)=$", OPERATOR, re.M)) <= given
+
+
+def _config(archive: Path) -> dict[str, Any]:
+    with tarfile.open(archive) as opened:
+
+        def blob(digest: str) -> Any:
+            stream = opened.extractfile(f"blobs/{digest.replace(':', '/')}")
+            assert stream is not None
+            return json.loads(stream.read())
+
+        index = opened.extractfile("index.json")
+        assert index is not None
+        manifest = blob(json.loads(index.read())["manifests"][0]["digest"])
+        config: dict[str, Any] = blob(manifest["config"]["digest"])
+        return config
+
+
+def _files(archive: Path) -> list[str]:
+    names: list[str] = []
+    with tarfile.open(archive) as opened:
+        for member in opened:
+            stream = opened.extractfile(member)
+            if stream is not None and member.size > 100_000:
+                with tarfile.open(fileobj=stream) as layer:
+                    names += [one.name for one in layer if not one.isdir()]
+    return names
