@@ -56,7 +56,9 @@ def build_command(source: Source, output: str, metadata: Path) -> list[str]:
 def push(source: Source, repository: str) -> str:
     """Builds and pushes the image; returns its name by digest."""
     name = repository.lower()
-    digest = _build(source, f"type=image,name={name}:{source.version},push=true")
+    digest = _build(
+        source, f"type=image,name={name}:{source.version},push=true,oci-mediatypes=true"
+    )
     return f"{name}@{digest}"
 
 

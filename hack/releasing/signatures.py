@@ -20,8 +20,6 @@ GITHUB = "https://token.actions.githubusercontent.com"
 
 SIGNATURE = "https://sigstore.dev/cosign/sign/v1"
 """The type that cosign 3 gives a signature in a bundle."""
-OLD_SIGNATURE = "cosign container image signature"
-"""The type that a signature has under the tag `sha256-….sig`."""
 
 OLD_FORMAT = ("--new-bundle-format=false",)
 """What Kyverno reads on GHCR, which has no referrers API. Leaves with cosign 4."""
@@ -97,9 +95,9 @@ def verify(reference: str, signer: Signer, bill: Path | None) -> None:
     """Raises ReleaseError unless it is signed in both formats and, if given, bears the bill."""
     _, digest = by_digest(reference)
     command = [tool("cosign"), "verify", "--output=json", *signer.verify_options()]
-    require_signature(json.loads(run([*command, reference])), digest, SIGNATURE)
-    old = run([*command, *OLD_FORMAT, reference])
-    require_signature(json.loads(old), digest, OLD_SIGNATURE)
+    require_signature(json.loads(run([*command, reference])), digest)
+    # Beside the old format no statement is kept: what is found there is a signature.
+    run([*command, *OLD_FORMAT, reference])
     if bill is not None:
         command = [tool("cosign"), "verify-attestation", "--type=cyclonedx", "--output=json"]
         printed = run([*command, *signer.verify_options(), reference])
@@ -107,7 +105,7 @@ def verify(reference: str, signer: Signer, bill: Path | None) -> None:
         require_bill(statements, digest, json.loads(bill.read_text()))
 
 
-def require_signature(verified: Iterable[dict[str, Any]], digest: str, kind: str) -> None:
+def require_signature(verified: Iterable[dict[str, Any]], digest: str) -> None:
     """Raises ReleaseError unless one of what cosign verified is a signature of the digest.
 
     `cosign verify` is content with any bundle of the right signer, a statement about the image's
@@ -118,11 +116,11 @@ def require_signature(verified: Iterable[dict[str, Any]], digest: str, kind: str
         critical = one.get("critical", {})
         seen.append(critical.get("type"))
         if (critical.get("type"), critical.get("image", {}).get("docker-manifest-digest")) == (
-            kind,
+            SIGNATURE,
             digest,
         ):
             return
-    raise ReleaseError(f"{digest} is not signed as {kind!r}: cosign verified only {seen}")
+    raise ReleaseError(f"{digest} is not signed as {SIGNATURE!r}: cosign verified only {seen}")
 
 
 def require_bill(statements: Iterable[dict[str, Any]], digest: str, bill: Any) -> None:

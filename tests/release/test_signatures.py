@@ -8,7 +8,7 @@ from tests.release.parts import push_small
 from releasing import signatures
 from releasing.__main__ import main
 from releasing.programs import ReleaseError, run, tool
-from releasing.signatures import GITHUB, OLD_SIGNATURE, SIGNATURE, Key, Workflow
+from releasing.signatures import GITHUB, SIGNATURE, Key, Workflow
 
 Keys = tuple[Key, Key]
 
@@ -116,7 +116,7 @@ DIGEST, OTHER = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
     [
         (SIGNATURE, DIGEST, True),
         (SIGNATURE, OTHER, False),
-        (OLD_SIGNATURE, DIGEST, False),
+        ("cosign container image signature", DIGEST, False),
         ("https://slsa.dev/provenance/v1", DIGEST, False),
         (None, DIGEST, False),
     ],
@@ -125,10 +125,10 @@ def test_type_and_digest_are_demanded(kind: str | None, digest: str, good: bool)
     """Of one and the same entry."""
     verified = [{"critical": {"type": kind, "image": {"docker-manifest-digest": digest}}}]
     if good:
-        signatures.require_signature(verified, DIGEST, SIGNATURE)
+        signatures.require_signature(verified, DIGEST)
     else:
         with pytest.raises(ReleaseError, match="not signed as"):
-            signatures.require_signature(verified, DIGEST, SIGNATURE)
+            signatures.require_signature(verified, DIGEST)
 
 
 def test_keyless_demands_issuer_identity_and_commit() -> None:
