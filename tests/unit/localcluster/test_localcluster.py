@@ -109,7 +109,7 @@ esac
 
 
 def test_with_an_engine_it_is_kind(tmp_path: Path) -> None:
-    """up creates once, load and down go to kind, kubeconfig is written."""
+    """up creates once, load and down go to kind, kubeconfig is written, images are docker's."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("docker", "kind"):
@@ -127,6 +127,8 @@ def test_with_an_engine_it_is_kind(tmp_path: Path) -> None:
         f"cluster.load(Path('{archive}'))\n"
         "assert cluster.kubeconfig.read_text() == 'apiVersion: v1\\n'\n"
         "print(cluster.status()); cluster.down(); print(cluster.status())\n"
+        "from localcluster import project_images\n"
+        f"project_images.build(Path('{tmp_path}'))\n"
     )
     done = subprocess.run(
         [str(ROOT / ".venv/bin/python"), "-c", script],
@@ -139,10 +141,16 @@ def test_with_an_engine_it_is_kind(tmp_path: Path) -> None:
             "STUB_LOG": str(log),
         },
     )
-    calls = [line for line in log.read_text().splitlines() if line.startswith("kind")]
+    lines = log.read_text().splitlines()
+    calls = [line for line in lines if line.startswith("kind")]
 
     assert done.returncode == 0, done.stderr
     assert sum("create cluster --name mine" in call for call in calls) == 1
     assert f"kind load image-archive {archive} --name mine" in calls
     assert "mine: up by kind" in done.stdout
     assert "mine: down" in done.stdout
+    dockerfile = f"--file {ROOT / 'operator/Dockerfile'}"
+    for target in ("gpujob", "vastsim"):
+        tag = f"localhost/{target}:dev"
+        assert f"docker build --quiet {dockerfile} --target {target} --tag {tag} {ROOT}" in lines
+        assert f"docker save --output {tmp_path / target}.tar {tag}" in lines
