@@ -26,3 +26,14 @@ def push(archive: Path, name: str, scratch: Path) -> str:
     pushed = run([tool("crane"), "push", str(source), f"{name}:1"]).strip()
     assert pushed.startswith(f"{name}@sha256:")
     return pushed
+
+
+def index_of(image: str) -> tuple[str, str]:
+    """Pushes an image for two platforms, the second like the first; returns it and the second."""
+    crane, name = tool("crane"), image.partition("@")[0]
+    other = run([crane, "mutate", "--set-platform=linux/arm64", image, f"--tag={name}:arm64"])
+    second = f"{name}@{run([crane, 'digest', f'{name}:arm64']).strip()}"
+    assert second != image, other
+    manifests = [f"--manifest={one}" for one in (image, second)]
+    run([crane, "index", "append", *manifests, f"--tag={name}:both"])
+    return f"{name}@{run([crane, 'digest', f'{name}:both']).strip()}", second

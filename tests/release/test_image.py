@@ -1,6 +1,7 @@
 """The image: the same bytes each time, and Dockerfile and local builder in step."""
 
 import json
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from localcluster import kind, project_images
 from localcluster.paths import ROOT
-from releasing.image import Source, build_command
+from releasing.image import Source, build_command, build_twice, push
+from releasing.programs import ReleaseError
 
 DOCKERFILE = (ROOT / "operator/Dockerfile").read_text()
 OPERATOR = DOCKERFILE[DOCKERFILE.index("AS gpujob\n") :]
@@ -74,8 +76,7 @@ def test_bases_are_named_by_digest_and_nothing_is_fetched_but_by_hash() -> None:
 
 def test_the_release_is_built_without_caches_and_with_one_time() -> None:
     """The commit's: else each build would be another image."""
-    source = Source("1.2.3", "abc", 1_700_000_000, "https://github.com/o/r")
-    command = build_command(source, "type=image,push=true", Path("m.json"))
+    command = build_command(SOURCE, "type=image,push=true", Path("m.json"))
 
     assert "SOURCE_DATE_EPOCH=1700000000" in command
     assert "type=image,push=true,rewrite-timestamp=true" in command
@@ -84,6 +85,42 @@ def test_the_release_is_built_without_caches_and_with_one_time() -> None:
     given = {one.partition("=")[0] for one in command[command.index("--build-arg") :]}
     assert {"VERSION", "REVISION", "SOURCE"} <= given
     assert set(re.findall(r"^ARG (VERSION|REVISION|SOURCE)=$", OPERATOR, re.M)) <= given
+
+
+DOCKER = """#!/bin/sh
+# Pushes nothing: writes the next digest of a list where it is told to.
+while [ "$1" != --metadata-file ]; do shift; done
+digest=$(head -n 1 "$DIGESTS"); sed -i 1d "$DIGESTS"
+printf '{"containerimage.digest": "%s"}' "$digest" > "$2"
+"""
+SOURCE = Source("1.2.3", "abc", 1_700_000_000, "https://github.com/o/r")
+
+
+@pytest.fixture
+def digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a docker that only names digests takes them from."""
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("DIGESTS", str(tmp_path / "digests"))
+    return tmp_path / "digests"
+
+
+def test_what_was_pushed_is_told_by_digest(digests: Path) -> None:
+    """In lower case, which registries demand."""
+    digests.write_text("sha256:1\n")
+
+    assert push(SOURCE, "ghcr.io/GpuJob/x") == "ghcr.io/gpujob/x@sha256:1"
+
+
+def test_two_builds_that_differ_are_refused(digests: Path) -> None:
+    """The commit is named, both digests are."""
+    digests.write_text("sha256:1\nsha256:1\n")
+    assert build_twice(SOURCE) == "sha256:1"
+    digests.write_text("sha256:1\nsha256:2\n")
+
+    with pytest.raises(ReleaseError, match="of abc differ: sha256:1 and sha256:2"):
+        build_twice(SOURCE)
 
 
 def _config(archive: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from tests.release.parts import index_of
 
 from localcluster.paths import ROOT
 from releasing import sbom
@@ -50,6 +51,17 @@ def test_it_names_the_image(bill: Document, image: str) -> None:
 
     assert (subject["name"], subject["version"]) == ("gpujob-operator", "1.2.3")
     assert image.partition("@sha256:")[2] == subject["hashes"][0]["content"]
+
+
+def test_each_platform_is_read(image: str) -> None:
+    """Of an index, which is what is released."""
+    both, second = index_of(image)
+    contents = [sbom.read_contents(both, platform) for platform in sbom.platforms(both)]
+
+    assert sbom.platforms(both) == ["linux/amd64", "linux/arm64"]
+    assert sbom.platforms(second) == ["linux/arm64"]
+    assert contents[0] == contents[1]
+    assert {name for name, _ in contents[1].python} == set(PINNED)
 
 
 def test_each_pin_bears_the_hashes_of_the_lock(lock: Document) -> None:

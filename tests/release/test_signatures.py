@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.release.parts import push_small
+from tests.release.parts import index_of, push_small
 
 from releasing import signatures
 from releasing.__main__ import main
@@ -33,6 +33,16 @@ def test_what_was_signed_is_verified(
     tags = run([tool("crane"), "ls", small.partition("@")[0]]).split()
     bundle = small.partition("@")[2].replace(":", "-")
     assert {bundle, f"{bundle}.sig"} <= set(tags)
+
+
+def test_each_platform_is_signed(small: str, keys: Keys) -> None:
+    """A node pulls the image of its platform, and a policy may ask about that one."""
+    private, public = keys
+    both, second = index_of(small)
+    signatures.sign(both, private)
+
+    for reference in (both, small, second):
+        signatures.verify(reference, public, None)
 
 
 def test_another_key_is_refused(small: str, keys: Keys, tmp_path: Path) -> None:
