@@ -28,7 +28,7 @@ def version_of(tag: str, written: dict[str, str]) -> str:
     `written` holds the version for each place where one is written.
     """
     version = tag.removeprefix("v")
-    if not re.fullmatch(r"v\d+\.\d+\.\d+(-[0-9A-Za-z.]+)?", tag):
+    if not re.fullmatch(r"v\d+\.\d+\.\d+", tag):
         raise ReleaseError(f"tag {tag!r} is no version: v1.2.3 is one")
     others = [f"{place} says {other}" for place, other in written.items() if other != version]
     if others:

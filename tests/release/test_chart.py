@@ -66,7 +66,9 @@ def test_a_tag_releases_the_version_that_the_files_say() -> None:
         version_of("v1.2.4", WRITTEN)
 
 
-@pytest.mark.parametrize("tag", ["1.2.3", "v1.2", "v1.2.3;id", "v1.2.3/../x", "v1.2.3\n"])
+@pytest.mark.parametrize(
+    "tag", ["1.2.3", "v1.2", "v1.2.3-rc.1", "v1.2.3;id", "v1.2.3/../x", "v1.2.3\n"]
+)
 def test_a_tag_that_is_no_version_is_refused(tag: str) -> None:
     """It goes on into commands and names."""
     with pytest.raises(ReleaseError, match="is no version"):
