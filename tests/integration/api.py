@@ -136,7 +136,10 @@ def secret(name: str, data: dict[str, str]) -> Object:
 def api_server(
     plane: ControlPlane, folder: Path, entries: Mapping[str, str], **settings: str
 ) -> Iterator[Api]:
-    """The server with the API, a certificate, and tokens by their entries in the Secret."""
+    """The server with the API, a certificate, and tokens by their entries in the Secret.
+
+    Unless a setting says otherwise, nobody is where it asks the controller.
+    """
     kubectl = Kubectl(plane, plane.kubeconfig)
     names = frozenset({"localhost"})
     certificate = pki.make(names, now=datetime.now(UTC), life_seconds=86400)
@@ -146,9 +149,12 @@ def api_server(
     kubectl.apply(secret("gpujob-api-tokens", dict(entries)))
     port = free_port()
     config = operators_config(plane, folder / "server.kubeconfig", account="gpujob-server")
-    server = AdmissionServer(
-        folder, config, GPUJOB_API_PORT=str(port), GPUJOB_LOOK_SECONDS="0.3", **settings
-    )
+    told = {
+        "GPUJOB_API_PORT": str(port),
+        "GPUJOB_LOOK_SECONDS": "0.3",
+        "GPUJOB_TRANSPORT_URL": f"http://127.0.0.1:{free_port()}",
+    }
+    server = AdmissionServer(folder, config, **told | settings)
     server.start()
     api = Api(port, certificate.authority, "", kubectl, server)
     try:

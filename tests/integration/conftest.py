@@ -26,7 +26,7 @@ from tests.integration.parts import (
 )
 
 from localcluster import binaries
-from localcluster.control_plane import ControlPlane, free_port
+from localcluster.control_plane import ControlPlane
 
 
 @dataclass
@@ -273,12 +273,7 @@ def module_api(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
         "b": record(TOKENS["b"], "write", 1, "team-b"),
     }
     folder = tmp_path_factory.mktemp("api")
-    # No controller is there: what it answers is told by tests of its own.
-    settings = {
-        "GPUJOB_API_BOOTSTRAP_TOKEN": BOOTSTRAP,
-        "GPUJOB_TRANSPORT_URL": f"http://127.0.0.1:{free_port()}",
-    }
-    with api_server(plane, folder, entries, **settings) as running:
+    with api_server(plane, folder, entries, GPUJOB_API_BOOTSTRAP_TOKEN=BOOTSTRAP) as running:
         yield running
 
 
