@@ -72,6 +72,7 @@ class Stage:
 
     def install(self, *options: str) -> None:
         """Installs the operator by its chart; the options are helm's."""
+        self.namespace("demo")
         self.helm(
             "upgrade",
             "--install",
@@ -84,7 +85,6 @@ class Stage:
             *options,
         )
         say("the operator is installed by its chart and ready")
-        self.namespace("demo")
 
     def down(self) -> None:
         """Removes everything."""

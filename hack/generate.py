@@ -1,17 +1,16 @@
-"""Writes the CRDs to crds/ and the chart, and the schemas of its values, of DriverTransport and of
-the HTTP API."""
+"""Writes the CRDs to crds/ and the chart, the schema and page of its values, and the schemas of
+DriverTransport and of the HTTP API."""
 
 import json
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+import chart_values
 from gpujob.api.schema import KINDS, Kind, custom_resource_definition
 from gpujob.api.transport import messages_schema
-from gpujob.core.limits import Limits
 from gpujob.http_api.app import api_app
 
 NOTHING_ASKED: Any = {
@@ -41,90 +40,13 @@ def template(kind: Kind) -> str:
     return f"{HEADER}{{{{- if .Values.crds.install }}}}\n{text}{{{{- end }}}}\n"
 
 
-def values_schema() -> str:
-    """Returns the schema of the chart's values, closed at every level."""
-
-    def closed(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": properties,
-            **({"required": required} if required else {}),
-        }
-
-    text = {"type": "string"}
-    quantity = {"type": ["string", "number"]}
-    amounts = closed({"cpu": quantity, "memory": quantity, "ephemeral-storage": quantity})
-    limits = {
-        _camel(field.name): (
-            {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}
-            if field.type is str
-            else {"type": "integer" if field.type is int else "number", "minimum": 0}
-        )
-        for field in fields(Limits)
-    }
-    schema = closed(
-        {
-            "image": closed(
-                {
-                    "repository": {"type": "string", "minLength": 1},
-                    "tag": text,
-                    "digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
-                    "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
-                }
-            ),
-            "replicas": {"type": "integer", "minimum": 1},
-            "imagePullSecrets": {"type": "array", "items": {"type": "string", "minLength": 1}},
-            "vast": closed(
-                {
-                    "existingSecret": {"type": "string", "minLength": 1},
-                    "key": {"type": "string", "minLength": 1},
-                    "url": {"type": "string", "pattern": "^https?://"},
-                },
-                ["existingSecret"],
-            ),
-            "crds": closed({"install": {"type": "boolean"}}),
-            "admissionPolicies": closed({"install": {"type": "boolean"}}),
-            "webhook": closed(
-                {
-                    "install": {"type": "boolean"},
-                    "replicas": {"type": "integer", "minimum": 1},
-                    "certManager": {"type": "boolean"},
-                    "resources": closed({"requests": amounts, "limits": amounts}),
-                }
-            ),
-            "api": closed(
-                {
-                    "install": {"type": "boolean"},
-                    "mode": {"enum": ["production", "development"]},
-                    "bootstrapSecret": text,
-                }
-            ),
-            "limits": closed(limits),
-            "logLevel": {"enum": ["DEBUG", "INFO", "WARNING", "ERROR"]},
-            "resources": closed({"requests": amounts, "limits": amounts}),
-            "nodeSelector": {"type": "object", "additionalProperties": text},
-            "tolerations": {"type": "array", "items": {"type": "object"}},
-            "global": {"type": "object"},
-        },
-        ["vast"],
-    )
-    document = {"$schema": "http://json-schema.org/draft-07/schema#", **schema}
-    return json.dumps(document, indent=2) + "\n"
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(part.capitalize() for part in rest)
-
-
 def files() -> dict[Path, str]:
     """Returns every generated file with its text."""
     made = {}
     for kind in KINDS:
         made[ROOT / "crds" / f"{kind.plural}.yaml"] = plain(kind)
         made[ROOT / "helm/gpujob/templates/crds" / f"{kind.plural}.yaml"] = template(kind)
-    made[ROOT / "helm/gpujob/values.schema.json"] = values_schema()
+    made |= chart_values.pages(ROOT / "helm/gpujob")
     messages = json.dumps(messages_schema(), indent=2) + "\n"
     made[ROOT / "operator/gpujob/api/transport.schema.json"] = messages
     openapi = json.dumps(api_app(**NOTHING_ASKED).openapi(), indent=2) + "\n"

@@ -53,6 +53,8 @@ def prepare(parts: list[str]) -> None:
         if part == "e2e" and engine is not None:
             programs = KUBECTL + binaries.CHART
         binaries.ensure(programs)
+    if "chart" in parts:
+        subprocess.run([ROOT / "hack/checkov", "--version"], check=True)
     if "release" in parts:
         binaries.ensure(binaries.RELEASE)
     if "e2e" in parts or "release" in parts:

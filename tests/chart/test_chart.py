@@ -1,51 +1,31 @@
 """The chart as a platform team reads it: closed values, few rights, restricted pods."""
 
-import os
+import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from tests.chart.rendering import (
+    CHART,
+    DIGEST,
+    EXAMPLES,
+    VALUE_SETS,
+    Object,
+    helm,
+    made,
+    objects,
+    rendered,
+)
 
+import chart_values
 from gpujob.api.schema import GPUJOB, KINDS, custom_resource_definition
 from gpujob.config import ServerSettings, Settings
 from gpujob.core.rights import CLUSTER_WIDE, own_rights, webhook_rights
-from localcluster import binaries
 from localcluster.paths import ROOT
 
-CHART = ROOT / "helm/gpujob"
 HELMS = ("helm", "helm4")
-Object = dict[str, Any]
-
-
-@pytest.fixture(scope="session")
-def programs() -> Path:
-    """The folder with both versions of Helm."""
-    return binaries.ensure(binaries.CHART)
-
-
-def helm(programs: Path, version: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Runs Helm, whatever comes of it."""
-    return subprocess.run(
-        [str(programs / version), *arguments],
-        capture_output=True,
-        text=True,
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
-    )
-
-
-def rendered(programs: Path, *sets: str, version: str = "helm") -> str:
-    """Returns the rendered chart."""
-    values = [f"--set={one}" for one in ("vast.existingSecret=vast", *sets)]
-    done = helm(programs, version, "template", "gpujob", str(CHART), "-n", "system", *values)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def objects(programs: Path, *sets: str) -> list[Object]:
-    """Returns the rendered objects."""
-    return [one for one in yaml.safe_load_all(rendered(programs, *sets)) if one]
+CHECKOV = ROOT / "hack/checkov"
 
 
 @pytest.mark.parametrize("version", HELMS)
@@ -57,40 +37,133 @@ def test_lint_finds_nothing(programs: Path, version: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("version", HELMS)
-def test_two_renders_are_identical(programs: Path, version: str) -> None:
-    """No chance, no look-up, no time."""
-    assert rendered(programs, version=version) == rendered(programs, version=version)
+@pytest.mark.parametrize("values", VALUE_SETS.values(), ids=list(VALUE_SETS))
+def test_two_renders_are_identical(programs: Path, values: Object) -> None:
+    """No chance, no look-up, no time; and both versions of Helm make the same objects."""
+    first = rendered(programs, values=values)
+    other = rendered(programs, values=values, version="helm4")
+
+    assert rendered(programs, values=values) == first
+    assert sorted(_documents(first)) == sorted(_documents(other))
+    assert "helm.sh/hook" not in first
+
+
+def _documents(text: str) -> list[str]:
+    return [json.dumps(one, sort_keys=True) for one in yaml.load_all(text, yaml.CSafeLoader) if one]
 
 
 WRONG = [
     ("no secret", [], "existingSecret"),
-    ("an unknown value", ["vast.existingSecret=x", "shards=2"], "shards"),
-    ("an unknown nested value", ["vast.existingSecret=x", "vast.token=abc"], "token"),
-    ("a short digest", ["vast.existingSecret=x", "image.digest=sha256:abc"], "digest"),
-    ("an unknown policy", ["vast.existingSecret=x", "image.pullPolicy=Often"], "pullPolicy"),
-    ("no address", ["vast.existingSecret=x", "vast.url=console"], "url"),
-    ("a negative limit", ["vast.existingSecret=x", "limits.pollSeconds=-1"], "pollSeconds"),
-    ("an unknown limit", ["vast.existingSecret=x", "limits.patience=1"], "patience"),
-    ("no replica", ["vast.existingSecret=x", "replicas=0"], "replicas"),
+    ("an empty secret", ["vast.existingSecret="], "existingSecret"),
+    ("an unknown value", ["shards=2"], "shards"),
+    ("an unknown nested value", ["vast.token=abc"], "token"),
+    ("a repository with a digest", ["image.repository=a/b@sha256:c"], "repository"),
+    ("a tag with a space", ["image.tag=a b"], "tag"),
+    ("a short digest", ["image.digest=sha256:abc"], "digest"),
+    ("an unknown policy", ["image.pullPolicy=Often"], "pullPolicy"),
+    ("no address", ["vast.url=console"], "url"),
+    ("no value where one was", ["vast.url=null"], "url"),
+    ("a negative limit", ["limits.pollSeconds=-1"], "pollSeconds"),
+    ("an unknown limit", ["limits.patience=1"], "patience"),
+    ("money with a sign", ["limits.maxUsdPerHour=$5"], "maxUsdPerHour"),
+    ("no replica", ["replicas=0"], "replicas"),
+    ("half a server", ["webhook.replicas=1.5"], "webhook/replicas"),
     (
         "an API without its server",
-        ["vast.existingSecret=x", "api.install=true", "webhook.install=false"],
+        ["api.install=true", "webhook.install=false"],
         "api.install needs webhook.install",
     ),
-    ("an unknown mode", ["vast.existingSecret=x", "api.mode=debug"], "mode"),
-    ("a wrong type", ["vast.existingSecret=x", "crds.install=maybe"], "install"),
+    ("an unknown mode", ["api.mode=debug"], "mode"),
+    ("a wrong type", ["crds.install=maybe"], "install"),
+    ("no internet", ["networkPolicy.internet=null"], "internet"),
+    ("no networks of the internet", ["networkPolicy.internet={}"], "internet"),
+    ("an address without its size", ["networkPolicy.apiServer.cidrs={10.0.0.1}"], "cidrs"),
+    ("no such port", ["networkPolicy.apiServer.ports={70000}"], "ports"),
+    ("no namespace", ["networkPolicy.jobNamespaces={Team_A}"], "jobNamespaces"),
+    ("no peer", ["networkPolicy.metricsFrom[0].pods=prometheus"], "metricsFrom"),
+    ("metrics that nobody may read", ["podMonitor.install=true"], "networkPolicy.metricsFrom"),
+    ("no quantity", ["resources.limits.memory=lots"], "memory"),
+    ("an unknown resource", ["webhook.resources.limits.gpu=1"], "gpu"),
+    ("an unknown effect", ["tolerations[0].effect=Never"], "effect"),
+    ("a label of ours", ["commonLabels.helm\\.sh/chart=x"], "commonLabels"),
+    ("an object without a kind", ["extraObjects[0].apiVersion=v1"], "extraObjects"),
+    ("a level that is none", ["logLevel=TRACE"], "logLevel"),
 ]
 
 
 @pytest.mark.parametrize(("sets", "word"), [row[1:] for row in WRONG], ids=[r[0] for r in WRONG])
-def test_wrong_values_are_refused(programs: Path, sets: list[str], word: str) -> None:
-    """The message names the value."""
-    values = [f"--set={one}" for one in sets]
-    done = helm(programs, "helm", "template", "gpujob", str(CHART), *values)
+@pytest.mark.parametrize("version", HELMS)
+def test_wrong_values_are_refused(programs: Path, version: str, sets: list[str], word: str) -> None:
+    """The message names the value, and is short."""
+    given = ["vast.existingSecret=x", *sets] if sets else []
+    values = [f"--set={one}" for one in given]
+    done = helm(programs, version, "template", "gpujob", str(CHART), *values)
 
     assert done.returncode != 0
     assert word in done.stderr
+    assert len(done.stderr.splitlines()) <= 6
+
+
+OPEN = {"global", "extraObjects[]"}
+"""What is not for us to close: another chart's values, and objects of any kind."""
+
+
+def test_the_schema_is_closed_at_every_level() -> None:
+    """A misspelt value is refused wherever it stands; a map has values of one type."""
+    found = set()
+
+    def look(schema: Object, path: str) -> None:
+        kind = schema.get("type")
+        assert kind or "enum" in schema, f"{path} may be anything"
+        if kind == "array":
+            look(schema["items"], f"{path}[]")
+        if kind == "object" and isinstance(schema.get("additionalProperties", True), bool):
+            if schema.get("additionalProperties", True):
+                found.add(path)
+            for name, child in schema.get("properties", {}).items():
+                look(child, f"{path}.{name}".strip("."))
+
+    look(json.loads((CHART / "values.schema.json").read_text()), "")
+    assert found == OPEN
+
+
+def test_a_value_without_a_comment_stops_the_page() -> None:
+    """So each value is told."""
+    told = "a:\n  # -- Said,\n  # in two lines.\n  b: 1\n"
+
+    assert "| `a.b` | `1` | Said, in two lines. |" in chart_values.values_page(told)
+    with pytest.raises(ValueError, match=r"a\.c needs a comment"):
+        chart_values.values_page(told + "  c: 2\n")
+
+
+def test_checkov_finds_nothing(programs: Path, tmp_path: Path) -> None:
+    """All that it asks is done, or justified where it is not; with an image by digest."""
+    files = []
+    for number, name in enumerate(("nothing but the Secret", "closed networks", "Prometheus")):
+        path = tmp_path / f"{number}.yaml"
+        text = rendered(programs, f"image.digest={DIGEST}", values=VALUE_SETS[name])
+        path.write_text(text)
+        files.append(str(path))
+    done = subprocess.run([str(CHECKOV), *files], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Failed checks: 0" in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_examples_apply_server_side(path: Path) -> None:
+    """Their values are rendered above; nothing of the chart is ignored."""
+    *_, document = yaml.safe_load_all(path.read_text())
+    spec = document["spec"]
+
+    assert "ignoreDifferences" not in spec
+    if document["kind"] == "Application":
+        assert "ServerSideApply=true" in spec["syncPolicy"]["syncOptions"]
+    else:
+        assert (spec["install"]["serverSideApply"], spec["upgrade"]["serverSideApply"]) == (
+            True,
+            "enabled",
+        )
 
 
 def test_the_crds_are_the_generated_ones_and_are_kept(programs: Path) -> None:
@@ -146,11 +219,6 @@ PARTS = ("gpujob", "gpujob-server")
 """Controller and server, by the names of their Deployments."""
 
 
-def made(programs: Path, kind: str, *sets: str) -> dict[str, Object]:
-    """Returns the rendered objects of a kind by name."""
-    return {one["metadata"]["name"]: one for one in objects(programs, *sets) if one["kind"] == kind}
-
-
 @pytest.mark.parametrize(("name", "value"), [("gpujob", ""), ("gpujob-server", "webhook.")])
 def test_two_replicas_survive_a_drain(programs: Path, name: str, value: str) -> None:
     """Two by default, never both evicted; a single one has no budget that could block a drain."""
@@ -167,7 +235,7 @@ def test_drivers_are_led_to_the_leader_alone(programs: Path) -> None:
 def test_no_right_is_wide(programs: Path) -> None:
     """No wildcard anywhere, and no Secret is read but that of the webhook's certificates."""
     roles = [one for one in objects(programs) if one["kind"] in ("ClusterRole", "Role")]
-    assert len(roles) == 3
+    assert len(roles) == 5
     for rule in (rule for role in roles for rule in role["rules"]):
         assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
         if "secrets" in rule["resources"] and not set(rule["verbs"]) <= {"create", "delete"}:
@@ -244,11 +312,13 @@ def test_the_api_gets_what_its_callers_may_ask_for_and_no_more(programs: Path) -
 
 def test_without_a_webhook_nothing_is_left_of_it(programs: Path) -> None:
     """No server, no right for it, and no certificate that the controller would make."""
-    without = rendered(programs, "webhook.install=false")
+    without = objects(programs, "webhook.install=false")
+    text = json.dumps(without)
 
-    assert "server" not in without.replace("server-side", "")
-    assert "GPUJOB_WEBHOOK" not in without
-    assert "ValidatingWebhookConfiguration" not in without
+    assert [one for one in without if "server" in one["metadata"]["name"]] == []
+    assert "gpujob-server" not in text
+    assert "GPUJOB_WEBHOOK" not in text
+    assert "ValidatingWebhookConfiguration" not in text
 
 
 def test_cert_manager_makes_the_certificates_if_told_so(programs: Path) -> None:
@@ -349,8 +419,69 @@ def environment_of(programs: Path, name: str, *sets: str) -> dict[str, str]:
 
 def test_a_digest_wins_over_a_tag(programs: Path) -> None:
     """For controller, server, and the drivers that the controller makes."""
-    digest = "sha256:" + "0" * 64
-    text = rendered(programs, f"image.digest={digest}", "image.tag=1.2.3")
+    text = rendered(programs, f"image.digest={DIGEST}", "image.tag=1.2.3")
 
-    assert text.count(f"@{digest}") == 3
+    assert text.count(f"@{DIGEST}") == 3
     assert "1.2.3" not in text
+
+
+def test_replicas_are_spread(programs: Path) -> None:
+    """Over machines and zones, each version for itself; never so hard that one stays away."""
+    for deployment in made(programs, "Deployment").values():
+        spread = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        assert [one["topologyKey"] for one in spread] == [
+            "kubernetes.io/hostname",
+            "topology.kubernetes.io/zone",
+        ]
+        for one in spread:
+            assert one["whenUnsatisfiable"] == "ScheduleAnyway"
+            assert one["matchLabelKeys"] == ["pod-template-hash"]
+            selector = deployment["spec"]["selector"]["matchLabels"]
+            assert one["labelSelector"]["matchLabels"] == selector
+
+
+def test_labels_of_a_team_are_everywhere_and_change_no_selector(programs: Path) -> None:
+    """But on the CRDs, which outlive the release."""
+    values = VALUE_SETS["labels and annotations"]
+    plain = {(one["kind"], one["metadata"]["name"]): one for one in objects(programs)}
+    for one in objects(programs, values=values):
+        if one["kind"] == "CustomResourceDefinition":
+            continue
+        assert one["metadata"]["labels"]["team"] == "ml", one["metadata"]["name"]
+        if one["kind"] == "Deployment":
+            pod = one["spec"]["template"]["metadata"]
+            assert pod["labels"]["team"] == "ml"
+            assert pod["annotations"] == {"sidecar.istio.io/inject": "false"}
+            before = plain[one["kind"], one["metadata"]["name"]]
+            assert one["spec"]["selector"] == before["spec"]["selector"]
+
+
+def test_more_objects_are_rendered(programs: Path) -> None:
+    """With the release's names."""
+    (found,) = made(programs, "ConfigMap", values=VALUE_SETS["more objects"]).values()
+
+    assert (found["metadata"]["name"], found["data"]) == ("gpujob-more", {"where": "system"})
+
+
+def test_a_scraper_reads_the_metrics_and_nothing_else(programs: Path) -> None:
+    """Its token crosses the network in plain text."""
+    values = VALUE_SETS["Prometheus"]
+    (monitor,) = made(programs, "PodMonitor", values=values).values()
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    secret = made(programs, "Secret", values=values)[
+        endpoint["authorization"]["credentials"]["name"]
+    ]
+    account = secret["metadata"]["annotations"]["kubernetes.io/service-account.name"]
+    bound = [
+        one["roleRef"]["name"]
+        for kind in ("RoleBinding", "ClusterRoleBinding")
+        for one in made(programs, kind, values=values).values()
+        if one["subjects"][0]["name"] == account
+    ]
+    (role,) = (made(programs, "ClusterRole", values=values)[name] for name in bound)
+    ports = made(programs, "Deployment")["gpujob"]["spec"]["template"]["spec"]["containers"][0]
+
+    assert role["rules"] == [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]
+    assert endpoint["port"] in {port["name"] for port in ports["ports"]}
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert made(programs, "PodMonitor") == {}

@@ -36,4 +36,50 @@ app.kubernetes.io/component: server
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- range $name, $value := .Values.commonLabels }}
+{{- if or (eq $name "helm.sh/chart") (regexMatch "^app[.]kubernetes[.]io/(name|instance|component|version|managed-by)$" $name) }}
+{{- fail (printf "commonLabels: the chart gives %s itself" $name) }}
+{{- end }}
+{{ $name }}: {{ $value | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "gpujob.driver.selector" -}}
+app.kubernetes.io/managed-by: gpujob-operator
+app.kubernetes.io/component: driver
+{{- end -}}
+
+{{- define "gpujob.providerPort" -}}
+{{- $url := urlParse .Values.vast.url -}}
+{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (eq $url.scheme "https" | ternary "443" "80") -}}
+{{- end -}}
+
+{{- define "gpujob.policy.apiServer" -}}
+# The API server.
+- ports:
+    {{- range .Values.networkPolicy.apiServer.ports }}
+    - port: {{ . }}
+    {{- end }}
+  {{- with .Values.networkPolicy.apiServer.cidrs }}
+  to:
+    {{- range . }}
+    - ipBlock:
+        cidr: {{ . }}
+    {{- end }}
+  {{- end }}
+{{- end -}}
+
+{{- define "gpujob.policy.dns" -}}
+# Names: pods, or the cache on each node. Some resolvers listen on 5353 behind their Service.
+- to:
+    - namespaceSelector: {}
+    - ipBlock:
+        cidr: 169.254.20.10/32
+  ports:
+    {{- range list 53 5353 }}
+    - port: {{ . }}
+      protocol: UDP
+    - port: {{ . }}
+      protocol: TCP
+    {{- end }}
 {{- end -}}
