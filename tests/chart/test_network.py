@@ -6,14 +6,20 @@ They are evaluated here by the words of their API. That a network enforces them 
 from pathlib import Path
 
 import pytest
+from annotated_types import MaxLen
 from tests.builders import node_observation
 from tests.chart.network import Place, may_connect
 from tests.chart.rendering import NAMESPACE, PROMETHEUS, VALUE_SETS, Object, made, objects
 
+from gpujob.api.gpujob import GpuJobSpec
 from gpujob.core.driver_pod import driver_pod
 from gpujob.core.ports import FIRST_LISTENED
 from localcluster import configs
 
+(MOST_PORTS,) = (
+    one.max_length for one in GpuJobSpec.model_fields["ports"].metadata if isinstance(one, MaxLen)
+)
+LAST_LISTENED = FIRST_LISTENED + MOST_PORTS - 1
 JOBS = "default"
 """A namespace that `closed networks` names."""
 API_SERVER = Place(address=configs.NODE_ADDRESS)
@@ -98,7 +104,7 @@ def test_what_the_system_needs_passes(closed: Pods) -> None:
         "the resolver of a node": (driver, NODE_DNS, 53, "UDP"),
         "drivers log in": (driver, MACHINE, 40022),
         "a workload's first port": (NEIGHBOUR, driver, FIRST_LISTENED),
-        "a workload's last port": (NEIGHBOUR, driver, FIRST_LISTENED + 15),
+        "a workload's last port": (NEIGHBOUR, driver, LAST_LISTENED),
         "the controller and the API server": (controller, API_SERVER, 6443),
         "the controller asks for names": (controller, DNS, 53, "UDP"),
         "the controller and the provider": (controller, PROVIDER, 8000),
@@ -106,6 +112,8 @@ def test_what_the_system_needs_passes(closed: Pods) -> None:
         "the server and the API server": (server, API_SERVER, 6443),
         "the metrics": (SCRAPER, controller, 8081),
         "the HTTP API": (OFFICE, server, 8444),
+        "it asks what a job would cost": (server, controller, 8080),
+        "and where that is asked": (server, DNS, 53, "UDP"),
     }
 
     assert [name for name, one in needed.items() if not closed.may(*one)] == []
@@ -123,7 +131,7 @@ def test_all_else_is_denied(closed: Pods) -> None:
         "a driver to the HTTP API": (driver, server, 8444),
         "the server's probes": (STRANGER, server, 8081),
         "a stranger to a workload": (STRANGER, driver, FIRST_LISTENED),
-        "a neighbour to another port": (NEIGHBOUR, driver, FIRST_LISTENED + 16),
+        "a neighbour to another port": (NEIGHBOUR, driver, LAST_LISTENED + 1),
         "a driver to the API server": (driver, API_SERVER, 6443),
         "a driver to a stranger": (driver, STRANGER, 22),
         "a driver to another pod's high port": (driver, STRANGER, 8080),
@@ -136,8 +144,8 @@ def test_all_else_is_denied(closed: Pods) -> None:
         "the controller to a driver": (controller, driver, FIRST_LISTENED),
         "the server to the provider": (server, PROVIDER, 8000),
         "the server to the web": (server, ELSEWHERE, 443),
-        "the server asks for names": (server, DNS, 53, "UDP"),
-        "the server to the controller": (server, controller, 8080),
+        "the server to the metrics": (server, controller, 8081),
+        "the server to a driver": (server, driver, FIRST_LISTENED),
     }
 
     assert [name for name, one in unwanted.items() if closed.may(*one)] == []
@@ -158,11 +166,27 @@ def test_as_the_chart_comes_it_works_and_nobody_else_gets_in(plain: Pods) -> Non
         "a scraper that nobody named": (SCRAPER, controller, 8081),
         "the HTTP API, which is off": (STRANGER, server, 8444),
         "the server to a database": (server, STRANGER, 5432),
+        "without the HTTP API, the server asks for names": (server, DNS, 53, "UDP"),
+        "and asks the controller": (server, controller, 8080),
     }
 
     assert [name for name, one in needed.items() if not plain.may(*one)] == []
     assert [name for name, one in unwanted.items() if plain.may(*one)] == []
     assert plain.may(driver, STRANGER, 22), "no namespace is named, so no driver is held"
+
+
+def test_a_named_driver_reaches_the_internet_and_no_network_beside_the_cluster(
+    programs: Path,
+) -> None:
+    """By what the chart takes for the internet, if it is told nothing."""
+    pods = Pods(programs, {"networkPolicy": {"jobNamespaces": [JOBS]}})
+    outside = ("93.184.216.34", "2606:2800:21f::1")
+    beside = ("10.1.2.3", "100.64.0.9", "172.20.0.9", "192.168.7.7", "169.254.169.254", "fd00::9")
+
+    for address in outside:
+        assert pods.may(pods.driver, Place(address=address), 40022), address
+    for address in beside:
+        assert not pods.may(pods.driver, Place(address=address), 40022), address
 
 
 def test_a_namespace_may_open_its_own_workloads_wider(closed: Pods) -> None:

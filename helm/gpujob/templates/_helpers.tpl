@@ -83,3 +83,10 @@ app.kubernetes.io/component: driver
       protocol: TCP
     {{- end }}
 {{- end -}}
+
+{{- define "gpujob.policy.matches" -}}
+# As the API server would complete it: applied without, it would be another one each time.
+matchPolicy: Equivalent
+namespaceSelector: {}
+objectSelector: {}
+{{- end -}}
