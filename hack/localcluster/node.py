@@ -356,7 +356,9 @@ def _apiserver(programs: Path, keys: Path, cfg: Path, logs: Path) -> str:
         f"{programs}/kube-apiserver --etcd-servers=http://127.0.0.1:2379"
         f" --advertise-address={NODE_ADDRESS} --bind-address=0.0.0.0 --secure-port=6443"
         f" --allow-privileged=true --service-cluster-ip-range={configs.SERVICE_NETWORK}"
-        f" --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction"
+        # The second plug-in is off by default; where it is on, an owner's finalizers are a right.
+        f" --authorization-mode=Node,RBAC"
+        f" --enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement"
         f" --client-ca-file={keys}/ca.crt --tls-cert-file={keys}/apiserver.crt"
         f" --tls-private-key-file={keys}/apiserver.key"
         f" --kubelet-client-certificate={keys}/apiserver-kubelet-client.crt"

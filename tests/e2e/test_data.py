@@ -4,7 +4,7 @@ import hashlib
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,30 +16,6 @@ from localcluster.node import Node
 LINE_BYTES = 20
 PATIENCE_SECONDS = 800
 READY = "--for=condition=Ready"
-
-
-@pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
-    """A cluster with everything on it, and claims in a namespace."""
-    made = Stage("gpujob-data")
-    made.down()
-    try:
-        made.up()
-        for name in ("results", "state", "logs"):
-            made.apply(
-                {
-                    "apiVersion": "v1",
-                    "kind": "PersistentVolumeClaim",
-                    "metadata": {"name": name, "namespace": "demo"},
-                    "spec": {
-                        "accessModes": ["ReadWriteOnce"],
-                        "resources": {"requests": {"storage": "1Gi"}},
-                    },
-                }
-            )
-        yield made
-    finally:
-        made.down()
 
 
 def job(name: str, script: str, **spec: Any) -> Object:

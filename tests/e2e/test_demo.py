@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.canary import Given, Secret, Sighting, known, leaks, search, spelt, unseen
+from tests.e2e.conftest import keep_heard
 from tests.e2e.evidence import PYTHON, RECORD, Evidence, fetch
 
 import demo
@@ -90,7 +91,7 @@ def secretive() -> Object:
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
+def stage(heard: Path) -> Iterator[Stage]:
     """A cluster with everything on it; all that can be logged is, and all requests are kept."""
     made = Stage("gpujob-e2e")
     made.down()
@@ -101,6 +102,7 @@ def stage() -> Iterator[Stage]:
         yield made
         _uninstall(made)
     finally:
+        keep_heard(made, heard)
         made.down()
 
 
