@@ -1,5 +1,6 @@
 """The chart as Helm renders it, and sets of values as platform teams give them."""
 
+import functools
 import json
 import os
 import subprocess
@@ -49,8 +50,13 @@ def rendered(
 def objects(
     programs: Path, *sets: str, values: Object | None = None, namespace: str = NAMESPACE
 ) -> list[Object]:
-    """Returns the rendered objects."""
-    text = rendered(programs, *sets, values=values, namespace=namespace)
+    """Returns the rendered objects; not to be changed."""
+    return _parsed(programs, sets, json.dumps(values), namespace)
+
+
+@functools.cache
+def _parsed(programs: Path, sets: tuple[str, ...], values: str, namespace: str) -> list[Object]:
+    text = rendered(programs, *sets, values=json.loads(values), namespace=namespace)
     return [one for one in yaml.load_all(text, yaml.CSafeLoader) if one]
 
 

@@ -152,8 +152,10 @@ def test_checkov_finds_nothing(programs: Path, tmp_path: Path) -> None:
     files = []
     for number, name in enumerate(("nothing but the Secret", "closed networks", "Prometheus")):
         path = tmp_path / f"{number}.yaml"
-        text = rendered(programs, f"image.digest={DIGEST}", values=VALUE_SETS[name])
-        path.write_text(text)
+        found = objects(programs, f"image.digest={DIGEST}", values=VALUE_SETS[name])
+        # It has nothing to say to them, and takes long to read them.
+        found = [one for one in found if one["kind"] != "CustomResourceDefinition"]
+        path.write_text(yaml.safe_dump_all(found))
         files.append(str(path))
     done = subprocess.run([str(CHECKOV), *files], capture_output=True, text=True)
 
