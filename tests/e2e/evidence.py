@@ -70,10 +70,14 @@ FETCH = """
 import json, ssl, sys, urllib.error, urllib.request
 told = json.load(sys.stdin)
 trusted = ssl.create_default_context(cadata=told["authority"])
-def fetch(url, token):
+def fetch(what, token):
     head = {"Authorization": "Bearer " + token} if token else {}
+    method, _, url = what.rpartition(" ")
+    body = json.dumps(told["body"]).encode() if method == "POST" else None
+    if body:
+        head["Content-Type"] = "application/json"
     try:
-        request = urllib.request.Request(url, headers=head)
+        request = urllib.request.Request(url, body, head, method=method or "GET")
         answer = urllib.request.urlopen(request, context=trusted, timeout=20)
     except urllib.error.HTTPError as refused:
         answer = refused
@@ -102,10 +106,15 @@ class Answer:
         return self.body.decode()
 
 
-def fetch(stage: Stage, authority: str, asks: Iterable[tuple[str, str]]) -> list[Answer]:
-    """Asks listeners from a pod in the cluster; `asks` are addresses with bearer tokens, or ""."""
+def fetch(
+    stage: Stage, authority: str, asks: Iterable[tuple[str, str]], body: object = None
+) -> list[Answer]:
+    """Asks listeners from a pod in the cluster; `asks` are addresses with bearer tokens, or "".
+
+    Before an address a method may stand, `POST https://…`, which sends the body.
+    """
     pod = ("exec", "-i", "-n", "vastsim", "vastsim", *PYTHON, FETCH)
-    told = json.dumps({"authority": authority, "asks": list(asks)})
+    told = json.dumps({"authority": authority, "asks": list(asks), "body": body})
     answers = json.loads(stage.kubectl(*pod, text=told))
     return [Answer(status, headers, body.encode("latin-1")) for status, headers, body in answers]
 

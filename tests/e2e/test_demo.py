@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -128,6 +129,18 @@ class Api:
     """Made by the documented command: reads one namespace."""
 
 
+def await_tokens(stage: Stage, count: int) -> None:
+    """Waits until each server knows so many tokens: each looks for itself."""
+
+    def knows(pod: Object) -> bool:
+        name = pod["metadata"]["name"]
+        return f'"tokens": {count}' in stage.kubectl("logs", "-n", "gpujob-system", name)
+
+    deadline = time.monotonic() + 60
+    while not all(knows(pod) for pod in _servers(stage)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+
 @pytest.fixture(scope="module")
 def api(stage: Stage) -> Api:
     """The HTTP API, once each of its servers knows the token."""
@@ -145,14 +158,7 @@ def api(stage: Stage) -> Api:
     (webhook,) = stage.get("validatingwebhookconfigurations", "")
     bundle = webhook["webhooks"][0]["clientConfig"]["caBundle"]
 
-    def knows(pod: Object) -> bool:
-        name = pod["metadata"]["name"]
-        return '"tokens": 1' in stage.kubectl("logs", "-n", "gpujob-system", name)
-
-    deadline = time.monotonic() + 60
-    # Each of the servers looks for itself.
-    while not all(knows(pod) for pod in _servers(stage)) and time.monotonic() < deadline:
-        time.sleep(0.5)
+    await_tokens(stage, 1)
     return Api(base64.b64decode(bundle).decode(), token)
 
 
@@ -392,6 +398,56 @@ def test_the_http_api_answers_whoever_has_a_token(stage: Stage, seen: Seen, api:
         for pod in _servers(stage)
     )
     assert "token ci" in logs
+
+
+def test_no_route_of_the_api_as_installed_lets_anybody_in(stage: Stage, api: Api) -> None:
+    """Each route and method that it says it has: no good token is 401, one of another scope 403.
+
+    Who may, is answered: here what a job would cost, which the server asks the controller.
+    """
+    expired = f"gpujob_{secrets.token_urlsafe(32)}"
+    held = {
+        "sha256": hashlib.sha256(expired.encode()).hexdigest(),
+        "namespaces": ["*"],
+        "access": "write",
+        "expires": (datetime.now(UTC) - timedelta(minutes=1)).isoformat(),
+    }
+    record = base64.b64encode(json.dumps(held).encode()).decode()
+    secret = ("secret", "gpujob-api-tokens", "-n", "gpujob-system", "--type=merge", "-p")
+    stage.kubectl("patch", *secret, json.dumps({"data": {"old": record}}))
+    await_tokens(stage, 2)
+    (served,) = fetch(stage, api.authority, [(f"{API}/openapi.json", api.token)])
+    routes = [
+        f"{method.upper()} {API}{path.replace('{namespace}', 'default').replace('{name}', 'train')}"
+        for path, operations in json.loads(served.text)["paths"].items()
+        for method in operations
+        if method != "parameters"
+    ]
+    asked = {
+        "none": ("", 401),
+        "malformed": ("a b", 401),
+        "wrong": (f"gpujob_{secrets.token_urlsafe(32)}", 401),
+        "expired": (expired, 401),
+        "another scope": (api.token, 403),
+    }
+    asks = [(route, name) for route in routes for name in asked]
+    job = {"metadata": {"name": "train"}, "spec": stage.get("gpujobs", "demo")[0]["spec"]}
+    answers = fetch(
+        stage, api.authority, [(route, asked[name][0]) for route, name in asks], body=job
+    )
+    estimate = f"POST {API}/v1/namespaces/demo/estimates"
+    (told,) = fetch(stage, api.authority, [(estimate, BOOTSTRAP_TOKEN)], body=job)
+    stage.kubectl("patch", *secret, json.dumps({"data": {"old": None}}))
+
+    assert len(routes) >= 13
+    otherwise = [
+        (*ask, answer.status)
+        for ask, answer in zip(asks, answers, strict=True)
+        if answer.status != asked[ask[1]][1]
+    ]
+    assert otherwise == []
+    assert told.status == 200, told.text
+    assert json.loads(told.text)["offersMatching"] > 0
 
 
 # --- The canary -------------------------------------------------------------------------------

@@ -69,11 +69,22 @@ database = "none"
 negative_data_rejection.expected-statuses = {json.dumps(REFUSED)}
 positive_data_acceptance.expected-statuses = {json.dumps(TAKEN)}
 [[operations]]
-# No pattern tells a cursor, a selector or an ETag of ours from another one.
-include-path-regex = "/(jobs|machines|suspend|resume|\\\\{{name\\\\}})$"
+# No pattern tells a cursor or a selector of ours from another one.
+include-path-regex = "/(jobs|machines)$"
 exclude-path-regex = "/watch/"
-include-method-regex = "GET|DELETE|POST"
+include-method = "GET"
 checks.positive_data_acceptance.expected-statuses = {json.dumps([*TAKEN, "400"])}
+[[operations]]
+# Nor an ETag.
+include-path-regex = "/(suspend|resume|\\\\{{name\\\\}})$"
+include-method-regex = "DELETE|POST"
+checks.positive_data_acceptance.expected-statuses = {json.dumps([*TAKEN, "400"])}
+[[operations]]
+# Nobody is there to be asked what a job would cost.
+include-path-regex = "/estimates$"
+checks.not_a_server_error.expected-statuses = ["2xx", "4xx", "503"]
+checks.positive_data_acceptance.expected-statuses = {json.dumps([*TAKEN, "503"])}
+checks.negative_data_rejection.expected-statuses = {json.dumps(REFUSED)}
 [[operations]]
 # Nothing may happen for long: a stream is left soon.
 include-path-regex = "/watch/"
