@@ -10,14 +10,13 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from gpujob.adapters.clock import Clock
-from gpujob.adapters.kube import KubeClient
 from gpujob.api.estimate import ESTIMATE_BYTES_MAX, ESTIMATE_PATH, EstimateQuestion
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.core.cost.forecast import forecast
 from gpujob.core.market import Quotes
 from gpujob.core.observation import Unavailable, World
 from gpujob.core.spec_faults import shape_faults
-from gpujob.http_server import RateLimit, Refused, bearer_token, json_body
+from gpujob.http_server import RateLimit, Refused, json_body
 from gpujob.token_reviews import TokenReviews
 
 PER_SECOND, AT_ONCE = 0.5, 10
@@ -30,7 +29,6 @@ QuotesFor = Callable[[GpuJobSpec], Awaitable[Quotes | Unavailable]]
 def add_estimates(
     app: FastAPI,
     *,
-    kube: KubeClient,
     clock: Clock,
     reviews: TokenReviews,
     world: WorldNow,
@@ -41,12 +39,7 @@ def add_estimates(
 
     @app.post(ESTIMATE_PATH)
     async def estimate(request: Request) -> JSONResponse:
-        if (token := bearer_token(request.headers)) is None:
-            raise Refused(401, "a bearer token is needed")
-        if (user := await reviews.user_of(token)) is None:
-            raise Refused(401, "the token is not valid here")
-        if not await kube.may_reach(user, ESTIMATE_PATH, "post"):
-            raise Refused(403, f"post on {ESTIMATE_PATH} is not granted to this account")
+        await reviews.demand(request)
         raw = await json_body(request, ESTIMATE_BYTES_MAX)
         try:
             asked = EstimateQuestion.model_validate_json(

@@ -9,7 +9,7 @@ from gpujob.adapters.clock import Clock
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.metrics import CONTENT_TYPE, Figures, exposition
 from gpujob.core.observation import Unavailable
-from gpujob.http_server import Refused, bearer_token, listener_app
+from gpujob.http_server import listener_app
 from gpujob.token_reviews import TokenReviews
 
 METRICS_PATH = "/metrics"
@@ -45,12 +45,7 @@ def probes_app(
 
     @app.get(METRICS_PATH)
     async def metrics(request: Request) -> Response:
-        if (token := bearer_token(request.headers)) is None:
-            raise Refused(401, "a bearer token is needed")
-        if (user := await reviews.user_of(token)) is None:
-            raise Refused(401, "the token is not valid")
-        if not await kube.may_reach(user, METRICS_PATH, "get"):
-            raise Refused(403, f"get on {METRICS_PATH} is not granted to this account")
+        await reviews.demand(request)
         return Response(exposition(figures()), media_type=CONTENT_TYPE)
 
     return app

@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 
+from fastapi import Request
 from pydantic import SecretStr
 
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.kube import Body, KubeClient
+from gpujob.http_server import Refused, bearer_token
 
 HELD_MAX = 1000
 AT_ONCE = 8
@@ -51,3 +53,16 @@ class TokenReviews:
         if len(self._held) < HELD_MAX:
             self._held[digest] = (now + self._seconds, user)
         return user
+
+    async def demand(self, request: Request) -> None:
+        """Raises Refused unless the bearer may do this to our path, by the cluster's RBAC.
+
+        The verb is the request's method in small letters. Raises ClusterError.
+        """
+        path, verb = request.url.path, request.method.lower()
+        if (token := bearer_token(request.headers)) is None:
+            raise Refused(401, "a bearer token is needed")
+        if (user := await self.user_of(token)) is None:
+            raise Refused(401, "the token is not valid here")
+        if not await self._kube.may_reach(user, path, verb):
+            raise Refused(403, f"{verb} on {path} is not granted to this account")

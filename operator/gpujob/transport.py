@@ -65,7 +65,7 @@ def transport_app(
     reviews = TokenReviews(
         kube, clock, believed_seconds=REVIEW_SECONDS, audience=TRANSPORT_AUDIENCE
     )
-    add_estimates(app, kube=kube, clock=clock, reviews=reviews, world=world, quotes=quotes)
+    add_estimates(app, clock=clock, reviews=reviews, world=world, quotes=quotes)
 
     async def caller_of(request: Request) -> _Caller:
         if (token := bearer_token(request.headers)) is None:
