@@ -31,6 +31,7 @@ from gpujob.http_server import RateLimit
 
 PER_SECOND, AT_ONCE = 20.0, 60
 """Requests of one token."""
+ALWAYS_WITH = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
 DESCRIPTION = """Runs GpuJobs on rented GPU machines within a ceiling.
 
 Each request carries `Authorization: Bearer TOKEN`: a token of this API, or one of a service account
@@ -139,7 +140,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                 if str(status) in operation["responses"]:
                     name = title.title().replace(" ", "")
                     operation["responses"][str(status)] = {"$ref": f"#/components/responses/{name}"}
-                    parts["responses"][name] = _documented(title)
+                    parts["responses"][name] = _documented(status, title)
     app.openapi_schema = document
     return document
 
@@ -152,6 +153,9 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in schema.items() if key != "anyOf"} | kinds[0]
 
 
-def _documented(title: str) -> dict[str, Any]:
+def _documented(status: int, title: str) -> dict[str, Any]:
     schema = {"$ref": f"#/components/schemas/{ProblemDetails.__name__}"}
-    return {"description": title, "content": {MEDIA_TYPE: {"schema": schema}}}
+    documented: dict[str, Any] = {"description": title, "content": {MEDIA_TYPE: {"schema": schema}}}
+    if header := ALWAYS_WITH.get(status):
+        documented["headers"] = {header: {"required": True, "schema": {"type": "string"}}}
+    return documented

@@ -61,7 +61,7 @@ class Machine(BaseModel):
     gpu: Annotated[str | None, Field(examples=["1x RTX 4090"])] = None
     location: Annotated[str | None, Field(examples=["Somewhere, FR"])] = None
     instance_id: Annotated[
-        int | None, Field(alias="instanceID", description="The provider's number; null: unknown.")
+        int | None, Field(alias="instanceID", description="The provider's number; absent: unknown.")
     ] = None
     usd_per_hour: Annotated[str | None, Field(alias="usdPerHour", examples=["0.412000"])] = None
     accrued_usd: Annotated[

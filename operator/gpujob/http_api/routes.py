@@ -47,20 +47,41 @@ KEY_LABEL = "gpujob.dev/idempotency-key"
 REQUEST_ANNOTATION = "gpujob.dev/request-digest"
 STREAM_SECONDS = 600
 """After which a stream ends; whoever still listens asks again."""
-EVENT = {
-    "type": "object",
-    "description": "Each event of the stream.",
-    "properties": {
-        "event": {"enum": ["added", "modified", "deleted", "listed", "bookmark"]},
-        "id": {"type": "string"},
-        "data": {"type": "string", "description": "A job as JSON; {} if it is of none."},
-    },
-    "required": ["event", "id", "data"],
-}
 STREAMS_AT_ONCE = 64
 PER_CALLER = 8
 
+
+def _told(data: dict[str, Any], *kinds: str) -> dict[str, Any]:
+    properties = {
+        "event": {"enum": kinds},
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+        "data": data,
+    }
+    return {"type": "object", "required": [*properties], "properties": properties}
+
+
+_JOB = {
+    "type": "string",
+    "contentMediaType": "application/json",
+    "contentSchema": {"$ref": f"#/components/schemas/{Job.__name__}"},
+}
+EVENT = {
+    "description": "Each event of the stream.",
+    "oneOf": [
+        _told(_JOB, "added", "modified", "deleted"),
+        _told({"const": "{}"}, "listed", "bookmark"),
+    ],
+}
+"""OpenAPI 3.1 has no word for the items of a stream: this describes one, as is usual."""
+
 log = structlog.get_logger("gpujob.http_api")
+
+# Kubernetes' grammar of label selectors, but for the length of a key's prefix.
+_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_PREFIX = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_KEY = rf"({_PREFIX}(\.{_PREFIX})*/)?{_NAME}"
+_SET = rf"\( *({_NAME})?( *, *({_NAME})?)* *\)"
+_TERM = rf"(! *{_KEY}|{_KEY}( *(==?|!=) *({_NAME})?| +(in|notin) *{_SET}| *[<>] *[0-9]{{1,18}})?)"
 
 Namespace = Annotated[
     str, Path(max_length=63, pattern="^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", examples=["team-a"])
@@ -73,7 +94,7 @@ Cursor = Annotated[
     str | None,
     Query(
         max_length=4096,
-        pattern="^[A-Za-z0-9_-]*$",
+        pattern="^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{2,3})?$",
         description="`nextCursor` of the page before; absent: from the start.",
     ),
 ]
@@ -82,13 +103,18 @@ Selector = Annotated[
     Query(
         alias="labelSelector",
         max_length=1024,
-        pattern="^[ -~]*$",
+        pattern=f"^ *({_TERM}( *, *{_TERM})* *)?$",
         description="As kubectl's --selector.",
+        examples=["team=vision,!draft"],
     ),
 ]
 IfMatch = Annotated[
     str | None,
-    Header(max_length=128, description="ETag: do it only if the job is still of this version."),
+    Header(
+        pattern=r'^("[0-9]{1,18}"|\*)$',
+        description="ETag, with its quotation marks: do it only if the job is still of this "
+        "version. `*`: of whichever.",
+    ),
 ]
 
 
@@ -164,13 +190,7 @@ def _etag(stored: Body) -> dict[str, str]:
 
 def _version_in(if_match: str | None) -> str:
     """Returns the version that must still hold; empty = any."""
-    if if_match is None or if_match.strip() == "*":
-        return ""
-    text = if_match.strip()
-    version = text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else ""
-    if not version.isdecimal():
-        raise Problem(400, "If-Match must be one ETag of ours, with its quotation marks, or *")
-    return version
+    return "" if if_match is None else if_match.strip('"*')
 
 
 def _token_in(cursor: str | None) -> str:
