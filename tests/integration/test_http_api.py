@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from tests.integration.api import BOOTSTRAP, INTERNALS, JOBS, SPEC, TOKENS, Api, record
@@ -406,6 +407,42 @@ def test_other_content_types_are_refused(api: Api) -> None:
     for given in ("text/plain", "application/x-www-form-urlencoded", "application/yaml", "json"):
         assert api("POST", JOBS, raw, content_type=given).status == 415
     assert api("POST", JOBS, raw, content_type="application/json; charset=utf-8").status == 201
+
+
+SELECTORS = (
+    "team",
+    "!team",
+    "! team",
+    "team=",
+    "team=a",
+    "team==a",
+    "team != a",
+    "a.example/team in (a,b)",
+    "team in (a, , b ),example.com/x",
+    "team notin(a)",
+    "size>3",
+    " size < 10 , team = A-b_c.d ",
+)
+
+
+def test_the_label_selectors_of_the_cluster_are_taken(api: Api) -> None:
+    """Each that kubectl takes, and none that it refuses."""
+    for selector in SELECTORS:
+        api.kubectl("get", "gpujobs", "-n", api.namespace, "-l", selector)
+        assert api("GET", f"{JOBS}?labelSelector={quote(selector)}").status == 200, selector
+    for selector in (
+        ",",
+        "team a",
+        "team=a=b",
+        "-a",
+        "team in a",
+        "size>a",
+        "A.B/team",
+        "t=" + "a" * 64,
+    ):
+        tried = api.kubectl.run("get", "gpujobs", "-n", api.namespace, "-l", selector)
+        assert tried.returncode != 0, selector
+        assert api("GET", f"{JOBS}?labelSelector={quote(selector)}").status == 400, selector
 
 
 # --- Nothing of ourselves ---------------------------------------------------------------------
