@@ -28,6 +28,7 @@ def without(field: str) -> Object:
 SECRET = {"name": "s", "key": "k"}
 
 WRONG = [
+    ("a line's end in an image", GOOD | {"image": "a\u0085b"}, "spec.image"),
     ("no ceiling", GOOD | {"cost": {}}, "spec.cost.ceiling"),
     ("no cost", without("cost"), "spec.cost"),
     ("a ceiling of zero", GOOD | {"cost": {"ceiling": "0"}}, "more than 0"),

@@ -388,7 +388,7 @@ class GpuJobSpec(Model):
         Field(
             min_length=1,
             max_length=1024,
-            pattern=r"^[^\s]+$",
+            pattern="^[!-~]+$",  # `\s` is another set to each who reads it
             description="Container image that the rented machine runs.",
             examples=["pytorch/pytorch:2.4.0-cuda12.4-cudnn9-runtime"],
         ),
