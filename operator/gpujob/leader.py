@@ -76,9 +76,10 @@ class LeaderLock:
     async def acquire_alone(self) -> None:
         """Waits until this process leads; raises OtherRelease if another release leads already."""
         known = await self._held_elsewhere()
-        if known:
-            # What nobody renews was left behind by one that is gone.
-            await asyncio.sleep(self._limits.lock_duration_seconds)
+        until = self._clock.monotonic() + self._limits.lock_duration_seconds
+        # What nobody renews for so long was left behind by one that is gone.
+        while known and self._clock.monotonic() < until:
+            await asyncio.sleep(self._limits.lock_retry_seconds)
             known = await self._unless_renewed(known)
         await self.acquire()
         try:

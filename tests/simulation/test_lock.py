@@ -143,3 +143,29 @@ def test_only_a_controllers_lock_keeps_another_release_away(
 ) -> None:
     """Many may write a Lease; a controller's pod may write every ledger. Unknown counts as one."""
     assert play(lambda: _starts_beside(holder, may_write)) is starts
+
+
+async def _seconds_until_it_leads(leaves_after: float) -> float:
+    kube = ModelKube(Chance(0, level=0.0))
+    lease = {"metadata": {"name": "any", "labels": LABELS}, "spec": {"holderIdentity": "pod_1f"}}
+    stored = await kube.create("Lease", "team", lease)
+
+    async def leave() -> None:
+        await asyncio.sleep(leaves_after)
+        await kube.delete("Lease", "team", "any", stored["metadata"]["uid"])
+
+    leaving = asyncio.create_task(leave())
+    clock = VirtualClock()
+    began = clock.monotonic()
+    await LeaderLock(kube, clock, SETTINGS, identity="first").acquire_alone()
+    seconds = clock.monotonic() - began
+    leaving.cancel()
+    return seconds
+
+
+def test_a_lock_that_was_left_behind_is_waited_for_no_longer_than_it_is_there() -> None:
+    """Its namespace goes, and nobody can renew it. Else it is waited for as long as it holds."""
+    duration = SETTINGS.limits.lock_duration_seconds
+
+    assert play(lambda: _seconds_until_it_leads(1.0)) < duration / 2
+    assert play(lambda: _seconds_until_it_leads(1000.0)) >= duration
