@@ -8,11 +8,17 @@ import json
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from urllib.parse import quote, quote_plus
+
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_ssh_private_key,
+)
 
 PIECE_CHARACTERS = 24
 """Of a secret, at least, that are sought by themselves: messages are cut, key files have lines."""
@@ -31,6 +37,8 @@ class Secret:
     """Where it is to be, as patterns of places; it must be seen at each of them."""
     haunts: tuple[str, ...] = ()
     """Where it may be besides, and be gone before anybody looks."""
+    public: str = ""
+    """What anybody may know of it, as it is shown: a key's other half stands in its file, too."""
 
     def belongs(self, place: str) -> bool:
         """Whether it may be there."""
@@ -124,15 +132,25 @@ def known(given: Given, seen: Mapping[str, bytes]) -> list[Secret]:
         for place, token in _matching(seen, pattern).items():
             found.append(Secret(place, _signature(token), homes=(place,)))
     for place, key in _matching(seen, "machines/*/etc/ssh/ssh_host_ed25519_key").items():
-        found.append(Secret(place, key, homes=(place,)))
+        found.append(Secret(place, key, homes=(place,), public=_public(key)))
     for place, data in _matching(seen, f"{held}/*").items():
         secret = json.loads(data)
-        for field_name in ("id_ed25519", "tls.key"):
-            if value := secret.get("data", {}).get(field_name):
-                namespace, node = place.split("/")[3], secret["metadata"]["name"].split("-ssh-")[0]
-                drivers = f"files/{namespace}/{node}-driver/etc/gpujob/ssh/*"
-                found.append(Secret(place, base64.b64decode(value), (place,), (drivers,)))
+        values = {name: base64.b64decode(value) for name, value in secret.get("data", {}).items()}
+        if "id_ed25519" in values:
+            key = values["id_ed25519"]
+            namespace, node = place.split("/")[3], secret["metadata"]["name"].split("-ssh-")[0]
+            drivers = f"files/{namespace}/{node}-driver/etc/gpujob/ssh/*"
+            found.append(Secret(place, key, (place,), (drivers,), _public(key)))
+        if "tls.key" in values:
+            public = values["tls.crt"].decode()
+            found.append(Secret(place, values["tls.key"], (place,), public=public))
     return found
+
+
+def _public(key: bytes) -> str:
+    """Returns the half of an SSH key that its machine is given."""
+    public = load_ssh_private_key(key, None).public_key()
+    return public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
 def _signature(token: bytes) -> bytes:
@@ -144,7 +162,7 @@ def _matching(seen: Mapping[str, bytes], pattern: str) -> dict[str, bytes]:
     return {place: data for place, data in sorted(seen.items()) if fnmatchcase(place, pattern)}
 
 
-def search(secrets: Iterable[Secret], seen: Mapping[str, bytes]) -> list[Sighting]:
+def search(secrets: Collection[Secret], seen: Mapping[str, bytes]) -> list[Sighting]:
     """Returns every secret in every place where it stands, in whichever form it was found there."""
     needles = spelt(secrets)
     # Whatever is as long as two words but a byte has a whole one of those that the data is cut
@@ -181,18 +199,20 @@ def unseen(secrets: Iterable[Secret], sightings: Iterable[Sighting]) -> list[str
     ]
 
 
-def spelt(secrets: Iterable[Secret]) -> dict[bytes, tuple[str, str]]:
+def spelt(secrets: Collection[Secret]) -> dict[bytes, tuple[str, str]]:
     """Returns all that is sought: the name of its secret and of its form, by the bytes.
 
-    A piece that stands in several secrets, such as the first one of every key file, is none.
+    A piece that stands in several secrets, such as the first one of every key file, is none; nor
+    is one that is public: one private key in 256 ends so that a piece begins as its other half.
     """
     pieces = {secret.name: _pieces(secret.value.decode()) for secret in secrets}
+    public = {secret.name: secret.public for secret in secrets}
     counts = Counter(piece for found in pieces.values() for piece in found)
     return {
         needle: (name, form)
         for name, found in pieces.items()
         for piece in sorted(found)
-        if counts[piece] == 1
+        if counts[piece] == 1 and piece not in public[name]
         # The plainest name last: it is the one that stays.
         for form, needles in reversed(forms(piece).items())
         for needle in needles

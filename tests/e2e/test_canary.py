@@ -9,7 +9,14 @@ from functools import partial
 from urllib.parse import quote, quote_plus
 
 import pytest
-from tests.e2e.canary import Secret, Sighting, leaks, search, unseen
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from tests.e2e.canary import Given, Secret, Sighting, known, leaks, search, unseen
 
 VALUE = 'canary 0123456789abcdef "\\ö+/<&>=%'
 KEY = (
@@ -120,3 +127,18 @@ def test_a_secret_at_home_is_no_leak_and_an_empty_home_is_told() -> None:
 
     assert [one.place for one in leaks([secret], found)] == ["home/1/b"]
     assert unseen([secret], found) == ["password: house"]
+
+
+def test_the_public_half_of_a_key_is_no_leak() -> None:
+    """The file of a key that ends in 0x20 has a piece that stands in its public half as well."""
+    key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"key").digest()[:31] + b" ")
+    file = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    home = "objects/v1/secrets/demo/train-0-1-ssh-1"
+    data = {"id_ed25519": base64.b64encode(file).decode()}
+    secret = json.dumps({"metadata": {"name": "train-0-1-ssh-1"}, "data": data}).encode()
+    seen = {home: secret, "machines/1/root/.ssh/authorized_keys": public, "log": file[-150:]}
+    secrets = known(Given("", "", "", "", "", (), ()), {home: secret})
+
+    found = search([one for one in secrets if one.value], seen)
+    assert [one.place for one in leaks(secrets, found)] == ["log"]
