@@ -23,7 +23,7 @@ from gpujob.adapters import log
 from gpujob.adapters.redact import REPLACEMENT, Scrubber
 from gpujob.adapters.sink import Sink
 
-SECRET = 'canary-0123/456+789 "ö\\x>>>>>'
+SECRET = 'kanari-0123/456+789 "ö\\x>>>>>'
 """Every character of it that an encoding changes."""
 LIBRARIES = (
     *("gpujob.controller", "kopf", "kopf.objects", "uvicorn", "uvicorn.error", "aiohttp.client"),
@@ -33,8 +33,8 @@ LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.C
 
 JWT = "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.eyJzdWIiOiJjYW5hcnkifQ.c2lnbmF0dXJlLWNhbmFyeQ"
 PEM = (
-    "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUcanary\n"
-    "AAAAcanary==\n-----END OPENSSH PRIVATE KEY-----\n"
+    "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUkanari\n"
+    "AAAAkanari==\n-----END OPENSSH PRIVATE KEY-----\n"
 )
 HEX = "c0ffee" * 10 + "abcd"
 
@@ -69,7 +69,7 @@ class Said:
     def lines(self) -> list[dict[str, Any]]:
         """Returns what was said since the last call, each line being JSON; none may be secret."""
         text = self._capsys.readouterr().err
-        assert "canary" not in text
+        assert "kanari" not in text
         return [json.loads(line) for line in text.splitlines()]
 
     def line(self) -> dict[str, Any]:
@@ -226,15 +226,15 @@ def test_each_spelling_is_replaced(spelling: str) -> None:
     for line in (text, f"<{text}>", json.dumps({"event": text}), json.dumps([{"e": text}])):
         shown = scrub(line)
         assert REPLACEMENT in shown
-        assert "canary" not in shown
+        assert "kanari" not in shown
         # At its ends base64 has characters that hold something else too.
-        parts = [text[at : at + 6] for at in range(len(text) - 5)] if "canary" not in text else []
+        parts = [text[at : at + 6] for at in range(len(text) - 5)] if "kanari" not in text else []
         assert not [part for part in parts if part in shown]
 
 
 def test_the_longest_goes_first() -> None:
     """A secret that begins with another one leaves nothing of itself."""
-    short, long = "canary-12", "canary-12-and-more"
+    short, long = "kanari-12", "kanari-12-and-more"
 
     for order in ((short, long), (long, short)):
         scrub = Scrubber([SecretStr(one) for one in order])
@@ -243,9 +243,9 @@ def test_the_longest_goes_first() -> None:
 
 def test_lines_of_a_known_key_are_secret_each(said: Said) -> None:
     """A key file of several lines, one of which is shown."""
-    scrub = Scrubber([SecretStr(PEM), SecretStr('{\n  "private": "canary-of-many-lines"\n}\n')])
+    scrub = Scrubber([SecretStr(PEM), SecretStr('{\n  "private": "kanari-of-many-lines"\n}\n')])
 
-    for line in ("b3BlbnNzaC1rZXktdjEAAAAABG5vbmUcanary", '"private": "canary-of-many-lines"'):
+    for line in ("b3BlbnNzaC1rZXktdjEAAAAABG5vbmUkanari", '"private": "kanari-of-many-lines"'):
         assert scrub(f"at {line} it broke") == f"at {REPLACEMENT} it broke"
 
 
@@ -258,14 +258,14 @@ def test_an_empty_secret_hides_nothing(empty: str) -> None:
 # --- What is known by its shape ---------------------------------------------------------------
 
 SHAPES = {
-    "bearer": ("Bearer canary-1", "Bearer "),
-    "bearer in small letters": ("authorization: bearer canary.1~+/=", "authorization: bearer "),
-    "bearer in a tuple": ("(b'authorization', b'Bearer canary-1')", "', b'Bearer "),
-    "bearer in JSON": ('{"Authorization": "Bearer canary-1"}', '"Bearer '),
-    "bearer in JSON in JSON": (json.dumps('{"Authorization":"Bearer canary-1"}'), "Bearer "),
-    "bearer in an address": ("header=Bearer%20canary-1", "Bearer%20"),
-    "basic": ("Authorization: Basic Y2FuYXJ5canary==", "Authorization: Basic "),
-    "another scheme": ("'Authorization': 'canary-1'", "'Authorization': '"),
+    "bearer": ("Bearer kanari-1", "Bearer "),
+    "bearer in small letters": ("authorization: bearer kanari.1~+/=", "authorization: bearer "),
+    "bearer in a tuple": ("(b'authorization', b'Bearer kanari-1')", "', b'Bearer "),
+    "bearer in JSON": ('{"Authorization": "Bearer kanari-1"}', '"Bearer '),
+    "bearer in JSON in JSON": (json.dumps('{"Authorization":"Bearer kanari-1"}'), "Bearer "),
+    "bearer in an address": ("header=Bearer%20kanari-1", "Bearer%20"),
+    "basic": ("Authorization: Basic Y2FuYXJ5kanari==", "Authorization: Basic "),
+    "another scheme": ("'Authorization': 'kanari-1'", "'Authorization': '"),
     "JSON Web Token": (f"token {JWT} refused", "token "),
     "JSON Web Token after a break": (f"token\\n{JWT}\\n", "token\\n"),
     "private key": (f"key {PEM} end", "key "),
@@ -277,19 +277,19 @@ SHAPES = {
     "private key, EC": (PEM.replace("OPENSSH", "EC"), ""),
     "private key, encrypted": (PEM.replace("OPENSSH", "ENCRYPTED"), ""),
     "private key, address": (f"k={quote(PEM)}&", "k="),
-    "api_key": ("GET https://x/?api_key=canary-1&limit=3", "&limit=3"),
-    "api_key, query in query": ("next=%3Fapi_key%3Dcanary-1", "api_key%3D"),
+    "api_key": ("GET https://x/?api_key=kanari-1&limit=3", "&limit=3"),
+    "api_key, query in query": ("next=%3Fapi_key%3Dkanari-1", "api_key%3D"),
     "instance_api_key": (
-        '{"new_contract": 1, "instance_api_key": "canary-1"}',
+        '{"new_contract": 1, "instance_api_key": "kanari-1"}',
         '"new_contract": 1',
     ),
-    "instance_api_key, escaped": (r"{\"instance_api_key\":\"canary-1\"}", "instance_api_key"),
-    "instance_api_key, a named argument": ("Lease(instance_api_key='canary-1', id=3)", "id=3"),
-    "CONTAINER_API_KEY": ("export CONTAINER_API_KEY=canary-1", "CONTAINER_API_KEY="),
-    "jupyter_token": ("{'jupyter_token': 'canary-1', 'id': 3}", "'id': 3"),
-    "jupyter_token in a row": ("('jupyter_token', 'canary-1')", "('jupyter_token', '"),
-    "an address that is signed": ("https://s/log?X-Amz-Signature=canary1&a=b", "&a=b"),
-    "a token of our API": (f"got gpujob_{'canary_-' * 6}.", "got "),
+    "instance_api_key, escaped": (r"{\"instance_api_key\":\"kanari-1\"}", "instance_api_key"),
+    "instance_api_key, a named argument": ("Lease(instance_api_key='kanari-1', id=3)", "id=3"),
+    "CONTAINER_API_KEY": ("export CONTAINER_API_KEY=kanari-1", "CONTAINER_API_KEY="),
+    "jupyter_token": ("{'jupyter_token': 'kanari-1', 'id': 3}", "'id': 3"),
+    "jupyter_token in a row": ("('jupyter_token', 'kanari-1')", "('jupyter_token', '"),
+    "an address that is signed": ("https://s/log?X-Amz-Signature=kanari1&a=b", "&a=b"),
+    "a token of our API": (f"got gpujob_{'kanari_-' * 6}.", "got "),
 }
 
 
@@ -299,7 +299,7 @@ def test_each_shape_is_replaced(shape: str) -> None:
     text, kept = SHAPES[shape]
     shown = Scrubber()(text)
 
-    assert "canary" not in shown
+    assert "kanari" not in shown
     assert REPLACEMENT in shown
     assert kept in shown
     assert Scrubber()(shown) == shown
@@ -357,7 +357,7 @@ def test_no_text_takes_long(piece: str) -> None:
 
 def test_addresses_in_others_words_lose_their_queries() -> None:
     """What is asked may be anything; where, is told."""
-    shown = Scrubber().foreign("see https://s.example/log?sig=canary#a and http://x/y")
+    shown = Scrubber().foreign("see https://s.example/log?sig=kanari#a and http://x/y")
 
     assert shown == f"see https://s.example/log?{REPLACEMENT} and http://x/y"
 
@@ -459,7 +459,7 @@ def test_a_process_shows_no_secret_at_its_end(end: str) -> None:
     )
 
     assert done.returncode == (1 if end in ("main thread", "chained", "group", "asyncio") else 0)
-    assert "canary" not in done.stdout + done.stderr
+    assert "kanari" not in done.stdout + done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert len(lines) == 1
     assert "Error" in json.dumps(lines) or "Warning" in json.dumps(lines)
