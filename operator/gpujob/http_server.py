@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
+import h11
 import structlog
 import uvicorn
 from fastapi import FastAPI, Request
@@ -19,6 +20,7 @@ from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import AdapterError, ClusterError
@@ -30,6 +32,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TOKEN_BYTES_MAX = 8_192
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+HEAD_SECONDS = 10.0
+"""Within which a request's head must have come, from when the line or its first byte is there."""
 BODY_SECONDS = 30.0
 """Within which a body must have come."""
 BROKEN = "the request could not be carried out; the log has the cause under this id"
@@ -136,6 +140,35 @@ def _answer(status: int, detail: str, error_id: str = "") -> JSONResponse:
     return JSONResponse(body, status, HEADERS.get(status))
 
 
+class _Connection(H11Protocol):
+    """Ends when the head of a request does not come; the library would wait for ever."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait_no_more()
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._wait_no_more()
+        elif self._patience is None:
+            self._patience = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _wait_no_more(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+
 class HttpServer(uvicorn.Server):
     """A server that leaves the signals to its process."""
 
@@ -147,7 +180,13 @@ class HttpServer(uvicorn.Server):
 def http_server(app: Any, host: str, port: int, tls: ssl.SSLContext | None = None) -> HttpServer:
     """Returns a server of an ASGI application, over TLS if there is a context for it."""
     config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, access_log=False, server_header=False
+        app,
+        host=host,
+        port=port,
+        http=_Connection,
+        log_config=None,
+        access_log=False,
+        server_header=False,
     )
     if tls is not None:
         config.load()

@@ -31,8 +31,9 @@ NAMES = (
 )
 SECRET = "canary-0f9e8d7c6b5a49382716f5e4d3c2b1a0"
 CAUSE = "the forced fault"
-BODY_SECONDS = 0.5
-"""Instead of half a minute."""
+HEAD_SECONDS = 4.0
+BODY_SECONDS = 5.0
+"""Instead of half a minute; longer than a head may take, which then has long come."""
 
 
 class Fault(Exception):
@@ -96,7 +97,7 @@ def applications(token: str, cut_off: KubeClient) -> dict[str, Any]:
 
 async def serve(ports: dict[str, int], token: str) -> None:
     """Serves until it is ended."""
-    http_server.BODY_SECONDS = BODY_SECONDS
+    http_server.HEAD_SECONDS, http_server.BODY_SECONDS = HEAD_SECONDS, BODY_SECONDS
     apps = applications(token, await KubeClient.connect())
     servers = [http_server.http_server(apps[name], "127.0.0.1", ports[name]) for name in NAMES]
     await asyncio.gather(*(server.serve() for server in servers))

@@ -11,7 +11,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -320,12 +320,32 @@ def test_what_fails_inside_is_an_id_and_its_cause_is_in_the_log(name: str, broke
     ("name", "path"), [("api", JOBS), ("admission", REVIEW)], ids=["API", "admission"]
 )
 def test_a_body_that_does_not_come_is_not_waited_for(name: str, path: str, broken: Servers) -> None:
-    """The process waits half a second instead of half a minute."""
+    """The process waits five seconds instead of half a minute."""
     listener = broken[name]
     answer = listener.raw(head(path, "Content-Length: 900", token=TOKEN) + b"{")
 
     assert answer.status == 408, answer
     shows_nothing(answer)
+
+
+def test_a_head_that_does_not_come_is_not_waited_for(broken: Servers) -> None:
+    """At no listener: neither one that is not begun, nor one without an end, nor a second one."""
+    begun = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+    with ExitStack() as all_:
+        lines = []
+        for listener in map(broken.__getitem__, NAMES):
+            for first in (b"", begun, begun + b"\r\n"):
+                line = socket.create_connection(("127.0.0.1", listener.port), timeout=30)
+                lines.append(all_.enter_context(line))
+                line.sendall(first)
+                if first.endswith(b"\r\n\r\n"):
+                    assert line.recv(65536).startswith(b"HTTP/1.1 ")
+                    line.sendall(begun)
+        for line in lines:
+            # A line that stays open is a timeout, which fails.
+            with suppress(ConnectionResetError):
+                while line.recv(65536):
+                    pass
 
 
 UPSTREAM: dict[str, tuple[int, bytes]] = {
