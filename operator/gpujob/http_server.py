@@ -32,10 +32,13 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TOKEN_BYTES_MAX = 8_192
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+HEAD_BYTES_MAX = 16 << 10
 HEAD_SECONDS = 10.0
 """Within which a request's head must have come, from when the line or its first byte is there."""
 BODY_SECONDS = 30.0
 """Within which a body must have come."""
+DISCARDED_BYTES_MAX = 16 << 20
+"""Of a body that is too large: who still sends when the line is closed does not see the answer."""
 BROKEN = "the request could not be carried out; the log has the cause under this id"
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}
 
@@ -65,18 +68,22 @@ async def json_body(request: Request, bytes_max: int) -> bytes:
         "application/json"
     ):
         raise Refused(415, "the body must be application/json")
-    raw = bytearray()
+    raw, size = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
-                raw += chunk
-                if len(raw) > bytes_max:
-                    raise Refused(413, f"the body may have {bytes_max} bytes")
+                size += len(chunk)
+                if size <= bytes_max:
+                    raw += chunk
+                elif size > bytes_max + DISCARDED_BYTES_MAX:
+                    break
     except TimeoutError:
         raise Refused(408, f"the body did not come within {BODY_SECONDS:g} s") from None
     except ClientDisconnect:
         # Nobody hears this answer; that the line was cut is no fault of ours to be looked for.
         raise Refused(400, "the body did not come whole") from None
+    if size > bytes_max:
+        raise Refused(413, f"the body may have {bytes_max} bytes")
     return bytes(raw)
 
 
@@ -184,6 +191,7 @@ def http_server(app: Any, host: str, port: int, tls: ssl.SSLContext | None = Non
         host=host,
         port=port,
         http=_Connection,
+        h11_max_incomplete_event_size=HEAD_BYTES_MAX,
         log_config=None,
         access_log=False,
         server_header=False,
