@@ -84,11 +84,11 @@ class ControlPlane:
                     "--log-level=warn",
                 ],
             )
-        self.start_apiserver()
+        self._start_apiserver()
         self._start_controller_manager()
 
-    def start_apiserver(self) -> None:
-        """Starts the API server if it does not run, on its old port; waits until it is ready."""
+    def _start_apiserver(self) -> None:
+        # On its old port, if it ran before.
         pki.write_kubeconfig(self._pki, "admin", self.url, self.kubeconfig)
 
         def ready() -> bool:
@@ -100,8 +100,13 @@ class ControlPlane:
         wait_for("the API server", READY_SECONDS, ready, quiet=self._quiet)
 
     def kill_apiserver(self) -> None:
-        """Ends the API server as a crash would."""
+        """Ends the API server as a crash would; `up` starts it again.
+
+        The controller manager goes with it: left alone, its informers look again only after up to
+        a minute, and a new namespace has no service account until then.
+        """
         self._processes.kill("kube-apiserver")
+        self._processes.kill("kube-controller-manager")
 
     @property
     def ca(self) -> Path:

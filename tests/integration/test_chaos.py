@@ -241,7 +241,7 @@ def test_an_api_server_that_is_down_for_a_minute(chaos: Chaos, scale: Scale) -> 
         rented = world.simulator.rents()
         stays(60 * scale.slowness, "rented", lambda: world.simulator.rents() == rented)
     finally:
-        world.plane.start_apiserver()
+        world.plane.up()
     back_at = time.time()
     jobs = [chaos.finished(name) for name in ("first", "second")]
 
@@ -511,7 +511,7 @@ def abandoned(chaos: Chaos) -> Iterator[None]:
     try:
         yield
     finally:
-        world.plane.start_apiserver()
+        world.plane.up()
 
 
 @at_length

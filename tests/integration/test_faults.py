@@ -188,7 +188,7 @@ def test_an_api_server_that_restarts_while_a_job_runs_loses_nothing(world: World
     world.apply_job("train", command=["sh", "-c", "sleep 6"])
     world.await_reason("train", "Running")
     world.plane.kill_apiserver()
-    world.plane.start_apiserver()
+    world.plane.up()
 
     def complete() -> bool:
         if not world.operator.runs:
@@ -221,7 +221,7 @@ def test_a_fuse_holds_while_the_api_server_is_away(world: World) -> None:
         eventually("the machine is gone", lambda: not world.simulator.living())
         assert "overdue_destroyed" in world.operator.log
     finally:
-        world.plane.start_apiserver()
+        world.plane.up()
     eventually("it lets another one lead", lambda: not world.operator.runs)
     world.operator.start()
     job = world.await_reason("train", "BudgetExhausted")
