@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.parts import (
+    AUDIENCE,
     AdmissionServer,
     Kubectl,
     Object,
@@ -121,6 +122,14 @@ def record(token: str, access: str = "write", days: float = 1, *where: str) -> s
         "expires": expires.isoformat(),
     }
     return base64.b64encode(json.dumps(held).encode()).decode()
+
+
+def token_file(kubectl: Kubectl, account: str, folder: Path) -> Path:
+    """A token of an account in the release's namespace, in a file as the kubelet would keep it."""
+    create = ("create", "token", account, "-n", "gpujob-system", f"--audience={AUDIENCE}")
+    path = folder / f"{account}.token"
+    path.write_text(kubectl(*create))
+    return path
 
 
 def secret(name: str, data: dict[str, str]) -> Object:

@@ -46,7 +46,7 @@ class InTurn:
 def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool:
     """Whether a failure counts.
 
-    A head of more than 64 KiB never reaches the API. Which cursors were given out only the API
+    A head of more than 16 KiB never reaches the API. Which cursors were given out only the API
     server knows, and no pattern has the length of a selector's prefix: they may be refused though
     they have the form that the schema tells. And the generator sends some ETags of its own making
     without their quotation marks, which it takes for valid. What of our own jobs is deleted, we

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.api import BOOTSTRAP, Api, api_server
+from tests.integration.api import BOOTSTRAP, Api, api_server, token_file
 from tests.integration.conftest import World
 from tests.integration.parts import AUDIENCE, eventually
 
@@ -29,21 +29,13 @@ def body(**spec: Any) -> dict[str, Any]:
     return {"metadata": {"name": "train"}, "spec": SPEC | spec}
 
 
-def token(world: World, account: str, folder: Path, *, audience: str = AUDIENCE) -> Path:
-    """A token of an account in the release's namespace, in a file as the kubelet would keep it."""
-    create = ("create", "token", account, "-n", "gpujob-system", f"--audience={audience}")
-    path = folder / f"{account}-{audience.partition('/')[2]}"
-    path.write_text(world.kubectl(*create))
-    return path
-
-
 @pytest.fixture
 def api(world: World, tmp_path: Path) -> Iterator[Api]:
     """The API beside a controller that leads."""
     settings = {
         "GPUJOB_API_BOOTSTRAP_TOKEN": BOOTSTRAP,
         "GPUJOB_TRANSPORT_URL": world.operator.transport_url,
-        "GPUJOB_TOKEN_FILE": str(token(world, "gpujob-server", tmp_path)),
+        "GPUJOB_TOKEN_FILE": str(token_file(world.kubectl, "gpujob-server", tmp_path)),
     }
     with api_server(world.plane, tmp_path, {}, **settings) as served:
         served.namespace, served.token = world.namespace, BOOTSTRAP
@@ -68,6 +60,10 @@ def test_an_estimate_is_what_the_job_is_then_told(world: World, api: Api) -> Non
     assert (none["reason"], none["offers"], none["offersMatching"]) == ("NoMatchingOffer", [], 0)
     absent = api("POST", ESTIMATES, body(gpu={"models": ["RTX 4091"]}))
     assert (absent.status, absent.body["errors"][0]["field"]) == (422, "spec.gpu.models[0]")
+
+    busy = next(one for _ in range(60) if (one := api("POST", ESTIMATES, body())).status != 200)
+    assert (busy.status, busy.headers["retry-after"]) == (429, "5"), busy
+    assert "errorId" not in busy.body, "nothing is wrong that one could look for"
 
     assert api("POST", "/v1/namespaces/{}/jobs", body()).status == 201
     machines = "/v1/namespaces/{}/machines"
@@ -96,7 +92,7 @@ def test_when_the_market_or_the_controller_is_silent(world: World, api: Api) -> 
 def test_the_controller_answers_the_server_alone(world: World, tmp_path: Path) -> None:
     """Drivers and other accounts learn nothing, and what is no question is told so."""
     question = json.dumps({"version": 1, "spec": SPEC}).encode()
-    server = token(world, "gpujob-server", tmp_path).read_text().strip()
+    server = token_file(world.kubectl, "gpujob-server", tmp_path).read_text().strip()
     driver = world.kubectl(
         "create", "token", "default", "-n", world.namespace, f"--audience={AUDIENCE}"
     ).strip()

@@ -6,7 +6,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from gpujob.adapters.body import whole_body
-from gpujob.adapters.errors import ControllerUnavailable
+from gpujob.adapters.errors import ControllerBusy, ControllerUnavailable
 from gpujob.api.estimate import (
     ESTIMATE_BYTES_MAX,
     ESTIMATE_PATH,
@@ -26,7 +26,7 @@ class ControllerClient:
         self._url, self._token_file = url.rstrip("/"), token_file
 
     async def estimate(self, spec: GpuJobSpec) -> JobEstimate:
-        """Returns what a job would cost; raises ControllerUnavailable."""
+        """Returns what a job would cost; raises ControllerUnavailable and ControllerBusy."""
         question = EstimateQuestion(version=1, spec=spec)
         try:
             token = self._token_file.read_text().strip()
@@ -42,6 +42,8 @@ class ControllerClient:
                 ) as response,
             ):
                 raw = await whole_body(response, ESTIMATE_BYTES_MAX)
+                if response.status == 429:
+                    raise ControllerBusy("too many ask what jobs would cost")
                 if response.status != 200 or raw is None:
                     told = (raw or b"")[:512].decode(errors="replace")
                     raise ControllerUnavailable(f"it answered {response.status}: {told}")

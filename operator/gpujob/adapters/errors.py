@@ -16,6 +16,7 @@ AdapterError
 │   ├── Forbidden               401, 403
 │   └── Invalid                 400, 422: the API server refuses the object
 ├── ControllerUnavailable       the server's question got no answer
+├── ControllerBusy              429: it answers so many questions and no more
 └── MachineError
     ├── MachineUnreachable      refused, timed out, cut
     ├── HostKeyMismatch         it shows another key than the pinned one
@@ -112,6 +113,10 @@ class Expired(ClusterError):
 
 class ControllerUnavailable(AdapterError):
     """The controller did not answer what the server asked."""
+
+
+class ControllerBusy(AdapterError):
+    """The controller answers only so many questions of all who ask."""
 
 
 class MachineError(AdapterError):

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.controller import ControllerClient
-from gpujob.adapters.errors import ClusterError, ControllerUnavailable
+from gpujob.adapters.errors import ClusterError, ControllerBusy, ControllerUnavailable
 from gpujob.adapters.kube import KubeClient
 from gpujob.api.market import MarketNotes
 from gpujob.http_api.bodies import NewJob
@@ -74,6 +74,10 @@ def api_app(
     @app.exception_handler(ControllerUnavailable)
     async def on_silent_controller(_: Request, error: ControllerUnavailable) -> Response:
         return unanswered(error, shows_cause=shows_cause).response()
+
+    @app.exception_handler(ControllerBusy)
+    async def on_busy_controller(_: Request, error: ControllerBusy) -> Response:
+        return Problem(429, f"{error}; try again", headers={"Retry-After": "5"}).response()
 
     @app.exception_handler(RequestValidationError)
     async def on_wrong_request(_: Request, error: RequestValidationError) -> Response:

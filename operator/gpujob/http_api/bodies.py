@@ -5,7 +5,7 @@ import math
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.core.spec_faults import shape_faults
@@ -34,10 +34,22 @@ class NewMetadata(BaseModel):
     annotations: Annotated[Words, Field(description="Annotations.")] = {}
 
 
+EXAMPLE: dict[str, JsonValue] = {
+    "metadata": {"name": "train"},
+    "spec": {
+        "image": "pytorch/pytorch:2.4.0-cuda12.4-cudnn9-runtime",
+        "command": ["python3", "train.py"],
+        "activeDeadlineSeconds": 3600,
+        "gpu": {"models": ["RTX 4090"], "count": 1},
+        "cost": {"ceiling": "2.50"},
+    },
+}
+
+
 class NewJob(BaseModel):
     """A job to be created."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE]})
 
     metadata: NewMetadata
     spec: GpuJobSpec
