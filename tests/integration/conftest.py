@@ -39,6 +39,16 @@ class World:
     operator: Operator
     pods: PodRunner
     namespace: str
+    let_go_file: Path
+
+    def waits(self, before: str = ":", after: str = ":") -> list[str]:
+        """Returns a command that goes on from the one to the other only once it is let go."""
+        waiting = f"until [ -e {self.let_go_file} ]; do sleep 0.1; done"
+        return ["sh", "-c", f"{before}; {waiting}; {after}"]
+
+    def let_go(self) -> None:
+        """Lets all go on that wait, and whatever comes to wait later."""
+        self.let_go_file.touch()
 
     def apply_job(self, name: str, **spec: object) -> None:
         """Applies a GpuJob that would succeed, changed by keyword."""
@@ -244,7 +254,7 @@ def staged(
     with fresh_namespace(kubectl) as namespace:
         pods.start()
         try:
-            yield World(plane, kubectl, simulator, operator, pods, namespace)
+            yield World(plane, kubectl, simulator, operator, pods, namespace, folder / "go")
         finally:
             if operator.runs:
                 operator.stop()

@@ -255,11 +255,12 @@ def test_a_provider_that_answers_503_for_five_minutes(chaos: Chaos, scale: Scale
     """A job ends meanwhile, another one comes: nothing is called gone, and nothing is rented."""
     world = chaos.world
     chaos.start()
-    world.apply_job("first", command=["sh", "-c", "sleep 5"])
+    world.apply_job("first", command=world.waits())
     world.await_reason("first", "Running")
     world.simulator.faults(unavailable={"count": -1})
     world.apply_job("second", command=["true"])
     world.await_reason("second", "ProviderUnavailable")
+    world.let_go()
     (lease,) = world.simulator.ledger()
 
     def unchanged() -> bool:
@@ -445,11 +446,12 @@ def test_two_clusters_on_one_account(chaos: Chaos, scale: Scale, tmp_path: Path)
         operator = Operator(folder, operators_config(plane, folder / "kubeconfig"), market.url)
         operator.start()
         try:
-            other.apply_job("theirs", command=["sh", "-c", "sleep 10"])
+            other.apply_job("theirs", command=other.waits())
             their_job = other.await_reason("theirs", "Running")
             world.simulator.faults(list_omit={"count": 2, "image": "python"})
             _, killed_at = chaos.rent_without_an_answer("ours")
             world.apply_job("also-ours", command=["sh", "-c", "sleep 3"])
+            other.let_go()
 
             def all_complete() -> bool:
                 flags = [world.condition(name, "Complete") for name in ("ours", "also-ours")]
@@ -559,13 +561,15 @@ def test_another_accounts_key(chaos: Chaos, scale: Scale, how: str) -> None:
     """Nothing is rented, released or charged under it; with the old one all goes on."""
     world = chaos.world
     chaos.start()
-    world.apply_job("train", command=["sh", "-c", "sleep 5"])
+    world.apply_job("train", command=world.waits())
     world.await_reason("train", "Running")
     if how == "the key is moved":
         world.simulator.ask("PUT", "keys", {KEY: OTHER_ACCOUNT})
     else:
         world.simulator.ask("PUT", "keys", {KEY: ACCOUNT, OTHER_KEY: OTHER_ACCOUNT})
         chaos.give_key(OTHER_KEY)
+    # Its machine is to be released now, and must not be.
+    world.let_go()
     world.await_reason("train", "AccountChanged")
     world.apply_job("second", command=["true"])
     world.await_reason("second", "AccountChanged")

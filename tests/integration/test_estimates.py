@@ -65,10 +65,12 @@ def test_an_estimate_is_what_the_job_is_then_told(world: World, api: Api) -> Non
     assert (busy.status, busy.headers["retry-after"]) == (429, "5"), busy
     assert "errorId" not in busy.body, "nothing is wrong that one could look for"
 
-    assert api("POST", "/v1/namespaces/{}/jobs", body()).status == 201
+    job = body(command=world.waits())
+    assert api("POST", "/v1/namespaces/{}/jobs", job).status == 201
     machines = "/v1/namespaces/{}/machines"
     (shown,) = eventually("its machine is shown", lambda: api("GET", machines).body["items"])
     assert (shown["job"], shown["gpu"]) == ("train", chosen["gpu"])
+    world.let_go()
     job = world.await_reason("train", "Complete")
     assert api("GET", machines).body["items"] == [], "what is gone costs nothing"
     assert job["status"]["attempts"][0]["gpu"] == chosen["gpu"]

@@ -139,7 +139,7 @@ def test_a_provider_that_is_down_is_waited_for(world: World) -> None:
 @pytest.mark.parametrize("fault", ["server_error", "wrong_key"])
 def test_nothing_is_taken_for_gone_while_the_provider_fails(world: World, fault: str) -> None:
     """A running job survives a provider that answers every question wrongly."""
-    world.apply_job("train", command=["sh", "-c", "sleep 6"])
+    world.apply_job("train", command=world.waits())
     world.await_reason("train", "Running")
     world.simulator.faults(**{fault: {"count": -1}})
     eventually("the operator is not ready", lambda: world.operator.probe("readyz")[0] == 503)
@@ -151,6 +151,7 @@ def test_nothing_is_taken_for_gone_while_the_provider_fails(world: World, fault:
     )
     assert [one["id"] for one in world.simulator.living()] == [lease["id"]]
     world.simulator.faults()
+    world.let_go()
     job = world.await_reason("train", "Complete")
 
     assert len(world.simulator.of(job)) == 1
@@ -172,10 +173,11 @@ def test_an_operator_that_is_killed_while_it_rents_goes_on(world: World) -> None
 
 def test_an_operator_that_is_killed_while_a_job_runs_goes_on(world: World) -> None:
     """The workload runs through; its output is complete, its machine is given back."""
-    world.apply_job("train", command=["sh", "-c", "echo one; sleep 6; echo two"])
+    world.apply_job("train", command=world.waits("echo one", "echo two"))
     world.await_reason("train", "Running")
     world.operator.kill()
     world.operator.start()
+    world.let_go()
     job = world.await_reason("train", "Complete")
 
     assert len(world.simulator.of(job)) == 1
@@ -185,10 +187,11 @@ def test_an_operator_that_is_killed_while_a_job_runs_goes_on(world: World) -> No
 
 def test_an_api_server_that_restarts_while_a_job_runs_loses_nothing(world: World) -> None:
     """The same machine finishes the job."""
-    world.apply_job("train", command=["sh", "-c", "sleep 6"])
+    world.apply_job("train", command=world.waits())
     world.await_reason("train", "Running")
     world.plane.kill_apiserver()
     world.plane.up()
+    world.let_go()
 
     def complete() -> bool:
         if not world.operator.runs:
@@ -232,10 +235,16 @@ def test_a_fuse_holds_while_the_api_server_is_away(world: World) -> None:
 
 def test_a_deleted_driver_pod_is_replaced_and_the_machine_kept(world: World) -> None:
     """The next driver takes up the running workload; nothing runs twice."""
-    world.apply_job("train", command=["sh", "-c", "echo start; sleep 8; echo end"])
+    world.apply_job("train", command=world.waits("echo start", "echo end"))
     world.await_reason("train", "Running")
     pod = ("pod", "train-0-1-driver", "-n", world.namespace)
     world.kubectl("delete", *pod, "--grace-period=0", "--force")
+    connected = "connected to"
+    eventually(
+        "another driver has taken it up",
+        lambda: world.pods.log("train-0-1-driver").count(connected) >= 2,
+    )
+    world.let_go()
     job = world.await_reason("train", "Complete")
 
     assert len(world.simulator.of(job)) == 1

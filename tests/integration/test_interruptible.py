@@ -5,15 +5,19 @@ from tests.integration.conftest import World
 from tests.integration.parts import eventually
 
 BID = {"type": "Interruptible"}
-WORK = ["sh", "-c", "echo x >> $HOME/runs; echo run $(cat $HOME/runs | wc -l); sleep 6"]
+COUNTED = "echo x >> $HOME/runs; echo run $(cat $HOME/runs | wc -l)"
 
 
 def test_a_machine_that_is_taken_away_and_comes_back_goes_on(world: World) -> None:
     """The same machine, with its disk; the workload is started once more, and by one driver."""
-    world.simulator.faults(outbid={"count": 1, "seconds": 2, "lasts": 4})
-    world.apply_job("train", command=WORK, market=BID)
+    world.apply_job("train", command=world.waits(COUNTED), market=BID)
+    eventually("it runs", lambda: "run 1\n" in world.pods.log("train-0-1-driver"))
+    (lease,) = world.simulator.living()
+    world.simulator.ask("POST", f"machines/{lease['id']}/outbid", {"lasts": -1})
     world.await_reason("train", "Paused")
     assert world.condition("train", "Running")["status"] == "False"
+    world.simulator.ask("POST", f"machines/{lease['id']}/resume")
+    world.let_go()
     job = world.await_reason("train", "Complete")
 
     (lease,) = world.simulator.of(job)

@@ -34,12 +34,13 @@ def test_a_leader_that_stops_hands_over_at_once(world: World, replicas: Replicas
     replicas.start(GPUJOB_LOCK_DURATION_SECONDS="3600")
     first = replicas.await_leader()
     (other,) = set(replicas.all) - {first}
-    world.apply_job("train", command=["sh", "-c", "echo one; sleep 5; echo two"])
+    world.apply_job("train", command=world.waits("echo one", "echo two"))
     world.await_reason("train", "Running")
 
     assert replicas.all[other].probe("readyz") == (200, "ok: another replica leads")
     assert replicas.all[first].stop() == 0
     replicas.await_leader(other)
+    world.let_go()
     job = world.await_reason("train", "Complete")
 
     assert len(world.simulator.of(job)) == 1

@@ -63,12 +63,13 @@ def test_a_finished_job_goes_after_its_time(world: World) -> None:
 
 def test_suspension_gives_the_machine_back_and_resuming_takes_another(world: World) -> None:
     """A suspended job costs nothing; a resumed one starts anew and counts to no limit."""
-    world.apply_job("nap", command=["sh", "-c", "sleep 4"], maxRents=1)
+    world.apply_job("nap", command=world.waits(), maxRents=1)
     world.await_reason("nap", "Running")
     suspend = ("patch", "gpujob", "nap", "-n", world.namespace, "--type=merge", "-p")
     world.kubectl(*suspend, '{"spec":{"suspend":true}}')
     world.await_reason("nap", "Suspended")
     assert world.simulator.living() == []
+    world.let_go()
     world.kubectl(*suspend, '{"spec":{"suspend":false}}')
     job = world.await_reason("nap", "Complete")
 
@@ -161,10 +162,11 @@ def test_events_tell_the_story(world: World) -> None:
 
 def test_it_stops_in_good_order(world: World) -> None:
     """SIGTERM ends the operator with status 0, and the job's machine is left to the next one."""
-    world.apply_job("long", command=["sh", "-c", "sleep 5"])
+    world.apply_job("long", command=world.waits())
     world.await_reason("long", "Running")
 
     assert world.operator.stop() == 0
     world.operator.start()
+    world.let_go()
     job = world.await_reason("long", "Complete")
     assert len(world.simulator.of(job)) == 1

@@ -2,6 +2,7 @@
 
 import pytest
 from tests.integration.conftest import World
+from tests.integration.parts import eventually
 
 
 @pytest.mark.parametrize(
@@ -61,10 +62,12 @@ def test_who_answers_in_a_machine_s_place_gets_nothing(world: World, when: str) 
         world.simulator.ask("PUT", "faults", {"other_key": {"count": 1}})
         world.apply_job("train", command=["true"])
     else:
-        world.apply_job("train", command=["sh", "-c", "echo up; sleep 5"])
+        world.apply_job("train", command=world.waits())
         world.await_reason("train", "Running")
         (lease,) = world.simulator.living()
         world.simulator.ask("POST", f"machines/{lease['id']}/change-key")
+        eventually("the attempt is over", lambda: world.job("train")["status"].get("attempts"))
+        world.let_go()
     job = world.await_reason("train", "Complete")
     first, *_ = job["status"]["attempts"]
 

@@ -104,12 +104,13 @@ def test_a_key_that_stays_refused_ends_the_leader(world: World) -> None:
     world.operator.stop()
     changes = {"GPUJOB_TOKEN_REJECTED_SECONDS": "1", "GPUJOB_TOKEN_RESTART_SECONDS": "2"}
     world.operator.start(**changes)
-    world.apply_job("train", command=["sh", "-c", "sleep 8"])
+    world.apply_job("train", command=world.waits())
     world.await_reason("train", "Running")
     world.simulator.faults(wrong_key={"count": -1})
     eventually("the operator has ended", lambda: not world.operator.runs)
     world.simulator.faults()
     world.operator.start()
+    world.let_go()
     job = world.await_reason("train", "Complete")
 
     assert "TokenStale" in world.operator.log
