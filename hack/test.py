@@ -14,8 +14,9 @@ from localcluster import binaries, kind, project_images
 from localcluster.paths import cache
 
 ROOT = Path(__file__).resolve().parent.parent
-LANES = (("unit", "simulation", "contract", "chart", "release", "e2e"), ("integration",))
-"""Parts of a lane run one after the other, lanes side by side; they take alike long."""
+LANES = (("unit", "simulation", "contract", "chart", "release"), ("integration", "e2e"))
+"""Parts of a lane run one after the other, lanes side by side: the one mostly computes, the other
+mostly waits for the processes that it started. The end-to-end tests come last, when it is quiet."""
 PARTS = tuple(part for lane in LANES for part in lane)
 PRINTING = threading.Lock()
 KUBECTL = binaries.CONTROL_PLANE[-1:]
