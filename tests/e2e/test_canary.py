@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from tests.e2e.canary import Given, Secret, Sighting, known, leaks, search, unseen
+from tests.e2e.canary import HOMES, Given, Secret, Sighting, known, leaks, search, unseen
 
 VALUE = 'canary 0123456789abcdef "\\ö+/<&>=%'
 KEY = (
@@ -137,7 +137,7 @@ def test_the_public_half_of_a_key_is_no_leak() -> None:
     home = "objects/v1/secrets/demo/train-0-1-ssh-1"
     data = {"id_ed25519": base64.b64encode(file).decode()}
     secret = json.dumps({"metadata": {"name": "train-0-1-ssh-1"}, "data": data}).encode()
-    seen = {home: secret, "machines/1/root/.ssh/authorized_keys": public, "log": file[-150:]}
+    seen = {home: secret, f"{HOMES}/.ssh/authorized_keys": public, "log": file[-150:]}
     secrets = known(Given("", "", "", "", "", (), ()), {home: secret})
 
     found = search([one for one in secrets if one.value], seen)

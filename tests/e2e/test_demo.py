@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
-from tests.e2e.canary import Given, Secret, Sighting, known, leaks, search, spelt, unseen
+from tests.e2e.canary import HOMES, Given, Secret, Sighting, known, leaks, search, spelt, unseen
 from tests.e2e.conftest import keep_heard
 from tests.e2e.evidence import PYTHON, RECORD, Evidence, fetch
 
@@ -577,8 +577,8 @@ def test_everything_was_looked_at(searched: Searched, evidence: Evidence) -> Non
             ("processes/*/*-driver/cmdline", "gpujob\0driver"),
             ("processes/machines/cmdline", "/supervise"),
             ("files/demo/*-driver/etc/gpujob/ssh/*", "OPENSSH PRIVATE KEY"),
-            ("machines/*/root/.ssh/authorized_keys", "ssh-ed25519"),
-            ("machines/*/root/.gpujob/runs/*/stdout*", "epoch"),
+            (f"{HOMES}/.ssh/authorized_keys", "ssh-ed25519"),
+            (f"{HOMES}/.gpujob/runs/*/stdout*", "epoch"),
             ("requests/targets", "PUT /api/v0/asks/"),
             ("requests/bodies", "WATCHDOG"),
             ("metrics/gpujob-*", "gpujob_credit_usd"),
