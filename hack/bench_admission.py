@@ -25,8 +25,8 @@ from fastapi.responses import PlainTextResponse
 
 from gpujob.adapters import pki
 from gpujob.adapters.clock import SystemClock
-from gpujob.admission import PATH, admission_app
-from gpujob.http_server import http_server
+from gpujob.server.admission import PATH, admission_app
+from gpujob.web.listener import http_server
 from localcluster.control_plane import free_port
 
 NAME = "gpujob-server.gpujob-system.svc"

@@ -61,12 +61,12 @@ from gpujob.api.transport import (
     WorkloadPhase,
     read_message,
 )
+from gpujob.controller.transport import POD_NAME, POD_UID, transport_app
+from gpujob.core.effects import Rent
 from gpujob.core.limits import Limits
+from gpujob.core.machine.start_script import host_key_in_log, start_script
 from gpujob.core.observation import Heard
-from gpujob.core.plan import Rent
-from gpujob.core.start_script import host_key_in_log, start_script
-from gpujob.http_server import http_server
-from gpujob.transport import POD_NAME, POD_UID, transport_app
+from gpujob.web.listener import http_server
 from localcluster.control_plane import free_port
 
 SYNC_SECONDS = 2.0

@@ -11,7 +11,7 @@ import yaml
 import chart_values
 from gpujob.api.schema import KINDS, Kind, custom_resource_definition
 from gpujob.api.transport import messages_schema
-from gpujob.http_api.app import api_app
+from gpujob.server.http_api.app import api_app
 
 NOTHING_ASKED: Any = {
     "kube": None,
@@ -50,7 +50,7 @@ def files() -> dict[Path, str]:
     messages = json.dumps(messages_schema(), indent=2) + "\n"
     made[ROOT / "operator/gpujob/api/transport.schema.json"] = messages
     openapi = json.dumps(api_app(**NOTHING_ASKED).openapi(), indent=2) + "\n"
-    made[ROOT / "operator/gpujob/http_api/openapi.json"] = openapi
+    made[ROOT / "operator/gpujob/server/http_api/openapi.json"] = openapi
     return made
 
 

@@ -51,7 +51,7 @@ FAULTS = (
     # --- Renting ------------------------------------------------------------------------------
     Fault(
         "the marker is skipped",
-        "reconcile.py",
+        "controller/reconcile.py",
         """                await self._store(key, stored, node.status.conditions, after)
                 self._remember(uid, marker_seen_at""",
         """                self._remember(uid, marker_seen_at""",
@@ -68,7 +68,7 @@ FAULTS = (
     ),
     Fault(
         "an answer that did not come is a no",
-        "reconcile.py",
+        "controller/reconcile.py",
         "return seen.RentUnanswered(str(error))",
         "return seen.RentRefused(error.reason, str(error))",
     ),
@@ -94,31 +94,31 @@ FAULTS = (
     ),
     Fault(
         "a wrong account is accepted",
-        "reconcile.py",
+        "controller/reconcile.py",
         "if after.rent is None or line.account_id != after.rent.account_id:",
         "if after.rent is None:",
     ),
     Fault(
         "the lock is not asked before a rent",
-        "reconcile.py",
+        "controller/reconcile.py",
         "if not self._lock.is_held_for(self._settings.limits.rent_not_after_seconds):",
         "if not self._lock:",
     ),
     Fault(
         "an attempt's name is used again",
-        "core/job_plan.py",
+        "core/job/plan.py",
         "attempt = job.status.attempt + 1",
         "attempt = max(job.status.attempt, 1)",
     ),
     Fault(
         "a node is born without its finalizer",
-        "core/job_plan.py",
+        "core/job/plan.py",
         '"finalizers": [FINALIZER],',
         '"finalizers": [],',
     ),
     Fault(
         "a job needs no finalizer",
-        "core/job_plan.py",
+        "core/job/plan.py",
         "if seen.job.metadata.holds_finalizer:\n        return None",
         "if seen.job.metadata.name:\n        return None",
     ),
@@ -143,7 +143,7 @@ FAULTS = (
     ),
     Fault(
         "a host key needs no nonce",
-        "core/start_script.py",
+        "core/machine/start_script.py",
         'rf"^{_MARKER} {nonce} (ssh-ed25519 [A-Za-z0-9+/=]{{20,200}}) {nonce}\\s*$"',
         'rf"^{_MARKER} [0-9a-f]+ (ssh-ed25519 [A-Za-z0-9+/=]{{20,200}}) [0-9a-f]+\\s*$"',
     ),
@@ -156,13 +156,13 @@ FAULTS = (
     # --- Listings -----------------------------------------------------------------------------
     Fault(
         "one listing proves absence",
-        "core/market.py",
+        "core/market/listings.py",
         "if proved_at is None and listing.requested_at - first >= poll_seconds:",
         "if proved_at is None:",
     ),
     Fault(
         "a machine that was seen again is gone",
-        "core/market.py",
+        "core/market/listings.py",
         "first, proved_at = None, None",
         "first = None",
     ),
@@ -174,13 +174,13 @@ FAULTS = (
     ),
     Fault(
         "a machine without a mark is nobody's",
-        "core/market.py",
+        "core/market/listings.py",
         "doubtful = listing.has_unattributable and instance_id is None",
         "doubtful = False",
     ),
     Fault(
         "any account's listing proves absence",
-        "core/market.py",
+        "core/market/listings.py",
         "if seen or doubtful or listing.account_id != account_id:",
         "if seen or doubtful:",
     ),
@@ -223,19 +223,19 @@ FAULTS = (
     ),
     Fault(
         "a vanished node left nothing",
-        "core/job_plan.py",
+        "core/job/plan.py",
         '    if not gone:\n        words = f"GpuNode',
         '    if missed is None:\n        words = f"GpuNode',
     ),
     Fault(
         "a vanished node has cost nothing",
-        "core/job_plan.py",
+        "core/job/plan.py",
         "cost_usd=status.node_reserved_usd or format_usd(0),",
         "cost_usd=format_usd(0),",
     ),
     Fault(
         "a deleted job waits for nothing",
-        "core/job_plan.py",
+        "core/job/plan.py",
         "if _is_own(seen, node) and node is not None and node.status.released_at is None:",
         "if _is_own(seen, node) and node is not None and node.status.rent is None:",
     ),
@@ -266,7 +266,7 @@ FAULTS = (
     ),
     Fault(
         "what an attempt cost is not added",
-        "core/job_plan.py",
+        "core/job/plan.py",
         "spent = parse_usd(status.cost.spent_usd) + parse_usd(record.cost_usd)",
         "spent = parse_usd(record.cost_usd)",
     ),
@@ -279,7 +279,7 @@ FAULTS = (
     ),
     Fault(
         "a vanished node is sought on any account",
-        "core/job_plan.py",
+        "core/job/plan.py",
         "account_id=account,",
         "account_id=world.account_id or 0,",
     ),
@@ -291,7 +291,7 @@ FAULTS = (
     ),
     Fault(
         "a paused machine is told to run",
-        "core/assignment.py",
+        "core/machine/assignment.py",
         "if status.machine is None or status.is_paused:",
         "if status.machine is None:",
     ),
@@ -315,13 +315,13 @@ FAULTS = (
     ),
     Fault(
         "a cut-off leader forgets the fuses",
-        "core/fuse.py",
+        "core/cost/fuse.py",
         "< rent.money_deadline_seconds:",
         "< rent.money_deadline_seconds * 1000:",
     ),
     Fault(
         "a machine that is back counts anew",
-        "core/start_script.py",
+        "core/machine/start_script.py",
         'began=$(cat "$g/began" 2>/dev/null)',
         "began=",
     ),
@@ -334,19 +334,19 @@ FAULTS = (
     ),
     Fault(
         "a GPU is what its offer says",
-        "core/gpu_models.py",
+        "core/market/gpu_models.py",
         "return claimed == shown and",
         "return",
     ),
     Fault(
         "a machine without a watchdog is taken",
-        "core/preflight.py",
+        "core/machine/preflight.py",
         "if not measured.watchdog_runs:",
         "if False:",
     ),
     Fault(
         "a bad machine is forgotten",
-        "core/hosts.py",
+        "core/market/hosts.py",
         "        Reason.MACHINE_MISLABELLED,\n",
         "",
     ),
@@ -455,7 +455,7 @@ FAULTS = (
     ),
     Fault(
         "the sweep looks at the nodes first",
-        "sweep.py",
+        "controller/sweep.py",
         """        listing = await vast.list_leases()
         nodes = await kube.list_all("GpuNode")
 """,
@@ -466,43 +466,43 @@ FAULTS = (
     # --- Leader lock --------------------------------------------------------------------------
     Fault(
         "two leaders rent",
-        "core/leader.py",
+        "core/leader_lock.py",
         "return unchanged_seconds >= record.duration_seconds",
         "return True",
     ),
     Fault(
         "a leader that is cut off goes on",
-        "leader.py",
+        "controller/leader_lock.py",
         "if not renewed and self._clock.monotonic() >= until:",
         "if not renewed and self._clock.monotonic() >= until + 3600:",
     ),
     Fault(
         "a leader counts from the answer",
-        "leader.py",
+        "controller/leader_lock.py",
         "            asked_at = self._clock.monotonic()\n",
         "            asked_at = self._clock.monotonic() + 10\n",
     ),
     Fault(
         "any Lease keeps a release from starting",
-        "leader.py",
+        "controller/leader_lock.py",
         "if await self._is_controllers(name, lock.holder):",
         "if True:",
     ),
     Fault(
         "a release that can not be asked about is none",
-        "leader.py",
+        "controller/leader_lock.py",
         '"other_release_unclear", lock=name, problem=str(error))\n            return True',
         '"other_release_unclear", lock=name, problem=str(error))\n            return False',
     ),
     Fault(
         "a lock is given back before the last write has landed",
-        "leader.py",
+        "controller/leader_lock.py",
         "                await asyncio.gather(self._write, return_exceptions=True)\n",
         "",
     ),
     Fault(
         "a lock that could not be given back is kept",
-        "leader.py",
+        "controller/leader_lock.py",
         """            log.warning("lock_unreachable", problem=str(error))
             return False
         log.info("lock_released")""",
@@ -538,13 +538,13 @@ FAULTS = (
     # --- Ports --------------------------------------------------------------------------------
     Fault(
         "somebody else's Service is taken for ours",
-        "core/job_plan.py",
+        "core/job/plan.py",
         "if seen.service_owner != job.metadata.uid:",
         "if seen.service_owner is None:",
     ),
     Fault(
         "a machine is rented without its Service",
-        "core/job_plan.py",
+        "core/job/plan.py",
         "    _backing_off,\n    _reachable,\n",
         "    _backing_off,\n",
     ),
@@ -651,7 +651,7 @@ FAULTS = (
     # --- Admission ----------------------------------------------------------------------------
     Fault(
         "what the webhook refuses is not asked again",
-        "core/job_plan.py",
+        "core/job/plan.py",
         "    _record,\n    _spoilt,\n    _suspended,",
         "    _record,\n    _suspended,",
     ),
@@ -675,7 +675,7 @@ FAULTS = (
     ),
     Fault(
         "a finished job goes unasked",
-        "core/job_plan.py",
+        "core/job/plan.py",
         "if kept is None or status.completion_time is None:",
         "kept = kept or 0\n    if status.completion_time is None:",
     ),

@@ -16,9 +16,10 @@ from gpujob.api.transport import (
     WatchdogClient,
     WorkloadPhase,
 )
-from gpujob.core.hosts import HostMemory
 from gpujob.core.limits import Limits
-from gpujob.core.market import Lease, Listing, Mark, Offer, Quotes
+from gpujob.core.machine.preflight import as_status
+from gpujob.core.market.hosts import HostMemory
+from gpujob.core.market.listings import Lease, Listing, Mark, Offer, Quotes
 from gpujob.core.observation import (
     JobObservation,
     NodeMemory,
@@ -26,7 +27,6 @@ from gpujob.core.observation import (
     Pod,
     World,
 )
-from gpujob.core.preflight import as_status
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 MONOTONIC = 10_000.0

@@ -5,7 +5,7 @@ import sys
 
 from gpujob.adapters.memory import keep_private
 from gpujob.config import ConfigError
-from gpujob.http_api import token_command
+from gpujob.server.http_api import token_command
 
 
 def main() -> None:
@@ -33,9 +33,9 @@ def main() -> None:
         driver()
         return
     if given.program == "server":
-        from gpujob.server import main as run
+        from gpujob.server.main import main as run
     else:
-        from gpujob.controller import main as run
+        from gpujob.controller.main import main as run
 
     try:
         sys.exit(run())

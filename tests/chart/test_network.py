@@ -12,8 +12,8 @@ from tests.chart.network import Place, may_connect
 from tests.chart.rendering import NAMESPACE, PROMETHEUS, VALUE_SETS, Object, made, objects
 
 from gpujob.api.gpujob import GpuJobSpec
-from gpujob.core.driver_pod import driver_pod
-from gpujob.core.ports import FIRST_LISTENED
+from gpujob.core.machine.driver_pod import driver_pod
+from gpujob.core.machine.ports import FIRST_LISTENED
 from localcluster import configs
 
 (MOST_PORTS,) = (

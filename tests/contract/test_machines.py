@@ -23,8 +23,8 @@ from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineError, MachineUnreachable
 from gpujob.adapters.ssh import OUTPUT_BYTES_MAX, Connection, connect
 from gpujob.adapters.vast import VastClient
-from gpujob.core.plan import Rent
-from gpujob.core.start_script import host_key_in_log, start_script
+from gpujob.core.effects import Rent
+from gpujob.core.machine.start_script import host_key_in_log, start_script
 
 NONCE = "ab" * 16
 

@@ -24,8 +24,8 @@ from gpujob.adapters.errors import (
 from gpujob.adapters.vast import LOG_BYTES_MAX, VastClient
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
-from gpujob.core.plan import Rent
-from gpujob.core.start_script import host_key_in_log
+from gpujob.core.effects import Rent
+from gpujob.core.machine.start_script import host_key_in_log
 
 CLOCK = SystemClock()
 SPEC = GpuJobSpec.model_validate(a_spec())

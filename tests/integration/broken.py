@@ -12,18 +12,18 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from gpujob import http_server
 from gpujob.adapters import log
 from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.controller import ControllerClient
 from gpujob.adapters.kube import KubeClient
-from gpujob.admission import admission_app
+from gpujob.controller.probes import probes_app
+from gpujob.controller.transport import transport_app
 from gpujob.core.limits import Limits
-from gpujob.http_api.app import api_app
-from gpujob.http_api.callers import Callers
-from gpujob.probes import probes_app
-from gpujob.server import probes
-from gpujob.transport import transport_app
+from gpujob.server.admission import admission_app
+from gpujob.server.http_api.app import api_app
+from gpujob.server.http_api.callers import Callers
+from gpujob.server.main import probes
+from gpujob.web import listener as http_server
 
 NAMES = (
     *("api", "transport", "probes", "server's probes", "admission"),

@@ -27,7 +27,7 @@ from tests.integration.parts import Process, environment, eventually
 
 from gpujob.api.estimate import ESTIMATE_PATH
 from gpujob.api.transport import SYNC_PATH
-from gpujob.http_server import HEAD_BYTES_MAX
+from gpujob.web.listener import HEAD_BYTES_MAX
 from localcluster.control_plane import free_port
 
 CLASSES = re.compile(r"\b\w+(Error|Exception|Timeout)\b")

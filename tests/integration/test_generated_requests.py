@@ -22,7 +22,7 @@ from tests.integration.parts import ROOT, Simulator
 from localcluster.control_plane import ControlPlane
 
 HOOKS = Path(__file__).with_name("generator_hooks.py")
-SCHEMA = ROOT / "operator/gpujob/http_api/openapi.json"
+SCHEMA = ROOT / "operator/gpujob/server/http_api/openapi.json"
 TOKENS = [f"gpujob_{secrets.token_urlsafe(32)}" for _ in range(200)]
 """So many that hardly a request is told to wait."""
 FEW = 5

@@ -25,17 +25,17 @@ from tests.integration.conftest import World
 from tests.integration.parts import AUDIENCE, Kubectl, eventually
 
 from gpujob.adapters.clock import SystemClock
-from gpujob.admission import admission_app
 from gpujob.api.estimate import ESTIMATE_PATH
 from gpujob.api.transport import SYNC_PATH
+from gpujob.controller.probes import probes_app
+from gpujob.controller.transport import transport_app
 from gpujob.core.api_tokens import digest_of
 from gpujob.core.limits import Limits
-from gpujob.http_api.app import api_app
-from gpujob.http_api.callers import Callers
-from gpujob.http_server import http_server
-from gpujob.probes import probes_app
-from gpujob.server import probes
-from gpujob.transport import transport_app
+from gpujob.server.admission import admission_app
+from gpujob.server.http_api.app import api_app
+from gpujob.server.http_api.callers import Callers
+from gpujob.server.main import probes
+from gpujob.web.listener import http_server
 from localcluster.control_plane import ControlPlane, free_port
 
 JOB = json.dumps({"metadata": {"name": "train"}, "spec": SPEC})

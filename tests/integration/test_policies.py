@@ -10,7 +10,7 @@ from tests.builders import node_observation
 from tests.integration.conftest import World
 from tests.integration.parts import Kubectl, Object
 
-from gpujob.core.driver_pod import driver_pod
+from gpujob.core.machine.driver_pod import driver_pod
 from localcluster.control_plane import ControlPlane
 
 

@@ -6,7 +6,7 @@ import urllib.request
 from tests.integration.conftest import World
 from tests.integration.parts import Object, eventually
 
-from gpujob.core.ports import FIRST_LISTENED
+from gpujob.core.machine.ports import FIRST_LISTENED
 from localcluster.control_plane import free_port
 
 SERVICE = "gpujob-serves"

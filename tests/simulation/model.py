@@ -50,11 +50,11 @@ from gpujob.api.transport import (
     WatchdogClient,
     WorkloadPhase,
 )
-from gpujob.core.assignment import assignment
+from gpujob.core.effects import Rent
 from gpujob.core.limits import Limits
-from gpujob.core.market import Mark
+from gpujob.core.machine.assignment import assignment
+from gpujob.core.market.listings import Mark
 from gpujob.core.observation import Heard
-from gpujob.core.plan import Rent
 from vastsim.market import Ask, Lease, Market, RefusedError
 from vastsim.search import search
 from vastsim.wire import Endpoint, instance_row, offer_row

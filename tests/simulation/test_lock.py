@@ -11,7 +11,7 @@ from tests.simulation.world import SETTINGS, World, play
 
 from gpujob.adapters.errors import ClusterUnavailable
 from gpujob.adapters.kube import Body
-from gpujob.leader import LABELS, LeaderLock, OtherRelease
+from gpujob.controller.leader_lock import LABELS, LeaderLock, OtherRelease
 
 
 async def _tried(seconds: float) -> World:

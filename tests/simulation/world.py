@@ -27,17 +27,17 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
 from gpujob.config import Settings
-from gpujob.controller import RESYNC_SECONDS
-from gpujob.core.job_plan import is_finished
+from gpujob.controller.leader_lock import LeaderLock, LockLost
+from gpujob.controller.machine_book import MachineBook
+from gpujob.controller.main import RESYNC_SECONDS
+from gpujob.controller.market_watch import MarketWatch
+from gpujob.controller.readiness import Readiness
+from gpujob.controller.reconcile import Reconciler
+from gpujob.controller.sweep import Sweep
+from gpujob.controller.workqueue import Key, WorkQueue
+from gpujob.core.job.plan import is_finished
 from gpujob.core.limits import Limits
-from gpujob.core.market import Mark
-from gpujob.leader import LeaderLock, LockLost
-from gpujob.machine_book import MachineBook
-from gpujob.market_watch import MarketWatch
-from gpujob.readiness import Readiness
-from gpujob.reconcile import Reconciler
-from gpujob.sweep import Sweep
-from gpujob.workqueue import Key, WorkQueue
+from gpujob.core.market.listings import Mark
 from vastsim.ledger import decimal
 from vastsim.market import Lease, Market, Timing
 from vastsim.offers import read_market

@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PLANTED = [
     ("Imports point one way", "gpujob/core/money.py", "import gpujob.adapters.clock\n"),
-    ("Imports point one way", "gpujob/reconcile.py", "import gpujob.transport\n"),
+    ("Imports point one way", "gpujob/web/listener.py", "import gpujob.controller.sweep\n"),
     ("Imports point one way", "gpujob/misc.py", '"""A room that nobody planned."""\n'),
     ("The core and the API are pure", "gpujob/core/money.py", "import asyncio\n"),
     ("The core and the API are pure", "gpujob/api/meta.py", "import os\n"),
     ("The driver decides nothing", "gpujob/driver/main.py", "import gpujob.core.money\n"),
-    ("kopf only watches", "gpujob/reconcile.py", "import kopf\n"),
+    ("kopf only watches", "gpujob/controller/reconcile.py", "import kopf\n"),
     ("The operator and the simulator share no code", "vastsim/market.py", "import gpujob\n"),
 ]
 

@@ -10,11 +10,11 @@ from fastapi import FastAPI
 from tests.integration.parts import environment
 
 from gpujob.adapters.clock import SystemClock
-from gpujob.admission import admission_app
+from gpujob.controller.probes import probes_app
+from gpujob.controller.transport import transport_app
 from gpujob.core.limits import Limits
-from gpujob.probes import probes_app
-from gpujob.server import probes
-from gpujob.transport import transport_app
+from gpujob.server.admission import admission_app
+from gpujob.server.main import probes
 
 PROGRAM = """
 import ctypes, resource, sys

@@ -1,8 +1,8 @@
 """What keeps the operator from renting."""
 
 from gpujob.api.reasons import Reason
+from gpujob.controller.readiness import Readiness
 from gpujob.core.observation import Unavailable
-from gpujob.readiness import Readiness
 
 
 def test_the_first_to_be_repaired_is_told_first() -> None:

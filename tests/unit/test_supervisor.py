@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpujob.api.transport import Cause, Progress
-from gpujob.core.gpu_models import is_same_model
+from gpujob.core.market.gpu_models import is_same_model
 from gpujob.driver.measure import MEASURE_SCRIPT, parse_measure
 from gpujob.driver.state import Printed, next_session
 from gpujob.driver.supervisor import (

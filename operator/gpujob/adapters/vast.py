@@ -32,10 +32,10 @@ from gpujob.adapters.vast_wire import MARK_VARIABLE, Malformed, lease_from, offe
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
 from gpujob.api.words import in_words
-from gpujob.core.floors import MODELS_MAX, is_name
-from gpujob.core.market import Lease, Listing, Offer, Quotes
+from gpujob.core.effects import Rent
+from gpujob.core.market.floors import MODELS_MAX, is_name
+from gpujob.core.market.listings import Lease, Listing, Offer, Quotes
 from gpujob.core.money import AmountError, exact
-from gpujob.core.plan import Rent
 
 READ_SECONDS = 20.0
 PAGE_SIZE = 25

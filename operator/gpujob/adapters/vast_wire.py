@@ -10,8 +10,8 @@ from fractions import Fraction
 from typing import Any
 
 from gpujob.api.words import in_words
-from gpujob.core.floors import is_name
-from gpujob.core.market import Lease, Offer
+from gpujob.core.market.floors import is_name
+from gpujob.core.market.listings import Lease, Offer
 from gpujob.core.money import AmountError, exact
 
 MARK_VARIABLE = "GPUJOB_MARK"

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.market import MarketNotes
-from gpujob.core.floors import least_microusd
-from gpujob.core.gpu_models import KNOWN
+from gpujob.core.market.floors import least_microusd
+from gpujob.core.market.gpu_models import KNOWN
 from gpujob.core.money import floor_usd, short_usd
 from gpujob.core.spec_faults import Fault, shape_faults, spec_faults
 

@@ -10,7 +10,7 @@ from gpujob.api.gpujob import GpuJob, GpuJobStatus
 from gpujob.api.gpunode import GpuNode, GpuNodeStatus
 from gpujob.api.meta import Condition
 from gpujob.api.reasons import Reason
-from gpujob.core.plan import Plan
+from gpujob.core.effects import Plan
 
 Verdict = tuple[str, Reason, str]
 """Status, reason, message of a condition."""

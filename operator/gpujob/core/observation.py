@@ -9,9 +9,9 @@ from gpujob.api.gpunode import GpuNode
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, Outcome
 from gpujob.core.cost.gate import Destroy, Question
-from gpujob.core.hosts import HostMemory
 from gpujob.core.limits import Limits
-from gpujob.core.market import Listing, Mark, Quotes
+from gpujob.core.market.hosts import HostMemory
+from gpujob.core.market.listings import Listing, Mark, Quotes
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gpujob.core.limits import Limits
-from gpujob.core.market import Listing, Mark
+from gpujob.core.market.listings import Listing, Mark
 
 
 @dataclass(frozen=True)

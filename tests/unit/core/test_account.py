@@ -5,7 +5,12 @@ from fractions import Fraction
 import pytest
 from tests.builders import ACCOUNT, a_node, ended, leased, marker, renting, stamp
 
-from gpujob.core.account import REFUSAL_SECONDS, CreditRefusal, account_problem, credit_problem
+from gpujob.core.market.account import (
+    REFUSAL_SECONDS,
+    CreditRefusal,
+    account_problem,
+    credit_problem,
+)
 
 TWO = Fraction(2)
 

@@ -11,8 +11,8 @@ from tests.builders import NOW, a_spec, an_offer, quotes
 from gpujob.api.market import Floor, MarketNotes
 from gpujob.core import admission
 from gpujob.core.admission import Verdict
-from gpujob.core.floors import lowered
-from gpujob.core.gpu_models import KNOWN
+from gpujob.core.market.floors import lowered
+from gpujob.core.market.gpu_models import KNOWN
 
 NOTES = MarketNotes(
     overhead_seconds=1400,

@@ -4,8 +4,8 @@ import pytest
 from tests.builders import a_job, a_node, booted, ended, leased, reachable, running, stamp
 
 from gpujob.api.transport import Instruction
-from gpujob.core.assignment import assignment
 from gpujob.core.limits import Limits
+from gpujob.core.machine.assignment import assignment
 
 LIMITS = Limits()
 WITH_WORK = (Instruction.RUN, Instruction.STOP)

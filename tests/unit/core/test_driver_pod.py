@@ -6,7 +6,7 @@ from typing import Any
 from tests.builders import RECORDED, a_job, a_spec, node_observation
 
 from gpujob.api.data import VARIABLE, DataPlan
-from gpujob.core.driver_pod import driver_pod
+from gpujob.core.machine.driver_pod import driver_pod
 
 DATA = {
     "inputs": [{"claimName": "sets", "subPath": "mnist", "path": "in/$(HOME)"}],

@@ -24,10 +24,10 @@ from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
 from gpujob.core.cost.forecast import forecast
 from gpujob.core.cost.gate import Destroy
-from gpujob.core.hosts import Trial, remembered
-from gpujob.core.job_plan import plan_job
+from gpujob.core.job.plan import plan_job
 from gpujob.core.limits import Limits
-from gpujob.core.market import Offer, Quotes
+from gpujob.core.market.hosts import Trial, remembered
+from gpujob.core.market.listings import Offer, Quotes
 from gpujob.core.observation import Unavailable, World
 
 

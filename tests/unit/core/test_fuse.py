@@ -16,7 +16,7 @@ from tests.builders import (
     stamp,
 )
 
-from gpujob.core.fuse import overdue
+from gpujob.core.cost.fuse import overdue
 
 LATE = {"rent": marker(-500, moneyDeadlineSeconds=400)}
 IN_TIME = {"rent": marker(-500, moneyDeadlineSeconds=501)}

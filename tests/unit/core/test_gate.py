@@ -20,8 +20,8 @@ from gpujob.core.cost.gate import (
     enforcement_confidence,
     judge,
 )
-from gpujob.core.hosts import HostMemory
 from gpujob.core.limits import Limits
+from gpujob.core.market.hosts import HostMemory
 from gpujob.core.money import MICRO
 
 

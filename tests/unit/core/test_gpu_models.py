@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpujob.core.gpu_models import KNOWN, is_same_model
+from gpujob.core.market.gpu_models import KNOWN, is_same_model
 
 SAME = {
     "A10": ["NVIDIA A10"],

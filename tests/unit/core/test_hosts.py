@@ -9,7 +9,7 @@ from tests.builders import NOW, an_offer, quotes
 from tests.unit.core.test_gate import question
 
 from gpujob.core.cost.gate import judge
-from gpujob.core.hosts import (
+from gpujob.core.market.hosts import (
     HALF_LIFE,
     MACHINES_KEPT,
     TRUST_MIN,

@@ -26,9 +26,9 @@ from tests.builders import (
 
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.reasons import Reason
-from gpujob.core import plan as effects
+from gpujob.core import effects
 from gpujob.core.conditions import job_status
-from gpujob.core.job_plan import is_finished, plan_job
+from gpujob.core.job.plan import is_finished, plan_job
 from gpujob.core.observation import JobObservation, Unavailable
 
 

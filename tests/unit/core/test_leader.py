@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpujob.core.leader import (
+from gpujob.core.leader_lock import (
     LockRecord,
     OtherLock,
     given_back,

@@ -41,7 +41,7 @@ from tests.builders import (
 
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import Cause, Gpu, MachineFault, Outcome, Usage, WorkloadPhase
-from gpujob.core import plan as effects
+from gpujob.core import effects
 from gpujob.core.limits import Limits
 from gpujob.core.node.plan import plan_node
 from gpujob.core.observation import (

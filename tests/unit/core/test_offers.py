@@ -6,7 +6,7 @@ import pytest
 from tests.builders import a_spec, an_offer
 
 from gpujob.api.gpujob import GpuJobSpec
-from gpujob.core.offers import mismatch, with_bid
+from gpujob.core.market.offers import mismatch, with_bid
 
 
 def spec(**market: object) -> GpuJobSpec:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from tests.builders import RECORDED, a_job, a_spec, node_observation
 
-from gpujob.core.driver_pod import driver_pod
-from gpujob.core.ports import service, service_name
+from gpujob.core.machine.driver_pod import driver_pod
+from gpujob.core.machine.ports import service, service_name
 from gpujob.driver.settings import DriverSettings, DriverSettingsError
 
 PORTS = [{"name": "http", "port": 80}, {"name": "metrics", "port": 9090}]

@@ -9,9 +9,9 @@ from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.gpunode import RentMarker
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import Gpu, Measured
-from gpujob.core.hosts import FAILURES
 from gpujob.core.limits import Limits
-from gpujob.core.preflight import UNFIT, as_status, refusal
+from gpujob.core.machine.preflight import UNFIT, as_status, refusal
+from gpujob.core.market.hosts import FAILURES
 
 CARD = "NVIDIA GeForce RTX 4090"
 GOOD = Gpu(name=CARD, memory_mib=24_564)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gpujob.core.start_script import host_key_in_log, start_script
+from gpujob.core.machine.start_script import host_key_in_log, start_script
 
 KEY, OTHER_KEY = "ssh-ed25519 " + "A" * 68, "ssh-ed25519 " + "B" * 68
 NONCE, OTHER_NONCE = "0123456789abcdef" * 2, "fedcba9876543210" * 2

@@ -6,7 +6,7 @@ import pytest
 from tests.builders import CLUSTER, MONOTONIC, NODE_UID, NOW, a_lease, a_listing, at
 
 from gpujob.core.limits import Limits
-from gpujob.core.market import Lease, Listing
+from gpujob.core.market.listings import Lease, Listing
 from gpujob.core.sweep import Owner, orphans
 
 

@@ -13,11 +13,11 @@ from statistics import median
 from gpujob.api.gpujob import GpuJobSpec, GpuJobStatus
 from gpujob.api.reasons import Reason
 from gpujob.core.cost.estimate import Estimate, Needs, estimate, overhead_seconds, traffic_usd
-from gpujob.core.hosts import TRUST_MIN, HostMemory
 from gpujob.core.limits import Limits
-from gpujob.core.market import Offer, Quotes
+from gpujob.core.market.hosts import TRUST_MIN, HostMemory
+from gpujob.core.market.listings import Offer, Quotes
+from gpujob.core.market.offers import mismatch, with_bid
 from gpujob.core.money import MICRO, floor_usd, micro_up, short_usd
-from gpujob.core.offers import mismatch, with_bid
 
 PASSED_OVER_SHOWN = 3
 CONFIDENCE_HALF_LIFE = timedelta(hours=24)

@@ -5,10 +5,10 @@ from math import ceil
 
 from gpujob.api.gpunode import EndStatus, GpuNodeStatus, RunStatus, StopStatus
 from gpujob.api.reasons import Reason
-from gpujob.core import plan as effects
+from gpujob.core import effects
+from gpujob.core.effects import Plan
 from gpujob.core.node.facts import may_run, next_look, with_figures
 from gpujob.core.observation import NodeObservation
-from gpujob.core.plan import Plan
 
 NodePlan = Plan[GpuNodeStatus]
 """What to store and do now for a GpuNode."""

@@ -2,8 +2,8 @@
 
 from gpujob.api.gpunode import DriverStatus
 from gpujob.api.reasons import Reason
-from gpujob.core import plan as effects
-from gpujob.core.driver_pod import driver_pod
+from gpujob.core import effects
+from gpujob.core.machine.driver_pod import driver_pod
 from gpujob.core.node.answers import NodePlan, because, end, progress, wait
 from gpujob.core.observation import NodeObservation
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from gpujob.api.gpunode import GpuNodeStatus, RunStatus
 from gpujob.api.transport import DriverReport, Outcome, Usage
 from gpujob.api.workload import ProgressStatus, UsageStatus
-from gpujob.core.market import Lease, absence_proved_at, leases_of
+from gpujob.core.market.listings import Lease, absence_proved_at, leases_of
 from gpujob.core.money import format_usd, micro_up, over_time, parse_usd
 from gpujob.core.observation import NodeObservation
 

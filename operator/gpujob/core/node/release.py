@@ -1,8 +1,10 @@
 """The attempt is over: its machine is destroyed, proved gone, and the object let go."""
 
 from gpujob.api.reasons import Reason
-from gpujob.core import plan as effects
-from gpujob.core.hosts import FAILURES, Trial
+from gpujob.core import effects
+from gpujob.core.effects import Plan
+from gpujob.core.machine.preflight import UNFIT
+from gpujob.core.market.hosts import FAILURES, Trial
 from gpujob.core.money import format_usd
 from gpujob.core.node.answers import NodePlan, account_doubt
 from gpujob.core.node.facts import (
@@ -16,8 +18,6 @@ from gpujob.core.node.facts import (
 )
 from gpujob.core.node.rent import answered, proof_starts, record_lease
 from gpujob.core.observation import NodeObservation
-from gpujob.core.plan import Plan
-from gpujob.core.preflight import UNFIT
 
 
 def released(seen: NodeObservation) -> NodePlan | None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from gpujob.api.gpunode import LeaseStatus, RentAnswer, RentMarker
 from gpujob.api.reasons import Reason
-from gpujob.core import plan as effects
+from gpujob.core import effects
 from gpujob.core.cost.gate import (
     Admission,
     CostGateError,
@@ -13,13 +13,13 @@ from gpujob.core.cost.gate import (
     judge,
     rounded_down,
 )
-from gpujob.core.market import Lease
+from gpujob.core.effects import Plan
+from gpujob.core.machine.start_script import start_script
+from gpujob.core.market.listings import Lease
 from gpujob.core.money import format_usd, micro_up, parse_usd, short_usd
 from gpujob.core.node.answers import NodePlan, account_doubt, end, progress, wait
 from gpujob.core.node.facts import gone_at, marked_leases
 from gpujob.core.observation import NodeObservation, RentAccepted, RentRefused, Unavailable
-from gpujob.core.plan import Plan
-from gpujob.core.start_script import start_script
 
 BIRTH_GRACE = timedelta(seconds=30)
 """A machine born later than this after `rentNotAfter` came from a request sent too late."""

@@ -4,7 +4,9 @@ from datetime import timedelta
 
 from gpujob.api.gpunode import MachineStatus, RunStatus
 from gpujob.api.reasons import Reason
-from gpujob.core import plan as effects
+from gpujob.core import effects
+from gpujob.core.effects import Plan
+from gpujob.core.machine.preflight import as_status, refusal
 from gpujob.core.money import format_usd, micro_up, parse_usd
 from gpujob.core.node.answers import NodePlan, because, end, progress, wait
 from gpujob.core.node.facts import (
@@ -18,8 +20,6 @@ from gpujob.core.node.facts import (
     with_figures,
 )
 from gpujob.core.observation import NodeObservation
-from gpujob.core.plan import Plan
-from gpujob.core.preflight import as_status, refusal
 
 
 def boot(seen: NodeObservation) -> NodePlan | None:

@@ -1,0 +1,300 @@
+"""The leader lock: of all replicas one acts. And where drivers find that one.
+
+The lock is no fence: a leader that was stopped between two calls may still make the second one.
+What keeps money safe then is the marker and the version on each write; the lock saves attempts.
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from gpujob.adapters.clock import Clock
+from gpujob.adapters.errors import ClusterError, Conflict, Forbidden
+from gpujob.adapters.kube import Body, KubeClient
+from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
+from gpujob.config import Settings
+from gpujob.core.leader_lock import (
+    LockRecord,
+    OtherLock,
+    given_back,
+    holders_pod,
+    may_lead,
+    renewed,
+    taken,
+)
+
+LABELS = {LABEL_MANAGED_BY: MANAGER}
+_SELECTOR = ",".join(f"{key}={value}" for key, value in LABELS.items())
+
+log = structlog.get_logger("gpujob.leader")
+
+
+class LockLost(Exception):
+    """This process may lead no longer, and must end."""
+
+
+class OtherRelease(Exception):
+    """Another release of the operator leads in this cluster: two would work on the same jobs."""
+
+
+class LeaderLock:
+    """One replica's hold on the lock."""
+
+    def __init__(
+        self, kube: KubeClient, clock: Clock, settings: Settings, *, identity: str
+    ) -> None:
+        self._kube = kube
+        self._clock = clock
+        self._namespace, self._name = settings.namespace, settings.name
+        self._limits = settings.limits
+        self._identity = identity
+        self._version = ""
+        self._changed_at = 0.0
+        """Monotonic time at which this process first read that version."""
+        self._renewed_at: float | None = None
+        """Monotonic time before the last successful write was sent."""
+        self._write: asyncio.Task[Body] | None = None
+        """The last write by which this process wanted to lead. It outlives whoever waits for it:
+        what was sent may be stored after a look that did not see it yet."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process leads."""
+        return self.is_held_for(0)
+
+    def is_held_for(self, seconds: float) -> bool:
+        """Whether nobody else can lead within this time, whatever happens to the API server."""
+        if self._renewed_at is None:
+            return False
+        until = self._renewed_at + self._limits.lock_duration_seconds
+        return self._clock.monotonic() + seconds < until
+
+    async def acquire_alone(self) -> None:
+        """Waits until this process leads; raises OtherRelease if another release leads already."""
+        known = await self._held_elsewhere()
+        until = self._clock.monotonic() + self._limits.lock_duration_seconds
+        # What nobody renews for so long was left behind by one that is gone.
+        while known and self._clock.monotonic() < until:
+            await asyncio.sleep(self._limits.lock_retry_seconds)
+            known = await self._unless_renewed(known)
+        await self.acquire()
+        try:
+            # Both may have begun at the same time.
+            await self._unless_renewed(known)
+        except OtherRelease:
+            await self.release()
+            raise
+
+    async def acquire(self) -> None:
+        """Waits until this process leads; takes no other release into account."""
+        while not await self._attempt():  # noqa: ASYNC110 - another process sets no event of ours
+            # Twice as often as a holder renews: a lock that was given back is taken at once.
+            await asyncio.sleep(self._limits.lock_retry_seconds / 2)
+        log.info("leads", identity=self._identity)
+
+    async def hold(self) -> None:
+        """Renews until that fails for too long, or another one leads; raises LockLost."""
+        while True:
+            await asyncio.sleep(self._limits.lock_retry_seconds)
+            assert self._renewed_at is not None, "held only once it was acquired"
+            until = self._renewed_at + self._limits.lock_renew_deadline_seconds
+            left = until - self._clock.monotonic()
+            try:
+                async with asyncio.timeout(left):
+                    renewed = await self._attempt()
+            except TimeoutError:
+                renewed = False
+            if not renewed and self._clock.monotonic() >= until:
+                self._renewed_at = None
+                raise LockLost("the leader lock could not be renewed in time")
+
+    async def release(self) -> None:
+        """Lets another replica lead at once; only after all work has ended."""
+        self._renewed_at = None
+        if self._write is None:
+            return
+        try:
+            async with asyncio.timeout(self._limits.lock_renew_deadline_seconds):
+                await asyncio.gather(self._write, return_exceptions=True)
+                while not await self._given_back():  # noqa: ASYNC110 - the API server sets no event
+                    await asyncio.sleep(self._limits.lock_retry_seconds / 2)
+        except TimeoutError:
+            log.warning("lock_not_released")
+
+    async def _given_back(self) -> bool:
+        """Whether the record surely does not name this replica any more."""
+        try:
+            stored = await self._kube.find("Lease", self._namespace, self._name)
+            if stored is None or (record := _record(stored)).holder != self._identity:
+                return True
+            spec = _spec(given_back(record), acquired_at=None)
+            await self._kube.replace("Lease", stored | {"spec": spec})
+        except ClusterError as error:
+            log.warning("lock_unreachable", problem=str(error))
+            return False
+        log.info("lock_released")
+        return True
+
+    async def _unless_renewed(self, before: dict[str, OtherLock]) -> dict[str, OtherLock]:
+        after = await self._held_elsewhere()
+        for name, lock in renewed(before, after):
+            if await self._is_controllers(name, lock.holder):
+                raise OtherRelease(
+                    f"release {name} of the operator leads in this cluster; uninstall one"
+                )
+        return after
+
+    async def _held_elsewhere(self) -> dict[str, OtherLock]:
+        """Returns what may be other releases' held locks, by `namespace/name`."""
+        while True:
+            try:
+                stored = await self._kube.list_all("Lease", _SELECTOR)
+            except Forbidden as error:
+                # The check of our rights says so; it stops all rents.
+                log.warning("other_releases_unseen", problem=str(error))
+                return {}
+            except ClusterError as error:
+                log.warning("other_releases_awaited", problem=str(error))
+                await asyncio.sleep(self._limits.lock_retry_seconds)
+                continue
+            return {
+                f"{meta['namespace']}/{meta['name']}": OtherLock(meta["resourceVersion"], holder)
+                for meta, holder in ((one["metadata"], _record(one).holder) for one in stored)
+                if holder and (meta["namespace"], meta["name"]) != (self._namespace, self._name)
+            }
+
+    async def _is_controllers(self, name: str, holder: str) -> bool:
+        """Whether a lock is held by a pod that may write every ledger; unknown counts as yes.
+
+        Whoever may edit a namespace may write any Lease there, and give no pod that right.
+        """
+        namespace, _, _ = name.partition("/")
+        try:
+            pod_name = holders_pod(holder)
+            pod = await self._kube.find("Pod", namespace, pod_name) if pod_name else None
+            is_one = pod is not None and await self._may_write_ledgers(pod)
+        except ClusterError as error:
+            log.warning("other_release_unclear", lock=name, problem=str(error))
+            return True
+        if not is_one:
+            words = "its holder is no pod of an account that may update every gpunodes/status"
+            log.warning("lock_not_believed", lock=name, holder=holder[:200], problem=words)
+        return is_one
+
+    async def _may_write_ledgers(self, pod: Body) -> bool:
+        namespace = pod["metadata"]["namespace"]
+        name = pod["spec"].get("serviceAccountName", "default")
+        groups = ("serviceaccounts", f"serviceaccounts:{namespace}", "authenticated")
+        account: Body = {
+            "username": f"system:serviceaccount:{namespace}:{name}",
+            "groups": [f"system:{group}" for group in groups],
+        }
+        return await self._kube.may(
+            account, verb="update", resource="gpujob.dev/gpunodes/status", namespace=""
+        )
+
+    async def _attempt(self) -> bool:
+        """Takes or renews the lock if it may; a lost round and a failed call are the same no."""
+        try:
+            stored = await self._kube.find("Lease", self._namespace, self._name)
+            asked_at = self._clock.monotonic()
+            duration = self._limits.lock_duration_seconds
+            if stored is None:
+                record = taken(None, identity=self._identity, duration_seconds=duration)
+                await self._send(self._kube.create("Lease", self._namespace, self._body(record)))
+                self._renewed_at = asked_at
+                return True
+            version = stored["metadata"]["resourceVersion"]
+            if version != self._version:
+                self._version, self._changed_at = version, asked_at
+            record = _record(stored)
+            unchanged = asked_at - self._changed_at
+            if not may_lead(record, identity=self._identity, unchanged_seconds=unchanged):
+                if self._renewed_at is not None:
+                    self._renewed_at = None
+                    raise LockLost(f"{record.holder} leads now")
+                return False
+            kept = stored["spec"].get("acquireTime") if record.holder == self._identity else None
+            record = taken(record, identity=self._identity, duration_seconds=duration)
+            spec = _spec(record, acquired_at=kept)
+            await self._send(self._kube.replace("Lease", stored | {"spec": spec}))
+        except Conflict:
+            return False
+        except ClusterError as error:
+            log.warning("lock_unreachable", problem=str(error))
+            return False
+        self._renewed_at = asked_at
+        return True
+
+    async def _send(self, write: Coroutine[Any, Any, Body]) -> None:
+        self._write = asyncio.ensure_future(write)
+        await asyncio.shield(self._write)
+
+    def _body(self, record: LockRecord) -> Body:
+        return {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": self._name, "namespace": self._namespace, "labels": LABELS},
+            "spec": _spec(record, acquired_at=None),
+        }
+
+
+def _record(stored: Body) -> LockRecord:
+    spec = stored.get("spec") or {}
+    return LockRecord(
+        holder=spec.get("holderIdentity") or "",
+        duration_seconds=int(spec.get("leaseDurationSeconds") or 0),
+        transitions=int(spec.get("leaseTransitions") or 0),
+    )
+
+
+def _spec(record: LockRecord, *, acquired_at: str | None) -> dict[str, Any]:
+    # Exactly six digits: the API server refuses a MicroTime without its fraction.
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return {
+        "holderIdentity": record.holder,
+        "leaseDurationSeconds": record.duration_seconds,
+        "leaseTransitions": record.transitions,
+        "renewTime": now,
+        "acquireTime": acquired_at or now,
+    }
+
+
+async def publish_address(kube: KubeClient, settings: Settings) -> None:
+    """Makes the Service lead drivers to this replica; raises ClusterError.
+
+    The Service selects no pods: its one EndpointSlice is written by whoever leads.
+    """
+    service = await kube.get("Service", settings.namespace, settings.name)
+    version = ipaddress.ip_address(settings.pod_ip).version
+    wanted: dict[str, Any] = {
+        "addressType": f"IPv{version}",
+        "endpoints": [{"addresses": [settings.pod_ip], "conditions": {"ready": True}}],
+        "ports": [{"name": "transport", "port": settings.transport_port, "protocol": "TCP"}],
+    }
+    metadata = {
+        "name": settings.name,
+        "namespace": settings.namespace,
+        "labels": {
+            "kubernetes.io/service-name": settings.name,
+            "endpointslice.kubernetes.io/managed-by": MANAGER,
+        },
+        "ownerReferences": [
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "name": settings.name,
+                "uid": service["metadata"]["uid"],
+            }
+        ],
+    }
+    head = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata}
+    stored = await kube.find("EndpointSlice", settings.namespace, settings.name)
+    if stored is None:
+        await kube.create("EndpointSlice", settings.namespace, head | wanted)
+    elif any(stored.get(field) != value for field, value in wanted.items()):
+        await kube.replace("EndpointSlice", stored | wanted)

@@ -1,0 +1,131 @@
+"""What the leader knows of the market, in a ConfigMap: the server has no provider to ask."""
+
+import asyncio
+
+import structlog
+from pydantic import ValidationError
+
+from gpujob.adapters.clock import Clock
+from gpujob.adapters.errors import AdapterError, ClusterError, ProviderError
+from gpujob.adapters.kube import Body, KubeClient
+from gpujob.adapters.vast import VastClient
+from gpujob.api.market import MarketNotes
+from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
+from gpujob.controller.market_watch import MarketWatch
+from gpujob.core.cost.estimate import overhead_seconds
+from gpujob.core.limits import Limits
+
+KEY = "market.json"
+PUBLISH_SECONDS = 10.0
+NAMES_SECONDS = 3600.0
+"""Between two questions for the names of all GPU models."""
+
+log = structlog.get_logger("gpujob.market_book")
+
+
+def book_name(name: str) -> str:
+    """Returns the name of the ConfigMap of a release of this name."""
+    return f"{name}-market"
+
+
+def notes_in(stored: Body | None) -> MarketNotes | None:
+    """Reads the ConfigMap; None = nothing is known."""
+    text = ((stored or {}).get("data") or {}).get(KEY)
+    if text is None:
+        return None
+    try:
+        return MarketNotes.model_validate_json(text)
+    except ValidationError as error:
+        log.warning("market_unreadable", problem=str(error))
+        return None
+
+
+class MarketBook:
+    """What is published."""
+
+    def __init__(
+        self,
+        kube: KubeClient,
+        vast: VastClient,
+        market: MarketWatch,
+        clock: Clock,
+        *,
+        namespace: str,
+        name: str,
+        limits: Limits,
+    ) -> None:
+        self._kube, self._vast, self._market, self._clock = kube, vast, market, clock
+        self._namespace, self._name = namespace, book_name(name)
+        self._overhead = overhead_seconds(limits, leases=0, drain_seconds=limits.drain_seconds)
+        self._models: tuple[str, ...] = ()
+        self._asked_at: float | None = None
+        self._published: MarketNotes | None = None
+
+    async def publish_for_ever(self) -> None:
+        """Publishes whenever something has changed; what fails is tried again."""
+        while True:
+            try:
+                await self._ask_names()
+                await self._publish()
+            except AdapterError as error:
+                log.warning("market_not_published", problem=str(error))
+            except Exception:
+                # Nothing that only informs may end the leader.
+                log.exception("market_book_broke")
+            await asyncio.sleep(PUBLISH_SECONDS)
+
+    async def _ask_names(self) -> None:
+        now = self._clock.monotonic()
+        if self._asked_at is not None and now - self._asked_at < NAMES_SECONDS:
+            return
+        try:
+            self._models = await self._vast.gpu_models()
+        except ProviderError as error:
+            # What is known goes out all the same.
+            log.warning("models_not_told", problem=str(error))
+            return
+        self._asked_at = now
+
+    async def _publish(self) -> None:
+        if self._published is None:
+            # A former leader's floors are as good as ours.
+            stored = await self._kube.find("ConfigMap", self._namespace, self._name)
+            if (former := notes_in(stored)) is not None:
+                self._market.take_in_floors(former.floors)
+                self._models = self._models or former.models
+        notes = MarketNotes(
+            overhead_seconds=self._overhead, models=self._models, floors=self._market.floors
+        )
+        if notes == self._published:
+            return
+        data = {KEY: notes.model_dump_json(by_alias=True, indent=1)}
+        stored = await self._kube.find("ConfigMap", self._namespace, self._name)
+        if stored is not None:
+            await self._kube.replace("ConfigMap", stored | {"data": data})
+        else:
+            metadata = {
+                "name": self._name,
+                "namespace": self._namespace,
+                "labels": {LABEL_MANAGED_BY: MANAGER},
+            }
+            body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+            await self._kube.create("ConfigMap", self._namespace, body)
+        self._published = notes
+
+
+class MarketReader:
+    """What the server knows of the market: what was published, as of the last look."""
+
+    def __init__(self, kube: KubeClient, *, namespace: str, name: str) -> None:
+        self._kube, self._namespace, self._name = kube, namespace, book_name(name)
+        self.notes: MarketNotes | None = None
+
+    async def follow(self, seconds: float) -> None:
+        """Looks for ever; without an answer what was known stays."""
+        while True:
+            try:
+                stored = await self._kube.find("ConfigMap", self._namespace, self._name)
+                self.notes = notes_in(stored)
+            except ClusterError as error:
+                log.warning("market_unseen", problem=str(error))
+            await asyncio.sleep(seconds)

@@ -1,0 +1,572 @@
+"""The shell around the core: observe, plan, store, act.
+
+A pass reads the object anew, asks the core, stores the status on exactly the version it was
+planned from, and only then acts. Whatever fails ends the pass; the next one observes anew. This is
+the only module that turns plans into deeds.
+"""
+
+import asyncio
+from collections import defaultdict, deque
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Protocol
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from pydantic import ValidationError
+
+from gpujob.adapters.clock import Clock
+from gpujob.adapters.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    ProviderError,
+    RentRefused,
+    RentUnclear,
+    RentWithheld,
+)
+from gpujob.adapters.kube import Body, KubeClient
+from gpujob.adapters.vast import RentLine, VastClient
+from gpujob.api.gpujob import GpuJob, GpuJobStatus
+from gpujob.api.gpunode import GpuNode, GpuNodeStatus
+from gpujob.api.meta import FINALIZER, LABEL_MANAGED_BY, MANAGER, Condition
+from gpujob.api.reasons import Reason
+from gpujob.api.transport import DriverReport, Outcome
+from gpujob.config import Settings
+from gpujob.controller.events import record_event
+from gpujob.controller.leader_lock import LeaderLock
+from gpujob.controller.machine_book import MachineBook
+from gpujob.controller.market_watch import MarketWatch
+from gpujob.controller.readiness import Readiness
+from gpujob.controller.workqueue import Key
+from gpujob.core import effects
+from gpujob.core import observation as seen
+from gpujob.core.conditions import job_status, node_status
+from gpujob.core.cost.gate import Destroy as DestroyEvidence
+from gpujob.core.effects import Plan
+from gpujob.core.job.plan import is_finished, node_name, plan_job
+from gpujob.core.machine.driver_pod import KEY_FILE, driver_pod_name, key_secret_name, owned_by
+from gpujob.core.machine.ports import service_name
+from gpujob.core.machine.start_script import host_key_in_log
+from gpujob.core.node.plan import plan_node
+from gpujob.core.spec_faults import shape_faults
+
+DESTROYS_KEPT = 1000
+
+log = structlog.get_logger("gpujob.reconcile")
+
+
+class Queue(Protocol):
+    """Where passes are asked for."""
+
+    def add(self, key: Key) -> None:
+        """Asks for a pass."""
+        ...
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """Asks for a pass after a delay."""
+        ...
+
+
+class Reconciler:
+    """Brings GpuJobs and GpuNodes one pass further."""
+
+    def __init__(
+        self,
+        *,
+        kube: KubeClient,
+        vast: VastClient,
+        market: MarketWatch,
+        clock: Clock,
+        settings: Settings,
+        cluster_id: str,
+        queue: Queue,
+        heard: dict[str, seen.Heard],
+        lock: LeaderLock,
+        machines: MachineBook,
+        readiness: Readiness,
+    ) -> None:
+        self._kube = kube
+        self._vast = vast
+        self._market = market
+        self._clock = clock
+        self._settings = settings
+        self._cluster_id = cluster_id
+        self._queue = queue
+        self._heard = heard
+        self._lock = lock
+        self._machines = machines
+        self._readiness = readiness
+        self.renting: set[asyncio.Task[None] | None] = set()
+        """Tasks with a rent request in flight: the only ones not to be cancelled."""
+        self.unfit_paid_seconds: defaultdict[str, list[float]] = defaultdict(list)
+        """Of each machine that was dropped by its measure, by reason."""
+        self._memories: dict[str, seen.NodeMemory] = {}
+        self._absent_since: dict[str, float] = {}
+        self._service_problems: dict[str, str] = {}
+        """Why a job's Service could not be created, by the job's uid."""
+        self._destroys: deque[DestroyEvidence] = deque(maxlen=DESTROYS_KEPT)
+
+    async def reconcile(self, key: Key) -> None:
+        """Makes one pass over an object; raises AdapterError if it could not be finished."""
+        if key.kind == "GpuJob":
+            await self._job(key)
+        else:
+            await self._node(key)
+
+    def world(self) -> seen.World:
+        """Returns what is the same for all jobs now."""
+        return seen.World(
+            now=self._market.now(),
+            monotonic=self._clock.monotonic(),
+            limits=self._settings.limits,
+            cluster_id=self._cluster_id,
+            account_id=self._market.account_id,
+            provider_url=self._settings.provider_url,
+            driver_image=self._settings.driver_image,
+            driver_image_pull_policy=self._settings.driver_image_pull_policy,
+            transport_url=self._settings.transport_url,
+            listings=self._market.listings,
+            not_ready=self._readiness.problem,
+            destroys=tuple(self._destroys),
+            hosts=self._machines.memory,
+        )
+
+    # --- GpuJob -----------------------------------------------------------------------------
+
+    async def _job(self, key: Key) -> None:
+        stored = await self._kube.find("GpuJob", key.namespace, key.name)
+        if stored is None:
+            return
+        try:
+            job = GpuJob.model_validate(stored)
+        except ValidationError as error:
+            await self._refuse_spec(key, stored, error)
+            return
+        status = job.status
+        name = status.node_name or node_name(key.name, status.attempt + 1)
+        body = await self._kube.find("GpuNode", key.namespace, name)
+        node = GpuNode.model_validate(body) if body is not None else None
+        observation = seen.JobObservation(
+            world=self.world(),
+            job=job,
+            node=node,
+            node_absent_since=self._missed(status.node_uid, node),
+            service_owner=await self._service_owner(job),
+            service_problem=self._service_problems.get(job.metadata.uid, ""),
+        )
+        plan = plan_job(observation)
+        if plan.wants_quotes:
+            quotes = await self._market.quotes(job.spec)
+            plan = plan_job(replace(observation, world=self.world(), quotes=quotes))
+        after = job_status(job, plan, self._clock.now())
+        stored = await self._store(key, stored, status.conditions, after)
+        for effect in plan.effects:
+            await self._act_on_job(effect, key, stored)
+        if status.node_name is not None and plan.status.node_name is None:
+            # It was kept until its cost was taken over.
+            self._queue.add(Key("GpuNode", key.namespace, status.node_name))
+        self._requeue(key, plan)
+
+    async def _service_owner(self, job: GpuJob) -> str | None:
+        if not job.spec.ports or is_finished(job.status):
+            return None
+        name = service_name(job.metadata.name)
+        body = await self._kube.find("Service", job.metadata.namespace, name)
+        if body is None:
+            return None
+        self._service_problems.pop(job.metadata.uid, None)
+        owners = body["metadata"].get("ownerReferences") or []
+        return next((str(one["uid"]) for one in owners if one.get("kind") == "GpuJob"), "")
+
+    async def _create_service(self, key: Key, uid: str, manifest: Body) -> None:
+        try:
+            await self._kube.create("Service", key.namespace, manifest)
+        except Conflict:
+            # It is there: the next pass sees whose it is.
+            return
+        except (Forbidden, Invalid) as error:
+            self._service_problems[uid] = str(error)
+            log.warning("service_refused", job=key.name, problem=str(error))
+            return
+        log.info("service_created", namespace=key.namespace, service=manifest["metadata"]["name"])
+
+    def _missed(self, uid: str | None, node: GpuNode | None) -> float | None:
+        """Returns since when this process misses a recorded node."""
+        if uid is None:
+            return None
+        if node is not None and node.metadata.uid == uid:
+            self._absent_since.pop(uid, None)
+            return None
+        return self._absent_since.setdefault(uid, self._clock.monotonic())
+
+    async def _refuse_spec(self, key: Key, stored: Body, error: ValidationError) -> None:
+        """A stored spec that we can not read is shown as such; nothing is done for it."""
+        words = "; ".join(str(fault) for fault in shape_faults(error))[:1024]
+        log.error("spec_unreadable", namespace=key.namespace, job=key.name, problem=words)
+        now = self._clock.now()
+        generation = int(stored["metadata"].get("generation", 0))
+        verdicts = (("Ready", "False"), ("Reconciling", "False"), ("Stalled", "True"))
+        conditions = [
+            Condition(
+                type=kind,
+                status=flag,
+                reason=Reason.SPEC_INVALID,
+                message=words,
+                observed_generation=generation,
+                last_transition_time=now,
+            ).wire()
+            for kind, flag in verdicts
+        ]
+        status = stored.get("status") or {}
+        old: Body = next((c for c in status.get("conditions", []) if c["type"] == "Stalled"), {})
+        if old.get("message") != words:
+            status = {**status, "conditions": conditions, "observedGeneration": generation}
+            await self._kube.write_status("GpuJob", stored, status)
+
+    async def _act_on_job(self, effect: effects.Effect, key: Key, stored: Body) -> None:
+        match effect:
+            case effects.AddFinalizer():
+                await self._add_finalizer("GpuJob", stored)
+            case effects.RemoveFinalizer():
+                await self._remove_finalizer("GpuJob", stored)
+            case effects.DeleteJob():
+                uid = stored["metadata"]["uid"]
+                await self._kube.delete("GpuJob", key.namespace, key.name, uid)
+                log.info("job_deleted", namespace=key.namespace, job=key.name)
+            case effects.CreateNode(manifest):
+                try:
+                    await self._kube.create("GpuNode", key.namespace, manifest)
+                except Conflict:
+                    # An earlier pass made it, or a job of the same name did: the next pass sees.
+                    return
+                log.info("node_created", namespace=key.namespace, node=manifest["metadata"]["name"])
+            case effects.CreateService(manifest):
+                await self._create_service(key, stored["metadata"]["uid"], manifest)
+            case _:
+                raise AssertionError(f"not a job's effect: {effect}")
+
+    # --- GpuNode ----------------------------------------------------------------------------
+
+    async def _node(self, key: Key) -> None:
+        stored = await self._kube.find("GpuNode", key.namespace, key.name)
+        if stored is None:
+            return
+        node = GpuNode.model_validate(stored)
+        observation = await self._observe_node(key, node)
+        plan = plan_node(observation)
+        if plan.wants_quotes and observation.job is not None:
+            quotes = await self._market.quotes(observation.job.spec)
+            plan = plan_node(replace(observation, world=self.world(), quotes=quotes))
+        after = node_status(node, plan, self._clock.now())
+        rent = next((todo for todo in plan.effects if isinstance(todo, effects.Rent)), None)
+        if rent is not None:
+            await self._rent(key, node, stored, after, rent)
+        else:
+            stored = await self._store(key, stored, node.status.conditions, after)
+            for effect in plan.effects:
+                await self._act_on_node(effect, key, node, stored)
+        self._requeue(key, plan)
+        if plan.requeue_seconds == 0 or node.status.end != after.end:
+            self._queue.add(Key("GpuJob", key.namespace, node.spec.job_ref.name))
+
+    async def _observe_node(self, key: Key, node: GpuNode) -> seen.NodeObservation:
+        uid = node.metadata.uid
+        job_body = await self._kube.find("GpuJob", key.namespace, node.spec.job_ref.name)
+        pod_body = await self._kube.find("Pod", key.namespace, driver_pod_name(key.name))
+        pod = _pod(pod_body) if pod_body is not None and _is_owned(pod_body, uid) else None
+        memory = self._memories.get(uid, seen.NodeMemory())
+        now = self._clock.monotonic()
+        if node.status.rent is not None and memory.marker_seen_at is None:
+            memory = replace(memory, marker_seen_at=now)
+        if pod is not None:
+            memory = replace(memory, pod_missing_since=None, pod_problem="")
+        elif self._readiness.problem is not None or (
+            memory.pod_missing_since is None and node.status.ssh_public_key is not None
+        ):
+            # While the operator itself can not act, no pod is missed.
+            memory = replace(memory, pod_missing_since=now)
+        if node.status.released_at is None:
+            self._memories[uid] = memory
+        return seen.NodeObservation(
+            world=self.world(),
+            node=node,
+            job=GpuJob.model_validate(job_body) if job_body is not None else None,
+            pod=pod,
+            report=self._report(uid, pod),
+            memory=memory,
+        )
+
+    def _report(self, uid: str, pod: seen.Pod | None) -> DriverReport | None:
+        """Returns the last report of this very pod; silence since then adds to its ages."""
+        heard = self._heard.get(uid)
+        if heard is None or pod is None or heard.pod_uid != pod.uid:
+            return None
+        age = heard.report.machine_contact_age_seconds
+        if age is None:
+            return heard.report
+        silence = self._clock.monotonic() - heard.at
+        return heard.report.model_copy(update={"machine_contact_age_seconds": age + silence})
+
+    async def _rent(
+        self, key: Key, node: GpuNode, stored: Body, after: GpuNodeStatus, request: effects.Rent
+    ) -> None:
+        """Opens the line, stores the marker, sends the one request; in this order."""
+        uid = node.metadata.uid
+        async with self._vast.rent_line() as line:
+            if after.rent is None or line.account_id != after.rent.account_id:
+                # Nothing was stored: a later pass may still rent under this name.
+                raise RentWithheld(f"the key is now of account {line.account_id}")
+            if not self._lock.is_held_for(self._settings.limits.rent_not_after_seconds):
+                raise RentWithheld("the leader lock may be lost before the request is sent")
+            task = asyncio.current_task()
+            self.renting.add(task)
+            try:
+                await self._store(key, stored, node.status.conditions, after)
+                self._remember(uid, marker_seen_at=self._clock.monotonic())
+                self._market.forget_quotes()
+                log.info(
+                    "rent_requested",
+                    namespace=key.namespace,
+                    node=key.name,
+                    offer=request.offer_id,
+                    fuse_usd=after.rent.fuse_usd,
+                )
+                self._remember(uid, rent=await self._send(line, request))
+            finally:
+                self.renting.discard(task)
+
+    async def _send(
+        self, line: RentLine, request: effects.Rent
+    ) -> seen.RentAccepted | seen.RentRefused | seen.RentUnanswered:
+        try:
+            number = await line.send(request, self._settings.limits.rent_timeout_seconds)
+        except RentUnclear as error:
+            log.warning("rent_unanswered", problem=str(error))
+            return seen.RentUnanswered(str(error))
+        except (RentRefused, RentWithheld) as error:
+            log.warning("not_rented", reason=error.reason, problem=str(error))
+            if error.reason is Reason.CREDIT_EXHAUSTED:
+                self._market.credit_refused()
+            return seen.RentRefused(error.reason, str(error))
+        log.info("rent_accepted", instance=number)
+        return seen.RentAccepted(number)
+
+    async def _act_on_node(
+        self, effect: effects.Effect, key: Key, node: GpuNode, stored: Body
+    ) -> None:
+        uid = node.metadata.uid
+        match effect:
+            case effects.CreateKey():
+                await self._create_key(key, node)
+            case effects.CreateDriver(manifest):
+                await self._create_driver(key, uid, manifest)
+            case effects.DeleteDriver(name, pod_uid):
+                await self._kube.delete("Pod", key.namespace, name, pod_uid)
+            case effects.ReadHostKey(instance_id, nonce):
+                await self._read_host_key(uid, instance_id, nonce)
+            case effects.Destroy(instance_ids):
+                await self._destroy(key, uid, instance_ids)
+            case effects.RecordDestroy(seconds):
+                late = seconds > self._settings.limits.destroy_lag_cap_seconds
+                self._destroys.append(DestroyEvidence(self._clock.now(), late))
+            case effects.RecordUnfit(reason, paid_seconds):
+                self.unfit_paid_seconds[reason].append(paid_seconds)
+            case effects.RememberMachine(trial):
+                await self._machines.remember(trial)
+            case effects.RemoveFinalizer():
+                await self._remove_finalizer("GpuNode", stored)
+                self._memories.pop(uid, None)
+                log.info("node_released", namespace=key.namespace, node=key.name)
+            case effects.DeleteNode():
+                await self._kube.delete("GpuNode", key.namespace, key.name, uid)
+            case _:
+                raise AssertionError(f"not a node's effect: {effect}")
+
+    async def _create_key(self, key: Key, node: GpuNode) -> None:
+        """Makes the node's key; one that a former process made but did not record is replaced."""
+        private = Ed25519PrivateKey.generate()
+        name = key_secret_name(node)
+        text = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": name,
+                "namespace": key.namespace,
+                "labels": {LABEL_MANAGED_BY: MANAGER},
+                "ownerReferences": [owned_by(node)],
+            },
+            "type": "gpujob.dev/ssh-key",
+            "immutable": True,
+            "stringData": {KEY_FILE: text},
+        }
+        try:
+            await self._kube.create("Secret", key.namespace, secret)
+        except Conflict:
+            await self._kube.delete("Secret", key.namespace, name)
+            await self._kube.create("Secret", key.namespace, secret)
+        public = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+        self._remember(node.metadata.uid, public_key=public)
+
+    async def _create_driver(self, key: Key, uid: str, manifest: dict[str, Any]) -> None:
+        try:
+            await self._kube.create("Pod", key.namespace, manifest)
+        except Conflict:
+            return
+        except (Forbidden, Invalid) as error:
+            # Quota, Pod Security, a namespace on its way out: shown, and tried again.
+            self._remember(uid, pod_problem=str(error)[:500])
+
+    async def _read_host_key(self, uid: str, instance_id: int, nonce: str) -> None:
+        text = await self._vast.read_log(instance_id)
+        if text is None:
+            return
+        try:
+            found = host_key_in_log(text, nonce)
+        except ValueError as error:
+            log.warning("host_key_ambiguous", instance=instance_id, problem=str(error))
+            return
+        if found is not None:
+            self._remember(uid, host_key=found)
+
+    async def _destroy(self, key: Key, uid: str, instance_ids: tuple[int, ...]) -> None:
+        now = self._clock.monotonic()
+        first = self._memories[uid].destroy_sent_at
+        self._remember(
+            uid, destroy_sent_at=now if first is None else first, destroy_repeated_at=now
+        )
+        for number in instance_ids:
+            log.info("destroy_requested", namespace=key.namespace, node=key.name, instance=number)
+            try:
+                await self._vast.destroy(number)
+            except ProviderError as error:
+                # No answer to a destroy proves anything; listings do, and the next pass repeats.
+                log.warning("destroy_unclear", instance=number, problem=str(error))
+
+    # --- Both -------------------------------------------------------------------------------
+
+    async def _store(
+        self,
+        key: Key,
+        stored: Body,
+        before: tuple[Condition, ...],
+        after: GpuJobStatus | GpuNodeStatus,
+    ) -> Body:
+        """Writes the status if it differs, on this very version; then tells of the transition."""
+        wire = after.wire()
+        if wire == stored.get("status"):
+            return stored
+        written = await self._kube.write_status(key.kind, stored, wire)
+        old, new = _ready(before), _ready(after.conditions)
+        if new is not None and (old is None or old.reason != new.reason):
+            log.info(
+                "transition",
+                kind=key.kind,
+                namespace=key.namespace,
+                name=key.name,
+                reason=new.reason,
+                message=new.message,
+            )
+            await record_event(
+                self._kube,
+                regarding=written | {"kind": key.kind},
+                reason=Reason(new.reason),
+                note=new.message,
+                is_warning=new.reason in _WARNINGS,
+            )
+        return written
+
+    async def _add_finalizer(self, kind: str, stored: Body) -> None:
+        held = stored["metadata"].get("finalizers", [])
+        await self._kube.set_finalizers(kind, stored, [*held, FINALIZER])
+
+    async def _remove_finalizer(self, kind: str, stored: Body) -> None:
+        held = stored["metadata"].get("finalizers", [])
+        await self._kube.set_finalizers(kind, stored, [name for name in held if name != FINALIZER])
+
+    def _requeue(self, key: Key, plan: Plan[Any]) -> None:
+        if plan.requeue_seconds is not None:
+            self._queue.add_after(key, plan.requeue_seconds)
+
+    def _remember(self, uid: str, **facts: Any) -> None:
+        self._memories[uid] = replace(self._memories.get(uid, seen.NodeMemory()), **facts)
+
+
+_WARNINGS = frozenset(
+    {
+        Reason.CEILING_EXCEEDED,
+        Reason.INSUFFICIENT_HISTORY,
+        Reason.CREDENTIALS_REJECTED,
+        Reason.CREDIT_EXHAUSTED,
+        Reason.ACCOUNT_CHANGED,
+        Reason.DEADLINE_EXCEEDED,
+        Reason.BUDGET_EXHAUSTED,
+        Reason.TRAFFIC_EXCEEDED,
+        Reason.IDLE_DEADLINE_EXCEEDED,
+        Reason.DATA_UNUSABLE,
+        Reason.OUTPUT_LOST,
+        Reason.MACHINE_BROKEN,
+        Reason.MACHINE_MISLABELLED,
+        Reason.MACHINE_SLOW,
+        Reason.NO_WATCHDOG,
+        Reason.GPU_LOST,
+        Reason.BACKOFF_LIMIT_EXCEEDED,
+        Reason.FAILURE_POLICY,
+        Reason.MAX_RENTS_EXCEEDED,
+        Reason.HOST_LOST,
+        Reason.RETRYING,
+    }
+)
+
+
+def _ready(conditions: tuple[Condition, ...]) -> Condition | None:
+    return next((condition for condition in conditions if condition.type == "Ready"), None)
+
+
+def _is_owned(body: Body, uid: str) -> bool:
+    return any(owner.get("uid") == uid for owner in body["metadata"].get("ownerReferences", []))
+
+
+def _pod(body: Body) -> seen.Pod:
+    """Projects a pod to what decisions use."""
+    meta, status = body["metadata"], body.get("status", {})
+    containers = status.get("containerStatuses") or [{}]
+    waiting = (containers[0].get("state") or {}).get("waiting") or {}
+    unschedulable = next(
+        (
+            condition.get("message", "")
+            for condition in status.get("conditions") or []
+            if condition.get("type") == "PodScheduled" and condition.get("status") == "False"
+        ),
+        "",
+    )
+    words = ": ".join(
+        part for part in (waiting.get("reason", ""), waiting.get("message", "")) if part
+    )
+    return seen.Pod(
+        name=meta["name"],
+        uid=meta["uid"],
+        phase=status.get("phase", "Pending"),
+        created_at=datetime.fromisoformat(meta["creationTimestamp"]),
+        is_being_deleted="deletionTimestamp" in meta,
+        waiting=(words or unschedulable)[:300],
+        outcome=_outcome(containers[0]),
+    )
+
+
+def _outcome(container: Body) -> Outcome | None:
+    """Reads the driver's termination message; anything else in it is none."""
+    for state in ("state", "lastState"):
+        ended = (container.get(state) or {}).get("terminated") or {}
+        try:
+            return Outcome.model_validate_json(ended.get("message") or "")
+        except ValidationError:
+            continue
+    return None

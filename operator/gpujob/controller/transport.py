@@ -1,0 +1,130 @@
+"""DriverTransport's server side: drivers report here and are told what to do.
+
+A driver is known by the token of its pod: only the pod that is recorded in its GpuNode is answered.
+What it says is kept as an observation; no money and no state follows from it directly.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+
+from gpujob.adapters.clock import Clock
+from gpujob.adapters.kube import KubeClient
+from gpujob.api.gpujob import GpuJob
+from gpujob.api.gpunode import GpuNode
+from gpujob.api.meta import TRANSPORT_AUDIENCE
+from gpujob.api.transport import (
+    REPORT_BYTES_MAX,
+    SYNC_PATH,
+    Assignment,
+    DriverReport,
+    message_faults,
+    read_message,
+)
+from gpujob.controller.estimates import QuotesFor, WorldNow, add_estimates
+from gpujob.controller.workqueue import Key
+from gpujob.core.limits import Limits
+from gpujob.core.machine.assignment import assignment
+from gpujob.core.observation import Heard
+from gpujob.web.listener import Refused, bearer_token, json_body, listener_app
+from gpujob.web.token_reviews import TokenReviews
+
+REVIEW_SECONDS = 60.0
+"""How long a token's review is believed."""
+
+POD_UID = "authentication.kubernetes.io/pod-uid"
+POD_NAME = "authentication.kubernetes.io/pod-name"
+
+Lookup = Callable[[str], tuple[GpuNode | None, GpuJob | None]]
+"""By node uid: the node and its job as last watched."""
+
+
+@dataclass(frozen=True)
+class _Caller:
+    namespace: str
+    pod_uid: str
+
+
+def transport_app(
+    *,
+    kube: KubeClient,
+    clock: Clock,
+    limits: Limits,
+    lookup: Lookup,
+    heard: dict[str, Heard],
+    on_news: Callable[[Key], None],
+    world: WorldNow,
+    quotes: QuotesFor,
+) -> FastAPI:
+    """Returns the application that drivers talk to; the server asks for estimates here too."""
+    app = listener_app()
+    reviews = TokenReviews(
+        kube, clock, believed_seconds=REVIEW_SECONDS, audience=TRANSPORT_AUDIENCE
+    )
+    add_estimates(app, clock=clock, reviews=reviews, world=world, quotes=quotes)
+
+    async def caller_of(request: Request) -> _Caller:
+        if (token := bearer_token(request.headers)) is None:
+            raise Refused(401, "a bearer token of the driver pod is needed")
+        user = await reviews.user_of(token)
+        if user is None or (caller := _pod_of(user)) is None:
+            raise Refused(401, "the token is not one of a driver pod for this audience")
+        return caller
+
+    @app.post(SYNC_PATH)
+    async def sync(request: Request) -> JSONResponse:
+        caller = await caller_of(request)
+        raw = await json_body(request, REPORT_BYTES_MAX)
+        try:
+            report = read_message(DriverReport, raw)
+        except ValidationError as error:
+            raise Refused(400, message_faults(error)) from None
+        return JSONResponse(accept(caller, report).wire())
+
+    def accept(caller: _Caller, report: DriverReport) -> Assignment:
+        node, job = lookup(report.node_uid)
+        if node is None:
+            raise Refused(404, "no such node is known here yet")
+        driver = node.status.driver
+        if (
+            driver is None
+            or driver.pod_uid != caller.pod_uid
+            or node.metadata.namespace != caller.namespace
+        ):
+            raise Refused(403, "this pod is not recorded as the node's driver")
+        held = heard.get(report.node_uid)
+        before = held.report if held is not None and held.pod_uid == caller.pod_uid else None
+        # What was overtaken on its way, or comes a second time, says nothing about the present.
+        if before is None or report.order > before.order:
+            heard[report.node_uid] = Heard(report, caller.pod_uid, clock.monotonic())
+            if before is None or _is_news(before, report):
+                on_news(Key("GpuNode", node.metadata.namespace, node.metadata.name))
+        return assignment(node, job, limits)
+
+    return app
+
+
+def _is_news(before: DriverReport, after: DriverReport) -> bool:
+    """Whether a pass over the node could decide otherwise for it."""
+    return _deciding(before) != _deciding(after)
+
+
+def _deciding(report: DriverReport) -> tuple[object, ...]:
+    return (
+        *(report.phase, report.measured, report.ended, report.outcome),
+        *(report.fault, report.data_problem, report.message),
+    )
+
+
+def _pod_of(user: Mapping[str, Any]) -> _Caller | None:
+    """Returns the pod that a service account's token is bound to; None = to none."""
+    extra = user.get("extra") or {}
+    parts = str(user.get("username", "")).split(":")
+    uids, names = extra.get(POD_UID) or [], extra.get(POD_NAME) or []
+    if parts[:2] != ["system", "serviceaccount"] or len(parts) != 4 or not uids or not names:
+        return None
+    return _Caller(namespace=parts[2], pod_uid=uids[0])

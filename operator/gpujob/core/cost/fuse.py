@@ -1,0 +1,29 @@
+"""Which machines are past their money deadline, by what a process remembers of their nodes."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from gpujob.api.gpunode import GpuNode
+from gpujob.core.market.listings import Listing, Mark, leases_of
+
+
+def overdue(
+    nodes: Iterable[GpuNode], listing: Listing, *, cluster_id: str, now: datetime
+) -> tuple[int, ...]:
+    """Returns the listed machines of nodes whose fuse leaves no more time, by number or mark.
+
+    For a process that can store no decision any more: until then the end of an attempt is stored
+    before its machine goes.
+    """
+    found: set[int] = set()
+    for node in nodes:
+        rent, lease = node.status.rent, node.status.lease
+        if rent is None or node.status.released_at is not None:
+            continue
+        if (now - rent.requested_at).total_seconds() < rent.money_deadline_seconds:
+            continue
+        mark = Mark(cluster_id, node.metadata.uid, node.spec.job_ref.uid)
+        found |= {row.instance_id for row in leases_of(listing, mark)}
+        if lease is not None:
+            found |= {row.instance_id for row in listing.leases} & {lease.instance_id}
+    return tuple(sorted(found))

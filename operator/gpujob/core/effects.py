@@ -1,0 +1,154 @@
+"""What a plan is: a status to be stored first, then effects, then a time to look again.
+
+A decision is stored before anything follows from it, so a plan's status is written, on the very
+version that the plan was made from, before its first effect. An effect that fails is not retried:
+the next pass observes anew. No plan is ever resumed.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
+from typing import Any, Generic, TypeVar
+
+from gpujob.api.reasons import Reason
+from gpujob.core.market.hosts import Trial
+
+Status = TypeVar("Status")
+
+
+@dataclass(frozen=True)
+class AddFinalizer:
+    """Make the object stay while money may be owed for it."""
+
+
+@dataclass(frozen=True)
+class RemoveFinalizer:
+    """Let the object go: nothing is owed."""
+
+
+@dataclass(frozen=True)
+class DeleteJob:
+    """Delete the GpuJob: it was kept for as long as its user asked."""
+
+
+@dataclass(frozen=True)
+class DeleteNode:
+    """Delete the released node itself: it was kept long enough to be read."""
+
+
+@dataclass(frozen=True)
+class CreateNode:
+    """Store the intention to rent."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CreateService:
+    """Create the Service that leads to the workload's ports."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CreateKey:
+    """Make the node's SSH key and store its private half for the driver."""
+
+
+@dataclass(frozen=True)
+class CreateDriver:
+    """Create the driver pod."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DeleteDriver:
+    """Delete the driver pod with this uid."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rent:
+    """Send the one rent request, if it is not too late."""
+
+    offer_id: int
+    image: str
+    disk_gb: int
+    bid_usd_per_hour: Fraction | None
+    """None = on demand."""
+    mark: str
+    start_script: str
+    not_after: datetime
+
+
+@dataclass(frozen=True)
+class ReadHostKey:
+    """Read the machine's host key from the provider's log."""
+
+    instance_id: int
+    nonce: str
+
+
+@dataclass(frozen=True)
+class Destroy:
+    """Ask the provider to destroy these machines."""
+
+    instance_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RecordDestroy:
+    """Remember how long the proof took: the gate's evidence about ourselves."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RecordUnfit:
+    """Count a machine that was dropped by its measure, and for how long it was paid."""
+
+    reason: Reason
+    paid_seconds: float
+
+
+@dataclass(frozen=True)
+class RememberMachine:
+    """Remember how the attempt went on its machine: ranking learns from it."""
+
+    trial: Trial
+
+
+Effect = (
+    AddFinalizer
+    | RemoveFinalizer
+    | DeleteJob
+    | DeleteNode
+    | CreateNode
+    | CreateService
+    | CreateKey
+    | CreateDriver
+    | DeleteDriver
+    | Rent
+    | ReadHostKey
+    | Destroy
+    | RecordDestroy
+    | RecordUnfit
+    | RememberMachine
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Generic[Status]):
+    """What is to be stored, done, and when to look again."""
+
+    status: Status
+    reason: Reason
+    message: str
+    effects: tuple[Effect, ...] = ()
+    requeue_seconds: float | None = None
+    """None = an event or a listing will come."""
+    wants_quotes: bool = False
+    """The decision needs prices: observe them and plan again."""

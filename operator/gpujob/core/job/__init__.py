@@ -1,0 +1,1 @@
+"""What is to be done for one GpuJob: attempts one after the other until it is over."""

@@ -1,0 +1,214 @@
+"""The driver pod: restricted Pod Security profile, every capability dropped, no token but ours."""
+
+import json
+from typing import Any
+
+from gpujob.api.data import FOLDER, VARIABLE, Copy, DataPlan
+from gpujob.api.gpujob import Data, EnvVar
+from gpujob.api.gpunode import GpuNode
+from gpujob.api.meta import (
+    LABEL_COMPONENT,
+    LABEL_JOB,
+    LABEL_MANAGED_BY,
+    LABEL_NODE,
+    MANAGER,
+    TRANSPORT_AUDIENCE,
+)
+from gpujob.api.transport import WORKLOAD_ENV_PREFIX
+from gpujob.core.machine.ports import carried, container_ports
+from gpujob.core.observation import NodeObservation
+
+USER_ID = 10001
+KEY_FOLDER = "/etc/gpujob/ssh"
+KEY_FILE = "id_ed25519"
+TOKEN_FOLDER = "/var/run/secrets/gpujob.dev"  # noqa: S105 - a folder, not a token
+STATE_FOLDER = "/var/lib/gpujob"
+TERMINATION_LOG = "/dev/termination-log"
+
+
+def driver_pod_name(node_name: str) -> str:
+    """Returns the name of the driver pod of a node."""
+    return f"{node_name}-driver"
+
+
+def key_secret_name(node: GpuNode) -> str:
+    """Returns the name of the Secret that holds the node's SSH key.
+
+    Nobody knew the uid before the node was there, so no Secret of somebody else's has this name:
+    one that is in the way may be deleted, and we need no right to read it.
+    """
+    return f"{node.metadata.name}-ssh-{node.metadata.uid}"
+
+
+def owned_by(node: GpuNode) -> dict[str, Any]:
+    """Returns the reference by which the node's pod and Secret go with it."""
+    return node.metadata.owner_reference("GpuNode")
+
+
+def driver_pod(seen: NodeObservation) -> dict[str, Any]:
+    """Returns the manifest of the driver pod of a node; the job must be there."""
+    node, job, world = seen.node, seen.job, seen.world
+    assert job is not None, "a driver is made for a job"
+    settings = {
+        "GPUJOB_TRANSPORT_URL": world.transport_url,
+        "GPUJOB_NODE_UID": node.metadata.uid,
+        "GPUJOB_TOKEN_FILE": f"{TOKEN_FOLDER}/token",
+        "GPUJOB_SSH_KEY_FILE": f"{KEY_FOLDER}/{KEY_FILE}",
+        "GPUJOB_STATE_DIR": STATE_FOLDER,
+        "GPUJOB_TERMINATION_LOG": TERMINATION_LOG,
+        "GPUJOB_NODE_NAME": node.metadata.name,
+        # Threads write what they did not read: an arena for each would keep what they free.
+        "MALLOC_ARENA_MAX": "1",
+    }
+    if job.spec.ports:
+        settings["GPUJOB_PORTS"] = ",".join(
+            f"{listened}:{port}" for listened, port in carried(job.spec).items()
+        )
+    plan, mounts = _copies(job.spec.data)
+    if mounts:
+        # The kubelet would expand $(NAME) in a path.
+        settings[VARIABLE] = json.dumps(plan.wire()).replace("$(", "$$(")
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": driver_pod_name(node.metadata.name),
+            "namespace": node.metadata.namespace,
+            "labels": {
+                "app.kubernetes.io/name": "gpujob",
+                LABEL_COMPONENT: "driver",
+                LABEL_MANAGED_BY: MANAGER,
+                LABEL_JOB: job.metadata.name,
+                LABEL_NODE: node.metadata.name,
+            },
+            "ownerReferences": [owned_by(node)],
+        },
+        "spec": {
+            "restartPolicy": "OnFailure",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 10,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER_ID,
+                "runAsGroup": USER_ID,
+                "fsGroup": USER_ID,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "driver",
+                    "image": world.driver_image,
+                    "imagePullPolicy": world.driver_image_pull_policy,
+                    "args": ["driver"],
+                    "env": [{"name": name, "value": value} for name, value in settings.items()]
+                    + [_workload_variable(variable) for variable in job.spec.env],
+                    **({"ports": container_ports(job.spec)} if job.spec.ports else {}),
+                    "terminationMessagePath": TERMINATION_LOG,
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                    "resources": {
+                        "requests": {"cpu": "20m", "memory": "64Mi"},
+                        "limits": {"cpu": "1", "memory": "256Mi"},
+                    },
+                    "volumeMounts": [
+                        {"name": "ssh", "mountPath": KEY_FOLDER, "readOnly": True},
+                        {"name": "token", "mountPath": TOKEN_FOLDER, "readOnly": True},
+                        {"name": "state", "mountPath": STATE_FOLDER},
+                        *mounts,
+                    ],
+                }
+            ],
+            "volumes": [
+                {
+                    "name": "ssh",
+                    "secret": {
+                        "secretName": key_secret_name(node),
+                        "defaultMode": 0o440,
+                    },
+                },
+                {
+                    "name": "token",
+                    "projected": {
+                        "defaultMode": 0o440,
+                        "sources": [
+                            {
+                                "serviceAccountToken": {
+                                    "audience": TRANSPORT_AUDIENCE,
+                                    "expirationSeconds": 3600,
+                                    "path": "token",
+                                }
+                            }
+                        ],
+                    },
+                },
+                {"name": "state", "emptyDir": {"sizeLimit": "16Mi"}},
+                *_claims(job.spec.data),
+            ],
+        },
+    }
+
+
+def _copies(data: Data) -> tuple[DataPlan, list[dict[str, Any]]]:
+    """What the driver copies, and where the claims for it are mounted."""
+    places = [
+        *((f"inputs-{at}", claim) for at, claim in enumerate(data.inputs)),
+        *((f"outputs-{at}", claim) for at, claim in enumerate(data.outputs)),
+        *((name, claim) for name, claim in (("checkpoint", data.checkpoint), ("log", data.log))),
+    ]
+    volumes = _volume_names(data)
+    mounts: list[dict[str, Any]] = [
+        {
+            "name": volumes[claim.claim_name],
+            "mountPath": f"{FOLDER}/{name}",
+            **({"subPath": claim.sub_path} if claim.sub_path else {}),
+            **({"readOnly": True} if name.startswith("inputs") else {}),
+        }
+        for name, claim in places
+        if claim is not None
+    ]
+    plan = DataPlan(
+        inputs=tuple(
+            Copy(folder=f"{FOLDER}/inputs-{at}", path=claim.path)
+            for at, claim in enumerate(data.inputs)
+        ),
+        outputs=tuple(
+            Copy(folder=f"{FOLDER}/outputs-{at}", path=claim.path)
+            for at, claim in enumerate(data.outputs)
+        ),
+        checkpoint=(
+            Copy(folder=f"{FOLDER}/checkpoint", path=data.checkpoint.path)
+            if data.checkpoint
+            else None
+        ),
+        checkpoint_seconds=data.checkpoint.interval_seconds if data.checkpoint else 0,
+        log_folder=f"{FOLDER}/log" if data.log else None,
+        download_bytes_max=data.max_download_gb * 10**9,
+        upload_bytes_max=data.max_upload_gb * 10**9,
+    )
+    return plan, mounts
+
+
+def _volume_names(data: Data) -> dict[str, str]:
+    """One volume for each claim, however often it is used."""
+    used = [*data.inputs, *data.outputs, data.checkpoint, data.log]
+    names = dict.fromkeys(claim.claim_name for claim in used if claim is not None)
+    return {name: f"claim-{at}" for at, name in enumerate(names)}
+
+
+def _claims(data: Data) -> list[dict[str, Any]]:
+    return [
+        {"name": volume, "persistentVolumeClaim": {"claimName": claim}}
+        for claim, volume in _volume_names(data).items()
+    ]
+
+
+def _workload_variable(variable: EnvVar) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": f"{WORKLOAD_ENV_PREFIX}{variable.name}"}
+    if variable.value_from is None:
+        # The kubelet would expand $(NAME); the workload is to get what the user wrote.
+        return entry | {"value": (variable.value or "").replace("$(", "$$(")}
+    return entry | {"valueFrom": variable.value_from.wire()}

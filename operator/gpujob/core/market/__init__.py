@@ -1,0 +1,1 @@
+"""What the market offers, what is leased of it, and how far its machines are trusted."""

@@ -1,0 +1,68 @@
+"""Whether an offer meets a job's needs. The provider's own filters are not relied on."""
+
+from dataclasses import replace
+from fractions import Fraction
+from math import ceil, floor
+
+from gpujob.api.gpujob import GpuJobSpec
+from gpujob.core.market.listings import Offer
+from gpujob.core.money import MICRO, floor_usd
+
+BID_MARGIN = Fraction(5, 4)
+"""We bid more than the lowest bid that wins now: else the next bidder takes the machine away."""
+BID_STEPS = 10_000
+"""Bids are in ten-thousandths of a dollar."""
+
+NOMINAL = Fraction(93, 100)
+"""A card of nominally 24 GB reports about 7 % less (provider facts, offer object)."""
+
+
+def mismatch(offer: Offer, spec: GpuJobSpec) -> str | None:
+    """Returns why an offer can not be taken, in words, or None if it can."""
+    gpu, resources, market = spec.gpu, spec.resources, spec.market
+    hourly = offer.gpu_usd_per_hour + offer.disk_usd_per_hour(resources.disk_gb)
+    checks = (
+        (bool(gpu.models) and offer.gpu_model not in gpu.models, "the GPU is another model"),
+        (offer.gpu_count != gpu.count, "the number of GPUs differs"),
+        (
+            gpu.memory_gb is not None and offer.gpu_memory_gb < gpu.memory_gb * NOMINAL,
+            "the GPU has too little memory",
+        ),
+        (
+            gpu.cuda_version is not None and offer.cuda_version < Fraction(gpu.cuda_version),
+            "its GPU software runs no CUDA that new",
+        ),
+        (resources.cpu is not None and offer.cpu_cores < resources.cpu, "too few CPU cores"),
+        (
+            resources.memory_gb is not None and offer.memory_gb < resources.memory_gb,
+            "too little memory",
+        ),
+        (offer.disk_gb < resources.disk_gb, "too little disk"),
+        (not offer.has_direct_port, "the machine has no port for SSH"),
+        (market.hosts == "Verified" and not offer.is_verified, "the host is not verified"),
+        (market.hosts == "Datacenter" and not offer.is_datacenter, "the host is no datacenter"),
+        (offer.reliability < Fraction(market.min_reliability), "the host is not reliable enough"),
+        (bool(market.regions) and offer.country not in market.regions, "it stands elsewhere"),
+        (offer.machine_id in market.excluded_machines, "the machine is excluded"),
+        (
+            market.max_usd_per_hour is not None
+            and hourly * MICRO > floor_usd(market.max_usd_per_hour),
+            "it costs more per hour than allowed",
+        ),
+    )
+    return next((words for refused, words in checks if refused), None)
+
+
+def with_bid(offer: Offer, spec: GpuJobSpec) -> Offer:
+    """Returns an interruptible offer at the price that we would bid, disk apart.
+
+    A search for bids prices its offers at the lowest that wins now. While the machine runs, its
+    price is the bid (provider facts, pricing).
+    """
+    lowest = offer.gpu_usd_per_hour
+    bid = Fraction(ceil(lowest * BID_MARGIN * BID_STEPS), BID_STEPS)
+    if spec.market.max_usd_per_hour is not None:
+        disk = offer.disk_usd_per_hour(spec.resources.disk_gb)
+        most = Fraction(floor_usd(spec.market.max_usd_per_hour), MICRO) - disk
+        bid = min(bid, Fraction(floor(most * BID_STEPS), BID_STEPS))
+    return replace(offer, gpu_usd_per_hour=max(bid, lowest))

@@ -1,0 +1,91 @@
+"""The webhook's routes: AdmissionReviews of GpuJobs in, verdicts out.
+
+Whatever is not exactly such a review is refused: the API server then refuses the object, since the
+webhook's failure policy is Fail.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gpujob.adapters.clock import Clock
+from gpujob.api.market import MarketNotes
+from gpujob.core.admission import Verdict, review
+from gpujob.web.listener import Refused, json_body, listener_app
+
+PATH = "/validate-gpujobs"
+BODY_BYTES_MAX = 8 * 2**20
+"""A review holds the object before and after; the API server takes requests of 3 MiB."""
+UNPROCESSABLE = 422
+
+log = structlog.get_logger("gpujob.admission")
+
+
+class _GroupKind(BaseModel):
+    group: Literal["gpujob.dev"]
+    kind: Literal["GpuJob"]
+    version: str
+
+
+class _AdmissionRequest(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    uid: str = Field(min_length=1, max_length=128)
+    kind: _GroupKind
+    operation: Literal["CREATE", "UPDATE"]
+    object: dict[str, Any]
+    namespace: str = ""
+    name: str = ""
+
+
+class _AdmissionReview(BaseModel):
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+    api_version: Literal["admission.k8s.io/v1"] = Field(alias="apiVersion")
+    kind: Literal["AdmissionReview"]
+    request: _AdmissionRequest
+
+
+def admission_app(clock: Clock, market: Callable[[], MarketNotes | None] = lambda: None) -> FastAPI:
+    """Returns the application that the API server asks; `market` tells what is known of it."""
+    app = listener_app()
+
+    @app.post(PATH)
+    async def validate(request: Request) -> JSONResponse:
+        try:
+            asked = await _read(request)
+        except Refused as refused:
+            log.warning("review_refused", status=refused.status, problem=str(refused))
+            raise
+        verdict = review(asked.object, market(), now=clock.now())
+        if verdict.faults:
+            log.info(
+                "denied",
+                namespace=asked.namespace,
+                job=asked.name,
+                fields=[one.field for one in verdict.faults],
+            )
+        return JSONResponse(_answer(asked.uid, verdict))
+
+    return app
+
+
+async def _read(request: Request) -> _AdmissionRequest:
+    raw = await json_body(request, BODY_BYTES_MAX)
+    try:
+        return _AdmissionReview.model_validate_json(raw).request
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the body"
+        raise Refused(400, f"no review of a GpuJob: {where}: {first['msg']}") from None
+
+
+def _answer(uid: str, verdict: Verdict) -> dict[str, Any]:
+    response: dict[str, Any] = {"uid": uid, "allowed": not verdict.faults}
+    if verdict.faults:
+        response["status"] = {"code": UNPROCESSABLE, "reason": "Invalid", "message": verdict.words}
+    if verdict.warnings:
+        response["warnings"] = list(verdict.warnings)
+    return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}

@@ -1,0 +1,132 @@
+"""Who calls, and what they may: by a token of the API's own, or by one of the cluster's.
+
+A cluster's token is reviewed by the API server, and each thing that its bearer wants is asked of
+the API server too: RBAC decides, and nobody gets more here than there.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from pydantic import SecretStr
+
+from gpujob.adapters.clock import Clock
+from gpujob.adapters.errors import ClusterError
+from gpujob.adapters.kube import Body, KubeClient
+from gpujob.core.api_tokens import PREFIX, Grant, Known, digest_of, grant_of, known_tokens
+from gpujob.server.http_api.problems import Problem
+from gpujob.web.listener import recorded
+from gpujob.web.token_reviews import TokenReviews
+
+REVIEW_SECONDS = 10.0
+"""How long a review is believed: a deleted account is shut out after that."""
+READS = frozenset({"get", "list", "watch"})
+
+log = structlog.get_logger("gpujob.http_api")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody whose token is good."""
+
+    name: str
+    """For the log, and for limits."""
+    grant: Grant | None
+    """Of a token of our own; None = the cluster's RBAC decides."""
+    user: Mapping[str, Any]
+    """As the API server names the bearer of a token of the cluster's."""
+
+
+def unauthorized() -> Problem:
+    """One answer for all that is wrong with a token: it tells nobody how near they were."""
+    return Problem(
+        401,
+        "a valid bearer token is needed",
+        headers={"WWW-Authenticate": 'Bearer realm="gpujob"'},
+    )
+
+
+class Callers:
+    """Knows callers by their tokens."""
+
+    def __init__(self, kube: KubeClient, clock: Clock, bootstrap: SecretStr) -> None:
+        self._kube, self._clock = kube, clock
+        self._known: tuple[Known, ...] = ()
+        self._bootstrap: tuple[Known, ...] = ()
+        if bootstrap.get_secret_value():
+            everything = Grant(
+                name="bootstrap", namespaces=frozenset({"*"}), access="write", expires=None
+            )
+            digest = digest_of(bootstrap.get_secret_value())
+            self._bootstrap = (Known(digest, everything),)
+        self._reviews = TokenReviews(kube, clock, believed_seconds=REVIEW_SECONDS)
+
+    async def caller_of(self, token: SecretStr | None) -> Caller:
+        """Returns whose a token is; raises Problem."""
+        if token is None:
+            raise unauthorized()
+        text = token.get_secret_value()
+        known = (*self._known, *self._bootstrap)
+        if (grant := grant_of(text, known, self._clock.now())) is not None:
+            return Caller(f"token {grant.name}", grant, {})
+        if text.startswith(PREFIX):
+            # The API server would know it as little, and need not see it.
+            raise unauthorized()
+        try:
+            user = await self._reviews.user_of(token)
+        except ClusterError as error:
+            words, later = "tokens can not be checked now; try again", {"Retry-After": "5"}
+            raise Problem(503, words, headers=later, error_id=recorded(error)) from None
+        if user is None:
+            raise unauthorized()
+        return Caller(str(user.get("username", "")), None, user)
+
+    async def demand(self, caller: Caller, verb: str, resource: str, namespace: str) -> None:
+        """Raises Problem unless a caller may do something to objects of a kind in a namespace.
+
+        `verb` and `resource` are those of the cluster's RBAC: `list`, `gpujob.dev/gpujobs`. An
+        empty namespace = all.
+        """
+        if caller.grant is not None:
+            allowed = caller.grant.allows(namespace=namespace, writes=verb not in READS)
+        else:
+            allowed = await self._kube.may(
+                dict(caller.user), verb=verb, resource=resource, namespace=namespace
+            )
+        if not allowed:
+            where = f"in namespace {namespace}" if namespace else "in all namespaces"
+            what = resource.partition("/")[2]
+            raise Problem(403, f"this token may not {verb} {what} {where}")
+
+    async def follow(self, namespace: str, secret: str, seconds: float) -> None:
+        """Looks at the Secret of tokens for ever; while it can not be read, what was known holds.
+
+        A token that has expired does not: its time is compared at each request.
+        """
+        told: object = None
+        while True:
+            try:
+                stored = await self._kube.find("Secret", namespace, secret)
+                self._known, wrong = known_tokens(_data(stored))
+                if (seen := (len(self._known), wrong)) != told:
+                    log.info("tokens_read", secret=secret, tokens=len(self._known))
+                    for name in wrong:
+                        log.error("token_unreadable", secret=secret, token=name)
+                told = seen
+            except ClusterError as error:
+                log.warning("tokens_unseen", problem=str(error))
+            await asyncio.sleep(seconds)
+
+
+def _data(stored: Body | None) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for name, text in ((stored or {}).get("data") or {}).items():
+        try:
+            found[name] = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            found[name] = b""
+    return found

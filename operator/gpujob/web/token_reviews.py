@@ -1,0 +1,68 @@
+"""Whose a token of the cluster's is, by the API server's word, which is believed for a while."""
+
+import asyncio
+import hashlib
+
+from fastapi import Request
+from pydantic import SecretStr
+
+from gpujob.adapters.clock import Clock
+from gpujob.adapters.kube import Body, KubeClient
+from gpujob.web.listener import Refused, bearer_token
+
+HELD_MAX = 1000
+AT_ONCE = 8
+"""Strangers can ask for reviews: there are only so many at a time."""
+
+
+class TokenReviews:
+    """Asks the API server about tokens, and remembers whose the good ones are."""
+
+    def __init__(
+        self,
+        kube: KubeClient,
+        clock: Clock,
+        *,
+        believed_seconds: float,
+        audience: str | None = None,
+    ) -> None:
+        """Without an audience tokens must be for the API server itself."""
+        self._kube, self._clock = kube, clock
+        self._seconds, self._audience = believed_seconds, audience
+        self._held: dict[str, tuple[float, Body]] = {}
+        self._asking = asyncio.Semaphore(AT_ONCE)
+
+    async def user_of(self, token: SecretStr) -> Body | None:
+        """Returns who holds a token, as the API server names him; None = it is not good.
+
+        Raises ClusterError.
+        """
+        digest = hashlib.sha256(token.get_secret_value().encode()).hexdigest()
+        now = self._clock.monotonic()
+        held = self._held.get(digest)
+        if held is not None and held[0] > now:
+            return held[1]
+        async with self._asking:
+            review = await self._kube.review_token(token, self._audience)
+        if review.get("authenticated") is not True:
+            return None
+        if self._audience and self._audience not in (review.get("audiences") or []):
+            return None
+        user: Body = review.get("user") or {}
+        self._held = {key: one for key, one in self._held.items() if one[0] > now}
+        if len(self._held) < HELD_MAX:
+            self._held[digest] = (now + self._seconds, user)
+        return user
+
+    async def demand(self, request: Request) -> None:
+        """Raises Refused unless the bearer may do this to our path, by the cluster's RBAC.
+
+        The verb is the request's method in small letters. Raises ClusterError.
+        """
+        path, verb = request.url.path, request.method.lower()
+        if (token := bearer_token(request.headers)) is None:
+            raise Refused(401, "a bearer token is needed")
+        if (user := await self.user_of(token)) is None:
+            raise Refused(401, "the token is not valid here")
+        if not await self._kube.may_reach(user, path, verb):
+            raise Refused(403, f"{verb} on {path} is not granted to this account")
