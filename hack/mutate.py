@@ -309,7 +309,7 @@ FAULTS = (
     ),
     Fault(
         "silence is death",
-        "core/patience.py",
+        "core/node/facts.py",
         "return min(max(seconds, limits.silence_min_seconds), most)",
         "return 0.0",
     ),

@@ -19,7 +19,8 @@ from gpujob.api.transport import (
 from gpujob.core.limits import Limits
 from gpujob.core.machine.preflight import as_status
 from gpujob.core.market.hosts import HostMemory
-from gpujob.core.market.listings import Lease, Listing, Mark, Offer, Quotes
+from gpujob.core.market.listings import Lease, Listing, Mark
+from gpujob.core.market.offers import Offer, Quotes
 from gpujob.core.observation import (
     JobObservation,
     NodeMemory,

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
+from gpujob.adapters.environment import ConfigError
 from gpujob.adapters.memory import keep_private
-from gpujob.config import ConfigError
 from gpujob.server.http_api import token_command
 
 

@@ -21,8 +21,9 @@ from tests.chart.rendering import (
 
 import chart_values
 from gpujob.api.schema import GPUJOB, KINDS, custom_resource_definition
-from gpujob.config import ServerSettings, Settings
+from gpujob.controller.settings import Settings
 from gpujob.core.rights import CLUSTER_WIDE, own_rights, webhook_rights
+from gpujob.server.settings import ServerSettings
 from localcluster.paths import ROOT
 
 HELMS = ("helm", "helm4")

@@ -26,13 +26,13 @@ from gpujob.adapters.errors import AdapterError
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
-from gpujob.config import Settings
+from gpujob.controller.lead import RESYNC_SECONDS
 from gpujob.controller.leader_lock import LeaderLock, LockLost
 from gpujob.controller.machine_book import MachineBook
-from gpujob.controller.main import RESYNC_SECONDS
 from gpujob.controller.market_watch import MarketWatch
 from gpujob.controller.readiness import Readiness
 from gpujob.controller.reconcile import Reconciler
+from gpujob.controller.settings import Settings
 from gpujob.controller.sweep import Sweep
 from gpujob.controller.workqueue import Key, WorkQueue
 from gpujob.core.job.plan import is_finished

@@ -4,7 +4,9 @@ from dataclasses import asdict
 
 import pytest
 
-from gpujob.config import ConfigError, ServerSettings, Settings
+from gpujob.adapters.environment import ConfigError
+from gpujob.controller.settings import Settings
+from gpujob.server.settings import ServerSettings
 
 GOOD = {
     "VAST_API_KEY": "token-1234",

@@ -14,6 +14,8 @@ PLANTED = [
     ("Imports point one way", "gpujob/core/money.py", "import gpujob.adapters.clock\n"),
     ("Imports point one way", "gpujob/web/listener.py", "import gpujob.controller.sweep\n"),
     ("Imports point one way", "gpujob/misc.py", '"""A room that nobody planned."""\n'),
+    ("Imports point one way", "gpujob/server/main.py", "import gpujob.controller.sweep\n"),
+    ("The server asks no provider", "gpujob/server/main.py", "import gpujob.adapters.vast\n"),
     ("The core and the API are pure", "gpujob/core/money.py", "import asyncio\n"),
     ("The core and the API are pure", "gpujob/api/meta.py", "import os\n"),
     ("The driver decides nothing", "gpujob/driver/main.py", "import gpujob.core.money\n"),

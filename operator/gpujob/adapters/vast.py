@@ -34,7 +34,8 @@ from gpujob.api.reasons import Reason
 from gpujob.api.words import in_words
 from gpujob.core.effects import Rent
 from gpujob.core.market.floors import MODELS_MAX, is_name
-from gpujob.core.market.listings import Lease, Listing, Offer, Quotes
+from gpujob.core.market.listings import Lease, Listing
+from gpujob.core.market.offers import Offer, Quotes
 from gpujob.core.money import AmountError, exact
 
 READ_SECONDS = 20.0

@@ -11,7 +11,8 @@ from typing import Any
 
 from gpujob.api.words import in_words
 from gpujob.core.market.floors import is_name
-from gpujob.core.market.listings import Lease, Offer
+from gpujob.core.market.listings import Lease
+from gpujob.core.market.offers import Offer
 from gpujob.core.money import AmountError, exact
 
 MARK_VARIABLE = "GPUJOB_MARK"

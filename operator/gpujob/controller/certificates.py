@@ -16,8 +16,8 @@ from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import ClusterError, ObjectGone
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
-from gpujob.config import Settings
-from gpujob.core.certificates import Certificate, Held, Step, due, used_next
+from gpujob.controller.settings import Settings
+from gpujob.core.certificates import Certificate, Held, Step, due, secret_name, used_next
 
 CONFIGURATION = "ValidatingWebhookConfiguration"
 LOOK_SECONDS = 10.0
@@ -25,11 +25,6 @@ LOOK_SECONDS = 10.0
 LOOKS_PER_OVERLAP = 4
 
 log = structlog.get_logger("gpujob.certificates")
-
-
-def secret_name(name: str) -> str:
-    """Returns the name of the Secret for a release of this name."""
-    return f"{name}-server-tls"
 
 
 def server_names(settings: Settings) -> frozenset[str]:

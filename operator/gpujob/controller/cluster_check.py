@@ -11,8 +11,8 @@ from gpujob.adapters.errors import ClusterError, ObjectGone
 from gpujob.adapters.kube import KubeClient
 from gpujob.api.meta import API_VERSION
 from gpujob.api.reasons import Reason
-from gpujob.config import Settings
 from gpujob.controller.readiness import Readiness
+from gpujob.controller.settings import Settings
 from gpujob.core.rights import CLUSTER_WIDE, missing, own_rights, webhook_rights
 
 ELSEWHERE = "kube-system"

@@ -13,7 +13,7 @@ from gpujob.adapters.clock import Clock
 from gpujob.api.estimate import ESTIMATE_BYTES_MAX, ESTIMATE_PATH, EstimateQuestion
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.core.cost.forecast import forecast
-from gpujob.core.market.listings import Quotes
+from gpujob.core.market.offers import Quotes
 from gpujob.core.observation import Unavailable, World
 from gpujob.core.spec_faults import shape_faults
 from gpujob.web.listener import RateLimit, Refused, json_body

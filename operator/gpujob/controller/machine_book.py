@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import Body, KubeClient
-from gpujob.api.machines import MachineEntry
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
-from gpujob.config import Settings
+from gpujob.api.notes import MachineEntry
+from gpujob.controller.settings import Settings
 from gpujob.core.market.hosts import HostMemory, Record, Trial, remembered
 
 log = structlog.get_logger("gpujob.machines")

@@ -3,41 +3,23 @@
 import asyncio
 
 import structlog
-from pydantic import ValidationError
 
 from gpujob.adapters.clock import Clock
-from gpujob.adapters.errors import AdapterError, ClusterError, ProviderError
-from gpujob.adapters.kube import Body, KubeClient
+from gpujob.adapters.errors import AdapterError, ProviderError
+from gpujob.adapters.kube import KubeClient
+from gpujob.adapters.market_notes import KEY, book_name, notes_in
 from gpujob.adapters.vast import VastClient
-from gpujob.api.market import MarketNotes
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
+from gpujob.api.notes import MarketNotes
 from gpujob.controller.market_watch import MarketWatch
 from gpujob.core.cost.estimate import overhead_seconds
 from gpujob.core.limits import Limits
 
-KEY = "market.json"
 PUBLISH_SECONDS = 10.0
 NAMES_SECONDS = 3600.0
 """Between two questions for the names of all GPU models."""
 
 log = structlog.get_logger("gpujob.market_book")
-
-
-def book_name(name: str) -> str:
-    """Returns the name of the ConfigMap of a release of this name."""
-    return f"{name}-market"
-
-
-def notes_in(stored: Body | None) -> MarketNotes | None:
-    """Reads the ConfigMap; None = nothing is known."""
-    text = ((stored or {}).get("data") or {}).get(KEY)
-    if text is None:
-        return None
-    try:
-        return MarketNotes.model_validate_json(text)
-    except ValidationError as error:
-        log.warning("market_unreadable", problem=str(error))
-        return None
 
 
 class MarketBook:
@@ -111,21 +93,3 @@ class MarketBook:
             body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
             await self._kube.create("ConfigMap", self._namespace, body)
         self._published = notes
-
-
-class MarketReader:
-    """What the server knows of the market: what was published, as of the last look."""
-
-    def __init__(self, kube: KubeClient, *, namespace: str, name: str) -> None:
-        self._kube, self._namespace, self._name = kube, namespace, book_name(name)
-        self.notes: MarketNotes | None = None
-
-    async def follow(self, seconds: float) -> None:
-        """Looks for ever; without an answer what was known stays."""
-        while True:
-            try:
-                stored = await self._kube.find("ConfigMap", self._namespace, self._name)
-                self.notes = notes_in(stored)
-            except ClusterError as error:
-                log.warning("market_unseen", problem=str(error))
-            await asyncio.sleep(seconds)

@@ -17,13 +17,14 @@ from gpujob.adapters.errors import CredentialsRejected, ProviderError
 from gpujob.adapters.vast import VastClient
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.gpunode import GpuNode
-from gpujob.api.market import Floor
+from gpujob.api.notes import Floor
 from gpujob.api.reasons import Reason
 from gpujob.controller.readiness import Readiness
 from gpujob.core.limits import Limits
 from gpujob.core.market.account import CreditRefusal, account_problem, credit_problem
 from gpujob.core.market.floors import lowered
-from gpujob.core.market.listings import Listing, Quotes
+from gpujob.core.market.listings import Listing
+from gpujob.core.market.offers import Quotes
 from gpujob.core.observation import Unavailable
 
 LISTINGS_KEPT = 64

@@ -38,12 +38,12 @@ from gpujob.api.gpunode import GpuNode, GpuNodeStatus
 from gpujob.api.meta import FINALIZER, LABEL_MANAGED_BY, MANAGER, Condition
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, Outcome
-from gpujob.config import Settings
 from gpujob.controller.events import record_event
 from gpujob.controller.leader_lock import LeaderLock
 from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_watch import MarketWatch
 from gpujob.controller.readiness import Readiness
+from gpujob.controller.settings import Settings
 from gpujob.controller.workqueue import Key
 from gpujob.core import effects
 from gpujob.core import observation as seen

@@ -15,7 +15,7 @@ from gpujob.adapters.errors import AdapterError, ProviderError
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.vast import VastClient
 from gpujob.api.reasons import Reason
-from gpujob.config import Settings
+from gpujob.controller.settings import Settings
 from gpujob.core.sweep import Owner, orphans
 
 CONFIRM_SECONDS = 60.0

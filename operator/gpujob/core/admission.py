@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gpujob.api.gpujob import GpuJobSpec
-from gpujob.api.market import MarketNotes
+from gpujob.api.notes import MarketNotes
 from gpujob.core.market.floors import least_microusd
 from gpujob.core.market.gpu_models import KNOWN
 from gpujob.core.money import floor_usd, short_usd

@@ -83,3 +83,8 @@ def used_next(held: Held) -> Held:
     """Returns what is stored once the coming certificate is in use."""
     assert held.used is not None
     return replace(held, used=held.coming, coming=None, former_authority=held.used.authority)
+
+
+def secret_name(name: str) -> str:
+    """Returns the name of the Secret for a release of this name."""
+    return f"{name}-server-tls"

@@ -11,7 +11,8 @@ from gpujob.api.transport import DriverReport, Outcome
 from gpujob.core.cost.gate import Destroy, Question
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import HostMemory
-from gpujob.core.market.listings import Listing, Mark, Quotes
+from gpujob.core.market.listings import Listing, Mark
+from gpujob.core.market.offers import Quotes
 
 
 @dataclass(frozen=True)

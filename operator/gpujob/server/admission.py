@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gpujob.adapters.clock import Clock
-from gpujob.api.market import MarketNotes
+from gpujob.api.notes import MarketNotes
 from gpujob.core.admission import Verdict, review
 from gpujob.web.listener import Refused, json_body, listener_app
 

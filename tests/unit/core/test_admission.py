@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.builders import NOW, a_spec, an_offer, quotes
 
-from gpujob.api.market import Floor, MarketNotes
+from gpujob.api.notes import Floor, MarketNotes
 from gpujob.core import admission
 from gpujob.core.admission import Verdict
 from gpujob.core.market.floors import lowered

@@ -27,7 +27,7 @@ from gpujob.core.cost.gate import Destroy
 from gpujob.core.job.plan import plan_job
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import Trial, remembered
-from gpujob.core.market.listings import Offer, Quotes
+from gpujob.core.market.offers import Offer, Quotes
 from gpujob.core.observation import Unavailable, World
 
 

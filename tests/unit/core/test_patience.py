@@ -3,7 +3,7 @@
 import pytest
 
 from gpujob.core.limits import Limits
-from gpujob.core.patience import silence_seconds
+from gpujob.core.node.facts import silence_seconds
 
 
 @pytest.mark.parametrize(

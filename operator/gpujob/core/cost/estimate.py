@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from gpujob.core.limits import Limits
-from gpujob.core.market.listings import Offer
+from gpujob.core.market.offers import Offer
 from gpujob.core.money import micro_up
 
 

@@ -12,7 +12,7 @@ from gpujob.core.cost.gate import (
     matching_offers,
     rounded_down,
 )
-from gpujob.core.market.listings import Quotes
+from gpujob.core.market.offers import Quotes
 from gpujob.core.money import floor_usd, format_usd, micro_up, short_usd
 from gpujob.core.observation import Unavailable, World
 

@@ -15,8 +15,7 @@ from gpujob.api.reasons import Reason
 from gpujob.core.cost.estimate import Estimate, Needs, estimate, overhead_seconds, traffic_usd
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import TRUST_MIN, HostMemory
-from gpujob.core.market.listings import Offer, Quotes
-from gpujob.core.market.offers import mismatch, with_bid
+from gpujob.core.market.offers import Offer, Quotes, mismatch, with_bid
 from gpujob.core.money import MICRO, floor_usd, micro_up, short_usd
 
 PASSED_OVER_SHOWN = 3

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from gpujob.api.gpujob import GpuJobSpec
-from gpujob.api.market import Floor, MarketNotes
-from gpujob.core.market.listings import Quotes
+from gpujob.api.notes import Floor, MarketNotes
+from gpujob.core.market.offers import Quotes
 from gpujob.core.money import MICRO, floor_usd, format_usd, over_time
 
 KEPT = timedelta(hours=24)

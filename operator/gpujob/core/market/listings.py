@@ -1,4 +1,4 @@
-"""What the market offers and what is leased: the provider's facts in our words.
+"""What is leased by complete listings of the account, and when they prove that nothing is.
 
 Prices are exact fractions of US dollars, as the provider wrote them; sizes are in GB of 1e9 bytes
 as the provider reckons them.
@@ -7,60 +7,6 @@ as the provider reckons them.
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
-
-
-@dataclass(frozen=True, kw_only=True)
-class Offer:
-    """One machine that could be rented now."""
-
-    offer_id: int
-    machine_id: int
-    host_id: int
-    gpu_model: str
-    gpu_count: int
-    gpu_memory_gb: Fraction
-    """Of each GPU."""
-    cuda_version: Fraction
-    """The highest that its GPU software runs, as `12.4`; 0 = not told."""
-    cpu_cores: Fraction
-    memory_gb: Fraction
-    disk_gb: Fraction
-    """Free for rent."""
-    location: str
-    country: str
-    is_verified: bool
-    is_datacenter: bool
-    reliability: Fraction
-    has_direct_port: bool
-    contract_seconds: Fraction
-    """Until the host's contract ends."""
-    gpu_usd_per_hour: Fraction
-    storage_usd_per_gb_month: Fraction
-    download_usd_per_gb: Fraction
-    upload_usd_per_gb: Fraction
-    download_mbps: Fraction
-    upload_mbps: Fraction
-
-    @property
-    def gpu(self) -> str:
-        """For people: `2x RTX 4090`."""
-        return f"{self.gpu_count}x {self.gpu_model}"
-
-    def disk_usd_per_hour(self, disk_gb: int) -> Fraction:
-        """Returns the price of a rented disk (provider facts, pricing: a month has 720 hours)."""
-        return self.storage_usd_per_gb_month * disk_gb / 720
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quotes:
-    """One search answer."""
-
-    offers: tuple[Offer, ...]
-    unreadable: int
-    """Offers left out because a price or size was missing or malformed."""
-    fetched_at: datetime
-    clock_skew_seconds: float
-    """The provider's clock minus ours when the answer came."""
 
 
 @dataclass(frozen=True, kw_only=True)

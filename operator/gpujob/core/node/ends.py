@@ -21,6 +21,7 @@ from gpujob.core.node.facts import (
     paid_seconds,
     present_report,
     ran_seconds,
+    silence_seconds,
     stands_still,
     stop_seconds_left,
     usage_of,
@@ -28,7 +29,6 @@ from gpujob.core.node.facts import (
 from gpujob.core.node.rent import BIRTH_GRACE
 from gpujob.core.node.run import keep_up
 from gpujob.core.observation import NodeObservation
-from gpujob.core.patience import silence_seconds
 
 STOPPED_STATUSES = ("exited", "stopped", "unknown")
 PRICE_TOLERANCE = Fraction(1001, 1000)

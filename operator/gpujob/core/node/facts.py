@@ -7,6 +7,7 @@ from fractions import Fraction
 from gpujob.api.gpunode import GpuNodeStatus, RunStatus
 from gpujob.api.transport import DriverReport, Outcome, Usage
 from gpujob.api.workload import ProgressStatus, UsageStatus
+from gpujob.core.limits import Limits
 from gpujob.core.market.listings import Lease, absence_proved_at, leases_of
 from gpujob.core.money import format_usd, micro_up, over_time, parse_usd
 from gpujob.core.observation import NodeObservation
@@ -228,3 +229,16 @@ def running_message(seen: NodeObservation) -> str:
 def end_message(status: GpuNodeStatus) -> str:
     """For people: why the attempt ended; empty if it did not."""
     return f"{status.end.reason}: {status.end.message}" if status.end else ""
+
+
+def silence_seconds(limits: Limits, *, paid_seconds: float, says_running: bool) -> float:
+    """Returns how long a silent machine is waited for before another one is rented.
+
+    Giving it up loses what was paid for it, waiting costs its price per second: so long as was
+    already paid for, which at worst doubles the loss. A provider that says something else than
+    running halves that. Silence alone is not death, so never less than the least; and never more
+    than the machine's own watchdog waits for us.
+    """
+    seconds = paid_seconds if says_running else paid_seconds / 2
+    most = limits.heartbeat_stale_seconds
+    return min(max(seconds, limits.silence_min_seconds), most)

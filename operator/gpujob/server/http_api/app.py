@@ -14,7 +14,7 @@ from gpujob.adapters.clock import Clock
 from gpujob.adapters.controller import ControllerClient
 from gpujob.adapters.errors import ClusterError, ControllerBusy, ControllerUnavailable
 from gpujob.adapters.kube import KubeClient
-from gpujob.api.market import MarketNotes
+from gpujob.api.notes import MarketNotes
 from gpujob.server.http_api.bodies import NewJob
 from gpujob.server.http_api.callers import Callers
 from gpujob.server.http_api.guard import Guard

@@ -21,8 +21,8 @@ from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.estimate import JobEstimate
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
-from gpujob.api.market import MarketNotes
 from gpujob.api.meta import API_VERSION, LABEL_JOB
+from gpujob.api.notes import MarketNotes
 from gpujob.api.reasons import Reason
 from gpujob.core.admission import review
 from gpujob.core.api_tokens import digest_of

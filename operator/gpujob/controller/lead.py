@@ -1,0 +1,307 @@
+"""What only the holder of the leader lock does."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.errors import AdapterError, ClusterError, Conflict, ProviderError
+from gpujob.adapters.kube import KubeClient
+from gpujob.adapters.metrics import Figures
+from gpujob.adapters.vast import VastClient
+from gpujob.api.reasons import Reason
+from gpujob.controller.address import publish_address
+from gpujob.controller.cache import Cache
+from gpujob.controller.certificates import keep_for_ever
+from gpujob.controller.cluster_check import check_for_ever
+from gpujob.controller.events import record_event
+from gpujob.controller.leader_lock import LeaderLock
+from gpujob.controller.machine_book import MachineBook
+from gpujob.controller.market_book import MarketBook
+from gpujob.controller.market_watch import MarketWatch
+from gpujob.controller.readiness import ORDER, Readiness
+from gpujob.controller.reconcile import Reconciler
+from gpujob.controller.settings import Settings
+from gpujob.controller.sweep import Sweep
+from gpujob.controller.transport import transport_app
+from gpujob.controller.watch import Watcher
+from gpujob.controller.workqueue import Key, WorkQueue
+from gpujob.core.cost.fuse import overdue
+from gpujob.core.observation import Heard
+from gpujob.web.listener import http_server
+
+log = structlog.get_logger("gpujob.controller")
+
+RESYNC_SECONDS = 60.0
+RENT_GRACE_SECONDS = 5.0
+"""A rent request in flight at the end is waited for: its time-out, and this."""
+
+
+async def first_ended(tasks: list[asyncio.Task[Any]]) -> asyncio.Task[Any]:
+    """Returns the first of the tasks to end, the earliest named if there are several."""
+    ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    return next(task for task in tasks if task in ended)
+
+
+class Leader:
+    """What only the holder of the lock does."""
+
+    def __init__(
+        self,
+        kube: KubeClient,
+        clock: SystemClock,
+        settings: Settings,
+        cluster_id: str,
+        lock: LeaderLock,
+    ) -> None:
+        self._kube = kube
+        self._clock = clock
+        self._settings = settings
+        self._cluster_id = cluster_id
+        self._lock = lock
+        self._queue = WorkQueue()
+        self._cache = Cache()
+        self._heard: dict[str, Heard] = {}
+        self._vast = VastClient(settings.provider_url, settings.vast_api_key, clock)
+        self.readiness = Readiness()
+        self.market = MarketWatch(
+            self._vast, clock, settings.limits, self.readiness, self._on_listing
+        )
+        self._machines = MachineBook(kube, settings)
+        self._reconciler = Reconciler(
+            kube=kube,
+            vast=self._vast,
+            market=self.market,
+            clock=clock,
+            settings=settings,
+            cluster_id=cluster_id,
+            queue=self._queue,
+            heard=self._heard,
+            lock=lock,
+            machines=self._machines,
+            readiness=self.readiness,
+        )
+        self._watcher = Watcher(self._on_event)
+        self._sweep = Sweep(settings, clock, cluster_id)
+        app = transport_app(
+            kube=kube,
+            clock=clock,
+            limits=settings.limits,
+            lookup=self._cache.lookup,
+            heard=self._heard,
+            on_news=self._queue.add,
+            world=self._reconciler.world,
+            quotes=self.market.quotes,
+        )
+        self._transport = http_server(app, settings.listen_host, settings.transport_port)
+        self._loop = asyncio.get_running_loop()
+        self.leads = False
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether no thread has ended that should go on."""
+        return not self.leads or (self._watcher.is_alive and self._sweep.is_alive)
+
+    def figures(self) -> Figures:
+        """Returns what metrics tell now."""
+        leases = self.market.listings[-1].leases if self.market.listings else ()
+        credit = self.market.credit_usd
+        return Figures(
+            leads=self.leads,
+            not_ready={reason: reason in self.readiness.reasons for reason in ORDER},
+            leased_machines=len(leases),
+            leased_usd_per_hour=float(sum(lease.usd_per_hour for lease in leases)),
+            credit_usd=None if credit is None else float(credit),
+            unfit_paid_seconds=self._reconciler.unfit_paid_seconds,
+            runs=[
+                (node.metadata.namespace, node.spec.job_ref.name, node.status.run)
+                for node in self._cache.nodes.values()
+                if node.status.run is not None and node.status.end is None
+            ],
+        )
+
+    async def lead(self, ends: list[asyncio.Task[Any]]) -> asyncio.Task[Any]:
+        """Leads until one of its parts or of `ends` has ended, and returns that one.
+
+        When it returns, nothing of it goes on: the lock may be given back.
+        """
+        self.leads = True
+        await self._machines.load()
+        self._watcher.start()
+        self._sweep.start()
+        holding = asyncio.create_task(self._lock.hold(), name="lock")
+        serving = asyncio.create_task(self._transport.serve(), name="transport")
+        workers = [
+            asyncio.create_task(_work(self._queue, self._reconciler), name=f"worker-{number}")
+            for number in range(self._settings.workers)
+        ]
+        others = [
+            asyncio.create_task(self.market.run(), name="market"),
+            asyncio.create_task(_resync(self._kube, self._queue), name="resync"),
+            asyncio.create_task(_announce(self._kube, self._settings), name="address"),
+            asyncio.create_task(_mind(self._watcher, self._sweep), name="mind"),
+            asyncio.create_task(
+                check_for_ever(self._kube, self._settings, self.readiness), name="check"
+            ),
+            asyncio.create_task(_tell(self._kube, self._settings, self.readiness), name="tell"),
+        ]
+        book = MarketBook(
+            self._kube,
+            self._vast,
+            self.market,
+            self._clock,
+            namespace=self._settings.namespace,
+            name=self._settings.name,
+            limits=self._settings.limits,
+        )
+        others.append(asyncio.create_task(book.publish_for_ever(), name="prices"))
+        if self._settings.webhook:
+            keeping = keep_for_ever(self._kube, self._clock, self._settings)
+            others.append(asyncio.create_task(keeping, name="certificates"))
+        first = await first_ended([*ends, holding, serving, *others, *workers])
+        self._queue.close()
+        renting = [worker for worker in workers if worker in self._reconciler.renting]
+        idle = [worker for worker in workers if worker not in renting]
+        for task in (*others, *idle):
+            task.cancel()
+        await asyncio.gather(*others, *idle, return_exceptions=True)
+        if renting and not holding.done():
+            # The lock is held on meanwhile: a successor could only wait for the same answer.
+            patience = self._settings.limits.rent_timeout_seconds + RENT_GRACE_SECONDS
+            await asyncio.wait(renting, timeout=patience)
+        for task in (holding, *renting):
+            task.cancel()
+        await asyncio.gather(holding, *renting, return_exceptions=True)
+        self._transport.should_exit = True
+        await asyncio.wait([serving], timeout=1)
+        self.leads = False
+        return first
+
+    async def guard_fuses(self, stop: asyncio.Event) -> None:
+        """Destroys what passes its money deadline while the API server can not be reached.
+
+        For a leader that has lost its lock: nobody may be leading, and what the deadlines are it
+        alone remembers. It ends when the API server answers, so that somebody can lead, or when
+        nothing is leased.
+        """
+        poll = self._settings.limits.poll_seconds
+        nodes = [one for one in self._cache.nodes.values() if one.status.released_at is None]
+        while nodes and not stop.is_set() and not await self._answers():
+            try:
+                listing = await self._vast.list_leases()
+                late = overdue(nodes, listing, cluster_id=self._cluster_id, now=self.market.now())
+                for number in late:
+                    log.error("overdue_destroyed", instance=number)
+                    await self._vast.destroy(number)
+            except ProviderError as error:
+                log.warning("fuses_not_guarded", problem=str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(poll):
+                    await stop.wait()
+
+    async def _answers(self) -> bool:
+        try:
+            await self._kube.get("Namespace", "", "kube-system")
+        except ClusterError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._vast.close()
+
+    def end_watch(self) -> None:
+        """Ends the watch, which may take seconds."""
+        self._watcher.stop()
+
+    def _on_listing(self) -> None:
+        self.market.judge_account(self._cache.nodes.values())
+        for node in self._cache.nodes.values():
+            if node.status.released_at is None:
+                self._queue.add(Key("GpuNode", node.metadata.namespace, node.metadata.name))
+
+    def _on_event(self, kind: str, body: dict[str, Any], gone: bool) -> None:
+        def take_in() -> None:
+            for key in self._cache.take_in(kind, body, gone):
+                self._queue.add(key)
+            if gone:
+                self._heard.pop(body["metadata"]["uid"], None)
+
+        self._loop.call_soon_threadsafe(take_in)
+
+
+async def _work(queue: WorkQueue, reconciler: Reconciler) -> None:
+    while (key := await queue.take()) is not None:
+        failed = True
+        try:
+            await reconciler.reconcile(key)
+            failed = False
+        except Conflict as error:
+            # Somebody else wrote: start over from what is stored now.
+            log.debug("conflict", kind=key.kind, name=key.name, problem=str(error))
+        except AdapterError as error:
+            log.warning("pass_failed", kind=key.kind, name=key.name, problem=str(error))
+        except Exception:
+            # Our own mistake must not stop the passes over all other objects.
+            log.exception("pass_broke", kind=key.kind, namespace=key.namespace, name=key.name)
+        finally:
+            queue.done(key, failed=failed)
+
+
+async def _resync(kube: KubeClient, queue: WorkQueue) -> None:
+    """Asks for a pass over everything now and then: no decision hangs on a single event."""
+    while True:
+        await asyncio.sleep(RESYNC_SECONDS)
+        try:
+            for kind in ("GpuJob", "GpuNode"):
+                for body in await kube.list_all(kind):
+                    meta = body["metadata"]
+                    queue.add(Key(kind, meta["namespace"], meta["name"]))
+        except AdapterError as error:
+            log.warning("resync_failed", problem=str(error))
+
+
+async def _announce(kube: KubeClient, settings: Settings) -> None:
+    """Leads drivers here, and goes on doing so whatever others write."""
+    while True:
+        try:
+            await publish_address(kube, settings)
+        except ClusterError as error:
+            log.warning("address_not_published", problem=str(error))
+            await asyncio.sleep(1)
+        else:
+            await asyncio.sleep(RESYNC_SECONDS)
+
+
+async def _tell(kube: KubeClient, settings: Settings, readiness: Readiness) -> None:
+    """Records an event on the controller's pod whenever it becomes ready or not."""
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": settings.pod_name,
+            "namespace": settings.namespace,
+            "uid": settings.pod_uid,
+        },
+    }
+    told = readiness.problem
+    while True:
+        await asyncio.sleep(1)
+        if (found := readiness.problem) != told:
+            told = found
+            await record_event(
+                kube,
+                regarding=pod,
+                reason=found.reason if found else Reason.READY,
+                note=found.message if found else "",
+                is_warning=found is not None,
+            )
+
+
+async def _mind(watcher: Watcher, sweep: Sweep) -> None:
+    """Ends when a thread has died: the process must then end, and be started anew."""
+    while watcher.is_alive and sweep.is_alive:  # noqa: ASYNC110 - threads set no event of ours
+        await asyncio.sleep(1)
+    raise RuntimeError(watcher.problem or "the sweep ended")

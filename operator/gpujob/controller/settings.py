@@ -1,0 +1,92 @@
+"""The settings of the controller, from environment variables.
+
+`GPUJOB_<NAME>` for each field below and for each constant of `Limits`; `VAST_API_KEY` for the
+account's token, which exists nowhere else.
+"""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from pydantic import SecretStr
+
+from gpujob.adapters.environment import (
+    PREFIX,
+    ConfigError,
+    converted,
+    is_address,
+    settings_in,
+    taken,
+)
+from gpujob.core.limits import Limits
+
+TOKEN_VARIABLE = "VAST_API_KEY"  # noqa: S105 - the name of the variable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that the controller is told at its start."""
+
+    vast_api_key: SecretStr
+    driver_image: str
+    transport_url: str
+    """Where driver pods reach this controller."""
+    namespace: str
+    """Where this controller runs."""
+    pod_name: str
+    pod_ip: str
+    pod_uid: str = ""
+    """Lets events about the controller show with its pod."""
+    name: str = "gpujob"
+    """Of the Service that drivers are told, and of the leader lock."""
+    webhook: str = ""
+    """Name of the webhook's configuration whose certificates are made here; empty = none."""
+    driver_image_pull_policy: str = "IfNotPresent"
+    provider_url: str = "https://console.vast.ai"
+    transport_port: int = 8080
+    probes_port: int = 8081
+    listen_host: str = "0.0.0.0"  # noqa: S104 - a pod's own address is not known before
+    log_level: str = "INFO"
+    workers: int = 8
+    limits: Limits = field(default_factory=Limits)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
+        """Returns the settings; raises ConfigError naming the variable that is wrong."""
+        given = settings_in(environment)
+        limits = {
+            limit.name: converted(limit.type, *given.pop(limit.name))
+            for limit in fields(Limits)
+            if limit.name in given
+        }
+        own = taken(cls, given, besides=("vast_api_key", "limits"))
+        for required in ("driver_image", "transport_url", "namespace", "pod_name", "pod_ip"):
+            if required not in own:
+                raise ConfigError(f"{PREFIX}{required.upper()} must be set")
+        token = environment.get(TOKEN_VARIABLE, "")
+        if not token or token != token.strip() or not token.isprintable():
+            raise ConfigError(
+                f"{TOKEN_VARIABLE} must hold the account's API key, without white space"
+            )
+        for url in ("provider_url", "transport_url"):
+            if not is_address(own.get(url, "https://x")):
+                raise ConfigError(f"{PREFIX}{url.upper()} must be an http or https address")
+        try:
+            ipaddress.ip_address(str(own["pod_ip"]))
+        except ValueError:
+            raise ConfigError(f"{PREFIX}POD_IP must be an IP address") from None
+        settings = cls(vast_api_key=SecretStr(token), limits=Limits(**limits), **own)
+        _check_lock(settings.limits)
+        return settings
+
+
+def _check_lock(limits: Limits) -> None:
+    """Raises ConfigError unless a leader stops before another one can lead, and can rent."""
+    duration = limits.lock_duration_seconds
+    for name in ("lock_renew_deadline_seconds", "rent_not_after_seconds"):
+        if getattr(limits, name) + limits.lock_retry_seconds > duration:
+            raise ConfigError(
+                f"{PREFIX}{name.upper()} and {PREFIX}LOCK_RETRY_SECONDS together must be at most "
+                f"{PREFIX}LOCK_DURATION_SECONDS, which is {duration}"
+            )

@@ -1,0 +1,51 @@
+"""The settings of the server, from environment variables: `GPUJOB_<NAME>` for each field below."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import SecretStr
+
+from gpujob.adapters.environment import PREFIX, ConfigError, is_address, settings_in, taken
+from gpujob.core.api_tokens import ADVICE, weakness
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """All that the server is told at its start."""
+
+    namespace: str
+    """Where it runs, and where its certificates are."""
+    name: str = "gpujob"
+    """Of the release."""
+    admission_port: int = 8443
+    probes_port: int = 8081
+    listen_host: str = "0.0.0.0"  # noqa: S104 - a pod's own address is not known before
+    log_level: str = "INFO"
+    look_seconds: float = 5.0
+    """Between two looks at the certificates, at tokens, and at what is known of the market."""
+    api_port: int = 0
+    """Of the HTTP API; 0 = there is none."""
+    transport_url: str = ""
+    """Where the controller is asked what a job would cost; needed for the API."""
+    token_file: str = "/var/run/secrets/gpujob.dev/transport/token"  # noqa: S105 - a path
+    """Of the token for that."""
+    api_mode: str = "production"
+    """`development` shows callers why a request failed."""
+    api_bootstrap_token: SecretStr = field(default_factory=lambda: SecretStr(""))
+    """May do everything, until the Secret that it comes from is gone; empty = there is none."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ServerSettings":
+        """Returns the settings; raises ConfigError naming the variable that is wrong."""
+        own = taken(cls, settings_in(environment))
+        if not own.get("namespace"):
+            raise ConfigError(f"{PREFIX}NAMESPACE must be set")
+        if own.get("api_mode", "production") not in ("production", "development"):
+            raise ConfigError(f"{PREFIX}API_MODE must be production or development")
+        if own.get("api_port") and not is_address(own.get("transport_url", "")):
+            raise ConfigError(f"{PREFIX}TRANSPORT_URL must be an http or https address")
+        token = own.get("api_bootstrap_token", SecretStr(""))
+        if token and (why := weakness(token.get_secret_value())):
+            raise ConfigError(f"{PREFIX}API_BOOTSTRAP_TOKEN is too weak: {why}; {ADVICE}")
+        return cls(**own)

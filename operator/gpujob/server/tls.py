@@ -1,0 +1,79 @@
+"""The certificate that new connections are shown."""
+
+import asyncio
+import base64
+import ssl
+import tempfile
+from pathlib import Path
+
+import structlog
+from pydantic import SecretBytes
+
+from gpujob.adapters.errors import ClusterError
+from gpujob.adapters.kube import Body, KubeClient
+from gpujob.core.certificates import secret_name
+from gpujob.server.settings import ServerSettings
+
+log = structlog.get_logger("gpujob.server")
+
+
+class Tls:
+    """What new connections are shown: the certificate that the Secret holds."""
+
+    def __init__(self, kube: KubeClient, settings: ServerSettings) -> None:
+        self._kube = kube
+        self._settings = settings
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._shown: tuple[bytes, SecretBytes] | None = None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there is a certificate to show."""
+        return self._shown is not None
+
+    async def load(self) -> None:
+        """Waits until there is a certificate."""
+        await self._look()
+        while not self.is_loaded:
+            await asyncio.sleep(1)
+            await self._look()
+
+    async def follow(self) -> None:
+        """Takes up other certificates for ever."""
+        while True:
+            await asyncio.sleep(self._settings.look_seconds)
+            await self._look()
+
+    async def _look(self) -> None:
+        namespace, name = self._settings.namespace, secret_name(self._settings.name)
+        try:
+            stored = await self._kube.find("Secret", namespace, name)
+        except ClusterError as error:
+            log.warning("certificate_unseen", problem=str(error))
+            return
+        if stored is None:
+            if not self.is_loaded:
+                log.info("certificate_awaited", secret=f"{namespace}/{name}")
+            return
+        try:
+            self._show(stored)
+        except (KeyError, ValueError, ssl.SSLError) as error:
+            # What is shown by now stays good for longer than a mistake takes to be seen.
+            log.error("certificate_unusable", secret=f"{namespace}/{name}", problem=repr(error))
+
+    def _show(self, stored: Body) -> None:
+        data = stored["data"]
+        chain, key = (base64.b64decode(data[name]) for name in ("tls.crt", "tls.key"))
+        if (shown := (chain, SecretBytes(key))) == self._shown:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            # Python's TLS reads files only; nobody else can read this folder.
+            chain_file, key_file = Path(folder) / "tls.crt", Path(folder) / "tls.key"
+            chain_file.write_bytes(chain)
+            key_file.write_bytes(key)
+            # A pair that does not match would leave the context with neither.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain_file, key_file)
+            self.context.load_cert_chain(chain_file, key_file)
+        self._shown = shown
+        log.info("certificate_shown")
