@@ -69,8 +69,8 @@ FAULTS = (
     Fault(
         "an answer that did not come is a no",
         "controller/reconcile.py",
-        "return seen.RentUnanswered(str(error))",
-        "return seen.RentRefused(error.reason, str(error))",
+        "return RentUnanswered(str(error))",
+        "return RentRefusal(error.reason, str(error))",
     ),
     Fault(
         "an unclear status is a no",
@@ -168,7 +168,7 @@ FAULTS = (
     ),
     Fault(
         "the first listing without a machine ends its charge",
-        "core/node/release.py",
+        "core/node/charge.py",
         "gone = gone_at(seen, after=sent) if was_listed and sent is not None else None",
         "gone = sent if was_listed else None",
     ),
@@ -223,13 +223,13 @@ FAULTS = (
     ),
     Fault(
         "a vanished node left nothing",
-        "core/job/plan.py",
+        "core/job/after_attempt.py",
         '    if not gone:\n        words = f"GpuNode',
         '    if missed is None:\n        words = f"GpuNode',
     ),
     Fault(
         "a vanished node has cost nothing",
-        "core/job/plan.py",
+        "core/job/after_attempt.py",
         "cost_usd=status.node_reserved_usd or format_usd(0),",
         "cost_usd=format_usd(0),",
     ),
@@ -242,7 +242,7 @@ FAULTS = (
     # --- Money --------------------------------------------------------------------------------
     Fault(
         "the fuse is ignored",
-        "core/node/ends.py",
+        "core/node/deadlines.py",
         "if elapsed >= rent.money_deadline_seconds:",
         "if elapsed >= rent.money_deadline_seconds * 1000:",
     ),
@@ -260,13 +260,13 @@ FAULTS = (
     ),
     Fault(
         "the deadline is ignored",
-        "core/node/ends.py",
+        "core/node/deadlines.py",
         "and ran_seconds(seen) >= deadline:",
         "and ran_seconds(seen) < 0:",
     ),
     Fault(
         "what an attempt cost is not added",
-        "core/job/plan.py",
+        "core/job/after_attempt.py",
         "spent = parse_usd(status.cost.spent_usd) + parse_usd(record.cost_usd)",
         "spent = parse_usd(record.cost_usd)",
     ),
@@ -279,7 +279,7 @@ FAULTS = (
     ),
     Fault(
         "a vanished node is sought on any account",
-        "core/job/plan.py",
+        "core/job/after_attempt.py",
         "account_id=account,",
         "account_id=world.account_id or 0,",
     ),
@@ -358,7 +358,7 @@ FAULTS = (
     ),
     Fault(
         "the fuse leaves no time to save anything",
-        "core/node/ends.py",
+        "core/node/deadlines.py",
         "elapsed >= rent.money_deadline_seconds - drain_seconds(seen):",
         "elapsed >= rent.money_deadline_seconds:",
     ),
@@ -370,27 +370,27 @@ FAULTS = (
     ),
     Fault(
         "one sample without load is idleness",
-        "core/node/ends.py",
+        "core/node/deadlines.py",
         "usage.idle_samples < IDLE_SAMPLES_MIN:",
         "False:",
     ),
     Fault(
         "a success without its files is one",
-        "core/node/ends.py",
+        "core/node/outcome.py",
         "return Reason.OUTPUT_LOST if reason is Reason.COMPLETED else reason, ",
         "return reason, ",
     ),
     Fault(
         "files move beyond all caps while they are copied",
-        "core/node/ends.py",
-        "for stage in (faulty, over_caps, lost, start_driver, keep_up):",
-        "for stage in (faulty, lost, start_driver, keep_up):",
+        "core/node/stopping.py",
+        "for step in (end_if_faulty, enforce_caps, give_up_lost, start_driver, keep_up):",
+        "for step in (end_if_faulty, give_up_lost, start_driver, keep_up):",
     ),
     Fault(
         "nobody minds the machine while files are copied",
-        "core/node/ends.py",
-        "for stage in (faulty, over_caps, lost, start_driver, keep_up):",
-        "for stage in (over_caps,):",
+        "core/node/stopping.py",
+        "for step in (end_if_faulty, enforce_caps, give_up_lost, start_driver, keep_up):",
+        "for step in (enforce_caps,):",
     ),
     Fault(
         "a workload that was told to end is begun",
@@ -545,8 +545,8 @@ FAULTS = (
     Fault(
         "a machine is rented without its Service",
         "core/job/plan.py",
-        "    _backing_off,\n    _reachable,\n",
-        "    _backing_off,\n",
+        "    _create_service,  # The Service",
+        "    # The Service",
     ),
     Fault(
         "any number of callers is answered",
@@ -652,8 +652,8 @@ FAULTS = (
     Fault(
         "what the webhook refuses is not asked again",
         "core/job/plan.py",
-        "    _record,\n    _spoilt,\n    _suspended,",
-        "    _record,\n    _suspended,",
+        "    _refuse_spec,  # The webhook",
+        "    # The webhook",
     ),
     Fault(
         "a certificate is used before it is trusted",

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 from urllib.parse import urlsplit
 
-PREFIX = "GPUJOB_"
+VARIABLE_PREFIX = "GPUJOB_"
 
 
 class ConfigError(ValueError):
@@ -15,9 +15,9 @@ class ConfigError(ValueError):
 def settings_in(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Returns our variables, with their full names, by the setting's."""
     return {
-        name.removeprefix(PREFIX).lower(): (name, text)
+        name.removeprefix(VARIABLE_PREFIX).lower(): (name, text)
         for name, text in environment.items()
-        if name.startswith(PREFIX)
+        if name.startswith(VARIABLE_PREFIX)
     }
 
 

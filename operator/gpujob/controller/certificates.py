@@ -17,7 +17,7 @@ from gpujob.adapters.errors import ClusterError, ObjectGone
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
 from gpujob.controller.settings import Settings
-from gpujob.core.certificates import Certificate, Held, Step, due, secret_name, used_next
+from gpujob.core.certificates import Certificate, Held, Rotation, due, secret_name, used_next
 
 CONFIGURATION = "ValidatingWebhookConfiguration"
 LOOK_SECONDS = 10.0
@@ -60,17 +60,17 @@ async def keep_once(kube: KubeClient, clock: Clock, settings: Settings) -> None:
     stored = await kube.find("Secret", settings.namespace, secret_name(settings.name))
     held = _held(stored)
     step = due(held, names=names, trusted=_trusted(configuration), now=clock.now(), limits=limits)
-    if step is not Step.NOTHING:
+    if step is not Rotation.NOTHING:
         life = limits.certificate_life_seconds
         match step:
-            case Step.MAKE:
+            case Rotation.MAKE:
                 made = pki.make(names, now=clock.now(), life_seconds=life)
                 former = held.used.authority if held.used else ""
                 held = Held(used=made, former_authority=former)
-            case Step.MAKE_NEXT:
+            case Rotation.MAKE_NEXT:
                 made = pki.make(names, now=clock.now(), life_seconds=life)
                 held = replace(held, coming=made)
-            case Step.USE_NEXT:
+            case Rotation.USE_NEXT:
                 held = used_next(held)
         await _store(kube, settings, stored, held)
         log.info("certificate", step=step.name.lower(), used=repr(held.used))

@@ -16,7 +16,7 @@ from gpujob.core.market.hosts import HostMemory, Record, Trial, remembered
 
 log = structlog.get_logger("gpujob.machines")
 
-PREFIX = "machine-"
+KEY_PREFIX = "machine-"
 
 
 class MachineBook:
@@ -57,7 +57,7 @@ class MachineBook:
 
     async def _write(self, stored: Body | None, memory: HostMemory) -> None:
         data = {
-            f"{PREFIX}{number}": _entry(record).model_dump_json(by_alias=True)
+            f"{KEY_PREFIX}{number}": _entry(record).model_dump_json(by_alias=True)
             for number, record in sorted(memory.records.items())
         }
         if stored is not None:
@@ -77,7 +77,7 @@ def _records(stored: Body | None) -> dict[int, Record]:
     for key, text in ((stored or {}).get("data") or {}).items():
         try:
             entry = MachineEntry.model_validate_json(text)
-            number = int(key.removeprefix(PREFIX))
+            number = int(key.removeprefix(KEY_PREFIX))
         except (ValidationError, ValueError):
             log.warning("machine_unreadable", key=key)
             continue

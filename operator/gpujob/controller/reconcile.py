@@ -8,7 +8,6 @@ the only module that turns plans into deeds.
 import asyncio
 from collections import defaultdict, deque
 from dataclasses import replace
-from datetime import datetime
 from typing import Any, Protocol
 
 import structlog
@@ -37,24 +36,35 @@ from gpujob.api.gpujob import GpuJob, GpuJobStatus
 from gpujob.api.gpunode import GpuNode, GpuNodeStatus
 from gpujob.api.meta import FINALIZER, LABEL_MANAGED_BY, MANAGER, Condition
 from gpujob.api.reasons import Reason
-from gpujob.api.transport import DriverReport, Outcome
+from gpujob.api.transport import DriverReport
 from gpujob.controller.events import record_event
 from gpujob.controller.leader_lock import LeaderLock
 from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_watch import MarketWatch
+from gpujob.controller.pods import is_owned_by, pod_from
 from gpujob.controller.readiness import Readiness
 from gpujob.controller.settings import Settings
 from gpujob.controller.workqueue import Key
 from gpujob.core import effects
-from gpujob.core import observation as seen
 from gpujob.core.conditions import job_status, node_status
-from gpujob.core.cost.gate import Destroy as DestroyEvidence
+from gpujob.core.cost.confidence import DestroyRecord
 from gpujob.core.effects import Plan
 from gpujob.core.job.plan import is_finished, node_name, plan_job
 from gpujob.core.machine.driver_pod import KEY_FILE, driver_pod_name, key_secret_name, owned_by
 from gpujob.core.machine.ports import service_name
 from gpujob.core.machine.start_script import host_key_in_log
 from gpujob.core.node.plan import plan_node
+from gpujob.core.observation import (
+    Heard,
+    JobObservation,
+    NodeMemory,
+    NodeObservation,
+    Pod,
+    RentAccepted,
+    RentRefusal,
+    RentUnanswered,
+    World,
+)
 from gpujob.core.spec_faults import shape_faults
 
 DESTROYS_KEPT = 1000
@@ -87,7 +97,7 @@ class Reconciler:
         settings: Settings,
         cluster_id: str,
         queue: Queue,
-        heard: dict[str, seen.Heard],
+        heard: dict[str, Heard],
         lock: LeaderLock,
         machines: MachineBook,
         readiness: Readiness,
@@ -107,11 +117,11 @@ class Reconciler:
         """Tasks with a rent request in flight: the only ones not to be cancelled."""
         self.unfit_paid_seconds: defaultdict[str, list[float]] = defaultdict(list)
         """Of each machine that was dropped by its measure, by reason."""
-        self._memories: dict[str, seen.NodeMemory] = {}
+        self._memories: dict[str, NodeMemory] = {}
         self._absent_since: dict[str, float] = {}
         self._service_problems: dict[str, str] = {}
         """Why a job's Service could not be created, by the job's uid."""
-        self._destroys: deque[DestroyEvidence] = deque(maxlen=DESTROYS_KEPT)
+        self._destroys: deque[DestroyRecord] = deque(maxlen=DESTROYS_KEPT)
 
     async def reconcile(self, key: Key) -> None:
         """Makes one pass over an object; raises AdapterError if it could not be finished."""
@@ -120,9 +130,9 @@ class Reconciler:
         else:
             await self._node(key)
 
-    def world(self) -> seen.World:
+    def world(self) -> World:
         """Returns what is the same for all jobs now."""
-        return seen.World(
+        return World(
             now=self._market.now(),
             monotonic=self._clock.monotonic(),
             limits=self._settings.limits,
@@ -153,7 +163,7 @@ class Reconciler:
         name = status.node_name or node_name(key.name, status.attempt + 1)
         body = await self._kube.find("GpuNode", key.namespace, name)
         node = GpuNode.model_validate(body) if body is not None else None
-        observation = seen.JobObservation(
+        observation = JobObservation(
             world=self.world(),
             job=job,
             node=node,
@@ -276,12 +286,12 @@ class Reconciler:
         if plan.requeue_seconds == 0 or node.status.end != after.end:
             self._queue.add(Key("GpuJob", key.namespace, node.spec.job_ref.name))
 
-    async def _observe_node(self, key: Key, node: GpuNode) -> seen.NodeObservation:
+    async def _observe_node(self, key: Key, node: GpuNode) -> NodeObservation:
         uid = node.metadata.uid
         job_body = await self._kube.find("GpuJob", key.namespace, node.spec.job_ref.name)
         pod_body = await self._kube.find("Pod", key.namespace, driver_pod_name(key.name))
-        pod = _pod(pod_body) if pod_body is not None and _is_owned(pod_body, uid) else None
-        memory = self._memories.get(uid, seen.NodeMemory())
+        pod = pod_from(pod_body) if pod_body is not None and is_owned_by(pod_body, uid) else None
+        memory = self._memories.get(uid, NodeMemory())
         now = self._clock.monotonic()
         if node.status.rent is not None and memory.marker_seen_at is None:
             memory = replace(memory, marker_seen_at=now)
@@ -294,7 +304,7 @@ class Reconciler:
             memory = replace(memory, pod_missing_since=now)
         if node.status.released_at is None:
             self._memories[uid] = memory
-        return seen.NodeObservation(
+        return NodeObservation(
             world=self.world(),
             node=node,
             job=GpuJob.model_validate(job_body) if job_body is not None else None,
@@ -303,7 +313,7 @@ class Reconciler:
             memory=memory,
         )
 
-    def _report(self, uid: str, pod: seen.Pod | None) -> DriverReport | None:
+    def _report(self, uid: str, pod: Pod | None) -> DriverReport | None:
         """Returns the last report of this very pod; silence since then adds to its ages."""
         heard = self._heard.get(uid)
         if heard is None or pod is None or heard.pod_uid != pod.uid:
@@ -344,19 +354,19 @@ class Reconciler:
 
     async def _send(
         self, line: RentLine, request: effects.Rent
-    ) -> seen.RentAccepted | seen.RentRefused | seen.RentUnanswered:
+    ) -> RentAccepted | RentRefusal | RentUnanswered:
         try:
             number = await line.send(request, self._settings.limits.rent_timeout_seconds)
         except RentUnclear as error:
             log.warning("rent_unanswered", problem=str(error))
-            return seen.RentUnanswered(str(error))
+            return RentUnanswered(str(error))
         except (RentRefused, RentWithheld) as error:
             log.warning("not_rented", reason=error.reason, problem=str(error))
             if error.reason is Reason.CREDIT_EXHAUSTED:
                 self._market.credit_refused()
-            return seen.RentRefused(error.reason, str(error))
+            return RentRefusal(error.reason, str(error))
         log.info("rent_accepted", instance=number)
-        return seen.RentAccepted(number)
+        return RentAccepted(number)
 
     async def _act_on_node(
         self, effect: effects.Effect, key: Key, node: GpuNode, stored: Body
@@ -375,7 +385,7 @@ class Reconciler:
                 await self._destroy(key, uid, instance_ids)
             case effects.RecordDestroy(seconds):
                 late = seconds > self._settings.limits.destroy_lag_cap_seconds
-                self._destroys.append(DestroyEvidence(self._clock.now(), late))
+                self._destroys.append(DestroyRecord(self._clock.now(), late))
             case effects.RecordUnfit(reason, paid_seconds):
                 self.unfit_paid_seconds[reason].append(paid_seconds)
             case effects.RememberMachine(trial):
@@ -496,7 +506,7 @@ class Reconciler:
             self._queue.add_after(key, plan.requeue_seconds)
 
     def _remember(self, uid: str, **facts: Any) -> None:
-        self._memories[uid] = replace(self._memories.get(uid, seen.NodeMemory()), **facts)
+        self._memories[uid] = replace(self._memories.get(uid, NodeMemory()), **facts)
 
 
 _WARNINGS = frozenset(
@@ -528,45 +538,3 @@ _WARNINGS = frozenset(
 
 def _ready(conditions: tuple[Condition, ...]) -> Condition | None:
     return next((condition for condition in conditions if condition.type == "Ready"), None)
-
-
-def _is_owned(body: Body, uid: str) -> bool:
-    return any(owner.get("uid") == uid for owner in body["metadata"].get("ownerReferences", []))
-
-
-def _pod(body: Body) -> seen.Pod:
-    """Projects a pod to what decisions use."""
-    meta, status = body["metadata"], body.get("status", {})
-    containers = status.get("containerStatuses") or [{}]
-    waiting = (containers[0].get("state") or {}).get("waiting") or {}
-    unschedulable = next(
-        (
-            condition.get("message", "")
-            for condition in status.get("conditions") or []
-            if condition.get("type") == "PodScheduled" and condition.get("status") == "False"
-        ),
-        "",
-    )
-    words = ": ".join(
-        part for part in (waiting.get("reason", ""), waiting.get("message", "")) if part
-    )
-    return seen.Pod(
-        name=meta["name"],
-        uid=meta["uid"],
-        phase=status.get("phase", "Pending"),
-        created_at=datetime.fromisoformat(meta["creationTimestamp"]),
-        is_being_deleted="deletionTimestamp" in meta,
-        waiting=(words or unschedulable)[:300],
-        outcome=_outcome(containers[0]),
-    )
-
-
-def _outcome(container: Body) -> Outcome | None:
-    """Reads the driver's termination message; anything else in it is none."""
-    for state in ("state", "lastState"):
-        ended = (container.get(state) or {}).get("terminated") or {}
-        try:
-            return Outcome.model_validate_json(ended.get("message") or "")
-        except ValidationError:
-            continue
-    return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pydantic import SecretStr
 
 from gpujob.adapters.environment import (
-    PREFIX,
+    VARIABLE_PREFIX,
     ConfigError,
     converted,
     is_address,
@@ -63,7 +63,7 @@ class Settings:
         own = taken(cls, given, besides=("vast_api_key", "limits"))
         for required in ("driver_image", "transport_url", "namespace", "pod_name", "pod_ip"):
             if required not in own:
-                raise ConfigError(f"{PREFIX}{required.upper()} must be set")
+                raise ConfigError(f"{VARIABLE_PREFIX}{required.upper()} must be set")
         token = environment.get(TOKEN_VARIABLE, "")
         if not token or token != token.strip() or not token.isprintable():
             raise ConfigError(
@@ -71,11 +71,13 @@ class Settings:
             )
         for url in ("provider_url", "transport_url"):
             if not is_address(own.get(url, "https://x")):
-                raise ConfigError(f"{PREFIX}{url.upper()} must be an http or https address")
+                raise ConfigError(
+                    f"{VARIABLE_PREFIX}{url.upper()} must be an http or https address"
+                )
         try:
             ipaddress.ip_address(str(own["pod_ip"]))
         except ValueError:
-            raise ConfigError(f"{PREFIX}POD_IP must be an IP address") from None
+            raise ConfigError(f"{VARIABLE_PREFIX}POD_IP must be an IP address") from None
         settings = cls(vast_api_key=SecretStr(token), limits=Limits(**limits), **own)
         _check_lock(settings.limits)
         return settings
@@ -87,6 +89,6 @@ def _check_lock(limits: Limits) -> None:
     for name in ("lock_renew_deadline_seconds", "rent_not_after_seconds"):
         if getattr(limits, name) + limits.lock_retry_seconds > duration:
             raise ConfigError(
-                f"{PREFIX}{name.upper()} and {PREFIX}LOCK_RETRY_SECONDS together must be at most "
-                f"{PREFIX}LOCK_DURATION_SECONDS, which is {duration}"
+                f"{VARIABLE_PREFIX}{name.upper()} and {VARIABLE_PREFIX}LOCK_RETRY_SECONDS together "
+                f"must be at most {VARIABLE_PREFIX}LOCK_DURATION_SECONDS, which is {duration}"
             )

@@ -33,7 +33,7 @@ TRACKED = frozenset(
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Review:
     """What is held against an object."""
 
     faults: tuple[Fault, ...] = ()
@@ -47,18 +47,18 @@ class Verdict:
         return f"{told}; and {more} more" if more > 0 else told
 
 
-def review(body: Mapping[str, Any], notes: MarketNotes | None = None, *, now: datetime) -> Verdict:
+def review(body: Mapping[str, Any], notes: MarketNotes | None = None, *, now: datetime) -> Review:
     """Judges a GpuJob that a user wants to store, by what is known of the market; total."""
     try:
         # As JSON, and nothing converted: "1" is no number.
         spec = GpuJobSpec.model_validate_json(json.dumps(body.get("spec")), strict=True)
     except ValidationError as error:
         faults = shape_faults(error)
-        return Verdict(tuple(Fault(_below_spec(one.field), one.message) for one in faults))
+        return Review(tuple(Fault(_below_spec(one.field), one.message) for one in faults))
     known = KNOWN | {*(notes.models if notes else ())} | {*(notes.floors if notes else ())}
     faults = (*spec_faults(spec), *_unknown_models(spec, known))
     warnings = _warnings(spec, body.get("metadata") or {})
-    return Verdict(faults, (*warnings, *_too_little(spec, notes, now)))
+    return Review(faults, (*warnings, *_too_little(spec, notes, now)))
 
 
 def _below_spec(field: str) -> str:

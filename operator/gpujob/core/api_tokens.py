@@ -22,10 +22,10 @@ from pydantic import Field, ValidationError
 
 from gpujob.api.meta import Model, Time
 
-PREFIX = "gpujob_"
+TOKEN_PREFIX = "gpujob_"  # noqa: S105 - how each token begins
 """By which scanners of repositories know a token that was published by mistake."""
 TOKEN_BYTES = 32
-SHORTEST = len(PREFIX) + math.ceil(TOKEN_BYTES * 4 / 3)
+SHORTEST = len(TOKEN_PREFIX) + math.ceil(TOKEN_BYTES * 4 / 3)
 EVERYWHERE = "*"
 ADVICE = "make a good one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
@@ -127,7 +127,7 @@ def weakness(text: str) -> str:
         return "it must be base64, base64url or hexadecimal"
     if len(raw) < TOKEN_BYTES:
         return f"it has {len(raw)} bytes, {TOKEN_BYTES} are needed"
-    if _is_sequence(raw) or _is_sequence(text.removeprefix(PREFIX).encode()):
+    if _is_sequence(raw) or _is_sequence(text.removeprefix(TOKEN_PREFIX).encode()):
         return "it is a plain sequence"
     if any(raw == (raw[:size] * len(raw))[: len(raw)] for size in range(1, len(raw) // 2 + 1)):
         return "it repeats itself"
@@ -151,7 +151,7 @@ def _looks_typed(raw: bytes) -> bool:
 
 
 def _decoded(text: str) -> bytes | None:
-    plain = text.removeprefix(PREFIX)
+    plain = text.removeprefix(TOKEN_PREFIX)
     if re.fullmatch(r"([0-9a-fA-F]{2})+", plain):
         return bytes.fromhex(plain)
     if not re.fullmatch(r"[A-Za-z0-9+/_-]+={0,2}", plain):

@@ -55,7 +55,7 @@ class Held:
         return "".join(dict.fromkeys(one for one in known if one))
 
 
-class Step(Enum):
+class Rotation(Enum):
     """What is to be done now."""
 
     NOTHING = auto()
@@ -65,18 +65,20 @@ class Step(Enum):
     USE_NEXT = auto()
 
 
-def due(held: Held, *, names: frozenset[str], trusted: str, now: datetime, limits: Limits) -> Step:
+def due(
+    held: Held, *, names: frozenset[str], trusted: str, now: datetime, limits: Limits
+) -> Rotation:
     """Returns the next step, given what callers are told to trust at present."""
     used, coming = held.used, held.coming
     if used is None or not used.made_at <= now < used.ends_at or not names <= used.names:
-        return Step.MAKE
+        return Rotation.MAKE
     if coming is None:
         life = used.ends_at - used.made_at
-        return Step.MAKE_NEXT if now >= used.made_at + life * 2 / 3 else Step.NOTHING
+        return Rotation.MAKE_NEXT if now >= used.made_at + life * 2 / 3 else Rotation.NOTHING
     overlap = timedelta(seconds=limits.certificate_overlap_seconds)
     if coming.authority in trusted and now >= coming.made_at + overlap:
-        return Step.USE_NEXT
-    return Step.NOTHING
+        return Rotation.USE_NEXT
+    return Rotation.NOTHING
 
 
 def used_next(held: Held) -> Held:

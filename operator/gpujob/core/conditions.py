@@ -12,7 +12,7 @@ from gpujob.api.meta import Condition
 from gpujob.api.reasons import Reason
 from gpujob.core.effects import Plan
 
-Verdict = tuple[str, Reason, str]
+ConditionValue = tuple[str, Reason, str]
 """Status, reason, message of a condition."""
 
 GATE_REFUSALS = frozenset(
@@ -57,7 +57,7 @@ def job_status(job: GpuJob, plan: Plan[GpuJobStatus], now: datetime) -> GpuJobSt
     suspended = reason is Reason.SUSPENDED and status.node_uid is None
     running = reason is Reason.RUNNING
     leased = status.node_uid is not None
-    wanted: dict[str, Verdict] = {
+    wanted: dict[str, ConditionValue] = {
         "Ready": ("True" if complete else "False", reason, message),
         "Reconciling": (_flag(not over and not suspended), reason, message),
         "Stalled": (_flag(failed), reason, message if failed else ""),
@@ -82,7 +82,7 @@ def job_status(job: GpuJob, plan: Plan[GpuJobStatus], now: datetime) -> GpuJobSt
     )
 
 
-def _admitted(status: GpuJobStatus, reason: Reason, message: str) -> Verdict:
+def _admitted(status: GpuJobStatus, reason: Reason, message: str) -> ConditionValue:
     if reason in GATE_REFUSALS:
         return "False", reason, message
     if reason is Reason.ADMITTED or status.node_uid is not None or status.completion_time:
@@ -111,7 +111,7 @@ def node_status(node: GpuNode, plan: Plan[GpuNodeStatus], now: datetime) -> GpuN
     status, reason, message = plan.status, plan.reason, plan.message
     released = status.released_at is not None
     running = status.run is not None and status.end is None
-    wanted: dict[str, Verdict] = {
+    wanted: dict[str, ConditionValue] = {
         "Ready": (_flag(running), reason, message),
         "Reconciling": (_flag(not released and not running), reason, ""),
         "DriverReady": (
@@ -158,7 +158,7 @@ def _flag(holds: bool) -> str:
 
 
 def _merged(
-    stored: tuple[Condition, ...], wanted: dict[str, Verdict], generation: int, now: datetime
+    stored: tuple[Condition, ...], wanted: dict[str, ConditionValue], generation: int, now: datetime
 ) -> tuple[Condition, ...]:
     """Takes over what is wanted; the time of transition moves only with the status."""
     before = {condition.type: condition for condition in stored}

@@ -8,7 +8,8 @@ from gpujob.api.gpujob import GpuJob, GpuJobSpec
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, Outcome
-from gpujob.core.cost.gate import Destroy, Question
+from gpujob.core.cost.confidence import DestroyRecord
+from gpujob.core.cost.question import Question
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import HostMemory
 from gpujob.core.market.listings import Listing, Mark
@@ -42,7 +43,7 @@ class World:
     """Complete ones of the last minutes, oldest first."""
     not_ready: Unavailable | None
     """Why the operator can rent nothing now; None = it can."""
-    destroys: tuple[Destroy, ...]
+    destroys: tuple[DestroyRecord, ...]
     hosts: HostMemory
 
     @property
@@ -107,7 +108,7 @@ class RentAccepted:
 
 
 @dataclass(frozen=True)
-class RentRefused:
+class RentRefusal:
     """The provider refused, or the request was never sent: nothing was rented."""
 
     reason: Reason
@@ -137,7 +138,7 @@ class NodeMemory:
 
     marker_seen_at: float | None = None
     """Monotonic time at which this process first saw the rent marker."""
-    rent: RentAccepted | RentRefused | RentUnanswered | None = None
+    rent: RentAccepted | RentRefusal | RentUnanswered | None = None
     destroy_sent_at: float | None = None
     """Monotonic time of the first destroy request."""
     destroy_repeated_at: float | None = None

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gpujob.adapters.clock import Clock
 from gpujob.api.notes import MarketNotes
-from gpujob.core.admission import Verdict, review
+from gpujob.core.admission import Review, review
 from gpujob.web.listener import Refused, json_body, listener_app
 
 PATH = "/validate-gpujobs"
@@ -82,7 +82,7 @@ async def _read(request: Request) -> _AdmissionRequest:
         raise Refused(400, f"no review of a GpuJob: {where}: {first['msg']}") from None
 
 
-def _answer(uid: str, verdict: Verdict) -> dict[str, Any]:
+def _answer(uid: str, verdict: Review) -> dict[str, Any]:
     response: dict[str, Any] = {"uid": uid, "allowed": not verdict.faults}
     if verdict.faults:
         response["status"] = {"code": UNPROCESSABLE, "reason": "Invalid", "message": verdict.words}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
-from gpujob.adapters.environment import PREFIX, ConfigError, is_address, settings_in, taken
+from gpujob.adapters.environment import VARIABLE_PREFIX, ConfigError, is_address, settings_in, taken
 from gpujob.core.api_tokens import ADVICE, weakness
 
 
@@ -40,12 +40,12 @@ class ServerSettings:
         """Returns the settings; raises ConfigError naming the variable that is wrong."""
         own = taken(cls, settings_in(environment))
         if not own.get("namespace"):
-            raise ConfigError(f"{PREFIX}NAMESPACE must be set")
+            raise ConfigError(f"{VARIABLE_PREFIX}NAMESPACE must be set")
         if own.get("api_mode", "production") not in ("production", "development"):
-            raise ConfigError(f"{PREFIX}API_MODE must be production or development")
+            raise ConfigError(f"{VARIABLE_PREFIX}API_MODE must be production or development")
         if own.get("api_port") and not is_address(own.get("transport_url", "")):
-            raise ConfigError(f"{PREFIX}TRANSPORT_URL must be an http or https address")
+            raise ConfigError(f"{VARIABLE_PREFIX}TRANSPORT_URL must be an http or https address")
         token = own.get("api_bootstrap_token", SecretStr(""))
         if token and (why := weakness(token.get_secret_value())):
-            raise ConfigError(f"{PREFIX}API_BOOTSTRAP_TOKEN is too weak: {why}; {ADVICE}")
+            raise ConfigError(f"{VARIABLE_PREFIX}API_BOOTSTRAP_TOKEN is too weak: {why}; {ADVICE}")
         return cls(**own)

@@ -10,7 +10,7 @@ from tests.builders import NOW, a_spec, an_offer, quotes
 
 from gpujob.api.notes import Floor, MarketNotes
 from gpujob.core import admission
-from gpujob.core.admission import Verdict
+from gpujob.core.admission import Review
 from gpujob.core.market.floors import lowered
 from gpujob.core.market.gpu_models import KNOWN
 
@@ -24,7 +24,7 @@ NOTES = MarketNotes(
 )
 
 
-def review(job: dict[str, Any], notes: MarketNotes | None = None) -> Verdict:
+def review(job: dict[str, Any], notes: MarketNotes | None = None) -> Review:
     """Judges a job now."""
     return admission.review(job, notes, now=NOW)
 

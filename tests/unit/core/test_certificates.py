@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from gpujob.adapters import pki
-from gpujob.core.certificates import Certificate, Held, Step, due, used_next
+from gpujob.core.certificates import Certificate, Held, Rotation, due, used_next
 from gpujob.core.limits import Limits
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -29,35 +29,35 @@ def made(number: int, ago: float) -> Certificate:
 
 
 TABLE = [
-    ("nothing is there", Held(), "", Step.MAKE),
-    ("a fresh one", Held(made(1, 10)), "authority 1\n", Step.NOTHING),
-    ("shortly before two thirds", Held(made(1, 5999)), "authority 1\n", Step.NOTHING),
-    ("after two thirds", Held(made(1, 6000)), "authority 1\n", Step.MAKE_NEXT),
-    ("too old", Held(made(1, 9000)), "authority 1\n", Step.MAKE),
-    ("made in the future by another clock", Held(made(1, -60)), "authority 1\n", Step.MAKE),
+    ("nothing is there", Held(), "", Rotation.MAKE),
+    ("a fresh one", Held(made(1, 10)), "authority 1\n", Rotation.NOTHING),
+    ("shortly before two thirds", Held(made(1, 5999)), "authority 1\n", Rotation.NOTHING),
+    ("after two thirds", Held(made(1, 6000)), "authority 1\n", Rotation.MAKE_NEXT),
+    ("too old", Held(made(1, 9000)), "authority 1\n", Rotation.MAKE),
+    ("made in the future by another clock", Held(made(1, -60)), "authority 1\n", Rotation.MAKE),
     (
         "the next one is not trusted yet",
         Held(made(1, 7000), made(2, 900)),
         "authority 1\n",
-        Step.NOTHING,
+        Rotation.NOTHING,
     ),
     (
         "it is trusted, but not for long",
         Held(made(1, 7000), made(2, 599)),
         "authority 1\nauthority 2\n",
-        Step.NOTHING,
+        Rotation.NOTHING,
     ),
     (
         "it is trusted for long enough",
         Held(made(1, 7000), made(2, 600)),
         "authority 1\nauthority 2\n",
-        Step.USE_NEXT,
+        Rotation.USE_NEXT,
     ),
     (
         "for another name",
         Held(replace(made(1, 10), names=frozenset({"old.system.svc"}))),
         "authority 1\n",
-        Step.MAKE,
+        Rotation.MAKE,
     ),
 ]
 
@@ -65,7 +65,7 @@ TABLE = [
 @pytest.mark.parametrize(
     ("held", "trusted", "step"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
 )
-def test_which_step_is_due(held: Held, trusted: str, step: Step) -> None:
+def test_which_step_is_due(held: Held, trusted: str, step: Rotation) -> None:
     """One observation, one step."""
     assert due(held, names=NAMES, trusted=trusted, now=NOW, limits=LIMITS) is step
 
@@ -78,17 +78,17 @@ def test_a_year_of_rotations_shows_nothing_untrusted() -> None:
         now = NOW + timedelta(minutes=minute)
         before = trusted
         step = due(held, names=NAMES, trusted=trusted, now=now, limits=LIMITS)
-        if step in (Step.MAKE, Step.MAKE_NEXT):
+        if step in (Rotation.MAKE, Rotation.MAKE_NEXT):
             number += 1
             one = replace(made(number, 0), made_at=now, ends_at=now + timedelta(seconds=9000))
-            held = Held(one) if step is Step.MAKE else replace(held, coming=one)
-        elif step is Step.USE_NEXT:
+            held = Held(one) if step is Rotation.MAKE else replace(held, coming=one)
+        elif step is Rotation.USE_NEXT:
             held = used_next(held)
             rotations += 1
         trusted = held.trusted
         assert held.used is not None
         if minute:
-            assert step is not Step.MAKE, "it never runs out"
+            assert step is not Rotation.MAKE, "it never runs out"
             assert held.used.authority in before, "trusted before it is used"
             assert shown in trusted, "what a slow replica still shows is trusted"
         shown = held.used.authority

@@ -22,8 +22,8 @@ from tests.builders import (
 from gpujob.api.estimate import OFFERS_SHOWN
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
+from gpujob.core.cost.confidence import DestroyRecord
 from gpujob.core.cost.forecast import forecast
-from gpujob.core.cost.gate import Destroy
 from gpujob.core.job.plan import plan_job
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import Trial, remembered
@@ -104,7 +104,7 @@ def test_what_is_refused_is_told_with_what_there_is() -> None:
         ),
         pytest.param(
             Reason.CONFIDENCE_TOO_LOW,
-            a_world(destroys=(Destroy(at(0), True),) * 50),
+            a_world(destroys=(DestroyRecord(at(0), True),) * 50),
             quotes(),
             id="late destroys",
         ),

@@ -12,14 +12,10 @@ from tests.builders import NOW, a_spec, an_offer, at, quotes
 
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
+from gpujob.core.cost.confidence import DestroyRecord, enforcement_confidence
 from gpujob.core.cost.estimate import Needs, estimate
-from gpujob.core.cost.gate import (
-    CostGateError,
-    Destroy,
-    Question,
-    enforcement_confidence,
-    judge,
-)
+from gpujob.core.cost.gate import judge
+from gpujob.core.cost.question import CostGateError, Question
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import HostMemory
 from gpujob.core.money import MICRO
@@ -43,9 +39,9 @@ def question(spec: dict[str, Any] | None = None, **changes: Any) -> Question:
     return replace(asked, **changes)
 
 
-def late(count: int, total: int) -> tuple[Destroy, ...]:
+def late(count: int, total: int) -> tuple[DestroyRecord, ...]:
     """Recent destroys, some of them late."""
-    return tuple(Destroy(NOW, index < count) for index in range(total))
+    return tuple(DestroyRecord(NOW, index < count) for index in range(total))
 
 
 def test_the_bound_is_the_sum_that_a_pencil_gives() -> None:

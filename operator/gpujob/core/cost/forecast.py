@@ -3,15 +3,10 @@
 from gpujob.api.estimate import OFFERS_SHOWN, JobEstimate, OfferEstimate
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
-from gpujob.core.cost.gate import (
-    Admission,
-    Candidate,
-    CostGateError,
-    Question,
-    judge,
-    matching_offers,
-    rounded_down,
-)
+from gpujob.core.cost.choice import Candidate, matching_offers
+from gpujob.core.cost.confidence import rounded_down
+from gpujob.core.cost.gate import Verdict, judge
+from gpujob.core.cost.question import CostGateError, Question
 from gpujob.core.market.offers import Quotes
 from gpujob.core.money import floor_usd, format_usd, micro_up, short_usd
 from gpujob.core.observation import Unavailable, World
@@ -64,7 +59,7 @@ def _refused(world: World, spec: GpuJobSpec, reason: Reason, message: str) -> Jo
     )
 
 
-def _with_offers(question: Question, told: JobEstimate, admission: Admission | None) -> JobEstimate:
+def _with_offers(question: Question, told: JobEstimate, admission: Verdict | None) -> JobEstimate:
     told = told.model_copy(update={"quoted_at": question.quotes.fetched_at})
     try:
         found = matching_offers(question)

@@ -7,7 +7,8 @@ from gpujob.api.gpunode import EndStatus, GpuNodeStatus, RunStatus, StopStatus
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
 from gpujob.core.effects import Plan
-from gpujob.core.node.facts import may_run, next_look, with_figures
+from gpujob.core.node.facts import may_run, next_look
+from gpujob.core.node.figures import with_figures
 from gpujob.core.observation import NodeObservation
 
 NodePlan = Plan[GpuNodeStatus]

@@ -2,14 +2,11 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from fractions import Fraction
 
-from gpujob.api.gpunode import GpuNodeStatus, RunStatus
+from gpujob.api.gpunode import GpuNodeStatus
 from gpujob.api.transport import DriverReport, Outcome, Usage
-from gpujob.api.workload import ProgressStatus, UsageStatus
 from gpujob.core.limits import Limits
 from gpujob.core.market.listings import Lease, absence_proved_at, leases_of
-from gpujob.core.money import format_usd, micro_up, over_time, parse_usd
 from gpujob.core.observation import NodeObservation
 
 UNREPEATED_STATUSES = 3
@@ -128,80 +125,6 @@ def gone_at(seen: NodeObservation, *, after: float) -> float | None:
         instance_id=status.lease.instance_id if status.lease else None,
         account_id=status.rent.account_id,
     )
-
-
-def accrued_microusd(seen: NodeObservation, *, unpaid_seconds: float = 0.0) -> int:
-    """Micro-USD from the rent request to now, or to so many seconds ago, at the highest price seen,
-    and the traffic listed.
-
-    Loading is charged like running: whether the provider does is not certain, so the figure is an
-    upper bound. Traffic after the last listing is not in it.
-    """
-    status = seen.node.status
-    if status.rent is None or status.not_rented is not None:
-        return 0
-    rate = parse_usd(status.rent.gpu_usd_per_hour) + parse_usd(status.rent.disk_usd_per_hour)
-    if status.lease is not None:
-        rate = max(rate, parse_usd(status.lease.usd_per_hour))
-    until = status.released_at or seen.world.now
-    seconds = (until - status.rent.requested_at).total_seconds() - unpaid_seconds
-    time = over_time(rate, seconds)
-    rows = [
-        row
-        for listing in seen.world.listings
-        for row in listing.leases
-        if status.lease is not None and row.instance_id == status.lease.instance_id
-    ]
-    down = max((row.download_gb for row in rows), default=Fraction(0))
-    up = max((row.upload_gb for row in rows), default=Fraction(0))
-    traffic = down * Fraction(status.rent.download_usd_per_gb) + up * Fraction(
-        status.rent.upload_usd_per_gb
-    )
-    return time + micro_up(traffic)
-
-
-def with_figures(seen: NodeObservation) -> GpuNodeStatus:
-    """The status with figures of the cost and of the run that are not too old."""
-    status, world = seen.node.status, seen.world
-    if status.rent is None:
-        return status
-    fresh = (
-        status.as_of is not None
-        and (world.now - status.as_of).total_seconds() < world.limits.status_seconds
-    )
-    if fresh:
-        return status
-    return status.model_copy(
-        update={
-            "accrued_usd": format_usd(accrued_microusd(seen)),
-            "as_of": world.now,
-            "run": _run_told(seen),
-        }
-    )
-
-
-def _run_told(seen: NodeObservation) -> RunStatus | None:
-    """The run with what the driver last told of it."""
-    run, report = seen.node.status.run, present_report(seen)
-    if run is None or report is None:
-        return run
-    told: dict[str, object] = {}
-    if (progress := report.progress) is not None:
-        told["progress"] = ProgressStatus(
-            percent=None if progress.percent is None else int(progress.percent),
-            step=progress.step,
-            remaining_seconds=(
-                None if progress.remaining_seconds is None else int(progress.remaining_seconds)
-            ),
-            metrics={name: f"{value:.6g}" for name, value in progress.metrics.items()},
-        )
-    if (usage := report.usage) is not None:
-        told["usage"] = UsageStatus(
-            gpu_percent=int(usage.gpu_percent),
-            gpu_memory_mib=usage.gpu_memory_mib,
-            idle_seconds=int(usage.idle_seconds),
-        )
-    return run.model_copy(update=told)
 
 
 def next_look(seen: NodeObservation) -> float:

@@ -7,20 +7,14 @@ from gpujob.core.machine.preflight import UNFIT
 from gpujob.core.market.hosts import FAILURES, Trial
 from gpujob.core.money import format_usd
 from gpujob.core.node.answers import NodePlan, account_doubt
-from gpujob.core.node.facts import (
-    accrued_microusd,
-    end_message,
-    gone_at,
-    marked_leases,
-    own_lease,
-    paid_seconds,
-    with_figures,
-)
+from gpujob.core.node.charge import charge_microusd, unpaid_seconds
+from gpujob.core.node.facts import end_message, gone_at, marked_leases, own_lease, paid_seconds
+from gpujob.core.node.figures import with_figures
 from gpujob.core.node.rent import answered, proof_starts, record_lease
 from gpujob.core.observation import NodeObservation
 
 
-def released(seen: NodeObservation) -> NodePlan | None:
+def let_go(seen: NodeObservation) -> NodePlan | None:
     """Nothing is owed: let the object go, and delete it once it was kept long enough."""
     status, limits = seen.node.status, seen.world.limits
     if status.released_at is None:
@@ -78,7 +72,7 @@ def _is_settled(seen: NodeObservation) -> bool:
     return job.status.node_uid != node.metadata.uid
 
 
-def giving_back(seen: NodeObservation) -> NodePlan | None:
+def give_back(seen: NodeObservation) -> NodePlan | None:
     """The attempt is over: destroy what is listed until the account is proved to be without it."""
     status, world = seen.node.status, seen.world
     if status.end is None:
@@ -96,9 +90,9 @@ def giving_back(seen: NodeObservation) -> NodePlan | None:
         seconds = (world.now - status.end.at).total_seconds()
         learnt: list[effects.Effect] = [effects.RecordDestroy(seconds)]
         if status.end.reason in UNFIT:
-            paid = paid_seconds(seen) - _unpaid_seconds(seen)
+            paid = paid_seconds(seen) - unpaid_seconds(seen)
             learnt.append(effects.RecordUnfit(Reason(status.end.reason), paid))
-        return _release(seen, _charge_microusd(seen), tuple(learnt))
+        return _release(seen, charge_microusd(seen), tuple(learnt))
     if status.lease is None and (found := marked_leases(seen)):
         # It appears only now: it has to be charged, so it is recorded before it goes.
         return record_lease(seen, found[0])
@@ -110,21 +104,6 @@ def giving_back(seen: NodeObservation) -> NodePlan | None:
         effects=(effects.Destroy(tuple(sorted(targets))),) if targets else (),
         requeue_seconds=world.limits.poll_seconds,
     )
-
-
-def _charge_microusd(seen: NodeObservation) -> int:
-    """Returns what a machine that is proved gone has cost at most.
-
-    Only a new machine may be invisible (list lag). One that was listed was gone with the second
-    listing after the destroy that did not show it, if no later one did; the proof comes later.
-    """
-    return accrued_microusd(seen, unpaid_seconds=_unpaid_seconds(seen))
-
-
-def _unpaid_seconds(seen: NodeObservation) -> float:
-    was_listed, sent = seen.node.status.machine is not None, seen.memory.destroy_sent_at
-    gone = gone_at(seen, after=sent) if was_listed and sent is not None else None
-    return seen.world.monotonic - gone if gone is not None else 0.0
 
 
 def _to_destroy(seen: NodeObservation) -> set[int]:

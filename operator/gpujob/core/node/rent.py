@@ -6,20 +6,17 @@ from datetime import timedelta
 from gpujob.api.gpunode import LeaseStatus, RentAnswer, RentMarker
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
-from gpujob.core.cost.gate import (
-    Admission,
-    CostGateError,
-    avoided_machines,
-    judge,
-    rounded_down,
-)
+from gpujob.core.cost.choice import avoided_machines
+from gpujob.core.cost.confidence import rounded_down
+from gpujob.core.cost.gate import Verdict, judge
+from gpujob.core.cost.question import CostGateError
 from gpujob.core.effects import Plan
 from gpujob.core.machine.start_script import start_script
 from gpujob.core.market.listings import Lease
 from gpujob.core.money import format_usd, micro_up, parse_usd, short_usd
 from gpujob.core.node.answers import NodePlan, account_doubt, end, progress, wait
 from gpujob.core.node.facts import gone_at, marked_leases
-from gpujob.core.observation import NodeObservation, RentAccepted, RentRefused, Unavailable
+from gpujob.core.observation import NodeObservation, RentAccepted, RentRefusal, Unavailable
 
 BIRTH_GRACE = timedelta(seconds=30)
 """A machine born later than this after `rentNotAfter` came from a request sent too late."""
@@ -92,7 +89,7 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
     )
 
 
-def _marker(seen: NodeObservation, admission: Admission, account_id: int) -> RentMarker:
+def _marker(seen: NodeObservation, admission: Verdict, account_id: int) -> RentMarker:
     now, offer, job = seen.world.now, admission.offer, seen.job
     assert job is not None, "judged with its spec"
     disk = offer.disk_usd_per_hour(job.spec.resources.disk_gb)
@@ -148,7 +145,7 @@ def answered(seen: NodeObservation) -> NodePlan | None:
     match seen.memory.rent:
         case RentAccepted(instance_id):
             return record_lease(seen, instance_id)
-        case RentRefused(reason, message):
+        case RentRefusal(reason, message):
             return _not_rented(seen, reason, message)
         case _:
             return None

@@ -17,8 +17,8 @@ from gpujob.core.node.facts import (
     own_lease,
     present_report,
     running_message,
-    with_figures,
 )
+from gpujob.core.node.figures import with_figures
 from gpujob.core.observation import NodeObservation
 
 

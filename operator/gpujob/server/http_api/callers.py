@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import Body, KubeClient
-from gpujob.core.api_tokens import PREFIX, Grant, Known, digest_of, grant_of, known_tokens
+from gpujob.core.api_tokens import TOKEN_PREFIX, Grant, Known, digest_of, grant_of, known_tokens
 from gpujob.server.http_api.problems import Problem
 from gpujob.web.listener import recorded
 from gpujob.web.token_reviews import TokenReviews
@@ -73,7 +73,7 @@ class Callers:
         known = (*self._known, *self._bootstrap)
         if (grant := grant_of(text, known, self._clock.now())) is not None:
             return Caller(f"token {grant.name}", grant, {})
-        if text.startswith(PREFIX):
+        if text.startswith(TOKEN_PREFIX):
             # The API server would know it as little, and need not see it.
             raise unauthorized()
         try:

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from gpujob.core.api_tokens import (
     NAME,
-    PREFIX,
     TOKEN_BYTES,
+    TOKEN_PREFIX,
     TokenRecord,
     digest_of,
     tokens_secret,
@@ -46,7 +46,7 @@ def main(given: argparse.Namespace) -> int:
     if not 1 <= given.days <= DAYS_MAX:
         print(f"gpujob token: --days must be from 1 to {DAYS_MAX}", file=sys.stderr)
         return 2
-    token = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
+    token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
     expires = (datetime.now(UTC) + timedelta(days=given.days)).replace(microsecond=0)
     try:
         record = TokenRecord(

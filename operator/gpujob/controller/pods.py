@@ -1,0 +1,51 @@
+"""The driver pod as the cluster shows it, projected to what decisions use."""
+
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from gpujob.adapters.kube import Body
+from gpujob.api.transport import Outcome
+from gpujob.core import observation as seen
+
+
+def is_owned_by(body: Body, uid: str) -> bool:
+    return any(owner.get("uid") == uid for owner in body["metadata"].get("ownerReferences", []))
+
+
+def pod_from(body: Body) -> seen.Pod:
+    """Projects a pod to what decisions use."""
+    meta, status = body["metadata"], body.get("status", {})
+    containers = status.get("containerStatuses") or [{}]
+    waiting = (containers[0].get("state") or {}).get("waiting") or {}
+    unschedulable = next(
+        (
+            condition.get("message", "")
+            for condition in status.get("conditions") or []
+            if condition.get("type") == "PodScheduled" and condition.get("status") == "False"
+        ),
+        "",
+    )
+    words = ": ".join(
+        part for part in (waiting.get("reason", ""), waiting.get("message", "")) if part
+    )
+    return seen.Pod(
+        name=meta["name"],
+        uid=meta["uid"],
+        phase=status.get("phase", "Pending"),
+        created_at=datetime.fromisoformat(meta["creationTimestamp"]),
+        is_being_deleted="deletionTimestamp" in meta,
+        waiting=(words or unschedulable)[:300],
+        outcome=_outcome(containers[0]),
+    )
+
+
+def _outcome(container: Body) -> Outcome | None:
+    """Reads the driver's termination message; anything else in it is none."""
+    for state in ("state", "lastState"):
+        ended = (container.get(state) or {}).get("terminated") or {}
+        try:
+            return Outcome.model_validate_json(ended.get("message") or "")
+        except ValidationError:
+            continue
+    return None

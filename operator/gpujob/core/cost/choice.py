@@ -1,0 +1,158 @@
+"""Which offers could be taken, what an attempt on each would cost, and which of them is chosen."""
+
+from dataclasses import dataclass
+from statistics import median
+
+from gpujob.api.gpujob import GpuJobStatus
+from gpujob.api.reasons import Reason
+from gpujob.core.cost.estimate import Estimate, Needs, estimate
+from gpujob.core.cost.question import CostGateError, Question
+from gpujob.core.limits import Limits
+from gpujob.core.market.hosts import TRUST_MIN
+from gpujob.core.market.offers import Offer, Quotes, mismatch, with_bid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An offer that could be taken, and what an attempt on it would cost."""
+
+    offer: Offer
+    estimate: Estimate
+    trust: float
+    """Probability that its machine carries the attempt through."""
+    against: str
+    """Why it is not taken although it could be; empty = it may be."""
+
+    @property
+    def expected(self) -> float:
+        """The bound over all the attempts that it takes on such a machine until one succeeds."""
+        return self.estimate.total_microusd / self.trust
+
+
+def matching_offers(question: Question) -> list[Candidate]:
+    """Returns what meets the job's needs, whatever it costs, lowest bound first.
+
+    Raises CostGateError if nothing does, or no bound can be known.
+    """
+    check_quotes(question)
+    return candidates_of(question, needs_of(question))
+
+
+def avoided_machines(status: GpuJobStatus) -> frozenset[int]:
+    """Returns the machines on which attempts of the job were lost or came to nothing."""
+    return frozenset(
+        record.machine_id
+        for record in status.attempts
+        if record.machine_id is not None
+        and record.exit_code is None
+        and record.reason != Reason.SUSPENDED
+    )
+
+
+def check_quotes(question: Question) -> None:
+    quotes, limits = question.quotes, question.limits
+    if abs(quotes.clock_skew_seconds) > limits.clock_skew_seconds:
+        raise CostGateError(
+            Reason.CLOCK_SKEW,
+            f"the provider's clock differs from ours by {quotes.clock_skew_seconds:.1f} s, more "
+            f"than {limits.clock_skew_seconds:.0f} s; set this machine's clock",
+        )
+    age = (question.now - quotes.fetched_at).total_seconds()
+    if age > limits.quote_age_seconds:
+        raise CostGateError(
+            Reason.STALE_QUOTE,
+            f"the prices are {age:.0f} s old, older than {limits.quote_age_seconds:.0f} s",
+        )
+    if age < -2:
+        raise CostGateError(
+            Reason.CLOCK_SKEW, f"the prices were fetched {-age:.1f} s in the future"
+        )
+
+
+def needs_of(question: Question) -> Needs:
+    spec = question.spec
+    if spec.active_deadline_seconds is None:
+        raise CostGateError(
+            Reason.INSUFFICIENT_HISTORY,
+            "without spec.activeDeadlineSeconds no bound of the run time is known; set it",
+        )
+    return Needs(
+        disk_gb=spec.resources.disk_gb,
+        max_download_gb=spec.data.max_download_gb,
+        max_upload_gb=spec.data.max_upload_gb,
+        run_seconds=max(spec.active_deadline_seconds - question.run_seconds_used, 0.0),
+        drain_seconds=question.limits.drain_seconds_of(spec),
+    )
+
+
+def candidates_of(question: Question, needs: Needs) -> list[Candidate]:
+    """Returns what meets the needs, lowest bound first; raises the reason if nothing does."""
+    quotes, limits, spec = question.quotes, question.limits, question.spec
+    offers = quotes.offers
+    if spec.market.type == "Interruptible":
+        offers = tuple(with_bid(offer, spec) for offer in offers)
+    matching = [offer for offer in offers if mismatch(offer, spec) is None]
+    if not matching:
+        refused = next((found for offer in offers if (found := mismatch(offer, spec))), None)
+        detail = f"; for example {refused}" if refused else ""
+        unreadable = f", {quotes.unreadable} of them malformed" if quotes.unreadable else ""
+        raise CostGateError(
+            Reason.NO_MATCHING_OFFER if not quotes.unreadable else Reason.INVALID_QUOTE,
+            f"none of {len(quotes.offers) + quotes.unreadable} offers{unreadable} meets the job's "
+            f"needs{detail}",
+        )
+    plausible = [offer for offer in matching if _is_plausible(offer, quotes, limits)]
+    if not plausible:
+        raise CostGateError(
+            Reason.IMPLAUSIBLE_QUOTE,
+            f"all {len(matching)} matching offers are priced far from their model's median",
+        )
+    ranked = sorted(
+        (_candidate(question, offer, needs) for offer in plausible),
+        key=lambda one: (
+            one.estimate.total_microusd,
+            -one.offer.reliability,
+            one.offer.offer_id,
+        ),
+    )
+    long_enough = [
+        one for one in ranked if one.offer.contract_seconds >= one.estimate.lease_seconds
+    ]
+    if not long_enough:
+        raise CostGateError(
+            Reason.CONTRACT_TOO_SHORT,
+            f"the hosts' contracts of all {len(ranked)} matching offers end within "
+            f"{float(ranked[0].estimate.lease_seconds):.0f} s",
+        )
+    return long_enough
+
+
+def _candidate(question: Question, offer: Offer, needs: Needs) -> Candidate:
+    hosts, now = question.hosts, question.now
+    trust = hosts.trust(offer.machine_id, offer.host_id, now)
+    against = ""
+    if offer.machine_id in question.avoided_machines:
+        against = f"machine {offer.machine_id} failed an earlier attempt of this job"
+    elif trust < TRUST_MIN:
+        against = hosts.why(offer.machine_id, offer.host_id)
+    return Candidate(
+        offer=offer,
+        estimate=estimate(offer, needs, question.limits, leases=question.leases),
+        trust=trust,
+        against=against,
+    )
+
+
+def less_trusted(question: Question, one: Candidate) -> str:
+    why = question.hosts.why(one.offer.machine_id, one.offer.host_id)
+    return f"{why}, so that it is trusted to {one.trust:.0%} only"
+
+
+def _is_plausible(offer: Offer, quotes: Quotes, limits: Limits) -> bool:
+    rate = offer.gpu_usd_per_hour / offer.gpu_count
+    middle = median(
+        other.gpu_usd_per_hour / other.gpu_count
+        for other in quotes.offers
+        if other.gpu_model == offer.gpu_model
+    )
+    return limits.plausible_low * middle <= rate <= limits.plausible_high * middle

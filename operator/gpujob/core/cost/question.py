@@ -1,0 +1,44 @@
+"""What the cost gate is asked, and the no that it answers with."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
+
+from gpujob.api.gpujob import GpuJobSpec
+from gpujob.api.reasons import Reason
+from gpujob.core.cost.confidence import DestroyRecord
+from gpujob.core.limits import Limits
+from gpujob.core.market.hosts import HostMemory
+from gpujob.core.market.offers import Quotes
+
+
+class CostGateError(Exception):
+    """The gate's no, with the reason and the numbers."""
+
+    def __init__(self, reason: Reason, message: str, *, bound_microusd: int | None = None) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+        self.bound_microusd = bound_microusd
+        """Of the cheapest matching offer, with what was spent; None = unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """All that the gate's answer depends on."""
+
+    now: datetime
+    limits: Limits
+    spec: GpuJobSpec
+    spent_microusd: int
+    run_seconds_used: float
+    quotes: Quotes
+    leases: int
+    """Machines now leased by the whole operator."""
+    leased_usd_per_hour: Fraction
+    destroys: tuple[DestroyRecord, ...]
+    avoided_machines: frozenset[int]
+    """Machines on which this job's earlier attempts were lost."""
+    hosts: HostMemory
+    reserved_microusd: int | None = None
+    """What the attempt's node holds; None = nothing is reserved yet, all that is left may be."""

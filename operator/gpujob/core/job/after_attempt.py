@@ -1,0 +1,179 @@
+"""What follows from an attempt that is over.
+
+Its cost is charged to the job first; then the job is over, or waits for the next attempt.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from gpujob.api.gpujob import AttemptRecord
+from gpujob.api.reasons import Reason
+from gpujob.core.effects import Plan
+from gpujob.core.job.answers import JobPlan, over, stay
+from gpujob.core.market.listings import Mark, absence_proved_at
+from gpujob.core.money import format_usd, parse_usd
+from gpujob.core.observation import JobObservation
+
+ATTEMPTS_SHOWN = 20
+
+
+FATAL = frozenset(
+    {
+        Reason.DEADLINE_EXCEEDED,
+        Reason.BUDGET_EXHAUSTED,
+        Reason.TRAFFIC_EXCEEDED,
+        Reason.IDLE_DEADLINE_EXCEEDED,
+        Reason.DATA_UNUSABLE,
+        Reason.OUTPUT_LOST,
+    }
+)
+"""Ends of an attempt that end the job."""
+
+
+BLAMELESS = frozenset(
+    {
+        Reason.SUSPENDED,
+        Reason.JOB_DELETED,
+        Reason.CREDIT_EXHAUSTED,
+        Reason.CREDENTIALS_REJECTED,
+        Reason.ACCOUNT_CHANGED,
+    }
+)
+"""Ends that count to no limit: the user asked for them, or the operator could not act."""
+
+
+def charge_attempt(seen: JobObservation) -> JobPlan | None:
+    """The recorded attempt is over: charge it, and say what follows."""
+    status, node = seen.job.status, seen.node
+    if status.node_uid is None:
+        return None
+    if node is None or node.metadata.uid != status.node_uid:
+        return _vanished(seen)
+    if node.status.released_at is None:
+        return None
+    end, rent, run = node.status.end, node.status.rent, node.status.run
+    assert end is not None, "a node is released only after its end was stored"
+    reason = Reason(end.reason)
+    record = AttemptRecord(
+        attempt=status.attempt,
+        node_name=node.metadata.name,
+        machine_id=rent.machine_id if rent and node.status.lease else None,
+        gpu=rent.gpu if rent else None,
+        usd_per_hour=node.status.lease.usd_per_hour if node.status.lease else None,
+        reason=end.reason,
+        message=end.message,
+        exit_code=end.exit_code,
+        run_seconds=node.status.earlier_run_seconds + ((run.seconds or 0) if run else 0),
+        cost_usd=node.status.accrued_usd or format_usd(0),
+        ended_at=node.status.released_at,
+    )
+    return _what_follows(seen, record, reason, started=run.started_at if run else None)
+
+
+def _vanished(seen: JobObservation) -> JobPlan:
+    """The recorded node went without being released: search its mark, charge it in full."""
+    status, world = seen.job.status, seen.world
+    assert status.node_uid is not None, "asked only for a recorded node"
+    mark = Mark(world.cluster_id, status.node_uid, seen.job.metadata.uid)
+    missed, account = seen.node_absent_since, status.node_account_id
+    gone = (
+        missed is not None
+        and account is not None
+        and absence_proved_at(
+            world.listings,
+            after=missed + world.limits.not_rented_wait_seconds,
+            poll_seconds=world.limits.poll_seconds,
+            mark=mark,
+            instance_id=None,
+            account_id=account,
+        )
+        is not None
+    )
+    if not gone:
+        words = f"GpuNode {status.node_name} went without being released; searching its machine"
+        return stay(seen, Reason.NODE_VANISHED, words, world.limits.poll_seconds)
+    record = AttemptRecord(
+        attempt=status.attempt,
+        node_name=status.node_name or "",
+        reason=Reason.NODE_VANISHED,
+        message=Reason.NODE_VANISHED.meaning,
+        cost_usd=status.node_reserved_usd or format_usd(0),
+        ended_at=world.now,
+    )
+    return _what_follows(seen, record, Reason.NODE_VANISHED, started=None)
+
+
+def _what_follows(
+    seen: JobObservation, record: AttemptRecord, reason: Reason, *, started: Any
+) -> JobPlan:
+    status = seen.job.status
+    spent = parse_usd(status.cost.spent_usd) + parse_usd(record.cost_usd)
+    action = _failure_action(seen, record) if reason is Reason.WORKLOAD_FAILED else None
+    failed = action in ("Count", "FailJob")
+    disrupted = not failed and reason not in FATAL | BLAMELESS | {Reason.COMPLETED}
+    status = status.model_copy(
+        update={
+            "attempts": (*status.attempts, record)[-ATTEMPTS_SHOWN:],
+            "failures": status.failures + failed,
+            "disruptions": status.disruptions + disrupted,
+            "run_seconds": status.run_seconds + record.run_seconds,
+            "node_name": None,
+            "node_uid": None,
+            "node_reserved_usd": None,
+            "node_account_id": None,
+            "start_time": status.start_time or started,
+            "cost": status.cost.model_copy(
+                update={
+                    "spent_usd": format_usd(spent),
+                    "accrued_usd": format_usd(spent),
+                    "as_of": seen.world.now,
+                }
+            ),
+        }
+    )
+    if reason is Reason.COMPLETED:
+        return over(seen, status, Reason.COMPLETE, record.message, spent)
+    if reason in FATAL:
+        return over(seen, status, reason, record.message, spent)
+    if action == "FailJob":
+        words = f"failurePolicy does not retry exit code {record.exit_code}: {record.message}"
+        return over(seen, status, Reason.FAILURE_POLICY, words, spent)
+    if status.failures > seen.job.spec.backoff_limit:
+        words = f"{_attempts(status.failures)} failed; the last: {record.message}"
+        return over(seen, status, Reason.BACKOFF_LIMIT_EXCEEDED, words, spent)
+    if status.disruptions >= seen.job.spec.max_rents:
+        words = f"{_attempts(status.disruptions)} disrupted; the last: {record.message}"
+        return over(seen, status, Reason.MAX_RENTS_EXCEEDED, words, spent)
+    words = f"attempt {record.attempt} ended with {reason}: {record.message}"
+    return Plan(status=status, reason=Reason.RETRYING, message=words[:1024], requeue_seconds=0)
+
+
+def _attempts(number: int) -> str:
+    return "1 attempt" if number == 1 else f"{number} attempts"
+
+
+def _failure_action(seen: JobObservation, record: AttemptRecord) -> str:
+    """Returns what the job's rules make of a failed workload; the first that fits decides."""
+    for rule in seen.job.spec.failure_policy.rules:
+        codes = rule.on_exit_codes
+        if (record.exit_code in codes.values) is (codes.operator == "In"):
+            return rule.action
+    return "Count"
+
+
+def wait_to_retry(seen: JobObservation) -> JobPlan | None:
+    """After an attempt that did not succeed, wait, longer each time."""
+    status, limits = seen.job.status, seen.world.limits
+    tries = status.failures + status.disruptions
+    if not status.attempts or not tries:
+        return None
+    wait = min(
+        limits.retry_backoff_seconds * 2 ** min(tries - 1, 16), limits.retry_backoff_max_seconds
+    )
+    last = status.attempts[-1]
+    due = last.ended_at + timedelta(seconds=wait)
+    left = (due - seen.world.now).total_seconds()
+    if left <= 0:
+        return None
+    words = f"attempt {last.attempt} ended with {last.reason}; the next one starts in {left:.0f} s"
+    return stay(seen, Reason.RETRYING, words, left)

@@ -1,0 +1,53 @@
+"""What an attempt has cost: at most so much, by the clock and the listings."""
+
+from fractions import Fraction
+
+from gpujob.core.money import micro_up, over_time, parse_usd
+from gpujob.core.node.facts import gone_at
+from gpujob.core.observation import NodeObservation
+
+
+def accrued_microusd(seen: NodeObservation, *, unpaid_seconds: float = 0.0) -> int:
+    """Micro-USD from the rent request to now, or to so many seconds ago, at the highest price seen,
+    and the traffic listed.
+
+    Loading is charged like running: whether the provider does is not certain, so the figure is an
+    upper bound. Traffic after the last listing is not in it.
+    """
+    status = seen.node.status
+    if status.rent is None or status.not_rented is not None:
+        return 0
+    rate = parse_usd(status.rent.gpu_usd_per_hour) + parse_usd(status.rent.disk_usd_per_hour)
+    if status.lease is not None:
+        rate = max(rate, parse_usd(status.lease.usd_per_hour))
+    until = status.released_at or seen.world.now
+    seconds = (until - status.rent.requested_at).total_seconds() - unpaid_seconds
+    time = over_time(rate, seconds)
+    rows = [
+        row
+        for listing in seen.world.listings
+        for row in listing.leases
+        if status.lease is not None and row.instance_id == status.lease.instance_id
+    ]
+    down = max((row.download_gb for row in rows), default=Fraction(0))
+    up = max((row.upload_gb for row in rows), default=Fraction(0))
+    traffic = down * Fraction(status.rent.download_usd_per_gb) + up * Fraction(
+        status.rent.upload_usd_per_gb
+    )
+    return time + micro_up(traffic)
+
+
+def charge_microusd(seen: NodeObservation) -> int:
+    """Returns what a machine that is proved gone has cost at most.
+
+    Only a new machine may be invisible (list lag). One that was listed was gone with the second
+    listing after the destroy that did not show it, if no later one did; the proof comes later.
+    """
+    return accrued_microusd(seen, unpaid_seconds=unpaid_seconds(seen))
+
+
+def unpaid_seconds(seen: NodeObservation) -> float:
+    """Returns for how long the machine was already gone when its absence was proved."""
+    was_listed, sent = seen.node.status.machine is not None, seen.memory.destroy_sent_at
+    gone = gone_at(seen, after=sent) if was_listed and sent is not None else None
+    return seen.world.monotonic - gone if gone is not None else 0.0

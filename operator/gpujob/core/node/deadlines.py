@@ -1,0 +1,57 @@
+"""What is enforced by the clock: the fuse, activeDeadlineSeconds and idleDeadlineSeconds."""
+
+from gpujob.api.reasons import Reason
+from gpujob.core.node.answers import NodePlan, end, stop
+from gpujob.core.node.facts import (
+    drain_seconds,
+    may_run,
+    paid_seconds,
+    ran_seconds,
+    usage_of,
+)
+from gpujob.core.observation import NodeObservation
+
+IDLE_SAMPLES_MIN = 4
+"""One sample without load is no idleness: between two batches a GPU often stands."""
+
+
+def enforce_fuse(seen: NodeObservation) -> NodePlan | None:
+    """Ends the attempt before another second could cost more than is allowed.
+
+    A workload that may be running is stopped as much earlier as it may take to save its files.
+    """
+    status, rent = seen.node.status, seen.node.status.rent
+    if rent is None or seen.job is None or status.not_rented is not None:
+        return None
+    elapsed = paid_seconds(seen)
+    words = f"{elapsed:.0f} s after the rent request the fuse of ${rent.fuse_usd} leaves no"
+    if elapsed >= rent.money_deadline_seconds:
+        return end(seen, Reason.BUDGET_EXHAUSTED, f"{words} time")
+    if may_run(status) and elapsed >= rent.money_deadline_seconds - drain_seconds(seen):
+        return stop(seen, Reason.BUDGET_EXHAUSTED, f"{words} more time than to stop")
+    return None
+
+
+def enforce_active_deadline(seen: NodeObservation) -> NodePlan | None:
+    """Stops a workload that ran for as long as its user allows, over all attempts."""
+    job, run = seen.job, seen.node.status.run
+    deadline = job.spec.active_deadline_seconds if job else None
+    if run is not None and deadline is not None and ran_seconds(seen) >= deadline:
+        return stop(
+            seen,
+            Reason.DEADLINE_EXCEEDED,
+            f"the workload ran for activeDeadlineSeconds ({deadline} s)",
+        )
+    return None
+
+
+def enforce_idle_deadline(seen: NodeObservation) -> NodePlan | None:
+    """Stops a workload whose GPUs were idle for as long as its user allows."""
+    job, usage = seen.job, usage_of(seen)
+    longest = job.spec.idle_deadline_seconds if job else None
+    if longest is None or usage is None or seen.node.status.run is None:
+        return None
+    if usage.idle_seconds < longest or usage.idle_samples < IDLE_SAMPLES_MIN:
+        return None
+    words = f"no GPU was busy in {usage.idle_samples} samples over {usage.idle_seconds:.0f} s; "
+    return stop(seen, Reason.IDLE_DEADLINE_EXCEEDED, f"{words}idleDeadlineSeconds is {longest}")

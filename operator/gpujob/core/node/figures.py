@@ -1,0 +1,52 @@
+"""Figures of the cost and of the run that are shown while an attempt is under way."""
+
+from gpujob.api.gpunode import GpuNodeStatus, RunStatus
+from gpujob.api.workload import ProgressStatus, UsageStatus
+from gpujob.core.money import format_usd
+from gpujob.core.node.charge import accrued_microusd
+from gpujob.core.node.facts import present_report
+from gpujob.core.observation import NodeObservation
+
+
+def with_figures(seen: NodeObservation) -> GpuNodeStatus:
+    """The status with figures of the cost and of the run that are not too old."""
+    status, world = seen.node.status, seen.world
+    if status.rent is None:
+        return status
+    fresh = (
+        status.as_of is not None
+        and (world.now - status.as_of).total_seconds() < world.limits.status_seconds
+    )
+    if fresh:
+        return status
+    return status.model_copy(
+        update={
+            "accrued_usd": format_usd(accrued_microusd(seen)),
+            "as_of": world.now,
+            "run": _run_told(seen),
+        }
+    )
+
+
+def _run_told(seen: NodeObservation) -> RunStatus | None:
+    """The run with what the driver last told of it."""
+    run, report = seen.node.status.run, present_report(seen)
+    if run is None or report is None:
+        return run
+    told: dict[str, object] = {}
+    if (progress := report.progress) is not None:
+        told["progress"] = ProgressStatus(
+            percent=None if progress.percent is None else int(progress.percent),
+            step=progress.step,
+            remaining_seconds=(
+                None if progress.remaining_seconds is None else int(progress.remaining_seconds)
+            ),
+            metrics={name: f"{value:.6g}" for name, value in progress.metrics.items()},
+        )
+    if (usage := report.usage) is not None:
+        told["usage"] = UsageStatus(
+            gpu_percent=int(usage.gpu_percent),
+            gpu_memory_mib=usage.gpu_memory_mib,
+            idle_seconds=int(usage.idle_seconds),
+        )
+    return run.model_copy(update=told)
