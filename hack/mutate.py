@@ -59,12 +59,10 @@ FAULTS = (
     Fault(
         "a marked attempt may rent again",
         "core/node/rent.py",
-        """    if status.rent is not None:
-        return None
-    assert job is not None""",
+        """    if seen.stage is not Stage.READY_TO_RENT:
+        return None""",
         """    if status.run is not None:
-        return None
-    assert job is not None""",
+        return None""",
     ),
     Fault(
         "an answer that did not come is a no",
@@ -292,7 +290,7 @@ FAULTS = (
     Fault(
         "a paused machine is told to run",
         "core/machine/assignment.py",
-        "if status.machine is None or status.is_paused:",
+        "if status.machine is None or stage is Stage.PAUSED:",
         "if status.machine is None:",
     ),
     Fault(
@@ -346,9 +344,9 @@ FAULTS = (
     ),
     Fault(
         "a bad machine is forgotten",
-        "core/market/hosts.py",
-        "        Reason.MACHINE_MISLABELLED,\n",
-        "",
+        "core/node/release.py",
+        "failed = Reason(status.end.reason).kind.blames is Blame.HOST",
+        "failed = False",
     ),
     Fault(
         "a workload has all the time to end",
@@ -364,9 +362,45 @@ FAULTS = (
     ),
     Fault(
         "what has just begun is not told to end",
-        "core/node/facts.py",
-        "return status.run is not None or (status.measured is not None and not status.is_paused)",
-        "return status.run is not None",
+        "core/node/stage.py",
+        "frozenset({Stage.STARTING, Stage.RUNNING, Stage.STOPPING, Stage.DELIVERING})",
+        "frozenset({Stage.RUNNING, Stage.STOPPING, Stage.DELIVERING})",
+    ),
+    Fault(
+        "a status that contradicts itself goes on",
+        "core/node/release.py",
+        "    if not stage.is_contradiction:\n        return None\n    plan = end(",
+        "    if True:\n        return None\n    plan = end(",
+    ),
+    Fault(
+        "a machine without a marker costs nothing",
+        "core/node/charge.py",
+        "        return parse_usd(seen.node.spec.reserved_usd)",
+        "        return 0",
+    ),
+    Fault(
+        "a machine without a lease is nobody's",
+        "core/node/stage.py",
+        "return self.is_contradiction or self in _MAY_HOLD_MACHINE",
+        "return self in _MAY_HOLD_MACHINE",
+    ),
+    Fault(
+        "how a job ended is forgotten as it is let go",
+        "core/conditions.py",
+        "        reason, message = over\n",
+        "        _, message = over\n",
+    ),
+    Fault(
+        "a job that an older version finished runs again",
+        "core/job/end.py",
+        "return status.end is not None or status.completion_time is not None",
+        "return status.end is not None",
+    ),
+    Fault(
+        "a workload that ends badly counts to no limit",
+        "api/reasons.py",
+        "WORKLOADS = _attempt(Blame.JOB, counts_to=Limit.BACKOFF_LIMIT)",
+        "WORKLOADS = _attempt(Blame.JOB, counts_to=Limit.NONE)",
     ),
     Fault(
         "one sample without load is idleness",

@@ -11,7 +11,7 @@ from tests.simulation.model import Chance
 from tests.simulation.process import FAULTS, STOPPED_SECONDS, Broken, Calls
 from tests.simulation.world import NAMESPACE, SETTINGS, Verdict, World, play
 
-from gpujob.core.job.plan import is_finished
+from gpujob.core.job.end import is_finished
 
 Strikes = Mapping[int, str]
 """Fault by the number of the call that it strikes."""

@@ -35,7 +35,7 @@ from gpujob.controller.reconcile import Reconciler
 from gpujob.controller.settings import Settings
 from gpujob.controller.sweep import Sweep
 from gpujob.controller.workqueue import Key, WorkQueue
-from gpujob.core.job.plan import is_finished
+from gpujob.core.job.end import is_finished
 from gpujob.core.limits import Limits
 from gpujob.core.market.listings import Mark
 from vastsim.ledger import decimal

@@ -563,6 +563,15 @@ class AttemptRecord(Model):
     ended_at: Annotated[Time, Field(description="When it was over and the machine proved gone.")]
 
 
+class JobEndStatus(Model):
+    """How the job ended, stored once; its conditions follow from it."""
+
+    reason: Annotated[
+        str, Field(max_length=64, description="`Complete`, or the reason why the job failed.")
+    ]
+    message: Annotated[str, Field(max_length=1024, description="The same in words.")] = ""
+
+
 class GpuJobStatus(Model):
     """What the operator knows of the job; written by it alone."""
 
@@ -641,6 +650,9 @@ class GpuJobStatus(Model):
     usage: Annotated[UsageStatus | None, Field(description="How busy its GPUs are.")] = None
     cost: Annotated[CostStatus, Field(description="What the job costs.")] = CostStatus()
     start_time: Annotated[Time | None, Field(description="When the first workload started.")] = None
+    end: Annotated[
+        JobEndStatus | None, Field(description="How the job ended; unset while it is not over.")
+    ] = None
     completion_time: Annotated[Time | None, Field(description="When the job was over.")] = None
 
 

@@ -1,158 +1,397 @@
-"""Every reason that a condition, an event, an attempt or a log line may give, with its meaning."""
+"""Every reason that a condition, an event, an attempt or a log line may give.
 
+Each reason is classified once, here, beside its meaning: what it ends, to which limit it counts,
+whom it blames, how severe its event is and whether the job gets one. Whoever needs such a set asks
+the class; `REASONS.md` shows them all.
+"""
+
+from dataclasses import dataclass, replace
 from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """The type of the event."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"
+
+
+class Ends(StrEnum):
+    """What is over when this reason is stored as an end."""
+
+    NOTHING = "nothing"
+    ATTEMPT = "attempt"
+    JOB = "job"
+
+
+class Limit(StrEnum):
+    """The limit in the job's spec to which an attempt that ended so counts."""
+
+    NONE = "none"
+    BACKOFF_LIMIT = "backoffLimit"
+    MAX_RENTS = "maxRents"
+
+
+class Blame(StrEnum):
+    """Whose fault it is. Only the host's own faults are remembered against its machines."""
+
+    NOBODY = "nobody"
+    JOB = "job"
+    HOST = "host"
+    PROVIDER = "provider"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReasonClass:
+    """What follows from a reason wherever it appears."""
+
+    severity: Severity = Severity.NORMAL
+    ends: Ends = Ends.NOTHING
+    counts_to: Limit = Limit.NONE
+    blames: Blame = Blame.NOBODY
+    is_told: bool = False
+    """Worth an event on the job when the job comes to it. The end of an attempt, whatever its
+    reason, and its release are told on the GpuNode."""
+    is_refusal: bool = False
+    """The cost gate says no."""
+    is_operators: bool = False
+    """The operator cannot act: its administrator has to repair something."""
+    is_misfit: bool = False
+    """The machine was dropped by its preflight check, before it got work."""
+
+
+STEP = ReasonClass()
+"""One step on the way: the conditions show it, and no event is needed."""
+MILESTONE = ReasonClass(is_told=True)
+HINDRANCE = ReasonClass(severity=Severity.WARNING, is_told=True)
+"""The job waits for something that a person may have to repair."""
+REFUSAL = ReasonClass(severity=Severity.WARNING, is_told=True, is_refusal=True)
+OPERATORS = ReasonClass(
+    severity=Severity.WARNING,
+    ends=Ends.ATTEMPT,
+    blames=Blame.OPERATOR,
+    is_told=True,
+    is_operators=True,
+)
+"""It stops all rents, and may end an attempt; that counts to no limit of the job."""
+
+
+def _attempt(
+    blames: Blame,
+    *,
+    counts_to: Limit = Limit.MAX_RENTS,
+    severity: Severity = Severity.WARNING,
+    is_misfit: bool = False,
+) -> ReasonClass:
+    return ReasonClass(
+        severity=severity,
+        ends=Ends.ATTEMPT,
+        counts_to=counts_to,
+        blames=blames,
+        is_misfit=is_misfit,
+    )
+
+
+AS_WISHED = _attempt(Blame.JOB, counts_to=Limit.NONE, severity=Severity.NORMAL)
+"""The user asked for the end."""
+WORKLOADS = _attempt(Blame.JOB, counts_to=Limit.BACKOFF_LIMIT)
+HOSTS = _attempt(Blame.HOST)
+MISFIT = _attempt(Blame.HOST, is_misfit=True)
+PROVIDERS = _attempt(Blame.PROVIDER)
+OWN = _attempt(Blame.OPERATOR)
+JOBS = _attempt(Blame.JOB)
+VANISHED = replace(JOBS, is_told=True)
+SUCCESS = _attempt(Blame.NOBODY, counts_to=Limit.NONE, severity=Severity.NORMAL)
+FATAL = ReasonClass(severity=Severity.WARNING, ends=Ends.JOB, blames=Blame.JOB, is_told=True)
+"""The attempt's end is the job's end: another attempt would end in the same way."""
+SUSPENSION = ReasonClass(ends=Ends.ATTEMPT, blames=Blame.JOB, is_told=True)
+COMPLETION = ReasonClass(ends=Ends.JOB, is_told=True)
+FAILURE = ReasonClass(severity=Severity.WARNING, ends=Ends.JOB, blames=Blame.JOB, is_told=True)
 
 
 class Reason(StrEnum):
     """Why something is as it is. The value is what users and programs see."""
 
-    def __new__(cls, value: str, meaning: str = "") -> "Reason":
-        """Makes a member that carries its meaning."""
+    kind: ReasonClass
+    meaning: str
+
+    def __new__(cls, value: str, kind: ReasonClass = STEP, meaning: str = "") -> "Reason":
+        """Makes a member that carries its class, and one sentence for people."""
         member = str.__new__(cls, value)
         member._value_ = value
-        member.__doc__ = meaning
+        member.kind = kind
+        member.meaning = meaning
         return member
 
     # Waiting for a decision, a price or a machine.
-    ACCEPTED = "Accepted", "The job was seen; nothing was decided yet."
-    AWAITING_OFFERS = "AwaitingOffers", "The market has not answered yet."
-    ADMITTED = "Admitted", "The cost gate passed: the bound fits within the ceiling."
-    AWAITING_NODE = "AwaitingNode", "The intention to rent a machine is being recorded."
+    ACCEPTED = "Accepted", STEP, "The operator has seen the job and has decided nothing yet."
+    AWAITING_OFFERS = "AwaitingOffers", STEP, "The market has not answered yet."
+    ADMITTED = (
+        "Admitted",
+        MILESTONE,
+        "The cost gate passed: the bound of the cost fits within the ceiling.",
+    )
+    AWAITING_NODE = (
+        "AwaitingNode",
+        STEP,
+        "The operator is recording its intention to rent a machine.",
+    )
     AWAITING_DRIVER = (
         "AwaitingDriver",
-        "The driver pod is not running yet; nothing is rented before.",
+        STEP,
+        "The driver pod is not running yet; nothing is rented before it runs.",
     )
-    AWAITING_QUOTE = "AwaitingQuote", "The driver waits; a fresh price is being asked for."
-    RENT_REQUESTED = "RentRequested", "The rent request was recorded and is being sent."
-    RENT_UNANSWERED = "RentUnanswered", "The rent request got no clear answer; listings will tell."
-    RENTED = "Rented", "The provider lists the machine under this attempt's mark."
-    BOOTING = "Booting", "The machine is starting."
-    CONNECTING = "Connecting", "The driver is connecting to the machine."
-    MEASURING = "Measuring", "The machine is being measured before it gets work."
-    RUNNING = "Running", "The workload is running."
-    STOPPING = "Stopping", "The workload was told to end; what is left of its output is carried."
-    DELIVERING = "Delivering", "The workload has ended; its files are being copied."
-    PAUSED = "Paused", "Somebody bids more for the machine; it stands still and may come back."
-    RETRYING = "Retrying", "The last attempt ended without success; another one follows."
-    SUSPENDED = "Suspended", "The user suspended the job; nothing is rented for it."
-    FORMER_NODE = "FormerNode", "A GpuNode of an earlier job of this name is still being released."
+    AWAITING_QUOTE = (
+        "AwaitingQuote",
+        STEP,
+        "The driver is ready; the operator asks for a fresh price.",
+    )
+    RENT_REQUESTED = "RentRequested", STEP, "The rent request was recorded and is being sent."
+    RENT_UNANSWERED = (
+        "RentUnanswered",
+        STEP,
+        "The rent request got no clear answer; the next listings will show what was rented.",
+    )
+    RENTED = "Rented", MILESTONE, "The provider lists the machine under this attempt's mark."
+    BOOTING = "Booting", STEP, "The machine is starting."
+    CONNECTING = "Connecting", STEP, "The driver is connecting to the machine."
+    MEASURING = "Measuring", STEP, "The machine is being measured before it gets work."
+    RUNNING = "Running", MILESTONE, "The workload is running."
+    STOPPING = (
+        "Stopping",
+        STEP,
+        "The workload was asked to end; the rest of its output is being copied.",
+    )
+    DELIVERING = "Delivering", STEP, "The workload has ended; its files are being copied."
+    PAUSED = (
+        "Paused",
+        MILESTONE,
+        "Somebody bids more for the machine; it is stopped and may come back.",
+    )
+    RETRYING = "Retrying", HINDRANCE, "The last attempt did not succeed; another one follows."
+    SUSPENDED = "Suspended", SUSPENSION, "The job is suspended; nothing is rented for it."
+    FORMER_NODE = (
+        "FormerNode",
+        HINDRANCE,
+        "A GpuNode of an earlier job of this name is still being released.",
+    )
     SERVICE_NOT_CREATED = (
         "ServiceNotCreated",
-        "The Service for the job's ports could not be created; nothing is rented before.",
+        HINDRANCE,
+        "The Service for the job's ports could not be created; nothing is rented before it exists.",
     )
 
     # The cost gate says no.
-    CEILING_EXCEEDED = "CeilingExceeded", "No offer's bound fits within the ceiling."
+    CEILING_EXCEEDED = "CeilingExceeded", REFUSAL, "No offer's bound fits within the ceiling."
     CONFIDENCE_TOO_LOW = (
         "ConfidenceTooLow",
-        "Own destroys were late too often to be sure of any bound.",
+        REFUSAL,
+        "The operator destroyed machines too late too often to guarantee any bound.",
     )
     INSUFFICIENT_HISTORY = (
         "InsufficientHistory",
-        "Without activeDeadlineSeconds too little is known about the run time.",
+        REFUSAL,
+        "Without activeDeadlineSeconds the run time cannot be bounded.",
     )
-    NO_MATCHING_OFFER = "NoMatchingOffer", "No offer on the market meets the job's needs."
+    NO_MATCHING_OFFER = "NoMatchingOffer", REFUSAL, "No offer on the market meets the job's needs."
     MACHINES_DISTRUSTED = (
         "MachinesDistrusted",
-        "All matching offers stand on machines that failed lately.",
+        REFUSAL,
+        "All matching offers are on machines that failed recently.",
     )
-    INVALID_QUOTE = "InvalidQuote", "A price or size is missing, zero, negative or not a number."
+    INVALID_QUOTE = (
+        "InvalidQuote",
+        REFUSAL,
+        "A price or size is missing, zero, negative or not a number.",
+    )
     IMPLAUSIBLE_QUOTE = (
         "ImplausibleQuote",
+        REFUSAL,
         "A price is far from what the market asks for this model.",
     )
-    STALE_QUOTE = "StaleQuote", "The price is older than a decision may rest on."
-    CLOCK_SKEW = "ClockSkew", "Our clock and the provider's differ by more than may be."
-    CONTRACT_TOO_SHORT = "ContractTooShort", "The host's contract ends before the attempt could."
+    STALE_QUOTE = "StaleQuote", REFUSAL, "The price is too old to decide on."
+    CLOCK_SKEW = (
+        "ClockSkew",
+        REFUSAL,
+        "The operator's clock and the provider's differ by more than the limit.",
+    )
+    CONTRACT_TOO_SHORT = (
+        "ContractTooShort",
+        REFUSAL,
+        "The host's contract ends before the attempt would.",
+    )
     DESTROY_LAG_TOO_LONG = (
         "DestroyLagTooLong",
+        REFUSAL,
         "With so many machines leased, destroying one could take longer than allowed.",
     )
     LEASE_LIMIT = (
         "LeaseLimit",
+        REFUSAL,
         "The operator's cap on machines or on their price per hour is reached.",
     )
 
-    # The operator can not act.
-    PROVIDER_UNAVAILABLE = "ProviderUnavailable", "The provider does not answer as it should."
-    CREDENTIALS_REJECTED = "CredentialsRejected", "The provider refuses the account's key."
-    CREDIT_EXHAUSTED = "CreditExhausted", "The account has not enough credit to rent."
-    READY = "Ready", "The operator can rent again."
-    RIGHTS_MISSING = "RightsMissing", "The operator's service account lacks a right that it needs."
+    # The operator cannot act.
+    PROVIDER_UNAVAILABLE = (
+        "ProviderUnavailable",
+        OPERATORS,
+        "The provider does not answer, or its answer cannot be used.",
+    )
+    CREDENTIALS_REJECTED = (
+        "CredentialsRejected",
+        OPERATORS,
+        "The provider refuses the account's API key.",
+    )
+    CREDIT_EXHAUSTED = (
+        "CreditExhausted",
+        OPERATORS,
+        "The account does not have enough credit to rent.",
+    )
+    READY = "Ready", STEP, "The operator can rent machines again."
+    RIGHTS_MISSING = (
+        "RightsMissing",
+        OPERATORS,
+        "The operator's service account lacks a permission that it needs.",
+    )
     CONFIGURATION_BROKEN = (
         "ConfigurationBroken",
+        OPERATORS,
         "Something that the chart installs is missing from the cluster.",
     )
-    ACCOUNT_CHANGED = "AccountChanged", "The machine was rented with another account's key."
+    ACCOUNT_CHANGED = (
+        "AccountChanged",
+        OPERATORS,
+        "The machine was rented with the API key of another account.",
+    )
 
     # An attempt is over.
-    COMPLETED = "Completed", "The workload ended with exit code 0."
-    WORKLOAD_FAILED = "WorkloadFailed", "The workload ended with another exit code."
-    DEADLINE_EXCEEDED = "DeadlineExceeded", "The workload ran for activeDeadlineSeconds."
-    BUDGET_EXHAUSTED = "BudgetExhausted", "The fuse: another second could have crossed the ceiling."
-    TRAFFIC_EXCEEDED = "TrafficExceeded", "The machine moved more data than the job allows."
+    COMPLETED = "Completed", SUCCESS, "The workload ended with exit code 0."
+    WORKLOAD_FAILED = (
+        "WorkloadFailed",
+        WORKLOADS,
+        "The workload ended with an exit code other than 0.",
+    )
+    DEADLINE_EXCEEDED = "DeadlineExceeded", FATAL, "The workload ran for activeDeadlineSeconds."
+    BUDGET_EXHAUSTED = (
+        "BudgetExhausted",
+        FATAL,
+        "The fuse stopped the attempt: running longer could have cost more than the ceiling.",
+    )
+    TRAFFIC_EXCEEDED = "TrafficExceeded", FATAL, "The machine moved more data than the job allows."
     IDLE_DEADLINE_EXCEEDED = (
         "IdleDeadlineExceeded",
+        FATAL,
         "No GPU was busy for idleDeadlineSeconds.",
     )
     MACHINE_MISLABELLED = (
         "MachineMislabelled",
-        "The machine is not what its offer says, or less than the job needs.",
+        MISFIT,
+        "The machine is not what its offer says, or is less than the job needs.",
     )
-    MACHINE_BROKEN = "MachineBroken", "The machine's GPUs do not answer."
-    MACHINE_SLOW = "MachineSlow", "The machine's disk is too slow to work with."
-    NO_WATCHDOG = "NoWatchdog", "The machine could not destroy itself if all else failed."
-    DATA_UNUSABLE = "DataUnusable", "The job's files can not be copied; nothing was rented."
-    INPUTS_NOT_COPIED = "InputsNotCopied", "The machine did not take the job's files."
+    MACHINE_BROKEN = "MachineBroken", MISFIT, "The machine's GPUs do not answer."
+    MACHINE_SLOW = "MachineSlow", MISFIT, "The machine's disk is too slow to work with."
+    NO_WATCHDOG = (
+        "NoWatchdog",
+        MISFIT,
+        "The machine has no working watchdog that could destroy it if all else fails.",
+    )
+    DATA_UNUSABLE = "DataUnusable", FATAL, "The job's files cannot be copied; nothing was rented."
+    INPUTS_NOT_COPIED = (
+        "InputsNotCopied",
+        JOBS,
+        "The job's input files could not be copied to the machine.",
+    )
     OUTPUT_LOST = (
         "OutputLost",
-        "The workload ended well, but not all of its files could be copied in time.",
+        FATAL,
+        "The workload succeeded, but not all of its output could be copied in time.",
     )
-    GPU_LOST = "GpuLost", "The workload failed because a GPU of the machine was gone."
-    OFFER_GONE = "OfferGone", "The provider refused the rent request; nothing was rented."
-    RENT_WITHHELD = "RentWithheld", "The rent request was never sent; nothing was rented."
-    RENT_NOT_CONFIRMED = "RentNotConfirmed", "Complete listings show that nothing was rented."
-    RENT_LATE = "RentLate", "The machine was born later than the request was allowed to be sent."
-    BOOT_TIMEOUT = "BootTimeout", "The workload did not start within the boot cap."
-    HOST_KEY_UNAVAILABLE = "HostKeyUnavailable", "The machine's host key could not be read in time."
-    HOST_KEY_CHANGED = "HostKeyChanged", "The machine showed another host key than its log."
-    HOST_LOST = "HostLost", "The machine died, or the provider lost it."
-    OUTBID = "Outbid", "Somebody bids more for the machine, and it did not come back in time."
-    LEASE_VANISHED = "LeaseVanished", "The provider lists the machine no longer, without our doing."
-    PRICE_CHANGED = "PriceChanged", "The machine costs more than was quoted."
-    LOGIN_REFUSED = "LoginRefused", "The machine refused the node's SSH key."
-    DRIVER_LOST = "DriverLost", "The driver pod went and could not be replaced in time."
+    GPU_LOST = "GpuLost", HOSTS, "The workload failed because a GPU of the machine was lost."
+    OFFER_GONE = (
+        "OfferGone",
+        PROVIDERS,
+        "The provider refused the rent request; nothing was rented.",
+    )
+    RENT_WITHHELD = "RentWithheld", OWN, "The rent request was never sent; nothing was rented."
+    RENT_NOT_CONFIRMED = (
+        "RentNotConfirmed",
+        PROVIDERS,
+        "Complete listings prove that nothing was rented.",
+    )
+    RENT_LATE = "RentLate", OWN, "The machine started after its rent request had expired."
+    BOOT_TIMEOUT = "BootTimeout", HOSTS, "The workload did not start within the boot cap."
+    HOST_KEY_UNAVAILABLE = (
+        "HostKeyUnavailable",
+        HOSTS,
+        "The machine's host key could not be read in time.",
+    )
+    HOST_KEY_CHANGED = (
+        "HostKeyChanged",
+        HOSTS,
+        "The machine showed a host key other than the one in its log.",
+    )
+    HOST_LOST = "HostLost", HOSTS, "The machine died, or the provider lost it."
+    OUTBID = (
+        "Outbid",
+        PROVIDERS,
+        "Somebody bids more for the machine, and it did not come back in time.",
+    )
+    LEASE_VANISHED = (
+        "LeaseVanished",
+        HOSTS,
+        "The provider no longer lists the machine, although the operator did not destroy it.",
+    )
+    PRICE_CHANGED = "PriceChanged", HOSTS, "The machine costs more than was quoted."
+    LOGIN_REFUSED = "LoginRefused", HOSTS, "The machine refused the node's SSH key."
+    DRIVER_LOST = "DriverLost", OWN, "The driver pod was lost and could not be replaced in time."
     DRIVER_NOT_STARTED = (
         "DriverNotStarted",
-        "The driver pod did not run in time; nothing was rented.",
+        OWN,
+        "The driver pod did not start in time; nothing was rented.",
     )
-    NODE_DELETED = "NodeDeleted", "The GpuNode was deleted by hand."
-    NODE_VANISHED = "NodeVanished", "The GpuNode went without being released; charged in full."
-    JOB_DELETED = "JobDeleted", "The job was deleted."
+    STATUS_CONTRADICTORY = (
+        "StatusContradictory",
+        OWN,
+        "The GpuNode's stored status contradicts itself; its machine is destroyed and charged.",
+    )
+    NODE_DELETED = "NodeDeleted", JOBS, "The GpuNode was deleted by hand."
+    NODE_VANISHED = (
+        "NodeVanished",
+        VANISHED,
+        "The GpuNode was deleted before its release; its reservation is charged in full.",
+    )
+    JOB_DELETED = "JobDeleted", AS_WISHED, "The job was deleted."
 
     # The job is over.
-    COMPLETE = "Complete", "The job finished well."
-    BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded", "The workload failed more often than allowed."
+    COMPLETE = "Complete", COMPLETION, "The job completed successfully."
+    BACKOFF_LIMIT_EXCEEDED = (
+        "BackoffLimitExceeded",
+        FAILURE,
+        "The workload failed more often than allowed.",
+    )
     FAILURE_POLICY = (
         "FailurePolicy",
-        "The workload ended with an exit code that failurePolicy lets fail the job.",
+        FAILURE,
+        "The workload ended with an exit code for which failurePolicy fails the job.",
     )
     MAX_RENTS_EXCEEDED = (
         "MaxRentsExceeded",
-        "Too many attempts ended through no fault of the workload.",
+        FAILURE,
+        "Too many attempts ended for reasons other than the workload.",
     )
     SPEC_INVALID = (
         "SpecInvalid",
-        "The stored spec can not be carried out; nothing is rented for it.",
+        FAILURE,
+        "The stored spec cannot be used; nothing is rented for it.",
     )
 
-    # Giving back.
-    RELEASING = "Releasing", "The machine is being destroyed; it counts as ours until proved gone."
-    RELEASED = "Released", "Nothing is leased and nothing is owed."
-    NOTHING_LEASED = "NothingLeased", "No machine has been rented."
-    ORPHAN_DESTROYED = "OrphanDestroyed", "A machine without a live owner was destroyed."
-
-    @property
-    def meaning(self) -> str:
-        """One sentence for people."""
-        return self.__doc__ or ""
+    # Releasing the machine.
+    RELEASING = (
+        "Releasing",
+        STEP,
+        "The machine is being destroyed; it counts as leased until it is proved gone.",
+    )
+    RELEASED = "Released", STEP, "No machine is leased and nothing is owed."
+    NOTHING_LEASED = "NothingLeased", STEP, "No machine has been rented."
+    ORPHAN_DESTROYED = "OrphanDestroyed", STEP, "A machine without a live owner was destroyed."

@@ -49,11 +49,13 @@ from gpujob.core import effects
 from gpujob.core.conditions import job_status, node_status
 from gpujob.core.cost.confidence import DestroyRecord
 from gpujob.core.effects import Plan
-from gpujob.core.job.plan import is_finished, node_name, plan_job
+from gpujob.core.job.end import is_finished
+from gpujob.core.job.plan import node_name, plan_job
 from gpujob.core.machine.driver_pod import KEY_FILE, driver_pod_name, key_secret_name, owned_by
 from gpujob.core.machine.ports import service_name
 from gpujob.core.machine.start_script import host_key_in_log
 from gpujob.core.node.plan import plan_node
+from gpujob.core.node.stage import stage_of
 from gpujob.core.observation import (
     Heard,
     JobObservation,
@@ -293,7 +295,7 @@ class Reconciler:
         pod = pod_from(pod_body) if pod_body is not None and is_owned_by(pod_body, uid) else None
         memory = self._memories.get(uid, NodeMemory())
         now = self._clock.monotonic()
-        if node.status.rent is not None and memory.marker_seen_at is None:
+        if stage_of(node.status).may_hold_machine and memory.marker_seen_at is None:
             memory = replace(memory, marker_seen_at=now)
         if pod is not None:
             memory = replace(memory, pod_missing_since=None, pod_problem="")

@@ -11,55 +11,28 @@ from gpujob.api.gpunode import GpuNode, GpuNodeStatus
 from gpujob.api.meta import Condition
 from gpujob.api.reasons import Reason
 from gpujob.core.effects import Plan
+from gpujob.core.job.end import finished_as
+from gpujob.core.node.stage import stage_of
 
 ConditionValue = tuple[str, Reason, str]
 """Status, reason, message of a condition."""
-
-GATE_REFUSALS = frozenset(
-    {
-        Reason.CEILING_EXCEEDED,
-        Reason.CONFIDENCE_TOO_LOW,
-        Reason.INSUFFICIENT_HISTORY,
-        Reason.NO_MATCHING_OFFER,
-        Reason.MACHINES_DISTRUSTED,
-        Reason.INVALID_QUOTE,
-        Reason.IMPLAUSIBLE_QUOTE,
-        Reason.STALE_QUOTE,
-        Reason.CLOCK_SKEW,
-        Reason.CONTRACT_TOO_SHORT,
-        Reason.DESTROY_LAG_TOO_LONG,
-        Reason.LEASE_LIMIT,
-    }
-)
-
-FAILURES = frozenset(
-    {
-        Reason.DEADLINE_EXCEEDED,
-        Reason.BUDGET_EXHAUSTED,
-        Reason.TRAFFIC_EXCEEDED,
-        Reason.IDLE_DEADLINE_EXCEEDED,
-        Reason.DATA_UNUSABLE,
-        Reason.OUTPUT_LOST,
-        Reason.BACKOFF_LIMIT_EXCEEDED,
-        Reason.FAILURE_POLICY,
-        Reason.MAX_RENTS_EXCEEDED,
-        Reason.SPEC_INVALID,
-    }
-)
 
 
 def job_status(job: GpuJob, plan: Plan[GpuJobStatus], now: datetime) -> GpuJobStatus:
     """Returns the plan's status with its conditions, phase and observed generation."""
     status, reason, message = plan.status, plan.reason, plan.message
-    complete = reason is Reason.COMPLETE
-    over = status.completion_time is not None
-    failed = over and reason in FAILURES
-    suspended = reason is Reason.SUSPENDED and status.node_uid is None
-    running = reason is Reason.RUNNING
+    over = finished_as(status)
+    if over is not None:
+        # What a pass does after the end, as letting the job go, changes nothing about how it ended.
+        reason, message = over
+    complete = over is not None and reason is Reason.COMPLETE
+    failed = over is not None and reason is not Reason.COMPLETE
     leased = status.node_uid is not None
+    suspended = over is None and not leased and reason is Reason.SUSPENDED
+    running = over is None and reason is Reason.RUNNING
     wanted: dict[str, ConditionValue] = {
-        "Ready": ("True" if complete else "False", reason, message),
-        "Reconciling": (_flag(not over and not suspended), reason, message),
+        "Ready": (_flag(complete), reason, message),
+        "Reconciling": (_flag(over is None and not suspended), reason, message),
         "Stalled": (_flag(failed), reason, message if failed else ""),
         "Admitted": _admitted(status, reason, message),
         "Running": (_flag(running), reason, message if running else ""),
@@ -83,7 +56,7 @@ def job_status(job: GpuJob, plan: Plan[GpuJobStatus], now: datetime) -> GpuJobSt
 
 
 def _admitted(status: GpuJobStatus, reason: Reason, message: str) -> ConditionValue:
-    if reason in GATE_REFUSALS:
+    if reason.kind.is_refusal:
         return "False", reason, message
     if reason is Reason.ADMITTED or status.node_uid is not None or status.completion_time:
         held = next((c for c in status.conditions if c.type == "Admitted"), None)
@@ -131,26 +104,10 @@ def node_status(node: GpuNode, plan: Plan[GpuNodeStatus], now: datetime) -> GpuN
     return status.model_copy(
         update={
             "conditions": _merged(status.conditions, wanted, node.metadata.generation, now),
-            "phase": _node_phase(status),
+            "phase": stage_of(status).phase,
             "observed_generation": node.metadata.generation,
         }
     )
-
-
-def _node_phase(status: GpuNodeStatus) -> str:
-    if status.released_at is not None:
-        return "Released"
-    if status.end is not None:
-        return "Releasing"
-    if status.stop is not None:
-        return "Stopping" if status.stop.run_seconds is None else "Delivering"
-    if status.is_paused:
-        return "Paused"
-    if status.run is not None:
-        return "Running"
-    if status.lease is not None:
-        return "Booting"
-    return "Renting" if status.rent is not None else "Pending"
 
 
 def _flag(holds: bool) -> str:

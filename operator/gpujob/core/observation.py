@@ -14,6 +14,7 @@ from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import HostMemory
 from gpujob.core.market.listings import Listing, Mark
 from gpujob.core.market.offers import Quotes
+from gpujob.core.node.stage import Stage, stage_of
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class NodeMemory:
     """What this process knows of a node besides what is stored; a restart does not miss it."""
 
     marker_seen_at: float | None = None
-    """Monotonic time at which this process first saw the rent marker."""
+    """Monotonic time at which this process first saw that a machine may be leased."""
     rent: RentAccepted | RentRefusal | RentUnanswered | None = None
     destroy_sent_at: float | None = None
     """Monotonic time of the first destroy request."""
@@ -165,6 +166,11 @@ class NodeObservation:
     memory: NodeMemory = NodeMemory()
     quotes: Quotes | Unavailable | None = None
     """None = not asked for."""
+
+    @property
+    def stage(self) -> Stage:
+        """Where the node stands by its stored status."""
+        return stage_of(self.node.status)
 
     @property
     def mark(self) -> Mark:

@@ -28,7 +28,8 @@ from gpujob.api.gpunode import GpuNode
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
 from gpujob.core.conditions import job_status
-from gpujob.core.job.plan import is_finished, plan_job
+from gpujob.core.job.end import is_finished
+from gpujob.core.job.plan import plan_job
 from gpujob.core.observation import JobObservation, Unavailable
 
 

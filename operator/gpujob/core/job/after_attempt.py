@@ -7,39 +7,15 @@ from datetime import timedelta
 from typing import Any
 
 from gpujob.api.gpujob import AttemptRecord
-from gpujob.api.reasons import Reason
+from gpujob.api.reasons import Ends, Limit, Reason
 from gpujob.core.effects import Plan
-from gpujob.core.job.answers import JobPlan, over, stay
+from gpujob.core.job.answers import JobPlan, stay
+from gpujob.core.job.end import over
 from gpujob.core.market.listings import Mark, absence_proved_at
 from gpujob.core.money import format_usd, parse_usd
 from gpujob.core.observation import JobObservation
 
 ATTEMPTS_SHOWN = 20
-
-
-FATAL = frozenset(
-    {
-        Reason.DEADLINE_EXCEEDED,
-        Reason.BUDGET_EXHAUSTED,
-        Reason.TRAFFIC_EXCEEDED,
-        Reason.IDLE_DEADLINE_EXCEEDED,
-        Reason.DATA_UNUSABLE,
-        Reason.OUTPUT_LOST,
-    }
-)
-"""Ends of an attempt that end the job."""
-
-
-BLAMELESS = frozenset(
-    {
-        Reason.SUSPENDED,
-        Reason.JOB_DELETED,
-        Reason.CREDIT_EXHAUSTED,
-        Reason.CREDENTIALS_REJECTED,
-        Reason.ACCOUNT_CHANGED,
-    }
-)
-"""Ends that count to no limit: the user asked for them, or the operator could not act."""
 
 
 def charge_attempt(seen: JobObservation) -> JobPlan | None:
@@ -49,10 +25,10 @@ def charge_attempt(seen: JobObservation) -> JobPlan | None:
         return None
     if node is None or node.metadata.uid != status.node_uid:
         return _vanished(seen)
-    if node.status.released_at is None:
-        return None
     end, rent, run = node.status.end, node.status.rent, node.status.run
-    assert end is not None, "a node is released only after its end was stored"
+    if node.status.released_at is None or end is None:
+        # Called released without an end, a node is ended first: only then is its cost final.
+        return None
     reason = Reason(end.reason)
     record = AttemptRecord(
         attempt=status.attempt,
@@ -110,7 +86,7 @@ def _what_follows(
     spent = parse_usd(status.cost.spent_usd) + parse_usd(record.cost_usd)
     action = _failure_action(seen, record) if reason is Reason.WORKLOAD_FAILED else None
     failed = action in ("Count", "FailJob")
-    disrupted = not failed and reason not in FATAL | BLAMELESS | {Reason.COMPLETED}
+    disrupted = not failed and reason.kind.counts_to is not Limit.NONE
     status = status.model_copy(
         update={
             "attempts": (*status.attempts, record)[-ATTEMPTS_SHOWN:],
@@ -133,7 +109,7 @@ def _what_follows(
     )
     if reason is Reason.COMPLETED:
         return over(seen, status, Reason.COMPLETE, record.message, spent)
-    if reason in FATAL:
+    if reason.kind.ends is Ends.JOB:
         return over(seen, status, reason, record.message, spent)
     if action == "FailJob":
         words = f"failurePolicy does not retry exit code {record.exit_code}: {record.message}"

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gpujob.api.gpujob import GpuJobStatus
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import API_VERSION, FINALIZER, LABEL_JOB, LABEL_MANAGED_BY, MANAGER
 from gpujob.api.reasons import Reason
@@ -20,7 +19,8 @@ from gpujob.core.cost.gate import judge
 from gpujob.core.cost.question import CostGateError
 from gpujob.core.effects import Plan
 from gpujob.core.job.after_attempt import charge_attempt, wait_to_retry
-from gpujob.core.job.answers import JobPlan, over, stay
+from gpujob.core.job.answers import JobPlan, stay
+from gpujob.core.job.end import finished_as, over
 from gpujob.core.machine.ports import service, service_name
 from gpujob.core.money import floor_usd, format_usd, parse_usd
 from gpujob.core.observation import JobObservation, Unavailable
@@ -38,14 +38,6 @@ def plan_job(observation: JobObservation) -> JobPlan:
         if (plan := step(observation)) is not None:
             return plan
     raise AssertionError("the last step always answers")
-
-
-def is_finished(status: GpuJobStatus) -> bool:
-    """Whether the job is over for good."""
-    return any(
-        condition.type in ("Complete", "Failed") and condition.status == "True"
-        for condition in status.conditions
-    )
 
 
 def node_name(job_name: str, attempt: int) -> str:
@@ -74,12 +66,9 @@ def _keep_finished(seen: JobObservation) -> JobPlan | None:
     Nothing is owed: its finalizer goes at once, so that it can be deleted with nobody there to see.
     """
     status, kept = seen.job.status, seen.job.spec.ttl_seconds_after_finished
-    if not is_finished(status):
+    if (ended := finished_as(status)) is None:
         return None
-    ended = next(
-        c for c in status.conditions if c.type in ("Complete", "Failed") and c.status == "True"
-    )
-    reason, words = Reason(ended.reason), ended.message
+    reason, words = ended
     free = (effects.RemoveFinalizer(),) if seen.job.metadata.holds_finalizer else ()
     if kept is None or status.completion_time is None:
         return stay(seen, reason, words, None, free)

@@ -4,20 +4,29 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.transport import Assignment, Instruction, Machine, Work
 from gpujob.core.limits import STOP_GRACE_SHARE, Limits
+from gpujob.core.node.stage import CONTRADICTIONS, Stage, stage_of
+
+_OVER = CONTRADICTIONS | {
+    Stage.ENDED_UNRENTED,
+    Stage.ENDED_UNKNOWN,
+    Stage.ENDED_LEASED,
+    Stage.RELEASED,
+}
 
 
 def assignment(node: GpuNode | None, job: GpuJob | None, limits: Limits) -> Assignment:
     """Returns the instruction for the driver of a node; None = the object is gone."""
-    if node is None or job is None or node.status.end is not None:
+    status = node.status if node else None
+    stage = stage_of(status) if status else None
+    if status is None or job is None or stage in _OVER:
         return Assignment(version=1, instruction=Instruction.EXIT)
-    status = node.status
-    if status.machine is None or status.is_paused:
+    if status.machine is None or stage is Stage.PAUSED:
         return Assignment(version=1, instruction=Instruction.WAIT)
     place = status.machine
     machine = Machine(host=place.host, port=place.port, host_key=place.host_key)
-    if status.measured is None and status.run is None and status.interruptions is None:
+    if stage is Stage.MEASURING:
         return Assignment(version=1, instruction=Instruction.MEASURE, machine=machine)
-    stops = status.stop is not None
+    stops = stage in (Stage.STOPPING, Stage.DELIVERING)
     return Assignment(
         version=1,
         instruction=Instruction.STOP if stops else Instruction.RUN,

@@ -28,17 +28,6 @@ UNMEASURED = ("Instinct",)
 """Models without NVIDIA's tools, by which GPUs are measured."""
 
 
-UNFIT = frozenset(
-    {
-        Reason.MACHINE_BROKEN,
-        Reason.MACHINE_MISLABELLED,
-        Reason.MACHINE_SLOW,
-        Reason.NO_WATCHDOG,
-    }
-)
-"""Ends of an attempt by the measure of its machine."""
-
-
 @dataclass(frozen=True)
 class Refusal:
     """Why the machine gets no work."""

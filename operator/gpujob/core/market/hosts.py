@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from gpujob.api.reasons import Reason
-
 HALF_LIFE = timedelta(days=3)
 """After this time a trial counts half."""
 
@@ -23,25 +21,6 @@ TRUST_MIN = 0.5
 """A machine that more probably fails than not is passed over; three fresh failures do it."""
 
 MACHINES_KEPT = 500
-
-FAILURES = frozenset(
-    {
-        Reason.BOOT_TIMEOUT,
-        Reason.GPU_LOST,
-        Reason.HOST_KEY_CHANGED,
-        Reason.HOST_KEY_UNAVAILABLE,
-        Reason.HOST_LOST,
-        Reason.LEASE_VANISHED,
-        Reason.LOGIN_REFUSED,
-        Reason.MACHINE_BROKEN,
-        Reason.MACHINE_MISLABELLED,
-        Reason.MACHINE_SLOW,
-        Reason.NO_WATCHDOG,
-        Reason.PRICE_CHANGED,
-    }
-)
-"""Ends of an attempt that speak against its machine; one that ran and ended otherwise speaks for
-it, and one that never ran says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

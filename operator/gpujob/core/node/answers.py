@@ -7,7 +7,7 @@ from gpujob.api.gpunode import EndStatus, GpuNodeStatus, RunStatus, StopStatus
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
 from gpujob.core.effects import Plan
-from gpujob.core.node.facts import may_run, next_look
+from gpujob.core.node.facts import next_look
 from gpujob.core.node.figures import with_figures
 from gpujob.core.observation import NodeObservation
 
@@ -41,7 +41,7 @@ def stop(seen: NodeObservation, reason: Reason, message: str) -> NodePlan:
     """Stores that the workload is to end, so that it can save what it has; where none may run the
     attempt ends at once."""
     status = seen.node.status
-    if not may_run(status):
+    if not seen.stage.may_run:
         return end(seen, reason, message)
     told = StopStatus(at=seen.world.now, reason=reason, message=message[:1024])
     return progress(status.model_copy(update={"stop": told}), Reason.STOPPING, message)

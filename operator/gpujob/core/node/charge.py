@@ -15,13 +15,12 @@ def accrued_microusd(seen: NodeObservation, *, unpaid_seconds: float = 0.0) -> i
     upper bound. Traffic after the last listing is not in it.
     """
     status = seen.node.status
-    if status.rent is None or status.not_rented is not None:
+    if status.rent is None or not seen.stage.may_hold_machine:
         return 0
     rate = parse_usd(status.rent.gpu_usd_per_hour) + parse_usd(status.rent.disk_usd_per_hour)
     if status.lease is not None:
         rate = max(rate, parse_usd(status.lease.usd_per_hour))
-    until = status.released_at or seen.world.now
-    seconds = (until - status.rent.requested_at).total_seconds() - unpaid_seconds
+    seconds = (seen.world.now - status.rent.requested_at).total_seconds() - unpaid_seconds
     time = over_time(rate, seconds)
     rows = [
         row
@@ -40,9 +39,13 @@ def accrued_microusd(seen: NodeObservation, *, unpaid_seconds: float = 0.0) -> i
 def charge_microusd(seen: NodeObservation) -> int:
     """Returns what a machine that is proved gone has cost at most.
 
+    A status without a rent request holds no price: what was reserved is charged in full.
+
     Only a new machine may be invisible (list lag). One that was listed was gone with the second
     listing after the destroy that did not show it, if no later one did; the proof comes later.
     """
+    if seen.node.status.rent is None:
+        return parse_usd(seen.node.spec.reserved_usd)
     return accrued_microusd(seen, unpaid_seconds=unpaid_seconds(seen))
 
 

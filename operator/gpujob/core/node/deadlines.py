@@ -4,7 +4,6 @@ from gpujob.api.reasons import Reason
 from gpujob.core.node.answers import NodePlan, end, stop
 from gpujob.core.node.facts import (
     drain_seconds,
-    may_run,
     paid_seconds,
     ran_seconds,
     usage_of,
@@ -27,7 +26,7 @@ def enforce_fuse(seen: NodeObservation) -> NodePlan | None:
     words = f"{elapsed:.0f} s after the rent request the fuse of ${rent.fuse_usd} leaves no"
     if elapsed >= rent.money_deadline_seconds:
         return end(seen, Reason.BUDGET_EXHAUSTED, f"{words} time")
-    if may_run(status) and elapsed >= rent.money_deadline_seconds - drain_seconds(seen):
+    if seen.stage.may_run and elapsed >= rent.money_deadline_seconds - drain_seconds(seen):
         return stop(seen, Reason.BUDGET_EXHAUSTED, f"{words} more time than to stop")
     return None
 

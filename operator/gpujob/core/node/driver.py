@@ -5,12 +5,13 @@ from gpujob.api.reasons import Reason
 from gpujob.core import effects
 from gpujob.core.machine.driver_pod import driver_pod
 from gpujob.core.node.answers import NodePlan, because, end, progress, wait
+from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation
 
 
 def make_key(seen: NodeObservation) -> NodePlan | None:
     """The node's own SSH key comes first: the pod mounts it, the machine trusts it."""
-    if seen.node.status.ssh_public_key is not None:
+    if seen.stage is not Stage.AWAITING_KEY:
         return None
     if (key := seen.memory.public_key) is not None:
         status = seen.node.status.model_copy(update={"ssh_public_key": key})

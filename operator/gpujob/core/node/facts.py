@@ -53,11 +53,6 @@ def ran_seconds(seen: NodeObservation) -> float:
     return earlier + now
 
 
-def may_run(status: GpuNodeStatus) -> bool:
-    """Whether a workload may be running: its driver may have begun, and not have said so yet."""
-    return status.run is not None or (status.measured is not None and not status.is_paused)
-
-
 def paid_seconds(seen: NodeObservation) -> float:
     """How long ago the machine was asked for."""
     rent = seen.node.status.rent
@@ -116,14 +111,17 @@ def gone_at(seen: NodeObservation, *, after: float) -> float | None:
     """Monotonic time since which listings later than `after` prove that no machine of this node is
     left; None = one may be."""
     status = seen.node.status
-    assert status.rent is not None, "asked only once a machine may be rented"
+    # Without a marker no account is recorded: the status contradicts itself, and ours is searched.
+    account = status.rent.account_id if status.rent else seen.world.account_id
+    if account is None:
+        return None
     return absence_proved_at(
         seen.world.listings,
         after=after,
         poll_seconds=seen.world.limits.poll_seconds,
         mark=seen.mark,
         instance_id=status.lease.instance_id if status.lease else None,
-        account_id=status.rent.account_id,
+        account_id=account,
     )
 
 
@@ -134,7 +132,7 @@ def next_look(seen: NodeObservation) -> float:
     if status.rent is not None:
         left = status.rent.money_deadline_seconds - paid_seconds(seen)
         due.append(left)
-        if may_run(status) and status.stop is None:
+        if seen.stage.may_run and status.stop is None:
             due.append(left - drain_seconds(seen))
         if status.run is None and not status.is_paused:
             due.append(world.limits.boot_cap_seconds - booting_seconds(seen))

@@ -7,7 +7,6 @@ from gpujob.api.reasons import Reason
 from gpujob.api.transport import Cause, Outcome
 from gpujob.core.node.answers import NodePlan, end, progress
 from gpujob.core.node.facts import (
-    may_run,
     outcome_of,
     present_report,
 )
@@ -37,7 +36,7 @@ def take_outcome(seen: NodeObservation) -> NodePlan | None:
         reason, words = with_losses(reason, words, outcome.lost)
         return end(seen, reason, words, exit_code=code, run_seconds=counted)
     report = present_report(seen)
-    if report is not None and report.ended is not None and may_run(status):
+    if report is not None and report.ended is not None and seen.stage.may_run:
         reason, words, code = _verdict(seen, report.ended)
         told = StopStatus(
             at=seen.world.now,

@@ -34,6 +34,7 @@ Step = Callable[[NodeObservation], NodePlan | None]
 STEPS: tuple[Step, ...] = (
     release.let_go,  # Nothing is owed any more: the object may go.
     release.give_back,  # The end is stored: destroy the machine until it is proved gone.
+    release.end_if_contradictory,  # No pass of ours stored this: end it, start nothing.
     ends.end_if_unwanted,  # The job or the node is being deleted, or the job is suspended.
     stopping.finish_stopping,  # The stop is stored: carry the files, then end.
     outcome.take_outcome,  # The driver says that the workload has ended.

@@ -1,23 +1,26 @@
 """The attempt is over: its machine is destroyed, proved gone, and the object let go."""
 
-from gpujob.api.reasons import Reason
+from dataclasses import replace
+
+from gpujob.api.gpunode import GpuNodeStatus
+from gpujob.api.reasons import Blame, Reason
 from gpujob.core import effects
 from gpujob.core.effects import Plan
-from gpujob.core.machine.preflight import UNFIT
-from gpujob.core.market.hosts import FAILURES, Trial
+from gpujob.core.market.hosts import Trial
 from gpujob.core.money import format_usd
-from gpujob.core.node.answers import NodePlan, account_doubt
+from gpujob.core.node.answers import NodePlan, account_doubt, end
 from gpujob.core.node.charge import charge_microusd, unpaid_seconds
 from gpujob.core.node.facts import end_message, gone_at, marked_leases, own_lease, paid_seconds
 from gpujob.core.node.figures import with_figures
 from gpujob.core.node.rent import answered, proof_starts, record_lease
+from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation
 
 
 def let_go(seen: NodeObservation) -> NodePlan | None:
     """Nothing is owed: let the object go, and delete it once it was kept long enough."""
     status, limits = seen.node.status, seen.world.limits
-    if status.released_at is None:
+    if seen.stage is not Stage.RELEASED or status.released_at is None:
         return None
     todo: list[effects.Effect] = []
     age = (seen.world.now - status.released_at).total_seconds()
@@ -48,7 +51,7 @@ def _trial(seen: NodeObservation) -> Trial | None:
     status = seen.node.status
     if status.rent is None or status.lease is None or status.end is None:
         return None
-    failed = Reason(status.end.reason) in FAILURES
+    failed = Reason(status.end.reason).kind.blames is Blame.HOST
     if not failed and status.run is None:
         return None
     return Trial(
@@ -75,21 +78,21 @@ def _is_settled(seen: NodeObservation) -> bool:
 def give_back(seen: NodeObservation) -> NodePlan | None:
     """The attempt is over: destroy what is listed until the account is proved to be without it."""
     status, world = seen.node.status, seen.world
-    if status.end is None:
+    if status.end is None or status.released_at is not None:
         return None
-    if status.rent is None or status.not_rented is not None:
+    if not seen.stage.may_hold_machine:
         return _release(seen, 0, ())
-    if status.lease is None and (answer := answered(seen)) is not None:
+    if seen.stage is Stage.ENDED_UNKNOWN and (answer := answered(seen)) is not None:
         return answer
     if (doubt := account_doubt(seen)) is not None:
         return doubt
     waits_from = proof_starts(seen)
     if waits_from is not None and gone_at(seen, after=waits_from) is not None:
-        if status.lease is None:
+        if not _had_machine(status):
             return _release(seen, 0, ())
         seconds = (world.now - status.end.at).total_seconds()
         learnt: list[effects.Effect] = [effects.RecordDestroy(seconds)]
-        if status.end.reason in UNFIT:
+        if Reason(status.end.reason).kind.is_misfit and status.rent is not None:
             paid = paid_seconds(seen) - unpaid_seconds(seen)
             learnt.append(effects.RecordUnfit(Reason(status.end.reason), paid))
         return _release(seen, charge_microusd(seen), tuple(learnt))
@@ -104,6 +107,25 @@ def give_back(seen: NodeObservation) -> NodePlan | None:
         effects=(effects.Destroy(tuple(sorted(targets))),) if targets else (),
         requeue_seconds=world.limits.poll_seconds,
     )
+
+
+def _had_machine(status: GpuNodeStatus) -> bool:
+    """Whether the status shows that there was a machine, even where it contradicts itself."""
+    shown = (status.lease, status.machine, status.measured, status.run, status.interruptions)
+    return any(one is not None for one in shown)
+
+
+def end_if_contradictory(seen: NodeObservation) -> NodePlan | None:
+    """Ends an attempt whose stored status no pass of ours can have stored.
+
+    Nothing more is rented or started on it. That it was called released is taken back: its machine
+    has to be proved gone, and charged.
+    """
+    stage = seen.stage
+    if not stage.is_contradiction:
+        return None
+    plan = end(seen, Reason.STATUS_CONTRADICTORY, f"{stage}: {stage.meaning}")
+    return replace(plan, status=plan.status.model_copy(update={"released_at": None}))
 
 
 def _to_destroy(seen: NodeObservation) -> set[int]:

@@ -16,6 +16,7 @@ from gpujob.core.market.listings import Lease
 from gpujob.core.money import format_usd, micro_up, parse_usd, short_usd
 from gpujob.core.node.answers import NodePlan, account_doubt, end, progress, wait
 from gpujob.core.node.facts import gone_at, marked_leases
+from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation, RentAccepted, RentRefusal, Unavailable
 
 BIRTH_GRACE = timedelta(seconds=30)
@@ -25,7 +26,7 @@ BIRTH_GRACE = timedelta(seconds=30)
 def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
     """Gate again on a fresh quote, store the marker, and only then send the one request."""
     status, world, job = seen.node.status, seen.world, seen.job
-    if status.rent is not None:
+    if seen.stage is not Stage.READY_TO_RENT:
         return None
     assert job is not None, "a node without a job ends before"
     if job.status.node_uid != seen.node.metadata.uid:
@@ -120,8 +121,8 @@ def _marker(seen: NodeObservation, admission: Verdict, account_id: int) -> RentM
 
 def adopt(seen: NodeObservation) -> NodePlan | None:
     """The marker is stored: find out what came of the request, and never send another."""
-    status, world = seen.node.status, seen.world
-    if status.rent is None or status.lease is not None:
+    world = seen.world
+    if seen.stage is not Stage.RENTING:
         return None
     if (answer := answered(seen)) is not None:
         return answer
@@ -163,8 +164,8 @@ def _not_rented(seen: NodeObservation, reason: Reason, message: str) -> NodePlan
 def record_lease(seen: NodeObservation, found: Lease | int) -> NodePlan:
     """Stores which machine it is, and the highest price known; a number alone was the answer."""
     rent = seen.node.status.rent
-    assert rent is not None, "a machine is looked for only under a marker"
-    rate = parse_usd(rent.gpu_usd_per_hour) + parse_usd(rent.disk_usd_per_hour)
+    # Without a marker the status contradicts itself: the price is what the listing shows.
+    rate = parse_usd(rent.gpu_usd_per_hour) + parse_usd(rent.disk_usd_per_hour) if rent else 0
     if isinstance(found, Lease):
         rate = max(rate, micro_up(found.usd_per_hour))
     number = found if isinstance(found, int) else found.instance_id

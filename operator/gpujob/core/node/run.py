@@ -19,13 +19,14 @@ from gpujob.core.node.facts import (
     running_message,
 )
 from gpujob.core.node.figures import with_figures
+from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation
 
 
 def boot(seen: NodeObservation) -> NodePlan | None:
     """The machine starts; its host key is read before anything is sent to it."""
     status = seen.node.status
-    if status.machine is not None or status.rent is None or status.lease is None:
+    if seen.stage is not Stage.BOOTING or status.rent is None or status.lease is None:
         return None
     lease = own_lease(seen)
     if lease is None or not can_be_reached(lease):
@@ -45,9 +46,7 @@ def boot(seen: NodeObservation) -> NodePlan | None:
 def measure(seen: NodeObservation) -> NodePlan | None:
     """A machine that is not what its offer said is dropped before it gets work."""
     status, job = seen.node.status, seen.job
-    if status.measured is not None or status.run is not None or status.interruptions is not None:
-        return None
-    if status.rent is None or job is None:
+    if seen.stage is not Stage.MEASURING or status.rent is None or job is None:
         return None
     measured = seen.report.measured if seen.report else None
     if measured is None:
@@ -63,7 +62,7 @@ def measure(seen: NodeObservation) -> NodePlan | None:
 def connect(seen: NodeObservation) -> NodePlan | None:
     """The driver has its assignment; the run begins by its word, on our clock."""
     status = seen.node.status
-    if status.run is not None or status.rent is None:
+    if seen.stage is not Stage.STARTING:
         return None
     report = present_report(seen)
     ran = report.run_seconds if report else None

@@ -1,0 +1,43 @@
+"""The end of a job: it is stored once, as a fact, and everything else follows from it."""
+
+from gpujob.api.gpujob import GpuJobStatus, JobEndStatus
+from gpujob.api.reasons import Reason
+from gpujob.core.effects import Plan
+from gpujob.core.job.answers import JobPlan
+from gpujob.core.money import format_usd, short_usd
+from gpujob.core.observation import JobObservation
+
+
+def over(
+    seen: JobObservation, status: GpuJobStatus, reason: Reason, message: str, spent_microusd: int
+) -> JobPlan:
+    """Stores that the job is over, why, and what it has cost."""
+    words = f"{message}; cost {short_usd(spent_microusd)} of ${seen.job.spec.cost.ceiling}"[:1024]
+    final = status.cost.model_copy(update={"final_usd": format_usd(spent_microusd)})
+    status = status.model_copy(
+        update={
+            "end": JobEndStatus(reason=reason, message=words),
+            "completion_time": seen.world.now,
+            "cost": final,
+        }
+    )
+    return Plan(status=status, reason=reason, message=words)
+
+
+def is_finished(status: GpuJobStatus) -> bool:
+    """Whether the job is over for good: nothing is ever rented for it again."""
+    return status.end is not None or status.completion_time is not None
+
+
+def finished_as(status: GpuJobStatus) -> tuple[Reason, str] | None:
+    """Returns how the job ended, with a message; None while it is not over."""
+    if status.end is not None:
+        return Reason(status.end.reason), status.end.message
+    if status.completion_time is None:
+        return None
+    # Written by a version that did not store the end: its conditions are all that says how.
+    verdicts = (c for c in status.conditions if c.type in ("Complete", "Failed"))
+    told = next((c for c in verdicts if c.status == "True"), None)
+    if told is None:
+        return Reason.STATUS_CONTRADICTORY, "the job is over, but nothing says how it ended"
+    return Reason(told.reason), told.message
