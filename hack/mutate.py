@@ -52,7 +52,7 @@ FAULTS = (
     Fault(
         "the marker is skipped",
         "controller/reconcile.py",
-        """                await self._store(key, stored, node.status.conditions, after)
+        """                await self._store(key, stored, after)
                 self._remember(uid, marker_seen_at""",
         """                self._remember(uid, marker_seen_at""",
     ),

@@ -148,16 +148,47 @@ def test_the_token_is_in_no_log_and_no_object(world: World) -> None:
 
 
 def test_events_tell_the_story(world: World) -> None:
-    """kubectl describe shows each step once."""
+    """A person sees what matters, once and in order, and `kubectl get events` sorts it by time."""
     world.apply_job("train")
     world.await_reason("train", "Complete")
 
-    def reasons() -> set[str]:
-        events = world.kubectl.items("events", "-n", world.namespace)
-        return {one["reason"] for one in events if one["involvedObject"]["name"] == "train"}
+    def told() -> list[tuple[str, str, str]]:
+        events = world.kubectl.items("events.events.k8s.io", "-n", world.namespace)
+        ours = [one for one in events if one["regarding"]["kind"] in ("GpuJob", "GpuNode")]
+        ours.sort(key=lambda one: one["metadata"]["name"])
+        return [(one["type"], one["regarding"]["name"], one["reason"]) for one in ours]
 
-    wanted = {"Admitted", "Running", "Complete"}
-    eventually("the events", lambda: wanted <= reasons())
+    wanted = [
+        ("Normal", "train", "Admitted"),
+        ("Normal", "train", "Rented"),
+        ("Normal", "train", "Running"),
+        ("Normal", "train-0-1", "Completed"),
+        ("Normal", "train-0-1", "Released"),
+        ("Normal", "train", "Complete"),
+    ]
+    eventually("the last event", lambda: len(told()) >= len(wanted))
+    assert told() == wanted
+
+
+def test_the_log_says_whose_each_line_is(world: World) -> None:
+    """Each pass that changed something has one line; what happened on the way says where."""
+    world.apply_job("train")
+    world.await_reason("train", "Complete")
+    lines = [json.loads(line) for line in world.operator.log.splitlines() if line.startswith("{")]
+    passes = [one for one in lines if one["event"] == "reconciled"]
+    (rented,) = [one for one in lines if one["event"] == "rent_accepted"]
+
+    of_node = [one["stage"] for one in passes if one["name"] == "train-0-1"]
+    assert {"Booting", "Running", "EndedLeased"} <= set(of_node)
+    keys = {"kind", "namespace", "name", "uid", "stage", "reason", "effects", "milliseconds"}
+    assert all(keys <= one.keys() for one in passes)
+    whose = {key: rented[key] for key in ("namespace", "job", "node", "attempt")}
+    assert whose == {
+        "namespace": world.namespace,
+        "job": "train",
+        "node": "train-0-1",
+        "attempt": 1,
+    }
 
 
 def test_it_stops_in_good_order(world: World) -> None:

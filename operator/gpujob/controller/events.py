@@ -1,6 +1,5 @@
 """Events, for `kubectl describe` and `kubectl get events`; the loss of one changes nothing."""
 
-import hashlib
 from datetime import UTC, datetime
 
 import structlog
@@ -13,24 +12,31 @@ log = structlog.get_logger("gpujob.events")
 
 
 async def record_event(
-    kube: KubeClient, *, regarding: Body, reason: Reason, note: str, is_warning: bool
+    kube: KubeClient, *, regarding: Body, reason: Reason, note: str, instance: str
 ) -> None:
-    """Records one event about an object, which has apiVersion, kind and metadata."""
+    """Records one event about an object, which has apiVersion, kind and metadata.
+
+    `instance` is the pod that records it. The name begins with the time in nanoseconds, since
+    `kubectl get events` shows events in the order of their names.
+    """
     meta = regarding["metadata"]
-    # Exactly six digits: the API server refuses a MicroTime without its fraction.
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    digest = hashlib.sha256(f"{meta.get('uid')}/{reason}/{now}".encode()).hexdigest()[:16]
+    now = datetime.now(UTC)
+    nanoseconds = int(now.timestamp() * 10**6) * 1000
     event = {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"name": f"{meta['name']}.{digest}", "namespace": meta["namespace"]},
-        "eventTime": now,
-        "type": "Warning" if is_warning else "Normal",
+        "metadata": {
+            "name": f"{nanoseconds:016x}.{meta['name']}",
+            "namespace": meta["namespace"],
+        },
+        # Exactly six digits: the API server refuses a MicroTime without its fraction.
+        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "type": reason.kind.severity.value,
         "reason": reason.value,
         "note": note[:1024] or reason.meaning,
         "action": "Reconcile",
         "reportingController": "gpujob.dev/controller",
-        "reportingInstance": "gpujob-controller",
+        "reportingInstance": instance[:128],
         "regarding": {
             "apiVersion": regarding["apiVersion"],
             "kind": regarding["kind"],

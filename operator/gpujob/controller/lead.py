@@ -240,12 +240,12 @@ async def _work(queue: WorkQueue, reconciler: Reconciler) -> None:
             failed = False
         except Conflict as error:
             # Somebody else wrote: start over from what is stored now.
-            log.debug("conflict", kind=key.kind, name=key.name, problem=str(error))
+            log.debug("conflict", **vars(key), problem=str(error))
         except AdapterError as error:
-            log.warning("pass_failed", kind=key.kind, name=key.name, problem=str(error))
+            log.warning("pass_failed", **vars(key), problem=str(error))
         except Exception:
             # Our own mistake must not stop the passes over all other objects.
-            log.exception("pass_broke", kind=key.kind, namespace=key.namespace, name=key.name)
+            log.exception("pass_broke", **vars(key))
         finally:
             queue.done(key, failed=failed)
 
@@ -296,7 +296,7 @@ async def _tell(kube: KubeClient, settings: Settings, readiness: Readiness) -> N
                 regarding=pod,
                 reason=found.reason if found else Reason.READY,
                 note=found.message if found else "",
-                is_warning=found is not None,
+                instance=settings.pod_name,
             )
 
 

@@ -7,7 +7,7 @@ the only module that turns plans into deeds.
 
 import asyncio
 from collections import defaultdict, deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import structlog
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from pydantic import ValidationError
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import (
@@ -34,7 +35,7 @@ from gpujob.adapters.kube import Body, KubeClient
 from gpujob.adapters.vast import RentLine, VastClient
 from gpujob.api.gpujob import GpuJob, GpuJobStatus
 from gpujob.api.gpunode import GpuNode, GpuNodeStatus
-from gpujob.api.meta import FINALIZER, LABEL_MANAGED_BY, MANAGER, Condition
+from gpujob.api.meta import API_VERSION, FINALIZER, LABEL_MANAGED_BY, MANAGER, Condition
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport
 from gpujob.controller.events import record_event
@@ -86,6 +87,16 @@ class Queue(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """What one pass came to: the content of its line in the log."""
+
+    uid: str
+    stage: str
+    plan: Plan[Any]
+    is_change: bool
+
+
 class Reconciler:
     """Brings GpuJobs and GpuNodes one pass further."""
 
@@ -126,11 +137,28 @@ class Reconciler:
         self._destroys: deque[DestroyRecord] = deque(maxlen=DESTROYS_KEPT)
 
     async def reconcile(self, key: Key) -> None:
-        """Makes one pass over an object; raises AdapterError if it could not be finished."""
-        if key.kind == "GpuJob":
-            await self._job(key)
-        else:
-            await self._node(key)
+        """Makes one pass over an object; raises AdapterError if it could not be finished.
+
+        Each pass has one line in the log that says all about it; every other line that is logged
+        on the way says whose pass it belongs to.
+        """
+        began = self._clock.monotonic()
+        clear_contextvars()
+        bind_contextvars(namespace=key.namespace)
+        made = await (self._job(key) if key.kind == "GpuJob" else self._node(key))
+        if made is None:
+            return
+        say = log.info if made.is_change or made.plan.effects else log.debug
+        say(
+            "reconciled",
+            **vars(key),
+            uid=made.uid,
+            stage=made.stage,
+            reason=made.plan.reason,
+            effects=[type(effect).__name__ for effect in made.plan.effects],
+            requeue_seconds=made.plan.requeue_seconds,
+            milliseconds=round((self._clock.monotonic() - began) * 1000),
+        )
 
     def world(self) -> World:
         """Returns what is the same for all jobs now."""
@@ -152,16 +180,18 @@ class Reconciler:
 
     # --- GpuJob -----------------------------------------------------------------------------
 
-    async def _job(self, key: Key) -> None:
+    async def _job(self, key: Key) -> _Pass | None:
+        bind_contextvars(job=key.name)
         stored = await self._kube.find("GpuJob", key.namespace, key.name)
         if stored is None:
-            return
+            return None
         try:
             job = GpuJob.model_validate(stored)
         except ValidationError as error:
             await self._refuse_spec(key, stored, error)
-            return
+            return None
         status = job.status
+        bind_contextvars(attempt=status.attempt)
         name = status.node_name or node_name(key.name, status.attempt + 1)
         body = await self._kube.find("GpuNode", key.namespace, name)
         node = GpuNode.model_validate(body) if body is not None else None
@@ -178,13 +208,18 @@ class Reconciler:
             quotes = await self._market.quotes(job.spec)
             plan = plan_job(replace(observation, world=self.world(), quotes=quotes))
         after = job_status(job, plan, self._clock.now())
-        stored = await self._store(key, stored, status.conditions, after)
+        before, stored = stored, await self._store(key, stored, after)
+        if stored is not before and (node is None or after.node_uid is None):
+            # While an attempt is under way, the pass over its node tells what is new.
+            await self._tell(job, status.conditions, after.conditions)
         for effect in plan.effects:
             await self._act_on_job(effect, key, stored)
         if status.node_name is not None and plan.status.node_name is None:
             # It was kept until its cost was taken over.
             self._queue.add(Key("GpuNode", key.namespace, status.node_name))
         self._requeue(key, plan)
+        uid, is_change = job.metadata.uid, stored is not before
+        return _Pass(uid=uid, stage=after.phase or "", plan=plan, is_change=is_change)
 
     async def _service_owner(self, job: GpuJob) -> str | None:
         if not job.spec.ports or is_finished(job.status):
@@ -205,9 +240,9 @@ class Reconciler:
             return
         except (Forbidden, Invalid) as error:
             self._service_problems[uid] = str(error)
-            log.warning("service_refused", job=key.name, problem=str(error))
+            log.warning("service_refused", problem=str(error))
             return
-        log.info("service_created", namespace=key.namespace, service=manifest["metadata"]["name"])
+        log.info("service_created", service=manifest["metadata"]["name"])
 
     def _missed(self, uid: str | None, node: GpuNode | None) -> float | None:
         """Returns since when this process misses a recorded node."""
@@ -221,7 +256,7 @@ class Reconciler:
     async def _refuse_spec(self, key: Key, stored: Body, error: ValidationError) -> None:
         """A stored spec that we can not read is shown as such; nothing is done for it."""
         words = "; ".join(str(fault) for fault in shape_faults(error))[:1024]
-        log.error("spec_unreadable", namespace=key.namespace, job=key.name, problem=words)
+        log.error("spec_unreadable", problem=words)
         now = self._clock.now()
         generation = int(stored["metadata"].get("generation", 0))
         verdicts = (("Ready", "False"), ("Reconciling", "False"), ("Stalled", "True"))
@@ -251,14 +286,14 @@ class Reconciler:
             case effects.DeleteJob():
                 uid = stored["metadata"]["uid"]
                 await self._kube.delete("GpuJob", key.namespace, key.name, uid)
-                log.info("job_deleted", namespace=key.namespace, job=key.name)
+                log.info("job_deleted")
             case effects.CreateNode(manifest):
                 try:
                     await self._kube.create("GpuNode", key.namespace, manifest)
                 except Conflict:
                     # An earlier pass made it, or a job of the same name did: the next pass sees.
                     return
-                log.info("node_created", namespace=key.namespace, node=manifest["metadata"]["name"])
+                log.info("node_created", node=manifest["metadata"]["name"])
             case effects.CreateService(manifest):
                 await self._create_service(key, stored["metadata"]["uid"], manifest)
             case _:
@@ -266,11 +301,13 @@ class Reconciler:
 
     # --- GpuNode ----------------------------------------------------------------------------
 
-    async def _node(self, key: Key) -> None:
+    async def _node(self, key: Key) -> _Pass | None:
+        bind_contextvars(node=key.name)
         stored = await self._kube.find("GpuNode", key.namespace, key.name)
         if stored is None:
-            return
+            return None
         node = GpuNode.model_validate(stored)
+        bind_contextvars(job=node.spec.job_ref.name, attempt=node.spec.attempt)
         observation = await self._observe_node(key, node)
         plan = plan_node(observation)
         if plan.wants_quotes and observation.job is not None:
@@ -278,15 +315,21 @@ class Reconciler:
             plan = plan_node(replace(observation, world=self.world(), quotes=quotes))
         after = node_status(node, plan, self._clock.now())
         rent = next((todo for todo in plan.effects if isinstance(todo, effects.Rent)), None)
+        is_change = True
         if rent is not None:
             await self._rent(key, node, stored, after, rent)
         else:
-            stored = await self._store(key, stored, node.status.conditions, after)
+            before, stored = stored, await self._store(key, stored, after)
+            is_change = stored is not before
+            if is_change:
+                await self._tell_of_node(node, after, observation.job)
             for effect in plan.effects:
                 await self._act_on_node(effect, key, node, stored)
         self._requeue(key, plan)
         if plan.requeue_seconds == 0 or node.status.end != after.end:
             self._queue.add(Key("GpuJob", key.namespace, node.spec.job_ref.name))
+        uid, stage = node.metadata.uid, observation.stage
+        return _Pass(uid=uid, stage=stage, plan=plan, is_change=is_change)
 
     async def _observe_node(self, key: Key, node: GpuNode) -> NodeObservation:
         uid = node.metadata.uid
@@ -340,16 +383,10 @@ class Reconciler:
             task = asyncio.current_task()
             self.renting.add(task)
             try:
-                await self._store(key, stored, node.status.conditions, after)
+                await self._store(key, stored, after)
                 self._remember(uid, marker_seen_at=self._clock.monotonic())
                 self._market.forget_quotes()
-                log.info(
-                    "rent_requested",
-                    namespace=key.namespace,
-                    node=key.name,
-                    offer=request.offer_id,
-                    fuse_usd=after.rent.fuse_usd,
-                )
+                log.info("rent_requested", offer=request.offer_id, fuse_usd=after.rent.fuse_usd)
                 self._remember(uid, rent=await self._send(line, request))
             finally:
                 self.renting.discard(task)
@@ -395,7 +432,7 @@ class Reconciler:
             case effects.RemoveFinalizer():
                 await self._remove_finalizer("GpuNode", stored)
                 self._memories.pop(uid, None)
-                log.info("node_released", namespace=key.namespace, node=key.name)
+                log.info("node_released")
             case effects.DeleteNode():
                 await self._kube.delete("GpuNode", key.namespace, key.name, uid)
             case _:
@@ -455,7 +492,7 @@ class Reconciler:
             uid, destroy_sent_at=now if first is None else first, destroy_repeated_at=now
         )
         for number in instance_ids:
-            log.info("destroy_requested", namespace=key.namespace, node=key.name, instance=number)
+            log.info("destroy_requested", instance=number)
             try:
                 await self._vast.destroy(number)
             except ProviderError as error:
@@ -464,36 +501,50 @@ class Reconciler:
 
     # --- Both -------------------------------------------------------------------------------
 
-    async def _store(
-        self,
-        key: Key,
-        stored: Body,
-        before: tuple[Condition, ...],
-        after: GpuJobStatus | GpuNodeStatus,
-    ) -> Body:
-        """Writes the status if it differs, on this very version; then tells of the transition."""
+    async def _store(self, key: Key, stored: Body, after: GpuJobStatus | GpuNodeStatus) -> Body:
+        """Writes the status on this very version, if it differs; returns the object as stored."""
         wire = after.wire()
         if wire == stored.get("status"):
             return stored
-        written = await self._kube.write_status(key.kind, stored, wire)
-        old, new = _ready(before), _ready(after.conditions)
-        if new is not None and (old is None or old.reason != new.reason):
-            log.info(
-                "transition",
-                kind=key.kind,
-                namespace=key.namespace,
-                name=key.name,
-                reason=new.reason,
-                message=new.message,
-            )
-            await record_event(
-                self._kube,
-                regarding=written | {"kind": key.kind},
-                reason=Reason(new.reason),
-                note=new.message,
-                is_warning=new.reason in _WARNINGS,
-            )
-        return written
+        return await self._kube.write_status(key.kind, stored, wire)
+
+    async def _tell_of_node(
+        self, before: GpuNode, after: GpuNodeStatus, job: GpuJob | None
+    ) -> None:
+        """Records the end of an attempt and its release on the node, all else on its job."""
+        if before.status.end is None and after.end is not None:
+            await self._record("GpuNode", before, Reason(after.end.reason), after.end.message)
+        elif before.status.released_at is None and after.released_at is not None:
+            words = f"the machine is gone; the attempt cost ${after.accrued_usd} at most"
+            await self._record("GpuNode", before, Reason.RELEASED, words)
+        elif job is not None:
+            await self._tell(job, before.status.conditions, after.conditions)
+
+    async def _tell(
+        self, job: GpuJob, before: tuple[Condition, ...], after: tuple[Condition, ...]
+    ) -> None:
+        """Records an event on the job if it has come to a reason that a person should know."""
+        old, new = _ready(before), _ready(after)
+        if new is None or (old is not None and old.reason == new.reason):
+            return
+        reason = Reason(new.reason)
+        if reason.kind.is_told:
+            await self._record("GpuJob", job, reason, new.message)
+
+    async def _record(self, kind: str, about: GpuJob | GpuNode, reason: Reason, note: str) -> None:
+        meta = about.metadata
+        regarding: Body = {
+            "apiVersion": API_VERSION,
+            "kind": kind,
+            "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
+        }
+        await record_event(
+            self._kube,
+            regarding=regarding,
+            reason=reason,
+            note=note,
+            instance=self._settings.pod_name,
+        )
 
     async def _add_finalizer(self, kind: str, stored: Body) -> None:
         held = stored["metadata"].get("finalizers", [])
@@ -509,33 +560,6 @@ class Reconciler:
 
     def _remember(self, uid: str, **facts: Any) -> None:
         self._memories[uid] = replace(self._memories.get(uid, NodeMemory()), **facts)
-
-
-_WARNINGS = frozenset(
-    {
-        Reason.CEILING_EXCEEDED,
-        Reason.INSUFFICIENT_HISTORY,
-        Reason.CREDENTIALS_REJECTED,
-        Reason.CREDIT_EXHAUSTED,
-        Reason.ACCOUNT_CHANGED,
-        Reason.DEADLINE_EXCEEDED,
-        Reason.BUDGET_EXHAUSTED,
-        Reason.TRAFFIC_EXCEEDED,
-        Reason.IDLE_DEADLINE_EXCEEDED,
-        Reason.DATA_UNUSABLE,
-        Reason.OUTPUT_LOST,
-        Reason.MACHINE_BROKEN,
-        Reason.MACHINE_MISLABELLED,
-        Reason.MACHINE_SLOW,
-        Reason.NO_WATCHDOG,
-        Reason.GPU_LOST,
-        Reason.BACKOFF_LIMIT_EXCEEDED,
-        Reason.FAILURE_POLICY,
-        Reason.MAX_RENTS_EXCEEDED,
-        Reason.HOST_LOST,
-        Reason.RETRYING,
-    }
-)
 
 
 def _ready(conditions: tuple[Condition, ...]) -> Condition | None:
