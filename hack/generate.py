@@ -1,5 +1,5 @@
-"""Writes the CRDs to crds/ and the chart, the schema and page of its values, and the schemas of
-DriverTransport and of the HTTP API."""
+"""Writes what is generated: the CRDs in crds/ and the chart, the schema and page of its values, the
+schemas of DriverTransport and of the HTTP API, the pages of a node's stages and of reasons."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 import chart_values
+import pages
 from gpujob.api.schema import KINDS, Kind, custom_resource_definition
 from gpujob.api.transport import messages_schema
 from gpujob.server.http_api.app import api_app
@@ -49,6 +50,8 @@ def files() -> dict[Path, str]:
     made |= chart_values.pages(ROOT / "helm/gpujob")
     messages = json.dumps(messages_schema(), indent=2) + "\n"
     made[ROOT / "operator/gpujob/api/transport.schema.json"] = messages
+    made[ROOT / "operator/gpujob/core/node/STAGES.md"] = pages.stages()
+    made[ROOT / "operator/gpujob/api/REASONS.md"] = pages.reasons()
     openapi = json.dumps(api_app(**NOTHING_ASKED).openapi(), indent=2) + "\n"
     made[ROOT / "operator/gpujob/server/http_api/openapi.json"] = openapi
     return made

@@ -154,13 +154,13 @@ FAULTS = (
     # --- Listings -----------------------------------------------------------------------------
     Fault(
         "one listing proves absence",
-        "core/market/listings.py",
+        "core/market/absence.py",
         "if proved_at is None and listing.requested_at - first >= poll_seconds:",
         "if proved_at is None:",
     ),
     Fault(
         "a machine that was seen again is gone",
-        "core/market/listings.py",
+        "core/market/absence.py",
         "first, proved_at = None, None",
         "first = None",
     ),
@@ -172,13 +172,13 @@ FAULTS = (
     ),
     Fault(
         "a machine without a mark is nobody's",
-        "core/market/listings.py",
+        "core/market/absence.py",
         "doubtful = listing.has_unattributable and instance_id is None",
         "doubtful = False",
     ),
     Fault(
         "any account's listing proves absence",
-        "core/market/listings.py",
+        "core/market/absence.py",
         "if seen or doubtful or listing.account_id != account_id:",
         "if seen or doubtful:",
     ),
@@ -518,13 +518,13 @@ FAULTS = (
     ),
     Fault(
         "any Lease keeps a release from starting",
-        "controller/leader_lock.py",
+        "controller/other_releases.py",
         "if await self._is_controllers(name, lock.holder):",
         "if True:",
     ),
     Fault(
         "a release that can not be asked about is none",
-        "controller/leader_lock.py",
+        "controller/other_releases.py",
         '"other_release_unclear", lock=name, problem=str(error))\n            return True',
         '"other_release_unclear", lock=name, problem=str(error))\n            return False',
     ),

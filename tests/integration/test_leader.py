@@ -13,7 +13,7 @@ import pytest
 from tests.integration.conftest import Scale, World
 from tests.integration.parts import SHORT_LOCK, Kubectl, Object, Operator, Replicas, eventually
 
-from gpujob.controller.leader_lock import LABELS
+from gpujob.controller.other_releases import LABELS
 
 KILLS = 20
 

@@ -11,7 +11,8 @@ from tests.simulation.world import SETTINGS, World, play
 
 from gpujob.adapters.errors import ClusterUnavailable
 from gpujob.adapters.kube import Body
-from gpujob.controller.leader_lock import LABELS, LeaderLock, OtherRelease
+from gpujob.controller.leader_lock import LeaderLock
+from gpujob.controller.other_releases import LABELS, OtherRelease
 
 
 async def _tried(seconds: float) -> World:

@@ -1,4 +1,4 @@
-"""The leader lock: of all replicas one acts. And where drivers find that one.
+"""The leader lock: of all replicas one acts.
 
 The lock is no fence: a leader that was stopped between two calls may still make the second one.
 What keeps money safe then is the marker and the version on each write; the lock saves attempts.
@@ -12,32 +12,22 @@ from typing import Any
 import structlog
 
 from gpujob.adapters.clock import Clock
-from gpujob.adapters.errors import ClusterError, Conflict, Forbidden
+from gpujob.adapters.errors import ClusterError, Conflict
 from gpujob.adapters.kube import Body, KubeClient
-from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
+from gpujob.controller.other_releases import LABELS, OtherRelease, OtherReleases
 from gpujob.controller.settings import Settings
 from gpujob.core.leader_lock import (
     LockRecord,
-    OtherLock,
     given_back,
-    holders_pod,
     may_lead,
-    renewed,
     taken,
 )
-
-LABELS = {LABEL_MANAGED_BY: MANAGER}
-_SELECTOR = ",".join(f"{key}={value}" for key, value in LABELS.items())
 
 log = structlog.get_logger("gpujob.leader")
 
 
 class LockLost(Exception):
-    """This process may lead no longer, and must end."""
-
-
-class OtherRelease(Exception):
-    """Another release of the operator leads in this cluster: two would work on the same jobs."""
+    """This process may no longer lead, and must end."""
 
 
 class LeaderLock:
@@ -51,14 +41,15 @@ class LeaderLock:
         self._namespace, self._name = settings.namespace, settings.name
         self._limits = settings.limits
         self._identity = identity
+        self._others = OtherReleases(kube, settings)
         self._version = ""
         self._changed_at = 0.0
         """Monotonic time at which this process first read that version."""
         self._renewed_at: float | None = None
         """Monotonic time before the last successful write was sent."""
         self._write: asyncio.Task[Body] | None = None
-        """The last write by which this process wanted to lead. It outlives whoever waits for it:
-        what was sent may be stored after a look that did not see it yet."""
+        """The last write by which this process wanted to lead. It is not cancelled with its caller:
+        the API server may store it after a read that did not show it."""
 
     @property
     def is_held(self) -> bool:
@@ -74,16 +65,16 @@ class LeaderLock:
 
     async def acquire_alone(self) -> None:
         """Waits until this process leads; raises OtherRelease if another release leads already."""
-        known = await self._held_elsewhere()
+        known = await self._others.held()
         until = self._clock.monotonic() + self._limits.lock_duration_seconds
-        # What nobody renews for so long was left behind by one that is gone.
+        # A lock that nobody renews for so long was left behind by a release that is gone.
         while known and self._clock.monotonic() < until:
             await asyncio.sleep(self._limits.lock_retry_seconds)
-            known = await self._unless_renewed(known)
+            known = await self._others.unless_renewed(known)
         await self.acquire()
         try:
             # Both may have begun at the same time.
-            await self._unless_renewed(known)
+            await self._others.unless_renewed(known)
         except OtherRelease:
             await self.release()
             raise
@@ -137,64 +128,6 @@ class LeaderLock:
             return False
         log.info("lock_released")
         return True
-
-    async def _unless_renewed(self, before: dict[str, OtherLock]) -> dict[str, OtherLock]:
-        after = await self._held_elsewhere()
-        for name, lock in renewed(before, after):
-            if await self._is_controllers(name, lock.holder):
-                raise OtherRelease(
-                    f"release {name} of the operator leads in this cluster; uninstall one"
-                )
-        return after
-
-    async def _held_elsewhere(self) -> dict[str, OtherLock]:
-        """Returns what may be other releases' held locks, by `namespace/name`."""
-        while True:
-            try:
-                stored = await self._kube.list_all("Lease", _SELECTOR)
-            except Forbidden as error:
-                # The check of our rights says so; it stops all rents.
-                log.warning("other_releases_unseen", problem=str(error))
-                return {}
-            except ClusterError as error:
-                log.warning("other_releases_awaited", problem=str(error))
-                await asyncio.sleep(self._limits.lock_retry_seconds)
-                continue
-            return {
-                f"{meta['namespace']}/{meta['name']}": OtherLock(meta["resourceVersion"], holder)
-                for meta, holder in ((one["metadata"], _record(one).holder) for one in stored)
-                if holder and (meta["namespace"], meta["name"]) != (self._namespace, self._name)
-            }
-
-    async def _is_controllers(self, name: str, holder: str) -> bool:
-        """Whether a lock is held by a pod that may write every ledger; unknown counts as yes.
-
-        Whoever may edit a namespace may write any Lease there, and give no pod that right.
-        """
-        namespace, _, _ = name.partition("/")
-        try:
-            pod_name = holders_pod(holder)
-            pod = await self._kube.find("Pod", namespace, pod_name) if pod_name else None
-            is_one = pod is not None and await self._may_write_ledgers(pod)
-        except ClusterError as error:
-            log.warning("other_release_unclear", lock=name, problem=str(error))
-            return True
-        if not is_one:
-            words = "its holder is no pod of an account that may update every gpunodes/status"
-            log.warning("lock_not_believed", lock=name, holder=holder[:200], problem=words)
-        return is_one
-
-    async def _may_write_ledgers(self, pod: Body) -> bool:
-        namespace = pod["metadata"]["namespace"]
-        name = pod["spec"].get("serviceAccountName", "default")
-        groups = ("serviceaccounts", f"serviceaccounts:{namespace}", "authenticated")
-        account: Body = {
-            "username": f"system:serviceaccount:{namespace}:{name}",
-            "groups": [f"system:{group}" for group in groups],
-        }
-        return await self._kube.may(
-            account, verb="update", resource="gpujob.dev/gpunodes/status", namespace=""
-        )
 
     async def _attempt(self) -> bool:
         """Takes or renews the lock if it may; a lost round and a failed call are the same no."""

@@ -3,7 +3,8 @@
 import pytest
 from tests.builders import ACCOUNT, INSTANCE, MARK, MONOTONIC, a_lease, a_listing
 
-from gpujob.core.market.listings import Listing, absence_proved_at
+from gpujob.core.market.absence import absence_proved_at
+from gpujob.core.market.listings import Listing
 
 FOREIGN = a_lease(instance_id=1, label="other/n/j", env_mark="other/n/j")
 HIDDEN = a_lease(instance_id=2, label=None, env_mark=None, is_attributable=False)

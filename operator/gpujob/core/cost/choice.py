@@ -143,6 +143,22 @@ def _candidate(question: Question, offer: Offer, needs: Needs) -> Candidate:
     )
 
 
+def choose(fitting: list[Candidate], *, bound_microusd: int) -> Candidate:
+    """Returns the trusted offer of least expected cost; raises CostGateError if none is trusted.
+
+    Expected cost = its bound over all the attempts that such a machine takes until one succeeds.
+    """
+    trusted = [one for one in fitting if not one.against]
+    if not trusted:
+        raise CostGateError(
+            Reason.MACHINES_DISTRUSTED,
+            f"all {len(fitting)} matching offers that fit are on machines that failed: "
+            f"{fitting[0].against}; they are trusted again as time passes",
+            bound_microusd=bound_microusd,
+        )
+    return min(trusted, key=lambda one: (one.expected, one.offer.offer_id))
+
+
 def less_trusted(question: Question, one: Candidate) -> str:
     why = question.hosts.why(one.offer.machine_id, one.offer.host_id)
     return f"{why}, so that it is trusted to {one.trust:.0%} only"

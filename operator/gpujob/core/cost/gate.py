@@ -9,7 +9,14 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from gpujob.api.reasons import Reason
-from gpujob.core.cost.choice import Candidate, candidates_of, check_quotes, less_trusted, needs_of
+from gpujob.core.cost.choice import (
+    Candidate,
+    candidates_of,
+    check_quotes,
+    choose,
+    less_trusted,
+    needs_of,
+)
 from gpujob.core.cost.confidence import enforcement_confidence
 from gpujob.core.cost.estimate import Estimate, Needs, overhead_seconds, traffic_usd
 from gpujob.core.cost.question import CostGateError, Question
@@ -99,15 +106,7 @@ def judge(question: Question) -> Verdict:
             f"this attempt, more than the {short_usd(fuse)} reserved for it",
             bound_microusd=bound,
         )
-    trusted = [one for one in fitting if not one.against]
-    if not trusted:
-        raise CostGateError(
-            Reason.MACHINES_DISTRUSTED,
-            f"all {len(fitting)} matching offers that fit stand on machines that failed: "
-            f"{fitting[0].against}; they are trusted again as that fades",
-            bound_microusd=bound,
-        )
-    chosen = min(trusted, key=lambda one: (one.expected, one.offer.offer_id))
+    chosen = choose(fitting, bound_microusd=bound)
     rate_cap = Fraction(floor_usd(limits.max_usd_per_hour), MICRO)
     if question.leased_usd_per_hour + chosen.estimate.usd_per_hour > rate_cap:
         raise CostGateError(

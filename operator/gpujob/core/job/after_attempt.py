@@ -11,7 +11,8 @@ from gpujob.api.reasons import Ends, Limit, Reason
 from gpujob.core.effects import Plan
 from gpujob.core.job.answers import JobPlan, stay
 from gpujob.core.job.end import over
-from gpujob.core.market.listings import Mark, absence_proved_at
+from gpujob.core.market.absence import absence_proved_at
+from gpujob.core.market.listings import Mark
 from gpujob.core.money import format_usd, parse_usd
 from gpujob.core.observation import JobObservation
 
@@ -43,7 +44,7 @@ def charge_attempt(seen: JobObservation) -> JobPlan | None:
         cost_usd=node.status.accrued_usd or format_usd(0),
         ended_at=node.status.released_at,
     )
-    return _what_follows(seen, record, reason, started=run.started_at if run else None)
+    return what_follows(seen, record, reason, started=run.started_at if run else None)
 
 
 def _vanished(seen: JobObservation) -> JobPlan:
@@ -76,12 +77,13 @@ def _vanished(seen: JobObservation) -> JobPlan:
         cost_usd=status.node_reserved_usd or format_usd(0),
         ended_at=world.now,
     )
-    return _what_follows(seen, record, Reason.NODE_VANISHED, started=None)
+    return what_follows(seen, record, Reason.NODE_VANISHED, started=None)
 
 
-def _what_follows(
+def what_follows(
     seen: JobObservation, record: AttemptRecord, reason: Reason, *, started: Any
 ) -> JobPlan:
+    """Adds the charge of an ended attempt, and decides: the job is over, or another one follows."""
     status = seen.job.status
     spent = parse_usd(status.cost.spent_usd) + parse_usd(record.cost_usd)
     action = _failure_action(seen, record) if reason is Reason.WORKLOAD_FAILED else None

@@ -1,4 +1,4 @@
-"""What is leased by complete listings of the account, and when they prove that nothing is.
+"""What is leased: machines as complete listings of the account show them, and whose they are.
 
 Prices are exact fractions of US dollars, as the provider wrote them; sizes are in GB of 1e9 bytes
 as the provider reckons them.
@@ -94,36 +94,3 @@ def leases_of(listing: Listing, mark: Mark) -> tuple[Lease, ...]:
             key=lambda lease: lease.instance_id,
         )
     )
-
-
-def absence_proved_at(
-    listings: tuple[Listing, ...],
-    *,
-    after: float,
-    poll_seconds: float,
-    mark: Mark,
-    instance_id: int | None,
-    account_id: int,
-) -> float | None:
-    """Returns the monotonic time since which the account surely holds no machine of this mark or
-    number; None = it may hold one.
-
-    The proof takes two complete listings of the same account without it, both requested later than
-    `after` (monotonic), at least one poll apart, and no later sighting. No answer to a destroy
-    request, and no 404, stands in for them. A machine that can not be attributed may be ours.
-    """
-    first: float | None = None
-    proved_at: float | None = None
-    for listing in listings:
-        seen = any(
-            lease.instance_id == instance_id or lease.mark == str(mark) for lease in listing.leases
-        )
-        doubtful = listing.has_unattributable and instance_id is None
-        if seen or doubtful or listing.account_id != account_id:
-            first, proved_at = None, None
-        elif listing.requested_at >= after:
-            if first is None:
-                first = listing.requested_at
-            if proved_at is None and listing.requested_at - first >= poll_seconds:
-                proved_at = listing.answered_at
-    return proved_at

@@ -6,7 +6,8 @@ from datetime import datetime
 from gpujob.api.gpunode import GpuNodeStatus
 from gpujob.api.transport import DriverReport, Outcome, Usage
 from gpujob.core.limits import Limits
-from gpujob.core.market.listings import Lease, absence_proved_at, leases_of
+from gpujob.core.market.absence import absence_proved_at
+from gpujob.core.market.listings import Lease, leases_of
 from gpujob.core.observation import NodeObservation
 
 UNREPEATED_STATUSES = 3

@@ -1,0 +1,36 @@
+"""When complete listings prove that the account holds no machine of a mark any more."""
+
+from gpujob.core.market.listings import Listing, Mark
+
+
+def absence_proved_at(
+    listings: tuple[Listing, ...],
+    *,
+    after: float,
+    poll_seconds: float,
+    mark: Mark,
+    instance_id: int | None,
+    account_id: int,
+) -> float | None:
+    """Returns the monotonic time since which the account surely holds no machine of this mark or
+    number; None = it may hold one.
+
+    The proof takes two complete listings of the same account without it, both requested later than
+    `after` (monotonic), at least one poll apart, and no later sighting. No answer to a destroy
+    request, and no 404, stands in for them. A machine that cannot be attributed may be ours.
+    """
+    first: float | None = None
+    proved_at: float | None = None
+    for listing in listings:
+        seen = any(
+            lease.instance_id == instance_id or lease.mark == str(mark) for lease in listing.leases
+        )
+        doubtful = listing.has_unattributable and instance_id is None
+        if seen or doubtful or listing.account_id != account_id:
+            first, proved_at = None, None
+        elif listing.requested_at >= after:
+            if first is None:
+                first = listing.requested_at
+            if proved_at is None and listing.requested_at - first >= poll_seconds:
+                proved_at = listing.answered_at
+    return proved_at
