@@ -5,6 +5,16 @@ import re
 import pytest
 
 from gpujob.api.schema import KINDS, Kind
+from localcluster.paths import ROOT
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("folder", ["crds", "helm/gpujob/templates/crds"])
+def test_nothing_is_an_anchor_or_an_alias(kind: Kind, folder: str) -> None:
+    """No other generator writes them, and a reader would have to look them up."""
+    text = (ROOT / folder / f"{kind.plural}.yaml").read_text()
+
+    assert re.findall(r"(?m)^.*[:-] [&*]\w+$", text) == []
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
