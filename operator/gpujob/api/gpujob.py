@@ -44,8 +44,8 @@ class KeySelector(Model):
     optional: Annotated[
         bool | None,
         Field(
-            description="If true, the driver pod may start although the object or the key does "
-            "not exist. The variable is then not set.",
+            description="If true, the driver pod may start even if the object or the key does not "
+            "exist. The variable is then not set.",
             examples=[False],
         ),
     ] = None
@@ -73,7 +73,7 @@ class EnvVar(Model):
         ),
     ]
     value: Annotated[
-        str | None, Field(max_length=32768, description="The value itself.", examples=["10"])
+        str | None, Field(max_length=32768, description="Value of the variable.", examples=["10"])
     ] = None
     value_from: Annotated[
         EnvVarSource | None,
@@ -129,8 +129,8 @@ class FailurePolicy(Model):
         tuple[FailureRule, ...],
         Field(
             max_length=20,
-            description="Rules in order: the first one that matches decides. If none matches, the "
-            "failure counts towards backoffLimit.",
+            description="The first rule that matches decides. If none matches, the failure counts "
+            "towards backoffLimit.",
         ),
     ] = ()
 
@@ -202,17 +202,17 @@ class MarketRules(Model):
     type: Annotated[
         Literal["OnDemand", "Interruptible"],
         Field(
-            description="Interruptible: a bid for a cheaper machine, which is paused while "
-            "somebody bids more. When the machine resumes, the workload starts again from the "
-            "beginning, on the same disk.",
+            description="OnDemand rents at the offered price. Interruptible bids for a cheaper "
+            "machine, which is paused while somebody bids more. When the machine resumes, the "
+            "workload starts again from the beginning, on the same disk.",
             examples=["OnDemand"],
         ),
     ] = "OnDemand"
     hosts: Annotated[
         Literal["Any", "Verified", "Datacenter"],
         Field(
-            description="Which hosts are accepted: any host, only those that the provider has "
-            "verified, or only data centers.",
+            description="Which hosts are accepted: any host, only hosts that the provider has "
+            "verified, or only hosts in data centers.",
             examples=["Verified"],
         ),
     ] = "Verified"
@@ -342,8 +342,8 @@ class Data(Model):
     checkpoint: Annotated[
         Checkpoint | None,
         Field(
-            description="Folder that outlives the machine: the next attempt of the job gets its "
-            "files."
+            description="Folder whose files are saved to a claim, and copied to the machine of "
+            "the next attempt."
         ),
     ] = None
     log: Annotated[
@@ -359,10 +359,10 @@ class Data(Model):
         Field(
             ge=10,
             le=86_400,
-            description="Seconds from the request to the workload to stop until its outputs, "
-            "checkpoint and log must be copied. The workload itself has a third of them to end. "
-            "This time is paid for and is part of the cost estimate. Default: the operator's "
-            "drainSeconds, 30.",
+            description="Seconds from the moment when the workload is told to stop until its "
+            "outputs, checkpoint and log are copied. A third of them is for the workload to end "
+            "by itself. This time is paid for and is part of the cost estimate. Default: the "
+            "operator's drainSeconds, 30.",
             examples=[600],
         ),
     ] = None
@@ -507,8 +507,8 @@ class GpuJobSpec(Model):
         Field(
             ge=60,
             le=31_536_000,
-            description="The workload is stopped and the job fails after this many seconds in "
-            "which no GPU of the machine was busy. Unset: never.",
+            description="The workload is stopped and the job fails when no GPU of the machine was "
+            "busy for this many seconds. Unset: never.",
             examples=[900],
         ),
     ] = None
@@ -611,7 +611,8 @@ class AttemptRecord(Model):
         str, Field(max_length=1024, description="Why the attempt ended, in a sentence.")
     ] = ""
     exit_code: Annotated[
-        int | None, Field(ge=0, le=255, description="Exit code of the workload, if it ended.")
+        int | None,
+        Field(ge=0, le=255, description="Exit code of the workload, if there is one."),
     ] = None
     run_seconds: Annotated[
         int, Field(ge=0, description="Seconds that the workload ran, rounded up.")
@@ -656,7 +657,7 @@ class GpuJobStatus(Model):
         str | None, Field(max_length=63, description="GpuNode of the current attempt.")
     ] = None
     node_uid: Annotated[
-        str | None, Field(alias="nodeUID", max_length=64, description="uid of that GpuNode.")
+        str | None, Field(alias="nodeUID", max_length=64, description="UID of that GpuNode.")
     ] = None
     node_reserved_usd: Annotated[
         str | None,

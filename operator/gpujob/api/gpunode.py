@@ -18,7 +18,7 @@ class JobReference(Model):
     """The job that the machine is rented for."""
 
     name: Annotated[str, Field(max_length=63, description="Name of the GpuJob.")]
-    uid: Annotated[str, Field(max_length=64, description="uid of the GpuJob.")]
+    uid: Annotated[str, Field(max_length=64, description="UID of the GpuJob.")]
 
 
 class GpuNodeSpec(Model):
@@ -40,7 +40,7 @@ class DriverStatus(Model):
         Field(
             alias="podUID",
             max_length=64,
-            description="uid of the pod. The controller answers no other pod for this node.",
+            description="UID of the pod. The controller accepts no other pod for this node.",
         ),
     ]
     ready_at: Annotated[
@@ -104,7 +104,7 @@ class RentMarker(Model):
         str,
         Field(
             max_length=8,
-            description="Probability, at least, that the cost stays within the ceiling.",
+            description="Lower bound of the probability that the cost stays within the ceiling.",
         ),
     ]
     fuse_usd: Annotated[
@@ -195,7 +195,7 @@ class MeasuredStatus(Model):
         Field(
             alias="diskWriteMBps",
             ge=0,
-            description="Disk write speed in megabytes per second, synced to disk.",
+            description="Disk write speed in megabytes per second, including the final sync.",
         ),
     ]
 

@@ -10,10 +10,12 @@ from gpujob.api.meta import Model
 class ProgressStatus(Model):
     """The workload's last report about itself."""
 
-    percent: Annotated[int | None, Field(ge=0, le=100, description="Percentage done.")] = None
+    percent: Annotated[int | None, Field(ge=0, le=100, description="Percentage that is done.")] = (
+        None
+    )
     step: Annotated[int | None, Field(ge=0, description="Current step.")] = None
     remaining_seconds: Annotated[
-        int | None, Field(ge=0, description="Seconds that it expects to need until it is done.")
+        int | None, Field(ge=0, description="Remaining seconds, as the workload estimates them.")
     ] = None
     metrics: Annotated[
         dict[str, Annotated[str, Field(max_length=24)]],
