@@ -1,8 +1,8 @@
-"""Reviews at a fixed rate through one server over loopback TLS, beside a route that does nothing.
+"""Measures admission reviews at a fixed rate over loopback TLS, and a route that does nothing.
 
-The server is the operator's own, in a process of its own; only the kubeconfig is missing, so its
-certificate is made here. The load is open: a request is due when its time has come, whether or not
-the ones before it were answered, and its latency counts from then.
+The server is the operator's own code in a separate process. It has no kubeconfig, so its
+certificate is created here. The load is open: each request is due at a fixed time, whether or not
+the earlier ones were answered, and its latency counts from that time.
 """
 
 import argparse
@@ -55,7 +55,7 @@ REVIEW = json.dumps(
 
 
 def serve(port: int, folder: Path, line: Connection) -> None:
-    """Serves until it is told to end; then sends back the seconds of processor that it took."""
+    """Serves until it is told to stop; on request, it sends the CPU seconds that it has used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
     app = admission_app(SystemClock())
@@ -82,7 +82,7 @@ def serve(port: int, folder: Path, line: Connection) -> None:
 
 @dataclass(frozen=True)
 class Figures:
-    """What came of one load."""
+    """The result of one load."""
 
     path: str
     answers: int
@@ -158,13 +158,13 @@ async def measure(rate: float, seconds: float, port: int, authority: str, line: 
                 flush=True,
             )
     nothing, review = rows
-    print(f"a review takes {review.cores / nothing.cores:.2f} times the processor of nothing")
+    print(f"a review takes {review.cores / nothing.cores:.2f} times the CPU of an empty request")
 
 
 def main() -> int:
-    """Starts the server, loads it, and prints."""
+    """Starts the server, puts load on it, and prints the figures."""
     parser = argparse.ArgumentParser(prog="hack/bench admission", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seconds", type=float, default=60, help="duration of each measurement")
     parser.add_argument("--rate", type=float, default=200, help="requests per second")
     given: Any = parser.parse_args()
     port = free_port()

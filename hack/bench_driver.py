@@ -1,13 +1,13 @@
-"""What one driver takes, and what many of them take of the controller.
+"""Measures what one driver uses, and what many drivers use of the controller.
 
-The driver is a real process; its machine is one of the simulator's, over real SSH. Who tells it
-what to do is a server in this process. It is measured with a workload that is silent, with one that
-prints the time, and with one that prints a lot.
+The driver is a real process, and its machine is one of the simulator, over real SSH. A server in
+this process stands in for the controller. The driver is measured with a workload that prints
+nothing, with one that prints the time, and with one that prints a lot.
 
-The controller's side is the operator's own transport application and HTTP server in a process of
-its own. Only the API server is missing: `review_token` answers at once what a TokenReview says of a
-driver pod's token. The load is open: each driver reports when its time has come, and the latency of
-a report counts from then.
+The controller's side is the operator's own transport application and HTTP server in a separate
+process. Only the API server is missing: `review_token` answers at once what a TokenReview would say
+about a driver pod's token. The load is open: each driver reports at fixed times, and the latency of
+a report counts from the time when it was due.
 """
 
 import argparse
@@ -72,7 +72,7 @@ from localcluster.control_plane import free_port
 SYNC_SECONDS = 2.0
 """The driver's default."""
 SETTLE_SECONDS = 5.0
-"""What a driver does at its start is not counted."""
+"""Time after its start in which a driver is not measured."""
 PATIENCE_SECONDS = 60.0
 KEY = "bench"
 NONCE = "ab" * 16
@@ -113,7 +113,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pid: int) -> float:
-    """Returns the seconds of processor that a process took."""
+    """Returns the CPU seconds that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
@@ -127,19 +127,19 @@ def memory(pid: int, name: str, file: str = "status") -> float:
 
 
 def new_folder(scratch: Path, name: str) -> Path:
-    """Makes a folder for a process of ours."""
+    """Creates a folder for a process that the benchmark starts."""
     folder = scratch / name
     folder.mkdir()
     return folder
 
 
 def said(folder: Path) -> str:
-    """Returns what a process of ours said of itself."""
+    """Returns what such a process printed."""
     return (folder / "err").read_text()
 
 
 def first_child(pid: int) -> int:
-    """Returns the first process that a process has started and that still is."""
+    """Returns the first child of a process that is still running."""
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
@@ -152,7 +152,7 @@ def proportional(pid: int) -> float | None:
 
 @dataclass(frozen=True)
 class Taken:
-    """What a process took over a while."""
+    """What a process used during a measurement."""
 
     seconds: float
     millicores: float
@@ -160,14 +160,14 @@ class Taken:
     middle_mib: float
     end_mib: float
     peak_mib: float
-    """Of its whole life."""
+    """Maximum over its whole life."""
     private_mib: float
-    """At the end: what is no file's. Libraries are shared by all drivers of one image."""
+    """Memory at the end that is not backed by a file. All drivers of one image share libraries."""
     pss_mib: float | None
 
 
 async def watch(pid: int, seconds: float) -> Taken:
-    """Watches a process for a while."""
+    """Measures a process for some seconds."""
     used, began = cpu_seconds(pid), time.monotonic()
     start = memory(pid, "VmRSS")
     await asyncio.sleep(seconds / 2)
@@ -187,7 +187,7 @@ async def watch(pid: int, seconds: float) -> Taken:
 
 
 async def either(*awaited: Coroutine[Any, Any, Any]) -> None:
-    """Waits until one of these is done, but not for ever."""
+    """Waits until one of these is done, but not forever."""
     tasks = [asyncio.create_task(one) for one in awaited]
     await asyncio.wait(tasks, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
@@ -206,7 +206,7 @@ def at(values: list[float], share: float) -> float:
 async def process(
     *arguments: str, folder: Path, **variables: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A Python program of ours with an environment of its own; it ends with the context."""
+    """A Python program with an environment of its own; it ends with the context."""
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"}
     with (folder / "err").open("ab") as errors:
         started = await asyncio.create_subprocess_exec(
@@ -237,7 +237,7 @@ class Rented:
     place: Machine
     key_file: Path
     pid: int
-    """Of its SSH server."""
+    """Process id of its SSH server."""
 
 
 @asynccontextmanager
@@ -303,12 +303,12 @@ class Controller:
         self._runner: web.AppRunner | None = None
         self.answer = Assignment(version=1, instruction=Instruction.WAIT)
         self.runs = asyncio.Event()
-        """The driver has said that its workload runs."""
+        """Set once the driver has reported that its workload runs."""
         self.log = LogPosition()
-        """How much it last said that it has carried."""
+        """How much output it last reported as copied."""
 
     async def start(self) -> str:
-        """Begins to answer and returns where."""
+        """Starts to answer, and returns the URL."""
         app = web.Application()
         app.router.add_post(SYNC_PATH, self._sync)
         self._runner = web.AppRunner(app)
@@ -317,7 +317,7 @@ class Controller:
         return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:
-        """Answers no more."""
+        """Stops answering."""
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -330,7 +330,7 @@ class Controller:
 
 
 class Output:
-    """What comes out of a driver."""
+    """The output of a driver."""
 
     def __init__(self, *, tells_time: bool) -> None:
         self._tells_time = tells_time
@@ -339,7 +339,7 @@ class Output:
         self.lags_ms: list[float] = []
 
     def begin(self) -> None:
-        """Forgets what has come up to now."""
+        """Forgets all output so far."""
         self.bytes = 0
         self.lags_ms.clear()
 
@@ -362,15 +362,15 @@ class Carried:
     megabytes_per_second: float
     lags_ms: list[float]
     behind_megabytes: float
-    """What only the machine had at the end, by the driver's latest report."""
+    """Output that only the machine had at the end, by the driver's latest report."""
     breaks: int
-    """How often the driver's connection broke and it connected anew."""
+    """How often the driver's connection broke and it reconnected."""
 
 
 async def carry(
     machine: Rented, folder: Path, seconds: float, command: tuple[str, ...], output: Output
 ) -> Carried:
-    """Runs a workload by a driver of its own and measures it."""
+    """Runs a workload with its own driver and measures the driver."""
     (folder / "token").write_text("token\n")
     controller = Controller()
     settings = {
@@ -396,7 +396,7 @@ async def carry(
             try:
                 await either(controller.runs.wait(), driver.wait())
                 if not controller.runs.is_set():
-                    raise RuntimeError(f"the driver does not run: {said(folder)[-500:]}")
+                    raise RuntimeError(f"the driver is not running: {said(folder)[-500:]}")
                 await asyncio.sleep(SETTLE_SECONDS)
                 output.begin()
                 taken, served = await asyncio.gather(
@@ -415,7 +415,7 @@ async def carry(
 
 async def measure_driver(seconds: float, megabytes: float, scratch: Path) -> None:
     """Measures one driver with each workload and prints the table."""
-    # It goes on until what comes out of it was measured.
+    # It must continue until the driver's output has been measured.
     flood_seconds = seconds + SETTLE_SECONDS * 2
     workloads = {
         "silent": SILENT,
@@ -449,7 +449,7 @@ async def measure_driver(seconds: float, megabytes: float, scratch: Path) -> Non
     )
     each = flood.driver.millicores / max(flood.megabytes_per_second, 0.001)
     print(
-        f"a MB/s of output takes {each:.1f} mcores of the driver; at the end it was "
+        f"1 MB/s of output takes {each:.1f} mcores of the driver; at the end it was "
         f"{flood.behind_megabytes:.0f} MB behind"
     )
 
@@ -526,7 +526,7 @@ def a_report(name: str, sequence: int) -> bytes:
 
 
 def serve(port: int, drivers: int, line: Connection) -> None:
-    """Serves until it is told to end."""
+    """Serves until it is told to stop."""
 
     async def run() -> None:
         job = GpuJob(metadata=metadata("job"), spec=SPEC)
@@ -562,14 +562,14 @@ def node_names(drivers: int) -> list[str]:
 
 @dataclass
 class Heartbeats:
-    """What came of reports."""
+    """The results of reports."""
 
     failures: int = 0
     latencies_ms: list[float] = field(default_factory=list)
 
 
 async def heartbeat(url: str, name: str, first: float, found: Heartbeats) -> None:
-    """Reports as a driver does, over one connection, from a moment on, until it is cancelled."""
+    """Reports like a driver, over one connection, from a given time until it is cancelled."""
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {name}"}
     async with aiohttp.ClientSession(headers=headers) as session:
         sequence = 0
@@ -588,9 +588,9 @@ async def heartbeat(url: str, name: str, first: float, found: Heartbeats) -> Non
 
 
 async def measure_controller(seconds: float, drivers: int, pid: int, port: int) -> None:
-    """Lets drivers report and prints the table."""
+    """Lets the drivers report, and prints the table."""
     print(
-        f"controller's transport, {drivers} drivers, a report each {SYNC_SECONDS:g} s for "
+        f"the controller's transport, {drivers} drivers, one report every {SYNC_SECONDS:g} s for "
         f"{seconds:.0f} s; memory in MiB"
     )
     before = memory(pid, "VmRSS")
@@ -621,18 +621,22 @@ async def measure_controller(seconds: float, drivers: int, pid: int, port: int) 
         f"{at(latencies, 0.99):>9.2f}{at(latencies, 1):>9.1f}{taken.millicores:>9.1f}"
         f"{before:>9.1f}{taken.start_mib:>9.1f}{taken.middle_mib:>9.1f}{taken.end_mib:>9.1f}"
     )
-    print(f"100 drivers take {taken.millicores / drivers * 100:.0f} mcores of the controller")
+    print(f"100 drivers use {taken.millicores / drivers * 100:.0f} mcores of the controller")
 
 
 def main() -> int:
     """Measures one driver, and then the controller."""
     parser = argparse.ArgumentParser(prog="hack/bench driver", description=__doc__)
-    parser.add_argument("--megabytes", type=float, default=50, help="of output per second (1e6)")
-    parser.add_argument("--drivers", type=int, default=100, help="that report to the controller")
-    parser.add_argument("--seconds", type=float, default=60, help="for each figure")
+    parser.add_argument(
+        "--megabytes", type=float, default=50, help="output per second, in megabytes (1e6 bytes)"
+    )
+    parser.add_argument(
+        "--drivers", type=int, default=100, help="number of drivers that report to the controller"
+    )
+    parser.add_argument("--seconds", type=float, default=60, help="duration of each measurement")
     given: Any = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    # As it is in the image: to compile takes memory that a process keeps.
+    # As in the image: a process that compiles modules keeps the memory for it.
     compileall.compile_dir(Path(gpujob.__file__).parent, quiet=1)
     with tempfile.TemporaryDirectory(prefix="gpujob-bench-") as scratch:
         asyncio.run(measure_driver(given.seconds, given.megabytes, Path(scratch)))

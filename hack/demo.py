@@ -1,6 +1,6 @@
-"""The main job, whole: a cluster, the simulator, the chart, four GpuJobs, and a checked result.
+"""Runs the whole product: a cluster, the simulator, the chart, four GpuJobs, and a checked result.
 
-The end-to-end tests run the same story with their own questions.
+The end-to-end tests run the same story with their own checks.
 """
 
 import argparse
@@ -35,7 +35,7 @@ Object = dict[str, Any]
 
 
 class DemoError(Exception):
-    """What was promised did not hold; says what."""
+    """The demo did not end as promised; the message says what is wrong."""
 
 
 @dataclass
@@ -49,12 +49,12 @@ class Stage:
         self.cluster = kind.Kind(self.name) if kind.engine() else Node(self.name)
 
     def up(self) -> None:
-        """Brings everything up; idempotent."""
+        """Starts everything; idempotent."""
         self.start()
         self.install()
 
     def start(self, *simulator_options: str) -> None:
-        """Brings up the cluster and the simulator in it."""
+        """Starts the cluster, and the simulator in it."""
         self.cluster.up()
         images = cache() / "images" / self.name
         for archive in project_images.build(images):
@@ -68,10 +68,10 @@ class Stage:
         self.kubectl(
             "wait", "-n", "vastsim", "--for=condition=Ready", "pod/vastsim", "--timeout=120s"
         )
-        say("the simulator runs in the cluster")
+        say("the simulator is running in the cluster")
 
     def install(self, *options: str) -> None:
-        """Installs the operator by its chart; the options are helm's."""
+        """Installs the operator with its chart. The options are passed to helm."""
         self.namespace("demo")
         self.helm(
             "upgrade",
@@ -84,14 +84,14 @@ class Stage:
             "--timeout=180s",
             *options,
         )
-        say("the operator is installed by its chart and ready")
+        say("the chart is installed, and the operator is ready")
 
     def down(self) -> None:
         """Removes everything."""
         self.cluster.down()
 
     def namespace(self, name: str) -> None:
-        """Makes a namespace that enforces the restricted Pod Security profile."""
+        """Creates a namespace that enforces the restricted Pod Security profile."""
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         manifest = {
             "apiVersion": "v1",
@@ -101,7 +101,7 @@ class Stage:
         self.apply(manifest)
 
     def apply_secret(self, namespace: str) -> None:
-        """Gives a namespace the account's token."""
+        """Creates the Secret with the account's API key in a namespace."""
         self.namespace(namespace)
         self.apply(
             {
@@ -125,12 +125,12 @@ class Stage:
         return self._run("helm", *arguments)
 
     def command(self, program: str, *arguments: str) -> list[str]:
-        """Returns a command line that speaks to this cluster."""
+        """Returns a command line for this cluster."""
         return [str(binaries.folder() / program), f"--kubeconfig={self.kubeconfig}", *arguments]
 
     @property
     def kubeconfig(self) -> Path:
-        """Of the administrator."""
+        """Path of the administrator's kubeconfig."""
         return self.cluster.kubeconfig
 
     def get(self, kinds: str, namespace: str) -> list[Object]:
@@ -140,7 +140,7 @@ class Stage:
         return items
 
     def simulator(self, path: str, body: Object | None = None, *, posts: bool = False) -> Object:
-        """Asks the simulator's own controls, through the API server."""
+        """Calls the simulator's own control API, through the API server."""
         url = f"/api/v1/namespaces/vastsim/pods/vastsim:8000/proxy/sim/{path}"
         if body is None:
             answer = self.kubectl("get", "--raw", url)
@@ -172,7 +172,7 @@ class Stage:
 
 
 def play(stage: Stage, on_look: Callable[[dict[str, Object]], None] = lambda _: None) -> None:
-    """Applies the four jobs and follows them until each has come to its end."""
+    """Applies the four jobs and follows them until each one has reached its end."""
     stage.simulator("faults", HOST_DIES)
     for name in JOBS:
         stage.kubectl("apply", "-f", str(PARTS / f"{name}.yaml"))
@@ -196,20 +196,20 @@ def play(stage: Stage, on_look: Callable[[dict[str, Object]], None] = lambda _: 
                 break
             if time.monotonic() > deadline:
                 show(stage)
-                raise DemoError(f"not over within {STORY_SECONDS} s: {shown}")
+                raise DemoError(f"the jobs did not end within {STORY_SECONDS} s: {shown}")
             time.sleep(1)
     show(stage)
 
 
 def is_settled(name: str, job: Object) -> bool:
-    """Whether a job of the demo has come to the end that it is there for."""
+    """Whether a job of the demo has reached the end that it demonstrates."""
     if name == "too-cheap":
         return condition(job, "Admitted").get("reason") == "CeilingExceeded"
     return any(condition(job, kind).get("status") == "True" for kind in ("Complete", "Failed"))
 
 
 def condition(thing: Object, kind: str) -> Object:
-    """Returns a condition, empty if it is not there."""
+    """Returns a condition, or an empty object if there is none of that type."""
     found = thing.get("status", {}).get("conditions", [])
     return next((one for one in found if one["type"] == kind), {})
 
@@ -220,14 +220,14 @@ def _line(job: Object) -> str:
 
 
 def show(stage: Stage) -> None:
-    """Shows what a user would look at."""
+    """Prints what a user would look at."""
     print("\n$ kubectl get gpujobs,gpunodes -n demo")
     print(stage.kubectl("get", "gpujobs,gpunodes", "-n", "demo"), flush=True)
 
 
 @contextlib.contextmanager
 def _log_of_train(stage: Stage) -> Iterator[None]:
-    """Shows the driver's log of the first job as it comes."""
+    """Prints the driver's log of the first job while it grows."""
     ended = threading.Event()
     held: list[subprocess.Popen[str]] = []
 
@@ -243,7 +243,7 @@ def _log_of_train(stage: Stage) -> Iterator[None]:
                 env=environment(),
             ) as process:
                 held[:] = [process]
-                assert process.stdout is not None, "asked for as a pipe"
+                assert process.stdout is not None, "it was requested as a pipe"
                 for line in process.stdout:
                     found = True
                     say(f"  train's log | {line.rstrip()}")
@@ -264,7 +264,7 @@ def _log_of_train(stage: Stage) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Account:
-    """One job's end, by us and by the simulator."""
+    """The end and cost of one job, according to the operator and to the simulator."""
 
     job: str
     outcome: str
@@ -273,17 +273,20 @@ class Account:
     ours: Decimal
     ledger: Decimal
     slack: Decimal
-    """What our figure may be above the ledger: each attempt's rate for the lag cap."""
+    """How far the operator's figure may exceed the ledger: the lag cap at each attempt's rate."""
 
     def faults(self) -> list[str]:
         """Returns what is wrong with the money."""
         found = []
         if not self.ledger <= self.ours <= self.ledger + self.slack:
             found.append(
-                f"{self.job}: our {self.ours} is not within {self.ledger} and {self.slack} more"
+                f"{self.job}: the operator says {self.ours}, but the ledger {self.ledger}; "
+                f"at most {self.slack} more is allowed"
             )
         if self.ours > self.ceiling:
-            found.append(f"{self.job}: {self.ours} is more than the ceiling of {self.ceiling}")
+            found.append(
+                f"{self.job}: it cost {self.ours}, more than its ceiling of {self.ceiling}"
+            )
         return found
 
 
@@ -321,7 +324,7 @@ def accounts(stage: Stage, namespace: str = "demo") -> list[Account]:
 def check(stage: Stage) -> None:
     """Prints the table and raises DemoError if anything is not as promised."""
     rows = accounts(stage)
-    print("\njob         outcome             machines    ceiling  our figure      ledger")
+    print("\njob         outcome             machines    ceiling    operator      ledger")
     for row in sorted(rows, key=lambda row: JOBS.index(row.job)):
         print(
             f"{row.job:<11} {row.outcome:<19} {row.attempts:>8} {row.ceiling:>10} "
@@ -331,19 +334,19 @@ def check(stage: Stage) -> None:
     print(f"machines still running: {len(running) or 'none'}", flush=True)
     wrong = [fault for row in rows for fault in row.faults()]
     wrong += [
-        f"{row.job}: {row.outcome} after {row.attempts} machines, wanted {WANTED[row.job]}"
+        f"{row.job}: {row.outcome} after {row.attempts} machines, expected {WANTED[row.job]}"
         for row in rows
         if (row.outcome, row.attempts) != WANTED[row.job]
     ]
     if {row.job for row in rows} != set(JOBS):
-        wrong.append(f"not all jobs are there: {[row.job for row in rows]}")
+        wrong.append(f"jobs are missing; there are only {[row.job for row in rows]}")
     if running:
-        wrong.append(f"machines still run: {running}")
+        wrong.append(f"machines are still running: {running}")
     overdue = stage.get("gpujobs", "demo")
     ran = next(job for job in overdue if job["metadata"]["name"] == "overdue")
     seconds = ran["status"]["runSeconds"]
     if not 20 <= seconds <= 20 + LAG_CAP_SECONDS:
-        wrong.append(f"overdue: ran {seconds} s, not about 20 s")
+        wrong.append(f"overdue: it ran for {seconds} s instead of about 20 s")
     if wrong:
         raise DemoError("\n".join(wrong))
 
@@ -359,9 +362,9 @@ STARTED = time.monotonic()
 def main() -> int:
     """Runs the demo; returns the exit status."""
     parser = argparse.ArgumentParser(prog="hack/demo", description=__doc__)
-    parser.add_argument("--keep", action="store_true", help="leave everything up")
+    parser.add_argument("--keep", action="store_true", help="leave everything running afterwards")
     keep = parser.parse_args().keep
-    # A plain kill cleans up as an interrupt from the keyboard does.
+    # SIGTERM cleans up in the same way as an interrupt from the keyboard.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stage = Stage("gpujob-demo")
     try:
@@ -389,14 +392,14 @@ def main() -> int:
 def _how_to_look(stage: Stage) -> None:
     print(
         f"""
-Everything is still up. To look around:
+Everything is still running. To look around:
   export KUBECONFIG={stage.kubeconfig} PATH={binaries.folder()}:$PATH
   kubectl get gpujobs,gpunodes -A
   kubectl describe gpujob -n demo unlucky
   kubectl logs -n demo train-0-1-driver
   kubectl logs -n gpujob-system -l app.kubernetes.io/name=gpujob --prefix --tail=-1
   kubectl get --raw /api/v1/namespaces/vastsim/pods/vastsim:8000/proxy/sim/ledger
-To end it:
+To remove it:
   hack/cluster --name {stage.name} down"""
     )
 

@@ -1,10 +1,10 @@
-"""Messages between driver and controller, good and bad, and what must hold for each of them.
+"""Generates valid and invalid messages between driver and controller, and checks how each is read.
 
-`Messages` makes them from the schema file; `played` reads one, and holds what came of it against
-that file by a reading of JSON Schema of its own. tests/unit/test_transport_messages.py plays a
-fixed number. Started by hack/fuzz this plays on under atheris, which keeps what leads to new
-places in the code; pydantic is native code that it cannot look into, so each kind of complaint and
-each member that is read counts as a place too.
+`Messages` generates them from the schema file. `played` reads one, and compares the result with
+that file by an independent implementation of JSON Schema. tests/unit/test_transport_messages.py
+plays a fixed number. hack/fuzz runs this under atheris, which keeps the messages that reach new
+code. atheris cannot look into pydantic, which is native code. Therefore each kind of complaint and
+each member that is read counts as new code too.
 """
 
 import json
@@ -45,7 +45,7 @@ Kind = type[DriverReport] | type[Assignment]
 KINDS: tuple[Kind, ...] = (DriverReport, Assignment)
 
 SECRET = "Wq7xCanary"  # noqa: S105
-"""Stands in the values that bent messages hold where they do not belong."""
+"""A marker in values that bent messages have in the wrong place; no error may quote it."""
 NOT_SHOWN = {"host", "user", "hostKey", "command", "workingDir"}
 """Members whose text may hold control characters, for which JSON Schema has no word; others not."""
 MATCHES = {r"^[0-9]{1,2}\.[0-9]{1,2}$": ("0.0", "12.4", "99.99", "00.00", "1.23")}
@@ -53,7 +53,7 @@ MATCHES = {r"^[0-9]{1,2}\.[0-9]{1,2}$": ("0.0", "12.4", "99.99", "00.00", "1.23"
 
 
 class Broken(AssertionError):
-    """What was read, or how it was refused, is not as promised."""
+    """A message was not read, or not refused, as promised."""
 
 
 def schema_of(kind: Kind) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def played(kind: Kind, raw: bytes) -> DriverReport | Assignment | ValidationErro
     if wrong := complaint(schema_of(kind), wire):
         raise Broken(f"a bound is not kept: {wrong}")
     if _read(kind, json.dumps(wire).encode()) != value:
-        raise Broken("read anew it is another")
+        raise Broken("read again, it is a different message")
     try:
         sent = json.loads(raw.decode(), parse_int=_whole)
     except ValueError as problem:
@@ -113,7 +113,7 @@ def _whole(digits: str) -> int | float:
 
 
 def complaint(schema: dict[str, Any], value: object, name: str = "") -> str | None:
-    """Returns how a value of JSON offends against a schema, or None.
+    """Returns how a JSON value violates a schema, or None.
 
     It knows the words that the schema file uses and fails for any other.
     """
@@ -231,7 +231,7 @@ LETTERS = "abc XYZ 019 .-_/:\"'\\<>&%$ äß é ∑ 漢字 🙂 \u00a0"
 
 
 def valid(schema: dict[str, Any], random: Random) -> Any:
-    """Returns a value that fulfils a schema; every text in it is printable."""
+    """Returns a value that satisfies a schema; every text in it is printable."""
     schema = _resolved(schema)
     if "anyOf" in schema:
         some, *others = schema["anyOf"]
@@ -300,7 +300,7 @@ MAKERS: dict[str, Callable[[dict[str, Any], Random], Any]] = {
 
 
 def full(schema: dict[str, Any]) -> Any:
-    """Returns a value that fulfils a schema and has every member that there is, the same always."""
+    """Returns a value that satisfies a schema and has every member; it is always the same."""
     schema = _resolved(schema)
     if "anyOf" in schema:
         return full(schema["anyOf"][0])
@@ -318,7 +318,7 @@ def full(schema: dict[str, Any]) -> Any:
 
 
 class Twin(str):
-    """The name of a member that stands in an object a second time."""
+    """The name of a member that occurs a second time in an object."""
 
     __slots__ = ()
     __hash__ = object.__hash__
@@ -365,7 +365,7 @@ TOKENS = {
         )
     )
 }
-"""What json.dumps does not write, by the text that stands for it until it was done."""
+"""What json.dumps does not write, by the text that is replaced by it afterwards."""
 MARKS = [chr(number) for number in (*range(32), 127, 0x85, 0x9B, 0xAD, 0x200B, 0x202E, 0x2028)]
 MARKS += ["\ufeff", "\ufffe", "\ue000", "\U000e0001", "\ud800", "\udfff", "\u0301", "\U0010ffff"]
 ODD = (
@@ -417,7 +417,7 @@ def _instead(value: object, random: Random) -> Any:
 
 
 def bend(document: Any, random: Random) -> Any:
-    """Changes one place in a document of JSON and returns it."""
+    """Changes one place in a JSON document and returns it."""
     slots = [(None, None), *_slots(document)]
     holder, key = random.choice(slots)
     if holder is None:
@@ -475,7 +475,7 @@ _A_TOKEN = re.compile(r'"(~\d+~)"')
 
 
 def text_of(document: Any, random: Random) -> bytes:
-    """Returns a document as bytes; a lone surrogate makes them no UTF-8, unless it is escaped."""
+    """Returns a document as bytes. They are not UTF-8 if it has a lone surrogate, not escaped."""
     text = random.choice(ENCODERS).encode(document)
     if "~" in text:
         text = _A_TOKEN.sub(lambda found: TOKENS.get(found[1], "0"), text)
@@ -524,7 +524,7 @@ def tear(raw: bytes, other: bytes, random: Random) -> bytes:
 
 
 class Messages:
-    """Messages of a kind without end, the same ones for the same seed."""
+    """An endless series of messages of a kind; a seed always gives the same ones."""
 
     def __init__(self, kind: Kind, seed: int) -> None:
         self._schema = schema_of(kind)
@@ -559,7 +559,7 @@ MEMBERS = {name for one in SCHEMA["$defs"].values() for name in one.get("propert
 
 
 class Places:
-    """What came of messages; every kind of it is a place in code, for atheris to count.
+    """The results of messages; each kind is a place in the code, for atheris to count.
 
     It counts calls of functions that it instrumented, so that each kind gets a function.
     """
@@ -569,7 +569,7 @@ class Places:
         self._found: dict[object, Callable[[], None]] = {}
 
     def seen(self, kind: Kind, result: DriverReport | Assignment | ValidationError) -> None:
-        """Counts what came of one message."""
+        """Counts the result of one message."""
         if isinstance(result, ValidationError):
             for error in result.errors(include_url=False, include_input=False):
                 # Of what is no JSON the message says why; others only repeat bound and value.
@@ -602,7 +602,7 @@ def _place(path: tuple[str | int, ...]) -> tuple[str, ...]:
 
 
 def mutated(raw: bytes, most: int, seed: int) -> bytes:
-    """Returns a message changed: its bytes by atheris, or by us what it says."""
+    """Returns a changed message: atheris changes its bytes, or this function its content."""
     random = Random(seed)
     if random.random() < 0.6:
         try:
@@ -616,7 +616,7 @@ def mutated(raw: bytes, most: int, seed: int) -> bytes:
 
 
 def main() -> None:
-    """Plays for so many seconds; what it writes goes into a folder. Ends the process."""
+    """Plays for a number of seconds and writes its output into a folder. Ends the process."""
     seconds, folder = int(sys.argv[1]), Path(sys.argv[2])
     corpus = folder / "corpus"
     corpus.mkdir()

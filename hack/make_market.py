@@ -1,6 +1,6 @@
-"""Takes the newest sighting of each machine from a capture of offers, 50 of each GPU model.
+"""Selects the newest offer of each machine from a capture, at most 50 for each GPU model.
 
-The capture is a CSV of facts, one row per offer and snapshot: prices in US dollars, sizes in GB.
+The capture is a CSV file with one row per offer and snapshot: prices in US dollars, sizes in GB.
 """
 
 import csv

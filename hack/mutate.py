@@ -1,7 +1,7 @@
-"""Plants wrong beliefs in a copy of the operator, and says which test catches each.
+"""Plants faults in a copy of the operator, and says which test catches each one.
 
-Each is one text put in the place of another that stands in its file exactly once: a fault that can
-be planted no longer is an error, so that the table stays true.
+A fault replaces one text by another. The original text must occur exactly once in its file;
+otherwise that is an error, so that the table of faults stays up to date.
 """
 
 import argparse
@@ -22,28 +22,28 @@ LIVES = "plain or last or retried or cut or long or storm or lock or stands or l
 SIMULATION = ("tests/simulation", "--points=1", "--pairs=1", "--seeds=0..5", "-k", LIVES)
 PURE = ("tests/unit/core", "tests/unit/test_log.py")
 STAGES: tuple[tuple[str, ...], ...] = (PURE, SIMULATION, ("tests/contract",))
-"""The quickest first."""
+"""The fastest first."""
 ADAPTER_STAGES = STAGES[2:] + STAGES[:2]
 
 
 class NotPlantable(ValueError):
-    """The text to be replaced does not stand there exactly once."""
+    """The text to replace does not occur exactly once in its file."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A wrong belief, as a change of the code."""
+    """A fault, as a change of the code."""
 
     name: str
     file: str
-    """Below `operator/gpujob`."""
+    """Path relative to `operator/gpujob`."""
     find: str
     put: str
 
     def planted(self, source: str) -> str:
         """Returns the source with the fault in it; raises NotPlantable."""
         if source.count(self.find) != 1:
-            raise NotPlantable(f"{self.name}: {self.file} holds it {source.count(self.find)} times")
+            raise NotPlantable(f"{self.name}: {self.file} has it {source.count(self.find)} times")
         return source.replace(self.find, self.put)
 
 
@@ -734,7 +734,7 @@ def copied(folder: Path) -> Path:
 
 def first_failure(copy: Path, stages: tuple[tuple[str, ...], ...]) -> str | None:
     """Runs the tests of a copy until one fails and returns its name; None = all pass."""
-    # The copy goes before what is installed.
+    # The copy must take precedence over the installed package.
     environment = os.environ | {"PYTHONPATH": str(copy / "operator")}
     options = ["-x", "-q", "-rf", "--no-header", "-p", "no:cacheprovider", "-p", "no:randomly"]
     for stage in stages:
@@ -764,10 +764,14 @@ def caught(fault: Fault) -> str | None:
 
 
 def main() -> int:
-    """Plants what the command line names; returns 0 only if each is caught."""
+    """Plants the faults that the command line names; returns 0 only if every one is caught."""
     parser = argparse.ArgumentParser(prog="hack/mutate", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="a fault, by its name or part")
-    parser.add_argument("--list", action="store_true", help="print one a line and plant none")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="a fault, by its name or a part of it"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="print the faults, one per line, and plant none"
+    )
     given = parser.parse_args()
     chosen = [
         fault
@@ -775,15 +779,15 @@ def main() -> int:
         if not given.names or any(name in fault.name for name in given.names)
     ]
     if not chosen:
-        parser.error(f"there is no fault named {given.names}")
+        parser.error(f"no fault has a name that contains one of {given.names}; see --list")
     if given.list:
         for fault in chosen:
             print(f"{fault.name:<40} {fault.file}")
         return 0
     with tempfile.TemporaryDirectory(prefix="gpujob-mutate-") as scratch:
-        # A test that fails anyhow would seem to catch everything.
+        # A test that fails without a fault would seem to catch every fault.
         if (test := first_failure(copied(Path(scratch)), STAGES)) is not None:
-            print(f"hack/mutate: without any fault {test} fails", file=sys.stderr)
+            print(f"hack/mutate: {test} fails without any fault; fix that first", file=sys.stderr)
             return 1
     missed = 0
     for fault in chosen:

@@ -83,7 +83,7 @@ WRONG = [
     (
         "an API without its server",
         ["api.install=true", "webhook.install=false"],
-        "api.install needs webhook.install",
+        "api.install requires webhook.install",
     ),
     ("an unknown mode", ["api.mode=debug"], "mode"),
     ("a wrong type", ["crds.install=maybe"], "install"),

@@ -211,7 +211,7 @@ def _is_held(kubectl: Kubectl) -> bool:
         "spec": {"jobRef": {"name": "none", "uid": "none"}, "attempt": 1, "reservedUSD": "0"},
     }
     done = kubectl.run("create", "--dry-run=server", "-f", "-", text=json.dumps(node))
-    return "by the operator alone" in done.stderr
+    return "only the operator may" in done.stderr
 
 
 @contextmanager

@@ -39,11 +39,11 @@ def test_the_ledger_is_written_by_the_operator_alone(world: World) -> None:
         ),
         (
             kubectl.run("patch", "gpunode", "train-0-1", *here, *status, '{"status":{"end":null}}'),
-            "the status is written by the operator alone",
+            "only the operator may write the status",
         ),
         (
             kubectl.run("patch", "gpujob", "train", *here, *status, '{"status":{"attempt":9}}'),
-            "the status is written by the operator alone",
+            "only the operator may write the status",
         ),
     )
 
@@ -89,11 +89,11 @@ def _loose_helper(pod: Object) -> None:
 LOOSE: tuple[tuple[Callable[[Object], None], str], ...] = (
     (_writable, "must set securityContext.readOnlyRootFilesystem"),
     (_loose_helper, "must set securityContext.readOnlyRootFilesystem"),
-    (_unlimited, "must have limits of cpu and memory"),
+    (_unlimited, "must have CPU and memory limits"),
     (_nobody_in_particular, "must run as a numeric user that is not root"),
-    (_token_mounted, "may hold no service account token but that for the operator's transport"),
-    (_token_for_the_cluster, "may hold no service account token but"),
-    (_port_below_1024, "may add a capability"),
+    (_token_mounted, "must not have a service account token except"),
+    (_token_for_the_cluster, "must not have a service account token except"),
+    (_port_below_1024, "must not add a capability"),
 )
 
 

@@ -1,6 +1,6 @@
--- Health of a GpuJob for Argo CD: to be put under `resource.customizations.health.gpujob.dev_GpuJob`
--- in the ConfigMap argocd-cm. It judges as kstatus does, and tells Suspended apart.
-local health = { status = "Progressing", message = "not looked at by the operator yet" }
+-- Health of a GpuJob for Argo CD. Put this under `resource.customizations.health.gpujob.dev_GpuJob` in
+-- the ConfigMap argocd-cm. It decides as kstatus does, but shows Suspended as a status of its own.
+local health = { status = "Progressing", message = "the operator has not processed it yet" }
 if obj.metadata.deletionTimestamp ~= nil then
   health.message = "being deleted"
   return health

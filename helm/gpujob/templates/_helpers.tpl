@@ -38,7 +38,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- range $name, $value := .Values.commonLabels }}
 {{- if or (eq $name "helm.sh/chart") (regexMatch "^app[.]kubernetes[.]io/(name|instance|component|version|managed-by)$" $name) }}
-{{- fail (printf "commonLabels: the chart gives %s itself" $name) }}
+{{- fail (printf "commonLabels: remove %s: the chart sets this label itself" $name) }}
 {{- end }}
 {{ $name }}: {{ $value | quote }}
 {{- end }}
@@ -70,7 +70,7 @@ app.kubernetes.io/component: driver
 {{- end -}}
 
 {{- define "gpujob.policy.dns" -}}
-# Names: pods, or the cache on each node. Some resolvers listen on 5353 behind their Service.
+# DNS: pods, or the cache on each node. Some resolvers listen on port 5353 behind their Service.
 - to:
     - namespaceSelector: {}
     - ipBlock:
@@ -85,7 +85,7 @@ app.kubernetes.io/component: driver
 {{- end -}}
 
 {{- define "gpujob.policy.matches" -}}
-# As the API server would complete it: applied without, it would be another one each time.
+# The defaults of the API server, written out: without them, GitOps tools would see a difference.
 matchPolicy: Equivalent
 namespaceSelector: {}
 objectSelector: {}

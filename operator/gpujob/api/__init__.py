@@ -1,1 +1,1 @@
-"""What users see: kinds of object and reasons; and what driver and controller tell each other."""
+"""What users see (kinds and reasons), and the messages between driver and controller."""

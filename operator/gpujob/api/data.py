@@ -1,4 +1,4 @@
-"""What a driver copies, as its pod's manifest tells it in one variable."""
+"""What a driver copies: its pod's manifest passes this as one environment variable."""
 
 from typing import Annotated
 
@@ -12,15 +12,15 @@ FOLDER = "/data"
 
 
 class Copy(Model):
-    """One folder of the driver's and one on the machine."""
+    """A folder in the driver's container, and a folder on the machine."""
 
     folder: Annotated[str, Field(pattern="^/")]
     path: Annotated[str, Field(min_length=1)]
-    """Below the machine's home folder unless it begins with /."""
+    """Relative to the machine's home folder unless it begins with /."""
 
 
 class DataPlan(Model):
-    """All that is to be copied."""
+    """Everything that must be copied."""
 
     inputs: tuple[Copy, ...] = ()
     outputs: tuple[Copy, ...] = ()
@@ -28,6 +28,6 @@ class DataPlan(Model):
     checkpoint_seconds: int = 600
     log_folder: str | None = None
     download_bytes_max: int = 0
-    """To the machine, the job's whole cap."""
+    """The job's whole cap on traffic to the machine."""
     upload_bytes_max: int = 0
-    """From the machine."""
+    """The job's whole cap on traffic from the machine."""

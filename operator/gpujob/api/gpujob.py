@@ -18,12 +18,12 @@ Usd = Annotated[
         examples=["2.50"],
     ),
 ]
-"""US dollars as a decimal string, up to 999999.999999: no binary fraction ever stands for money."""
+"""US dollars as a decimal string, at most 999999.999999. Money is never a binary float."""
 
 Fraction = Annotated[
     str, Field(max_length=8, pattern=r"^(0(\.[0-9]{1,6})?|1(\.0{1,6})?)$", examples=["0.95"])
 ]
-"""A share between 0 and 1 as a decimal string."""
+"""A fraction between 0 and 1, as a decimal string."""
 
 
 MACHINE_PATH = r"^/?[^/\x00-\x1f]+(/[^/\x00-\x1f]+)*$"
@@ -38,15 +38,21 @@ class KeySelector(Model):
         Field(min_length=1, max_length=253, description="Name of the object.", examples=["hub"]),
     ]
     key: Annotated[
-        str, Field(min_length=1, max_length=253, description="Key in it.", examples=["token"])
+        str,
+        Field(min_length=1, max_length=253, description="Key in that object.", examples=["token"]),
     ]
     optional: Annotated[
-        bool | None, Field(description="Whether the driver may start without it.", examples=[False])
+        bool | None,
+        Field(
+            description="If true, the driver pod may start even if the object or the key does not "
+            "exist. The variable is then not set.",
+            examples=[False],
+        ),
     ] = None
 
 
 class EnvVarSource(Model):
-    """Where the value comes from; exactly one."""
+    """Where the value comes from. Exactly one of the two fields must be set."""
 
     secret_key_ref: Annotated[KeySelector | None, Field(description="A key of a Secret.")] = None
     config_map_key_ref: Annotated[
@@ -67,21 +73,25 @@ class EnvVar(Model):
         ),
     ]
     value: Annotated[
-        str | None, Field(max_length=32768, description="Literal value.", examples=["10"])
+        str | None, Field(max_length=32768, description="Value of the variable.", examples=["10"])
     ] = None
     value_from: Annotated[
         EnvVarSource | None,
-        Field(description="Resolved by the kubelet in the driver pod; sent over SSH only."),
+        Field(
+            description="Takes the value from a Secret or ConfigMap. The kubelet resolves it in "
+            "the driver pod, and the driver sends it to the machine over SSH only.",
+        ),
     ] = None
 
 
 class ExitCodes(Model):
-    """Which exit codes of the workload a rule is for."""
+    """The exit codes of the workload that a rule applies to."""
 
     operator: Annotated[
         Literal["In", "NotIn"],
         Field(
-            description="Whether the code must be one of the values, or none of them.",
+            description="In: the rule applies to the listed exit codes. NotIn: it applies to all "
+            "others, except 0.",
             examples=["In"],
         ),
     ]
@@ -90,34 +100,37 @@ class ExitCodes(Model):
         Field(
             min_length=1,
             max_length=64,
-            description="Exit codes; 128 + N if signal N ended the command. 0 is no failure.",
+            description="Exit codes. A command that signal N ended has the code 128 + N. 0 is not "
+            "a failure.",
             examples=[[42]],
         ),
     ]
 
 
 class FailureRule(Model):
-    """What follows from a failure of the workload."""
+    """What happens when the workload fails with certain exit codes."""
 
     action: Annotated[
         Literal["FailJob", "Ignore", "Count"],
         Field(
-            description="FailJob: the job fails at once. Ignore: it is tried again and counts to "
-            "maxRents only. Count: it is tried again and counts to backoffLimit.",
+            description="FailJob: the job fails at once. Ignore: the workload is tried again, and "
+            "the failure counts towards maxRents only. Count: the workload is tried again, and "
+            "the failure counts towards backoffLimit.",
             examples=["FailJob"],
         ),
     ]
-    on_exit_codes: Annotated[ExitCodes, Field(description="The exit codes that it is for.")]
+    on_exit_codes: Annotated[ExitCodes, Field(description="Exit codes that the rule applies to.")]
 
 
 class FailurePolicy(Model):
-    """By which exit codes a failed workload is tried again."""
+    """Decides by exit code whether a failed workload is tried again."""
 
     rules: Annotated[
         tuple[FailureRule, ...],
         Field(
             max_length=20,
-            description="The first rule that fits decides; if none does, the failure counts.",
+            description="The first rule that matches decides. If none matches, the failure counts "
+            "towards backoffLimit.",
         ),
     ] = ()
 
@@ -129,12 +142,13 @@ class GpuNeeds(Model):
         tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
         Field(
             max_length=32,
-            description="Accepted models, by the market's names. Empty: any model.",
+            description="Accepted GPU models, under the names that the provider uses. Empty: any "
+            "model.",
             examples=[["RTX 4090", "RTX 3090"]],
         ),
     ] = ()
     count: Annotated[
-        int, Field(ge=1, le=64, description="How many GPUs, all in one machine.", examples=[1])
+        int, Field(ge=1, le=64, description="Number of GPUs, all in one machine.", examples=[1])
     ] = 1
     memory_gb: Annotated[
         int | None,
@@ -142,7 +156,7 @@ class GpuNeeds(Model):
             alias="memoryGB",
             ge=1,
             le=4096,
-            description="Memory of each GPU in GB, at least.",
+            description="Minimum memory of each GPU, in GB.",
             examples=[24],
         ),
     ] = None
@@ -151,22 +165,22 @@ class GpuNeeds(Model):
         Field(
             max_length=5,
             pattern=r"^[0-9]{1,2}\.[0-9]$",
-            description="CUDA version that the machine's GPU software must run, at least.",
+            description="Minimum CUDA version that the machine's GPU driver must support.",
             examples=["12.4"],
         ),
     ] = None
 
 
 class ResourceNeeds(Model):
-    """What else the machine must have."""
+    """Other resources that the machine must have."""
 
     cpu: Annotated[
-        int | None, Field(ge=1, le=1024, description="CPU cores, at least.", examples=[8])
+        int | None, Field(ge=1, le=1024, description="Minimum number of CPU cores.", examples=[8])
     ] = None
     memory_gb: Annotated[
         int | None,
         Field(
-            alias="memoryGB", ge=1, le=16384, description="Memory in GB, at least.", examples=[32]
+            alias="memoryGB", ge=1, le=16384, description="Minimum memory, in GB.", examples=[32]
         ),
     ] = None
     disk_gb: Annotated[
@@ -175,39 +189,48 @@ class ResourceNeeds(Model):
             alias="diskGB",
             ge=8,
             le=16384,
-            description="Disk in GB; it is rented, and paid from the machine's creation on.",
+            description="Disk to rent, in GB. It is paid for from the moment the machine is "
+            "created.",
             examples=[20],
         ),
     ] = 20
 
 
 class MarketRules(Model):
-    """Which offers may be taken."""
+    """Which offers may be rented."""
 
     type: Annotated[
         Literal["OnDemand", "Interruptible"],
         Field(
-            description="Interruptible: a bid for a cheaper machine, which stands still while "
-            "somebody bids more. When it is back the workload starts anew, on the same disk.",
+            description="OnDemand rents at the offered price. Interruptible bids for a cheaper "
+            "machine, which is paused while somebody bids more. When the machine resumes, the "
+            "workload starts again from the beginning, on the same disk.",
             examples=["OnDemand"],
         ),
     ] = "OnDemand"
     hosts: Annotated[
         Literal["Any", "Verified", "Datacenter"],
-        Field(description="Which hosts are trusted.", examples=["Verified"]),
+        Field(
+            description="Which hosts are accepted: any host, only hosts that the provider has "
+            "verified, or only hosts in data centers.",
+            examples=["Verified"],
+        ),
     ] = "Verified"
     min_reliability: Annotated[
-        Fraction, Field(description="Lowest reliability that the provider may report of the host.")
+        Fraction, Field(description="Minimum reliability of the host, as the provider reports it.")
     ] = "0.98"
     max_usd_per_hour: Annotated[
         Usd | None,
-        Field(alias="maxUSDPerHour", description="Highest price per hour, disk included."),
+        Field(
+            alias="maxUSDPerHour",
+            description="Maximum price per hour in US dollars, disk included.",
+        ),
     ] = None
     regions: Annotated[
         tuple[Annotated[str, Field(pattern="^[A-Z]{2}$", max_length=2)], ...],
         Field(
             max_length=64,
-            description="Two-letter countries in which the machine may stand. Empty: all.",
+            description="Two-letter codes of the countries where the machine may be. Empty: any.",
             examples=[["US", "CA"]],
         ),
     ] = ()
@@ -215,7 +238,7 @@ class MarketRules(Model):
         tuple[Annotated[int, Field(ge=1, le=2**53 - 1)], ...],
         Field(
             max_length=256,
-            description="Machines of the provider that are not to be taken.",
+            description="Machines that must not be rented, by the provider's machine number.",
             examples=[[21345]],
         ),
     ] = ()
@@ -228,14 +251,14 @@ class Cost(Model):
         Usd,
         Field(
             description="The most that all attempts together may cost, in US dollars: machine, "
-            "disk and traffic. May be raised while the job runs, never lowered."
+            "disk and traffic. It may be raised while the job runs, never lowered."
         ),
     ]
     confidence: Annotated[
         Fraction,
         Field(
-            description="Probability, at least 0.95, with which the cost must stay within the "
-            "ceiling for a machine to be rented."
+            description="A machine is rented only if the cost stays within the ceiling with at "
+            "least this probability. It must be at least 0.95 and below 1."
         ),
     ] = "0.95"
 
@@ -248,7 +271,7 @@ class Claim(Model):
         Field(
             min_length=1,
             max_length=253,
-            description="Name of the claim; it must be there before the job.",
+            description="Name of the claim. It must exist before the job is created.",
             examples=["results"],
         ),
     ]
@@ -257,16 +280,17 @@ class Claim(Model):
         Field(
             max_length=1024,
             pattern=SUB_PATH,
-            description="Folder on it. Default: all of it.",
+            description="Folder on the claim. Default: the whole claim.",
             examples=["runs/7"],
         ),
     ] = None
 
 
 class Copied(Claim):
-    """A folder on a claim and one on the machine, of which one is copied to the other.
+    """A folder on a claim and a folder on the machine; one is copied to the other.
 
-    Regular files are copied, with their folders; links and empty folders are not.
+    Regular files are copied with the folders that they are in. Links and empty folders are not
+    copied.
     """
 
     path: Annotated[
@@ -274,49 +298,60 @@ class Copied(Claim):
         Field(
             max_length=1024,
             pattern=MACHINE_PATH,
-            description="Folder on the machine, below the home folder unless it begins with /.",
+            description="Folder on the machine. A path that does not begin with / is relative to "
+            "the home folder.",
             examples=["/workspace/out"],
         ),
     ]
 
 
 class Checkpoint(Copied):
-    """A folder in which the workload keeps what it needs to go on."""
+    """A folder in which the workload saves what it needs to continue later."""
 
     interval_seconds: Annotated[
         int,
         Field(
             ge=30,
             le=86_400,
-            description="Seconds between two copies while the workload runs. It is also copied "
-            "when the workload has ended, and back to the machine of the next attempt.",
+            description="Seconds between two copies while the workload runs. The folder is copied "
+            "once more when the workload has ended, and to the machine of the next attempt before "
+            "the workload starts there.",
             examples=[600],
         ),
     ] = 600
 
 
 class Data(Model):
-    """Files that come and go, and the traffic of it, which the provider charges by the byte."""
+    """Files to copy, and caps on the traffic, which the provider charges by the byte."""
 
     inputs: Annotated[
         tuple[Copied, ...],
-        Field(max_length=8, description="Copied to the machine before the workload starts."),
+        Field(
+            max_length=8,
+            description="Folders that are copied to the machine before the workload starts.",
+        ),
     ] = ()
     outputs: Annotated[
         tuple[Copied, ...],
         Field(
             max_length=8,
-            description="Copied from the machine once the workload has ended, however it did.",
+            description="Folders that are copied from the machine after the workload has ended, "
+            "whether it succeeded or failed.",
         ),
     ] = ()
     checkpoint: Annotated[
-        Checkpoint | None, Field(description="What outlives the machine while the job goes on.")
+        Checkpoint | None,
+        Field(
+            description="Folder whose files are saved to a claim, and copied to the machine of "
+            "the next attempt."
+        ),
     ] = None
     log: Annotated[
         Claim | None,
         Field(
-            description="Keeps what the workload prints, as NODE.stdout and NODE.stderr; the "
-            "driver pod's own log is cut short by the cluster."
+            description="Stores everything that the workload prints, in the files NODE.stdout and "
+            "NODE.stderr. The log of the driver pod does not hold everything: the cluster rotates "
+            "it."
         ),
     ] = None
     drain_seconds: Annotated[
@@ -324,9 +359,10 @@ class Data(Model):
         Field(
             ge=10,
             le=86_400,
-            description="Seconds for the workload to end once it is told to, and for outputs, "
-            "checkpoint and log to be copied; paid for, and part of the cost's bound. A third of "
-            "it is the workload's. Default: the operator's, 30.",
+            description="Seconds from the moment when the workload is told to stop until its "
+            "outputs, checkpoint and log are copied. A third of them is for the workload to end "
+            "by itself. This time is paid for and is part of the cost estimate. Default: the "
+            "operator's drainSeconds, 30.",
             examples=[600],
         ),
     ] = None
@@ -337,7 +373,8 @@ class Data(Model):
             alias="maxDownloadGB",
             ge=0,
             le=100_000,
-            description="Download cap in GB, image included. Beyond it the machine is destroyed.",
+            description="Maximum download in GB, image included. The machine is destroyed when it "
+            "downloads more.",
             examples=[20],
         ),
     ] = 20
@@ -347,21 +384,21 @@ class Data(Model):
             alias="maxUploadGB",
             ge=0,
             le=100_000,
-            description="Upload cap in GB. Beyond it the machine is destroyed.",
+            description="Maximum upload in GB. The machine is destroyed when it uploads more.",
             examples=[2],
         ),
     ] = 2
 
 
 class Port(Model):
-    """A TCP port of the workload that the cluster may reach."""
+    """A TCP port of the workload that is reachable from the cluster."""
 
     name: Annotated[
         str,
         Field(
             max_length=15,
             pattern="^[a-z](-?[a-z0-9])*$",
-            description="Name of the Service's port.",
+            description="Name of the port in the Service.",
             examples=["http"],
         ),
     ]
@@ -370,8 +407,8 @@ class Port(Model):
         Field(
             ge=1,
             le=65535,
-            description="Where the workload listens, on all addresses or on localhost of the "
-            "machine; the Service has the same number.",
+            description="Port on which the workload listens, on all addresses or on localhost of "
+            "the machine. The Service uses the same port number.",
             examples=[6006],
         ),
     ]
@@ -381,15 +418,15 @@ Argument = Annotated[str, Field(max_length=16384)]
 
 
 class GpuJobSpec(Model):
-    """What is to run, on which machine, for how much."""
+    """What to run, on which machine, and for how much money."""
 
     image: Annotated[
         str,
         Field(
             min_length=1,
             max_length=1024,
-            pattern="^[!-~]+$",  # `\s` is another set to each who reads it
-            description="Container image that the rented machine runs.",
+            pattern="^[!-~]+$",  # not `\s`: regex engines differ in what it matches
+            description="Container image to run on the rented machine.",
             examples=["pytorch/pytorch:2.4.0-cuda12.4-cudnn9-runtime"],
         ),
     ]
@@ -398,31 +435,37 @@ class GpuJobSpec(Model):
         Field(
             min_length=1,
             max_length=64,
-            description="Program and first arguments. No shell is implied.",
+            description="Program and its first arguments. They are not passed to a shell.",
             examples=[["python3", "train.py"]],
         ),
     ]
     args: Annotated[
         tuple[Argument, ...],
-        Field(max_length=256, description="Further arguments.", examples=[["--epochs", "10"]]),
+        Field(
+            max_length=256,
+            description="Further arguments, appended to the command.",
+            examples=[["--epochs", "10"]],
+        ),
     ] = ()
     env: Annotated[
         tuple[EnvVar, ...],
-        Field(max_length=256, description="Environment of the workload."),
+        Field(max_length=256, description="Environment variables of the workload."),
     ] = ()
     working_dir: Annotated[
         str | None,
         Field(
             max_length=1024,
             pattern="^/",
-            description="Folder on the machine in which the command starts. Default: home.",
+            description="Folder on the machine in which the command starts. Default: the home "
+            "folder.",
             examples=["/workspace"],
         ),
     ] = None
     suspend: Annotated[
         bool,
         Field(
-            description="True stops the job: its machine is destroyed, nothing is rented.",
+            description="True stops the job: its machine is destroyed and no other is rented. "
+            "False resumes it.",
             examples=[True],
         ),
     ] = False
@@ -431,19 +474,21 @@ class GpuJobSpec(Model):
         Field(
             ge=0,
             le=100,
-            description="How often the workload may fail and be tried again.",
+            description="How many times a failed workload is tried again. The job fails with the "
+            "next failure after that.",
             examples=[2],
         ),
     ] = 2
     failure_policy: Annotated[
-        FailurePolicy, Field(description="What follows from which exit code.")
+        FailurePolicy, Field(description="What happens after a failure, by exit code.")
     ] = FailurePolicy()
     max_rents: Annotated[
         int,
         Field(
             ge=1,
             le=100,
-            description="How many attempts may end through no fault of the workload.",
+            description="The job fails once this many attempts have ended through no fault of the "
+            "workload, for example because the machine was lost.",
             examples=[10],
         ),
     ] = 10
@@ -453,7 +498,7 @@ class GpuJobSpec(Model):
             ge=1,
             le=31_536_000,
             description="Seconds that the workload may run, summed over all attempts. Waiting and "
-            "booting do not count. May be raised while the job runs, never lowered.",
+            "booting do not count. It may be raised while the job runs, never lowered.",
             examples=[3600],
         ),
     ] = None
@@ -462,8 +507,8 @@ class GpuJobSpec(Model):
         Field(
             ge=60,
             le=31_536_000,
-            description="Seconds in which no GPU of the machine is busy, after which the workload "
-            "is stopped and the job fails. Unset: never.",
+            description="The workload is stopped and the job fails when no GPU of the machine was "
+            "busy for this many seconds. Unset: never.",
             examples=[900],
         ),
     ] = None
@@ -472,25 +517,26 @@ class GpuJobSpec(Model):
         Field(
             ge=0,
             le=31_536_000,
-            description="Seconds after which a finished job is deleted. Unset: never. Whatever "
-            "applies it again, as GitOps tools do, runs it and pays for it again.",
+            description="Seconds after which a finished job is deleted. Unset: never. If a tool "
+            "then applies the job again, as GitOps tools do, it runs again and is paid for again.",
             examples=[86400],
         ),
     ] = None
-    gpu: Annotated[GpuNeeds, Field(description="Which GPUs.")] = GpuNeeds()
-    resources: Annotated[ResourceNeeds, Field(description="What else the machine must have.")] = (
-        ResourceNeeds()
-    )
-    market: Annotated[MarketRules, Field(description="Which offers may be taken.")] = MarketRules()
+    gpu: Annotated[GpuNeeds, Field(description="Which GPUs the machine must have.")] = GpuNeeds()
+    resources: Annotated[
+        ResourceNeeds, Field(description="Other resources that the machine must have.")
+    ] = ResourceNeeds()
+    market: Annotated[MarketRules, Field(description="Which offers may be rented.")] = MarketRules()
     cost: Annotated[Cost, Field(description="What the job may cost.")]
-    data: Annotated[Data, Field(description="Files that come and go, and traffic.")] = Data()
+    data: Annotated[Data, Field(description="Files to copy, and caps on traffic.")] = Data()
     ports: Annotated[
         tuple[Port, ...],
         Field(
             max_length=16,
-            description="Ports of the workload, reached through the Service that "
-            "`status.serviceName` names; carried by the driver over SSH. The machine opens none of "
-            "them to the internet. What they carry counts as traffic.",
+            description="Ports of the workload that are reachable through the Service named in "
+            "`status.serviceName`. The driver forwards the connections over SSH. The machine "
+            "opens none of these ports to the internet. What passes through them counts as "
+            "traffic.",
         ),
     ] = ()
 
@@ -503,7 +549,7 @@ class CostStatus(Model):
         Field(
             alias="estimateUSD",
             max_length=24,
-            description="Bound of the whole cost by the last decision of the gate.",
+            description="Upper bound of the job's total cost, from the cost gate's last decision.",
         ),
     ] = None
     confidence: Annotated[
@@ -516,7 +562,9 @@ class CostStatus(Model):
     spent_usd: Annotated[
         str,
         Field(
-            alias="spentUSD", max_length=24, description="Charges of ended attempts: upper bounds."
+            alias="spentUSD",
+            max_length=24,
+            description="Cost of the ended attempts: an upper bound.",
         ),
     ] = "0.000000"
     accrued_usd: Annotated[
@@ -524,14 +572,16 @@ class CostStatus(Model):
         Field(
             alias="accruedUSD",
             max_length=24,
-            description="Spent, and the present attempt up to `asOf`.",
+            description="`spentUSD` plus the cost of the current attempt up to `asOf`.",
         ),
     ] = None
-    as_of: Annotated[Time | None, Field(description="When `accruedUSD` was reckoned.")] = None
+    as_of: Annotated[Time | None, Field(description="When `accruedUSD` was calculated.")] = None
     final_usd: Annotated[
         str | None,
         Field(
-            alias="finalUSD", max_length=24, description="Total, once nothing more can be charged."
+            alias="finalUSD",
+            max_length=24,
+            description="Total cost, set once nothing more can be charged.",
         ),
     ] = None
 
@@ -540,27 +590,40 @@ class AttemptRecord(Model):
     """One ended attempt."""
 
     attempt: Annotated[int, Field(ge=1, le=1000, description="Number of the attempt.")]
-    node_name: Annotated[str, Field(max_length=63, description="Its GpuNode.")]
+    node_name: Annotated[str, Field(max_length=63, description="GpuNode of the attempt.")]
     machine_id: Annotated[
         int | None,
-        Field(alias="machineID", ge=0, description="Machine, by the provider's number, if rented."),
+        Field(
+            alias="machineID",
+            ge=0,
+            description="The provider's number of the machine, if one was rented.",
+        ),
     ] = None
     gpu: Annotated[str | None, Field(max_length=80, description="GPUs of the machine.")] = None
     usd_per_hour: Annotated[
-        str | None, Field(alias="usdPerHour", max_length=24, description="Its price.")
+        str | None,
+        Field(alias="usdPerHour", max_length=24, description="Hourly price of the machine."),
     ] = None
-    reason: Annotated[str, Field(max_length=64, description="Why the attempt ended.")]
-    message: Annotated[str, Field(max_length=1024, description="The same in words.")] = ""
+    reason: Annotated[
+        str, Field(max_length=64, description="Why the attempt ended, in one CamelCase word.")
+    ]
+    message: Annotated[
+        str, Field(max_length=1024, description="Why the attempt ended, in a sentence.")
+    ] = ""
     exit_code: Annotated[
-        int | None, Field(ge=0, le=255, description="Exit code of the workload, if it ended.")
+        int | None,
+        Field(ge=0, le=255, description="Exit code of the workload, if there is one."),
     ] = None
     run_seconds: Annotated[
         int, Field(ge=0, description="Seconds that the workload ran, rounded up.")
     ] = 0
     cost_usd: Annotated[
-        str, Field(alias="costUSD", max_length=24, description="Charge: an upper bound.")
+        str,
+        Field(alias="costUSD", max_length=24, description="Cost of the attempt: an upper bound."),
     ]
-    ended_at: Annotated[Time, Field(description="When it was over and the machine proved gone.")]
+    ended_at: Annotated[
+        Time, Field(description="When the attempt was over and its machine proved gone.")
+    ]
 
 
 class JobEndStatus(Model):
@@ -573,39 +636,45 @@ class JobEndStatus(Model):
 
 
 class GpuJobStatus(Model):
-    """What the operator knows of the job; written by it alone."""
+    """What the operator knows about the job. Only the operator writes it."""
 
     observed_generation: Annotated[
         int,
         Field(
-            ge=-1, description="Generation that this status speaks of; -1 before the first visit."
+            ge=-1,
+            description="Generation that this status describes. -1: not processed by the operator "
+            "yet.",
         ),
     ] = -1
     phase: Annotated[
         str | None,
         Field(
             max_length=32,
-            description="The state in one word, for people; programs read conditions.",
+            description="State in one word, for people. Programs should read the conditions.",
         ),
     ] = None
     conditions: Annotated[
-        tuple[Condition, ...], Field(max_length=16, description="The state of the job.")
+        tuple[Condition, ...], Field(max_length=16, description="Conditions of the job.")
     ] = ()
     attempt: Annotated[
-        int, Field(ge=0, le=1000, description="Number of the latest recorded attempt; 0 = none.")
+        int,
+        Field(
+            ge=0, le=1000, description="Number of the latest recorded attempt; 0 if there is none."
+        ),
     ] = 0
     node_name: Annotated[
-        str | None, Field(max_length=63, description="GpuNode of the attempt under way.")
+        str | None, Field(max_length=63, description="GpuNode of the current attempt.")
     ] = None
     node_uid: Annotated[
-        str | None, Field(alias="nodeUID", max_length=64, description="Its uid.")
+        str | None, Field(alias="nodeUID", max_length=64, description="UID of that GpuNode.")
     ] = None
     node_reserved_usd: Annotated[
         str | None,
         Field(
             alias="nodeReservedUSD",
             max_length=24,
-            description="What the present attempt may cost; charged in full if its GpuNode goes.",
+            description="The most that the current attempt may cost. It is charged in full if the "
+            "GpuNode is removed by force.",
         ),
     ] = None
     node_account_id: Annotated[
@@ -613,47 +682,62 @@ class GpuJobStatus(Model):
         Field(
             alias="nodeAccountID",
             ge=0,
-            description="The provider's account that the present attempt may rent with.",
+            description="Account at the provider that the current attempt may use.",
         ),
     ] = None
     attempts: Annotated[
         tuple[AttemptRecord, ...],
-        Field(max_length=20, description="The newest ended attempts, oldest first."),
+        Field(max_length=20, description="The most recent ended attempts, oldest first."),
     ] = ()
     failures: Annotated[
         int,
-        Field(ge=0, description="Attempts in which the workload failed; counts to backoffLimit."),
+        Field(
+            ge=0,
+            description="Attempts in which the workload failed and no failure rule ignored that. "
+            "They count towards backoffLimit.",
+        ),
     ] = 0
     disruptions: Annotated[
         int,
         Field(
-            ge=0, description="Attempts that ended through no fault of the workload; to maxRents."
+            ge=0,
+            description="Attempts that count towards maxRents: they ended through no fault of the "
+            "workload, or a failure rule ignored the failure.",
         ),
     ] = 0
     run_seconds: Annotated[
         int, Field(ge=0, description="Seconds that the workload ran in ended attempts.")
     ] = 0
-    gpu: Annotated[str | None, Field(max_length=80, description="GPUs of the present machine.")] = (
+    gpu: Annotated[str | None, Field(max_length=80, description="GPUs of the current machine.")] = (
         None
     )
     usd_per_hour: Annotated[
         str | None,
-        Field(alias="usdPerHour", max_length=24, description="Price of the present machine."),
+        Field(
+            alias="usdPerHour", max_length=24, description="Hourly price of the current machine."
+        ),
     ] = None
     service_name: Annotated[
         str | None,
-        Field(max_length=63, description="Service that leads to the workload's ports."),
+        Field(
+            max_length=63, description="Service through which the workload's ports are reachable."
+        ),
     ] = None
     progress: Annotated[
-        ProgressStatus | None, Field(description="How far the present run says it is.")
+        ProgressStatus | None,
+        Field(description="Progress of the current run, as the workload reports it."),
     ] = None
-    usage: Annotated[UsageStatus | None, Field(description="How busy its GPUs are.")] = None
+    usage: Annotated[
+        UsageStatus | None, Field(description="How busy the GPUs of the current machine are.")
+    ] = None
     cost: Annotated[CostStatus, Field(description="What the job costs.")] = CostStatus()
-    start_time: Annotated[Time | None, Field(description="When the first workload started.")] = None
+    start_time: Annotated[Time | None, Field(description="When the workload first started.")] = None
     end: Annotated[
         JobEndStatus | None, Field(description="How the job ended; unset while it is not over.")
     ] = None
-    completion_time: Annotated[Time | None, Field(description="When the job was over.")] = None
+    completion_time: Annotated[
+        Time | None, Field(description="When the job was complete or had failed for good.")
+    ] = None
 
 
 class GpuJob(Model):

@@ -1,7 +1,7 @@
-"""GpuNode: one rented machine, or the intention to rent one; the ledger entry of an attempt.
+"""GpuNode: a rented machine, or a recorded intention to rent one; the ledger entry of an attempt.
 
-Its creation is the write-ahead record: a GpuNode exists, with its finalizer, before any money is
-spent. Each group of fields in the status is stored before the deed that follows from it.
+Creating it is the write-ahead record: a GpuNode exists, with its finalizer, before any money is
+spent. Each group of status fields is stored before the operator acts on it.
 """
 
 from typing import Annotated
@@ -15,19 +15,19 @@ Amount = Annotated[str, Field(max_length=24)]
 
 
 class JobReference(Model):
-    """The job that the machine is for."""
+    """The job that the machine is rented for."""
 
     name: Annotated[str, Field(max_length=63, description="Name of the GpuJob.")]
-    uid: Annotated[str, Field(max_length=64, description="Its uid.")]
+    uid: Annotated[str, Field(max_length=64, description="UID of the GpuJob.")]
 
 
 class GpuNodeSpec(Model):
-    """Which attempt the machine is for, and what it may cost."""
+    """The attempt that the machine is rented for, and what it may cost."""
 
-    job_ref: Annotated[JobReference, Field(description="The job that the machine is for.")]
+    job_ref: Annotated[JobReference, Field(description="The job that the machine is rented for.")]
     attempt: Annotated[int, Field(ge=1, le=1000, description="Number of the attempt.")]
     reserved_usd: Annotated[
-        Amount, Field(alias="reservedUSD", description="What this attempt may cost at most.")
+        Amount, Field(alias="reservedUSD", description="The most that this attempt may cost.")
     ]
 
 
@@ -36,240 +36,304 @@ class DriverStatus(Model):
 
     pod_name: Annotated[str, Field(max_length=63, description="Name of the pod.")]
     pod_uid: Annotated[
-        str, Field(alias="podUID", max_length=64, description="Its uid; only this pod is answered.")
+        str,
+        Field(
+            alias="podUID",
+            max_length=64,
+            description="UID of the pod. The controller accepts no other pod for this node.",
+        ),
     ]
     ready_at: Annotated[
-        Time | None, Field(description="When it first reported; nothing is rented before.")
+        Time | None,
+        Field(description="When the driver first reported. Nothing is rented before that."),
     ] = None
 
 
 class RentMarker(Model):
-    """Stored before the rent request is sent; with it present, none is ever sent again."""
+    """Stored before the rent request is sent. Once it exists, no further request is ever sent."""
 
-    requested_at: Annotated[Time, Field(description="When the marker was made.")]
-    not_after: Annotated[Time, Field(description="The request is never sent later than this.")]
+    requested_at: Annotated[Time, Field(description="When the marker was created.")]
+    not_after: Annotated[Time, Field(description="The request is never sent after this time.")]
     account_id: Annotated[
-        int, Field(alias="accountID", ge=0, description="Account of the provider.")
+        int, Field(alias="accountID", ge=0, description="Account at the provider.")
     ]
-    offer_id: Annotated[int, Field(alias="offerID", ge=0, description="Offer that was asked for.")]
-    machine_id: Annotated[int, Field(alias="machineID", ge=0, description="Machine behind it.")]
+    offer_id: Annotated[int, Field(alias="offerID", ge=0, description="Offer that was requested.")]
+    machine_id: Annotated[int, Field(alias="machineID", ge=0, description="Machine of the offer.")]
     host_id: Annotated[
-        int, Field(alias="hostID", ge=0, description="Host that it belongs to; 0 = not recorded.")
+        int,
+        Field(
+            alias="hostID", ge=0, description="Host that the machine belongs to; 0 if not recorded."
+        ),
     ] = 0
     gpu: Annotated[str, Field(max_length=80, description="GPUs of the machine.")]
     gpu_memory_gb: Annotated[
         int | None,
-        Field(alias="gpuMemoryGB", ge=0, description="Memory of each, by its offer, rounded down."),
+        Field(
+            alias="gpuMemoryGB",
+            ge=0,
+            description="Memory of each GPU in GB according to the offer, rounded down.",
+        ),
     ] = None
-    location: Annotated[str, Field(max_length=80, description="Where it stands.")] = ""
+    location: Annotated[str, Field(max_length=80, description="Location of the machine.")] = ""
     gpu_usd_per_hour: Annotated[
-        Amount, Field(alias="gpuUSDPerHour", description="Quoted price of the GPUs.")
+        Amount, Field(alias="gpuUSDPerHour", description="Quoted hourly price of the GPUs.")
     ]
     disk_usd_per_hour: Annotated[
-        Amount, Field(alias="diskUSDPerHour", description="Quoted price of the disk.")
+        Amount, Field(alias="diskUSDPerHour", description="Quoted hourly price of the disk.")
     ]
     bid_usd_per_hour: Annotated[
         Amount | None,
-        Field(alias="bidUSDPerHour", description="What was bid, if the machine is interruptible."),
+        Field(alias="bidUSDPerHour", description="Hourly bid, if the machine is interruptible."),
     ] = None
     download_usd_per_gb: Annotated[
-        Amount, Field(alias="downloadUSDPerGB", description="Quoted price of traffic in.")
+        Amount, Field(alias="downloadUSDPerGB", description="Quoted price per GB downloaded.")
     ]
     upload_usd_per_gb: Annotated[
-        Amount, Field(alias="uploadUSDPerGB", description="Quoted price of traffic out.")
+        Amount, Field(alias="uploadUSDPerGB", description="Quoted price per GB uploaded.")
     ]
     traffic_reserve_usd: Annotated[
         Amount,
-        Field(alias="trafficReserveUSD", description="Part of the fuse that is kept for traffic."),
+        Field(
+            alias="trafficReserveUSD", description="Part of the fuse that is reserved for traffic."
+        ),
     ]
     estimate_usd: Annotated[
-        Amount, Field(alias="estimateUSD", description="Bound of this attempt's cost.")
+        Amount, Field(alias="estimateUSD", description="Upper bound of this attempt's cost.")
     ]
-    confidence: Annotated[str, Field(max_length=8, description="Confidence of the gate.")]
+    confidence: Annotated[
+        str,
+        Field(
+            max_length=8,
+            description="Lower bound of the probability that the cost stays within the ceiling.",
+        ),
+    ]
     fuse_usd: Annotated[
-        Amount, Field(alias="fuseUSD", description="What this attempt may cost at most.")
+        Amount,
+        Field(
+            alias="fuseUSD",
+            description="The most that this attempt may cost: it is ended before it costs more.",
+        ),
     ]
     money_deadline_seconds: Annotated[
         int,
         Field(
-            ge=0, description="Seconds after the request at which the machine goes at the latest."
+            ge=0, description="Seconds after the request by which the machine must be destroyed."
         ),
     ]
     nonce: Annotated[
-        str, Field(max_length=64, description="Marks the host key in the machine's log.")
+        str,
+        Field(
+            max_length=64, description="Random value that marks the host key in the machine's log."
+        ),
     ]
 
 
 class RentAnswer(Model):
-    """What is surely known of the rent request without a listing."""
+    """Why nothing was rented, where that is certain without a listing of the provider."""
 
-    at: Annotated[Time, Field(description="When.")]
+    at: Annotated[Time, Field(description="When this became certain.")]
     reason: Annotated[
-        str, Field(max_length=64, description="OfferGone or RentWithheld: not rented.")
+        str,
+        Field(
+            max_length=64,
+            description="OfferGone or RentWithheld. Either means that nothing was rented.",
+        ),
     ]
-    message: Annotated[str, Field(max_length=1024, description="The provider's words.")] = ""
+    message: Annotated[str, Field(max_length=1024, description="What the provider answered.")] = ""
 
 
 class LeaseStatus(Model):
     """The machine that is paid for."""
 
     instance_id: Annotated[
-        int, Field(alias="instanceID", ge=0, description="The provider's number.")
+        int, Field(alias="instanceID", ge=0, description="The provider's number of the instance.")
     ]
     usd_per_hour: Annotated[
-        Amount, Field(alias="usdPerHour", description="Highest price seen, disk included.")
+        Amount, Field(alias="usdPerHour", description="Highest hourly price seen, disk included.")
     ]
-    recorded_at: Annotated[Time, Field(description="When it was recorded.")]
+    recorded_at: Annotated[Time, Field(description="When the instance was recorded here.")]
 
 
 class MachineStatus(Model):
-    """Where the machine is reached."""
+    """How to reach the machine."""
 
-    host: Annotated[str, Field(max_length=253, description="Name or address.")]
+    host: Annotated[str, Field(max_length=253, description="Host name or IP address.")]
     port: Annotated[int, Field(ge=1, le=65535, description="SSH port.")]
     host_key: Annotated[
         str,
-        Field(max_length=1024, description="Its public host key, read from the provider's log."),
+        Field(
+            max_length=1024,
+            description="Public host key of the machine, read from the provider's log.",
+        ),
     ]
 
 
 class MeasuredStatus(Model):
-    """What the machine is by its own measure."""
+    """What was measured on the machine itself."""
 
-    at: Annotated[Time, Field(description="When it was found good enough to get work.")]
+    at: Annotated[Time, Field(description="When the machine passed the preflight check.")]
     gpu: Annotated[
         str,
         Field(
             max_length=200,
-            description="Its GPUs by their own names.",
+            description="The GPUs, under the names that they report.",
             examples=["2x NVIDIA GeForce RTX 4090"],
         ),
     ]
     gpu_memory_mib: Annotated[
-        int, Field(alias="gpuMemoryMiB", ge=0, description="Memory of the smallest of them.")
+        int, Field(alias="gpuMemoryMiB", ge=0, description="Memory of the smallest GPU in MiB.")
     ]
     cuda_version: Annotated[
-        str | None, Field(max_length=8, description="The highest that its GPU software runs.")
+        str | None,
+        Field(max_length=8, description="Highest CUDA version that the GPU driver supports."),
     ] = None
-    cpu_cores: Annotated[int, Field(ge=0, description="CPU cores.")]
-    memory_mib: Annotated[int, Field(alias="memoryMiB", ge=0, description="Memory.")]
-    disk_mib: Annotated[int, Field(alias="diskMiB", ge=0, description="Disk.")]
+    cpu_cores: Annotated[int, Field(ge=0, description="Number of CPU cores.")]
+    memory_mib: Annotated[int, Field(alias="memoryMiB", ge=0, description="Memory in MiB.")]
+    disk_mib: Annotated[int, Field(alias="diskMiB", ge=0, description="Disk in MiB.")]
     disk_write_mbps: Annotated[
         int,
-        Field(alias="diskWriteMBps", ge=0, description="Megabytes per second written and synced."),
+        Field(
+            alias="diskWriteMBps",
+            ge=0,
+            description="Disk write speed in megabytes per second, including the final sync.",
+        ),
     ]
 
 
 class RunStatus(Model):
-    """The workload."""
+    """The run of the workload."""
 
-    started_at: Annotated[Time, Field(description="When it was started.")]
+    started_at: Annotated[Time, Field(description="When the workload was started.")]
     seconds: Annotated[
-        int | None, Field(ge=0, description="How long it ran, rounded up; set at its end.")
+        int | None,
+        Field(ge=0, description="Seconds that it ran, rounded up; set when it has ended."),
     ] = None
     progress: Annotated[
-        ProgressStatus | None, Field(description="How far it says it is, as of `asOf`.")
+        ProgressStatus | None,
+        Field(description="Progress that the workload reports, as of `asOf`."),
     ] = None
     usage: Annotated[
-        UsageStatus | None, Field(description="How busy its GPUs are, as of `asOf`.")
+        UsageStatus | None, Field(description="How busy the GPUs are, as of `asOf`.")
     ] = None
 
 
 class InterruptionStatus(Model):
-    """How often the machine was taken away and came back."""
+    """How often the machine was paused because somebody bid more, and resumed."""
 
-    count: Annotated[int, Field(ge=1, description="How often it stood still.")]
+    count: Annotated[int, Field(ge=1, description="How often the machine was paused.")]
     paused_at: Annotated[
-        Time | None, Field(description="When it was seen to stand still; empty once it is back.")
+        Time | None, Field(description="When it was first seen paused; empty once it has resumed.")
     ] = None
-    resumed_at: Annotated[Time | None, Field(description="When it last came back.")] = None
+    resumed_at: Annotated[Time | None, Field(description="When it last resumed.")] = None
     run_seconds: Annotated[
-        int, Field(ge=0, description="How long the workload ran before the latest interruption.")
+        int,
+        Field(ge=0, description="Seconds that the workload ran before the latest interruption."),
     ] = 0
 
 
 class StopStatus(Model):
-    """The decision that the workload is to end, or that it has; stored before it is told so."""
+    """The decision to stop the workload, or the record that it has ended.
 
-    at: Annotated[Time, Field(description="When it was decided; its time to drain begins.")]
-    reason: Annotated[str, Field(max_length=64, description="Why.")]
-    message: Annotated[str, Field(max_length=1024, description="Why, in words.")] = ""
+    It is stored before the driver is told.
+    """
+
+    at: Annotated[Time, Field(description="When this was decided. The drain time starts here.")]
+    reason: Annotated[str, Field(max_length=64, description="Why, in one CamelCase word.")]
+    message: Annotated[str, Field(max_length=1024, description="Why, in a sentence.")] = ""
     exit_code: Annotated[
-        int | None, Field(ge=0, le=255, description="Of the workload, if it ended by itself.")
+        int | None,
+        Field(ge=0, le=255, description="Exit code of the workload, if it ended by itself."),
     ] = None
     run_seconds: Annotated[
-        int | None, Field(ge=0, description="How long it ran, rounded up, if it ended by itself.")
+        int | None,
+        Field(ge=0, description="Seconds that it ran, rounded up, if it ended by itself."),
     ] = None
 
 
 class EndStatus(Model):
-    """The decision that the attempt is over; stored before anything is destroyed."""
+    """The decision that the attempt is over. It is stored before anything is destroyed."""
 
     at: Annotated[Time, Field(description="When it was decided.")]
-    reason: Annotated[str, Field(max_length=64, description="Why.")]
-    message: Annotated[str, Field(max_length=1024, description="Why, in words.")] = ""
-    exit_code: Annotated[int | None, Field(ge=0, le=255, description="Of the workload.")] = None
+    reason: Annotated[str, Field(max_length=64, description="Why, in one CamelCase word.")]
+    message: Annotated[str, Field(max_length=1024, description="Why, in a sentence.")] = ""
+    exit_code: Annotated[
+        int | None, Field(ge=0, le=255, description="Exit code of the workload, if it has one.")
+    ] = None
 
 
 class GpuNodeStatus(Model):
-    """The life of the machine; written by the operator alone."""
+    """The life of the machine. Only the operator writes it."""
 
     observed_generation: Annotated[
-        int, Field(ge=-1, description="Generation that this speaks of.")
+        int,
+        Field(
+            ge=-1,
+            description="Generation that this status describes. -1: not processed by the operator "
+            "yet.",
+        ),
     ] = -1
-    phase: Annotated[str | None, Field(max_length=32, description="One word, for people.")] = None
+    phase: Annotated[
+        str | None,
+        Field(
+            max_length=32,
+            description="State in one word, for people. Programs should read the conditions.",
+        ),
+    ] = None
     conditions: Annotated[
-        tuple[Condition, ...], Field(max_length=16, description="The state of the machine.")
+        tuple[Condition, ...], Field(max_length=16, description="Conditions of the machine.")
     ] = ()
     ssh_public_key: Annotated[
-        str | None, Field(max_length=512, description="Public half of this node's own SSH key.")
+        str | None,
+        Field(max_length=512, description="Public half of the SSH key that only this node uses."),
     ] = None
     driver: Annotated[DriverStatus | None, Field(description="The driver pod.")] = None
     rent: Annotated[RentMarker | None, Field(description="The rent request, if one was made.")] = (
         None
     )
     not_rented: Annotated[
-        RentAnswer | None, Field(description="Set when the request surely rented nothing.")
+        RentAnswer | None,
+        Field(description="Set when it is certain that the request rented nothing."),
     ] = None
     lease: Annotated[LeaseStatus | None, Field(description="The machine that is paid for.")] = None
-    machine: Annotated[MachineStatus | None, Field(description="Where it is reached.")] = None
+    machine: Annotated[MachineStatus | None, Field(description="How to reach the machine.")] = None
     measured: Annotated[
-        MeasuredStatus | None, Field(description="What it is by its own measure.")
+        MeasuredStatus | None, Field(description="What was measured on the machine itself.")
     ] = None
-    run: Annotated[RunStatus | None, Field(description="The workload.")] = None
+    run: Annotated[RunStatus | None, Field(description="The run of the workload.")] = None
     interruptions: Annotated[
-        InterruptionStatus | None, Field(description="How often the machine was taken away.")
+        InterruptionStatus | None, Field(description="How often the machine was paused.")
     ] = None
     stop: Annotated[
-        StopStatus | None, Field(description="Why the workload is to end, or has ended.")
+        StopStatus | None, Field(description="Why the workload must stop, or has ended.")
     ] = None
     end: Annotated[EndStatus | None, Field(description="Why the attempt is over.")] = None
     accrued_usd: Annotated[
         Amount | None, Field(alias="accruedUSD", description="Cost up to `asOf`: an upper bound.")
     ] = None
-    as_of: Annotated[Time | None, Field(description="When `accruedUSD` was reckoned.")] = None
+    as_of: Annotated[Time | None, Field(description="When `accruedUSD` was calculated.")] = None
     released_at: Annotated[
-        Time | None, Field(description="When the machine was proved gone; `accruedUSD` is final.")
+        Time | None,
+        Field(description="When the machine was proved gone. `accruedUSD` is final from then on."),
     ] = None
 
     @property
     def is_paused(self) -> bool:
-        """Whether the machine stands still because somebody bids more."""
+        """Whether the machine is paused because somebody bids more."""
         return self.interruptions is not None and self.interruptions.paused_at is not None
 
     @property
     def earlier_run_seconds(self) -> int:
-        """How long the workload ran before the latest interruption."""
+        """Seconds that the workload ran before the latest interruption."""
         return self.interruptions.run_seconds if self.interruptions else 0
 
     @property
     def run_number(self) -> int:
-        """Which run of the workload on this machine is the present one, from 0 on."""
+        """Number of the current run of the workload on this machine, counted from 0."""
         return self.interruptions.count if self.interruptions else 0
 
     @property
     def may_cost(self) -> bool:
-        """Whether a machine may be paid for: asked for, and neither refused nor proved gone."""
+        """Whether a machine may be paid for: requested, and neither refused nor proved gone."""
         return self.rent is not None and self.not_rented is None and self.released_at is None
 
 

@@ -1,4 +1,4 @@
-"""Names that objects carry: API group, labels, finalizer; and the model base of all kinds."""
+"""Names that objects carry (API group, labels, finalizer), and the base model of all kinds."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -19,18 +19,18 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "gpujob-operator"
 
 TRANSPORT_AUDIENCE = f"{GROUP}/transport"
-"""Audience of the token by which a driver pod proves to the controller who it is."""
+"""Audience of the token with which a driver pod proves its identity to the controller."""
 
 
 class Model(BaseModel):
-    """A value of the API: immutable, camelCase on the wire, unknown fields dropped."""
+    """A value of the API: immutable, camelCase on the wire, unknown fields are dropped."""
 
     model_config = ConfigDict(
         frozen=True, alias_generator=to_camel, populate_by_name=True, extra="ignore"
     )
 
     def wire(self) -> dict[str, object]:
-        """Returns the JSON form: camelCase keys, nothing that is unset."""
+        """Returns the JSON form: camelCase keys, without unset fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
@@ -52,25 +52,26 @@ Time = Annotated[
 
 
 class Condition(Model):
-    """One condition, by the API conventions of Kubernetes."""
+    """One condition, as the Kubernetes API conventions define it."""
 
-    type: Annotated[str, Field(max_length=64, description="What the condition is about.")]
+    type: Annotated[str, Field(max_length=64, description="Type of the condition.")]
     status: Annotated[
-        Literal["True", "False", "Unknown"], Field(description="Whether it holds, if known.")
+        Literal["True", "False", "Unknown"],
+        Field(description="Whether the condition holds, if that is known."),
     ]
     reason: Annotated[
         str,
         Field(
             max_length=64,
             pattern="^[A-Z][A-Za-z]*$",
-            description="Why, in one CamelCase word that programs may read.",
+            description="Why, in one CamelCase word that programs can rely on.",
         ),
     ]
     message: Annotated[
-        str, Field(max_length=4096, description="Why, in a sentence with the numbers.")
+        str, Field(max_length=4096, description="Why, in sentences with the figures.")
     ] = ""
     observed_generation: Annotated[
-        int, Field(ge=0, description="Generation of the object that this was concluded from.")
+        int, Field(ge=0, description="Generation of the object that the condition is based on.")
     ] = 0
     last_transition_time: Annotated[
         Time, Field(description="When the status last changed.", examples=["2026-01-01T00:00:00Z"])
@@ -91,16 +92,16 @@ class ObjectMeta(Model):
 
     @property
     def is_being_deleted(self) -> bool:
-        """Whether the object was asked to go."""
+        """Whether deletion of the object was requested."""
         return self.deletion_timestamp is not None
 
     @property
     def holds_finalizer(self) -> bool:
-        """Whether our finalizer keeps the object."""
+        """Whether the operator's finalizer is on the object."""
         return FINALIZER in self.finalizers
 
     def owner_reference(self, kind: str) -> dict[str, object]:
-        """Returns the reference by which what was made for the object goes with it."""
+        """Returns an owner reference, so that dependent objects are deleted with this one."""
         return {
             "apiVersion": API_VERSION,
             "kind": kind,

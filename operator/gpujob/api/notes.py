@@ -1,4 +1,4 @@
-"""What the leader publishes of the market, for those who have no access to the provider."""
+"""What the leader publishes about the market, for programs without access to the provider."""
 
 from typing import Annotated
 
@@ -9,34 +9,34 @@ from gpujob.api.meta import Model, Time
 
 
 class Floor(Model):
-    """The lowest price that was lately asked for one GPU of a model."""
+    """The lowest price recently offered for one GPU of a model."""
 
     usd_per_hour: Annotated[Usd, Field(alias="usdPerHour")]
     seen_at: Time
 
 
 class MarketNotes(Model):
-    """All of it, as it stands in a ConfigMap."""
+    """Everything that is published, as stored in a ConfigMap."""
 
     overhead_seconds: Annotated[float, Field(ge=0)]
     """What the gate adds to the run time of a job: boot, drain, destroy."""
     models: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=1000)] = ()
-    """Names of GPU models that the provider knows."""
+    """Names of the GPU models that the provider knows."""
     floors: Annotated[dict[str, Floor], Field(max_length=1000, default_factory=dict)]
-    """By GPU model."""
+    """Lowest recent price, by GPU model."""
 
 
 Count = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
 class MachineEntry(Model):
-    """How attempts on one machine went. Old ones fade: the numbers are what counted at `at`."""
+    """How attempts on one machine went. Old ones fade: the counts are valid as of `at`."""
 
     host_id: Annotated[int, Field(alias="hostID", ge=0)]
     failures: Count
     successes: Count
     at: Time
     last_failure: Annotated[str, Field(max_length=64)] = ""
-    """Reason of the last attempt that failed on it."""
+    """Reason why the last failed attempt on it failed."""
     last_node_uid: Annotated[str, Field(alias="lastNodeUID", max_length=64)] = ""
-    """GpuNode of the last attempt, so that none counts twice."""
+    """GpuNode of the last attempt, so that no attempt counts twice."""

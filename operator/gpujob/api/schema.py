@@ -1,7 +1,8 @@
-"""From models to CustomResourceDefinitions: structural schemas, and rules that hold without us.
+"""Turns the models into CustomResourceDefinitions: structural schemas, and CEL rules.
 
-The API server accepts less than pydantic emits (no references, no `anyOf`, no `const`), and wants
-bounds on everything that a CEL rule touches.
+The API server enforces them even when the operator is not running. It accepts less than pydantic
+emits (no references, no `anyOf`, no `const`), and requires bounds on every value that a CEL rule
+uses.
 """
 
 import json
@@ -37,7 +38,7 @@ _KEEP = {
 
 @dataclass(frozen=True)
 class Kind:
-    """All that a CustomResourceDefinition needs besides its schema."""
+    """Everything that a CustomResourceDefinition needs besides its schema."""
 
     name: str
     plural: str
@@ -49,12 +50,12 @@ class Kind:
     rules: dict[str, tuple[Schema, ...]]
     """CEL rules by the dotted path of the field below the root, `[]` standing for list items."""
     list_keys: dict[str, str]
-    """The key of lists that are maps, by the same path; all other lists are atomic."""
+    """The key of each list that is a map, by the same path. All other lists are atomic."""
     columns: tuple[Schema, ...]
     selectable: tuple[str, ...]
-    """Paths that a field selector may name."""
+    """Paths that a field selector can use."""
     first_phase: str
-    """What people are shown before the first visit."""
+    """Phase that is shown until the operator has processed the object."""
 
 
 def _rule(rule: str, message: str) -> Schema:
@@ -62,11 +63,19 @@ def _rule(rule: str, message: str) -> Schema:
 
 
 def _immutable(field: str) -> tuple[Schema, ...]:
-    return (_rule("self == oldSelf", f"{field} is immutable: delete the job and create it anew"),)
+    return (_rule("self == oldSelf", f"{field} is immutable: delete the job and create it again"),)
 
 
-def _column(name: str, path: str, *, of: str = "string", wide: bool = False) -> Schema:
-    return {"name": name, "type": of, "jsonPath": path} | ({"priority": 1} if wide else {})
+def _column(
+    name: str, path: str, *, of: str = "string", wide: bool = False, description: str = ""
+) -> Schema:
+    """Returns a printer column. Its name is one word without symbols, so that `awk` can split."""
+    column = {"name": name, "type": of, "jsonPath": path}
+    return (
+        column
+        | ({"description": description} if description else {})
+        | ({"priority": 1} if wide else {})
+    )
 
 
 _AGE = _column("Age", ".metadata.creationTimestamp", of="date")
@@ -75,35 +84,35 @@ GPUJOB = Kind(
     name="GpuJob",
     plural="gpujobs",
     short_name="gj",
-    description="A job that runs on one rented GPU machine within a cost ceiling.",
+    description="A job that runs on a rented GPU machine and costs no more than its ceiling.",
     spec=GpuJobSpec,
     status=GpuJobStatus,
     root_rules=(
         _rule(
             f"size(self.metadata.name) <= {NAME_LENGTH_MAX}",
-            f"metadata.name may have at most {NAME_LENGTH_MAX} characters: "
-            "names of nodes and pods are made from it",
+            f"metadata.name must have at most {NAME_LENGTH_MAX} characters: "
+            "the names of nodes and pods are derived from it",
         ),
     ),
     rules={
         "spec": (
             _rule(
                 "has(self.workingDir) == has(oldSelf.workingDir)",
-                "workingDir is immutable: delete the job and create it anew",
+                "workingDir is immutable: delete the job and create it again",
             ),
             _rule(
                 "has(self.idleDeadlineSeconds) == has(oldSelf.idleDeadlineSeconds)",
-                "idleDeadlineSeconds is immutable: delete the job and create it anew",
+                "idleDeadlineSeconds is immutable: delete the job and create it again",
             ),
             _rule(
                 "!has(oldSelf.activeDeadlineSeconds) || (has(self.activeDeadlineSeconds) && "
                 "self.activeDeadlineSeconds >= oldSelf.activeDeadlineSeconds)",
-                "activeDeadlineSeconds may be set or raised, not lowered or removed",
+                "activeDeadlineSeconds can be set or raised, but not lowered or removed",
             ),
         ),
         "spec.cost.ceiling": (
             _rule("double(self) > 0.0", "ceiling must be more than 0 US dollars"),
-            _rule("double(self) >= double(oldSelf)", "ceiling may be raised, not lowered"),
+            _rule("double(self) >= double(oldSelf)", "ceiling can be raised, but not lowered"),
         ),
         "spec.cost.confidence": (
             _rule("double(self) >= 0.95", "confidence must be at least 0.95"),
@@ -114,7 +123,7 @@ GPUJOB = Kind(
         "spec.ports": (
             _rule(
                 "self.all(one, self.exists_one(other, other.port == one.port))",
-                "each port may be declared once",
+                "each port number can be declared only once",
             ),
             *_immutable("ports"),
         ),
@@ -161,13 +170,17 @@ GPUJOB = Kind(
         _column("State", ".status.phase"),
         _column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
         _column("GPU", ".status.gpu"),
-        _column("$/h", ".status.usdPerHour"),
+        _column("Price", ".status.usdPerHour", description="US dollars per hour, disk included."),
         _column("Spent", ".status.cost.accruedUSD"),
         _column("Ceiling", ".spec.cost.ceiling"),
         _AGE,
         _column("Estimate", ".status.cost.estimateUSD", wide=True),
-        _column("Done %", ".status.progress.percent", of="integer", wide=True),
-        _column("Busy %", ".status.usage.gpuPercent", of="integer", wide=True),
+        _column(
+            "Done", ".status.progress.percent", of="integer", wide=True, description="Percent."
+        ),
+        _column(
+            "Busy", ".status.usage.gpuPercent", of="integer", wide=True, description="Percent."
+        ),
         _column("Attempt", ".status.attempt", of="integer", wide=True),
         _column("Node", ".status.nodeName", wide=True),
         _column("Message", '.status.conditions[?(@.type=="Ready")].message', wide=True),
@@ -180,11 +193,14 @@ GPUNODE = Kind(
     name="GpuNode",
     plural="gpunodes",
     short_name="gn",
-    description="One rented machine, or the intention to rent one: what is being paid for now.",
+    description="A rented machine, or the recorded intention to rent one. The GpuNodes show what "
+    "is being paid for now.",
     spec=GpuNodeSpec,
     status=GpuNodeStatus,
     root_rules=(),
-    rules={"spec": (_rule("self == oldSelf", "spec is immutable: the operator alone writes it"),)},
+    rules={
+        "spec": (_rule("self == oldSelf", "spec is immutable: only the operator writes it, once"),)
+    },
     list_keys={"status.conditions": "type"},
     columns=(
         _column("State", ".status.phase"),
@@ -192,7 +208,9 @@ GPUNODE = Kind(
         _column("Job", ".spec.jobRef.name"),
         _column("GPU", ".status.rent.gpu"),
         _column("Instance", ".status.lease.instanceID", of="integer"),
-        _column("$/h", ".status.lease.usdPerHour"),
+        _column(
+            "Price", ".status.lease.usdPerHour", description="US dollars per hour, disk included."
+        ),
         _column("Accrued", ".status.accruedUSD"),
         _AGE,
         _column("Machine", ".status.rent.machineID", of="integer", wide=True),
@@ -208,17 +226,17 @@ KINDS = (GPUJOB, GPUNODE)
 
 
 def custom_resource_definition(kind: Kind) -> Schema:
-    """Returns the CustomResourceDefinition of a kind as a document."""
+    """Returns the CustomResourceDefinition of a kind."""
     spec = _structural(kind.spec.model_json_schema(by_alias=True), kind, "spec")
     status = _structural(kind.status.model_json_schema(by_alias=True), kind, "status")
-    # kstatus takes an object without status for finished; -1 marks what was never visited.
+    # kstatus treats an object without status as finished; -1 marks one never processed.
     status["default"] = {"observedGeneration": -1, "phase": kind.first_phase}
     root: Schema = {
         "type": "object",
         "description": kind.description,
         "required": ["spec"],
         "properties": {
-            "apiVersion": {"type": "string", "description": "Version of the schema."},
+            "apiVersion": {"type": "string", "description": "API version of the object."},
             "kind": {"type": "string", "description": "Kind of the object."},
             "metadata": {"type": "object"},
             "spec": spec,
@@ -240,7 +258,7 @@ def custom_resource_definition(kind: Kind) -> Schema:
                 "plural": kind.plural,
                 "singular": kind.name.lower(),
                 "shortNames": [kind.short_name],
-                # Not gpujob or gpujobs: kubectl would take the kind's own name for the category.
+                # Not gpujob or gpujobs: kubectl would take the name of the kind for the category.
                 "categories": ["gpu"],
             },
             "versions": [
@@ -271,7 +289,7 @@ def _node(schema: Schema, definitions: Schema, kind: Kind, path: str) -> Schema:
     if "const" in schema:
         result["enum"] = [schema["const"]]
     if "examples" in schema and "description" in result:
-        # kubectl explain shows nothing but the description.
+        # kubectl explain shows only the description.
         example = json.dumps(schema["examples"][0])
         result["description"] = f"{result['description']} Example: {example}"
     match result.get("type"):
@@ -282,7 +300,7 @@ def _node(schema: Schema, definitions: Schema, kind: Kind, path: str) -> Schema:
                 for name, child in schema["properties"].items()
             }
             if "default" in result:
-                # The API server fills in the defaults of the fields themselves.
+                # The API server then fills in the default of each field.
                 result["default"] = {}
         case "object":
             held = schema["additionalProperties"]
@@ -302,7 +320,7 @@ def _node(schema: Schema, definitions: Schema, kind: Kind, path: str) -> Schema:
 
 
 def _resolved(schema: Schema, definitions: Schema) -> Schema:
-    """Replaces references, and `X or null` by an X that may be left out."""
+    """Resolves references, and turns `X or null` into an X that may be left out."""
     own = {key: value for key, value in schema.items() if key not in ("$ref", "anyOf")}
     if "$ref" in schema:
         target = definitions[schema["$ref"].removeprefix("#/$defs/")]

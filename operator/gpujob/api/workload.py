@@ -1,4 +1,4 @@
-"""What is shown of a running workload, of a job and of its node alike."""
+"""Status fields about a running workload; a job and its node have the same ones."""
 
 from typing import Annotated
 
@@ -8,18 +8,20 @@ from gpujob.api.meta import Model
 
 
 class ProgressStatus(Model):
-    """What the workload last said of itself."""
+    """The workload's last report about itself."""
 
-    percent: Annotated[int | None, Field(ge=0, le=100, description="How much is done.")] = None
-    step: Annotated[int | None, Field(ge=0, description="The step that it is at.")] = None
+    percent: Annotated[int | None, Field(ge=0, le=100, description="Percentage that is done.")] = (
+        None
+    )
+    step: Annotated[int | None, Field(ge=0, description="Current step.")] = None
     remaining_seconds: Annotated[
-        int | None, Field(ge=0, description="How long it thinks that it will take.")
+        int | None, Field(ge=0, description="Remaining seconds, as the workload estimates them.")
     ] = None
     metrics: Annotated[
         dict[str, Annotated[str, Field(max_length=24)]],
         Field(
             max_length=32,
-            description="Figures of its own, by name.",
+            description="Metrics that the workload chose itself, by name.",
             examples=[{"loss": "0.31"}],
             default_factory=dict,
         ),
@@ -27,14 +29,22 @@ class ProgressStatus(Model):
 
 
 class UsageStatus(Model):
-    """How busy its GPUs are."""
+    """How busy the GPUs are."""
 
     gpu_percent: Annotated[
-        int, Field(ge=0, le=100, description="The mean over all GPUs and the last minute.")
+        int,
+        Field(
+            ge=0, le=100, description="Load in percent: the mean over all GPUs and the last minute."
+        ),
     ]
     gpu_memory_mib: Annotated[
-        int, Field(alias="gpuMemoryMiB", ge=0, description="Memory in use on all of them.")
+        int,
+        Field(
+            alias="gpuMemoryMiB",
+            ge=0,
+            description="GPU memory in use, summed over all GPUs, in MiB.",
+        ),
     ]
     idle_seconds: Annotated[
-        int, Field(ge=0, description="For how long no GPU has been busy; 0 = one is.")
+        int, Field(ge=0, description="Seconds since any GPU was last busy; 0 if one is busy now.")
     ]
