@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from gpujob.server.http_api.app import AT_ONCE, PER_SECOND, api_app
 from gpujob.server.http_api.callers import Callers
-from gpujob.web.listener import RateLimit
+from gpujob.web.rate_limit import RateLimit
 
 TOKEN = "VJ3kq1c9Zr0y8nJm5wQd2sLhT7uXbEaG4fPiKoNvRYc"
 

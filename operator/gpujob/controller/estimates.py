@@ -16,7 +16,9 @@ from gpujob.core.cost.forecast import forecast
 from gpujob.core.market.offers import Quotes
 from gpujob.core.observation import Unavailable, World
 from gpujob.core.spec_faults import shape_faults
-from gpujob.web.listener import RateLimit, Refused, json_body
+from gpujob.web.bodies import json_body
+from gpujob.web.problems import Refused
+from gpujob.web.rate_limit import RateLimit
 from gpujob.web.token_reviews import TokenReviews
 
 PER_SECOND, AT_ONCE = 0.5, 10

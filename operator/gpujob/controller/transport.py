@@ -30,7 +30,10 @@ from gpujob.controller.workqueue import Key
 from gpujob.core.limits import Limits
 from gpujob.core.machine.assignment import assignment
 from gpujob.core.observation import Heard
-from gpujob.web.listener import Refused, bearer_token, json_body, listener_app
+from gpujob.web.bearer import bearer_token
+from gpujob.web.bodies import json_body
+from gpujob.web.listener import listener_app
+from gpujob.web.problems import Refused
 from gpujob.web.token_reviews import TokenReviews
 
 REVIEW_SECONDS = 60.0

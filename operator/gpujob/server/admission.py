@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gpujob.adapters.clock import Clock
 from gpujob.api.notes import MarketNotes
 from gpujob.core.admission import Verdict, review
-from gpujob.web.listener import Refused, json_body, listener_app
+from gpujob.web.bodies import json_body
+from gpujob.web.listener import listener_app
+from gpujob.web.problems import Refused
 
 PATH = "/validate-gpujobs"
 BODY_BYTES_MAX = 8 * 2**20

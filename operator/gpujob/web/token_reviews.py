@@ -8,7 +8,8 @@ from pydantic import SecretStr
 
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.kube import Body, KubeClient
-from gpujob.web.listener import Refused, bearer_token
+from gpujob.web.bearer import bearer_token
+from gpujob.web.problems import Refused
 
 HELD_MAX = 1000
 AT_ONCE = 8

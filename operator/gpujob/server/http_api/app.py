@@ -27,7 +27,7 @@ from gpujob.server.http_api.problems import (
     unanswered,
 )
 from gpujob.server.http_api.routes import add_routes
-from gpujob.web.listener import RateLimit
+from gpujob.web.rate_limit import RateLimit
 
 PER_SECOND, AT_ONCE = 20.0, 60
 """Requests of one token."""

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.core.spec_faults import shape_faults
 from gpujob.server.http_api.problems import Problem
-from gpujob.web.listener import Refused, json_body
+from gpujob.web.bodies import json_body
+from gpujob.web.problems import Refused
 
 BODY_BYTES_MAX = 1 << 20
 """More than a job may have; the API server takes objects of 1.5 MiB."""

@@ -19,7 +19,7 @@ from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.core.api_tokens import PREFIX, Grant, Known, digest_of, grant_of, known_tokens
 from gpujob.server.http_api.problems import Problem
-from gpujob.web.listener import recorded
+from gpujob.web.problems import recorded
 from gpujob.web.token_reviews import TokenReviews
 
 REVIEW_SECONDS = 10.0

@@ -13,7 +13,9 @@ from starlette.datastructures import Headers
 
 from gpujob.server.http_api.callers import Callers
 from gpujob.server.http_api.problems import Problem, unforeseen
-from gpujob.web.listener import App, RateLimit, Receive, Scope, Send, bearer_token
+from gpujob.web.bearer import bearer_token
+from gpujob.web.problems import App, Receive, Scope, Send
+from gpujob.web.rate_limit import RateLimit
 
 HEADERS = (
     (b"cache-control", b"no-store"),

@@ -19,7 +19,7 @@ from gpujob.adapters.errors import (
     Invalid,
     ObjectGone,
 )
-from gpujob.web.listener import BROKEN, recorded
+from gpujob.web.problems import BROKEN, recorded
 
 MEDIA_TYPE = "application/problem+json"
 TITLES = {
