@@ -100,6 +100,22 @@ def test_each_caller_has_a_budget_of_his_own() -> None:
     assert [limit.take("a") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
 
 
+def test_whoever_has_stopped_asking_is_forgotten() -> None:
+    """Otherwise each name would be kept for ever. Whose budget is full again loses nothing."""
+    clock = Clock()
+    limit = RateLimit(clock, per_second=2.0, at_once=3)
+    for number in range(1000):
+        limit.take(f"once-{number}")
+    assert [limit.take("greedy") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
+    assert len(limit) == 1001
+    clock.seconds += 1.5
+
+    assert [limit.take("greedy") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
+    assert len(limit) == 1
+    clock.seconds += 0.5
+    assert [limit.take("greedy") for _ in range(2)] == [0.0, 0.5], "it is remembered"
+
+
 def test_two_tokens_are_none() -> None:
     """Two readers could take one each."""
     api = Api()
