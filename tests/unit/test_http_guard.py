@@ -81,7 +81,7 @@ def test_who_asks_too_often_waits() -> None:
 
     assert first == [200] * AT_ONCE
     assert (status, headers["retry-after"]) == (429, "1")
-    assert body["title"] == "Too many requests"
+    assert body["title"] == "Too Many Requests"
     assert api.ask("/nowhere", BEARER)[0] == 429, "whatever the path"
     assert api.ask("/openapi.json")[0] == 401, "a stranger learns nothing of it"
     api.clock.seconds += 1

@@ -1,4 +1,4 @@
-"""The bearer token that a request shows."""
+"""The bearer token of a request (RFC 6750)."""
 
 import re
 
@@ -10,9 +10,9 @@ TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 def bearer_token(headers: Headers) -> SecretStr | None:
-    """Returns the token that a request shows; None = it shows none that could be one."""
+    """Returns the token of a request; None if it has none, or none of a token's form."""
     given = headers.getlist("authorization")
-    # Two would let two readers disagree.
+    # Of two such headers, a proxy could read one and this program the other.
     scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
     sound = len(token) <= TOKEN_BYTES_MAX and TOKEN.fullmatch(token)
     return SecretStr(token) if scheme.lower() == "bearer" and sound else None

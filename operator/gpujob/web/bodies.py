@@ -1,24 +1,26 @@
-"""The body of a request, read within a bound of bytes and of time."""
+"""The one reader of request bodies, bounded in bytes and in time."""
 
 import asyncio
 
-from fastapi import Request
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
-from gpujob.web.problems import Refused
+from gpujob.web.problems import Problem
 
 BODY_SECONDS = 30.0
-"""Within which a body must have come."""
+"""How long a body may take to arrive."""
 DISCARDED_BYTES_MAX = 16 << 20
-"""Of a body that is too large: who still sends when the line is closed does not see the answer."""
+"""How much of an oversized body is read and thrown away.
+
+A client that is still sending when the connection is closed never sees the 413.
+"""
 
 
 async def json_body(request: Request, bytes_max: int) -> bytes:
-    """Returns a body that is called JSON, unread; raises Refused."""
+    """Returns the raw body of a request that declares it as JSON; raises Problem."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != (
         "application/json"
     ):
-        raise Refused(415, "the body must be application/json")
+        raise Problem(415, "the Content-Type must be application/json")
     raw, size = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -29,10 +31,10 @@ async def json_body(request: Request, bytes_max: int) -> bytes:
                 elif size > bytes_max + DISCARDED_BYTES_MAX:
                     break
     except TimeoutError:
-        raise Refused(408, f"the body did not come within {BODY_SECONDS:g} s") from None
+        raise Problem(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
     except ClientDisconnect:
-        # Nobody hears this answer; that the line was cut is no fault of ours to be looked for.
-        raise Refused(400, "the body did not come whole") from None
+        # Nobody sees this answer. It keeps a broken connection from being logged as our failure.
+        raise Problem(400, "the body is incomplete") from None
     if size > bytes_max:
-        raise Refused(413, f"the body may have {bytes_max} bytes")
+        raise Problem(413, f"the body is larger than {bytes_max} bytes")
     return bytes(raw)

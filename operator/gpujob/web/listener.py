@@ -1,47 +1,47 @@
-"""The HTTP server that all our listeners are: uvicorn, in a process that keeps its signals."""
+"""The HTTP server behind every listener: uvicorn, without signal handlers and with time limits."""
 
 import asyncio
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import h11
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from gpujob.adapters.errors import ClusterError
-from gpujob.web.problems import LastResort, Refused, answer, recorded
+from gpujob.web.problems import LastResort, on_http_exception
 
 HEAD_BYTES_MAX = 16 << 10
 HEAD_SECONDS = 10.0
-"""Within which a request's head must have come, from when the line or its first byte is there."""
+"""How long the head of a request may take, counted from the connection or from its first byte."""
 
 
-def listener_app() -> FastAPI:
-    """Returns an application for machines to ask, without routes, that tells nothing of itself.
+def listener_app(*routes: Route) -> Starlette:
+    """Returns an application for programs to ask.
 
-    A route may raise Refused, and ClusterError if the cluster can not be asked. Why the latter,
-    and what nobody thought of, is in the log under the answer's id.
+    A route may raise Problem, and ClusterError if the cluster cannot be asked. Those and all other
+    exceptions are answered with problem details.
     """
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.add_middleware(LastResort)
-
-    @app.exception_handler(Refused)
-    async def on_refused(_: Request, refused: Refused) -> JSONResponse:
-        return answer(refused.status, str(refused))
-
-    @app.exception_handler(ClusterError)
-    async def on_cluster_error(_: Request, error: ClusterError) -> JSONResponse:
-        return answer(503, "the cluster can not be asked now; try again", recorded(error))
-
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(LastResort)],
+        exception_handlers={HTTPException: on_http_exception},
+    )
+    # A path with a slash too many is another path, and not ours.
+    app.router.redirect_slashes = False
     return app
 
 
 class _Connection(H11Protocol):
-    """Ends when the head of a request does not come; the library would wait for ever."""
+    """Closes a connection on which the head of a request does not arrive in time.
+
+    uvicorn itself waits for ever, see https://github.com/Kludex/uvicorn/issues/157.
+    """
 
     _patience: asyncio.TimerHandle | None = None
 
@@ -54,31 +54,36 @@ class _Connection(H11Protocol):
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._wait_no_more()
+        self._stop_waiting()
         super().connection_lost(exc)
 
     def _wait_for_head(self) -> None:
         if self.conn.their_state is not h11.IDLE:
-            self._wait_no_more()
+            self._stop_waiting()
         elif self._patience is None:
             self._patience = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
-    def _wait_no_more(self) -> None:
+    def _stop_waiting(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
 
 
 class HttpServer(uvicorn.Server):
-    """A server that leaves the signals to its process."""
+    """A server that leaves signals to its process, which may run several servers."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def http_server(app: Any, host: str, port: int, tls: ssl.SSLContext | None = None) -> HttpServer:
-    """Returns a server of an ASGI application, over TLS if there is a context for it."""
+def http_server(
+    app: ASGIApp, host: str, port: int, tls: ssl.SSLContext | None = None
+) -> HttpServer:
+    """Returns a server of an application; with a context it serves over TLS.
+
+    The context may be given another certificate while it is in use.
+    """
     config = uvicorn.Config(
         app,
         host=host,
@@ -90,7 +95,7 @@ def http_server(app: Any, host: str, port: int, tls: ssl.SSLContext | None = Non
         server_header=False,
     )
     if tls is not None:
+        # uvicorn takes only files of certificates. Its own context is replaced once it is loaded.
         config.load()
-        # Ours may be given another certificate while it is in use.
         config.ssl = tls
     return HttpServer(config)
