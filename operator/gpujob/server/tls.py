@@ -18,7 +18,7 @@ log = structlog.get_logger("gpujob.server")
 
 
 class Tls:
-    """The TLS context of all listeners; new connections get the latest certificate."""
+    """The TLS context of admission and API; new connections get the latest certificate."""
 
     def __init__(self, kube: KubeClient, settings: ServerSettings) -> None:
         self._kube = kube

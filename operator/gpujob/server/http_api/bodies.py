@@ -112,7 +112,7 @@ def _parsed(raw: bytes) -> Any:
     except RecursionError:
         raise Problem(400, "the body is nested too deeply") from None
     except _AmbiguousJson as error:
-        raise Problem(400, f"the body is not JSON: {error}") from None
+        raise Problem(400, f"the body is not acceptable JSON: {error}") from None
     except ValueError:
         raise Problem(400, "a number in the body has too many digits") from None
     if _depth(read) > DEPTH_MAX:
