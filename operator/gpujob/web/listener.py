@@ -32,7 +32,7 @@ def listener_app(*routes: Route) -> Starlette:
         middleware=[Middleware(LastResort)],
         exception_handlers={HTTPException: on_http_exception},
     )
-    # A path with a slash too many is another path, and not ours.
+    # A path with a trailing slash is another path, to which the library would redirect.
     app.router.redirect_slashes = False
     return app
 

@@ -109,7 +109,7 @@ def recorded(error: Exception) -> str:
 
 
 def problem_of(error: Exception) -> Problem:
-    """Returns the answer to a request that raised an exception; logs what is not the caller's."""
+    """Returns the answer to a request that raised this; logs it unless the caller is at fault."""
     match error:
         case Problem():
             return error
@@ -120,7 +120,7 @@ def problem_of(error: Exception) -> Problem:
 
 
 async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
-    """Answers what the library raises: for a path or a method that there is not."""
+    """Answers a path or a method that no route has, for which the library raises this."""
     assert isinstance(error, HTTPException), "it is registered for nothing else"
     if error.status_code == 404:
         return Problem(404, "there is no such path").response()
@@ -138,9 +138,9 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
 
 
 class LastResort:
-    """Turns each exception into an answer, so that the library never makes one of its own.
+    """Turns every exception into an answer, so that the library never makes one of its own.
 
-    It stands before all else that can fail. Which problem an exception is, `problem_for` decides.
+    It is the outermost part that can fail. `problem_for` decides which problem an exception is.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from gpujob.web.problems import INTERNAL, Problem, recorded
 
 
 def failure_problem(error: Exception, *, shows_cause: bool) -> Problem:
-    """Returns the answer to a request that raised an exception; logs what is not the caller's.
+    """Returns the answer to a request that raised this; logs it unless the caller is at fault.
 
     With `shows_cause` the answer includes the cause that is otherwise only logged.
     """

@@ -73,6 +73,6 @@ class Guard:
                 words = f"this token has sent too many requests; try again in {ceil(wait)} s"
                 raise Problem(429, words, headers={"Retry-After": str(ceil(wait))})
         elif scope["type"] != "lifespan":
-            # There is nothing else, such as a WebSocket, that a guard would have passed.
+            # WebSockets are not served, and none may get past the guard.
             return
         await self._app(scope, receive, send)
