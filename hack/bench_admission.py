@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from fastapi.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from gpujob.adapters import pki
 from gpujob.adapters.clock import SystemClock
@@ -60,9 +62,10 @@ def serve(port: int, folder: Path, line: Connection) -> None:
     context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
     app = admission_app(SystemClock())
 
-    @app.post(NOTHING)
-    async def nothing() -> PlainTextResponse:
+    async def nothing(_: Request) -> PlainTextResponse:
         return PlainTextResponse("")
+
+    app.routes.append(Route(NOTHING, nothing, methods=["POST"]))
 
     async def run() -> None:
         server = http_server(app, "127.0.0.1", port, context)

@@ -23,7 +23,7 @@ from gpujob.server.admission import admission_app
 from gpujob.server.http_api.app import api_app
 from gpujob.server.http_api.callers import Callers
 from gpujob.server.main import probes
-from gpujob.web import listener as http_server
+from gpujob.web import bodies, listener
 
 NAMES = (
     *("api", "transport", "probes", "server's probes", "admission"),
@@ -97,9 +97,9 @@ def applications(token: str, cut_off: KubeClient) -> dict[str, Any]:
 
 async def serve(ports: dict[str, int], token: str) -> None:
     """Serves until it is ended."""
-    http_server.HEAD_SECONDS, http_server.BODY_SECONDS = HEAD_SECONDS, BODY_SECONDS
+    listener.HEAD_SECONDS, bodies.BODY_SECONDS = HEAD_SECONDS, BODY_SECONDS
     apps = applications(token, await KubeClient.connect())
-    servers = [http_server.http_server(apps[name], "127.0.0.1", ports[name]) for name in NAMES]
+    servers = [listener.http_server(apps[name], "127.0.0.1", ports[name]) for name in NAMES]
     await asyncio.gather(*(server.serve() for server in servers))
 
 

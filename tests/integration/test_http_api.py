@@ -55,6 +55,20 @@ def test_a_token_to_read_writes_nothing(api: Api) -> None:
     assert api("GET", JOBS, token=TOKENS["reader"]).body["items"] == [before]
 
 
+def test_rights_come_before_all_else(api: Api) -> None:
+    """Whoever may not do a thing does not learn what else would be wrong with the request."""
+    for method, path in (
+        ("GET", f"{JOBS}?limit=x"),
+        ("GET", f"{JOBS}?cursor=AAAA"),
+        ("GET", f"{JOBS}/absent/log?attempt=x"),
+        ("POST", JOBS),
+        ("DELETE", f"{JOBS}/absent"),
+    ):
+        answer = api(method, path, b"{" if method == "POST" else None, token=TOKENS["b"])
+        assert answer.status == 403, (method, path, answer)
+    assert api("GET", "/v1/namespaces/Team_b/jobs", token=TOKENS["b"]).status == 400
+
+
 def test_tokens_come_and_go_while_it_runs(api: Api) -> None:
     """Two overlap while one takes the other's place; one that is taken away is good no more."""
     new, target = f"gpujob_{secrets.token_urlsafe(32)}", ("secret", "gpujob-api-tokens")

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from gpujob.server.http_api.app import AT_ONCE, PER_SECOND, api_app
 from gpujob.server.http_api.callers import Callers
-from gpujob.web.listener import RateLimit
+from gpujob.web.rate_limit import RateLimit
 
 TOKEN = "VJ3kq1c9Zr0y8nJm5wQd2sLhT7uXbEaG4fPiKoNvRYc"
 
@@ -81,7 +81,7 @@ def test_who_asks_too_often_waits() -> None:
 
     assert first == [200] * AT_ONCE
     assert (status, headers["retry-after"]) == (429, "1")
-    assert body["title"] == "Too many requests"
+    assert body["title"] == "Too Many Requests"
     assert api.ask("/nowhere", BEARER)[0] == 429, "whatever the path"
     assert api.ask("/openapi.json")[0] == 401, "a stranger learns nothing of it"
     api.clock.seconds += 1
@@ -98,6 +98,22 @@ def test_each_caller_has_a_budget_of_his_own() -> None:
     assert limit.take("b") == 0.0
     clock.seconds += 3600
     assert [limit.take("a") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
+
+
+def test_whoever_has_stopped_asking_is_forgotten() -> None:
+    """Otherwise each name would be kept for ever. Whose budget is full again loses nothing."""
+    clock = Clock()
+    limit = RateLimit(clock, per_second=2.0, at_once=3)
+    for number in range(1000):
+        limit.take(f"once-{number}")
+    assert [limit.take("greedy") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
+    assert len(limit) == 1001
+    clock.seconds += 1.5
+
+    assert [limit.take("greedy") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
+    assert len(limit) == 1
+    clock.seconds += 0.5
+    assert [limit.take("greedy") for _ in range(2)] == [0.0, 0.5], "it is remembered"
 
 
 def test_two_tokens_are_none() -> None:

@@ -334,10 +334,10 @@ def test_a_key_of_the_provider_is_known() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "a bearer token of the driver pod is needed",
+        "the bearer token of the driver's pod is needed",
         "VAST_API_KEY must hold the account's API key, without white space",
         "authorization.k8s.io/v1 is not served",
-        "get on /metrics is not granted to this account",
+        "RBAC does not allow this account to get /metrics",
         "gpujob_leased_usd_per_hour 1.5",
         "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
         base64.b64encode(b"-----BEGIN CERTIFICATE-----\nMIIB").decode(),

@@ -42,7 +42,7 @@ def test_what_is_printed_is_what_is_known() -> None:
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (("CI!", "--namespaces", "*", "--access", "read"), "a name has"),
+        (("CI!", "--namespaces", "*", "--access", "read"), "the name may contain"),
         (("ci", "--namespaces", "Team", "--access", "read"), "--namespaces"),
         (("ci", "--namespaces", "", "--access", "read"), "--namespaces"),
         (("ci", "--namespaces", "*", "--access", "admin"), "--access"),

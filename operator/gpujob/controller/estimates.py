@@ -1,13 +1,15 @@
-"""The controller's answers to what a job would cost: the server asks, which knows no market.
+"""The controller's answer to what a job would cost, for the server, which knows no market.
 
-Who may ask is for RBAC to say: `post` on the path.
+RBAC decides who may ask: `post` on the path.
 """
 
 from collections.abc import Awaitable, Callable
+from math import ceil
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from gpujob.adapters.clock import Clock
 from gpujob.api.estimate import ESTIMATE_BYTES_MAX, ESTIMATE_PATH, EstimateQuestion
@@ -16,29 +18,25 @@ from gpujob.core.cost.forecast import forecast
 from gpujob.core.market.offers import Quotes
 from gpujob.core.observation import Unavailable, World
 from gpujob.core.spec_faults import shape_faults
-from gpujob.web.listener import RateLimit, Refused, json_body
+from gpujob.web.bodies import json_body
+from gpujob.web.problems import Problem
+from gpujob.web.rate_limit import RateLimit
 from gpujob.web.token_reviews import TokenReviews
 
 PER_SECOND, AT_ONCE = 0.5, 10
-"""Of all who ask together: each question may be a search at the provider, which jobs need too."""
+"""For all callers together: a question may cost a search at the provider; jobs need those too."""
 
 WorldNow = Callable[[], World]
 QuotesFor = Callable[[GpuJobSpec], Awaitable[Quotes | Unavailable]]
 
 
-def add_estimates(
-    app: FastAPI,
-    *,
-    clock: Clock,
-    reviews: TokenReviews,
-    world: WorldNow,
-    quotes: QuotesFor,
-) -> None:
-    """Adds the route to an application; `reviews` tells whose a token is."""
+def estimates_route(
+    *, clock: Clock, reviews: TokenReviews, world: WorldNow, quotes: QuotesFor
+) -> Route:
+    """Returns the route; `reviews` knows the holders of tokens."""
     limit = RateLimit(clock, per_second=PER_SECOND, at_once=AT_ONCE)
 
-    @app.post(ESTIMATE_PATH)
-    async def estimate(request: Request) -> JSONResponse:
+    async def estimate(request: Request) -> Response:
         await reviews.demand(request)
         raw = await json_body(request, ESTIMATE_BYTES_MAX)
         try:
@@ -47,8 +45,11 @@ def add_estimates(
             )
         except ValidationError as error:
             words = "; ".join(str(fault) for fault in shape_faults(error))[:1024]
-            raise Refused(400, words) from None
-        if limit.take("all"):
-            raise Refused(429, "too much is asked; wait")
+            raise Problem(400, words) from None
+        if wait := limit.take("all"):
+            words = f"too many estimates are asked for; try again in {ceil(wait)} s"
+            raise Problem(429, words, headers={"Retry-After": str(ceil(wait))})
         found = await quotes(asked.spec)
         return JSONResponse(forecast(world(), asked.spec, found).wire())
+
+    return Route(ESTIMATE_PATH, estimate, methods=["POST"])

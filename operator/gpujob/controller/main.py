@@ -9,7 +9,7 @@ import signal
 import uuid
 
 import structlog
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from gpujob.adapters import log as logging
 from gpujob.adapters.clock import SystemClock
@@ -86,7 +86,7 @@ async def _cluster_id(kube: KubeClient, stop: asyncio.Event) -> str | None:
     return None
 
 
-def _probes(kube: KubeClient, clock: SystemClock, leader: Leader) -> FastAPI:
+def _probes(kube: KubeClient, clock: SystemClock, leader: Leader) -> Starlette:
     return probes_app(
         kube,
         clock,

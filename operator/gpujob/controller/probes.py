@@ -1,9 +1,11 @@
-"""Probes, open to all, and metrics, which show money: only for whoever may read `/metrics`."""
+"""The probes, open to all, and the metrics, which show spending and so ask for a token."""
 
 from collections.abc import Callable
 
-from fastapi import FastAPI, Request
-from fastapi.responses import PlainTextResponse, Response
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.kube import KubeClient
@@ -14,7 +16,7 @@ from gpujob.web.token_reviews import TokenReviews
 
 METRICS_PATH = "/metrics"
 REVIEW_SECONDS = 10.0
-"""How long a token's review is believed; what its account may is asked each time."""
+"""How long the review of a token is kept. What its account may do is asked each time."""
 
 
 def probes_app(
@@ -25,27 +27,26 @@ def probes_app(
     leads: Callable[[], bool],
     problem: Callable[[], Unavailable | None],
     figures: Callable[[], Figures],
-) -> FastAPI:
+) -> Starlette:
     """Returns the application that the kubelet and Prometheus ask."""
-    app = listener_app()
     reviews = TokenReviews(kube, clock, believed_seconds=REVIEW_SECONDS)
 
-    @app.get("/healthz")
-    async def healthz() -> PlainTextResponse:
-        alive = is_alive()
-        return PlainTextResponse("ok" if alive else "a thread has ended", 200 if alive else 500)
+    async def healthz(_: Request) -> Response:
+        if is_alive():
+            return PlainTextResponse("ok")
+        return PlainTextResponse("a thread has ended", 500)
 
-    @app.get("/readyz")
-    async def readyz() -> PlainTextResponse:
+    async def readyz(_: Request) -> Response:
         if not leads():
             return PlainTextResponse("ok: another replica leads")
         if (found := problem()) is None:
             return PlainTextResponse("ok")
         return PlainTextResponse(f"{found.reason}: {found.message}", 503)
 
-    @app.get(METRICS_PATH)
     async def metrics(request: Request) -> Response:
         await reviews.demand(request)
         return Response(exposition(figures()), media_type=CONTENT_TYPE)
 
-    return app
+    return listener_app(
+        Route("/healthz", healthz), Route("/readyz", readyz), Route(METRICS_PATH, metrics)
+    )

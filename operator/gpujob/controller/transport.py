@@ -1,16 +1,18 @@
-"""DriverTransport's server side: drivers report here and are told what to do.
+"""DriverTransport's server side: drivers report here, and the answer says what to do.
 
-A driver is known by the token of its pod: only the pod that is recorded in its GpuNode is answered.
-What it says is kept as an observation; no money and no state follows from it directly.
+A driver identifies itself by the token of its pod, and only the pod that its GpuNode records is
+answered. A report is kept as an observation: no spending and no state follows from it directly.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.kube import KubeClient
@@ -25,22 +27,25 @@ from gpujob.api.transport import (
     message_faults,
     read_message,
 )
-from gpujob.controller.estimates import QuotesFor, WorldNow, add_estimates
+from gpujob.controller.estimates import QuotesFor, WorldNow, estimates_route
 from gpujob.controller.workqueue import Key
 from gpujob.core.limits import Limits
 from gpujob.core.machine.assignment import assignment
 from gpujob.core.observation import Heard
-from gpujob.web.listener import Refused, bearer_token, json_body, listener_app
+from gpujob.web.bearer import bearer_token
+from gpujob.web.bodies import json_body
+from gpujob.web.listener import listener_app
+from gpujob.web.problems import Problem
 from gpujob.web.token_reviews import TokenReviews
 
 REVIEW_SECONDS = 60.0
-"""How long a token's review is believed."""
+"""How long the review of a token is kept."""
 
 POD_UID = "authentication.kubernetes.io/pod-uid"
 POD_NAME = "authentication.kubernetes.io/pod-name"
 
 Lookup = Callable[[str], tuple[GpuNode | None, GpuJob | None]]
-"""By node uid: the node and its job as last watched."""
+"""Finds a node, by its uid, and its job, both as last watched."""
 
 
 @dataclass(frozen=True)
@@ -59,57 +64,57 @@ def transport_app(
     on_news: Callable[[Key], None],
     world: WorldNow,
     quotes: QuotesFor,
-) -> FastAPI:
-    """Returns the application that drivers talk to; the server asks for estimates here too."""
-    app = listener_app()
+) -> Starlette:
+    """Returns the application that drivers talk to, and the server when it needs an estimate."""
     reviews = TokenReviews(
         kube, clock, believed_seconds=REVIEW_SECONDS, audience=TRANSPORT_AUDIENCE
     )
-    add_estimates(app, clock=clock, reviews=reviews, world=world, quotes=quotes)
 
     async def caller_of(request: Request) -> _Caller:
         if (token := bearer_token(request.headers)) is None:
-            raise Refused(401, "a bearer token of the driver pod is needed")
+            raise Problem(401, "the bearer token of the driver's pod is needed")
         user = await reviews.user_of(token)
         if user is None or (caller := _pod_of(user)) is None:
-            raise Refused(401, "the token is not one of a driver pod for this audience")
+            raise Problem(401, "the token is not valid here, or not bound to a pod")
         return caller
 
-    @app.post(SYNC_PATH)
-    async def sync(request: Request) -> JSONResponse:
+    async def sync(request: Request) -> Response:
         caller = await caller_of(request)
         raw = await json_body(request, REPORT_BYTES_MAX)
         try:
             report = read_message(DriverReport, raw)
         except ValidationError as error:
-            raise Refused(400, message_faults(error)) from None
+            raise Problem(400, message_faults(error)) from None
         return JSONResponse(accept(caller, report).wire())
 
     def accept(caller: _Caller, report: DriverReport) -> Assignment:
         node, job = lookup(report.node_uid)
         if node is None:
-            raise Refused(404, "no such node is known here yet")
+            raise Problem(404, "this GpuNode is not known here yet")
         driver = node.status.driver
         if (
             driver is None
             or driver.pod_uid != caller.pod_uid
             or node.metadata.namespace != caller.namespace
         ):
-            raise Refused(403, "this pod is not recorded as the node's driver")
+            raise Problem(403, "the GpuNode does not record this pod as its driver")
         held = heard.get(report.node_uid)
         before = held.report if held is not None and held.pod_uid == caller.pod_uid else None
-        # What was overtaken on its way, or comes a second time, says nothing about the present.
+        # A report that was overtaken on its way, or sent twice, says nothing about the present.
         if before is None or report.order > before.order:
             heard[report.node_uid] = Heard(report, caller.pod_uid, clock.monotonic())
             if before is None or _is_news(before, report):
                 on_news(Key("GpuNode", node.metadata.namespace, node.metadata.name))
         return assignment(node, job, limits)
 
-    return app
+    return listener_app(
+        Route(SYNC_PATH, sync, methods=["POST"]),
+        estimates_route(clock=clock, reviews=reviews, world=world, quotes=quotes),
+    )
 
 
 def _is_news(before: DriverReport, after: DriverReport) -> bool:
-    """Whether a pass over the node could decide otherwise for it."""
+    """True if a pass over the node could decide differently because of the new report."""
     return _deciding(before) != _deciding(after)
 
 
@@ -121,7 +126,7 @@ def _deciding(report: DriverReport) -> tuple[object, ...]:
 
 
 def _pod_of(user: Mapping[str, Any]) -> _Caller | None:
-    """Returns the pod that a service account's token is bound to; None = to none."""
+    """Returns the pod that a service account's token is bound to, or None."""
     extra = user.get("extra") or {}
     parts = str(user.get("username", "")).split(":")
     uids, names = extra.get(POD_UID) or [], extra.get(POD_NAME) or []

@@ -1,25 +1,29 @@
-"""The webhook's routes: AdmissionReviews of GpuJobs in, verdicts out.
+"""The admission webhook: AdmissionReviews of GpuJobs in, verdicts out.
 
-Whatever is not exactly such a review is refused: the API server then refuses the object, since the
-webhook's failure policy is Fail.
+Whatever is not exactly such a review is answered with an error. The webhook's failure policy is
+Fail, so the API server then refuses the object.
 """
 
 from collections.abc import Callable
 from typing import Any, Literal
 
 import structlog
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from gpujob.adapters.clock import Clock
 from gpujob.api.notes import MarketNotes
 from gpujob.core.admission import Review, review
-from gpujob.web.listener import Refused, json_body, listener_app
+from gpujob.web.bodies import json_body
+from gpujob.web.listener import listener_app
+from gpujob.web.problems import Problem
 
 PATH = "/validate-gpujobs"
 BODY_BYTES_MAX = 8 * 2**20
-"""A review holds the object before and after; the API server takes requests of 3 MiB."""
+"""A review holds the object before and after the change; a request to the API server has 3 MiB."""
 UNPROCESSABLE = 422
 
 log = structlog.get_logger("gpujob.admission")
@@ -48,16 +52,16 @@ class _AdmissionReview(BaseModel):
     request: _AdmissionRequest
 
 
-def admission_app(clock: Clock, market: Callable[[], MarketNotes | None] = lambda: None) -> FastAPI:
-    """Returns the application that the API server asks; `market` tells what is known of it."""
-    app = listener_app()
+def admission_app(
+    clock: Clock, market: Callable[[], MarketNotes | None] = lambda: None
+) -> Starlette:
+    """Returns the application that the API server asks; `market` gives what the controller saw."""
 
-    @app.post(PATH)
-    async def validate(request: Request) -> JSONResponse:
+    async def validate(request: Request) -> Response:
         try:
             asked = await _read(request)
-        except Refused as refused:
-            log.warning("review_refused", status=refused.status, problem=str(refused))
+        except Problem as problem:
+            log.warning("review_refused", status=problem.status, problem=problem.detail)
             raise
         verdict = review(asked.object, market(), now=clock.now())
         if verdict.faults:
@@ -69,7 +73,7 @@ def admission_app(clock: Clock, market: Callable[[], MarketNotes | None] = lambd
             )
         return JSONResponse(_answer(asked.uid, verdict))
 
-    return app
+    return listener_app(Route(PATH, validate, methods=["POST"]))
 
 
 async def _read(request: Request) -> _AdmissionRequest:
@@ -79,7 +83,7 @@ async def _read(request: Request) -> _AdmissionRequest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise Refused(400, f"no review of a GpuJob: {where}: {first['msg']}") from None
+        raise Problem(400, f"this is not a review of a GpuJob: {where}: {first['msg']}") from None
 
 
 def _answer(uid: str, verdict: Review) -> dict[str, Any]:

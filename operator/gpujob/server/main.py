@@ -1,10 +1,7 @@
-"""The server: answers the API server's reviews of GpuJobs, and the HTTP API, if it is wanted.
+"""Starts the server's listeners and keeps what they need fresh, until the process is to stop.
 
-Stateless, any number of replicas.
-
-It holds no account token and asks no provider: what a job would cost, the controller tells it. Its
-certificates come from the Secret that the controller keeps; another one is taken up while it
-serves.
+Certificates come from the Secret that the controller keeps, and are replaced while connections are
+open. What is known of the market comes from the controller's notes.
 """
 
 import asyncio
@@ -12,8 +9,10 @@ import signal
 from pathlib import Path
 
 import structlog
-from fastapi import FastAPI
-from fastapi.responses import PlainTextResponse
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from gpujob.adapters import log as logging
 from gpujob.adapters.clock import SystemClock
@@ -31,25 +30,22 @@ from gpujob.web.listener import HttpServer, http_server, listener_app
 log = structlog.get_logger("gpujob.server")
 
 
-def probes(tls: Tls) -> FastAPI:
+def probes(tls: Tls) -> Starlette:
     """Returns the application that the kubelet asks."""
-    app = listener_app()
 
-    @app.get("/healthz")
-    async def healthz() -> PlainTextResponse:
+    async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok")
 
-    @app.get("/readyz")
-    async def readyz() -> PlainTextResponse:
+    async def readyz(_: Request) -> Response:
         if tls.is_loaded:
             return PlainTextResponse("ok")
-        return PlainTextResponse("no certificate yet: the controller makes it", 503)
+        return PlainTextResponse("there is no certificate yet; the controller makes it", 503)
 
-    return app
+    return listener_app(Route("/healthz", healthz), Route("/readyz", readyz))
 
 
 async def run(settings: ServerSettings) -> int:
-    """Serves until it is told to stop; returns the process's exit status."""
+    """Serves until the process is to stop; returns its exit status."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -78,7 +74,7 @@ async def run(settings: ServerSettings) -> int:
         callers = Callers(kube, SystemClock(), settings.api_bootstrap_token)
         shows_cause = settings.api_mode == "development"
         if shows_cause:
-            log.warning("development_mode", means="callers are told why a request failed")
+            log.warning("development_mode", means="answers include why a request failed")
         routes = api_app(
             kube=kube,
             clock=SystemClock(),
@@ -102,7 +98,7 @@ async def run(settings: ServerSettings) -> int:
         (broken, *_) = ended
         problem = broken.exception() if not broken.cancelled() else None
         log.error("server_broke", task=broken.get_name(), problem=repr(problem))
-    # Reviews under way are answered; streams are cut.
+    # Reviews that are under way are answered; streams are cut.
     for listener in (asking, *listeners):
         listener.should_exit = True
     serving = [task for task in tasks if task.get_name() in ("probes", "admission", "api")]

@@ -12,28 +12,28 @@ from gpujob.core.api_tokens import ADVICE, weakness
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """All that the server is told at its start."""
+    """The settings that the server is started with."""
 
     namespace: str
-    """Where it runs, and where its certificates are."""
+    """The namespace of the release, where its Secrets are."""
     name: str = "gpujob"
-    """Of the release."""
+    """The name of the release."""
     admission_port: int = 8443
     probes_port: int = 8081
-    listen_host: str = "0.0.0.0"  # noqa: S104 - a pod's own address is not known before
+    listen_host: str = "0.0.0.0"  # noqa: S104 - the pod's address is not known in advance
     log_level: str = "INFO"
     look_seconds: float = 5.0
-    """Between two looks at the certificates, at tokens, and at what is known of the market."""
+    """How often certificates, tokens and the market's notes are read."""
     api_port: int = 0
-    """Of the HTTP API; 0 = there is none."""
+    """The port of the HTTP API; 0 disables it."""
     transport_url: str = ""
-    """Where the controller is asked what a job would cost; needed for the API."""
+    """The controller's address, for estimates; needed for the HTTP API."""
     token_file: str = "/var/run/secrets/gpujob.dev/transport/token"  # noqa: S105 - a path
-    """Of the token for that."""
+    """The file of the token for the controller."""
     api_mode: str = "production"
-    """`development` shows callers why a request failed."""
+    """In `development`, error answers include the cause."""
     api_bootstrap_token: SecretStr = field(default_factory=lambda: SecretStr(""))
-    """May do everything, until the Secret that it comes from is gone; empty = there is none."""
+    """A token that may do everything until its Secret is deleted; empty if there is none."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ServerSettings":

@@ -1,4 +1,4 @@
-"""The certificate that new connections are shown."""
+"""The server's certificate, read from the Secret that the controller keeps."""
 
 import asyncio
 import base64
@@ -18,7 +18,7 @@ log = structlog.get_logger("gpujob.server")
 
 
 class Tls:
-    """What new connections are shown: the certificate that the Secret holds."""
+    """The TLS context of admission and API; new connections get the latest certificate."""
 
     def __init__(self, kube: KubeClient, settings: ServerSettings) -> None:
         self._kube = kube
@@ -29,7 +29,7 @@ class Tls:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether there is a certificate to show."""
+        """True once there is a certificate."""
         return self._shown is not None
 
     async def load(self) -> None:
@@ -40,7 +40,7 @@ class Tls:
             await self._look()
 
     async def follow(self) -> None:
-        """Takes up other certificates for ever."""
+        """Replaces the certificate whenever the Secret holds another one."""
         while True:
             await asyncio.sleep(self._settings.look_seconds)
             await self._look()
@@ -59,7 +59,7 @@ class Tls:
         try:
             self._show(stored)
         except (KeyError, ValueError, ssl.SSLError) as error:
-            # What is shown by now stays good for longer than a mistake takes to be seen.
+            # The present certificate stays valid for longer than it takes to notice this.
             log.error("certificate_unusable", secret=f"{namespace}/{name}", problem=repr(error))
 
     def _show(self, stored: Body) -> None:
@@ -68,11 +68,11 @@ class Tls:
         if (shown := (chain, SecretBytes(key))) == self._shown:
             return
         with tempfile.TemporaryDirectory() as folder:
-            # Python's TLS reads files only; nobody else can read this folder.
+            # Python's ssl module reads only files. Nobody else can read this folder.
             chain_file, key_file = Path(folder) / "tls.crt", Path(folder) / "tls.key"
             chain_file.write_bytes(chain)
             key_file.write_bytes(key)
-            # A pair that does not match would leave the context with neither.
+            # A key that does not match would leave the context without a certificate.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain_file, key_file)
             self.context.load_cert_chain(chain_file, key_file)
         self._shown = shown

@@ -1,1 +1,1 @@
-"""What all our HTTP listeners share."""
+"""What all HTTP listeners share: the server, reading of bodies and tokens, limits and problems."""

@@ -1,22 +1,23 @@
-"""Whose a token of the cluster's is, by the API server's word, which is believed for a while."""
+"""Whose a token of the cluster is: the API server is asked, and its answer is kept for a while."""
 
 import asyncio
 import hashlib
 
-from fastapi import Request
 from pydantic import SecretStr
+from starlette.requests import Request
 
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.kube import Body, KubeClient
-from gpujob.web.listener import Refused, bearer_token
+from gpujob.web.bearer import bearer_token
+from gpujob.web.problems import Problem
 
 HELD_MAX = 1000
 AT_ONCE = 8
-"""Strangers can ask for reviews: there are only so many at a time."""
+"""How many reviews may be in flight. Anybody can cause one, with any token."""
 
 
 class TokenReviews:
-    """Asks the API server about tokens, and remembers whose the good ones are."""
+    """Asks the API server about tokens, and remembers the holders of valid ones."""
 
     def __init__(
         self,
@@ -26,14 +27,14 @@ class TokenReviews:
         believed_seconds: float,
         audience: str | None = None,
     ) -> None:
-        """Without an audience tokens must be for the API server itself."""
+        """Without an audience, tokens must be for the API server itself."""
         self._kube, self._clock = kube, clock
         self._seconds, self._audience = believed_seconds, audience
         self._held: dict[str, tuple[float, Body]] = {}
         self._asking = asyncio.Semaphore(AT_ONCE)
 
     async def user_of(self, token: SecretStr) -> Body | None:
-        """Returns who holds a token, as the API server names him; None = it is not good.
+        """Returns the holder of a token as the API server names him; None if it is not valid.
 
         Raises ClusterError.
         """
@@ -55,14 +56,15 @@ class TokenReviews:
         return user
 
     async def demand(self, request: Request) -> None:
-        """Raises Refused unless the bearer may do this to our path, by the cluster's RBAC.
+        """Raises Problem unless the cluster's RBAC grants the bearer this method on this path.
 
-        The verb is the request's method in small letters. Raises ClusterError.
+        The verb is the method in lower case; whoever may `get` may send HEAD. Raises ClusterError.
         """
-        path, verb = request.url.path, request.method.lower()
+        path = request.url.path
+        verb = "get" if request.method == "HEAD" else request.method.lower()
         if (token := bearer_token(request.headers)) is None:
-            raise Refused(401, "a bearer token is needed")
+            raise Problem(401, "a bearer token is needed")
         if (user := await self.user_of(token)) is None:
-            raise Refused(401, "the token is not valid here")
+            raise Problem(401, "the token is not valid here")
         if not await self._kube.may_reach(user, path, verb):
-            raise Refused(403, f"{verb} on {path} is not granted to this account")
+            raise Problem(403, f"RBAC does not allow this account to {verb} {path}")

@@ -1,1 +1,1 @@
-"""The HTTP API for whoever holds no kubeconfig: the same objects, the same rights."""
+"""The HTTP API, for users without a kubeconfig: the same objects, and the same rights."""

@@ -1,19 +1,22 @@
-"""What is sent to the API, read strictly: unknown fields, doubled keys and all that is no JSON."""
+"""The bodies that the API takes, and their strict reader.
+
+It rejects unknown fields, and JSON that two parsers could read differently.
+"""
 
 import json
 import math
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from starlette.requests import Request
 
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.core.spec_faults import shape_faults
-from gpujob.server.http_api.problems import Problem
-from gpujob.web.listener import Refused, json_body
+from gpujob.web.bodies import json_body
+from gpujob.web.problems import Problem
 
 BODY_BYTES_MAX = 1 << 20
-"""More than a job may have; the API server takes objects of 1.5 MiB."""
+"""Larger than any valid job; the API server takes objects of 1.5 MiB."""
 DEPTH_MAX = 32
 
 Sent = TypeVar("Sent", bound=BaseModel)
@@ -25,12 +28,12 @@ Words = Annotated[dict[str, str], Field(max_length=64)]
 
 
 class NewMetadata(BaseModel):
-    """Name and marks of a new job."""
+    """Name, labels and annotations of a new job."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: Annotated[Name, Field(description="Name of the job, unique in its namespace.")]
-    labels: Annotated[Words, Field(description="Labels, by Kubernetes' rules.")] = {}
+    labels: Annotated[Words, Field(description="Labels, by the rules of Kubernetes.")] = {}
     annotations: Annotated[Words, Field(description="Annotations.")] = {}
 
 
@@ -47,7 +50,7 @@ EXAMPLE: dict[str, JsonValue] = {
 
 
 class NewJob(BaseModel):
-    """A job to be created."""
+    """A job to create."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE]})
 
@@ -55,46 +58,43 @@ class NewJob(BaseModel):
     spec: GpuJobSpec
 
 
-class _NoJson(ValueError):
-    """Says what two readers could understand in two ways."""
+class _AmbiguousJson(ValueError):
+    """Two parsers could read this differently."""
 
 
 async def read_body(request: Request, kind: type[Sent]) -> Sent:
-    """Returns what was sent; raises Problem with the fields that are wrong."""
-    try:
-        raw = await json_body(request, BODY_BYTES_MAX)
-    except Refused as refused:
-        raise Problem(refused.status, str(refused)) from None
-    read = json.dumps(_checked(raw))
+    """Returns the body of a request; raises Problem with the fields that are wrong."""
+    read = json.dumps(_parsed(await json_body(request, BODY_BYTES_MAX)))
     try:
         return kind.model_validate_json(
             read, strict=True, extra="forbid", by_alias=True, by_name=False
         )
     except ValidationError as error:
         faults = tuple((fault.field, fault.message) for fault in shape_faults(error))
-        raise Problem(400, "the body is not of the schema", faults=faults) from None
+        raise Problem(400, "the body does not match the schema", faults=faults) from None
 
 
-def _checked(raw: bytes) -> Any:
-    """Returns what was sent; raises Problem for what two readers could read in two ways, or none.
+def _parsed(raw: bytes) -> Any:
+    """Parses a body; raises Problem.
 
-    To JSON Schema 1.0 is an integer, and so it is here.
+    It rejects JSON that parsers read differently: duplicate keys, NaN, huge numbers. It reads 1.0
+    as the integer 1, as JSON Schema does.
     """
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in items]
         if len(set(names)) < len(names):
             doubled = next(name for name in names if names.count(name) > 1)
-            raise _NoJson(f"the key '{doubled[:64]}' stands twice in one object")
+            raise _AmbiguousJson(f"the key '{doubled[:64]}' is twice in one object")
         return dict(items)
 
     def constant(name: str) -> Any:
-        raise _NoJson(f"{name} is no number")
+        raise _AmbiguousJson(f"{name} is not a number in JSON")
 
     def number(text: str) -> int | float:
         value = float(text)
         if math.isinf(value):
-            raise _NoJson("a number is too large")
+            raise _AmbiguousJson("a number is too large")
         return int(value) if value.is_integer() else value
 
     try:
@@ -107,21 +107,21 @@ def _checked(raw: bytes) -> Any:
     except UnicodeDecodeError:
         raise Problem(400, "the body is not UTF-8") from None
     except json.JSONDecodeError as error:
-        words = f"the body is no JSON: line {error.lineno}, column {error.colno}"
+        words = f"the body is not JSON: line {error.lineno}, column {error.colno}"
         raise Problem(400, words) from None
     except RecursionError:
         raise Problem(400, "the body is nested too deeply") from None
-    except _NoJson as error:
-        raise Problem(400, f"the body is no JSON: {error}") from None
+    except _AmbiguousJson as error:
+        raise Problem(400, f"the body is not acceptable JSON: {error}") from None
     except ValueError:
-        raise Problem(400, "the body has a number of too many digits") from None
+        raise Problem(400, "a number in the body has too many digits") from None
     if _depth(read) > DEPTH_MAX:
         raise Problem(400, "the body is nested too deeply")
     return read
 
 
 def _depth(value: Any) -> int:
-    """How many levels a value has; without recursion, which a deep one could break."""
+    """Counts the levels of a value; not by recursion, which a deep one could exhaust."""
     deepest, left = 0, [(value, 1)]
     while left:
         one, level = left.pop()

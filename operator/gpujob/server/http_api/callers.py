@@ -1,7 +1,7 @@
-"""Who calls, and what they may: by a token of the API's own, or by one of the cluster's.
+"""Who calls and what they may do, by a token of the API's own or by one of the cluster's.
 
-A cluster's token is reviewed by the API server, and each thing that its bearer wants is asked of
-the API server too: RBAC decides, and nobody gets more here than there.
+The API server reviews a token of the cluster, and decides by RBAC on each thing that its bearer
+wants to do. So nobody may do more here than there.
 """
 
 import asyncio
@@ -18,12 +18,11 @@ from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.core.api_tokens import TOKEN_PREFIX, Grant, Known, digest_of, grant_of, known_tokens
-from gpujob.server.http_api.problems import Problem
-from gpujob.web.listener import recorded
+from gpujob.web.problems import Problem, recorded
 from gpujob.web.token_reviews import TokenReviews
 
 REVIEW_SECONDS = 10.0
-"""How long a review is believed: a deleted account is shut out after that."""
+"""How long the review of a token is kept; a deleted account is shut out after that."""
 READS = frozenset({"get", "list", "watch"})
 
 log = structlog.get_logger("gpujob.http_api")
@@ -31,18 +30,18 @@ log = structlog.get_logger("gpujob.http_api")
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody whose token is good."""
+    """Somebody whose token is valid."""
 
     name: str
-    """For the log, and for limits."""
+    """Identifies the caller in the log and for limits."""
     grant: Grant | None
-    """Of a token of our own; None = the cluster's RBAC decides."""
+    """What a token of the API's own grants; None if the token is the cluster's and RBAC decides."""
     user: Mapping[str, Any]
-    """As the API server names the bearer of a token of the cluster's."""
+    """The bearer of a token of the cluster, as the API server names him."""
 
 
 def unauthorized() -> Problem:
-    """One answer for all that is wrong with a token: it tells nobody how near they were."""
+    """One answer whatever is wrong with a token, so that nobody learns how near they were."""
     return Problem(
         401,
         "a valid bearer token is needed",
@@ -66,7 +65,7 @@ class Callers:
         self._reviews = TokenReviews(kube, clock, believed_seconds=REVIEW_SECONDS)
 
     async def caller_of(self, token: SecretStr | None) -> Caller:
-        """Returns whose a token is; raises Problem."""
+        """Returns the holder of a token; raises Problem."""
         if token is None:
             raise unauthorized()
         text = token.get_secret_value()
@@ -74,13 +73,13 @@ class Callers:
         if (grant := grant_of(text, known, self._clock.now())) is not None:
             return Caller(f"token {grant.name}", grant, {})
         if text.startswith(TOKEN_PREFIX):
-            # The API server would know it as little, and need not see it.
+            # It is of the API's own form, which the API server cannot know and need not see.
             raise unauthorized()
         try:
             user = await self._reviews.user_of(token)
         except ClusterError as error:
-            words, later = "tokens can not be checked now; try again", {"Retry-After": "5"}
-            raise Problem(503, words, headers=later, error_id=recorded(error)) from None
+            words = "the cluster cannot check tokens now; try again later"
+            raise Problem(503, words, error_id=recorded(error)) from None
         if user is None:
             raise unauthorized()
         return Caller(str(user.get("username", "")), None, user)
@@ -88,8 +87,8 @@ class Callers:
     async def demand(self, caller: Caller, verb: str, resource: str, namespace: str) -> None:
         """Raises Problem unless a caller may do something to objects of a kind in a namespace.
 
-        `verb` and `resource` are those of the cluster's RBAC: `list`, `gpujob.dev/gpujobs`. An
-        empty namespace = all.
+        `verb` and `resource` are those of RBAC, such as `list` and `gpujob.dev/gpujobs`. An empty
+        namespace means all namespaces.
         """
         if caller.grant is not None:
             allowed = caller.grant.allows(namespace=namespace, writes=verb not in READS)
@@ -103,20 +102,20 @@ class Callers:
             raise Problem(403, f"this token may not {verb} {what} {where}")
 
     async def follow(self, namespace: str, secret: str, seconds: float) -> None:
-        """Looks at the Secret of tokens for ever; while it can not be read, what was known holds.
+        """Reads the Secret of tokens again and again; while that fails, the last ones stay valid.
 
-        A token that has expired does not: its time is compared at each request.
+        Expired ones do not: each request compares the time.
         """
-        told: object = None
+        logged: object = None
         while True:
             try:
                 stored = await self._kube.find("Secret", namespace, secret)
                 self._known, wrong = known_tokens(_data(stored))
-                if (seen := (len(self._known), wrong)) != told:
+                if (seen := (len(self._known), wrong)) != logged:
                     log.info("tokens_read", secret=secret, tokens=len(self._known))
                     for name in wrong:
                         log.error("token_unreadable", secret=secret, token=name)
-                told = seen
+                logged = seen
             except ClusterError as error:
                 log.warning("tokens_unseen", problem=str(error))
             await asyncio.sleep(seconds)

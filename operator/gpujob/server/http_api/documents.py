@@ -1,17 +1,19 @@
-"""What the API answers with."""
+"""The documents that the API answers with."""
 
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from gpujob.adapters.kube import Body
-from gpujob.api.gpujob import GpuJobSpec, GpuJobStatus
+from gpujob.api.gpujob import GpuJob, GpuJobSpec, GpuJobStatus
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import Time
+from gpujob.api.reasons import Reason
+from gpujob.core.money import format_usd
 
 
 class Metadata(BaseModel):
-    """What identifies a job."""
+    """What identifies and marks a job."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -19,11 +21,12 @@ class Metadata(BaseModel):
     namespace: str
     uid: str
     resource_version: Annotated[
-        str, Field(alias="resourceVersion", description="Changes with each write; the ETag.")
+        str, Field(alias="resourceVersion", description="Changes with each write; it is the ETag.")
     ]
     creation_timestamp: Annotated[Time, Field(alias="creationTimestamp")]
     deletion_timestamp: Annotated[
-        Time | None, Field(alias="deletionTimestamp", description="When it was asked to go.")
+        Time | None,
+        Field(alias="deletionTimestamp", description="When deletion was asked for."),
     ] = None
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
@@ -38,19 +41,22 @@ class Job(BaseModel):
 
 
 class JobPage(BaseModel):
-    """Some jobs, and where the next ones are."""
+    """A page of jobs, and where the next page begins."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     items: list[Job]
     next_cursor: Annotated[
         str | None,
-        Field(alias="nextCursor", description="To be given as `cursor`; absent: these were all."),
+        Field(
+            alias="nextCursor",
+            description="`cursor` of the next page; absent: this is the last page.",
+        ),
     ] = None
 
 
 class Machine(BaseModel):
-    """A machine that is paid for now, or may be."""
+    """A machine that costs something now, or may do so."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -61,19 +67,21 @@ class Machine(BaseModel):
     gpu: Annotated[str | None, Field(examples=["1x RTX 4090"])] = None
     location: Annotated[str | None, Field(examples=["Somewhere, FR"])] = None
     instance_id: Annotated[
-        int | None, Field(alias="instanceID", description="The provider's number; absent: unknown.")
+        int | None,
+        Field(alias="instanceID", description="Its number at the provider, if known."),
     ] = None
     usd_per_hour: Annotated[str | None, Field(alias="usdPerHour", examples=["0.412000"])] = None
     accrued_usd: Annotated[
-        str | None, Field(alias="accruedUSD", description="Upper bound of its cost up to now.")
+        str | None, Field(alias="accruedUSD", description="Upper bound of its cost so far.")
     ] = None
     requested_at: Annotated[
-        Time | None, Field(alias="requestedAt", description="Since when it may cost something.")
+        Time | None,
+        Field(alias="requestedAt", description="Since when it may cost something."),
     ] = None
 
 
 class MachinePage(BaseModel):
-    """Some machines, and where the next ones are."""
+    """A page of machines, and where the next page begins."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -82,37 +90,39 @@ class MachinePage(BaseModel):
         str | None,
         Field(
             alias="nextCursor",
-            description="To be given as `cursor`; absent: these were all. A page may be empty "
-            "though more follow.",
+            description="`cursor` of the next page; absent: this is the last page. A page may be "
+            "empty although more follow.",
         ),
     ] = None
 
 
 class Decision(BaseModel):
-    """What the cost gate said of a job at last, and on what it rests."""
+    """The latest decision of the cost gate on a job, and what it is based on."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     admitted: Annotated[
-        bool | None, Field(description="Whether it may rent; absent: nothing was decided yet.")
+        bool | None, Field(description="Whether the job may rent; absent: not decided yet.")
     ] = None
     reason: Annotated[str, Field(examples=["CeilingExceeded"])]
-    meaning: Annotated[str, Field(description="The reason in a sentence.")]
-    message: Annotated[str, Field(description="With the numbers, and what would fit.")]
+    meaning: Annotated[str, Field(description="What the reason means, in a sentence.")]
+    message: Annotated[str, Field(description="The numbers, and what would fit.")]
     decided_at: Annotated[Time | None, Field(alias="decidedAt")] = None
     ceiling_usd: Annotated[str, Field(alias="ceilingUSD", examples=["2.50"])]
     confidence_asked: Annotated[str, Field(alias="confidenceAsked", examples=["0.95"])]
     estimate_usd: Annotated[
-        str | None, Field(alias="estimateUSD", description="Bound of the job's whole cost.")
+        str | None, Field(alias="estimateUSD", description="Bound of the whole cost of the job.")
     ] = None
-    confidence: Annotated[str | None, Field(description="That the cost stays within it.")] = None
-    accrued_usd: Annotated[str, Field(alias="accruedUSD", description="Spent up to now.")]
+    confidence: Annotated[
+        str | None, Field(description="Probability that the cost stays within the ceiling.")
+    ] = None
+    accrued_usd: Annotated[str, Field(alias="accruedUSD", description="Spent so far.")]
 
 
 def job_document(stored: Body) -> Body:
-    """Returns a stored job as it is shown: what only the cluster's machinery uses is left out."""
+    """Returns a stored job as the API shows it, without what only the cluster itself uses."""
     meta = stored["metadata"]
-    shown = (*("name", "namespace", "uid", "resourceVersion", "creationTimestamp"),)
+    shown = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
     marks = ("deletionTimestamp", "labels", "annotations")
     metadata: Body = {key: meta[key] for key in shown}
     metadata |= {key: meta[key] for key in marks if key in meta}
@@ -120,16 +130,16 @@ def job_document(stored: Body) -> Body:
     metadata["annotations"] = {
         key: text
         for key, text in (meta.get("annotations") or {}).items()
-        # kubectl's copy of the whole object.
+        # kubectl keeps a copy of the whole object there.
         if not key.startswith("kubectl.kubernetes.io/")
     }
     return {"metadata": metadata, "spec": stored["spec"], "status": stored.get("status") or {}}
 
 
 def machine_document(node: GpuNode) -> Machine:
-    """Returns the machine of a node that may cost something."""
+    """Returns the machine of a node; only for nodes whose machine may cost something."""
     status = node.status
-    assert status.rent is not None, "it may cost something"
+    assert status.rent is not None, "only what was asked for may cost something"
     return Machine(
         namespace=node.metadata.namespace,
         job=node.spec.job_ref.name,
@@ -144,6 +154,25 @@ def machine_document(node: GpuNode) -> Machine:
     )
 
 
+def decision_document(job: GpuJob) -> Decision:
+    """Returns what the cost gate last decided on a job."""
+    said = next((one for one in job.status.conditions if one.type == "Admitted"), None)
+    cost = job.status.cost
+    reason = said.reason if said else Reason.ACCEPTED.value
+    return Decision(
+        admitted={"True": True, "False": False}.get(said.status) if said else None,
+        reason=reason,
+        meaning=Reason(reason).meaning,
+        message=said.message if said else "",
+        decided_at=said.last_transition_time if said else None,
+        ceiling_usd=job.spec.cost.ceiling,
+        confidence_asked=job.spec.cost.confidence,
+        estimate_usd=cost.estimate_usd,
+        confidence=cost.confidence,
+        accrued_usd=cost.accrued_usd or format_usd(0),
+    )
+
+
 def wire(model: BaseModel) -> dict[str, Any]:
-    """Returns a document as JSON's values."""
+    """Returns a document as JSON values."""
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)

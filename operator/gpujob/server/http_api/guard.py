@@ -1,19 +1,16 @@
-"""What every request passes, whatever its path: who calls, how often, and what leaves.
-
-It stands before all routes, so that none can be forgotten.
-"""
+"""What every request passes before the routes, so that no route can forget it."""
 
 import time
-from collections.abc import MutableMapping
 from math import ceil
-from typing import Any
 
 import structlog
 from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpujob.server.http_api.callers import Callers
-from gpujob.server.http_api.problems import Problem, unforeseen
-from gpujob.web.listener import App, RateLimit, Receive, Scope, Send, bearer_token
+from gpujob.web.bearer import bearer_token
+from gpujob.web.problems import Problem
+from gpujob.web.rate_limit import RateLimit
 
 HEADERS = (
     (b"cache-control", b"no-store"),
@@ -22,60 +19,60 @@ HEADERS = (
     (b"strict-transport-security", b"max-age=31536000"),
     (b"x-content-type-options", b"nosniff"),
 )
-"""Answers are nobody's but the caller's, and no page is made of them. No origin is allowed in."""
+"""Answers are for the caller alone, and are no web pages. No other origin may read them."""
 
 log = structlog.get_logger("gpujob.http_api.access")
 
 
-class Guard:
-    """Lets requests with a good token through to the routes, and tells of each in the log."""
+class AccessLog:
+    """Logs each request, and adds the headers that every answer has. It is outermost."""
 
-    def __init__(self, app: App, callers: Callers, limit: RateLimit, *, shows_cause: bool) -> None:
-        self._app, self._callers, self._limit = app, callers, limit
-        self._shows_cause = shows_cause
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
+        """Passes one request on."""
         if scope["type"] != "http":
+            await self._app(scope, receive, send)
             return
         began, status = time.monotonic(), 0
 
-        async def sent(message: MutableMapping[str, Any]) -> None:
+        async def sent(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", []), *HEADERS]
             await send(message)
 
-        name = ""
         try:
-            try:
-                caller = await self._callers.caller_of(bearer_token(Headers(scope=scope)))
-                name = caller.name
-                if wait := self._limit.take(name):
-                    words = "this token has asked too often; wait"
-                    raise Problem(429, words, headers={"Retry-After": str(ceil(wait))})
-                scope.setdefault("state", {})["caller"] = caller
-                await self._app(scope, receive, sent)
-            except Problem as problem:
-                if status:
-                    raise
-                await problem.response()(scope, receive, sent)
-        except Exception as error:  # noqa: BLE001 - it is told in the log, and to the caller
-            broken = unforeseen(error, shows_cause=self._shows_cause)
-            if not status:
-                await broken.response()(scope, receive, sent)
+            await self._app(scope, receive, sent)
         finally:
-            route = scope.get("route")
             log.info(
                 "request",
                 method=scope["method"],
-                # Of the route: what a caller wrote may be anything.
-                route=getattr(route, "path", ""),
+                # The path of the route: the one that the caller sent may hold anything.
+                route=getattr(scope.get("route"), "path", ""),
                 status=status,
-                caller=name,
+                caller=getattr(scope.get("state", {}).get("caller"), "name", ""),
                 milliseconds=round((time.monotonic() - began) * 1000),
             )
+
+
+class Guard:
+    """Lets requests with a valid token through to the routes, and not too many of one caller."""
+
+    def __init__(self, app: ASGIApp, callers: Callers, limit: RateLimit) -> None:
+        self._app, self._callers, self._limit = app, callers, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes one request on; raises Problem. `state.caller` is who sent it."""
+        if scope["type"] == "http":
+            caller = await self._callers.caller_of(bearer_token(Headers(scope=scope)))
+            scope.setdefault("state", {})["caller"] = caller
+            if wait := self._limit.take(caller.name):
+                words = f"this token has sent too many requests; try again in {ceil(wait)} s"
+                raise Problem(429, words, headers={"Retry-After": str(ceil(wait))})
+        elif scope["type"] != "lifespan":
+            # WebSockets are not served, and none may get past the guard.
+            return
+        await self._app(scope, receive, send)

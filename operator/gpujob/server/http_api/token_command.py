@@ -1,6 +1,6 @@
-"""`python -m gpujob token`: makes a token for the HTTP API, and the manifest of its digest.
+"""`python -m gpujob token`: makes a token for the HTTP API, and a manifest with its digest.
 
-It needs no right in the cluster: an administrator applies what it prints.
+The command needs no rights in the cluster; an administrator applies the manifest.
 """
 
 import argparse
@@ -25,23 +25,31 @@ DAYS_MAX = 3650
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
-    parser.add_argument("name", help="what the token is called: whoever or whatever holds it")
+    """Declares the arguments."""
+    parser.add_argument("name", help="name of the token, such as that of its holder")
     parser.add_argument(
-        "--namespaces", required=True, help="where it may be used: names with commas, or '*'"
+        "--namespaces",
+        required=True,
+        help="where the token is valid: comma-separated names, or '*'",
     )
-    parser.add_argument("--access", required=True, choices=("read", "write"))
-    parser.add_argument("--days", type=int, default=90, help="until it expires (default: 90)")
-    parser.add_argument("--release", default="gpujob", help="of the chart (default: gpujob)")
     parser.add_argument(
-        "--release-namespace", default="gpujob-system", help="(default: gpujob-system)"
+        "--access", required=True, choices=("read", "write"), help="write includes read"
+    )
+    parser.add_argument(
+        "--days", type=int, default=90, help="days until the token expires (default: 90)"
+    )
+    parser.add_argument("--release", default="gpujob", help="name of the release (default: gpujob)")
+    parser.add_argument(
+        "--release-namespace",
+        default="gpujob-system",
+        help="namespace of the release (default: gpujob-system)",
     )
 
 
 def main(given: argparse.Namespace) -> int:
-    """Prints the token on standard error and the manifest on standard output."""
+    """Prints the token to standard error and the manifest to standard output."""
     if not NAME.fullmatch(given.name):
-        print("gpujob token: a name has a-z, 0-9, - and .", file=sys.stderr)
+        print("gpujob token: the name may contain only a-z, 0-9, '-' and '.'", file=sys.stderr)
         return 2
     if not 1 <= given.days <= DAYS_MAX:
         print(f"gpujob token: --days must be from 1 to {DAYS_MAX}", file=sys.stderr)
@@ -56,7 +64,7 @@ def main(given: argparse.Namespace) -> int:
             expires=expires,
         )
     except ValidationError:
-        print("gpujob token: --namespaces must be names with commas, or '*'", file=sys.stderr)
+        print("gpujob token: --namespaces must be comma-separated names, or '*'", file=sys.stderr)
         return 2
     raw = json.dumps(record.wire()).encode()
     manifest = {
@@ -70,10 +78,11 @@ def main(given: argparse.Namespace) -> int:
     }
     print(json.dumps(manifest, indent=2))
     print(
-        f"The token, which is shown this once and good until {expires:%Y-%m-%d}:\n\n  {token}\n\n"
-        "It is known once what was printed on standard output is applied:\n"
+        f"The token, which is shown only once and is valid until {expires:%Y-%m-%d}:\n\n"
+        f"  {token}\n\n"
+        "It works once the manifest on standard output is applied:\n"
         f"  kubectl apply --server-side --field-manager=token-{given.name} -f FILE\n"
-        "To take it back, remove its key from the Secret:\n"
+        "To revoke it, remove its key from the Secret:\n"
         f"  kubectl patch secret {tokens_secret(given.release)} -n {given.release_namespace} "
         f'--type=json -p \'[{{"op": "remove", "path": "/data/{given.name}"}}]\'',
         file=sys.stderr,
