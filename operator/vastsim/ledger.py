@@ -2,7 +2,7 @@
 
 GPU per second while the container runs; disk per second from creation until it is destroyed, but
 not while the host is lost; traffic by the byte in any state. Loading is not billed as GPU time
-(provider facts, what is billed when).
+(vastsim/FACTS.md, Billing).
 """
 
 from dataclasses import dataclass

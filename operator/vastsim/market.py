@@ -20,7 +20,7 @@ ACCOUNT = 4711
 
 
 class RefusedError(Exception):
-    """The provider's no, as it words it (provider facts, success and failure)."""
+    """A refusal in the provider's own words (vastsim/FACTS.md, Rent answers)."""
 
     def __init__(self, status: int, error: str, message: str, **more: object) -> None:
         super().__init__(message)

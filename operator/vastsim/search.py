@@ -1,4 +1,4 @@
-"""The offer query: filters, order, limit (provider facts, search query grammar)."""
+"""The offer query: filters, order, limit (vastsim/FACTS.md, Search)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

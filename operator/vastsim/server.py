@@ -558,7 +558,7 @@ def _rows(state: State, account: int) -> list[dict[str, Any]]:
 
 
 def _page(rows: list[dict[str, Any]], query: Mapping[str, str]) -> JSONResponse:
-    """The paged listing (provider facts, v1 list semantics)."""
+    """Returns one page of a listing (vastsim/FACTS.md, Listings)."""
     filters = _json_value(query.get("select_filters") or "{}")
     limit = _integer(_json_value(query.get("limit") or str(PAGE_MAX)))
     limit = 5 if limit <= 0 else min(limit, PAGE_MAX)

@@ -1,4 +1,7 @@
-"""The provider's JSON shapes, with their oddities (provider facts, offer and instance objects)."""
+"""The provider's JSON shapes, with their oddities.
+
+See vastsim/FACTS.md, Offers; vastsim/FACTS.md, Instances; vastsim/FACTS.md, Instance states.
+"""
 
 from dataclasses import dataclass
 from fractions import Fraction
