@@ -195,7 +195,7 @@ class Process:
         self.clock = VirtualClock()
         self.is_killed = False
         self.is_cut_off = False
-        """Whether the API server can not be reached from it."""
+        """Whether the API server cannot be reached from it."""
 
     @property
     def is_stopped(self) -> bool:
