@@ -1,4 +1,4 @@
-"""`python -m vastsim`: starts the simulator and says in one JSON line where it listens."""
+"""`python -m vastsim`: starts the simulator and prints one JSON line that says where it listens."""
 
 import argparse
 import asyncio
@@ -24,33 +24,75 @@ KEY_VARIABLE = "VASTSIM_API_KEY"
 
 
 def main() -> None:
-    """Runs the simulator until it is told to stop."""
+    """Runs the simulator until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(
         prog="vastsim",
-        description="A Vast.ai simulator whose rented machines really run commands over SSH. "
-        f"The account's key is taken from {KEY_VARIABLE}.",
+        description="Simulates Vast.ai: its HTTP API, and rented machines that really run commands "
+        f"over SSH. The environment variable {KEY_VARIABLE} must hold the API key that clients "
+        "present. When the simulator listens it prints one line of JSON with its URL, port and SSH "
+        "host. Controls for tests and demos are under /sim/ and need no key.",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=8000, help="port; 0 = any free one")
-    parser.add_argument("--market", type=Path, default=DEFAULT_FILE, help="CSV file of offers")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is left to chance")
-    parser.add_argument("--speed", type=float, default=1.0, help="simulated seconds per second")
-    parser.add_argument("--public-host", help="where clients reach the machines; default: --host")
-    parser.add_argument("--public-url", help="where clients reach this server")
-    parser.add_argument("--ssh-ports", metavar="LOW-HIGH", help="ports of the machines")
     parser.add_argument(
-        "--boot-seconds", type=float, nargs=2, default=(20.0, 60.0), metavar=("LOW", "HIGH")
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on, for the API and for SSH (default: 127.0.0.1)",
     )
-    parser.add_argument("--list-lag-seconds", type=float, default=0.0)
-    parser.add_argument("--search-cap", type=int, default=64, help="offers in one answer, at most")
     parser.add_argument(
-        "--record", type=Path, metavar="FILE", help="write down every request, keys included"
+        "--port", type=int, default=8000, help="port of the API; 0 picks a free one (default: 8000)"
+    )
+    parser.add_argument(
+        "--market",
+        type=Path,
+        default=DEFAULT_FILE,
+        help="CSV file of the offers (default: the file that comes with the simulator)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of everything that is random (default: 0)"
+    )
+    parser.add_argument(
+        "--speed", type=float, default=1.0, help="simulated seconds in one real second (default: 1)"
+    )
+    parser.add_argument(
+        "--public-host",
+        help="host name or address at which clients reach the machines (default: --host)",
+    )
+    parser.add_argument(
+        "--public-url", help="URL at which clients reach the API (default: made from host and port)"
+    )
+    parser.add_argument(
+        "--ssh-ports",
+        metavar="LOW-HIGH",
+        help="range of ports for the machines (default: any free ones)",
+    )
+    parser.add_argument(
+        "--boot-seconds",
+        type=float,
+        nargs=2,
+        default=(20.0, 60.0),
+        metavar=("LOW", "HIGH"),
+        help="shortest and longest time from a rent until the machine runs (default: 20 60)",
+    )
+    parser.add_argument(
+        "--list-lag-seconds",
+        type=float,
+        default=0.0,
+        help="how long a new machine is missing from listings, and a destroyed one is still listed "
+        "(default: 0)",
+    )
+    parser.add_argument(
+        "--search-cap", type=int, default=64, help="most offers in one answer (default: 64)"
+    )
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="append every request to this file, keys included",
     )
     options = parser.parse_args()
-    # Taken out of the environment: no machine may inherit it.
+    # Removed from the environment, so that no machine inherits it.
     key = os.environ.pop(KEY_VARIABLE, "")
     if not key:
-        parser.error(f"{KEY_VARIABLE} must hold the account's key")
+        parser.error(f"the environment variable {KEY_VARIABLE} must hold the account's API key")
     try:
         facts = read_market(options.market)
         ports = _ports(options.ssh_ports)
@@ -65,19 +107,19 @@ def _ports(text: str | None) -> range | None:
         return None
     low, _, high = text.partition("-")
     if not (low.isdecimal() and high.isdecimal() and 0 < int(low) <= int(high) < 65536):
-        raise ValueError(f"--ssh-ports: {text!r} is not LOW-HIGH")
+        raise ValueError(f"--ssh-ports must be a range such as 20000-20099, not {text!r}")
     return range(int(low), int(high) + 1)
 
 
 class _Server(uvicorn.Server):
-    """A server that ends well when it is told to, however early."""
+    """A server that ends cleanly on a signal, even before it has started to serve."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     def stop(self) -> None:
-        """Asks it to end."""
+        """Asks the server to end."""
         self.should_exit = True
 
 

@@ -1,31 +1,32 @@
-"""Faults that a test or a demo asks for, by name; each is used up as it strikes.
+"""Faults that a test or a demo asks for by name; each strike uses one up.
 
 | name | what happens |
 |---|---|
-| `rent_answer_lost` | the machine is rented, the connection is cut without an answer |
+| `rent_answer_lost` | the machine is rented, but the connection is cut without an answer |
 | `rent_not_accepted` | the request is read, nothing is rented, the connection is cut |
 | `offer_gone` | the rent request is refused: somebody else was faster |
 | `slow_boot` | the machine loads for `seconds` |
-| `host_dies` | `seconds` after it began to run, the host is lost with everything on it |
+| `host_dies` | `seconds` after the machine began to run, its host is lost with everything on it |
 | `outbid` | `seconds` after an interruptible machine began to run, its GPUs go to somebody else; |
-|  | it gets them back by itself after `lasts` |
-| `mislabelled` | the machine's GPUs call themselves by another name than its offer |
+|  | it gets them back by itself after `lasts` seconds |
+| `mislabelled` | the machine's GPUs report another model than the offer names |
 | `broken_gpu` | its GPUs do not answer |
 | `slow_disk` | its disk is slow |
-| `other_key` | it shows another SSH host key than its log |
-| `destroy_ignored` | a destroy request is answered well and does nothing |
-| `reappear` | `seconds` after its end, a destroyed machine is listed again, for `lasts` |
-| `list_omit` | a complete listing does not have a machine |
-| `list_duplicate` | a listing has the row of a machine twice; its total is right |
-| `null_marks` | a listed machine has a null label and null environment |
+| `other_key` | it shows another SSH host key than the one in its log |
+| `destroy_ignored` | a destroy request is answered with success and does nothing |
+| `reappear` | `seconds` after its end a destroyed machine is listed again, for `lasts` seconds |
+| `list_omit` | a listing that claims to be complete lacks a machine |
+| `list_duplicate` | a listing has a machine's row twice; its total is right |
+| `null_marks` | label and environment of a listed machine are null |
 | `wrong_key` | the account's key is refused |
 | `server_error` | requests are answered with 500 |
 | `unavailable` | requests are answered with 503 |
 | `html` | requests are answered with a web page |
 | `hang` | requests are not answered |
 
-`count` says how often it strikes (-1: until it is taken back); `image` and `path` say which rents
-and machines, and which requests, it may strike. `seconds` and `lasts` are simulated time.
+`count` says how often a fault strikes (1 by default; -1: until it is withdrawn). It strikes only
+rents and machines whose image contains `image`, and only requests whose path contains `path`.
+`seconds` and `lasts` are simulated time.
 """
 
 from collections.abc import Mapping
@@ -60,18 +61,18 @@ NAMES = frozenset(
 
 
 class FaultError(ValueError):
-    """A fault that does not exist, or is asked for wrongly."""
+    """The fault does not exist, or one of its options is wrong."""
 
 
 @dataclass
 class Fault:
-    """One asked-for fault."""
+    """One fault that was asked for."""
 
     count: int
-    """How often it strikes still; -1 = until it is taken back."""
+    """How often it will still strike; -1 = until it is withdrawn."""
     seconds: float
     lasts: float
-    """For how many seconds; -1 = for ever."""
+    """Duration in seconds; -1 = for ever."""
     image: str
     """It strikes only rents and machines whose image contains this."""
     path: str
@@ -79,19 +80,23 @@ class Fault:
 
 
 class Faults:
-    """What is asked for now."""
+    """The faults that are asked for now."""
 
     def __init__(self) -> None:
         self._asked: dict[str, Fault] = {}
 
     def ask(self, wanted: Mapping[str, Any]) -> None:
-        """Replaces what is asked for; raises FaultError."""
+        """Replaces the faults that are asked for; raises FaultError."""
         asked = {}
         for name, options in wanted.items():
             if name not in NAMES:
-                raise FaultError(f"no fault {name!r}; there are {', '.join(sorted(NAMES))}")
+                raise FaultError(
+                    f"there is no fault {name!r}; known are {', '.join(sorted(NAMES))}"
+                )
             if not isinstance(options, Mapping):
-                raise FaultError(f"{name}: an object with {', '.join(sorted(OPTIONS))} is needed")
+                raise FaultError(
+                    f"{name}: must be an object with some of {', '.join(sorted(OPTIONS))}"
+                )
             unknown = set(options) - OPTIONS
             if unknown:
                 raise FaultError(f"{name}: unknown option {', '.join(sorted(unknown))}")
@@ -105,7 +110,7 @@ class Faults:
         self._asked = asked
 
     def strikes(self, name: str, *, image: str = "", path: str = "") -> Fault | None:
-        """Returns the fault if it is asked for and fits, and uses it up once."""
+        """Returns the fault if it was asked for and fits, and counts the strike."""
         fault = self._asked.get(name)
         if fault is None or fault.count == 0:
             return None

@@ -1,8 +1,9 @@
 """What the provider bills for a lease, exactly, from its history.
 
-GPU per second while the container runs; disk per second from creation until it is destroyed, but
-not while the host is lost; traffic by the byte in any state. Loading is not billed as GPU time
-(provider facts, what is billed when).
+GPUs are billed by the second while the container runs; the disk by the second from creation until
+the lease is destroyed, but not while the host is lost; traffic by the byte in any state. Loading is
+not billed as GPU time
+(vastsim/FACTS.md, Billing).
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class Bill:
 
     @property
     def total_usd(self) -> Fraction:
-        """All of it."""
+        """GPUs, disk and traffic together."""
         return self.gpu_usd + self.storage_usd + self.traffic_usd
 
 

@@ -1,12 +1,13 @@
-"""One rented machine: an SSH server on which commands truly run, in a process tree of its own.
+"""One rented machine: an SSH server that really runs commands, in a process tree of its own.
 
-Started by the simulator as a child; told by one JSON line on standard input what it is, answers
-with one JSON line where it listens. It is the subreaper of all that it starts: nothing that runs
-on it, however detached, leaves its tree, and the simulator ends the whole tree at once.
+The simulator starts it as a child process, describes it in one line of JSON on its standard
+input, and gets back one line of JSON that says where it listens. It is the subreaper of everything
+it starts: no process on it, however detached, leaves its tree, and the simulator ends the whole
+tree at once.
 
-It has no root file system of its own: its home, its temporary folder and the folder of its public
-host keys (`SSH_HOST_KEY_DIR`; on a real machine /etc/ssh) are folders of its own. Started again
-after a stop it finds them as they were, and runs its start script again.
+It has no root file system of its own, but its own home, temporary folder, and folder for public
+host keys (`SSH_HOST_KEY_DIR`; /etc/ssh on a real machine). When it is started again after a stop it
+finds them unchanged, and runs its start script again.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ SIGNALS = {number.value: number.name.removeprefix("SIG") for number in signal.Si
 
 
 def main() -> None:
-    """Becomes a machine until it is killed."""
+    """Is a machine until it is killed."""
     libc = ctypes.CDLL(None, use_errno=True)
     for option, value in ((PR_SET_CHILD_SUBREAPER, 1), (PR_SET_PDEATHSIG, signal.SIGTERM)):
         if libc.prctl(option, int(value), 0, 0, 0) != 0:
@@ -62,14 +63,14 @@ class _Machine:
     async def run(self) -> None:
         self._furnish()
         if self._shows_other_key:
-            # Not the one that its log tells: somebody else answers in its place.
+            # Another key than the one in its log, as if somebody else answered in its place.
             private = asyncssh.generate_private_key("ssh-ed25519")
         else:
             private = asyncssh.read_private_key(self._host_key)
         listener = await self._listen(self._port, private)
         print(json.dumps({"port": listener.get_port()}), flush=True)
         loop = asyncio.get_running_loop()
-        # The simulator is gone: nothing that runs here may outlive it.
+        # Sent when the simulator has ended: nothing that runs here may outlive it.
         loop.add_signal_handler(signal.SIGTERM, _end_everything)
         changed = asyncio.Event()
         loop.add_signal_handler(signal.SIGUSR1, changed.set)
@@ -104,7 +105,7 @@ class _Machine:
         )
 
     def _furnish(self) -> None:
-        """Makes the disk of a new machine; an old one keeps what it has."""
+        """Creates the files of a new machine; an old one keeps its own."""
         for folder in ("root/.ssh", "tmp", "etc/ssh", "bin"):
             (self._folder / folder).mkdir(parents=True, exist_ok=True)
         if not self._host_key.exists():
@@ -132,7 +133,7 @@ class _Machine:
         }
 
     async def _start(self) -> None:
-        """Runs the start script as the provider does, its output going to the container's log."""
+        """Runs the start script as the provider does; its output goes to the container's log."""
         with (self._folder / "container.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 "/bin/sh",
@@ -149,7 +150,7 @@ class _Machine:
 
     async def _serve(self, session: asyncssh.SSHServerProcess[bytes]) -> None:
         command = session.command or "exec /bin/sh"
-        # What a client sends as environment is dropped, as sshd does unless it is told otherwise.
+        # Variables that a client sends are dropped, as sshd does unless it is configured otherwise.
         process = await asyncio.create_subprocess_exec(
             "/bin/sh",
             "-c",
@@ -166,15 +167,15 @@ class _Machine:
         assert process.stderr is not None, "asked for as a pipe"
         feeding = asyncio.create_task(_pump(session.stdin, process.stdin))
         try:
-            # Both are carried to their ends first: what comes after the exit would break the
-            # connection with all its channels.
+            # Both streams are copied to their ends first: data after the exit status would break
+            # the connection with all its channels.
             await asyncio.gather(
                 _pump(process.stdout, session.stdout), _pump(process.stderr, session.stderr)
             )
             await process.wait()
         finally:
             feeding.cancel()
-            # A cut connection hangs up on what it had in the foreground.
+            # When a connection is cut, its foreground processes get SIGHUP.
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGHUP)
@@ -186,7 +187,7 @@ class _Machine:
 
 
 class _Login(asyncssh.SSHServer):
-    """Lets root in by a key of the authorized_keys file as it is at this moment."""
+    """Lets root in with a key that is in the authorized_keys file at this moment."""
 
     def __init__(self, keys: Path, logins: "set[_Login]") -> None:
         self._keys = keys
@@ -208,7 +209,7 @@ class _Login(asyncssh.SSHServer):
     def connection_requested(
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
     ) -> bool:
-        """Lets a client reach what runs on the machine itself; its localhost is all machines'."""
+        """Lets a client reach ports of the machine itself; all machines share one localhost."""
         return dest_host in ("localhost", "127.0.0.1", "::1")
 
     def begin_auth(self, username: str) -> bool:
@@ -226,16 +227,16 @@ class _Login(asyncssh.SSHServer):
 
 
 async def _pump(source: Any, target: Any) -> None:
-    """Carries one stream to its end, no faster than it is taken; the channel stays open."""
+    """Copies one stream to its end, no faster than it is read; the channel stays open."""
     try:
-        # More than a channel's window: who takes less is sent more than was taken (asyncssh 2.24).
+        # More than a channel's window: with smaller reads asyncssh 2.24 buffers without bound.
         while data := await source.read(4 << 20):
             target.write(data)
             await target.drain()
     except (asyncssh.SignalReceived, asyncssh.BreakReceived, asyncssh.TerminalSizeChanged):
         return
     except (ConnectionError, BrokenPipeError):
-        # Nobody reads any more: a process that has ended, a client that has gone.
+        # The reader is gone: the process has ended, or the client has left.
         return
     finally:
         if isinstance(target, asyncio.StreamWriter):
@@ -243,7 +244,7 @@ async def _pump(source: Any, target: Any) -> None:
 
 
 def _end_everything() -> None:
-    """Kills whatever runs on this machine, whoever started it, and then the machine."""
+    """Kills everything that runs on this machine, and then the machine itself."""
     while children := [
         int(child)
         for task in Path("/proc/self/task").glob("*/children")
@@ -258,12 +259,12 @@ def _end_everything() -> None:
 
 
 def _reap_orphans() -> None:
-    """Reaps what was re-parented to us; asyncio reaps its own children itself."""
+    """Reaps processes that were re-parented to us; asyncio reaps its own children."""
     for pid in Path("/proc/self/task").glob("*/children"):
         for child in pid.read_text().split():
             with contextlib.suppress(OSError, IndexError):
                 fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-                # Ours are in sessions that they lead; an orphan's leader is somebody else.
+                # Our own children lead their sessions; an orphan's session has another leader.
                 if fields[0] == "Z" and int(fields[3]) != int(child):
                     os.waitpid(int(child), os.WNOHANG)
 

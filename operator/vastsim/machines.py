@@ -15,7 +15,8 @@ from pathlib import Path
 
 KILL_SECONDS = 10.0
 MARK = "VASTSIM_MACHINE"
-"""In the environment of all that runs on a machine: its folder, which no other has."""
+"""Variable in the environment of every process on a machine; its value, the machine's folder, is
+unique."""
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Running:
 
 
 class Machines:
-    """The machines that run now, by lease number."""
+    """The machines that run now, by the number of their lease."""
 
     def __init__(self, host: str, ports: range | None) -> None:
         self._host = host
@@ -37,7 +38,7 @@ class Machines:
         self._running: dict[int, Running] = {}
 
     def port(self, number: int) -> int | None:
-        """Returns the SSH port of a machine, None if it does not run."""
+        """Returns the SSH port of a machine, or None if it does not run."""
         running = self._running.get(number)
         return running.port if running else None
 
@@ -52,7 +53,7 @@ class Machines:
         meminfo: str,
         shows_other_key: bool,
     ) -> None:
-        """Starts a machine, with its old disk if it had one; returns when it listens."""
+        """Starts a machine, with its old files if it had any; returns when it listens."""
         folder = self._folder(number)
         folder.mkdir(exist_ok=True)
         told = {
@@ -91,14 +92,14 @@ class Machines:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def authorize(self, number: int, key: str) -> None:
-        """Lets a key in on a running machine."""
+        """Lets a key log in to a running machine."""
         running = self._running.get(number)
         if running is not None:
             with (running.folder / "root/.ssh/authorized_keys").open("a") as stream:
                 stream.write(f"{key.strip()}\n")
 
     def change_key(self, number: int) -> None:
-        """Cuts all connections to a running machine; from then on it shows another host key."""
+        """Cuts all connections to a running machine, which shows another host key from then on."""
         running = self._running.get(number)
         if running is not None:
             running.process.send_signal(signal.SIGUSR1)
@@ -110,16 +111,16 @@ class Machines:
             return
         await asyncio.to_thread(_kill_tree, running.process.pid, running.folder)
         await running.process.wait()
-        # Forgotten only once it is dead.
+        # Forgotten only after it has ended.
         self._running.pop(number, None)
 
     async def end(self, number: int) -> None:
-        """Kills everything that runs on a machine, and removes its files."""
+        """Kills everything that runs on a machine and removes its files."""
         await self.stop(number)
         shutil.rmtree(self._folder(number), ignore_errors=True)
 
     async def end_all(self) -> None:
-        """Ends all machines and removes every trace."""
+        """Ends all machines and removes all their files."""
         for number in list(self._running):
             await self.end(number)
         shutil.rmtree(self._home, ignore_errors=True)
@@ -133,24 +134,27 @@ class Machines:
         taken = {running.port for running in self._running.values()}
         free = next((port for port in self._ports if port not in taken), None)
         if free is None:
-            raise RuntimeError("no SSH port is free; widen --ssh-ports")
+            raise RuntimeError("no SSH port is free; give a wider range with --ssh-ports")
         return free
 
 
 def _kill_tree(root: int, folder: Path) -> None:
-    """Kills the machine last: until then whatever loses its parent comes back to it."""
+    """Kills a machine's whole process tree.
+
+    The machine itself goes last: until then, orphans on it are re-parented to it and can be found.
+    """
     deadline = time.monotonic() + KILL_SECONDS
-    # Stopped first: its SSH server would go on starting things meanwhile.
+    # It is stopped first, because its SSH server could start further processes meanwhile.
     with contextlib.suppress(ProcessLookupError):
         os.kill(root, signal.SIGSTOP)
     while (below := {*_descendants(root), *_marked(folder)} - {root}) and _living(below):
-        # Stopped first, so that nothing forks away while its neighbours are killed.
+        # All are stopped before any is killed, so that none forks meanwhile.
         for sent in (signal.SIGSTOP, signal.SIGKILL):
             for pid in below:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, sent)
         if time.monotonic() > deadline:
-            raise RuntimeError(f"the machine in {folder} does not die: {below}")
+            raise RuntimeError(f"processes of the machine in {folder} did not end: {below}")
         time.sleep(0.01)
     with contextlib.suppress(ProcessLookupError):
         os.kill(root, signal.SIGKILL)

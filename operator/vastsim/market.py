@@ -1,7 +1,7 @@
-"""The market model: offers, leases and their histories. Pure: time and chance are given to it.
+"""The market model: offers, leases and their histories.
 
-It neither sleeps nor listens; whoever owns it says what time it is, and when a machine that is due
-has really started.
+It is pure: it neither sleeps nor listens. The caller says what time it is, and when a machine that
+is due has really started; what is random comes from the seed.
 """
 
 import random
@@ -16,11 +16,11 @@ from vastsim.offers import Facts
 FIRST_OFFER = 21_000_001
 FIRST_LEASE = 36_000_001
 ACCOUNT = 4711
-"""Whose everything is unless another account is named."""
+"""The account that is meant when none is named."""
 
 
 class RefusedError(Exception):
-    """The provider's no, as it words it (provider facts, success and failure)."""
+    """A refusal in the provider's own words (vastsim/FACTS.md, Rent answers)."""
 
     def __init__(self, status: int, error: str, message: str, **more: object) -> None:
         super().__init__(message)
@@ -30,7 +30,7 @@ class RefusedError(Exception):
 
 @cache
 def _usd(price: str) -> Fraction:
-    """Reads a price of an offer: there are few, and each bill needs four of them."""
+    """Reads a price of an offer; cached, because each bill needs four of a few prices."""
     return Fraction(price)
 
 
@@ -40,12 +40,12 @@ class Timing:
 
     boot: tuple[float, float] = (20.0, 60.0)
     list_lag: float = 0.0
-    """A new machine is not listed, a destroyed one still is, for this long."""
+    """For this long a new machine is not listed yet, and a destroyed one is listed still."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What a rent request asked for."""
+    """The contents of a rent request."""
 
     image: str
     disk_gb: float
@@ -54,12 +54,12 @@ class Ask:
     onstart: str | None
     runtype: str
     bid_usd_per_hour: Fraction | None = None
-    """For an interruptible machine; None rents on demand."""
+    """The bid for an interruptible machine; None rents on demand."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """One rented machine, also after its end."""
+    """One rented machine; it is kept after its end."""
 
     number: int
     facts: Facts
@@ -68,21 +68,21 @@ class Lease:
     history: tuple[tuple[float, str], ...]
     """When each state began: loading, running, stopped, offline, destroyed."""
     due_at: float
-    """When it is to run."""
+    """When it should run."""
     account: int = ACCOUNT
     dies_at: float | None = None
     outbid_at: float | None = None
     resumes_at: float | None = None
     is_outbid: bool = False
-    """It is stopped because somebody else pays more, and not at its user's wish."""
+    """Whether it is stopped because somebody else pays more, and not because its user asked."""
     reappears: tuple[float, float] | None = None
-    """From when until when it is listed although it is destroyed."""
+    """From when until when it is listed although it was destroyed."""
     download_gb: Fraction = Fraction(0)
     upload_gb: Fraction = Fraction(0)
 
     @property
     def state(self) -> str:
-        """The present state."""
+        """The current state."""
         return self.history[-1][1]
 
     @property
@@ -91,23 +91,23 @@ class Lease:
         return self.history[0][0]
 
     def entered(self, state: str) -> float | None:
-        """Returns when a state was first entered, None if never."""
+        """Returns when a state was first entered, or None if it never was."""
         return next((at for at, held in self.history if held == state), None)
 
     @property
     def gpu_usd_per_hour(self) -> Fraction:
-        """Price of its GPUs while it runs: the bid, or the offer's own."""
+        """The price of its GPUs while it runs: the bid, or the offer's price."""
         bid = self.ask.bid_usd_per_hour
         return _usd(self.facts.dph_base) if bid is None else bid
 
     @property
     def storage_usd_per_hour(self) -> Fraction:
-        """Price of its disk."""
+        """The price of its disk."""
         disk = Fraction(str(self.ask.disk_gb))
         return _usd(self.facts.storage_cost) * disk / STORAGE_MONTH_HOURS
 
     def bill(self, now: float) -> Bill:
-        """Returns what it has cost up to now."""
+        """Returns what the lease has cost up to now."""
         return bill(
             self.history,
             gpu_usd_per_hour=self.gpu_usd_per_hour,
@@ -128,9 +128,9 @@ class Market:
     seed: int
     timing: Timing = Timing()
     credit_usd: Fraction = Fraction(100)
-    """What each account has paid in, unless `set_credit` says otherwise."""
+    """What each account has paid in, unless `set_credit` changed that."""
     offers: dict[int, Facts] = field(default_factory=dict)
-    """What can be rented now, by the offer's number; a number is good for one rent."""
+    """What can be rented now, by the number of the offer; a number is good for one rent."""
     leases: dict[int, Lease] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -155,7 +155,8 @@ class Market:
     ) -> Lease:
         """Rents an offer; raises RefusedError.
 
-        A bid that is too low is refused, and leaves a machine all the same: stopped and billed.
+        A bid that is too low is refused and yet leaves a machine: stopped, and its disk is billed
+        (vastsim/FACTS.md, Rent answers).
         """
         facts = self.offers.get(offer)
         if facts is None:
@@ -197,7 +198,7 @@ class Market:
         return self._chance.uniform(*self.timing.boot)
 
     def due(self, now: float) -> tuple[Lease, ...]:
-        """Returns what should run by now and does not."""
+        """Returns the leases that should run by now and do not."""
         return tuple(
             lease
             for lease in self.leases.values()
@@ -205,7 +206,7 @@ class Market:
         )
 
     def dying(self, now: float) -> tuple[Lease, ...]:
-        """Returns what should have lost its host by now and has not."""
+        """Returns the leases that should have lost their host by now and have not."""
         return tuple(
             lease
             for lease in self.leases.values()
@@ -213,7 +214,7 @@ class Market:
         )
 
     def outbids(self, now: float) -> tuple[Lease, ...]:
-        """Returns what somebody else should have outbid by now and has not."""
+        """Returns the leases that should have been outbid by now and have not been."""
         return tuple(
             lease
             for lease in self.leases.values()
@@ -223,7 +224,7 @@ class Market:
         )
 
     def resuming(self, now: float) -> tuple[Lease, ...]:
-        """Returns what should have its GPUs back by now and has not."""
+        """Returns the leases that should have their GPUs back by now and have not."""
         return tuple(
             lease
             for lease in self.leases.values()
@@ -231,7 +232,7 @@ class Market:
         )
 
     def unpaid(self, now: float) -> tuple[Lease, ...]:
-        """Returns what is on although its account's credit is used up."""
+        """Returns the leases that are on although the credit of their account is used up."""
         on = [lease for lease in self.leases.values() if lease.state in ("loading", "running")]
         broke = {
             account for account in {lease.account for lease in on} if self.credit(now, account) <= 0
@@ -239,12 +240,12 @@ class Market:
         return tuple(lease for lease in on if lease.account in broke)
 
     def outbid(self, number: int, now: float) -> Lease:
-        """Takes the GPUs from a lease; its disk stays, and is billed on."""
+        """Takes the GPUs from a lease; its disk stays and is still billed."""
         self.enter(number, "stopped", now)
         return self.change(number, is_outbid=True, outbid_at=None)
 
     def resume(self, number: int, now: float) -> Lease:
-        """Gives a stopped lease its GPUs back; it loads again, with the disk that it had."""
+        """Gives a stopped lease its GPUs back; it loads again, with its old disk."""
         if self.leases[number].state != "stopped":
             return self.leases[number]
         self.enter(number, "loading", now)
@@ -252,7 +253,7 @@ class Market:
         return self.change(number, is_outbid=False, resumes_at=None, due_at=due_at)
 
     def enter(self, number: int, state: str, now: float) -> Lease:
-        """Brings a lease into a state; a destroyed one stays so."""
+        """Brings a lease into a state; a destroyed one stays destroyed."""
         lease = self.leases[number]
         if lease.state in (state, "destroyed"):
             return lease
@@ -263,7 +264,7 @@ class Market:
         return lease
 
     def change(self, number: int, **changes: object) -> Lease:
-        """Changes what is not a state: label, death, traffic."""
+        """Changes what is not a state, such as label, time of death or traffic."""
         self.leases[number] = replace(self.leases[number], **changes)  # type: ignore[arg-type]
         return self.leases[number]
 
@@ -275,7 +276,7 @@ class Market:
         return lease
 
     def listed(self, now: float, account: int = ACCOUNT) -> tuple[Lease, ...]:
-        """Returns what a listing shows: late for new machines, and late for destroyed ones."""
+        """Returns the leases that a listing shows: new and destroyed ones lag by `list_lag`."""
         leases = [lease for lease in self.leases.values() if lease.account == account]
         return tuple(lease for lease in leases if self._is_shown(lease, now))
 
@@ -291,7 +292,7 @@ class Market:
         return self._paid_in.get(account, self.credit_usd) - self._spent(now, account)
 
     def set_credit(self, usd: Fraction, now: float, account: int = ACCOUNT) -> None:
-        """Leaves an account so much money."""
+        """Sets the money that an account has left."""
         self._paid_in[account] = usd + self._spent(now, account)
 
     def _spent(self, now: float, account: int) -> Fraction:

@@ -1,7 +1,8 @@
-"""Offers of the market file: captured facts, and what the capture lacks, derived and named here.
+"""The offers of the market file: captured facts, and what the capture lacks.
 
-Derived, always alike for one row: CPU cores (16 for each GPU), memory (64 GB for each GPU), a
-public address in a range for documentation, 100 direct ports, software versions.
+What it lacks is derived, always in the same way for a row: CPU cores (16 for each GPU), memory
+(64 GB for each GPU), a public address in a range for documentation, 100 direct ports, and software
+versions.
 """
 
 import csv
@@ -12,12 +13,12 @@ DEFAULT_FILE = Path(__file__).with_name("market.csv")
 
 
 class MarketFileError(ValueError):
-    """The market file can not be read; says where."""
+    """The market file cannot be read; the message says where."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What does not change about a machine's offer. Prices in US dollars, sizes in GB."""
+    """What never changes about a machine's offer. Prices are in US dollars, sizes in GB."""
 
     machine_id: int
     host_id: int
@@ -43,22 +44,22 @@ class Facts:
 
     @property
     def cpu_cores_effective(self) -> float:
-        """Cores of this offer."""
+        """The CPU cores of this offer."""
         return 16.0 * self.num_gpus
 
     @property
     def cpu_cores(self) -> int:
-        """Cores of the whole machine."""
+        """The CPU cores of the whole machine."""
         return round(self.cpu_cores_effective / max(self.gpu_frac, 1 / 64))
 
     @property
     def cpu_ram(self) -> int:
-        """Memory of the whole machine in MB."""
+        """The memory of the whole machine in MB."""
         return self.cpu_cores * 4000
 
     @property
     def address(self) -> str:
-        """The machine's public address: of a range that is kept for documentation."""
+        """The machine's public address, from a range that is reserved for documentation."""
         return f"203.0.113.{self.machine_id % 254 + 1}"
 
 

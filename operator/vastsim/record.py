@@ -1,4 +1,4 @@
-"""Writes down whatever clients send, for those who look for what should not be sent."""
+"""Records whatever clients send, for tests that look for what must never be sent."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,11 +9,11 @@ Asgi = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 
 
 class Recorded:
-    """An application whose requests are kept in a file, each as one line of JSON.
+    """An application whose requests are appended to a file, each as one line of JSON.
 
     `{"method": "PUT", "target": "/path?query", "headers": [["name", "value"], …], "body": "…"}`;
-    bytes stand there as the Latin-1 characters of the same numbers. The record is secret: keys are
-    in it.
+    bytes are written as the Latin-1 characters with the same numbers. The file is secret, because
+    it contains keys.
     """
 
     def __init__(self, app: Asgi, file: Path) -> None:
@@ -21,7 +21,7 @@ class Recorded:
         file.touch(mode=0o600)
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Writes a request down, also what nobody would read of it, and has it answered."""
+        """Records a request whole, also parts that the application ignores, and passes it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""The offer query: filters, order, limit (provider facts, search query grammar)."""
+"""The offer query: filters, order, limit (vastsim/FACTS.md, Search)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 
 
 def _number(value: Any) -> Any:
-    """Clients send most numbers as strings."""
+    """Returns a value as a number if it is one: clients send most numbers as strings."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -52,7 +52,7 @@ COMPUTED: Mapping[str, Callable[[Row], Any]] = {
     "datacenter": lambda row: row["hosting_type"] == 1,
     # A country is matched by the end of the free text.
     "geolocation": lambda row: row["geolocation"].rpartition(", ")[2],
-    # Seen to match nothing: the number goes by another name in queries.
+    # The provider was seen to match nothing here; in queries the number has another name.
     "id": lambda _: None,
 }
 
@@ -84,7 +84,7 @@ def _fits(row: Row, name: str, wanted: Mapping[str, Any]) -> bool:
     elif name in row:
         have = row[name]
     else:
-        # Whether unknown fields are refused is not known: ignoring them is the tolerant choice.
+        # It is not known whether the provider refuses unknown fields; ignoring them is tolerant.
         return True
     return all(OPERATIONS[operation](have, want) for operation, want in wanted.items())
 

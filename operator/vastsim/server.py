@@ -1,18 +1,19 @@
 """The provider's HTTP API over the market model, and the simulator's own controls under /sim/.
 
-The controls need no key: they are not the provider's, and whoever runs the simulator may use them.
+The controls are not part of the provider's API and need no key: whoever reaches the simulator may
+use them.
 
 | control | body | what it does |
 |---|---|---|
-| GET `/sim/ledger` | | every lease there ever was, with its bill |
-| GET `/sim/requests` | | every request to the provider that came |
-| GET `/sim/secrets` | | the keys of all machines there ever were, and of their notebooks |
-| PUT `/sim/faults` | name: options | asks for these faults in place of those before: `faults.py` |
-| PUT `/sim/keys` | key: account | the only good keys, and whose; a new number: a new account |
-| PUT `/sim/credit` | `usd`, `account` | leaves an account so much money |
+| GET `/sim/ledger` | | all leases, also ended ones, each with its bill |
+| GET `/sim/requests` | | all requests to the provider's API |
+| GET `/sim/secrets` | | the keys of all machines, also ended ones, and of their notebooks |
+| PUT `/sim/faults` | name: options | replaces the faults that are asked for, see `faults.py` |
+| PUT `/sim/keys` | key: account | replaces the valid keys; a new number makes a new account |
+| PUT `/sim/credit` | `usd`, `account` | sets the money that an account has left |
 | POST `/sim/hosts/N/die` | | loses the host of machine N |
-| POST `/sim/machines/N/outbid` | `lasts` | outbids it until `lasts` seconds later; -1: for ever |
-| POST `/sim/machines/N/change-key` | | lets it show another SSH host key from now on |
+| POST `/sim/machines/N/outbid` | `lasts` | outbids it for `lasts` seconds; -1: for ever |
+| POST `/sim/machines/N/change-key` | | it shows another SSH host key from now on |
 | POST `/sim/machines/N/resume` | | gives a stopped machine its GPUs back |
 | POST `/sim/traffic/N` | `download_gb`, `upload_gb` | sets its traffic counters |
 """
@@ -42,12 +43,12 @@ from vastsim.tools import meminfo, tools
 from vastsim.wire import QUERY_DISK_GB, Endpoint, instance_row, offer_row
 
 BIDS = (Fraction("0.001"), Fraction(128))
-"""Lowest and highest bid in US dollars per hour that a create request may hold."""
+"""The lowest and highest bid, in US dollars per hour, that a rent request may contain."""
 TICK_SECONDS = 0.1
 PAGE_MAX = 25
 STORED_COLUMNS = frozenset({"id", "label", "actual_status", "gpu_name", "verification"})
 LOG_APPEARS_SECONDS = 0.3
-"""A requested log is not there at once: clients have to ask again."""
+"""A requested log appears late, so that clients have to ask again (vastsim/FACTS.md, Logs)."""
 
 Scope = dict[str, Any]
 Asgi = Callable[[Scope, Any, Any], Awaitable[None]]
@@ -55,17 +56,17 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 class CutError(Exception):
-    """The connection is to be cut without an answer."""
+    """The connection must be cut without an answer."""
 
 
 @dataclass
 class State:
-    """Everything the server holds besides the market."""
+    """Everything that the server knows besides the market."""
 
     market: Market
     machines: Machines
     keys: dict[str, int]
-    """Account by key."""
+    """The account that each key belongs to."""
     public_host: str
     public_url: str
     speed: float
@@ -73,12 +74,12 @@ class State:
     faults: Faults = field(default_factory=Faults)
     requests: list[dict[str, Any]] = field(default_factory=list)
     instance_keys: dict[str, int] = field(default_factory=dict)
-    """Lease number by the key that its machine holds."""
+    """The lease that each machine's own key belongs to."""
     notebook_tokens: dict[int, str] = field(default_factory=dict)
-    """By lease number."""
+    """By the number of the lease."""
     attached: dict[int, list[str]] = field(default_factory=dict)
     account_keys: dict[int, list[str]] = field(default_factory=dict)
-    """SSH keys by account."""
+    """SSH keys of each account."""
     logs: dict[str, tuple[float, str]] = field(default_factory=dict)
     began: float = field(default_factory=time.time)
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -88,24 +89,24 @@ class State:
         return self.began + (time.time() - self.began) * self.speed
 
     def endpoint(self, lease: Lease) -> Endpoint | None:
-        """Returns where a machine is reached."""
+        """Returns the address of a machine, or None if it does not run."""
         port = self.machines.port(lease.number)
         return Endpoint(self.public_host, port) if port else None
 
     def row(self, lease: Lease) -> dict[str, Any]:
-        """Returns a machine as a listing shows it, the token of its notebook included."""
+        """Returns a machine as a listing shows it, including the secret token of its notebook."""
         token = self.notebook_tokens.setdefault(lease.number, secrets.token_hex(32))
         row = instance_row(lease, self.endpoint(lease), self.now())
         return row | {"jupyter_token": token}
 
     async def advance(self) -> None:
-        """Starts what is due, stops what is outbid or unpaid, and loses what dies."""
+        """Starts what is due, stops what was outbid or is unpaid, and loses hosts that die."""
         async with self.changing:
             for lease in self.market.due(self.now()):
                 try:
                     await self._start(lease)
                 except (RuntimeError, OSError) as error:
-                    # It stays loading and is tried again; the others must not wait for it.
+                    # It stays `loading` and is tried again; the others must not wait for it.
                     log.warning("machine %s does not start: %s", lease.number, error)
             for lease in self.market.dying(self.now()):
                 await self.lose(lease.number)
@@ -122,7 +123,7 @@ class State:
         self.market.enter(number, "offline", self.now())
 
     async def stop(self, number: int) -> None:
-        """Stops a machine; its disk stays."""
+        """Stops a machine; its files stay."""
         await self.machines.stop(number)
         self.market.enter(number, "stopped", self.now())
 
@@ -142,7 +143,7 @@ class State:
                 self.market.change(number, reappears=(seen, seen + _lasting(fault)))
 
     def machine_key(self, number: int) -> str:
-        """Returns the key that a machine holds, made when it is first asked for."""
+        """Returns a machine's own key, which is made when it is first needed."""
         held = next((key for key, of in self.instance_keys.items() if of == number), None)
         if held is None:
             held = secrets.token_hex(32)
@@ -196,7 +197,7 @@ def _lasting(fault: Fault) -> float:
 
 
 def simulator(state: State) -> Asgi:
-    """Returns the application."""
+    """Returns the ASGI application."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -230,7 +231,7 @@ async def _tick(state: State) -> None:
 
 
 class _Outermost:
-    """Records requests, and strikes with faults that are below HTTP."""
+    """Records requests, and applies the faults that concern any request."""
 
     def __init__(self, app: FastAPI, state: State) -> None:
         self._app = app
@@ -264,7 +265,7 @@ class _Outermost:
             try:
                 await self._app(scope, receive, recorded)
             except CutError:
-                # uvicorn's `send` is a method of the connection's cycle.
+                # uvicorn's `send` is a method of the object that holds the connection.
                 send.__self__.transport.abort()
 
 
@@ -273,7 +274,7 @@ class _Outermost:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: an account, or one of its machines."""
+    """Who makes a request: an account, or one of its machines."""
 
     account: int
     machine: int | None
@@ -448,7 +449,7 @@ def _provider_routes(app: FastAPI, state: State) -> None:
             {"id": index, "key": key, "public_key": key}
             for index, key in enumerate(state.attached.get(number, []), 1)
         ]
-        # A JSON string that holds an array: so it is.
+        # The provider really sends a JSON string that contains an array.
         return JSONResponse({"success": True, "ssh_keys": json.dumps(keys)})
 
     @route("GET", "/ssh")
@@ -530,7 +531,7 @@ def _create(state: State, account: int, offer: int, body: Mapping[str, Any]) -> 
 
 
 def _start_again(state: State, lease: Lease) -> None:
-    """Starts a stopped machine on its user's request; raises RefusedError."""
+    """Starts a stopped machine because its user asked; raises RefusedError."""
     if lease.state != "stopped":
         return
     if state.market.credit(state.now(), lease.account) <= 0:
@@ -542,7 +543,7 @@ def _start_again(state: State, lease: Lease) -> None:
 
 
 def _rows(state: State, account: int) -> list[dict[str, Any]]:
-    """Returns what a listing shows, with the faults that listings have."""
+    """Returns the rows of a listing, after the faults that concern listings."""
     rows: list[dict[str, Any]] = []
     for lease in state.market.listed(state.now(), account):
         image = lease.ask.image
@@ -558,20 +559,22 @@ def _rows(state: State, account: int) -> list[dict[str, Any]]:
 
 
 def _page(rows: list[dict[str, Any]], query: Mapping[str, str]) -> JSONResponse:
-    """The paged listing (provider facts, v1 list semantics)."""
+    """Returns one page of a listing (vastsim/FACTS.md, Listings)."""
     filters = _json_value(query.get("select_filters") or "{}")
     limit = _integer(_json_value(query.get("limit") or str(PAGE_MAX)))
     limit = 5 if limit <= 0 else min(limit, PAGE_MAX)
     for name, wanted in filters.items():
         if name not in STORED_COLUMNS or not isinstance(wanted, Mapping):
-            raise RefusedError(400, "invalid_request", f"can not filter by {name}")
+            raise RefusedError(400, "invalid_request", f"cannot filter by {name}")
         for operation, value in wanted.items():
             if operation not in OPERATIONS:
-                raise RefusedError(400, "invalid_request", f"no operation {operation}")
+                raise RefusedError(400, "invalid_request", f"unknown operator {operation}")
             rows = [row for row in rows if OPERATIONS[operation](row[name], value)]
     order = _json_value(query.get("order_by") or '[{"col":"id","dir":"asc"}]')
     if not isinstance(order, list) or any(item.get("col") != "id" for item in order):
-        raise RefusedError(400, "invalid_request", "not simulated: an order other than by id")
+        raise RefusedError(
+            400, "invalid_request", "not simulated: an order by other columns than id"
+        )
     down = any(item.get("dir") == "desc" for item in order)
     rows.sort(key=lambda row: row["id"], reverse=down)
     matching, total = rows, len({row["id"] for row in rows})
@@ -607,7 +610,7 @@ def _last_of(token: str) -> int:
     try:
         return int(json.loads(base64.b64decode(token, validate=True))["values"]["id"])
     except (ValueError, KeyError, TypeError):
-        raise RefusedError(400, "invalid_token", "The token can not be read.") from None
+        raise RefusedError(400, "invalid_token", "The token cannot be read.") from None
 
 
 def _integer(value: Any) -> int:
@@ -711,7 +714,7 @@ def _control_routes(app: FastAPI, state: State) -> None:
 
 
 def _there(state: State, number: int) -> Lease:
-    """Returns a machine of any account; raises RefusedError if it is destroyed."""
+    """Returns a machine of any account; raises RefusedError if it was destroyed."""
     lease = state.market.leases.get(number)
     if lease is None or lease.state == "destroyed":
         raise RefusedError(404, "no_such_instance", f"Instance {number} not found.")

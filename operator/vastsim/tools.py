@@ -1,6 +1,6 @@
-"""What a machine shows of its hardware: programs and files that stand in for what is not there.
+"""Programs and files that stand in for hardware that a simulated machine does not have.
 
-Its SSH, shell, processes and disk are real; GPUs, number of cores and memory are not.
+Its SSH server, shell, processes and disk are real; its GPUs, number of cores and memory are not.
 """
 
 from vastsim.offers import Facts
@@ -15,17 +15,19 @@ OWN_NAMES = {
     "RTX 4090": "NVIDIA GeForce RTX 4090",
     "Tesla V100": "Tesla V100-SXM2-16GB",
 }
-"""By which GPUs call themselves, by their market name."""
+"""The names that GPUs report themselves, by their name on the market."""
 
 MISLABELLED = "NVIDIA GeForce GTX 1060 6GB"
 BROKEN = "Unable to determine the device handle for GPU0000:01:00.0: Unknown Error"
 SLOW_SECONDS = 3
-"""Each call of `dd` takes so long on a machine with a slow disk."""
+"""How long each call of `dd` takes at least on a machine with a slow disk."""
 
 
 def nvidia_smi(facts: Facts, *, is_mislabelled: bool = False, is_broken: bool = False) -> str:
-    """Returns a script that answers what clients ask; the load of its GPUs stands in a file of the
-    machine's, `gpu-load`, in percent."""
+    """Returns a script that answers the queries that clients make.
+
+    The load that its GPUs report is read from the machine's file `gpu-load`, in percent.
+    """
     if is_broken:
         return f"#!/bin/sh\necho '{BROKEN}'\nexit 15\n"
     name = MISLABELLED if is_mislabelled else OWN_NAMES.get(facts.gpu_name, facts.gpu_name)
@@ -52,7 +54,7 @@ esac
 
 
 def tools(facts: Facts, *, is_mislabelled: bool, is_broken: bool, is_slow: bool) -> dict[str, str]:
-    """Returns the machine's programs by name."""
+    """Returns the texts of the machine's stand-in programs by name."""
     found = {
         "nvidia-smi": nvidia_smi(facts, is_mislabelled=is_mislabelled, is_broken=is_broken),
         "nproc": f"#!/bin/sh\necho {int(facts.cpu_cores_effective)}\n",
@@ -63,7 +65,7 @@ def tools(facts: Facts, *, is_mislabelled: bool, is_broken: bool, is_slow: bool)
 
 
 def meminfo(facts: Facts) -> str:
-    """Returns what /proc/meminfo says."""
+    """Returns the text that stands in for /proc/meminfo."""
     share = facts.cpu_cores_effective / facts.cpu_cores
     total = int(facts.cpu_ram * share * 1000 * 1000 / 1024)
     return f"MemTotal: {total} kB\nMemFree: {total} kB\nMemAvailable: {total} kB\n"

@@ -1,4 +1,7 @@
-"""The provider's JSON shapes, with their oddities (provider facts, offer and instance objects)."""
+"""The provider's JSON shapes, with their oddities.
+
+See vastsim/FACTS.md, Offers; vastsim/FACTS.md, Instances; vastsim/FACTS.md, Instance states.
+"""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -8,7 +11,7 @@ from vastsim.market import Lease
 from vastsim.offers import Facts
 
 QUERY_DISK_GB = 8.0
-"""Disk that a search reckons with unless it is told."""
+"""The disk size in GB that prices are computed with if the query names none."""
 
 
 def offer_row(
@@ -19,7 +22,7 @@ def offer_row(
     *,
     is_bid: bool = False,
 ) -> dict[str, Any]:
-    """Returns an offer as a search shows it: for bids, with the prices of the lowest that wins."""
+    """Returns an offer as a search shows it; for bids, at the lowest bid that would win."""
     disk_hour = float(facts.storage_cost) * disk_gb / 720
     base = float(facts.min_bid if is_bid else facts.dph_base)
     total = base + disk_hour
@@ -110,10 +113,10 @@ STATUS = {
     # state: actual_status, intended_status, cur_state, next_state
     "loading": ("loading", "running", "running", "running"),
     "running": ("running", "running", "running", "running"),
-    # A machine that its user stopped really shows `exited`; an outbid one is not told from it.
+    # A machine that its user stopped really shows `exited`, and so does an outbid one.
     "stopped": ("exited", "stopped", "stopped", "stopped"),
     "offline": ("offline", "running", "running", "running"),
-    # Listed after its end only because listings lag.
+    # It is listed after its end only because listings lag.
     "destroyed": ("running", "running", "running", "running"),
 }
 

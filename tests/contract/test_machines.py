@@ -115,7 +115,7 @@ async def test_commands_truly_run(machine: Machine) -> None:
     """Output, input and exit status are those of a real shell in a home of its own."""
     async with machine.connected() as connection:
         said = await connection.run("cat; echo; echo $CONTAINER_ID; pwd", b"hello")
-        with pytest.raises(MachineUnreachable, match="ended with 7"):
+        with pytest.raises(MachineUnreachable, match="ended with status 7"):
             await connection.run("exit 7")
 
     first, number, home = said.decode().splitlines()
@@ -144,7 +144,7 @@ async def test_a_script_that_hangs_is_given_up(machine: Machine) -> None:
 async def test_a_script_that_tells_too_much_is_given_up(machine: Machine, where: str) -> None:
     """However much a stranger's machine says, it takes no memory; of errors the end is kept."""
     script = f"head -c 100000000 /dev/zero >&{where}; printf 'at the\\nend' >&2; exit 7"
-    words = {"1": "more than 262144 bytes", "2": "ended with 7: .*at the end"}
+    words = {"1": "more than 262144 bytes", "2": "ended with status 7: .*at the end"}
     async with machine.connected() as connection:
         tracemalloc.start()
         try:

@@ -17,7 +17,7 @@ from gpujob.adapters.errors import (
     CredentialsRejected,
     ProviderUnavailable,
     RateLimited,
-    RentRefused,
+    RentDenied,
     RentUnclear,
     RentWithheld,
 )
@@ -304,7 +304,7 @@ async def test_a_used_offer_is_refused(simulator: Simulator) -> None:
         async with vast.rent_line() as line:
             await line.send(request(offer.offer_id), 10)
         async with vast.rent_line() as line:
-            with pytest.raises(RentRefused) as refused:
+            with pytest.raises(RentDenied) as refused:
                 await line.send(request(offer.offer_id), 10)
 
     assert refused.value.reason is Reason.OFFER_GONE
@@ -384,7 +384,7 @@ async def test_what_an_answer_means(status: int, body: object, outcome: object) 
         seen: object
         try:
             seen = await line.send(request(1), 10)
-        except RentRefused as refused:
+        except RentDenied as refused:
             seen = refused.reason
         except RentUnclear:
             seen = None
@@ -421,7 +421,7 @@ async def test_why_the_provider_does_not_rent_can_be_shown() -> None:
         client(url) as vast,
         vast.rent_line() as line,
     ):
-        with pytest.raises(RentRefused) as refused:
+        with pytest.raises(RentDenied) as refused:
             await line.send(request(1), 10)
 
     assert str(refused.value) == "400: \ufffd[2Jno " + "x" * 193

@@ -20,7 +20,7 @@ from tests.contract.test_vast_client import (
     request,
 )
 
-from gpujob.adapters.errors import ProviderError, RentRefused
+from gpujob.adapters.errors import ProviderError, RentDenied
 from gpujob.adapters.vast import VastClient
 
 TOKEN = "canary-0123456789-abcdef"
@@ -95,7 +95,7 @@ async def test_a_refusal_to_rent_is_told_without_secrets(words: str) -> None:
         made.rent_line() as line,
     ):
         assert shows(repr(vars(line))) == []
-        with pytest.raises(RentRefused, match="400: no offer: ") as refused:
+        with pytest.raises(RentDenied, match="400: no offer: ") as refused:
             await line.send(request(7), 5)
 
     assert shows(told(refused.value)) == []

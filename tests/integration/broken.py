@@ -12,10 +12,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from gpujob.adapters import log
 from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.controller import ControllerClient
 from gpujob.adapters.kube import KubeClient
+from gpujob.adapters.log import configure_logging
 from gpujob.controller.probes import probes_app
 from gpujob.controller.transport import transport_app
 from gpujob.core.limits import Limits
@@ -105,5 +105,5 @@ async def serve(ports: dict[str, int], token: str) -> None:
 
 if __name__ == "__main__":
     told = json.loads(sys.argv[1])
-    log.configure("DEBUG", (SecretStr(SECRET), SecretStr(told["token"])))
+    configure_logging("DEBUG", (SecretStr(SECRET), SecretStr(told["token"])))
     asyncio.run(serve(told["ports"], told["token"]))

@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from email.utils import format_datetime
 from typing import Any, TypeVar
 
-from pydantic import SecretStr
 from tests.simulation.process import (
     CALLER,
     PRESENT_FAULT,
@@ -32,12 +31,14 @@ from gpujob.adapters.errors import (
     Invalid,
     ObjectGone,
     ProviderUnavailable,
-    RentRefused,
+    RentDenied,
     RentUnclear,
     RentWithheld,
 )
 from gpujob.adapters.kube import Body, KubeClient
-from gpujob.adapters.vast import OFFERS_WANTED, PAGE_SIZE, RentLine, VastClient
+from gpujob.adapters.provider import RentLine
+from gpujob.adapters.redact import Scrubber
+from gpujob.adapters.vast import OFFERS_WANTED, PAGE_SIZE, Answer, VastRequests
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
@@ -328,11 +329,15 @@ class _CallersClock(VirtualClock):
         return super().now() if process is None else process.clock.now()
 
 
-class ModelVast(VastClient):
-    """The real client over the market model, with the provider's lies; no bytes are sent."""
+class ModelProvider(VastRequests):
+    """A `Provider` over the market model, with the provider's lies.
+
+    What may be repeated is asked and read by the operator's own code, over a channel that sends no
+    bytes. The log and the rent, whose HTTP is the client's own business, are played here.
+    """
 
     def __init__(self, market: Market, kube: ModelKube, chance: Chance) -> None:
-        super().__init__("https://provider.example", SecretStr("token"), _CallersClock())
+        super().__init__(_Channel(self), _CallersClock(), Scrubber())
         self.market = market
         self.account = ACCOUNT
         """Whose token is in use."""
@@ -377,13 +382,10 @@ class ModelVast(VastClient):
         for lease in self.market.resuming(self.now()):
             self.market.resume(lease.number, self.now())
 
-    async def _read(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, Any] | None = None,
-        query: Mapping[str, str] | None = None,
-    ) -> tuple[dict[str, Any], Mapping[str, str]]:
+    async def answer(
+        self, method: str, path: str, body: Mapping[str, Any], query: Mapping[str, str]
+    ) -> Answer:
+        """Answers a request as the provider does, or raises."""
         await self._unreliable()
         if path == "/api/v0/users/current":
             credit = float(self.market.credit(self.now()))
@@ -391,17 +393,17 @@ class ModelVast(VastClient):
         elif path == "/api/v0/bundles/":
             now = self.now()
             offered = self.market.offers.items()
-            is_bid = (body or {}).get("type") == "bid"
+            is_bid = body.get("type") == "bid"
             rows = [offer_row(number, facts, now, is_bid=is_bid) for number, facts in offered]
-            answer = {"offers": search(rows, body or {}, OFFERS_WANTED)}
+            answer = {"offers": search(rows, body, OFFERS_WANTED)}
         elif path == "/api/v1/instances/":
-            answer = self._listed(query or {})
+            answer = self._listed(query)
         elif method == "DELETE":
             answer = self._destroyed(int(path.rstrip("/").rpartition("/")[2]))
         else:
             raise AssertionError(f"{method} {path} is not modelled")
         await self._chance.pause()
-        return answer, {"Date": format_datetime(self._time.now(), usegmt=True)}
+        return Answer(answer, {"Date": format_datetime(self._time.now(), usegmt=True)})
 
     def _listed(self, query: Mapping[str, str]) -> dict[str, Any]:
         """One page of all machines, by number; a lie is told on each page."""
@@ -499,10 +501,26 @@ class ModelVast(VastClient):
             raise ProviderUnavailable("html")
 
 
-class ModelLine(RentLine):
-    """One rent request, with everything that can become of it."""
+class _Channel:
+    """A `Channel` that ends at the model."""
 
-    def __init__(self, vast: ModelVast, chance: Chance) -> None:
+    def __init__(self, provider: ModelProvider) -> None:
+        self._provider = provider
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> Answer:
+        return await self._provider.answer(method, path, body or {}, query or {})
+
+
+class ModelLine:
+    """A `RentLine`: one rent request, with everything that can become of it."""
+
+    def __init__(self, vast: ModelProvider, chance: Chance) -> None:
         self._vast = vast
         self._chance = chance
         self._clock = _CallersClock()
@@ -526,7 +544,7 @@ class ModelLine(RentLine):
         try:
             lease = self._vast.rent(request, self.account_id)
         except RefusedError as error:
-            raise RentRefused(str(error)) from None
+            raise RentDenied(str(error)) from None
         await self._chance.pause()
         if self._chance.strikes():
             await asyncio.sleep(timeout_seconds)
@@ -540,7 +558,7 @@ class ModelDrivers:
     def __init__(
         self,
         kube: ModelKube,
-        vast: ModelVast,
+        vast: ModelProvider,
         chance: Chance,
         limits: Limits,
         run_seconds: float,

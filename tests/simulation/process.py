@@ -19,7 +19,6 @@ from gpujob.adapters.errors import (
     RentUnclear,
 )
 from gpujob.adapters.kube import KubeClient
-from gpujob.adapters.vast import RentLine
 
 
 class Broken(AssertionError):
@@ -196,7 +195,7 @@ class Process:
         self.clock = VirtualClock()
         self.is_killed = False
         self.is_cut_off = False
-        """Whether the API server can not be reached from it."""
+        """Whether the API server cannot be reached from it."""
 
     @property
     def is_stopped(self) -> bool:
@@ -246,7 +245,7 @@ class Process:
         CALLER.set(self)
         if self.is_cut_off and isinstance(part, KubeClient):
             await asyncio.sleep(LATE_SECONDS)
-            raise _unanswered(part)
+            raise _unanswered(part, name)
         if fault is None:
             await self.here()
             answer = await made()
@@ -258,21 +257,21 @@ class Process:
             self._stopped(fault)
         await self.here()
         if fault == "request lost":
-            raise _unanswered(part)
+            raise _unanswered(part, name)
         if fault == "request astray":
             # A rent knows its own last moment.
-            seconds = 0.0 if isinstance(part, RentLine) else ASTRAY_SECONDS
+            seconds = 0.0 if name == "send" else ASTRAY_SECONDS
             self._calls.send_later(seconds, made, fault)
-            raise _unanswered(part)
+            raise _unanswered(part, name)
         PRESENT_FAULT.set(fault)
         try:
             answer = await made()
         finally:
             PRESENT_FAULT.set(None)
-        await self._answered(fault, part, made)
+        await self._answered(fault, part, name, made)
         return answer
 
-    async def _answered(self, fault: str, part: Any, made: Callable[[], Any]) -> None:
+    async def _answered(self, fault: str, part: Any, name: str, made: Callable[[], Any]) -> None:
         if fault == "crash after":
             await self._killed()
         if fault in ("stop after", "stop briefly", "stop for good"):
@@ -280,7 +279,7 @@ class Process:
         if fault == "request repeated":
             self._calls.send_later(ASTRAY_SECONDS, made, fault)
         if fault == "answer lost":
-            raise _unanswered(part)
+            raise _unanswered(part, name)
         if fault == "answer late":
             await asyncio.sleep(LATE_SECONDS)
         if fault in CLOCK_STEPS_SECONDS:
@@ -291,10 +290,10 @@ class Process:
         await self.here()
 
 
-def _unanswered(part: Any) -> Exception:
+def _unanswered(part: Any, name: str) -> Exception:
     if isinstance(part, KubeClient):
         return ClusterUnavailable("no answer")
-    return RentUnclear("no answer") if isinstance(part, RentLine) else ProviderUnavailable("none")
+    return RentUnclear("no answer") if name == "send" else ProviderUnavailable("no answer")
 
 
 class _View:

@@ -17,12 +17,13 @@ from tests.simulation.model import (
     Chance,
     ModelDrivers,
     ModelKube,
-    ModelVast,
+    ModelProvider,
     VirtualLoop,
 )
 from tests.simulation.process import SWAPPED_SECONDS, Broken, Calls, Process
 
 from gpujob.adapters.errors import AdapterError
+from gpujob.adapters.provider import Provider
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
@@ -85,7 +86,7 @@ class Operator:
     def __init__(
         self,
         kube: ModelKube,
-        vast: ModelVast,
+        vast: Provider,
         drivers: ModelDrivers,
         process: Process,
         identity: str,
@@ -217,7 +218,7 @@ class World:
         self.calls = calls or Calls()
         self.market = Market(read_market(), seed, Timing(list_lag=chance.list_lag))
         self.kube = ModelKube(chance)
-        self.vast = ModelVast(self.market, self.kube, chance)
+        self.vast = ModelProvider(self.market, self.kube, chance)
         self.drivers = ModelDrivers(
             self.kube, self.vast, chance, SETTINGS.limits, run_seconds, exit_codes
         )

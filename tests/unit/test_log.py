@@ -19,9 +19,9 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
-from gpujob.adapters import log
+from gpujob.adapters.log import configure_logging
 from gpujob.adapters.redact import REPLACEMENT, Scrubber
-from gpujob.adapters.sink import Sink
+from gpujob.adapters.sink import ScrubbingHandler
 
 SECRET = 'kanari-0123/456+789 "ö\\x>>>>>'
 """Every character of it that an encoding changes."""
@@ -81,7 +81,7 @@ class Said:
 @pytest.fixture
 def said(given_back: None, capsys: pytest.CaptureFixture[str]) -> Said:
     """A sink that is open for everything and knows one secret."""
-    log.configure("DEBUG", [SecretStr(SECRET)])
+    configure_logging("DEBUG", [SecretStr(SECRET)])
     logging.getLogger().setLevel(1)
     return Said(capsys)
 
@@ -146,7 +146,7 @@ def test_a_line_that_can_not_be_rendered_is_logged(said: Said) -> None:
     loop.append(loop)
     # The test runner's own handlers raise.
     root = logging.getLogger()
-    root.handlers[:] = [one for one in root.handlers if isinstance(one, Sink)]
+    root.handlers[:] = [one for one in root.handlers if isinstance(one, ScrubbingHandler)]
     logging.getLogger("theirs").error("too few: %s %s", SECRET)
     logging.getLogger("theirs").error("none asked for", SECRET)
     logging.getLogger("theirs").error("odd: %s", Odd())
@@ -160,7 +160,7 @@ def test_a_line_that_can_not_be_rendered_is_logged(said: Said) -> None:
 
     lines = said.lines()
     assert len(lines) == 7
-    assert all("can not be rendered" in line["event"] for line in lines)
+    assert all("cannot be rendered" in line["event"] for line in lines)
     assert {(line["level"], line["logger"]) for line in lines} == {
         ("error", "theirs"),
         ("error", "ours"),
@@ -378,7 +378,7 @@ def test_others_details_are_for_debugging(
     given_back: None, capsys: pytest.CaptureFixture[str], level: str, heard: set[str]
 ) -> None:
     """Others than ours follow the level only there; the log of requests stays off."""
-    log.configure(level, [])
+    configure_logging(level, [])
     for name in ("uvicorn.error", "asyncssh", "kopf", "uvicorn.access"):
         for word in ("debug", "info", "warning"):
             getattr(logging.getLogger(name), word)(word)
@@ -448,9 +448,9 @@ def test_a_process_shows_no_secret_at_its_end(end: str) -> None:
     program = f"import {modules}\n" + textwrap.dedent(
         """
         from pydantic import SecretStr
-        from gpujob.adapters import log
+        from gpujob.adapters.log import configure_logging
         SECRET = sys.stdin.read()
-        log.configure("INFO", [SecretStr(SECRET)])
+        configure_logging("INFO", [SecretStr(SECRET)])
         assert not faulthandler.is_enabled()
         """
     )

@@ -1,12 +1,13 @@
-"""The body of an answer, read to its end and within a bound."""
+"""Reads the body of an answer to its end, within a bound."""
 
 import aiohttp
 
 
 async def whole_body(response: aiohttp.ClientResponse, most: int) -> bytes | None:
-    """Returns all of it; None = it has more than `most` bytes. Raises ClientError or TimeoutError.
+    """Returns the whole body, or None if it has more than `most` bytes.
 
-    A single read of the library returns what has come so far.
+    A single `read(n)` of the library would return whatever has arrived so far. Raises ClientError
+    or TimeoutError.
     """
     raw = bytearray()
     async for chunk in response.content.iter_any():

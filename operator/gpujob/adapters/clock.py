@@ -1,4 +1,4 @@
-"""Time, so that tests can set it."""
+"""The clocks, behind a Protocol, so that tests can set them."""
 
 import time
 from datetime import UTC, datetime
@@ -6,24 +6,24 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where time comes from."""
+    """A wall clock and a monotonic one."""
 
     def now(self) -> datetime:
         """Returns the wall clock in UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Returns seconds that never run back, from an arbitrary start."""
+        """Returns seconds since an arbitrary start; they never go backwards."""
         ...
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The clocks of the machine that this process runs on."""
 
     def now(self) -> datetime:
         """Returns the wall clock in UTC."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Returns seconds that never run back, from an arbitrary start."""
+        """Returns seconds since an arbitrary start; they never go backwards."""
         return time.monotonic()

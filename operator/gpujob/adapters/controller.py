@@ -1,4 +1,4 @@
-"""The controller, as the server asks it."""
+"""The server's client of the leading controller."""
 
 from pathlib import Path
 
@@ -16,17 +16,17 @@ from gpujob.api.estimate import (
 from gpujob.api.gpujob import GpuJobSpec
 
 ANSWER_SECONDS = 40.0
-"""More than a search at the provider takes."""
+"""Longer than the controller's own search at the provider takes."""
 
 
 class ControllerClient:
-    """Asks the leading controller, with the token that the kubelet keeps fresh in a file."""
+    """Asks the leading controller, with the token that the kubelet renews in a file."""
 
     def __init__(self, url: str, token_file: Path) -> None:
         self._url, self._token_file = url.rstrip("/"), token_file
 
     async def estimate(self, spec: GpuJobSpec) -> JobEstimate:
-        """Returns what a job would cost; raises ControllerUnavailable and ControllerBusy."""
+        """Returns what a job would cost; raises ControllerUnavailable or ControllerBusy."""
         question = EstimateQuestion(version=1, spec=spec)
         try:
             token = self._token_file.read_text().strip()
@@ -43,12 +43,18 @@ class ControllerClient:
             ):
                 raw = await whole_body(response, ESTIMATE_BYTES_MAX)
                 if response.status == 429:
-                    raise ControllerBusy("too many ask what jobs would cost")
+                    raise ControllerBusy(
+                        "the controller answers too many questions about costs at the moment"
+                    )
                 if response.status != 200 or raw is None:
                     told = (raw or b"")[:512].decode(errors="replace")
-                    raise ControllerUnavailable(f"it answered {response.status}: {told}")
+                    raise ControllerUnavailable(
+                        f"the controller answered {response.status}: {told}"
+                    )
                 return JobEstimate.model_validate_json(raw)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ControllerUnavailable(f"no answer: {error!r}") from error
+            raise ControllerUnavailable(f"the controller did not answer: {error!r}") from error
         except ValidationError as error:
-            raise ControllerUnavailable(f"its answer is not understood: {error}") from error
+            raise ControllerUnavailable(
+                f"the controller's answer has another form than expected: {error}"
+            ) from error

@@ -1,4 +1,4 @@
-"""How each program reads its settings: environment variables `GPUJOB_<NAME>`."""
+"""Reads a program's settings from environment variables `GPUJOB_<NAME>`."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -9,11 +9,11 @@ VARIABLE_PREFIX = "GPUJOB_"
 
 
 class ConfigError(ValueError):
-    """A setting is missing or wrong; says which."""
+    """A setting is missing or wrong; the message says which."""
 
 
 def settings_in(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Returns our variables, with their full names, by the setting's."""
+    """Returns full name and value of each of our variables, by the name of its setting."""
     return {
         name.removeprefix(VARIABLE_PREFIX).lower(): (name, text)
         for name, text in environment.items()
@@ -24,7 +24,7 @@ def settings_in(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
 def taken(
     kind: type[Any], given: dict[str, tuple[str, str]], besides: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Takes the settings of a class out of what is given; raises ConfigError if any is left."""
+    """Takes the settings of a class out of `given`; raises ConfigError if any is left over."""
     own = {
         setting.name: converted(setting.type, *given.pop(setting.name))
         for setting in fields(kind)

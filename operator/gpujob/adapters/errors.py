@@ -1,47 +1,49 @@
-"""What can go wrong outside, as a closed tree; nothing else leaves an adapter.
+"""What can go wrong outside this process, as a closed tree; nothing else leaves an adapter.
 
 AdapterError
 ├── ProviderError
-│   ├── ProviderUnavailable     no answer, 5xx, a body that is not what it should be
-│   ├── RateLimited             429; carries how long to wait, if told
-│   ├── CredentialsRejected     401, 403, or 404 with `auth_error`: never "gone"
-│   ├── RentRefused             a definite no to a rent request: nothing was rented
+│   ├── ProviderUnavailable     no answer, 5xx, or an answer that cannot be used
+│   ├── RateLimited             429; carries how long to wait, if the provider said so
+│   ├── CredentialsRejected     401, 403, or 404 with `auth_error`: never read as "gone"
+│   ├── RentDenied              a definite no to a rent request: nothing was rented
 │   ├── RentWithheld            the rent request never left this process
-│   └── RentUnclear             it may have been accepted; carries what is known
+│   └── RentUnclear             the rent request may have been accepted
 ├── ClusterError
-│   ├── ClusterUnavailable      no answer, 5xx, 429, a body that is not what it should be
-│   │   └── NotServed           404 that is not the API server's word on an object
-│   ├── Conflict                409: the object changed, or exists
+│   ├── ClusterUnavailable      no answer, 5xx, 429, or an answer that cannot be used
+│   │   └── NotServed           404 for the path itself: it says nothing about an object
+│   ├── Conflict                409: the object has changed, or exists already
 │   ├── ObjectGone              404 in the API server's own words
 │   ├── Forbidden               401, 403
-│   └── Invalid                 400, 422: the API server refuses the object
-├── ControllerUnavailable       the server's question got no answer
-├── ControllerBusy              429: it answers so many questions and no more
+│   ├── Invalid                 400, 422: the API server refuses the object
+│   └── Expired                 410: the continue token or version is too old, or from the future
+├── ControllerUnavailable       the server's question to the controller got no answer
+├── ControllerBusy              429: the controller answers a limited number of questions
 └── MachineError
-    ├── MachineUnreachable      refused, timed out, cut
-    ├── HostKeyMismatch         it shows another key than the pinned one
-    └── LoginRefused            it refuses our key
+    ├── MachineUnreachable      refused, timed out, or cut
+    │   └── ScriptFailed        a script ended with another status than 0; the connection held
+    ├── HostKeyMismatch         the machine shows another host key than the pinned one
+    └── LoginRefused            the machine refuses the node's key
 """
 
 from gpujob.api.reasons import Reason
 
 
 class AdapterError(Exception):
-    """Something outside did not do what was asked."""
+    """Something outside this process did not do what it was asked to do."""
 
 
 class ProviderError(AdapterError):
-    """The provider did not do what was asked."""
+    """The provider did not do what it was asked to do."""
 
     reason: Reason = Reason.PROVIDER_UNAVAILABLE
 
 
 class ProviderUnavailable(ProviderError):
-    """No usable answer; nothing may be concluded."""
+    """There is no usable answer, so nothing may be concluded."""
 
 
 class RateLimited(ProviderError):
-    """Asked too often."""
+    """We asked more often than the provider allows."""
 
     def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
@@ -49,13 +51,13 @@ class RateLimited(ProviderError):
 
 
 class CredentialsRejected(ProviderError):
-    """The account's key is refused."""
+    """The provider refuses the account's key."""
 
     reason = Reason.CREDENTIALS_REJECTED
 
 
-class RentRefused(ProviderError):
-    """The provider said no; nothing was rented."""
+class RentDenied(ProviderError):
+    """The provider said no, and nothing was rented."""
 
     def __init__(self, message: str, reason: Reason = Reason.OFFER_GONE) -> None:
         super().__init__(message)
@@ -63,31 +65,31 @@ class RentRefused(ProviderError):
 
 
 class RentWithheld(ProviderError):
-    """The request was never sent, and never will be."""
+    """The request was not sent and never will be."""
 
     reason = Reason.RENT_WITHHELD
 
 
 class RentUnclear(ProviderError):
-    """The request may have been accepted."""
+    """The request may have been accepted: a machine may exist."""
 
     reason = Reason.RENT_UNANSWERED
 
 
 class ClusterError(AdapterError):
-    """The Kubernetes API did not do what was asked."""
+    """The Kubernetes API did not do what it was asked to do."""
 
 
 class ClusterUnavailable(ClusterError):
-    """No usable answer."""
+    """There is no usable answer."""
 
 
 class NotServed(ClusterUnavailable):
-    """Nobody knows the path; of an object it says nothing."""
+    """The path is unknown to whoever answered; nothing is known about the object."""
 
 
 class Conflict(ClusterError):
-    """The object is not the version that was meant, or exists already."""
+    """The object is not the version that was meant, or it exists already."""
 
 
 class ObjectGone(ClusterError):
@@ -95,7 +97,7 @@ class ObjectGone(ClusterError):
 
 
 class Forbidden(ClusterError):
-    """Our service account may not do this, or policy forbids it."""
+    """Our service account may not do this, or a policy forbids it."""
 
 
 class Invalid(ClusterError):
@@ -104,40 +106,40 @@ class Invalid(ClusterError):
     def __init__(self, message: str, causes: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(message)
         self.causes = causes
-        """Fields and what is wrong with them, as far as the API server names them."""
+        """Fields and what is wrong with each, as far as the API server names them."""
 
 
 class Expired(ClusterError):
-    """What is to be gone on with is older than the API server remembers, or newer than it knows."""
+    """The continue token or resourceVersion is too old (410), or newer than the server knows."""
 
 
 class ControllerUnavailable(AdapterError):
-    """The controller did not answer what the server asked."""
+    """The controller did not answer the server's question."""
 
 
 class ControllerBusy(AdapterError):
-    """The controller answers only so many questions of all who ask."""
+    """The controller answers no more questions at the moment."""
 
 
 class MachineError(AdapterError):
-    """The rented machine did not do what was asked."""
+    """The rented machine did not do what it was asked to do."""
 
 
 class MachineUnreachable(MachineError):
-    """No connection, or it broke."""
+    """There is no connection, or it broke."""
 
 
 class ScriptFailed(MachineUnreachable):
-    """A script on the machine ended with another status than 0, on a line that held."""
+    """A script on the machine ended with another status than 0, and the connection held."""
 
     def __init__(self, status: int, words: str) -> None:
-        super().__init__(f"a script ended with {status}: {words}")
+        super().__init__(f"a script on the machine ended with status {status}: {words}")
         self.status = status
 
 
 class HostKeyMismatch(MachineError):
-    """Another host key than the pinned one."""
+    """The machine shows another host key than the pinned one."""
 
 
 class LoginRefused(MachineError):
-    """Our key is not accepted."""
+    """The machine refuses the node's key."""

@@ -1,7 +1,8 @@
 """The Kubernetes API: the few verbs that we use, on plain documents.
 
-`kubernetes.aio` gives configuration and transport; bodies are dicts, since its models drop what is
-newer than themselves. Every call has a timeout, every failure a type of ours.
+`kubernetes.aio` provides configuration and transport. Bodies are dicts, because its models drop
+fields that are newer than the client (DECISIONS.md, Dict bodies, not the client's models). Every
+call has a time-out, and every failure becomes one of our own errors.
 """
 
 import json
@@ -63,7 +64,9 @@ class KubeClient:
             else:
                 await config.load_kube_config(client_configuration=configuration)
         except config.ConfigException as error:
-            raise ClusterError(f"no way to reach a cluster: {error}") from error
+            raise ClusterError(
+                f"found neither a pod's service account nor a usable kubeconfig: {error}"
+            ) from error
         return cls(client.ApiClient(configuration))
 
     async def close(self) -> None:
@@ -75,7 +78,7 @@ class KubeClient:
         return await self._call("GET", _path(kind, namespace, name))
 
     async def find(self, kind: str, namespace: str, name: str) -> Body | None:
-        """Returns one object by a quorum read, or None if there surely is none."""
+        """Returns one object by a quorum read, or None if the API server says there is none."""
         try:
             return await self.get(kind, namespace, name)
         except ObjectGone:
@@ -98,9 +101,10 @@ class KubeClient:
     async def page(
         self, kind: str, namespace: str | None, *, limit: int, token: str = "", selector: str = ""
     ) -> tuple[list[Body], str, str]:
-        """Returns objects of a namespace, or of all, the token of the next page, and the version.
+        """Returns one page of objects, the token of the next page, and the version of the list.
 
-        Raises Expired if the token is too old, Invalid if it is none.
+        Without a namespace they are those of all namespaces. Raises Expired if the token is too
+        old, and Invalid if it is not a token.
         """
         query = {"limit": str(limit)}
         query |= {"continue": token} if token else {}
@@ -113,9 +117,9 @@ class KubeClient:
     async def watch(
         self, kind: str, namespace: str | None, *, version: str, seconds: int
     ) -> AsyncIterator[AsyncIterator[Body]]:
-        """Opens a watch of a namespace, or of all, after a version, for so long.
+        """Watches one namespace, or all, from a version on, for at most so many seconds.
 
-        Raises Expired if the version is too old, at once or by and by.
+        Raises Expired if the version is too old: when the watch is opened, or while it is read.
         """
         query = {
             "watch": "true",
@@ -130,9 +134,10 @@ class KubeClient:
     async def pod_log(
         self, namespace: str, pod: str, *, follow: bool, tail: int | None, seconds: int
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Opens what a pod's only container has printed, and with `follow` what it prints.
+        """Opens the log of a pod's only container, with `follow` also what it still prints.
 
-        For so many seconds at most. Raises ObjectGone, or Invalid before it has started.
+        It is open for at most so many seconds. Raises ObjectGone, or Invalid if the container has
+        not started yet.
         """
         query = {"follow": "true" if follow else "false"}
         query |= {"tailLines": str(tail)} if tail is not None else {}
@@ -145,7 +150,7 @@ class KubeClient:
         return await self._call("POST", _path(kind, namespace), body=body)
 
     async def create_strictly(self, kind: str, namespace: str, body: Body) -> Body:
-        """Creates an object as a user wrote it: raises Invalid for fields that it does not have."""
+        """Creates an object as a user wrote it; raises Invalid for fields that its kind lacks."""
         strict = {"fieldValidation": "Strict"}
         return await self._call("POST", _path(kind, namespace), query=strict, body=body)
 
@@ -155,7 +160,7 @@ class KubeClient:
         return await self._call("PATCH", path, body=patch, content_type=MERGE_PATCH)
 
     async def replace(self, kind: str, stored: Mapping[str, Any]) -> Body:
-        """Replaces an object, if it is still of this version; raises Conflict if it is not."""
+        """Replaces an object if it still has this version; raises Conflict otherwise."""
         meta = stored["metadata"]
         path = _path(kind, meta.get("namespace"), meta["name"])
         return await self._call("PUT", path, body={**stored})
@@ -170,7 +175,7 @@ class KubeClient:
     async def set_finalizers(
         self, kind: str, stored: Mapping[str, Any], finalizers: list[str]
     ) -> Body:
-        """Replaces the finalizers of exactly the stored version; raises Conflict."""
+        """Replaces the finalizers of exactly the stored version; raises Conflict if it changed."""
         meta = stored["metadata"]
         body = {
             "metadata": {
@@ -183,13 +188,13 @@ class KubeClient:
         return await self._call("PATCH", path, body=body, content_type=MERGE_PATCH)
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
-        """Deletes an object, if given only the one with this uid; that it is gone is no error."""
+        """Deletes an object, with `uid` only that very one; it may be gone already."""
         await self._delete(kind, namespace, name, {"uid": uid} if uid is not None else {})
 
     async def delete_version(
         self, kind: str, namespace: str, name: str, *, uid: str, version: str
     ) -> None:
-        """Deletes an object only while it is of this version; raises Conflict."""
+        """Deletes an object only if it still has this version; raises Conflict otherwise."""
         await self._delete(kind, namespace, name, {"uid": uid, "resourceVersion": version})
 
     async def _delete(
@@ -203,9 +208,9 @@ class KubeClient:
             return
 
     async def review_token(self, token: SecretStr, audience: str | None = None) -> Body:
-        """Returns the status of a TokenReview: who presents this token.
+        """Returns the status of a TokenReview: whose token this is.
 
-        Without an audience it must be one for the API server itself.
+        Without an audience, it must be a token for the API server itself.
         """
         spec: Body = {"token": token.get_secret_value()}
         spec |= {"audiences": [audience]} if audience else {}
@@ -217,7 +222,7 @@ class KubeClient:
         return await self._review("/apis/authentication.k8s.io/v1/tokenreviews", body)
 
     async def own_rules(self, namespace: str) -> tuple[list[Body], bool]:
-        """Returns the rules by which we may act in a namespace, and whether these are all."""
+        """Returns the rules that say what we may do in a namespace, and if the list is complete."""
         body = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectRulesReview",
@@ -228,16 +233,17 @@ class KubeClient:
         return status.get("resourceRules") or [], not status.get("incomplete")
 
     async def may_reach(self, user: Body, path: str, verb: str) -> bool:
-        """Returns whether a user, as a TokenReview names one, may reach a path of ours.
+        """Returns whether a user, in the form of a TokenReview, may reach a path of our listeners.
 
-        `verb` is the HTTP method in small letters.
+        `verb` is the HTTP method in lower case.
         """
         return await self._may(user, {"nonResourceAttributes": {"path": path, "verb": verb}})
 
     async def may(self, user: Body, *, verb: str, resource: str, namespace: str) -> bool:
-        """Returns whether a user may do something; `resource` is `group/plural` or `/pods/log`.
+        """Returns whether a user may do something to a resource.
 
-        An empty namespace = in all of them.
+        `resource` is `group/plural` or `group/plural/subresource`; the core group is empty, as in
+        `/pods/log`. An empty namespace stands for all namespaces.
         """
         group, _, plural = resource.partition("/")
         plural, _, part = plural.partition("/")
@@ -260,15 +266,15 @@ class KubeClient:
         return (await self._review(path, body)).get("allowed") is True
 
     async def _review(self, path: str, body: Body) -> Body:
-        """Returns the verdict of a review; raises ClusterUnavailable if there is none."""
+        """Returns the status of a review; raises ClusterUnavailable if the answer is none."""
         answer = await self._call("POST", path, body=body)
         status = answer.get("status")
         if answer.get("kind") != body["kind"] or not isinstance(status, dict):
-            raise ClusterUnavailable(f"POST {path}: the answer is no {body['kind']}")
+            raise ClusterUnavailable(f"POST {path}: the answer is not a {body['kind']}")
         return status
 
     async def served_resources(self, group_version: str) -> frozenset[str]:
-        """Returns the plural names that the API server serves of a group; empty if none."""
+        """Returns the plural names that a group version serves; none if it is not served."""
         try:
             found = await self._call("GET", f"/apis/{group_version}")
         except NotServed:
@@ -332,7 +338,7 @@ async def _events(content: aiohttp.StreamReader) -> AsyncIterator[Body]:
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Lines of any length: an object may have more than a reader's limit of one."""
+    """Yields lines of any length: an object may be longer than the reader's limit for a line."""
     kept = bytearray()
     async for chunk in content.iter_any():
         kept += chunk
@@ -358,13 +364,14 @@ async def _translated(method: str, path: str) -> AsyncIterator[None]:
 
 
 def _items(kind: str, answer: Body) -> list[Body]:
-    """Returns what a list holds; raises ClusterUnavailable unless it is one of the kind.
+    """Returns the items of a list; raises ClusterUnavailable if the answer is not such a list.
 
-    An object that is in no list counts as gone, and its machine is destroyed.
+    The check matters: an object that is missing from a list counts as gone, and its machine is
+    destroyed.
     """
     items = answer.get("items")
     if answer.get("kind") != f"{kind}List" or not isinstance(items, list):
-        raise ClusterUnavailable(f"a list of {kind} was asked for, and something else answered")
+        raise ClusterUnavailable(f"asked for a list of {kind}, but the answer is something else")
     return items
 
 
@@ -378,7 +385,9 @@ def _answer(method: str, path: str, status: int, raw: bytes) -> Body:
         body = {"message": raw[:200].decode("utf-8", "replace")}
     if 200 <= status < 300:
         if not is_object:
-            raise ClusterUnavailable(f"{method} {path}: {status}, but no JSON object")
+            raise ClusterUnavailable(
+                f"{method} {path}: {status}, but the answer is not a JSON object"
+            )
         return body
     words = f"{method} {path}: {status}: {body.get('message', '')}"
     details = body.get("details")
@@ -389,7 +398,7 @@ def _answer(method: str, path: str, status: int, raw: bytes) -> Body:
         case 504 if any(one.get("reason") == "ResourceVersionTooLarge" for one in causes):
             raise Expired(words)
         case 404 if body.get("kind") != "Status":
-            # Somebody on the way knows no such path, or a kind is not served: nothing is gone.
+            # A proxy does not know the path, or the kind is not served: no object is gone.
             raise NotServed(words)
         case 404:
             raise ObjectGone(words)

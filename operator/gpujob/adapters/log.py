@@ -1,7 +1,7 @@
 """Logging: JSON lines on standard error, through the one sink.
 
-Whoever logs, no secret passes it: our own records, kopf's, uvicorn's, aiohttp's, tracebacks
-included.
+All records go this way, ours and those of kopf, uvicorn and aiohttp, tracebacks included, so that
+no secret gets past the scrubber.
 """
 
 import logging
@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from gpujob.adapters.sink import open_sink
 
 
-def configure(level: str, secrets: Iterable[SecretStr] = ()) -> None:
+def configure_logging(level: str, secrets: Iterable[SecretStr] = ()) -> None:
     """Sends all records of this process to standard error as JSON lines, scrubbed."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -30,14 +30,14 @@ def configure(level: str, secrets: Iterable[SecretStr] = ()) -> None:
         ],
     )
     open_sink(level, formatter, secrets)
-    # Others' details are for whoever looks for a fault.
+    # The libraries' details matter only to somebody who looks for a fault.
     for noisy in ("uvicorn.error", "asyncssh", "kopf"):
         logging.getLogger(noisy).setLevel("WARNING" if level == "INFO" else level)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "kopf"):
         logger = logging.getLogger(name)
         logger.handlers[:] = []
         logger.propagate = True
-    # Requests are ours to tell of.
+    # Our listeners log what is worth knowing about requests.
     logging.getLogger("uvicorn.access").disabled = True
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -1,4 +1,4 @@
-"""The memory of this process, which holds secrets, stays in it."""
+"""Keeps the memory of this process, which holds secrets, from everybody else."""
 
 import ctypes
 import resource
@@ -8,10 +8,10 @@ _PR_SET_DUMPABLE = 4
 
 
 def keep_private() -> None:
-    """Has no core dumped, and lets no process of the same user read this one's memory.
+    """Forbids core dumps, and other processes of the same user to read this one's memory.
 
-    The kernel pays no heed to the limit where it hands dumps to a program, as it does on most
-    nodes: hence both. What everybody may read of a process (`/proc/…/status`) stays so.
+    Both calls are needed: where dumps go to a program, as on most nodes, the kernel ignores the
+    limit. What everybody may read of a process, such as `/proc/…/status`, stays readable.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":

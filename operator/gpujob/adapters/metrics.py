@@ -1,4 +1,4 @@
-"""The Prometheus text of what the controller knows at the moment of a scrape."""
+"""What the controller knows at the moment of a scrape, in Prometheus's text format."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What is told of this replica."""
+    """The figures of this replica."""
 
     leads: bool
     not_ready: dict[str, bool]
-    """By reason; only a leader is ready or not."""
+    """By reason. Only a leader is ready or not."""
     leased_machines: int
     leased_usd_per_hour: float
     credit_usd: float | None
     unfit_paid_seconds: Mapping[str, Sequence[float]]
-    """Of each machine that was dropped by its measure, by reason."""
+    """How long each machine that failed the preflight check was paid, by reason."""
     runs: Sequence[tuple[str, str, RunStatus]]
-    """Namespace and job of each workload that runs, and what it told last."""
+    """Namespace, job and last report of each workload that runs."""
 
 
 def exposition(figures: Figures) -> bytes:
@@ -41,34 +41,42 @@ class _Collected(Collector):
         self._figures = figures
 
     def collect(self) -> Iterator[Metric]:
-        told = self._figures
-        yield GaugeMetricFamily("gpujob_leads", "1 for the replica that leads.", float(told.leads))
-        if not told.leads:
+        figures = self._figures
+        yield GaugeMetricFamily(
+            "gpujob_leads", "1 for the replica that leads, else 0.", float(figures.leads)
+        )
+        if not figures.leads:
             return
         not_ready = GaugeMetricFamily(
-            "gpujob_not_ready", "1 if nothing can be rented for this reason.", labels=["reason"]
+            "gpujob_not_ready",
+            "1 if this reason keeps the operator from renting, else 0.",
+            labels=["reason"],
         )
-        for reason, holds in told.not_ready.items():
+        for reason, holds in figures.not_ready.items():
             not_ready.add_metric([reason], float(holds))
         yield not_ready
         yield GaugeMetricFamily(
-            "gpujob_leased_machines", "Machines of the account now.", told.leased_machines
+            "gpujob_leased_machines",
+            "Machines of the account in the last listing.",
+            figures.leased_machines,
         )
         yield GaugeMetricFamily(
             "gpujob_leased_usd_per_hour",
-            "What these cost per hour while they run, in US dollars.",
-            told.leased_usd_per_hour,
+            "What these machines cost per hour while they run, in US dollars.",
+            figures.leased_usd_per_hour,
         )
-        if told.credit_usd is not None:
+        if figures.credit_usd is not None:
             yield GaugeMetricFamily(
-                "gpujob_credit_usd", "What is left of the prepaid money.", told.credit_usd
+                "gpujob_credit_usd",
+                "Prepaid money left in the account, in US dollars.",
+                figures.credit_usd,
             )
         unfit = SummaryMetricFamily(
             "gpujob_unfit_machine_paid_seconds",
-            "For how long machines were paid that were dropped by their measure.",
+            "Paid seconds of machines that failed the preflight check.",
             labels=["reason"],
         )
-        for reason, paid in told.unfit_paid_seconds.items():
+        for reason, paid in figures.unfit_paid_seconds.items():
             unfit.add_metric([reason], count_value=len(paid), sum_value=sum(paid))
         yield unfit
         yield from self._runs()
@@ -76,11 +84,13 @@ class _Collected(Collector):
     def _runs(self) -> Iterator[Metric]:
         by_job = ["namespace", "job"]
         done = GaugeMetricFamily(
-            "gpujob_progress_percent", "How much a workload says is done.", labels=by_job
+            "gpujob_progress_percent",
+            "Progress in percent, as the workload reports it.",
+            labels=by_job,
         )
         busy = GaugeMetricFamily(
             "gpujob_gpu_busy_percent",
-            "Mean load of a workload's GPUs over a minute.",
+            "Mean load of a workload's GPUs in percent, over one minute.",
             labels=by_job,
         )
         for namespace, job, run in self._figures.runs:

@@ -1,4 +1,4 @@
-"""Certificates: made, and read back."""
+"""Makes certificates, and reads them back (DECISIONS.md, Our own certificates)."""
 
 from datetime import datetime, timedelta
 
@@ -12,18 +12,18 @@ from pydantic import SecretStr
 from gpujob.core.certificates import Certificate
 
 BACKDATED = timedelta(minutes=5)
-"""For the sake of callers whose clock is behind."""
+"""How far a certificate is backdated, for callers whose clock is behind."""
 
 
 class PkiError(ValueError):
-    """A stored certificate or key can not be read; says which."""
+    """A stored certificate or key cannot be read; the message says which."""
 
 
 def make(names: frozenset[str], *, now: datetime, life_seconds: float) -> Certificate:
-    """Makes a server's certificate with an authority of its own, whose key is forgotten at once."""
+    """Makes a server's certificate, and an authority for it alone whose key is not kept."""
     ends_at = now + timedelta(seconds=life_seconds)
     signer = ec.generate_private_key(ec.SECP256R1())
-    # Two authorities of the same name, both trusted, must not be taken for one another.
+    # Two authorities are trusted during a rotation: their names must differ.
     own_id = x509.SubjectKeyIdentifier.from_public_key(signer.public_key())
     issuer = _name(f"gpujob admission {own_id.digest.hex()[:16]}")
     builder = _builder(issuer, issuer, signer.public_key(), now, ends_at)
@@ -56,15 +56,15 @@ def make(names: frozenset[str], *, now: datetime, life_seconds: float) -> Certif
 
 
 def read(*, authority: str, chain: str, key: SecretStr) -> Certificate:
-    """Returns a stored certificate with its dates and names; raises PkiError."""
+    """Returns a stored certificate with its dates and names; raises PkiError if it is unusable."""
     try:
         certificate = x509.load_pem_x509_certificate(chain.encode())
         extensions = certificate.extensions
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound) as error:
-        raise PkiError(f"the stored certificate can not be read: {error}") from error
+        raise PkiError(f"the stored certificate cannot be read: {error}") from error
     if not authority or not key:
-        raise PkiError("the stored certificate lacks its key or its authority")
+        raise PkiError("the stored certificate has no key or no authority")
     return Certificate(
         authority=authority,
         chain=chain,
@@ -76,7 +76,7 @@ def read(*, authority: str, chain: str, key: SecretStr) -> Certificate:
 
 
 def _name(text: str) -> x509.Name:
-    # A common name has at most 64 characters; nobody reads it.
+    # A common name has at most 64 characters, and nobody reads it.
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
 
 

@@ -1,8 +1,8 @@
-"""The one sink: what a process says goes to standard error through here, and no secret does.
+"""The one sink: what a process says goes to standard error through here, without secrets.
 
-Also what would pass by the loggers: exceptions that nobody caught, in any thread, warnings, and
-records that can not be rendered, which Python would print as they are. asyncio hands over its
-own to its logger. `faulthandler` stays off.
+This includes what would bypass the loggers: uncaught exceptions in any thread, warnings, and
+records that cannot be rendered, which Python would print as they are. asyncio passes its own
+problems to its logger. `faulthandler` stays off.
 """
 
 import logging
@@ -19,8 +19,8 @@ from gpujob.adapters.redact import Scrubber
 _log = logging.getLogger("gpujob")
 
 
-class Sink(logging.StreamHandler[TextIO]):
-    """Writes records to standard error, as it is at that moment, scrubbed."""
+class ScrubbingHandler(logging.StreamHandler[TextIO]):
+    """Writes scrubbed records to whatever standard error is at that moment."""
 
     def __init__(self, formatter: logging.Formatter, scrub: Scrubber) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Sink(logging.StreamHandler[TextIO]):
         super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns a record's line without what is secret; one that can not be rendered says so."""
+        """Returns a record's line without secrets, or why it cannot be rendered."""
         try:
             line = super().format(record)
         except Exception as problem:  # noqa: BLE001 - the line must not be lost
@@ -41,14 +41,14 @@ class Sink(logging.StreamHandler[TextIO]):
         return self._scrub(line)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Says nothing: nobody hears it, and Python would print the record as it is."""
+        """Does nothing. The inherited method would print the record as it is."""
 
 
 def _unrendered(record: logging.LogRecord, problem: Exception) -> logging.LogRecord:
-    """Returns a record, surely renderable, of one that is not."""
+    """Returns a record that can surely be rendered, in place of one that cannot."""
     error = record.exc_info[1] if record.exc_info else None
     parts = [part for part in (record.msg, record.args, error) if part]
-    text = f"a record can not be rendered ({_shown(problem)}): {', '.join(map(_shown, parts))}"
+    text = f"a log record cannot be rendered ({_shown(problem)}): {', '.join(map(_shown, parts))}"
     return logging.LogRecord(
         record.name, record.levelno, record.pathname, record.lineno, text, None, None
     )
@@ -58,17 +58,17 @@ def _shown(value: object) -> str:
     try:
         return repr(value)
     except Exception:  # noqa: BLE001 - somebody else's object
-        return f"<{type(value).__name__} that can not be shown>"
+        return f"<{type(value).__name__} that cannot be shown>"
 
 
 def open_sink(level: str, formatter: logging.Formatter, secrets: Iterable[SecretStr]) -> Scrubber:
-    """Sends all records of this process, and what passes by the loggers, to the sink.
+    """Sends all records of this process, and what bypasses the loggers, to the sink.
 
-    Returns the scrubber, for what is printed otherwise.
+    Returns the scrubber, for whatever else is printed.
     """
     scrub = Scrubber(secrets)
     root = logging.getLogger()
-    root.handlers[:] = [Sink(formatter, scrub)]
+    root.handlers[:] = [ScrubbingHandler(formatter, scrub)]
     root.setLevel(level)
     logging.captureWarnings(True)
     sys.excepthook = _uncaught

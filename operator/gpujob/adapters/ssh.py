@@ -1,4 +1,7 @@
-"""SSH to a rented machine: one pinned host key, one key of ours, nothing from the surroundings."""
+"""SSH to a rented machine, with one pinned host key and one key of ours.
+
+Neither an agent nor a configuration file of the user has any influence.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,20 +23,20 @@ CONNECT_SECONDS = 15
 KEEPALIVE_SECONDS = 5
 KEEPALIVES_MISSED = 3
 READ_BYTES = 4 << 20
-"""To be read from a stream at a time: all that has come, which is never more than its window.
-Whoever reads less is sent more than was read, and what waits grows (asyncssh 2.24: a channel opens
-its window whole for each part that is taken)."""
+"""How much is read from a stream at once: all that has arrived, which is at most its window. With
+smaller reads the other side sends more than was read, and the buffer grows, because asyncssh 2.24
+opens the whole window again for each part that is read."""
 CIPHERS = "^aes256-gcm@openssh.com,aes128-gcm@openssh.com"
-"""Before all others that the library knows: a processor has instructions for them. A stream costs a
-quarter less of it than by the library's first choice (hack/bench driver)."""
+"""Preferred to all others that the library knows, because processors have instructions for them: a
+stream costs a quarter less CPU than with the library's first choice (hack/bench driver)."""
 OUTPUT_BYTES_MAX = 256 << 10
-"""Of a script that is run; ours print a few thousand. What is read out of them takes far more
-memory than they do."""
+"""The longest output of a script; ours print a few thousand bytes. What we make of an output takes
+far more memory than the output itself."""
 ERROR_BYTES_KEPT = 200
 PORT_WINDOW_BYTES = 1 << 20
-"""What may be on its way to a slow reader, for each connection to a port."""
+"""How much may be on its way to a slow reader, for each connection to a port."""
 SCRIPT_SECONDS = 15.0
-"""A script of ours takes moments: one that takes longer hangs, and a new connection may not."""
+"""Our scripts take moments. One that takes longer hangs, and may not hang on a new connection."""
 
 
 class Connection:
@@ -45,10 +48,10 @@ class Connection:
     async def run(
         self, script: str, text: bytes = b"", *, timeout_seconds: float = SCRIPT_SECONDS
     ) -> bytes:
-        """Runs a script that gets `text` as its input; returns its output.
+        """Runs a script with `text` as its input and returns its output.
 
-        Raises MachineUnreachable if the connection breaks, or the script fails or hangs, and
-        MachineError if its output is longer than `OUTPUT_BYTES_MAX`.
+        Raises MachineUnreachable if the connection breaks or the script hangs, ScriptFailed if its
+        status is not 0, and MachineError if its output is longer than `OUTPUT_BYTES_MAX`.
         """
         async with (
             self.open(
@@ -56,7 +59,7 @@ class Connection:
             ) as process,
             asyncio.timeout(timeout_seconds),
         ):
-            # One that is not read would hold up the other.
+            # Both are read, because a full buffer of one would hold up the other.
             output, said = await asyncio.gather(_all_of(process.stdout), _end_of(process.stderr))
             await process.wait_closed()
         if process.exit_status != 0:
@@ -64,9 +67,9 @@ class Connection:
         return output
 
     async def send(self, script: str, chunks: AsyncIterator[bytes]) -> None:
-        """Runs a script that reads these chunks.
+        """Runs a script that reads these chunks from its input.
 
-        Raises MachineUnreachable if the connection breaks or the script fails.
+        Raises MachineUnreachable if the connection breaks, and ScriptFailed if its status is not 0.
         """
         with _translated():
             process = await self._connection.create_process(
@@ -82,15 +85,15 @@ class Connection:
         finally:
             process.close()
         if process.exit_status != 0:
-            raise _failed(process.exit_status, "while it was given a file")
+            raise _failed(process.exit_status, "while it read its input")
 
     @asynccontextmanager
     async def reach(
         self, port: int
     ) -> AsyncIterator["tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]"]:
-        """Connects to a port of the machine's own; the connection ends with the context.
+        """Connects to a port on the machine; the connection ends with the context.
 
-        Raises MachineUnreachable if nothing listens there, or whatever breaks meanwhile.
+        Raises MachineUnreachable if nothing listens there, or if the connection breaks.
         """
         with _translated():
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -112,7 +115,7 @@ class Connection:
         timeout_seconds: float = SCRIPT_SECONDS,
         stderr: int = asyncssh.DEVNULL,
     ) -> AsyncIterator["asyncssh.SSHClientProcess[bytes]"]:
-        """Starts a script whose output is read as it comes; it ends with the context.
+        """Starts a script whose output is read as it arrives; it ends with the context.
 
         Raises MachineUnreachable if it does not start in time, or the connection breaks.
         """
@@ -123,7 +126,7 @@ class Connection:
                 )
         try:
             with _translated():
-                # A script that has ended already takes no input.
+                # A script that has already ended takes no input.
                 if text:
                     process.stdin.write(text)
                 process.stdin.write_eof()
@@ -137,7 +140,9 @@ async def _all_of(stream: "asyncssh.SSHReader[bytes]") -> bytes:
     while data := await stream.read(READ_BYTES):
         output += data
         if len(output) > OUTPUT_BYTES_MAX:
-            raise MachineError(f"a script printed more than {OUTPUT_BYTES_MAX} bytes")
+            raise MachineError(
+                f"a script on the machine printed more than {OUTPUT_BYTES_MAX} bytes"
+            )
     return bytes(output)
 
 
@@ -150,7 +155,7 @@ async def _end_of(stream: "asyncssh.SSHReader[bytes]") -> bytes:
 
 def _failed(status: int | None, words: str) -> MachineUnreachable:
     if status is None:
-        return MachineUnreachable(f"a script did not end: {words}")
+        return MachineUnreachable(f"a script on the machine did not end: {words}")
     return ScriptFailed(status, words)
 
 
@@ -158,7 +163,7 @@ def _failed(status: int | None, words: str) -> MachineUnreachable:
 async def connect(
     host: str, port: int, user: str, key_file: Path, host_key: str
 ) -> AsyncIterator[Connection]:
-    """Connects to a machine that shows exactly this host key.
+    """Connects to a machine, which must show exactly this host key.
 
     Raises HostKeyMismatch, LoginRefused or MachineUnreachable.
     """
@@ -187,7 +192,7 @@ async def connect(
 
 
 class _translated:  # noqa: N801 - reads as a word of the statement that uses it
-    """Turns the library's errors into ours, the most specific first."""
+    """Translates the library's errors into ours, the most specific first."""
 
     def __enter__(self) -> None:
         return
@@ -195,7 +200,9 @@ class _translated:  # noqa: N801 - reads as a word of the statement that uses it
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         match error:
             case asyncssh.HostKeyNotVerifiable():
-                raise HostKeyMismatch("the machine shows another host key") from error
+                raise HostKeyMismatch(
+                    "the machine shows another host key than the one that was pinned"
+                ) from error
             case asyncssh.PermissionDenied():
                 raise LoginRefused("the machine refuses the node's key") from error
             case asyncssh.Error() | OSError() | TimeoutError():

@@ -1,8 +1,10 @@
-"""The provider's HTTP API: search, rent, list, read a log, destroy.
+"""The client of Vast.ai's HTTP API; it keeps the promises of `adapters.provider`.
 
-Reads may be repeated by whoever asks again; the rent request leaves this process at most once: no
-retry in any layer, no redirect, on a connection that was opened before. aiohttp repeats a PUT by
-itself when the server closes the connection unanswered, unless its body can be read only once.
+Most requests may be repeated by a caller that asks again: they are made by `VastRequests`, over any
+`Channel`. The rent request is different: it leaves this process at most once. No layer repeats it,
+no redirect is followed, and its connection is opened beforehand. aiohttp by itself repeats a PUT
+whose connection closes without an answer (https://github.com/aio-libs/aiohttp/issues/10790), unless
+the body can be read only once; so the body is a generator.
 """
 
 import asyncio
@@ -12,7 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import aiohttp
 from pydantic import SecretStr
@@ -23,7 +25,7 @@ from gpujob.adapters.errors import (
     CredentialsRejected,
     ProviderUnavailable,
     RateLimited,
-    RentRefused,
+    RentDenied,
     RentUnclear,
     RentWithheld,
 )
@@ -40,16 +42,16 @@ from gpujob.core.money import AmountError, exact
 
 READ_SECONDS = 20.0
 PAGE_SIZE = 25
-"""The most that the provider gives in one page of a listing."""
+"""The most rows that one page of a listing has (vastsim/FACTS.md, Listings)."""
 LOG_LOOKS = 10
 LOG_LOOK_SECONDS = 0.5
-"""A log that was asked for appears late, seconds after the answer."""
+"""A requested log appears seconds after the answer (vastsim/FACTS.md, Logs)."""
 LOG_BYTES_MAX = 4_000_000
-"""A longer log counts as unread, whichever part of it could be kept: two different host keys in it
-void each other, and one may be in its first line, the other in its last."""
+"""A longer log counts as unread. Two different host keys in one log void each other, and one may be
+in its first line and the other in its last: no part of it can stand for the whole."""
 SAID_LENGTH_MAX = 200
 OFFERS_WANTED = 64
-"""The provider's own cap on one search answer."""
+"""The provider's own cap on one search answer (vastsim/FACTS.md, Search)."""
 
 REFUSALS = {
     "no_such_ask": Reason.OFFER_GONE,
@@ -58,27 +60,44 @@ REFUSALS = {
 }
 
 
-class VastClient:
-    """A client of one account."""
+class Answer(NamedTuple):
+    """A good answer of the provider."""
 
-    def __init__(self, url: str, token: SecretStr, clock: Clock) -> None:
-        self._url = url.rstrip("/")
-        self._token = token
-        self._scrub = Scrubber([token])
+    body: Mapping[str, Any]
+    headers: Mapping[str, str]
+
+
+class Channel(Protocol):
+    """Carries requests to the provider that may be repeated, and brings their answers back."""
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Makes one request as the account; returns its answer, a JSON object with status 2xx.
+
+        Raises ProviderUnavailable, RateLimited or CredentialsRejected for anything else, an answer
+        with `"success": false` included.
+        """
+        ...
+
+
+class VastRequests:
+    """The requests that may be repeated, and what their answers say.
+
+    See `Provider` for the promises of each.
+    """
+
+    def __init__(self, channel: Channel, clock: Clock, scrub: Scrubber) -> None:
+        self._channel = channel
         self._clock = clock
-        self._reads: aiohttp.ClientSession | None = None
-
-    def __repr__(self) -> str:
-        """Shows the address only: a client prints no token."""
-        return f"VastClient({self._url})"
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        if self._reads is not None:
-            await self._reads.close()
+        self._scrub = scrub
 
     async def search(self, spec: GpuJobSpec) -> Quotes:
-        """Returns offers for a job's needs, cheapest first; the caller checks each again."""
+        """Returns offers for a job's needs, cheapest first."""
         query: dict[str, Any] = {
             "rentable": {"eq": True},
             "rented": {"eq": False},
@@ -99,7 +118,7 @@ class VastClient:
             query["datacenter"] = {"eq": True}
         if spec.market.regions:
             query["geolocation"] = {"in": list(spec.market.regions)}
-        answer, headers = await self._read("POST", "/api/v0/bundles/", query)
+        answer, headers = await self._channel.request("POST", "/api/v0/bundles/", query)
         rows = answer.get("offers")
         if not isinstance(rows, list):
             raise ProviderUnavailable("the search answer has no list of offers")
@@ -120,7 +139,7 @@ class VastClient:
 
     async def gpu_models(self) -> tuple[str, ...]:
         """Returns the names of all GPU models that the provider knows."""
-        answer, _ = await self._read("GET", "/api/v0/gpu_names/unique/")
+        answer, _ = await self._channel.request("GET", "/api/v0/gpu_names/unique/")
         names = answer.get("gpu_names")
         if not isinstance(names, list):
             raise ProviderUnavailable("the answer has no list of GPU names")
@@ -128,9 +147,9 @@ class VastClient:
         return tuple(sorted(found)[:MODELS_MAX])
 
     async def list_leases(self) -> Listing:
-        """Returns a complete listing of the account's machines; anything less raises."""
+        """Returns every machine of the account, or raises."""
         requested_at = self._clock.monotonic()
-        user, _ = await self._read("GET", "/api/v0/users/current")
+        user, _ = await self._channel.request("GET", "/api/v0/users/current")
         rows: dict[int, Lease] = {}
         token: str | None = None
         while True:
@@ -140,7 +159,7 @@ class VastClient:
                 "select_filters": "{}",
             }
             query |= {"after_token": token} if token else {}
-            answer, headers = await self._read("GET", "/api/v1/instances/", query=query)
+            answer, headers = await self._channel.request("GET", "/api/v1/instances/", query=query)
             page, total = answer.get("instances"), answer.get("total_instances")
             if not isinstance(page, list) or not isinstance(total, int):
                 raise ProviderUnavailable("a page of the listing has no rows or no total")
@@ -148,7 +167,7 @@ class VastClient:
                 leases = [lease_from(row, self._scrub.foreign) for row in page]
             except (Malformed, TypeError) as error:
                 problem = in_words(self._scrub.foreign(str(error)), SAID_LENGTH_MAX)
-                raise ProviderUnavailable(f"a listed machine can not be read: {problem}") from None
+                raise ProviderUnavailable(f"a listed machine cannot be read: {problem}") from None
             rows |= {lease.instance_id: lease for lease in leases}
             token = answer.get("next_token") or None
             if token is None:
@@ -156,7 +175,8 @@ class VastClient:
             if not page:
                 raise ProviderUnavailable("an empty page of the listing announces another one")
         if len(rows) != total:
-            raise ProviderUnavailable(f"the listing has {len(rows)} machines, but says {total}")
+            words = f"the listing has {len(rows)} machines, but its total says {total}"
+            raise ProviderUnavailable(words)
         return Listing(
             requested_at=requested_at,
             answered_at=self._clock.monotonic(),
@@ -166,36 +186,103 @@ class VastClient:
             leases=tuple(rows[number] for number in sorted(rows)),
         )
 
-    async def read_log(self, instance_id: int) -> str | None:
-        """Returns the machine's last lines, or None if the provider has not put them up yet.
+    async def destroy(self, instance_id: int) -> None:
+        """Asks the provider to destroy a machine; no answer proves anything."""
+        await self._channel.request("DELETE", f"/api/v0/instances/{instance_id}/", {})
 
-        Raises ProviderUnavailable also for more than `LOG_BYTES_MAX`.
+
+class HttpChannel:
+    """The provider over HTTP, as one account."""
+
+    def __init__(self, url: str, token: SecretStr, scrub: Scrubber) -> None:
+        self._url = url
+        self._token = token
+        self._scrub = scrub
+        self._opened: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        if self._opened is not None:
+            await self._opened.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Makes one request as the account and returns its answer."""
+        async with (
+            _translated(),
+            self._session().request(
+                method,
+                self._url + path,
+                json=body,
+                params=query,
+                headers=_headers(self._token),
+                allow_redirects=False,
+            ) as response,
+        ):
+            return Answer(await _json(response, self._scrub), response.headers)
+
+    async def download(self, url: str) -> bytes | None:
+        """Returns what is stored at an address that the provider gave; None = not there yet.
+
+        The storage is somebody else's: the account's key does not go there. Raises
+        ProviderUnavailable, also for more than `LOG_BYTES_MAX`.
         """
+        async with _translated(), self._session().get(url, allow_redirects=False) as response:
+            if response.status in (403, 404):
+                return None
+            if response.status != 200:
+                words = f"the download of the log was answered with status {response.status}"
+                raise ProviderUnavailable(words)
+            log = await whole_body(response, LOG_BYTES_MAX)
+            if log is None:
+                raise ProviderUnavailable(f"the log has more than {LOG_BYTES_MAX} bytes")
+            return log
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._opened is None:
+            timeout = aiohttp.ClientTimeout(total=READ_SECONDS)
+            self._opened = aiohttp.ClientSession(timeout=timeout, trust_env=False)
+        return self._opened
+
+
+class VastClient(VastRequests):
+    """A `Provider`: Vast.ai over HTTP, as one account."""
+
+    def __init__(self, url: str, token: SecretStr, clock: Clock) -> None:
+        self._url = url.rstrip("/")
+        self._token = token
+        self._http = HttpChannel(self._url, token, Scrubber([token]))
+        super().__init__(self._http, clock, Scrubber([token]))
+
+    def __repr__(self) -> str:
+        """Shows the address only: a client prints no token."""
+        return f"VastClient({self._url})"
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.close()
+
+    async def read_log(self, instance_id: int) -> str | None:
+        """Returns a machine's last lines, or None if they are not available yet."""
         path = f"/api/v0/instances/request_logs/{instance_id}/"
-        answer, _ = await self._read("PUT", path, {"tail": "1000"})
+        answer, _ = await self._http.request("PUT", path, {"tail": "1000"})
         url = answer.get("result_url")
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-            raise ProviderUnavailable("the log request has no result_url")
-        session = self._session()
+            raise ProviderUnavailable("the answer to the log request has no result_url")
         for _ in range(LOG_LOOKS):
-            # The log lies with a storage service: our key must not go there.
-            async with _translated(), session.get(url, allow_redirects=False) as response:
-                if response.status == 200:
-                    log = await whole_body(response, LOG_BYTES_MAX)
-                    if log is None:
-                        raise ProviderUnavailable(f"the log has more than {LOG_BYTES_MAX} bytes")
-                    return log.decode("utf-8", "replace")
-                if response.status not in (403, 404):
-                    raise ProviderUnavailable(f"the log is answered with {response.status}")
+            log = await self._http.download(url)
+            if log is not None:
+                return log.decode("utf-8", "replace")
             await asyncio.sleep(LOG_LOOK_SECONDS)
         return None
 
-    async def destroy(self, instance_id: int) -> None:
-        """Asks to destroy a machine. No answer to this proves anything; listings do."""
-        await self._read("DELETE", f"/api/v0/instances/{instance_id}/", {})
-
     @asynccontextmanager
-    async def rent_line(self) -> AsyncIterator["RentLine"]:
+    async def rent_line(self) -> AsyncIterator["HttpRentLine"]:
         """Opens the connection for one rent request, and learns whose account it is."""
         connector = aiohttp.TCPConnector(limit=1, keepalive_timeout=30)
         async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
@@ -209,37 +296,11 @@ class VastClient:
                 ) as response,
             ):
                 account = _account(await _json(response, self._scrub))
-            yield RentLine(session, self._url, self._token, self._clock, account)
-
-    def _session(self) -> aiohttp.ClientSession:
-        if self._reads is None:
-            timeout = aiohttp.ClientTimeout(total=READ_SECONDS)
-            self._reads = aiohttp.ClientSession(timeout=timeout, trust_env=False)
-        return self._reads
-
-    async def _read(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, Any] | None = None,
-        query: Mapping[str, str] | None = None,
-    ) -> tuple[dict[str, Any], Mapping[str, str]]:
-        async with (
-            _translated(),
-            self._session().request(
-                method,
-                self._url + path,
-                json=body,
-                params=query,
-                headers=_headers(self._token),
-                allow_redirects=False,
-            ) as response,
-        ):
-            return await _json(response, self._scrub), response.headers
+            yield HttpRentLine(session, self._url, self._token, self._clock, account)
 
 
-class RentLine:
-    """One open connection, good for one rent request."""
+class HttpRentLine:
+    """A `RentLine`: one open connection, good for one rent request."""
 
     def __init__(
         self,
@@ -259,7 +320,7 @@ class RentLine:
     async def send(self, request: Rent, timeout_seconds: float) -> int:
         """Sends the one request and returns the machine's number.
 
-        Raises RentRefused (nothing was rented), RentWithheld (it was never sent), or RentUnclear.
+        Raises RentDenied, RentWithheld or RentUnclear.
         """
         assert not self._used, "a line is good for one request"
         self._used = True
@@ -280,7 +341,7 @@ class RentLine:
         ).encode()
         left = (request.not_after - self._clock.now()).total_seconds()
         if left <= 0:
-            raise RentWithheld(f"{-left:.1f} s too late to send the rent request")
+            raise RentWithheld(f"the rent request was {-left:.1f} s too late to be sent")
 
         async def once() -> AsyncIterator[bytes]:
             yield payload
@@ -308,22 +369,22 @@ class RentLine:
 
 
 def _rented(status: int, raw: bytes, scrub: Scrubber) -> int:
-    """Reads the answer to a rent request (provider facts, create semantics)."""
+    """Reads the answer to a rent request (vastsim/FACTS.md, Rent answers)."""
     try:
         answer = json.loads(raw)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise RentUnclear(f"the answer with status {status} can not be read")
+        raise RentUnclear(f"the answer with status {status} cannot be read")
     number = answer.get("new_contract")
     if isinstance(number, int) and not isinstance(number, bool):
         # Also in an error body: the machine exists, and must be found and destroyed.
         return number
     if status in (408, 409, 425, 429) or not 400 <= status < 500:
-        raise RentUnclear(f"status {status} without the machine's number")
+        raise RentUnclear(f"the answer with status {status} names no machine")
     text = json.dumps(answer)
     known = next((why for code, why in REFUSALS.items() if code in text), Reason.OFFER_GONE)
-    raise RentRefused(f"{status}: {_said(answer, scrub)}", known)
+    raise RentDenied(f"{status}: {_said(answer, scrub)}", known)
 
 
 @asynccontextmanager
@@ -331,18 +392,18 @@ async def _translated() -> AsyncIterator[None]:
     try:
         yield
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        # Its own words, and those of its cause in a traceback, may hold an address or our headers.
+        # The library's words, also in the traceback of a cause, may hold an address or our headers.
         raise ProviderUnavailable(_why_silent(error)) from None
 
 
 def _why_silent(error: Exception) -> str:
     match error:
         case TimeoutError():
-            return "it did not answer in time"
+            return "the provider did not answer in time"
         case aiohttp.ClientConnectorError():
-            return "it can not be reached"
+            return "the provider cannot be reached"
         case _:
-            return "the connection was lost, or what came was no HTTP"
+            return "the connection was lost, or the answer was not HTTP"
 
 
 async def _json(response: aiohttp.ClientResponse, scrub: Scrubber) -> dict[str, Any]:
@@ -351,15 +412,16 @@ async def _json(response: aiohttp.ClientResponse, scrub: Scrubber) -> dict[str, 
     status = response.status
     if status == 429:
         after = response.headers.get("Retry-After", "")
-        raise RateLimited("asked too often", float(after) if after.isdecimal() else None)
+        wait = float(after) if after.isdecimal() else None
+        raise RateLimited("the provider's limit for requests was exceeded", wait)
     try:
         body = json.loads(raw)
     except ValueError:
-        raise ProviderUnavailable(f"an answer with status {status} that is no JSON") from None
+        raise ProviderUnavailable(f"an answer with status {status} is not JSON") from None
     if not isinstance(body, dict):
-        raise ProviderUnavailable(f"an answer with status {status} that is no JSON object")
+        raise ProviderUnavailable(f"an answer with status {status} is not a JSON object")
     if status in (401, 403) or body.get("error") == "auth_error":
-        # A wrong key is answered with 404: it must never read as "gone".
+        # A wrong key is answered with 404 (vastsim/FACTS.md, Credentials): it never means "gone".
         raise CredentialsRejected(f"the provider refuses the account's key (status {status})")
     if not 200 <= status < 300:
         raise ProviderUnavailable(f"status {status}: {_said(body, scrub)}")
@@ -369,9 +431,12 @@ async def _json(response: aiohttp.ClientResponse, scrub: Scrubber) -> dict[str, 
 
 
 def _said(body: Mapping[str, Any], scrub: Scrubber) -> str:
-    """The provider's own words for what is wrong; cut last: a part of a secret is not known."""
+    """Returns the provider's own words for what is wrong.
+
+    They are scrubbed before they are cut: a part of a secret would not be recognised.
+    """
     said = scrub.foreign(str(body.get("msg") or body.get("error") or ""))
-    return in_words(said, SAID_LENGTH_MAX) or "it does not say why"
+    return in_words(said, SAID_LENGTH_MAX) or "no reason given"
 
 
 def _headers(token: SecretStr) -> dict[str, str]:
@@ -382,7 +447,7 @@ def _headers(token: SecretStr) -> dict[str, str]:
 def _account(body: Mapping[str, Any]) -> int:
     number = body.get("id")
     if isinstance(number, bool) or not isinstance(number, int):
-        raise ProviderUnavailable("the account's answer has no number")
+        raise ProviderUnavailable("the answer about the account has no id")
     return number
 
 
@@ -398,4 +463,4 @@ def _date(headers: Mapping[str, str]) -> datetime:
     try:
         return parsedate_to_datetime(headers["Date"]).astimezone(UTC)
     except (KeyError, ValueError, TypeError):
-        raise ProviderUnavailable("an answer without a readable Date header") from None
+        raise ProviderUnavailable("an answer has no readable Date header") from None

@@ -1,7 +1,7 @@
-"""The provider's JSON, and its way into our words. Provider words end here.
+"""From the provider's JSON to the operator's own terms; no other module knows the provider's words.
 
-Nothing is guessed: an offer with a price or size that is missing or no finite number is left out
-and counted. What is secret in an answer (`instance_api_key`, `jupyter_token`) is not even read.
+Nothing is guessed: an offer whose price or size is missing, or is not a finite number, is left out
+and counted. Secrets in an answer (`instance_api_key`, `jupyter_token`) are not read at all.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,16 +24,16 @@ Row = Mapping[str, Any]
 
 
 class Malformed(ValueError):
-    """A row that does not say what it must."""
+    """A row lacks something that it must have, or has it in a form that cannot be used."""
 
 
 def offer_from(row: Row) -> Offer:
-    """Returns an offer; raises Malformed (provider facts, offer object)."""
+    """Returns an offer (vastsim/FACTS.md, Offers); raises Malformed."""
     gpus = _count(row, "num_gpus")
     cores = _amount(row, "cpu_cores_effective", zero=True)
     machine_cores = _optional_amount(row, "cpu_cores")
     memory = _amount(row, "cpu_ram", zero=True) / 1000
-    # cpu_ram is of the whole machine; the offer's share goes by its share of the cores.
+    # cpu_ram is the whole machine's; the offer gets as large a share of it as of the cores.
     share = min(cores / machine_cores, Fraction(1)) if machine_cores else Fraction(0)
     place = str(row.get("geolocation") or "").strip()
     return Offer(
@@ -66,9 +66,9 @@ def offer_from(row: Row) -> Offer:
 
 
 def lease_from(row: Row, redacted: Callable[[str], str]) -> Lease:
-    """Returns a machine of a listing; raises Malformed (provider facts, instance object).
+    """Returns a machine of a listing (vastsim/FACTS.md, Instances); raises Malformed.
 
-    What the machine says of itself is shown to users: `redacted` takes out what is secret.
+    Users see what the machine says of itself: `redacted` takes secrets out of it.
     """
     environment = _environment(row.get("extra_env"))
     label = row.get("label")
@@ -86,7 +86,7 @@ def lease_from(row: Row, redacted: Callable[[str], str]) -> Lease:
         disk_usd_per_hour=_amount(row, "storage_cost", zero=True)
         * _amount(row, "disk_space", zero=True)
         / 720,
-        # The counters are cumulative kilobytes (provider facts, instance object).
+        # The counters are cumulative kilobytes (vastsim/FACTS.md, Traffic).
         download_gb=(_optional_amount(row, "inet_down_billed") or Fraction(0)) / 10**6,
         upload_gb=(_optional_amount(row, "inet_up_billed") or Fraction(0)) / 10**6,
         ssh_host=host,
@@ -96,7 +96,7 @@ def lease_from(row: Row, redacted: Callable[[str], str]) -> Lease:
 
 
 def _endpoint(row: Row) -> tuple[str | None, int | None]:
-    """The direct address if port 22 is mapped, else the provider's proxy."""
+    """Returns the direct address if port 22 is mapped, else that of the provider's proxy."""
     ports = row.get("ports")
     mapped = ports.get("22/tcp") if isinstance(ports, Mapping) else None
     address = str(row.get("public_ipaddr") or "").strip()
@@ -154,12 +154,12 @@ def _optional_amount(row: Row, key: str) -> Fraction | None:
 def _count(row: Row, key: str) -> int:
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise Malformed(f"{key} must be a whole number of at least 0")
+        raise Malformed(f"{key} must be an integer of at least 0")
     return value
 
 
 def _model(row: Row) -> str:
     name = row.get("gpu_name")
     if not isinstance(name, str) or not is_name(name.strip()):
-        raise Malformed("gpu_name is missing, or can not be shown")
+        raise Malformed("gpu_name is missing, or cannot be shown")
     return name.strip()

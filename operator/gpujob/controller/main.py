@@ -11,10 +11,10 @@ import uuid
 import structlog
 from starlette.applications import Starlette
 
-from gpujob.adapters import log as logging
 from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import KubeClient
+from gpujob.adapters.log import configure_logging
 from gpujob.controller.lead import Leader, first_ended
 from gpujob.controller.leader_lock import LeaderLock
 from gpujob.controller.probes import probes_app
@@ -100,5 +100,5 @@ def _probes(kube: KubeClient, clock: SystemClock, leader: Leader) -> Starlette:
 def main() -> int:
     """Reads the settings, sets up the log, and runs; returns the exit status."""
     settings = Settings.from_environment()
-    logging.configure(settings.log_level, (settings.vast_api_key,))
+    configure_logging(settings.log_level, (settings.vast_api_key,))
     return asyncio.run(run(settings))

@@ -8,7 +8,7 @@ from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import AdapterError, ProviderError
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.market_notes import KEY, book_name, notes_in
-from gpujob.adapters.vast import VastClient
+from gpujob.adapters.provider import Provider
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
 from gpujob.api.notes import MarketNotes
 from gpujob.controller.market_watch import MarketWatch
@@ -28,7 +28,7 @@ class MarketBook:
     def __init__(
         self,
         kube: KubeClient,
-        vast: VastClient,
+        vast: Provider,
         market: MarketWatch,
         clock: Clock,
         *,

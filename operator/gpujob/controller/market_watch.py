@@ -14,7 +14,7 @@ import structlog
 
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import CredentialsRejected, ProviderError
-from gpujob.adapters.vast import VastClient
+from gpujob.adapters.provider import Provider
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.notes import Floor
@@ -41,7 +41,7 @@ class MarketWatch:
 
     def __init__(
         self,
-        vast: VastClient,
+        vast: Provider,
         clock: Clock,
         limits: Limits,
         readiness: Readiness,

@@ -27,12 +27,12 @@ from gpujob.adapters.errors import (
     Forbidden,
     Invalid,
     ProviderError,
-    RentRefused,
+    RentDenied,
     RentUnclear,
     RentWithheld,
 )
 from gpujob.adapters.kube import Body, KubeClient
-from gpujob.adapters.vast import RentLine, VastClient
+from gpujob.adapters.provider import Provider, RentLine
 from gpujob.api.gpujob import GpuJob, GpuJobStatus
 from gpujob.api.gpunode import GpuNode, GpuNodeStatus
 from gpujob.api.meta import API_VERSION, FINALIZER, LABEL_MANAGED_BY, MANAGER, Condition
@@ -104,7 +104,7 @@ class Reconciler:
         self,
         *,
         kube: KubeClient,
-        vast: VastClient,
+        vast: Provider,
         market: MarketWatch,
         clock: Clock,
         settings: Settings,
@@ -399,7 +399,7 @@ class Reconciler:
         except RentUnclear as error:
             log.warning("rent_unanswered", problem=str(error))
             return RentUnanswered(str(error))
-        except (RentRefused, RentWithheld) as error:
+        except (RentDenied, RentWithheld) as error:
             log.warning("not_rented", reason=error.reason, problem=str(error))
             if error.reason is Reason.CREDIT_EXHAUSTED:
                 self._market.credit_refused()

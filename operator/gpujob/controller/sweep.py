@@ -13,6 +13,7 @@ import structlog
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import AdapterError, ProviderError
 from gpujob.adapters.kube import KubeClient
+from gpujob.adapters.provider import Provider
 from gpujob.adapters.vast import VastClient
 from gpujob.api.reasons import Reason
 from gpujob.controller.settings import Settings
@@ -59,7 +60,7 @@ class Sweep:
                 log.warning("sweep_failed", problem=str(error))
             await asyncio.sleep(limits.sweep_seconds)
 
-    async def sweep_once(self, kube: KubeClient, vast: VastClient) -> None:
+    async def sweep_once(self, kube: KubeClient, vast: Provider) -> None:
         """Makes one pass; raises AdapterError if a read failed, having destroyed nothing."""
         listing = await vast.list_leases()
         nodes = await kube.list_all("GpuNode")

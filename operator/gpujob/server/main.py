@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from gpujob.adapters import log as logging
 from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.controller import ControllerClient
 from gpujob.adapters.kube import KubeClient
+from gpujob.adapters.log import configure_logging
 from gpujob.adapters.market_notes import MarketReader
 from gpujob.core.api_tokens import tokens_secret
 from gpujob.server.admission import admission_app
@@ -114,5 +114,5 @@ async def run(settings: ServerSettings) -> int:
 def main() -> int:
     """Reads the settings, sets up the log, and runs; returns the exit status."""
     settings = ServerSettings.from_environment()
-    logging.configure(settings.log_level, (settings.api_bootstrap_token,))
+    configure_logging(settings.log_level, (settings.api_bootstrap_token,))
     return asyncio.run(run(settings))

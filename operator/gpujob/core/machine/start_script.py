@@ -9,7 +9,7 @@ import re
 from datetime import datetime
 
 LENGTH_MAX = 4000
-"""The provider takes 4,048 bytes (provider facts, create body)."""
+"""The provider takes 4,048 bytes (vastsim/FACTS.md, Rent request)."""
 
 _KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/=]{20,200}")
 _NONCE = re.compile(r"[0-9a-f]{16,64}")

@@ -18,7 +18,7 @@ BID_STEPS = 10_000
 """Bids are in ten-thousandths of a dollar."""
 
 NOMINAL = Fraction(93, 100)
-"""A card of nominally 24 GB reports about 7 % less (provider facts, offer object)."""
+"""A card of nominally 24 GB reports about 7 % less (vastsim/FACTS.md, Offers)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Offer:
         return f"{self.gpu_count}x {self.gpu_model}"
 
     def disk_usd_per_hour(self, disk_gb: int) -> Fraction:
-        """Returns the price of a rented disk (provider facts, pricing: a month has 720 hours)."""
+        """Returns the hourly price of a disk: a month has 720 hours (vastsim/FACTS.md, Pricing)."""
         return self.storage_usd_per_gb_month * disk_gb / 720
 
 
@@ -115,7 +115,7 @@ def with_bid(offer: Offer, spec: GpuJobSpec) -> Offer:
     """Returns an interruptible offer at the price that we would bid, disk apart.
 
     A search for bids prices its offers at the lowest that wins now. While the machine runs, its
-    price is the bid (provider facts, pricing).
+    price is the bid (vastsim/FACTS.md, Pricing).
     """
     lowest = offer.gpu_usd_per_hour
     bid = Fraction(ceil(lowest * BID_MARGIN * BID_STEPS), BID_STEPS)

@@ -76,7 +76,7 @@ def give_up_lost(seen: NodeObservation) -> NodePlan | None:
         return end(seen, Reason.HOST_LOST, "the provider lost the machine: offline")
     still = stands_still(seen)
     if still and world.not_ready and world.not_ready.reason is Reason.CREDIT_EXHAUSTED:
-        # Without credit the provider stops what runs (provider facts, billing).
+        # Without credit the provider stops what runs (vastsim/FACTS.md, Credit).
         return end(seen, Reason.CREDIT_EXHAUSTED, world.not_ready.message)
     waits = still and status.rent.bid_usd_per_hour is not None
     if not waits and is_repeated(seen, lambda row: row.status in STOPPED_STATUSES):

@@ -12,7 +12,7 @@ from gpujob.core.observation import NodeObservation
 
 UNREPEATED_STATUSES = 3
 """One `exited`, `stopped` or `unknown` may be a flicker; three listings in a row are not
-(provider facts, actual_status)."""
+(vastsim/FACTS.md, Instance states)."""
 
 
 def marked_leases(seen: NodeObservation) -> tuple[Lease, ...]:
