@@ -54,11 +54,12 @@ class Program:
     package: str
 
 
+KUBECTL = (Program("kubectl", "k8s", "k8s.io/kubernetes/cmd/kubectl"),)
 CONTROL_PLANE = (
     Program("etcd", "k8s", "go.etcd.io/etcd/server/v3"),
     Program("kube-apiserver", "k8s", "k8s.io/kubernetes/cmd/kube-apiserver"),
     Program("kube-controller-manager", "k8s", "k8s.io/kubernetes/cmd/kube-controller-manager"),
-    Program("kubectl", "k8s", "k8s.io/kubernetes/cmd/kubectl"),
+    *KUBECTL,
 )
 CHART = (
     Program("helm", "tools", "helm.sh/helm/v3/cmd/helm"),

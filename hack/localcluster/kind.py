@@ -31,7 +31,7 @@ class Kind:
     def up(self) -> None:
         """Creates the cluster unless it is there."""
         self.state.mkdir(parents=True, exist_ok=True)
-        binaries.ensure(binaries.CONTROL_PLANE[-1:] + binaries.CHART)
+        binaries.ensure(binaries.KUBECTL + binaries.CHART)
         if self.name not in self._run("get", "clusters").split():
             self._run("create", "cluster", "--name", self.name, "--wait", "180s")
         self.kubeconfig.touch(mode=0o600)
