@@ -6,12 +6,10 @@ driver pods: it runs the driver as a process with the pod's environment, key and
 """
 
 import base64
-import http.client
 import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -21,9 +19,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
+from tests.integration.reader import Reader, connect
 
 from localcluster.control_plane import ControlPlane, free_port
 
@@ -74,6 +72,7 @@ class Kubectl:
         self._program = str(plane.bin / "kubectl")
         self.kubeconfig = kubeconfig
         self._home = kubeconfig.parent / "kubectl-cache"
+        self._reader = Reader(kubeconfig)
 
     def run(self, *arguments: str, text: str = "") -> "subprocess.CompletedProcess[str]":
         """Runs it, whatever comes of it."""
@@ -93,15 +92,16 @@ class Kubectl:
 
     def get(self, kind: str, name: str, namespace: str) -> Object | None:
         """Returns an object, None if there is none or no answer."""
-        done = self.run("get", kind, name, "-n", namespace, "-o", "json")
-        found: Object | None = json.loads(done.stdout) if done.returncode == 0 else None
-        return found
+        return self._reader.get(kind, name, namespace)
 
-    def items(self, kind: str, *arguments: str) -> list[Object]:
-        """Returns objects."""
-        done = self.run("get", kind, *arguments, "-o", "json")
-        found: list[Object] = json.loads(done.stdout)["items"] if done.returncode == 0 else []
-        return found
+    def items(self, kinds: str, *where: str) -> list[Object]:
+        """Returns objects; `where` is `-A` or `-n` and a namespace, and perhaps `-l` and labels."""
+        given = dict(zip(where[::2], where[1::2], strict=True)) if where != ("-A",) else {}
+        return self._reader.items(kinds, given.get("-n", ""), given.get("-l", ""))
+
+    def listing(self, kind: str, labels: str) -> list[Object] | None:
+        """Returns the objects of all namespaces with these labels; None if there is no answer."""
+        return self._reader.listing(kind, labels=labels)
 
     def apply(self, manifest: Object) -> None:
         """Applies an object."""
@@ -130,25 +130,12 @@ class DryRuns:
     """
 
     def __init__(self, plane: ControlPlane) -> None:
-        config = yaml.safe_load(plane.kubeconfig.read_text())
-        user, cluster = config["users"][0]["user"], config["clusters"][0]["cluster"]
-        url = urlsplit(cluster["server"])
-        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
-        context = ssl.create_default_context(cadata=authority)
-        folder = plane.kubeconfig.parent
-        chain, key = folder / "client.crt", folder / "client.key"
-        chain.write_bytes(base64.b64decode(user["client-certificate-data"]))
-        key.touch(mode=0o600)
-        key.write_bytes(base64.b64decode(user["client-key-data"]))
-        context.load_cert_chain(chain, key)
-        self._connection = http.client.HTTPSConnection(
-            str(url.hostname), url.port, context=context, timeout=30
-        )
+        self._connection, self._headers = connect(plane.kubeconfig)
 
     def refusals(self, manifest: Object, *, validation: str = "Strict") -> list[str]:
         """Returns what it holds against a GpuJob."""
         path = "/apis/gpujob.dev/v1alpha1/namespaces/default/gpujobs"
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"} | self._headers
         query = f"?dryRun=All&fieldValidation={validation}"
         self._connection.request("POST", path + query, json.dumps(manifest), headers)
         with self._connection.getresponse() as response:
@@ -592,12 +579,10 @@ class PodRunner:
 
     def _run(self) -> None:
         while not self._stop.wait(0.2):
-            done = self._kubectl.run(
-                *("get", "pods", "-A", "-l", "app.kubernetes.io/component=driver", "-o", "json")
-            )
-            if done.returncode != 0:
+            seen = self._kubectl.listing("pods", "app.kubernetes.io/component=driver")
+            if seen is None:
                 continue
-            pods = {pod["metadata"]["uid"]: pod for pod in json.loads(done.stdout)["items"]}
+            pods = {pod["metadata"]["uid"]: pod for pod in seen}
             for uid, pod in pods.items():
                 if uid not in self._drivers and "deletionTimestamp" not in pod["metadata"]:
                     self._start(uid, pod)
@@ -628,8 +613,6 @@ class PodRunner:
         folder = self._folder / uid
         folder.mkdir(parents=True)
         (folder / "token").write_text(token.stdout)
-        import base64
-
         key = folder / "key"
         key.touch(mode=0o600)
         key.write_bytes(base64.b64decode(secret["data"]["id_ed25519"]))
