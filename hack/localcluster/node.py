@@ -6,20 +6,18 @@ and put back after.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from localcluster import binaries, configs, images, pki
 from localcluster.configs import NODE_ADDRESS, NODE_NAME
 from localcluster.control_plane import free_port
-from localcluster.paths import SOURCES, cache, environment, state
+from localcluster.paths import SOURCES, cache, environment, locked, state
 from localcluster.processes import Processes, start_time, wait_for
 
 VOLUMES = 4
@@ -418,19 +416,16 @@ def _only_child(pid: int) -> int:
     return int(children[0])
 
 
-@contextlib.contextmanager
-def _locked() -> Iterator[Path]:
+def _clusters() -> Path:
     folder = cache() / "clusters"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
+    return folder
 
 
 def _save_sysctls() -> None:
     """Records the machine's own values, unless another cluster has already changed them."""
-    with _locked() as folder:
-        record = folder / ".sysctls.json"
+    with locked("sysctls"):
+        record = _clusters() / ".sysctls.json"
         if not record.exists():
             values = {knob: Path("/proc/sys", knob).read_text().strip() for knob in SYSCTLS}
             record.write_text(json.dumps(values))
@@ -438,9 +433,9 @@ def _save_sysctls() -> None:
 
 def _restore_sysctls() -> None:
     """Puts the machine's own values back once the last cluster is gone."""
-    with _locked() as folder:
-        record = folder / ".sysctls.json"
-        others = [path for path in folder.iterdir() if (path / "cgroups.json").exists()]
+    with locked("sysctls"):
+        record = _clusters() / ".sysctls.json"
+        others = [path for path in _clusters().iterdir() if (path / "cgroups.json").exists()]
         if others or not record.exists():
             return
         for knob, value in json.loads(record.read_text()).items():
