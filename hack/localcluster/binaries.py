@@ -59,6 +59,7 @@ CONTROL_PLANE = (
     Program("etcd", "k8s", "go.etcd.io/etcd/server/v3"),
     Program("kube-apiserver", "k8s", "k8s.io/kubernetes/cmd/kube-apiserver"),
     Program("kube-controller-manager", "k8s", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+    Program("kubeadm", "k8s", "k8s.io/kubernetes/cmd/kubeadm"),
     *KUBECTL,
 )
 CHART = (

@@ -9,37 +9,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.x509.oid import NameOID
 
-from localcluster import pki
 from localcluster.images import Image, write_archive, write_layer
 from localcluster.paths import ROOT
 from localcluster.processes import Processes, start_time
-
-
-def test_certificates_are_what_the_cluster_expects(tmp_path: Path) -> None:
-    """Each is issued by its authority; the kubelet's bears the node's name and group."""
-    pki.make(tmp_path, "node-1", ("10.0.0.1",))
-    authority = x509.load_pem_x509_certificate((tmp_path / "ca.crt").read_bytes())
-    for leaf in pki.leaves("node-1", ("10.0.0.1",)):
-        shown = x509.load_pem_x509_certificate((tmp_path / f"{leaf.file}.crt").read_bytes())
-        if leaf.authority == "ca":
-            shown.verify_directly_issued_by(authority)
-    kubelet = x509.load_pem_x509_certificate((tmp_path / "kubelet.crt").read_bytes())
-    (name,) = kubelet.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    (group,) = kubelet.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
-
-    assert (name.value, group.value) == ("system:node:node-1", "system:nodes")
-
-
-def test_certificates_are_kept_over_a_resume(tmp_path: Path) -> None:
-    """New keys would make every issued token worthless."""
-    pki.make(tmp_path, "node-1", ("10.0.0.1",))
-    before = (tmp_path / "sa.key").read_bytes()
-    pki.make(tmp_path, "node-1", ("10.0.0.1",))
-
-    assert (tmp_path / "sa.key").read_bytes() == before
 
 
 def test_an_archive_says_what_is_in_it(tmp_path: Path) -> None:
