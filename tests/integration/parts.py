@@ -205,12 +205,14 @@ class Simulator:
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: Process | None = None
         self._strangers: set[int] = set()
+        self._earlier: set[int] = set()
+        self._earlier_requests = 0
 
     def start(self, *, list_lag_seconds: float = 0.4) -> None:
         """Starts it with a fresh market, on its old port."""
         command = [sys.executable, "-m", "vastsim", "--port", str(self._port), "--seed", "1"]
         command += ["--boot-seconds", "0.3", "0.6", "--list-lag-seconds", str(list_lag_seconds)]
-        self._strangers = set()
+        self._strangers, self._earlier, self._earlier_requests = set(), set(), 0
         log = self._folder / "simulator.log"
         self._process = Process(
             log, command, environment(VASTSIM_API_KEY=KEY, TMPDIR=str(self._folder))
@@ -226,9 +228,15 @@ class Simulator:
         """Asks for faults, in place of those asked for before."""
         self.ask("PUT", "faults", wanted)
 
+    def turn_the_page(self) -> None:
+        """From now on shows only leases and requests that come from now on."""
+        self._earlier = {one["id"] for one in self._everything()}
+        self._earlier_requests += len(self.requests())
+
     def ledger(self) -> list[Object]:
-        """Returns every lease there ever was, but for strangers'."""
-        return [one for one in self._everything() if one["id"] not in self._strangers]
+        """Returns every lease since the page was turned, but for strangers'."""
+        hidden = self._strangers | self._earlier
+        return [one for one in self._everything() if one["id"] not in hidden]
 
     def _everything(self) -> list[Object]:
         leases: list[Object] = self.ask("GET", "ledger")["leases"]
@@ -257,9 +265,9 @@ class Simulator:
         return [lease for lease in self.ledger() if lease["state"] != "destroyed"]
 
     def requests(self) -> list[Object]:
-        """Returns every request that came."""
+        """Returns every request that came since the page was turned."""
         found: list[Object] = self.ask("GET", "requests")["requests"]
-        return found
+        return found[self._earlier_requests :]
 
     def rents(self) -> int:
         """Returns how many rent requests came."""
@@ -550,6 +558,8 @@ class PodRunner:
         self._names: dict[str, tuple[str, str]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self.namespace = ""
+        """Whose logs are shown; empty = those of all."""
 
     def start(self) -> None:
         """Begins to look for pods."""
@@ -563,18 +573,24 @@ class PodRunner:
             if driver.poll() is None:
                 driver.kill()
 
+    def files(self, name: str) -> list[Path]:
+        """Returns the files of this name that the shown pods have been given."""
+        shown = [uid for uid, (at, _) in self._names.items() if self.namespace in ("", at)]
+        return [self._folder / uid / name for uid in shown]
+
     def log(self, pod_name: str) -> str:
         """Returns what the drivers of pods of this name have printed, one after the other."""
         texts = [
             (self._folder / uid / "log").read_text()
-            for uid, (_, name) in self._names.items()
-            if name == pod_name
+            for uid, (namespace, name) in self._names.items()
+            if name == pod_name and self.namespace in ("", namespace)
         ]
         return "".join(texts)
 
     def logs(self) -> str:
         """Returns what all drivers have printed, for people."""
-        names = sorted({name for _, name in self._names.values()})
+        shown = [one for one in self._names.values() if self.namespace in ("", one[0])]
+        names = sorted({name for _, name in shown})
         return "".join(f"{name}:\n{self.log(name)}" for name in names)
 
     def _run(self) -> None:

@@ -8,6 +8,7 @@ from tests.integration.conftest import World
 from tests.integration.parts import eventually
 
 
+@pytest.mark.shared_world
 def test_a_lost_answer_is_adopted(world: World) -> None:
     """The machine that was rented under a lost answer is found by its mark and used."""
     world.simulator.faults(rent_answer_lost={"count": 1})
@@ -19,6 +20,7 @@ def test_a_lost_answer_is_adopted(world: World) -> None:
     assert job["status"]["attempt"] == 1
 
 
+@pytest.mark.shared_world
 def test_a_request_that_was_not_accepted_is_proved_so(world: World) -> None:
     """Complete listings show that nothing was rented; only then a new attempt rents."""
     world.simulator.faults(rent_not_accepted={"count": 1})
@@ -33,6 +35,7 @@ def test_a_request_that_was_not_accepted_is_proved_so(world: World) -> None:
     assert world.simulator.rents() == 2
 
 
+@pytest.mark.shared_world
 def test_an_offer_that_is_gone_costs_nothing(world: World) -> None:
     """A refused request is no machine; another offer is taken."""
     world.simulator.faults(offer_gone={"count": 1})
@@ -102,6 +105,7 @@ def test_a_machine_that_never_boots_is_given_back(world: World) -> None:
     assert world.simulator.living() == []
 
 
+@pytest.mark.shared_world
 def test_an_ignored_destroy_is_repeated_until_it_is_true(world: World) -> None:
     """A good answer to a destroy proves nothing."""
     world.simulator.faults(destroy_ignored={"count": 3})
@@ -111,6 +115,7 @@ def test_an_ignored_destroy_is_repeated_until_it_is_true(world: World) -> None:
     assert world.simulator.living() == []
 
 
+@pytest.mark.shared_world
 @pytest.mark.parametrize("fault", ["server_error", "html", "hang", "wrong_key"])
 def test_a_market_that_does_not_answer_is_waited_for(world: World, fault: str) -> None:
     """500, a web page, silence or a refused key: nothing is rented, no job fails, it heals."""
@@ -136,6 +141,7 @@ def test_a_provider_that_is_down_is_waited_for(world: World) -> None:
     assert len(world.simulator.of(job)) == 1
 
 
+@pytest.mark.shared_world
 @pytest.mark.parametrize("fault", ["server_error", "wrong_key"])
 def test_nothing_is_taken_for_gone_while_the_provider_fails(world: World, fault: str) -> None:
     """A running job survives a provider that answers every question wrongly."""
@@ -233,6 +239,7 @@ def test_a_fuse_holds_while_the_api_server_is_away(world: World) -> None:
     assert float(lease["total_usd"]) <= float(job["spec"]["cost"]["ceiling"])
 
 
+@pytest.mark.shared_world
 def test_a_deleted_driver_pod_is_replaced_and_the_machine_kept(world: World) -> None:
     """The next driver takes up the running workload; nothing runs twice."""
     world.apply_job("train", command=world.waits("echo start", "echo end"))
@@ -252,6 +259,7 @@ def test_a_deleted_driver_pod_is_replaced_and_the_machine_kept(world: World) -> 
     assert "end\n" in world.pods.log("train-0-1-driver")
 
 
+@pytest.mark.shared_world
 def test_a_force_deleted_node_is_searched_and_charged_in_full(world: World) -> None:
     """Its machine is destroyed, its reservation counts as spent, and the job goes on."""
     world.apply_job("train", command=["sh", "-c", "sleep 30"], cost={"ceiling": "2.00"})
