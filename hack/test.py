@@ -58,8 +58,8 @@ class Result:
     ended_well: bool
 
 
-def prepare(parts: list[Part]) -> None:
-    """Makes what the parts need and this machine lacks.
+def prepare(parts: list[Part], images: Path) -> None:
+    """Makes what the parts need and this machine lacks, and the images into a folder.
 
     On a fresh machine that takes many minutes: longer than any test may take.
     """
@@ -75,14 +75,10 @@ def prepare(parts: list[Part]) -> None:
     if "release" in names:
         binaries.ensure(binaries.RELEASE)
     if "e2e" in names or "release" in names:
-        if engine is None:
-            binaries.ensure_packages()
-        with tempfile.TemporaryDirectory(dir=cache()) as scratch:
-            # Only for the layers that are kept; the tests build the images from them.
-            project_images.build(Path(scratch))
+        project_images.build(images)
 
 
-def run(part: Part, options: list[str]) -> Result:
+def run(part: Part, options: list[str], images: Path) -> Result:
     """Runs one part; a part of which no test ran has not ended well."""
     print(f"=== {part.name} ===", flush=True)
     started, cpu_before = time.monotonic(), _cpu_seconds()
@@ -90,8 +86,11 @@ def run(part: Part, options: list[str]) -> Result:
         report = Path(scratch) / "report.xml"
         command = [sys.executable, "-m", "pytest", f"tests/{part.name}", f"--junitxml={report}"]
         command += ["-p", "no:cacheprovider", "-q", f"--basetemp={scratch}/t"]
-        command += [f"--numprocesses={part.workers}", "--dist=loadgroup", *options]
-        status = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode
+        command += [f"--numprocesses={part.workers}", *options]
+        settings = os.environ | {"GPUJOB_IMAGES": str(images)}
+        status = subprocess.run(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, env=settings
+        ).returncode
         cases = list(Xml.parse(report).iter("testcase")) if report.exists() else []  # noqa: S314
     failed = [
         case for case in cases if case.find("failure") is not None or case.find("error") is not None
@@ -133,8 +132,9 @@ def main() -> int:
         print(f"hack/test: no part {unknown[0]!r}; there are {' '.join(NAMES)}", file=sys.stderr)
         return 2
     parts = [part for part in PARTS if part.name in (arguments or NAMES)]
-    prepare(parts)
-    results = [run(part, options) for part in parts]
+    with tempfile.TemporaryDirectory(dir=cache(), prefix="images-") as images:
+        prepare(parts, Path(images))
+        results = [run(part, options, Path(images)) for part in parts]
     print("\npart          passed  failed  skipped  seconds  CPU seconds")
     for result in results:
         print(

@@ -4,6 +4,7 @@ What then differs from operator/Dockerfile is listed in hack/localcluster/README
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,12 @@ def build(target: Path, tags: tuple[str, ...] = (OPERATOR, SIMULATOR)) -> list[P
             print(f"images: {tag} in {archive}", flush=True)
             made.append(archive)
     return made
+
+
+def built(target: Path, tags: tuple[str, ...] = (OPERATOR, SIMULATOR)) -> list[Path]:
+    """Returns the archives that `hack/test` has built for all of its parts; else builds them."""
+    given = os.environ.get("GPUJOB_IMAGES")
+    return [Path(given) / f"{_name(tag)}.tar" for tag in tags] if given else build(target, tags)
 
 
 def _name(tag: str) -> str:

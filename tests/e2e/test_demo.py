@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.canary import HOMES, Given, Secret, Sighting, known, leaks, search, spelt, unseen
 from tests.e2e.conftest import keep_heard
-from tests.e2e.evidence import PYTHON, RECORD, Evidence, fetch
+from tests.e2e.evidence import PYTHON, Evidence, fetch
 
 import demo
 from demo import Object, Stage, accounts, check, condition, play
@@ -49,6 +49,8 @@ class Seen:
     inside: Object = field(default_factory=dict)
     pod: Object = field(default_factory=dict)
     metrics_token: str = ""
+    of_machines: Object = field(default_factory=dict)
+    """The secrets of the machines that there had been: those of later ones are in no evidence."""
 
 
 BOOTSTRAP_TOKEN = secrets.token_urlsafe(32)
@@ -92,19 +94,15 @@ def secretive() -> Object:
 
 
 @pytest.fixture(scope="module")
-def stage(heard: Path) -> Iterator[Stage]:
-    """A cluster with everything on it; all that can be logged is, and all requests are kept."""
-    made = Stage("gpujob-e2e")
-    made.down()
+def stage(cluster: Stage, heard: Path) -> Iterator[Stage]:
+    """The cluster with the chart installed; all that can be logged is."""
+    cluster.apply(secret("bootstrap", "gpujob-system", token=BOOTSTRAP_TOKEN))
+    cluster.install("--set=logLevel=DEBUG", "--set=api.bootstrapSecret=bootstrap")
     try:
-        made.start(f"--record={RECORD}")
-        made.apply(secret("bootstrap", "gpujob-system", token=BOOTSTRAP_TOKEN))
-        made.install("--set=logLevel=DEBUG", "--set=api.bootstrapSecret=bootstrap")
-        yield made
-        _uninstall(made)
+        yield cluster
+        _uninstall(cluster)
     finally:
-        keep_heard(made, heard)
-        made.down()
+        keep_heard(cluster, heard)
 
 
 def _uninstall(stage: Stage) -> None:
@@ -198,6 +196,7 @@ def seen(stage: Stage, api: Api, evidence: Evidence) -> Seen:
         play(stage, look)
     found.metrics_token = _may_read_metrics(stage)
     evidence.answers(api.authority, _asks(stage, evidence, api, found.metrics_token))
+    found.of_machines = stage.simulator("secrets")
     evidence.gather()
     return found
 
@@ -466,7 +465,7 @@ class Searched:
 @pytest.fixture(scope="module")
 def searched(stage: Stage, seen: Seen, api: Api, evidence: Evidence) -> Searched:
     """Every secret was sought in everything that was seen over the whole story."""
-    told = stage.simulator("secrets")
+    told = seen.of_machines
     given = Given(
         account_key=stage.token,
         bootstrap_token=BOOTSTRAP_TOKEN,

@@ -104,6 +104,15 @@ class World:
         token = self.kubectl("create", "token", "scraper", *system).strip()
         return self.operator.probe("metrics", token)[1]
 
+    def await_listings(self, count: int) -> None:
+        """Waits until the operator has asked for its machines so often again: it has had time."""
+
+        def listings() -> int:
+            return sum(one["path"] == "/api/v1/instances/" for one in self.simulator.requests())
+
+        before = listings()
+        eventually(f"{count} more listings", lambda: listings() >= before + count)
+
     def await_released(self) -> None:
         """Waits until the simulator has nothing rented."""
         eventually("nothing is rented", lambda: not self.simulator.living())

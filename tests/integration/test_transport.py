@@ -1,7 +1,6 @@
 """Drivers' door: only the recorded pod of a node is answered, and only well-formed reports."""
 
 import json
-import time
 import urllib.error
 import urllib.request
 
@@ -80,7 +79,7 @@ def test_what_is_replayed_or_overtaken_changes_nothing(world: World) -> None:
     }
     for _ in range(20):
         assert sync(world, json.dumps(ended).encode(), Authorization=own)[0] == 200
-    time.sleep(3)
+    world.await_listings(8)
     assert world.condition("train", "Ready")["reason"] == "Running"
     # The same word as the newest there is would end it: it was heard, not ignored.
     newest = ended | {"session": 2**31 - 1}
@@ -109,5 +108,5 @@ def test_a_driver_speaks_only_for_its_own_node(world: World) -> None:
 
     assert sync(world, json.dumps(ended).encode(), Authorization=own)[0] == 403
     assert sync(world, json.dumps(ended).encode(), Authorization="Bearer x.y.z")[0] == 401
-    time.sleep(2)
+    world.await_listings(5)
     assert world.condition("two", "Ready")["reason"] == "Running"

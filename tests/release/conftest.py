@@ -40,7 +40,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The operator's image, built from this work tree."""
-    return project_images.build(tmp_path_factory.mktemp("images"), (project_images.OPERATOR,))[0]
+    return project_images.built(tmp_path_factory.mktemp("images"), (project_images.OPERATOR,))[0]
 
 
 @pytest.fixture(scope="session")
