@@ -172,15 +172,3 @@ def test_events_tell_the_story(world: World) -> None:
 
     wanted = {"Admitted", "Running", "Complete"}
     eventually("the events", lambda: wanted <= reasons())
-
-
-def test_it_stops_in_good_order(world: World) -> None:
-    """SIGTERM ends the operator with status 0, and the job's machine is left to the next one."""
-    world.apply_job("long", command=world.waits())
-    world.await_reason("long", "Running")
-
-    assert world.operator.stop() == 0
-    world.operator.start()
-    world.let_go()
-    job = world.await_reason("long", "Complete")
-    assert len(world.simulator.of(job)) == 1
