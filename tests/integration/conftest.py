@@ -313,20 +313,19 @@ def forget_machines(kubectl: Kubectl) -> None:
 class SharedWorld:
     """A simulator, an operator and a pod runner for many tests, one after the other."""
 
-    def __init__(self, plane: ControlPlane, factory: pytest.TempPathFactory) -> None:
-        self._plane = plane
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
         self._factory = factory
-        self._kubectl = Kubectl(plane, plane.kubeconfig)
         self._running: World | None = None
 
-    def _start(self) -> World:
+    def _start(self, plane: ControlPlane) -> World:
         folder = self._factory.mktemp("shared")
+        kubectl = Kubectl(plane, plane.kubeconfig)
         simulator = Simulator(folder)
         simulator.start()
-        config = operators_config(self._plane, folder / "operator.kubeconfig")
+        config = operators_config(plane, folder / "operator.kubeconfig")
         operator = Operator(folder, config, simulator.url)
-        pods = PodRunner(self._kubectl, folder / "pods")
-        self._running = World(self._plane, self._kubectl, simulator, operator, pods, "", folder)
+        pods = PodRunner(kubectl, folder / "pods")
+        self._running = World(plane, kubectl, simulator, operator, pods, "", folder)
         operator.start()
         pods.start()
         return self._running
@@ -338,16 +337,16 @@ class SharedWorld:
                 self._running.operator.stop()
             self._running.pods.stop()
             self._running.simulator.stop()
+            forget_machines(self._running.kubectl)
             self._running = None
-            forget_machines(self._kubectl)
 
     @contextmanager
-    def of(self, test: pytest.Item, folder: Path) -> Iterator[World]:
+    def of(self, plane: ControlPlane, test: pytest.Item, folder: Path) -> Iterator[World]:
         """A namespace in it for one test; afterwards nothing of the test is left in it."""
-        shared = self._running or self._start()
+        shared = self._running or self._start(plane)
         shared.simulator.turn_the_page()
         logged = len(shared.operator.log)
-        with fresh_namespace(self._kubectl) as namespace:
+        with fresh_namespace(shared.kubectl) as namespace:
             shared.pods.namespace = namespace
             yield replace(shared, namespace=namespace, let_go_file=folder / "go")
             print(f"--- operator's log\n{shared.operator.log[logged:][-20000:]}")
@@ -363,18 +362,36 @@ class SharedWorld:
 
     def _clear(self, shared: World, namespace: str) -> None:
         shared.simulator.faults()
-        self._kubectl("delete", "gpujobs", "--all", "-n", namespace, "--wait=false")
+        shared.kubectl("delete", "gpujobs", "--all", "-n", namespace, "--wait=false")
         left = ("gpujobs,gpunodes", "-n", namespace)
-        eventually("the test's jobs are gone", lambda: not self._kubectl.items(*left))
+        eventually("the test's jobs are gone", lambda: not shared.kubectl.items(*left))
         shared.await_released()
         eventually("the operator is ready", lambda: shared.operator.probe("readyz")[0] == 200)
 
 
 @pytest.fixture(scope="session")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane for all tests."""
+def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedWorld]:
+    """What the tests of this worker share; it starts with the first of them."""
+    made = SharedWorld(tmp_path_factory)
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def _alone(request: pytest.FixtureRequest, shared_world: SharedWorld) -> None:
+    """No operator that tests share is there for a test that does not share it."""
+    if not request.node.get_closest_marker("shared_world"):
+        shared_world.close()
+
+
+@pytest.fixture(scope="session")
+def plane(
+    tmp_path_factory: pytest.TempPathFactory, shared_world: SharedWorld
+) -> Iterator[ControlPlane]:
+    """The control plane of this worker."""
     with control_plane(tmp_path_factory.mktemp("plane") / "state") as running:
         yield running
+        shared_world.close()
 
 
 @pytest.fixture(scope="module")
@@ -410,24 +427,6 @@ def operator_kubeconfig(plane: ControlPlane, tmp_path: Path) -> Path:
     return operators_config(plane, tmp_path / "replica.kubeconfig")
 
 
-@pytest.fixture(scope="session")
-def shared_world(
-    plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[SharedWorld]:
-    """What the tests of this worker share; it starts with the first of them."""
-    made = SharedWorld(plane, tmp_path_factory)
-    yield made
-    made.close()
-
-
-@pytest.fixture(autouse=True)
-def _alone(request: pytest.FixtureRequest) -> None:
-    """No operator that tests share is there for a test that does not share it."""
-    if not request.node.get_closest_marker("shared_world"):
-        shared: SharedWorld = request.getfixturevalue("shared_world")
-        shared.close()
-
-
 @pytest.fixture
 def stage(plane: ControlPlane, tmp_path: Path) -> Iterator[World]:
     """A running simulator and pod runner; the operator is not started."""
@@ -441,11 +440,12 @@ def stage(plane: ControlPlane, tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+def world(
+    request: pytest.FixtureRequest, plane: ControlPlane, tmp_path: Path, shared_world: SharedWorld
+) -> Iterator[World]:
     """A running simulator, operator and pod runner: the test's own, or those that many share."""
     if request.node.get_closest_marker("shared_world"):
-        shared: SharedWorld = request.getfixturevalue("shared_world")
-        with shared.of(request.node, request.getfixturevalue("tmp_path")) as made:
+        with shared_world.of(plane, request.node, tmp_path) as made:
             yield made
     else:
         own: World = request.getfixturevalue("stage")

@@ -33,6 +33,9 @@ from tests.integration.test_bad_input import manifest
 from localcluster import binaries
 from localcluster.control_plane import ControlPlane
 
+# One server, or more, serve all tests of this module.
+pytestmark = pytest.mark.xdist_group("admission")
+
 CONFIGURATION = "gpujob-system-gpujob"
 OVERLAP_SECONDS = 2
 LIFE_SECONDS = 60
