@@ -138,7 +138,7 @@ class Driver:
     async def ended(self) -> int:
         """Waits for its end and returns its exit status."""
         assert self.process is not None
-        return await asyncio.wait_for(self.process.wait(), 120)
+        return await asyncio.wait_for(self.process.wait(), 240)
 
     async def kill(self) -> None:
         """Ends it as a crash would."""
@@ -180,7 +180,7 @@ def run(machine: Machine, port: int, *command: str, host_key: str | None = None)
 
 async def until(look: Any) -> Any:
     """Waits until something true is seen."""
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(240):
         while not (seen := look()):
             await asyncio.sleep(0.05)
     return seen

@@ -110,11 +110,11 @@ def _uninstall(stage: Stage) -> None:
 
     Nothing that is over waits for an operator; a job that still waits would.
     """
-    stage.kubectl("delete", "gpujob", "too-cheap", "-n", "demo", "--timeout=60s")
-    stage.helm("uninstall", "gpujob", "-n", "gpujob-system", "--wait", "--timeout=120s")
+    stage.kubectl("delete", "gpujob", "too-cheap", "-n", "demo", "--timeout=240s")
+    stage.helm("uninstall", "gpujob", "-n", "gpujob-system", "--wait", "--timeout=240s")
     names = {one["metadata"]["name"] for one in stage.get("gpujobs", "demo")}
     assert names == {"train", "overdue", "unlucky"}, "the kinds and the jobs are kept"
-    stage.kubectl("delete", "namespace", "demo", "--timeout=60s")
+    stage.kubectl("delete", "namespace", "demo", "--timeout=240s")
     assert {one["state"] for one in stage.ledger()} == {"destroyed"}
 
 
@@ -134,7 +134,7 @@ def await_tokens(stage: Stage, count: int) -> None:
         name = pod["metadata"]["name"]
         return f'"tokens": {count}' in stage.kubectl("logs", "-n", "gpujob-system", name)
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not all(knows(pod) for pod in _servers(stage)) and time.monotonic() < deadline:
         time.sleep(0.5)
 
@@ -336,7 +336,7 @@ def test_the_servers_are_replaced_without_a_review_that_fails(stage: Stage, seen
     manifest = text.replace("name: train", "name: another", 1)
     server = ("deployment/gpujob-server", "-n", "gpujob-system")
     stage.kubectl("rollout", "restart", *server)
-    waiting = stage.command("kubectl", "rollout", "status", *server, "--timeout=120s")
+    waiting = stage.command("kubectl", "rollout", "status", *server, "--timeout=240s")
     reviews = 0
     with subprocess.Popen(waiting, stdout=subprocess.DEVNULL) as rollout:
         while rollout.poll() is None:
@@ -353,8 +353,8 @@ def test_deleting_the_namespace_ends(stage: Stage, seen: Seen) -> None:
     stage.namespace("left")
     stage.kubectl("apply", "-f", "-", text=manifest)
     running = "--for=jsonpath={.status.conditions[?(@.type=='Ready')].reason}=Running"
-    stage.kubectl("wait", "-n", "left", "--timeout=120s", running, "gpujob/train")
-    stage.kubectl("delete", "namespace", "left", "--timeout=120s")
+    stage.kubectl("wait", "-n", "left", "--timeout=240s", running, "gpujob/train")
+    stage.kubectl("delete", "namespace", "left", "--timeout=240s")
 
     states = [one["state"] for one in stage.ledger()]
     assert states == ["destroyed"] * 6

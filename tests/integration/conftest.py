@@ -237,7 +237,7 @@ def control_plane(state: Path) -> Iterator[ControlPlane]:
         chosen = [one for one in documents if one["kind"] in wanted]
         listed = {"apiVersion": "v1", "kind": "List", "items": chosen}
         kubectl("apply", "--server-side", "-f", "-", text=json.dumps(listed))
-        kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s")
         eventually("the policies are in force", lambda: _is_held(kubectl))
         yield running
 

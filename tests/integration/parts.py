@@ -28,7 +28,7 @@ from localcluster.control_plane import ControlPlane, free_port
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "canary-4f1d6c0b9a8e7d6c5b4a39281706f5e4"
 AUDIENCE = "gpujob.dev/transport"
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 240.0
 """How long a state is waited for; only a broken one takes so long."""
 
 LIMITS = {
@@ -184,7 +184,7 @@ class Process:
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
-            return self._process.wait(timeout=45)
+            return self._process.wait(timeout=120)
         except subprocess.TimeoutExpired:
             self.kill()
             raise

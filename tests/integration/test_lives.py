@@ -36,7 +36,7 @@ def test_a_deleted_job_takes_its_machine_with_it(world: World) -> None:
     """Deletion ends only when the machine is gone; then nothing of it is left."""
     world.apply_job("long", command=["sleep", "600"])
     world.await_reason("long", "Running")
-    world.kubectl("delete", "gpujob", "long", "-n", world.namespace, "--timeout=60s")
+    world.kubectl("delete", "gpujob", "long", "-n", world.namespace, "--timeout=240s")
 
     assert world.simulator.living() == []
     left = ("gpunodes,pods,secrets", "-n", world.namespace)

@@ -51,7 +51,7 @@ def test_a_port_of_the_workload_is_reached_by_its_service(world: World) -> None:
     assert eventually("the workload answers", answer) == 200
     world.kubectl("delete", "service", SERVICE, "-n", world.namespace)
     eventually("it is made again", lambda: service(world))
-    world.kubectl("delete", "gpujob", "serves", "-n", world.namespace, "--timeout=60s")
+    world.kubectl("delete", "gpujob", "serves", "-n", world.namespace, "--timeout=240s")
     eventually("it goes with its job", lambda: not service(world))
 
 

@@ -24,7 +24,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         serving = subprocess.Popen(
             [tool("crane"), "registry", "serve", "--address", address], stdout=log, stderr=log
         )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 urllib.request.urlopen(f"http://{address}/v2/", timeout=5).close()

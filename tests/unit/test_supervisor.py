@@ -125,7 +125,7 @@ def launch(home: Path, *command: str, path: Path | None = None) -> None:
 
 def look_until(home: Path, *states: str) -> Look:
     """Looks until the workload is in one of these states."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while (look := parse_look(sh(look_script(RUN, samples_gpus=False), home))).state not in states:
         assert time.monotonic() < deadline, look
         time.sleep(0.05)
