@@ -3,7 +3,8 @@
 Real admission, real RBAC, real garbage collection; no node, so no pod ever runs.
 """
 
-import random
+import os
+import secrets
 import shutil
 import socket
 import ssl
@@ -19,6 +20,9 @@ from localcluster.processes import Processes, wait_for
 
 READY_SECONDS = 120.0
 FIRST_PORT = 10_240
+WORKERS = 16
+"""At most so many workers of a test run have ports that no other one is given."""
+GIVEN: set[int] = set()
 SERVICES = "10.0.0.0/24"
 
 
@@ -27,14 +31,21 @@ def free_port() -> int:
 
     The kernel gives those a port out of a range of its own. Within it a server that is started
     again may find its port taken, even by a client that was asking for that very port meanwhile.
+    Nor is any port given twice, by this process or by another worker of the same test run: a server
+    that has ended may be started again on it.
     """
     range_of_clients = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
     above = max(int(range_of_clients[0]), 2 * FIRST_PORT)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
+    share = range(FIRST_PORT + worker, above, WORKERS)
     while True:
-        port = random.randrange(FIRST_PORT, above)
+        # Not by `random`: pytest-randomly gives it the same seed before each test.
+        port = share[secrets.randbelow(len(share))]
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
-            return port
+            if port not in GIVEN:
+                GIVEN.add(port)
+                return port
 
 
 class ControlPlane:
