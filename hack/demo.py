@@ -10,6 +10,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -56,10 +57,9 @@ class Stage:
     def start(self, *simulator_options: str) -> None:
         """Starts the cluster, and the simulator in it."""
         self.cluster.up()
-        images = cache() / "images" / self.name
-        for archive in project_images.build(images):
-            self.cluster.load(archive)
-            archive.unlink()
+        with tempfile.TemporaryDirectory(dir=cache()) as scratch:
+            for archive in project_images.built(Path(scratch)):
+                self.cluster.load(archive)
         self.apply_secret("vastsim")
         self.apply_secret("gpujob-system")
         *others, pod = yaml.safe_load_all((PARTS / "vastsim.yaml").read_text())

@@ -2,9 +2,10 @@
 
 `Messages` generates them from the schema file. `played` reads one, and compares the result with
 that file by an independent implementation of JSON Schema. tests/unit/test_transport_messages.py
-plays a fixed number. hack/fuzz runs this under atheris, which keeps the messages that reach new
-code. atheris cannot look into pydantic, which is native code. Therefore each kind of complaint and
-each member that is read counts as new code too.
+plays a few thousand with a fixed seed. hack/fuzz plays many more with a fresh seed, and then runs
+this under atheris, which keeps the messages that reach new code. atheris cannot look into pydantic,
+which is native code. Therefore each kind of complaint and each member that is read counts as new
+code too.
 """
 
 import json
@@ -12,6 +13,7 @@ import math
 import re
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
@@ -43,6 +45,8 @@ SCHEMA: dict[str, Any] = json.loads(
 
 Kind = type[DriverReport] | type[Assignment]
 KINDS: tuple[Kind, ...] = (DriverReport, Assignment)
+MESSAGES = 100_000
+"""Of each kind, played by hack/fuzz before coverage guides it."""
 
 SECRET = "Wq7xCanary"  # noqa: S105
 """A marker in values that bent messages have in the wrong place; no error may quote it."""
@@ -558,6 +562,36 @@ class Messages:
 MEMBERS = {name for one in SCHEMA["$defs"].values() for name in one.get("properties", ())}
 
 
+def play_messages(kind: Kind, seed: int, count: int) -> None:
+    """Plays messages of one kind; raises with a note from which the message can be made again."""
+    messages = Messages(kind, seed)
+    came = Counter[tuple[str, bool]]()
+    for number in range(count):
+        what, raw = messages.next()
+        try:
+            result = played(kind, raw)
+            if is_refused := isinstance(result, ValidationError):
+                assert what != "whole", message_faults(result)
+                assert what != "bent" or SECRET not in message_faults(result)
+        except BaseException as problem:
+            problem.add_note(
+                f"{kind.__name__}, seed {seed}, {what} message {number}, "
+                f"{len(raw)} B: {raw[:2000]!r}"
+            )
+            raise
+        came[what, is_refused] += 1
+
+    shares = f"{kind.__name__}, seed {seed}: {came}"
+    refused = sum(number for (_, is_refused), number in came.items() if is_refused)
+    assert refused >= 0.3 * count, shares
+    assert count - refused >= 0.1 * count, shares
+    assert came["whole", False] >= 0.1 * count, shares
+    for what in ("bent", "torn"):
+        # What is changed is neither all lost nor all harmless.
+        assert came[what, False] >= 0.01 * count, shares
+        assert came[what, True] >= 0.1 * count, shares
+
+
 class Places:
     """The results of messages; each kind is a place in the code, for atheris to count.
 
@@ -616,12 +650,16 @@ def mutated(raw: bytes, most: int, seed: int) -> bytes:
 
 
 def main() -> None:
-    """Plays for a number of seconds and writes its output into a folder. Ends the process."""
-    seconds, folder = int(sys.argv[1]), Path(sys.argv[2])
+    """Plays by seed, then for so many seconds by coverage; its files go into a folder.
+
+    Ends the process.
+    """
+    seconds, folder, seed = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     corpus = folder / "corpus"
     corpus.mkdir()
     for kind in KINDS:
-        messages = Messages(kind, seed=1)
+        play_messages(kind, seed, MESSAGES)
+        messages = Messages(kind, seed)
         for number in range(500):
             what, raw = messages.next()
             (corpus / f"{kind.__name__}-{number}-{what}").write_bytes(raw[:REPORT_BYTES_MAX])
@@ -634,6 +672,7 @@ def main() -> None:
     options = {
         "max_total_time": seconds,
         "max_len": REPORT_BYTES_MAX,
+        "seed": seed,
         "timeout": 10,
         "rss_limit_mb": 2048,
         "print_final_stats": 1,

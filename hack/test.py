@@ -1,12 +1,12 @@
-"""Runs the parts of the test suite, two side by side, and says what came of each."""
+"""Runs the parts of the test suite one after the other, and says what came of each."""
 
+import os
+import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import xml.etree.ElementTree as Xml
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,20 +14,34 @@ from localcluster import binaries, kind, project_images
 from localcluster.paths import cache
 
 ROOT = Path(__file__).resolve().parent.parent
-LANES = (("unit", "simulation", "contract", "chart", "release"), ("integration", "e2e"))
-"""Parts of a lane run one after the other, lanes side by side: the one mostly computes, the other
-mostly waits for the processes that it started. The end-to-end tests come last, when it is quiet."""
-PARTS = tuple(part for lane in LANES for part in lane)
-PRINTING = threading.Lock()
-KUBECTL = binaries.CONTROL_PLANE[-1:]
-PROGRAMS = {
-    "unit": KUBECTL + binaries.CHART,
-    "integration": binaries.CONTROL_PLANE + binaries.CHART,
-    "chart": binaries.CHART,
-    "release": binaries.CHART,
-    "e2e": binaries.EVERYTHING,
-}
-"""What each part runs besides our own code, and the tools of a release."""
+CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder of tests, and what a run of it needs."""
+
+    name: str
+    workers: int = 0
+    """Processes that share its tests; 0 = one process, that of pytest itself."""
+    programs: tuple[binaries.Program, ...] = ()
+    """What its tests run besides our own code, and the tools of a release."""
+
+
+PARTS = (
+    Part("unit", CORES),
+    # Its worlds are played on all processors already.
+    Part("simulation"),
+    # These mostly wait for the processes that they have started, each for its own.
+    Part("contract", CORES + 1),
+    Part("integration", CORES + 1, binaries.CONTROL_PLANE + binaries.CHART),
+    Part("chart", CORES, binaries.CHART),
+    # One registry and one image serve all of its tests.
+    Part("release", 0, binaries.CHART),
+    # Last and alone: two workers would be two clusters.
+    Part("e2e", 0, binaries.EVERYTHING),
+)
+NAMES = tuple(part.name for part in PARTS)
 
 
 @dataclass(frozen=True)
@@ -39,53 +53,48 @@ class Result:
     failed: int
     skipped: tuple[str, ...]
     seconds: float
+    cpu_seconds: float
+    """Of all processors together, by every process that has ended."""
     ended_well: bool
 
 
-def prepare(parts: list[str]) -> None:
-    """Makes what the parts need and this machine lacks.
+def prepare(parts: list[Part], images: Path) -> None:
+    """Makes what the parts need and this machine lacks, and the images into a folder.
 
     On a fresh machine that takes many minutes: longer than any test may take.
     """
     engine = kind.engine()
+    names = [part.name for part in parts]
     for part in parts:
-        programs = PROGRAMS.get(part, ())
-        if part == "e2e" and engine is not None:
-            programs = KUBECTL + binaries.CHART
+        programs = part.programs
+        if part.name == "e2e" and engine is not None:
+            programs = binaries.KUBECTL + binaries.CHART
         binaries.ensure(programs)
-    if "chart" in parts:
+    if "chart" in names:
         subprocess.run([ROOT / "hack/checkov", "--version"], check=True)
-    if "release" in parts:
+    if "release" in names:
         binaries.ensure(binaries.RELEASE)
-    if "e2e" in parts or "release" in parts:
-        if engine is None:
-            binaries.ensure_packages()
-        with tempfile.TemporaryDirectory(dir=cache()) as scratch:
-            # Only for the layers that are kept; the tests build the images from them.
-            project_images.build(Path(scratch))
+    if "e2e" in names or "release" in names:
+        project_images.build(images)
 
 
-def run(part: str, options: list[str], *, beside: bool) -> Result:
-    """Runs one part; beside others, what it prints is kept until it has ended."""
-    print(f"=== {part} ===" if not beside else f"{part} begins", flush=True)
-    started = time.monotonic()
+def run(part: Part, options: list[str], images: Path) -> Result:
+    """Runs one part; a part of which no test ran has not ended well."""
+    print(f"=== {part.name} ===", flush=True)
+    started, cpu_before = time.monotonic(), _cpu_seconds()
     with tempfile.TemporaryDirectory(prefix="gpujob-test-") as scratch:
         report = Path(scratch) / "report.xml"
-        command = [sys.executable, "-m", "pytest", f"tests/{part}", f"--junitxml={report}"]
-        command += ["-p", "no:cacheprovider", "-q", f"--basetemp={scratch}/t", *options]
-        if not beside:
-            status = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode
-        else:
-            log = Path(scratch) / "log"
-            with log.open("wb") as told:
-                status = subprocess.run(
-                    command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=told, stderr=told
-                ).returncode
-            with PRINTING:
-                print(f"\n=== {part} ===\n{log.read_text(errors='replace')}", flush=True)
+        command = [sys.executable, "-m", "pytest", f"tests/{part.name}", f"--junitxml={report}"]
+        command += ["-p", "no:cacheprovider", "-q", f"--basetemp={scratch}/t"]
+        command += [f"--numprocesses={part.workers}", *options]
+        settings = os.environ | {"GPUJOB_IMAGES": str(images)}
+        status = subprocess.run(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, env=settings
+        ).returncode
         cases = list(Xml.parse(report).iter("testcase")) if report.exists() else []  # noqa: S314
-    failed = [case for case in cases if case.find("failure") is not None]
-    failed += [case for case in cases if case.find("error") is not None]
+    failed = [
+        case for case in cases if case.find("failure") is not None or case.find("error") is not None
+    ]
     skipped = []
     for case in cases:
         skip = case.find("skipped")
@@ -93,51 +102,54 @@ def run(part: str, options: list[str], *, beside: bool) -> Result:
             name = f"{case.get('classname')}.{case.get('name')}"
             skipped.append(f"{name}: {skip.get('message')}")
     return Result(
-        part=part,
+        part=part.name,
         passed=len(cases) - len(failed) - len(skipped),
         failed=len(failed),
         skipped=tuple(skipped),
         seconds=time.monotonic() - started,
+        cpu_seconds=_cpu_seconds() - cpu_before,
         ended_well=status == 0 and bool(cases),
     )
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> int:
     """Runs what the command line names; returns 0 only if all of it passed."""
     arguments = sys.argv[1:]
     if arguments and arguments[0] in ("-h", "--help"):
-        print(f"hack/test [PART…] [OPTION…]\n\nparts: {' '.join(PARTS)}; none named: all of them")
+        print(f"hack/test [PART…] [OPTION…]\n\nparts: {' '.join(NAMES)}; none named: all of them")
         print("options go to pytest: `hack/test unit -k gate`, `hack/test e2e --whole`,")
-        print("`hack/test simulation --seeds 0..999 --points all`, `hack/test integration -x -s`")
+        print("`hack/test simulation --seeds 0..999 --points all`, `hack/test integration -n 1 -x`")
         return 0
     cut = next((n for n, one in enumerate(arguments) if one.startswith("-")), len(arguments))
     arguments, options = arguments[:cut], [one for one in arguments[cut:] if one != "--"]
-    unknown = [part for part in arguments if part not in PARTS]
+    unknown = [name for name in arguments if name not in NAMES]
     if unknown:
-        print(f"hack/test: no part {unknown[0]!r}; there are {' '.join(PARTS)}", file=sys.stderr)
+        print(f"hack/test: no part {unknown[0]!r}; there are {' '.join(NAMES)}", file=sys.stderr)
         return 2
-    parts = [part for part in PARTS if part in (arguments or PARTS)]
-    prepare(parts)
-    lanes = [lane for wanted in LANES if (lane := [part for part in wanted if part in parts])]
-    beside = len(lanes) > 1
-    with ThreadPoolExecutor(len(lanes)) as pool:
-        running = [
-            pool.submit(lambda lane: [run(part, options, beside=beside) for part in lane], lane)
-            for lane in lanes
-        ]
-        results = [result for lane in running for result in lane.result()]
-    print("\npart          passed  failed  skipped  seconds")
+    parts = [part for part in PARTS if part.name in (arguments or NAMES)]
+    with tempfile.TemporaryDirectory(dir=cache(), prefix="images-") as images:
+        prepare(parts, Path(images))
+        results = [run(part, options, Path(images)) for part in parts]
+    print("\npart          passed  failed  skipped  seconds  CPU seconds")
     for result in results:
         print(
             f"{result.part:<12} {result.passed:>7} {result.failed:>7} {len(result.skipped):>8} "
-            f"{result.seconds:>8.0f}{'' if result.ended_well else '  FAILED'}"
+            f"{result.seconds:>8.0f} {result.cpu_seconds:>12.0f}"
+            f"{'' if result.ended_well else '  FAILED'}"
         )
     for result in results:
         for reason in result.skipped:
             print(f"skipped: {reason}")
     passed = sum(result.passed for result in results)
     failed = sum(result.failed for result in results)
-    print(f"{passed} passed, {failed} failed, {sum(len(r.skipped) for r in results)} skipped")
+    seconds = sum(result.seconds for result in results)
+    skips = sum(len(result.skipped) for result in results)
+    print(f"{passed} passed, {failed} failed, {skips} skipped in {seconds:.0f} s")
     return 0 if all(result.ended_well for result in results) else 1
 
 

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from localcluster.paths import SOURCES, cache, environment
+from localcluster.paths import SOURCES, cache, environment, locked
 
 GO_LOCK = Path(__file__).resolve().parents[1] / "locks/go.txt"
 KUBERNETES = "v1.36.3"
@@ -54,11 +54,13 @@ class Program:
     package: str
 
 
+KUBECTL = (Program("kubectl", "k8s", "k8s.io/kubernetes/cmd/kubectl"),)
 CONTROL_PLANE = (
     Program("etcd", "k8s", "go.etcd.io/etcd/server/v3"),
     Program("kube-apiserver", "k8s", "k8s.io/kubernetes/cmd/kube-apiserver"),
     Program("kube-controller-manager", "k8s", "k8s.io/kubernetes/cmd/kube-controller-manager"),
-    Program("kubectl", "k8s", "k8s.io/kubernetes/cmd/kubectl"),
+    Program("kubeadm", "k8s", "k8s.io/kubernetes/cmd/kubeadm"),
+    *KUBECTL,
 )
 CHART = (
     Program("helm", "tools", "helm.sh/helm/v3/cmd/helm"),
@@ -107,18 +109,18 @@ def folder(modules: tuple[str, ...] = CLUSTER_MODULES) -> Path:
 def ensure(programs: tuple[Program, ...]) -> Path:
     """Builds what is missing and returns the folder; an interrupt loses only the one at work.
 
-    The programs are the cluster's, or a release's, not both.
+    What another process builds at the same time is waited for. The programs are the cluster's, or
+    a release's, not both.
     """
     release = any(program.module in RELEASE_MODULES for program in programs)
     target = folder(RELEASE_MODULES if release else CLUSTER_MODULES)
     missing = [program for program in programs if not (target / program.name).exists()]
-    if not missing:
-        return target
-    compiler = go()
     for number, program in enumerate(missing, 1):
         print(f"binaries: {number}/{len(missing)} {program.name} …", end=" ", flush=True)
         started = time.monotonic()
-        _build(compiler, program, target / program.name)
+        with locked("build"):
+            if not (target / program.name).exists():
+                _build(go(), program, target / program.name)
         print(f"{time.monotonic() - started:.0f} s", flush=True)
     return target
 

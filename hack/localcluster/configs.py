@@ -51,8 +51,6 @@ apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication: {{anonymous: {{enabled: false}}, webhook: {{enabled: true}}, x509: {{clientCAFile: {keys}/ca.crt}}}}
 authorization: {{mode: Webhook}}
-tlsCertFile: {keys}/kubelet-server.crt
-tlsPrivateKeyFile: {keys}/kubelet-server.key
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 cgroupDriver: cgroupfs
 failCgroupV1: false

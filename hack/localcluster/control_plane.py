@@ -3,7 +3,8 @@
 Real admission, real RBAC, real garbage collection; no node, so no pod ever runs.
 """
 
-import random
+import os
+import secrets
 import shutil
 import socket
 import ssl
@@ -13,11 +14,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from localcluster import binaries, pki
+from localcluster import binaries
+from localcluster.pki import Authority
 from localcluster.processes import Processes, wait_for
 
 READY_SECONDS = 120.0
 FIRST_PORT = 10_240
+WORKERS = 16
+"""At most so many workers of a test run have ports that no other one is given."""
+GIVEN: set[int] = set()
+SERVICES = "10.0.0.0/24"
 
 
 def free_port() -> int:
@@ -25,14 +31,21 @@ def free_port() -> int:
 
     The kernel gives those a port out of a range of its own. Within it a server that is started
     again may find its port taken, even by a client that was asking for that very port meanwhile.
+    Nor is any port given twice, by this process or by another worker of the same test run: a server
+    that has ended may be started again on it.
     """
     range_of_clients = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
     above = max(int(range_of_clients[0]), 2 * FIRST_PORT)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
+    share = range(FIRST_PORT + worker, above, WORKERS)
     while True:
-        port = random.randrange(FIRST_PORT, above)
+        # Not by `random`: pytest-randomly gives it the same seed before each test.
+        port = share[secrets.randbelow(len(share))]
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
-            return port
+            if port not in GIVEN:
+                GIVEN.add(port)
+                return port
 
 
 class ControlPlane:
@@ -42,6 +55,9 @@ class ControlPlane:
         self._state = state
         self._quiet = quiet
         self._pki = state / "pki"
+        self._authority = Authority(
+            self._pki, binaries.folder() / "kubeadm", "local", "10.0.0.1", SERVICES
+        )
         self._processes = Processes(state)
         self.kubeconfig = state / "admin.kubeconfig"
 
@@ -66,9 +82,10 @@ class ControlPlane:
         """Starts what does not run, and waits until the API server is ready."""
         programs = binaries.ensure(binaries.CONTROL_PLANE)
         self._state.mkdir(parents=True, exist_ok=True)
-        pki.make(self._pki, "local", ("127.0.0.1", "10.0.0.1"))
         if self._processes.pid("etcd") is None:
             self._ports()
+            self._authority.make()
+            self._authority.write_kubeconfig("admin", self.url, self.kubeconfig)
             client, peer = (f"http://127.0.0.1:{self._port(kind)}" for kind in ("etcd", "peer"))
             self._processes.start(
                 "etcd",
@@ -88,9 +105,6 @@ class ControlPlane:
         self._start_controller_manager()
 
     def _start_apiserver(self) -> None:
-        # On its old port, if it ran before.
-        pki.write_kubeconfig(self._pki, "admin", self.url, self.kubeconfig)
-
         def ready() -> bool:
             # One that ends at once is started again, as a kubelet would.
             if self._processes.pid("kube-apiserver") is None:
@@ -157,7 +171,7 @@ class ControlPlane:
             f"--secure-port={self._port('api')}",
             "--endpoint-reconciler-type=none",
             "--allow-privileged=true",
-            "--service-cluster-ip-range=10.0.0.0/24",
+            f"--service-cluster-ip-range={SERVICES}",
             "--authorization-mode=Node,RBAC",
             f"--client-ca-file={keys / 'ca.crt'}",
             f"--tls-cert-file={keys / 'apiserver.crt'}",
@@ -172,7 +186,7 @@ class ControlPlane:
         if self._processes.pid("kube-controller-manager") is not None:
             return
         config = self._state / "controller-manager.kubeconfig"
-        pki.write_kubeconfig(self._pki, "controller-manager", self.url, config)
+        self._authority.write_kubeconfig("controller-manager", self.url, config)
         self._processes.start(
             "kube-controller-manager",
             [

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from localcluster import binaries
-from localcluster.paths import cache, environment, state
+from localcluster.paths import cache, environment, locked, state
 
 KIND = "sigs.k8s.io/kind@v0.31.0"
 
@@ -31,7 +31,7 @@ class Kind:
     def up(self) -> None:
         """Creates the cluster unless it is there."""
         self.state.mkdir(parents=True, exist_ok=True)
-        binaries.ensure(binaries.CONTROL_PLANE[-1:] + binaries.CHART)
+        binaries.ensure(binaries.KUBECTL + binaries.CHART)
         if self.name not in self._run("get", "clusters").split():
             self._run("create", "cluster", "--name", self.name, "--wait", "180s")
         self.kubeconfig.touch(mode=0o600)
@@ -67,8 +67,9 @@ def _program() -> str:
     if found := shutil.which("kind"):
         return found
     target = cache() / "kind"
-    if not (target / "kind").exists():
-        print(f"cluster: building {KIND}", flush=True)
-        settings = environment() | {"GOBIN": str(target), "CGO_ENABLED": "0"}
-        subprocess.run([binaries.go(), "install", KIND], check=True, env=settings)
+    with locked("build"):
+        if not (target / "kind").exists():
+            print(f"cluster: building {KIND}", flush=True)
+            settings = environment() | {"GOBIN": str(target), "CGO_ENABLED": "0"}
+            subprocess.run([binaries.go(), "install", KIND], check=True, env=settings)
     return str(target / "kind")

@@ -6,20 +6,19 @@ and put back after.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from localcluster import binaries, configs, images, pki
+from localcluster import binaries, configs, images
 from localcluster.configs import NODE_ADDRESS, NODE_NAME
 from localcluster.control_plane import free_port
-from localcluster.paths import SOURCES, cache, environment, state
+from localcluster.paths import SOURCES, cache, environment, locked, state
+from localcluster.pki import Authority
 from localcluster.processes import Processes, start_time, wait_for
 
 VOLUMES = 4
@@ -45,6 +44,13 @@ class Node:
         self._cfg = self.state / "cfg"
         self._processes = Processes(self.state)
         self._programs = binaries.folder()
+        self._authority = Authority(
+            self._pki,
+            self._programs / "kubeadm",
+            NODE_NAME,
+            NODE_ADDRESS,
+            configs.SERVICE_NETWORK,
+        )
 
     # --- Up ---------------------------------------------------------------------------------
 
@@ -57,7 +63,7 @@ class Node:
         if self.init_pid() is None and self.state.exists():
             self._end_processes()
         self.state.mkdir(parents=True, exist_ok=True)
-        pki.make(self._pki, NODE_NAME, (NODE_ADDRESS, "127.0.0.1", "10.96.0.1"))
+        self._authority.make()
         self._start_namespaces()
         self._write_configs()
         self._start_control_plane()
@@ -125,7 +131,7 @@ class Node:
         inside = "https://127.0.0.1:6443"
         for identity in ("controller-manager", "scheduler", "kubelet", "kube-proxy"):
             target = self._cfg / f"{identity}.kubeconfig"
-            pki.write_kubeconfig(self._pki, identity, inside, target)
+            self._authority.write_kubeconfig(identity, inside, target)
         for number in range(VOLUMES):
             (self.state / "kubelet" / "local-pv" / str(number)).mkdir(parents=True, exist_ok=True)
 
@@ -156,7 +162,7 @@ class Node:
         if not recorded.exists():
             recorded.write_text(str(free_port()))
         port = recorded.read_text()
-        pki.write_kubeconfig(self._pki, "admin", f"https://127.0.0.1:{port}", self.kubeconfig)
+        self._authority.write_kubeconfig("admin", f"https://127.0.0.1:{port}", self.kubeconfig)
         if self._processes.pid("forwarder") is None:
             python = str(SOURCES.parent.parent / ".venv/bin/python")
             command = [python, str(SOURCES / "forward.py"), port, str(self.init_pid()), "6443"]
@@ -363,7 +369,6 @@ def _apiserver(programs: Path, keys: Path, cfg: Path, logs: Path) -> str:
         f" --tls-private-key-file={keys}/apiserver.key"
         f" --kubelet-client-certificate={keys}/apiserver-kubelet-client.crt"
         f" --kubelet-client-key={keys}/apiserver-kubelet-client.key"
-        f" --kubelet-certificate-authority={keys}/ca.crt"
         f" --kubelet-preferred-address-types=InternalIP,Hostname"
         f" --service-account-issuer=https://kubernetes.default.svc.cluster.local"
         f" --service-account-key-file={keys}/sa.pub"
@@ -418,19 +423,16 @@ def _only_child(pid: int) -> int:
     return int(children[0])
 
 
-@contextlib.contextmanager
-def _locked() -> Iterator[Path]:
+def _clusters() -> Path:
     folder = cache() / "clusters"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
+    return folder
 
 
 def _save_sysctls() -> None:
     """Records the machine's own values, unless another cluster has already changed them."""
-    with _locked() as folder:
-        record = folder / ".sysctls.json"
+    with locked("sysctls"):
+        record = _clusters() / ".sysctls.json"
         if not record.exists():
             values = {knob: Path("/proc/sys", knob).read_text().strip() for knob in SYSCTLS}
             record.write_text(json.dumps(values))
@@ -438,9 +440,9 @@ def _save_sysctls() -> None:
 
 def _restore_sysctls() -> None:
     """Puts the machine's own values back once the last cluster is gone."""
-    with _locked() as folder:
-        record = folder / ".sysctls.json"
-        others = [path for path in folder.iterdir() if (path / "cgroups.json").exists()]
+    with locked("sysctls"):
+        record = _clusters() / ".sysctls.json"
+        others = [path for path in _clusters().iterdir() if (path / "cgroups.json").exists()]
         if others or not record.exists():
             return
         for knob, value in json.loads(record.read_text()).items():

@@ -1,6 +1,9 @@
 """Where things lie: a cache outside the work tree, and one folder of state for each cluster."""
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent
@@ -27,6 +30,19 @@ def _user_cache() -> Path:
 def state(name: str) -> Path:
     """Returns the folder of one cluster; it need not exist."""
     return cache() / "clusters" / name
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Keeps other processes out that take the same lock, so that nothing is made twice at once.
+
+    Look only within it whether the thing is there: another process may just have made it.
+    """
+    folder = cache() / "locks"
+    folder.mkdir(exist_ok=True)
+    with (folder / name).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def environment() -> dict[str, str]:

@@ -4,6 +4,7 @@ What then differs from operator/Dockerfile is listed in hack/localcluster/README
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from localcluster import kind
 from localcluster.binaries import ensure_packages
 from localcluster.images import Image, write_archive, write_layer
-from localcluster.paths import ROOT, cache, environment
+from localcluster.paths import ROOT, cache, environment, locked
 
 USER = "10001:10001"
 SITE = "opt/gpujob"
@@ -50,6 +51,11 @@ done
 """
 
 OPERATOR, SIMULATOR = "localhost/gpujob:dev", "localhost/vastsim:dev"
+BASES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    OPERATOR: ("operator", BASE_PACKAGES, UNWANTED),
+    SIMULATOR: ("machine", MACHINE_PACKAGES, ()),
+}
+"""The root file system of each image: its name, its packages, and what is removed again."""
 
 
 def build(target: Path, tags: tuple[str, ...] = (OPERATOR, SIMULATOR)) -> list[Path]:
@@ -59,7 +65,9 @@ def build(target: Path, tags: tuple[str, ...] = (OPERATOR, SIMULATOR)) -> list[P
     if engine is not None:
         return [_by_engine(engine, tag, target) for tag in tags]
     ensure_packages()
-    wheels = _wheels()
+    with locked("images"):
+        wheels = _wheels()
+        roots = {tag: _root(*BASES[tag]) for tag in tags}
     made = []
     for tag in tags:
         package = _name(tag)
@@ -69,14 +77,16 @@ def build(target: Path, tags: tuple[str, ...] = (OPERATOR, SIMULATOR)) -> list[P
             shutil.copytree(ROOT / "operator" / package, source / package, ignore=no_caches)
             code = _compiled(Path(scratch) / "code.layer", source)
             archive = target / f"{package}.tar"
-            if tag == OPERATOR:
-                root = _root("operator", BASE_PACKAGES, UNWANTED)
-            else:
-                root = _root("machine", MACHINE_PACKAGES, ())
-            write_archive(_image(tag, package, (root, wheels, code)), archive)
+            write_archive(_image(tag, package, (roots[tag], wheels, code)), archive)
             print(f"images: {tag} in {archive}", flush=True)
             made.append(archive)
     return made
+
+
+def built(target: Path, tags: tuple[str, ...] = (OPERATOR, SIMULATOR)) -> list[Path]:
+    """Returns the archives that `hack/test` has built for all of its parts; else builds them."""
+    given = os.environ.get("GPUJOB_IMAGES")
+    return [Path(given) / f"{_name(tag)}.tar" for tag in tags] if given else build(target, tags)
 
 
 def _name(tag: str) -> str:
@@ -189,7 +199,7 @@ def _compiled(layer: Path, source: Path) -> Path:
     """Writes a layer of what lies in a folder, for the image's site folder, with its byte code."""
     with tempfile.TemporaryDirectory(dir=cache()) as scratch:
         root = Path(scratch)
-        with tarfile.open(_root("operator", BASE_PACKAGES, UNWANTED)) as archive:
+        with tarfile.open(_root(*BASES[OPERATOR])) as archive:
             archive.extractall(root, filter="tar")
         shutil.copytree(source, root / SITE)
         _compile(root, SITE)

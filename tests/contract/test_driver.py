@@ -138,7 +138,7 @@ class Driver:
     async def ended(self) -> int:
         """Waits for its end and returns its exit status."""
         assert self.process is not None
-        return await asyncio.wait_for(self.process.wait(), 120)
+        return await asyncio.wait_for(self.process.wait(), 240)
 
     async def kill(self) -> None:
         """Ends it as a crash would."""
@@ -180,7 +180,7 @@ def run(machine: Machine, port: int, *command: str, host_key: str | None = None)
 
 async def until(look: Any) -> Any:
     """Waits until something true is seen."""
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(240):
         while not (seen := look()):
             await asyncio.sleep(0.05)
     return seen
@@ -256,16 +256,20 @@ async def test_two_drivers_run_it_once(
 ) -> None:
     """Both attach to the same run; what it does, it does once."""
     held, url = controller
-    held.answer = run(
-        machine, machine.port, "sh", "-c", "echo ran >> $HOME/runs; sleep 2; cat $HOME/runs"
-    )
+    work = "echo ran >> $HOME/runs; echo up; while [ ! -e $HOME/end ]; do sleep 0.1; done"
+    work += "; cat $HOME/runs"
+    held.answer = run(machine, machine.port, "sh", "-c", work)
     drivers = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         drivers.append(Driver(tmp_path / name, url, machine.key))
     await asyncio.gather(*(driver.start() for driver in drivers))
     for driver in drivers:
-        await until(lambda driver=driver: driver.out == b"ran\n")
+        await until(lambda driver=driver: driver.out == b"up\n")
+    async with machine.connected() as connection:
+        await connection.run("touch $HOME/end")
+    for driver in drivers:
+        await until(lambda driver=driver: driver.out == b"up\nran\n")
     held.answer = EXIT
     for driver in drivers:
         await driver.ended()
@@ -277,7 +281,11 @@ async def test_the_environment_is_in_no_command_line(
     """It reaches the workload as it was, and ps shows none of it."""
     held, url = controller
     value = "secret 'quoted' \"too\" $HOME `x` \\ \n ä"
-    look = "import os; print(ascii(os.environ['ODD'])); import time; time.sleep(2)"
+    look = (
+        "import os, time\n"
+        "print(ascii(os.environ['ODD']), flush=True)\n"
+        "while not os.path.exists(os.environ['HOME'] + '/end'): time.sleep(0.1)\n"
+    )
     held.answer = run(machine, machine.port, "python3", "-c", look)
     driver = Driver(tmp_path, url, machine.key, WORKLOAD_ODD=value)
     await driver.start()
@@ -290,6 +298,7 @@ async def test_the_environment_is_in_no_command_line(
     await driver.ended()
 
     assert driver.out.decode() == ascii(value) + "\n"
+    assert any(b"os.environ['ODD']" in line for line in lines), "the workload itself was looked at"
     assert not [line for line in lines if b"secret 'quoted'" in line]
 
 

@@ -66,7 +66,7 @@ async def is_answered(port: int) -> bool:
 
 async def answers(port: int) -> None:
     """Waits until somebody answers."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while not await is_answered(port):
             await asyncio.sleep(0.1)
 

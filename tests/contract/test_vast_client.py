@@ -26,6 +26,7 @@ from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
 from gpujob.core.effects import Rent
 from gpujob.core.machine.start_script import host_key_in_log
+from localcluster.control_plane import free_port
 
 CLOCK = SystemClock()
 SPEC = GpuJobSpec.model_validate(a_spec())
@@ -468,6 +469,13 @@ async def test_an_incomplete_listing_is_none(answer: Answer, error: type[Excepti
     """Whatever is not a complete listing raises, and proves nothing."""
     async with peer(answer) as (url, _), client(url) as vast:
         with pytest.raises(error):
+            await vast.list_leases()
+
+
+async def test_a_provider_where_nobody_listens_is_unavailable() -> None:
+    """A refused connection proves nothing, either."""
+    async with client(f"http://127.0.0.1:{free_port()}") as vast:
+        with pytest.raises(ProviderUnavailable):
             await vast.list_leases()
 
 

@@ -1,4 +1,4 @@
-"""Clusters of the end-to-end tests, and what their API servers have heard."""
+"""The cluster of the end-to-end tests, and what its API server has heard."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.e2e.evidence import RECORD
 
 from demo import Stage
 from localcluster.node import Node
 
-SHARING = ("test_data", "test_release")
-"""Modules that use one cluster, one after the other; it is up until the end."""
-LAST = "test_rights"
-"""Reads what was asked of all clusters."""
+ORDER = ("test_demo", "test_data", "test_release", "test_rights")
+"""Modules that use the one cluster, one after the other. The first installs the chart in a way of
+its own and uninstalls it; the last reads what was asked of the API server all the while."""
+HERE = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,10 +22,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole", action="store_true", help="1 GB of log, 2 GB of files")
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Never are two clusters up that need not be, whatever order was drawn."""
-    items.sort(key=lambda item: (item.path.stem == LAST, item.path.stem in SHARING))
+    """Puts the tests of the one cluster last and in order, whatever order was drawn."""
+    for item in items:
+        if item.path.parent == HERE:
+            # Clusters change what the others count on this machine, so all are on one worker.
+            item.add_marker(pytest.mark.xdist_group("clusters"))
+    items.sort(key=lambda item: ORDER.index(item.path.stem) + 1 if item.path.stem in ORDER else 0)
 
 
 LEFT_OUT = pytest.StashKey[bool]()
@@ -32,15 +36,16 @@ LEFT_OUT = pytest.StashKey[bool]()
 
 @pytest.fixture(scope="session", autouse=True)
 def _whole(request: pytest.FixtureRequest) -> None:
-    stems = {item.path.stem for item in request.session.items}
-    here = {path.stem for path in Path(__file__).parent.glob("test_*.py")}
-    request.config.stash.setdefault(LEFT_OUT, stems != here)
+    stems = {item.path.stem for item in request.session.items if item.path.parent == HERE}
+    there_are = {path.stem for path in HERE.glob("test_*.py")}
+    request.config.stash.setdefault(LEFT_OUT, stems != there_are)
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
     """Notes that some tests do not run."""
-    for item in items[:1]:
-        item.config.stash[LEFT_OUT] = True
+    for item in items:
+        if item.path.parent == HERE:
+            item.config.stash[LEFT_OUT] = True
 
 
 def is_whole(request: pytest.FixtureRequest) -> bool:
@@ -51,7 +56,7 @@ def is_whole(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session")
 def heard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the audit logs of clusters that are gone."""
+    """A folder for copies of the audit log."""
     return tmp_path_factory.mktemp("heard")
 
 
@@ -59,21 +64,30 @@ def keep_heard(stage: Stage, folder: Path) -> None:
     """Keeps what the API server of a cluster has heard; one made by kind has no such log."""
     if isinstance(stage.cluster, Node):
         for path in (stage.cluster.state / "log").glob("audit*.log"):
-            shutil.copy(path, folder / f"{stage.name}-{path.name}")
+            # One that was kept earlier may hold what has been rotated away since.
+            earlier = len(list(folder.iterdir()))
+            shutil.copy(path, folder / f"{earlier}-{path.name}")
 
 
 @pytest.fixture(scope="session")
-def stage() -> Iterator[Stage]:
-    """A cluster with everything on it, and claims in a namespace."""
-    made = Stage("gpujob-data")
+def cluster() -> Iterator[Stage]:
+    """A cluster with the simulator on it, which keeps all requests; the chart is not installed."""
+    made = Stage("gpujob-e2e")
     made.down()
     try:
-        made.up()
-        for name in ("results", "state", "logs"):
-            made.apply(_claim(name))
+        made.start(f"--record={RECORD}")
         yield made
     finally:
         made.down()
+
+
+@pytest.fixture(scope="session")
+def stage(cluster: Stage) -> Stage:
+    """The cluster with the chart installed, and claims in a namespace."""
+    cluster.install()
+    for name in ("results", "state", "logs"):
+        cluster.apply(_claim(name))
+    return cluster
 
 
 def _claim(name: str) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def on_claim(stage: Stage, claim: str, script: str) -> str:
         }
     )
     done = "--for=jsonpath={.status.phase}=Succeeded"
-    stage.kubectl("wait", "pod/look", "-n", "demo", done, "--timeout=120s")
+    stage.kubectl("wait", "pod/look", "-n", "demo", done, "--timeout=240s")
     printed = stage.kubectl("logs", "look", "-n", "demo")
     stage.kubectl("delete", "pod", "look", "-n", "demo", "--grace-period=1")
     return printed
@@ -141,8 +141,8 @@ def test_a_log_is_whole_although_drivers_die_and_the_line_is_cut(
             command = ("exec", "-n", "demo", pod, "--", "/usr/bin/python3", "-c", end)
             subprocess.run(stage.command("kubectl", *command), capture_output=True, check=False)
         if number < cuts and isinstance(stage.cluster, Node):
-            stage.kubectl("wait", f"pod/{pod}", "-n", "demo", "--for=create", "--timeout=60s")
-            stage.kubectl("wait", f"pod/{pod}", "-n", "demo", READY, "--timeout=60s")
+            stage.kubectl("wait", f"pod/{pod}", "-n", "demo", "--for=create", "--timeout=240s")
+            stage.kubectl("wait", f"pod/{pod}", "-n", "demo", READY, "--timeout=240s")
             time.sleep(2)
             _Line(stage, pod).cut(25 if whole else 5)
     stage.kubectl("exec", "-n", "vastsim", "vastsim", "--", "/bin/touch", "/tmp/go")
@@ -256,7 +256,7 @@ def test_a_port_of_the_workload_is_reached_through_its_service(stage: Stage) -> 
         "        time.sleep(0.3)\n"
     )
     assert on_claim(stage, "logs", ask).strip() == "b'from the machine'"
-    stage.kubectl("delete", "gpujob", "serves", "-n", "demo", "--timeout=60s")
+    stage.kubectl("delete", "gpujob", "serves", "-n", "demo", "--timeout=240s")
 
 
 def test_a_driver_that_can_not_start_costs_nothing(stage: Stage) -> None:
@@ -269,7 +269,7 @@ def test_a_driver_that_can_not_start_costs_nothing(stage: Stage) -> None:
     stage.kubectl("apply", "-f", "-", text=json.dumps(job("no-claim", "0", data=claims)))
     for name, words in (("no-secret", 'secret "nowhere" not found'), ("no-claim", "nowhere")):
         eventually(stage, name, partial(says, words))
-        stage.kubectl("delete", "gpujob", name, "-n", "demo", "--timeout=60s")
+        stage.kubectl("delete", "gpujob", name, "-n", "demo", "--timeout=240s")
 
     assert len(stage.ledger()) == before
 
@@ -288,13 +288,13 @@ def test_an_image_that_is_not_there_costs_nothing(stage: Stage) -> None:
 
     def use(name: str) -> None:
         stage.kubectl("set", "env", *controller, f"GPUJOB_DRIVER_IMAGE={name}")
-        stage.kubectl("rollout", "status", *controller, "--timeout=120s")
+        stage.kubectl("rollout", "status", *controller, "--timeout=240s")
 
     use("localhost/nowhere:1")
     try:
         stage.kubectl("apply", "-f", "-", text=json.dumps(job("no-image", "0")))
         eventually(stage, "no-image", partial(says, "localhost/nowhere:1"))
-        stage.kubectl("delete", "gpujob", "no-image", "-n", "demo", "--timeout=60s")
+        stage.kubectl("delete", "gpujob", "no-image", "-n", "demo", "--timeout=240s")
     finally:
         use(image)
 

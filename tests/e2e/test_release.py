@@ -17,7 +17,7 @@ CHART = str(ROOT / "helm/gpujob")
 RELEASE = ("gpujob", "-n", "gpujob-system")
 VALUES = f"--values={PARTS / 'values.yaml'}"
 WAIT = ("--wait", "--timeout=180s")
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 240
 
 UNTIL_TOLD = "import os, time\nwhile not os.path.exists('/tmp/released'): time.sleep(0.2)\n"
 JOB: Object = {
@@ -143,7 +143,7 @@ def _uninstall(stage: Stage, watched: Watched) -> None:
 def _is_back(stage: Stage, watched: Watched) -> None:
     """A controller leads, and the API server asks its webhook."""
     for name in ("gpujob", "gpujob-server"):
-        waiting = ("rollout", "status", f"deployment/{name}", "--timeout=120s")
+        waiting = ("rollout", "status", f"deployment/{name}", "--timeout=240s")
         stage.kubectl(*waiting, "-n", "gpujob-system")
     eventually("the webhook refuses", lambda: "RTX 4090" in _told_of_a_wrong_job(stage))
     eventually("one leads", lambda: _leads(stage))
@@ -207,4 +207,4 @@ def test_a_job_outlives_every_change_of_the_release(stage: Stage) -> None:
     # Told so, the controller cleans up.
     job = ("gpujob", "outlives", "-n", "demo")
     stage.kubectl("patch", *job, "--type=merge", "-p", '{"spec":{"ttlSecondsAfterFinished":0}}')
-    stage.kubectl("wait", "--for=delete", *job, "--timeout=60s")
+    stage.kubectl("wait", "--for=delete", *job, "--timeout=240s")

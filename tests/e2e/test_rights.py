@@ -1,6 +1,6 @@
 """No right that nobody uses: what the chart grants, less what the end-to-end tests asked for.
 
-Reads the audit logs of all clusters, so it comes last, and is for whole runs only.
+Reads the audit log of the cluster, so it comes last, and is for whole runs only.
 """
 
 import itertools
@@ -60,7 +60,7 @@ UNSEEN = {
 
 
 def test_every_right_is_used(stage: Stage, heard: Path, request: pytest.FixtureRequest) -> None:
-    """In the logs of the API servers; what is not there has its reason above."""
+    """In the log of the API server; what is not there has its reason above."""
     if not isinstance(stage.cluster, Node):
         pytest.skip("a cluster made by kind writes no audit log")
     if not is_whole(request):

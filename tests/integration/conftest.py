@@ -1,13 +1,18 @@
-"""One control plane for all tests; a simulator, an operator and a namespace for each."""
+"""One control plane for each worker; what runs on it is a test's own, or shared by many.
+
+A test that disturbs neither the operator nor the market says so by `@pytest.mark.shared_world`: its
+`world` is a namespace of its own, on an operator and a simulator that go on after it. Any other
+test that asks for a `world` gets all of it fresh.
+"""
 
 import json
 import statistics
 import subprocess
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +104,15 @@ class World:
         token = self.kubectl("create", "token", "scraper", *system).strip()
         return self.operator.probe("metrics", token)[1]
 
+    def await_listings(self, count: int) -> None:
+        """Waits until the operator has asked for its machines so often again: it has had time."""
+
+        def listings() -> int:
+            return sum(one["path"] == "/api/v1/instances/" for one in self.simulator.requests())
+
+        before = listings()
+        eventually(f"{count} more listings", lambda: listings() >= before + count)
+
     def await_released(self) -> None:
         """Waits until the simulator has nothing rented."""
         eventually("nothing is rented", lambda: not self.simulator.living())
@@ -114,13 +128,39 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves what takes long to a run that takes all of it."""
-    if config.getoption("chaos"):
-        return
+    """Leaves out what takes long, unless it was asked for, and puts first what shares a world."""
     for item in items:
-        if item.get_closest_marker("at_length"):
+        if item.get_closest_marker("at_length") and not config.getoption("chaos"):
             item.add_marker(pytest.mark.skip(reason="takes long: by hack/chaos"))
+    sharing = [item for item in items if item.get_closest_marker("shared_world")]
+    sizes = Counter(item.path for item in sharing)
+    groups = dict.fromkeys(map("shared world {}".format, range(1, SHARED_WORLDS + 1)), 0)
+    group_of = {}
+    for path, size in sorted(sizes.items(), key=lambda one: (-one[1], one[0])):
+        group_of[path] = min(groups, key=lambda group: groups[group])
+        groups[group_of[path]] += size
+    for item in sharing:
+        # Else any two of them might run on different workers, each with a world to start.
+        item.add_marker(pytest.mark.xdist_group(group_of[item.path]))
+    items.sort(key=lambda item: item not in set(sharing))
 
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Notes which tests have failed, for what they have shared."""
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+SHARED_WORLDS = 3
+"""As many workers can have one at once."""
 
 FIGURES = pytest.StashKey[list[tuple[str, ...]]]()
 COLUMNS = ("what", "times", "rents", "per attempt", "orphans", "left", "seconds until clean")
@@ -197,7 +237,7 @@ def control_plane(state: Path) -> Iterator[ControlPlane]:
         chosen = [one for one in documents if one["kind"] in wanted]
         listed = {"apiVersion": "v1", "kind": "List", "items": chosen}
         kubectl("apply", "--server-side", "-f", "-", text=json.dumps(listed))
-        kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s")
         eventually("the policies are in force", lambda: _is_held(kubectl))
         yield running
 
@@ -259,18 +299,99 @@ def staged(
             if operator.runs:
                 operator.stop()
             pods.stop()
-            # What one test's market did to its machines is nothing to the next test's.
-            book = ("configmap", "gpujob-machines", "-n", "gpujob-system")
-            kubectl("delete", *book, "--ignore-not-found")
+            forget_machines(kubectl)
             print(f"--- operator's log\n{operator.log[-20000:]}")
             print(f"--- drivers' logs\n{pods.logs()[-5000:]}")
 
 
+def forget_machines(kubectl: Kubectl) -> None:
+    """What one market did to its machines is nothing to the next one's."""
+    book = ("configmap", "gpujob-machines", "-n", "gpujob-system")
+    kubectl("delete", *book, "--ignore-not-found")
+
+
+class SharedWorld:
+    """A simulator, an operator and a pod runner for many tests, one after the other."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+        self._running: World | None = None
+
+    def _start(self, plane: ControlPlane) -> World:
+        folder = self._factory.mktemp("shared")
+        kubectl = Kubectl(plane, plane.kubeconfig)
+        simulator = Simulator(folder)
+        simulator.start()
+        config = operators_config(plane, folder / "operator.kubeconfig")
+        operator = Operator(folder, config, simulator.url)
+        pods = PodRunner(kubectl, folder / "pods")
+        self._running = World(plane, kubectl, simulator, operator, pods, "", folder)
+        operator.start()
+        pods.start()
+        return self._running
+
+    def close(self) -> None:
+        """Ends it, if it runs; the next test that shares one starts another."""
+        if self._running is not None:
+            if self._running.operator.runs:
+                self._running.operator.stop()
+            self._running.pods.stop()
+            self._running.simulator.stop()
+            forget_machines(self._running.kubectl)
+            self._running = None
+
+    @contextmanager
+    def of(self, plane: ControlPlane, test: pytest.Item, folder: Path) -> Iterator[World]:
+        """A namespace in it for one test; afterwards nothing of the test is left in it."""
+        shared = self._running or self._start(plane)
+        shared.simulator.turn_the_page()
+        logged = len(shared.operator.log)
+        with fresh_namespace(shared.kubectl) as namespace:
+            shared.pods.namespace = namespace
+            yield replace(shared, namespace=namespace, let_go_file=folder / "go")
+            print(f"--- operator's log\n{shared.operator.log[logged:][-20000:]}")
+            print(f"--- drivers' logs\n{shared.pods.logs()[-5000:]}")
+            try:
+                self._clear(shared, namespace)
+            except BaseException:
+                self.close()
+                raise
+        if FAILED in test.stash:
+            # Whatever was wrong is not to become the next test's.
+            self.close()
+
+    def _clear(self, shared: World, namespace: str) -> None:
+        shared.simulator.faults()
+        shared.kubectl("delete", "gpujobs", "--all", "-n", namespace, "--wait=false")
+        left = ("gpujobs,gpunodes", "-n", namespace)
+        eventually("the test's jobs are gone", lambda: not shared.kubectl.items(*left))
+        shared.await_released()
+        eventually("the operator is ready", lambda: shared.operator.probe("readyz")[0] == 200)
+
+
 @pytest.fixture(scope="session")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane for all tests."""
+def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedWorld]:
+    """What the tests of this worker share; it starts with the first of them."""
+    made = SharedWorld(tmp_path_factory)
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def _alone(request: pytest.FixtureRequest, shared_world: SharedWorld) -> None:
+    """No operator that tests share is there for a test that does not share it."""
+    if not request.node.get_closest_marker("shared_world"):
+        shared_world.close()
+
+
+@pytest.fixture(scope="session")
+def plane(
+    tmp_path_factory: pytest.TempPathFactory, shared_world: SharedWorld
+) -> Iterator[ControlPlane]:
+    """The control plane of this worker."""
     with control_plane(tmp_path_factory.mktemp("plane") / "state") as running:
         yield running
+        shared_world.close()
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +440,14 @@ def stage(plane: ControlPlane, tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def world(stage: World) -> World:
-    """A running simulator, operator and pod runner."""
-    stage.operator.start()
-    return stage
+def world(
+    request: pytest.FixtureRequest, plane: ControlPlane, tmp_path: Path, shared_world: SharedWorld
+) -> Iterator[World]:
+    """A running simulator, operator and pod runner: the test's own, or those that many share."""
+    if request.node.get_closest_marker("shared_world"):
+        with shared_world.of(plane, request.node, tmp_path) as made:
+            yield made
+    else:
+        own: World = request.getfixturevalue("stage")
+        own.operator.start()
+        yield own

@@ -6,12 +6,10 @@ driver pods: it runs the driver as a process with the pod's environment, key and
 """
 
 import base64
-import http.client
 import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -21,16 +19,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
+from tests.integration.reader import Reader, connect
 
 from localcluster.control_plane import ControlPlane, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "canary-4f1d6c0b9a8e7d6c5b4a39281706f5e4"
 AUDIENCE = "gpujob.dev/transport"
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 240.0
 """How long a state is waited for; only a broken one takes so long."""
 
 LIMITS = {
@@ -74,6 +72,7 @@ class Kubectl:
         self._program = str(plane.bin / "kubectl")
         self.kubeconfig = kubeconfig
         self._home = kubeconfig.parent / "kubectl-cache"
+        self._reader = Reader(kubeconfig)
 
     def run(self, *arguments: str, text: str = "") -> "subprocess.CompletedProcess[str]":
         """Runs it, whatever comes of it."""
@@ -93,15 +92,16 @@ class Kubectl:
 
     def get(self, kind: str, name: str, namespace: str) -> Object | None:
         """Returns an object, None if there is none or no answer."""
-        done = self.run("get", kind, name, "-n", namespace, "-o", "json")
-        found: Object | None = json.loads(done.stdout) if done.returncode == 0 else None
-        return found
+        return self._reader.get(kind, name, namespace)
 
-    def items(self, kind: str, *arguments: str) -> list[Object]:
-        """Returns objects."""
-        done = self.run("get", kind, *arguments, "-o", "json")
-        found: list[Object] = json.loads(done.stdout)["items"] if done.returncode == 0 else []
-        return found
+    def items(self, kinds: str, *where: str) -> list[Object]:
+        """Returns objects; `where` is `-A` or `-n` and a namespace, and perhaps `-l` and labels."""
+        given = dict(zip(where[::2], where[1::2], strict=True)) if where != ("-A",) else {}
+        return self._reader.items(kinds, given.get("-n", ""), given.get("-l", ""))
+
+    def listing(self, kind: str, labels: str) -> list[Object] | None:
+        """Returns the objects of all namespaces with these labels; None if there is no answer."""
+        return self._reader.listing(kind, labels=labels)
 
     def apply(self, manifest: Object) -> None:
         """Applies an object."""
@@ -130,25 +130,12 @@ class DryRuns:
     """
 
     def __init__(self, plane: ControlPlane) -> None:
-        config = yaml.safe_load(plane.kubeconfig.read_text())
-        user, cluster = config["users"][0]["user"], config["clusters"][0]["cluster"]
-        url = urlsplit(cluster["server"])
-        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
-        context = ssl.create_default_context(cadata=authority)
-        folder = plane.kubeconfig.parent
-        chain, key = folder / "client.crt", folder / "client.key"
-        chain.write_bytes(base64.b64decode(user["client-certificate-data"]))
-        key.touch(mode=0o600)
-        key.write_bytes(base64.b64decode(user["client-key-data"]))
-        context.load_cert_chain(chain, key)
-        self._connection = http.client.HTTPSConnection(
-            str(url.hostname), url.port, context=context, timeout=30
-        )
+        self._connection, self._headers = connect(plane.kubeconfig)
 
     def refusals(self, manifest: Object, *, validation: str = "Strict") -> list[str]:
         """Returns what it holds against a GpuJob."""
         path = "/apis/gpujob.dev/v1alpha1/namespaces/default/gpujobs"
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"} | self._headers
         query = f"?dryRun=All&fieldValidation={validation}"
         self._connection.request("POST", path + query, json.dumps(manifest), headers)
         with self._connection.getresponse() as response:
@@ -197,7 +184,7 @@ class Process:
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
-            return self._process.wait(timeout=45)
+            return self._process.wait(timeout=120)
         except subprocess.TimeoutExpired:
             self.kill()
             raise
@@ -218,12 +205,14 @@ class Simulator:
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: Process | None = None
         self._strangers: set[int] = set()
+        self._earlier: set[int] = set()
+        self._earlier_requests = 0
 
     def start(self, *, list_lag_seconds: float = 0.4) -> None:
         """Starts it with a fresh market, on its old port."""
         command = [sys.executable, "-m", "vastsim", "--port", str(self._port), "--seed", "1"]
         command += ["--boot-seconds", "0.3", "0.6", "--list-lag-seconds", str(list_lag_seconds)]
-        self._strangers = set()
+        self._strangers, self._earlier, self._earlier_requests = set(), set(), 0
         log = self._folder / "simulator.log"
         self._process = Process(
             log, command, environment(VASTSIM_API_KEY=KEY, TMPDIR=str(self._folder))
@@ -239,9 +228,15 @@ class Simulator:
         """Asks for faults, in place of those asked for before."""
         self.ask("PUT", "faults", wanted)
 
+    def turn_the_page(self) -> None:
+        """From now on shows only leases and requests that come from now on."""
+        self._earlier = {one["id"] for one in self._everything()}
+        self._earlier_requests += len(self.requests())
+
     def ledger(self) -> list[Object]:
-        """Returns every lease there ever was, but for strangers'."""
-        return [one for one in self._everything() if one["id"] not in self._strangers]
+        """Returns every lease since the page was turned, but for strangers'."""
+        hidden = self._strangers | self._earlier
+        return [one for one in self._everything() if one["id"] not in hidden]
 
     def _everything(self) -> list[Object]:
         leases: list[Object] = self.ask("GET", "ledger")["leases"]
@@ -270,9 +265,9 @@ class Simulator:
         return [lease for lease in self.ledger() if lease["state"] != "destroyed"]
 
     def requests(self) -> list[Object]:
-        """Returns every request that came."""
+        """Returns every request that came since the page was turned."""
         found: list[Object] = self.ask("GET", "requests")["requests"]
-        return found
+        return found[self._earlier_requests :]
 
     def rents(self) -> int:
         """Returns how many rent requests came."""
@@ -563,6 +558,8 @@ class PodRunner:
         self._names: dict[str, tuple[str, str]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self.namespace = ""
+        """Whose logs are shown; empty = those of all."""
 
     def start(self) -> None:
         """Begins to look for pods."""
@@ -576,28 +573,32 @@ class PodRunner:
             if driver.poll() is None:
                 driver.kill()
 
+    def files(self, name: str) -> list[Path]:
+        """Returns the files of this name that the shown pods have been given."""
+        shown = [uid for uid, (at, _) in self._names.items() if self.namespace in ("", at)]
+        return [self._folder / uid / name for uid in shown]
+
     def log(self, pod_name: str) -> str:
         """Returns what the drivers of pods of this name have printed, one after the other."""
         texts = [
             (self._folder / uid / "log").read_text()
-            for uid, (_, name) in self._names.items()
-            if name == pod_name
+            for uid, (namespace, name) in self._names.items()
+            if name == pod_name and self.namespace in ("", namespace)
         ]
         return "".join(texts)
 
     def logs(self) -> str:
         """Returns what all drivers have printed, for people."""
-        names = sorted({name for _, name in self._names.values()})
+        shown = [one for one in self._names.values() if self.namespace in ("", one[0])]
+        names = sorted({name for _, name in shown})
         return "".join(f"{name}:\n{self.log(name)}" for name in names)
 
     def _run(self) -> None:
         while not self._stop.wait(0.2):
-            done = self._kubectl.run(
-                *("get", "pods", "-A", "-l", "app.kubernetes.io/component=driver", "-o", "json")
-            )
-            if done.returncode != 0:
+            seen = self._kubectl.listing("pods", "app.kubernetes.io/component=driver")
+            if seen is None:
                 continue
-            pods = {pod["metadata"]["uid"]: pod for pod in json.loads(done.stdout)["items"]}
+            pods = {pod["metadata"]["uid"]: pod for pod in seen}
             for uid, pod in pods.items():
                 if uid not in self._drivers and "deletionTimestamp" not in pod["metadata"]:
                     self._start(uid, pod)
@@ -628,8 +629,6 @@ class PodRunner:
         folder = self._folder / uid
         folder.mkdir(parents=True)
         (folder / "token").write_text(token.stdout)
-        import base64
-
         key = folder / "key"
         key.touch(mode=0o600)
         key.write_bytes(base64.b64decode(secret["data"]["id_ed25519"]))

@@ -33,6 +33,9 @@ from tests.integration.test_bad_input import manifest
 from localcluster import binaries
 from localcluster.control_plane import ControlPlane
 
+# One server, or more, serve all tests of this module.
+pytestmark = pytest.mark.xdist_group("admission")
+
 CONFIGURATION = "gpujob-system-gpujob"
 OVERLAP_SECONDS = 2
 LIFE_SECONDS = 60
@@ -102,7 +105,7 @@ def cast(module_cast: Cast) -> Iterator[Cast]:
     """The same for all tests here; each leaves the namespace empty."""
     yield module_cast
     world = module_cast.world
-    world.kubectl("delete", "gpujobs", "--all", "-n", world.namespace, "--timeout=60s")
+    world.kubectl("delete", "gpujobs", "--all", "-n", world.namespace, "--timeout=240s")
 
 
 def _install(kubectl: Kubectl, port: int) -> None:
@@ -187,7 +190,7 @@ def test_without_the_operator_nothing_new_begins_and_nobody_is_locked_out(
     kubectl("patch", "gpujob", "kept", *here, *patch, finalizers)
     assert world.job("kept") == {}
     # With foreground deletion, its GpuNode goes first.
-    kubectl("delete", "gpujob", "done", *here, "--cascade=foreground", "--timeout=30s")
+    kubectl("delete", "gpujob", "done", *here, "--cascade=foreground", "--timeout=240s")
     assert kubectl.get("gpunode", "done-0-1", world.namespace) is None
     assert len(world.simulator.ledger()) == rented
 

@@ -207,17 +207,6 @@ def test_a_leader_that_dies_at_the_worst_moment(chaos: Chaos, scale: Scale, poin
     scale.note(f"leader killed {point}", world.simulator, chaos.orphans(), seconds)
 
 
-def listings(world: World) -> int:
-    """Returns how often the provider was asked for its machines."""
-    return sum(one["path"] == "/api/v1/instances/" for one in world.simulator.requests())
-
-
-def await_listings(world: World, count: int) -> None:
-    """Waits until the provider was asked so often again."""
-    before = listings(world)
-    eventually(f"{count} more listings", lambda: listings(world) >= before + count)
-
-
 def stays(seconds: float, what: str, look: Callable[[], bool]) -> None:
     """Asserts that something stays true for so long: an outage has a length."""
     until = time.monotonic() + seconds
@@ -331,7 +320,7 @@ def test_a_machine_without_its_marks_is_not_called_absent(chaos: Chaos, scale: S
     world.simulator.faults(null_marks={"count": -1})
     job, _ = chaos.rent_without_an_answer("train")
     world.await_reason("train", "RentUnanswered")
-    await_listings(world, 60)
+    world.await_listings(60)
     assert len(world.simulator.of(job)) == 1
     assert world.condition("train", "Ready")["reason"] == "RentUnanswered"
     world.simulator.faults()
@@ -460,7 +449,7 @@ def test_two_clusters_on_one_account(chaos: Chaos, scale: Scale, tmp_path: Path)
 
             eventually("all jobs are complete", all_complete, RECOVERY_SECONDS)
             # Some sweeps later it is still so.
-            await_listings(world, 10)
+            world.await_listings(10)
         finally:
             operator.stop()
         their_job = other.job("theirs")
@@ -573,7 +562,7 @@ def test_another_accounts_key(chaos: Chaos, scale: Scale, how: str) -> None:
     world.await_reason("train", "AccountChanged")
     world.apply_job("second", command=["true"])
     world.await_reason("second", "AccountChanged")
-    await_listings(world, 20)
+    world.await_listings(20)
     (node,) = world.kubectl.items("gpunodes", "-n", world.namespace)
     assert node["metadata"]["finalizers"]
     assert "releasedAt" not in node["status"]

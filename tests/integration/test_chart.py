@@ -33,7 +33,7 @@ def foreign(kubectl: Kubectl) -> Iterator[None]:
     kinds = [_any_kind(plural, *group_and_kind) for plural, group_and_kind in FOREIGN.items()]
     kubectl("apply", "-f", "-", text=json.dumps(_list(kinds)))
     names = [f"crd/{one['metadata']['name']}" for one in kinds]
-    kubectl("wait", "--for=condition=Established", *names, "--timeout=60s")
+    kubectl("wait", "--for=condition=Established", *names, "--timeout=240s")
     yield
     kubectl("delete", *names)
 

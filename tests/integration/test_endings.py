@@ -15,6 +15,7 @@ def _suspend(world: World) -> None:
     world.kubectl(*target, '{"spec":{"suspend":true}}')
 
 
+@pytest.mark.shared_world
 @pytest.mark.parametrize(
     ("reason", "spec", "deed"),
     [
@@ -36,6 +37,7 @@ def test_a_workload_that_is_stopped_saves_what_it_has(
     assert world.simulator.living() == []
 
 
+@pytest.mark.shared_world
 def test_a_workload_that_does_not_end_is_not_paid_for_long(world: World) -> None:
     """It is killed after its grace; run seconds are up to that."""
     stubborn = ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"]
@@ -47,6 +49,7 @@ def test_a_workload_that_does_not_end_is_not_paid_for_long(world: World) -> None
     assert world.simulator.living() == []
 
 
+@pytest.mark.shared_world
 @pytest.mark.at_length
 def test_gpus_that_stand_idle_end_the_job(world: World) -> None:
     """Only if the job says so; the condition gives the evidence."""
@@ -59,6 +62,7 @@ def test_gpus_that_stand_idle_end_the_job(world: World) -> None:
     assert world.simulator.living() == []
 
 
+@pytest.mark.shared_world
 def test_what_a_workload_says_of_itself_is_shown(world: World) -> None:
     """In the job's status and as a metric."""
     tell = (

@@ -30,6 +30,9 @@ from gpujob.api.transport import SYNC_PATH
 from gpujob.web.listener import HEAD_BYTES_MAX
 from localcluster.control_plane import free_port
 
+# One server, or more, serve all tests of this module.
+pytestmark = pytest.mark.xdist_group("errors")
+
 CLASSES = re.compile(r"\b\w+(Error|Exception|Timeout)\b")
 TOKEN = secrets.token_urlsafe(32)
 JOBS = "/v1/namespaces/default/jobs"

@@ -42,6 +42,7 @@ def api(world: World, tmp_path: Path) -> Iterator[Api]:
         yield served
 
 
+@pytest.mark.shared_world
 def test_an_estimate_is_what_the_job_is_then_told(world: World, api: Api) -> None:
     """Nothing is stored or rented for it; the job's own bound and offer are the same."""
     told = api("POST", ESTIMATES, body())
@@ -91,6 +92,7 @@ def test_when_the_market_or_the_controller_is_silent(world: World, api: Api) -> 
     assert "no answer" in line
 
 
+@pytest.mark.shared_world
 def test_the_controller_answers_the_server_alone(world: World, tmp_path: Path) -> None:
     """Drivers and other accounts learn nothing, and what is no question is told so."""
     question = json.dumps({"version": 1, "spec": SPEC}).encode()

@@ -1,4 +1,7 @@
-"""What goes wrong around the operator: nothing is lost, nothing is rented twice, none is left."""
+"""What goes wrong around the operator: nothing is lost, nothing is rented twice, none is left.
+
+Crashes of the operator and outages of the API server and the provider are in test_chaos.py.
+"""
 
 import json
 from datetime import UTC, datetime
@@ -8,6 +11,7 @@ from tests.integration.conftest import World
 from tests.integration.parts import eventually
 
 
+@pytest.mark.shared_world
 def test_a_lost_answer_is_adopted(world: World) -> None:
     """The machine that was rented under a lost answer is found by its mark and used."""
     world.simulator.faults(rent_answer_lost={"count": 1})
@@ -19,6 +23,7 @@ def test_a_lost_answer_is_adopted(world: World) -> None:
     assert job["status"]["attempt"] == 1
 
 
+@pytest.mark.shared_world
 def test_a_request_that_was_not_accepted_is_proved_so(world: World) -> None:
     """Complete listings show that nothing was rented; only then a new attempt rents."""
     world.simulator.faults(rent_not_accepted={"count": 1})
@@ -33,6 +38,7 @@ def test_a_request_that_was_not_accepted_is_proved_so(world: World) -> None:
     assert world.simulator.rents() == 2
 
 
+@pytest.mark.shared_world
 def test_an_offer_that_is_gone_costs_nothing(world: World) -> None:
     """A refused request is no machine; another offer is taken."""
     world.simulator.faults(offer_gone={"count": 1})
@@ -102,6 +108,7 @@ def test_a_machine_that_never_boots_is_given_back(world: World) -> None:
     assert world.simulator.living() == []
 
 
+@pytest.mark.shared_world
 def test_an_ignored_destroy_is_repeated_until_it_is_true(world: World) -> None:
     """A good answer to a destroy proves nothing."""
     world.simulator.faults(destroy_ignored={"count": 3})
@@ -111,6 +118,7 @@ def test_an_ignored_destroy_is_repeated_until_it_is_true(world: World) -> None:
     assert world.simulator.living() == []
 
 
+@pytest.mark.shared_world
 @pytest.mark.parametrize("fault", ["server_error", "html", "hang", "wrong_key"])
 def test_a_market_that_does_not_answer_is_waited_for(world: World, fault: str) -> None:
     """500, a web page, silence or a refused key: nothing is rented, no job fails, it heals."""
@@ -124,24 +132,12 @@ def test_a_market_that_does_not_answer_is_waited_for(world: World, fault: str) -
     world.await_reason("train", "Complete")
 
 
-def test_a_provider_that_is_down_is_waited_for(world: World) -> None:
-    """Nobody listens: nothing is rented, the job waits and says why, and it heals."""
-    world.simulator.stop()
-    eventually("the operator is not ready", lambda: world.operator.probe("readyz")[0] == 503)
-    world.apply_job("train")
-    world.await_reason("train", "ProviderUnavailable")
-    world.simulator.start()
-    job = world.await_reason("train", "Complete")
-
-    assert len(world.simulator.of(job)) == 1
-
-
-@pytest.mark.parametrize("fault", ["server_error", "wrong_key"])
-def test_nothing_is_taken_for_gone_while_the_provider_fails(world: World, fault: str) -> None:
-    """A running job survives a provider that answers every question wrongly."""
+@pytest.mark.shared_world
+def test_nothing_is_taken_for_gone_while_the_key_is_refused(world: World) -> None:
+    """A running job survives a provider that answers 404 to every question."""
     world.apply_job("train", command=world.waits())
     world.await_reason("train", "Running")
-    world.simulator.faults(**{fault: {"count": -1}})
+    world.simulator.faults(wrong_key={"count": -1})
     eventually("the operator is not ready", lambda: world.operator.probe("readyz")[0] == 503)
     (lease,) = world.simulator.living()
     # A pass over the job and a few failed listings later it is still the same machine.
@@ -155,53 +151,6 @@ def test_nothing_is_taken_for_gone_while_the_provider_fails(world: World, fault:
     job = world.await_reason("train", "Complete")
 
     assert len(world.simulator.of(job)) == 1
-
-
-def test_an_operator_that_is_killed_while_it_rents_goes_on(world: World) -> None:
-    """The answer is lost, the process is killed: its successor adopts the one machine."""
-    world.simulator.faults(rent_answer_lost={"count": 1})
-    world.apply_job("train")
-    eventually("the machine is rented", world.simulator.ledger)
-    world.operator.kill()
-    world.operator.start()
-    job = world.await_reason("train", "Complete")
-
-    assert len(world.simulator.of(job)) == 1
-    assert world.simulator.rents() == 1
-    assert world.simulator.living() == []
-
-
-def test_an_operator_that_is_killed_while_a_job_runs_goes_on(world: World) -> None:
-    """The workload runs through; its output is complete, its machine is given back."""
-    world.apply_job("train", command=world.waits("echo one", "echo two"))
-    world.await_reason("train", "Running")
-    world.operator.kill()
-    world.operator.start()
-    world.let_go()
-    job = world.await_reason("train", "Complete")
-
-    assert len(world.simulator.of(job)) == 1
-    log = world.pods.log("train-0-1-driver")
-    assert (log.count("one\n"), log.count("two\n")) == (1, 1)
-
-
-def test_an_api_server_that_restarts_while_a_job_runs_loses_nothing(world: World) -> None:
-    """The same machine finishes the job."""
-    world.apply_job("train", command=world.waits())
-    world.await_reason("train", "Running")
-    world.plane.kill_apiserver()
-    world.plane.up()
-    world.let_go()
-
-    def complete() -> bool:
-        if not world.operator.runs:
-            # Without its lock or its watch it ends; a Deployment starts it again.
-            world.operator.start()
-        return world.condition("train", "Complete").get("status") == "True"
-
-    eventually("the job is complete", complete)
-    assert len(world.simulator.of(world.job("train"))) == 1
-    assert world.simulator.living() == []
 
 
 def test_a_fuse_holds_while_the_api_server_is_away(world: World) -> None:
@@ -233,6 +182,7 @@ def test_a_fuse_holds_while_the_api_server_is_away(world: World) -> None:
     assert float(lease["total_usd"]) <= float(job["spec"]["cost"]["ceiling"])
 
 
+@pytest.mark.shared_world
 def test_a_deleted_driver_pod_is_replaced_and_the_machine_kept(world: World) -> None:
     """The next driver takes up the running workload; nothing runs twice."""
     world.apply_job("train", command=world.waits("echo start", "echo end"))
@@ -252,6 +202,7 @@ def test_a_deleted_driver_pod_is_replaced_and_the_machine_kept(world: World) -> 
     assert "end\n" in world.pods.log("train-0-1-driver")
 
 
+@pytest.mark.shared_world
 def test_a_force_deleted_node_is_searched_and_charged_in_full(world: World) -> None:
     """Its machine is destroyed, its reservation counts as spent, and the job goes on."""
     world.apply_job("train", command=["sh", "-c", "sleep 30"], cost={"ceiling": "2.00"})

@@ -19,6 +19,9 @@ from tests.integration.proxy import proxy
 
 from localcluster.control_plane import ControlPlane, free_port
 
+# One server, or more, serve all tests of this module.
+pytestmark = pytest.mark.xdist_group("http api")
+
 
 @pytest.fixture
 def api(module_api: Api) -> Iterator[Api]:

@@ -8,6 +8,7 @@ BID = {"type": "Interruptible"}
 COUNTED = "echo x >> $HOME/runs; echo run $(cat $HOME/runs | wc -l)"
 
 
+@pytest.mark.shared_world
 def test_a_machine_that_is_taken_away_and_comes_back_goes_on(world: World) -> None:
     """The same machine, with its disk; the workload is started once more, and by one driver."""
     world.apply_job("train", command=world.waits(COUNTED), market=BID)
@@ -42,6 +43,7 @@ def test_a_machine_that_does_not_come_back_is_replaced(world: World) -> None:
     eventually("nothing is left", lambda: world.simulator.living() == [])
 
 
+@pytest.mark.shared_world
 def test_a_bid_is_cheaper_and_is_what_is_paid(world: World) -> None:
     """Of two jobs only one bids, and its rate is what the provider takes."""
     world.apply_job("bid", market=BID)

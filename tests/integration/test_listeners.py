@@ -40,6 +40,9 @@ from gpujob.server.main import probes
 from gpujob.web.listener import http_server
 from localcluster.control_plane import ControlPlane, free_port
 
+# One server, or more, serve all tests of this module.
+pytestmark = pytest.mark.xdist_group("listeners")
+
 JOB = json.dumps({"metadata": {"name": "train"}, "spec": SPEC})
 NO_ROUTES = ("/", "/v1", "/docs", "/metrics", "/healthz", "/v1/jobs/")
 

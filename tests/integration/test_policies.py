@@ -52,7 +52,7 @@ def test_the_ledger_is_written_by_the_operator_alone(world: World) -> None:
         assert words in done.stderr
     kubectl("label", "gpunode", "train-0-1", *here, "team=vision")
     kubectl("annotate", "gpujob", "train", *here, "note=kept")
-    kubectl("delete", "gpunode", "train-0-1", *here, "--timeout=30s")
+    kubectl("delete", "gpunode", "train-0-1", *here, "--timeout=240s")
 
 
 def _writable(pod: Object) -> None:

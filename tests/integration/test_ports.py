@@ -3,6 +3,7 @@
 import json
 import urllib.request
 
+import pytest
 from tests.integration.conftest import World
 from tests.integration.parts import Object, eventually
 
@@ -17,6 +18,7 @@ def service(world: World) -> Object:
     return world.kubectl.get("service", SERVICE, world.namespace) or {}
 
 
+@pytest.mark.shared_world
 def test_a_port_of_the_workload_is_reached_by_its_service(world: World) -> None:
     """From before the machine is rented until the job goes; taken away by hand it is made again."""
     port = free_port()
@@ -49,10 +51,11 @@ def test_a_port_of_the_workload_is_reached_by_its_service(world: World) -> None:
     assert eventually("the workload answers", answer) == 200
     world.kubectl("delete", "service", SERVICE, "-n", world.namespace)
     eventually("it is made again", lambda: service(world))
-    world.kubectl("delete", "gpujob", "serves", "-n", world.namespace, "--timeout=60s")
+    world.kubectl("delete", "gpujob", "serves", "-n", world.namespace, "--timeout=240s")
     eventually("it goes with its job", lambda: not service(world))
 
 
+@pytest.mark.shared_world
 def test_a_service_of_somebody_else_is_left_alone(world: World) -> None:
     """Nothing is rented, and the job says what to do; then it goes on."""
     theirs = {
@@ -72,6 +75,7 @@ def test_a_service_of_somebody_else_is_left_alone(world: World) -> None:
     world.await_reason("serves", "Complete")
 
 
+@pytest.mark.shared_world
 def test_a_quota_for_services_costs_nothing(world: World) -> None:
     """The API server's own words are in the condition."""
     quota = {

@@ -42,6 +42,7 @@ def test_a_bad_machine_is_dropped_and_another_one_works(
     assert paid <= told < paid + 30
 
 
+@pytest.mark.shared_world
 def test_what_a_machine_measured_is_shown(world: World) -> None:
     """kubectl get gpunode -o yaml tells what is paid for."""
     world.apply_job("train")
@@ -55,6 +56,7 @@ def test_what_a_machine_measured_is_shown(world: World) -> None:
     assert told["cudaVersion"]
 
 
+@pytest.mark.shared_world
 @pytest.mark.parametrize("when", ["from the start", "in mid-run"])
 def test_who_answers_in_a_machine_s_place_gets_nothing(world: World, when: str) -> None:
     """Another host key than its log's: the attempt ends, and another machine is taken."""

@@ -1,11 +1,10 @@
 """Drivers' door: only the recorded pod of a node is answered, and only well-formed reports."""
 
 import json
-import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
+import pytest
 from tests.integration.conftest import World
 
 
@@ -24,7 +23,8 @@ def sync(world: World, body: bytes, **headers: str) -> tuple[int, dict[str, str]
             return error.code, dict(error.headers)
 
 
-def test_what_is_answered(world: World, tmp_path: Path) -> None:
+@pytest.mark.shared_world
+def test_what_is_answered(world: World) -> None:
     """A good report is; everything else is refused. Who is answered, test_listeners.py tells."""
     world.apply_job("train", command=["sleep", "60"])
     world.await_reason("train", "Running")
@@ -37,7 +37,7 @@ def test_what_is_answered(world: World, tmp_path: Path) -> None:
         "phase": "Running",
     }
     report = json.dumps(told).encode()
-    (token_file,) = (tmp_path / "pods").glob("*/token")
+    (token_file,) = world.pods.files("token")
     own = f"Bearer {token_file.read_text().strip()}"
 
     assert sync(world, report, Authorization=own)[0] == 200
@@ -61,12 +61,13 @@ def test_what_is_answered(world: World, tmp_path: Path) -> None:
     assert sync(world, report, Authorization=own, Content_Type="text/plain")[0] == 415
 
 
-def test_what_is_replayed_or_overtaken_changes_nothing(world: World, tmp_path: Path) -> None:
+@pytest.mark.shared_world
+def test_what_is_replayed_or_overtaken_changes_nothing(world: World) -> None:
     """An outcome that is older than the driver's last word, whoever repeats it, ends nothing."""
     world.apply_job("train", command=["sleep", "600"])
     world.await_reason("train", "Running")
     node = world.kubectl.get("gpunode", "train-0-1", world.namespace) or {}
-    (token_file,) = (tmp_path / "pods").glob("*/token")
+    (token_file,) = world.pods.files("token")
     own = f"Bearer {token_file.read_text().strip()}"
     ended = {
         "version": 1,
@@ -78,7 +79,7 @@ def test_what_is_replayed_or_overtaken_changes_nothing(world: World, tmp_path: P
     }
     for _ in range(20):
         assert sync(world, json.dumps(ended).encode(), Authorization=own)[0] == 200
-    time.sleep(3)
+    world.await_listings(8)
     assert world.condition("train", "Ready")["reason"] == "Running"
     # The same word as the newest there is would end it: it was heard, not ignored.
     newest = ended | {"session": 2**31 - 1}
@@ -86,11 +87,12 @@ def test_what_is_replayed_or_overtaken_changes_nothing(world: World, tmp_path: P
     world.await_reason("train", "Complete")
 
 
-def test_a_driver_speaks_only_for_its_own_node(world: World, tmp_path: Path) -> None:
+@pytest.mark.shared_world
+def test_a_driver_speaks_only_for_its_own_node(world: World) -> None:
     """With a good token of its own it can say nothing of another job of its namespace."""
     world.apply_job("one", command=["sleep", "600"])
     world.await_reason("one", "Running")
-    (token_file,) = (tmp_path / "pods").glob("*/token")
+    (token_file,) = world.pods.files("token")
     own = f"Bearer {token_file.read_text().strip()}"
     world.apply_job("two", command=["sleep", "600"])
     world.await_reason("two", "Running")
@@ -106,5 +108,5 @@ def test_a_driver_speaks_only_for_its_own_node(world: World, tmp_path: Path) -> 
 
     assert sync(world, json.dumps(ended).encode(), Authorization=own)[0] == 403
     assert sync(world, json.dumps(ended).encode(), Authorization="Bearer x.y.z")[0] == 401
-    time.sleep(2)
+    world.await_listings(5)
     assert world.condition("two", "Ready")["reason"] == "Running"

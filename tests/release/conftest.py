@@ -24,7 +24,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         serving = subprocess.Popen(
             [tool("crane"), "registry", "serve", "--address", address], stdout=log, stderr=log
         )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 urllib.request.urlopen(f"http://{address}/v2/", timeout=5).close()
@@ -40,7 +40,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The operator's image, built from this work tree."""
-    return project_images.build(tmp_path_factory.mktemp("images"), (project_images.OPERATOR,))[0]
+    return project_images.built(tmp_path_factory.mktemp("images"), (project_images.OPERATOR,))[0]
 
 
 @pytest.fixture(scope="session")

@@ -4,40 +4,15 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.x509.oid import NameOID
+import pytest
 
-from localcluster import pki
 from localcluster.images import Image, write_archive, write_layer
 from localcluster.paths import ROOT
 from localcluster.processes import Processes, start_time
-
-
-def test_certificates_are_what_the_cluster_expects(tmp_path: Path) -> None:
-    """Each is issued by its authority; the kubelet's bears the node's name and group."""
-    pki.make(tmp_path, "node-1", ("10.0.0.1",))
-    authority = x509.load_pem_x509_certificate((tmp_path / "ca.crt").read_bytes())
-    for leaf in pki.leaves("node-1", ("10.0.0.1",)):
-        shown = x509.load_pem_x509_certificate((tmp_path / f"{leaf.file}.crt").read_bytes())
-        if leaf.authority == "ca":
-            shown.verify_directly_issued_by(authority)
-    kubelet = x509.load_pem_x509_certificate((tmp_path / "kubelet.crt").read_bytes())
-    (name,) = kubelet.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    (group,) = kubelet.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
-
-    assert (name.value, group.value) == ("system:node:node-1", "system:nodes")
-
-
-def test_certificates_are_kept_over_a_resume(tmp_path: Path) -> None:
-    """New keys would make every issued token worthless."""
-    pki.make(tmp_path, "node-1", ("10.0.0.1",))
-    before = (tmp_path / "sa.key").read_bytes()
-    pki.make(tmp_path, "node-1", ("10.0.0.1",))
-
-    assert (tmp_path / "sa.key").read_bytes() == before
 
 
 def test_an_archive_says_what_is_in_it(tmp_path: Path) -> None:
@@ -79,8 +54,11 @@ def test_the_same_files_make_the_same_layer(tmp_path: Path) -> None:
     assert write_layer(tmp_path / "two", {"x": source}).read_bytes() == first
 
 
-def test_only_the_recorded_process_is_ended(tmp_path: Path) -> None:
+def test_only_the_recorded_process_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pid that is somebody else's by now is left alone."""
+    monkeypatch.setenv("GPUJOB_CACHE", str(tmp_path / "cache"))
     processes = Processes(tmp_path)
     pid = processes.start("sleeper", ["sleep", "1000"])
     other = subprocess.Popen(["sleep", "1000"])
@@ -95,6 +73,49 @@ def test_only_the_recorded_process_is_ended(tmp_path: Path) -> None:
     assert processes.recorded() == {}
     other.kill()
     other.wait()
+
+
+COMPILER = """#!/bin/sh
+[ "$1" = env ] && { echo go1.26.6; exit; }
+echo "$*" >> "$STUB_LOG"
+until [ -e "$STUB_LOG.go" ]; do sleep 0.05; done
+while [ "$1" != -o ]; do shift; done
+touch "$2"
+"""
+BUILD = """
+from localcluster import binaries
+print("begins", flush=True)
+binaries.ensure((binaries.Program("one", "k8s", "example.com/one"),))
+"""
+
+
+def test_what_two_processes_need_at_once_is_built_once(tmp_path: Path) -> None:
+    """The second waits for the first; it takes minutes and gigabytes otherwise."""
+    tools, log = tmp_path / "bin", tmp_path / "log"
+    tools.mkdir()
+    (tools / "go").write_text(COMPILER)
+    (tools / "go").chmod(0o755)
+    settings = {
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "hack"),
+        "GPUJOB_CACHE": str(tmp_path / "cache"),
+        "STUB_LOG": str(log),
+    }
+    builders = [
+        subprocess.Popen(
+            [sys.executable, "-c", BUILD], stdout=subprocess.PIPE, text=True, env=settings
+        )
+        for _ in range(2)
+    ]
+    for builder in builders:
+        assert builder.stdout is not None
+        assert builder.stdout.readline() == "begins\n"
+    (tmp_path / "log.go").touch()
+    for builder in builders:
+        builder.communicate()
+
+    assert [builder.returncode for builder in builders] == [0, 0]
+    assert len(log.read_text().splitlines()) == 1
 
 
 STUB = """#!/bin/sh
@@ -121,6 +142,7 @@ def test_with_an_engine_it_is_kind(tmp_path: Path) -> None:
     script = (
         "from pathlib import Path\n"
         "from localcluster import binaries, kind\n"
+        "binaries.ensure = lambda programs: print(*(program.name for program in programs))\n"
         "assert kind.engine() == 'docker'\n"
         "cluster = kind.Kind('mine')\n"
         "cluster.up(); cluster.up()\n"
@@ -138,6 +160,7 @@ def test_with_an_engine_it_is_kind(tmp_path: Path) -> None:
         | {
             "PATH": f"{tools}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT / "hack"),
+            "GPUJOB_CACHE": str(tmp_path / "cache"),
             "STUB_LOG": str(log),
         },
     )
@@ -147,6 +170,7 @@ def test_with_an_engine_it_is_kind(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert sum("create cluster --name mine" in call for call in calls) == 1
     assert f"kind load image-archive {archive} --name mine" in calls
+    assert "kubectl helm helm4\n" in done.stdout, "what a user of the cluster needs is built"
     assert "mine: up by kind" in done.stdout
     assert "mine: down" in done.stdout
     dockerfile = f"--file {ROOT / 'operator/Dockerfile'}"

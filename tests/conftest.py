@@ -1,0 +1,14 @@
+"""The parts of the suite as markers, so that `pytest -m unit` runs what `hack/test unit` runs."""
+
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks each test with its folder; a folder that `pyproject.toml` does not list is an error."""
+    for item in items:
+        item.add_marker(item.path.relative_to(HERE).parts[0])
