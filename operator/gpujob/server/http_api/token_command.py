@@ -24,8 +24,11 @@ from gpujob.core.api_tokens import (
 DAYS_MAX = 3650
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
+def main(arguments: list[str]) -> int:
+    """Prints the token on standard error and the manifest on standard output."""
+    parser = argparse.ArgumentParser(
+        prog="gpujob token", description="Makes a token for the HTTP API."
+    )
     parser.add_argument("name", help="what the token is called: whoever or whatever holds it")
     parser.add_argument(
         "--namespaces", required=True, help="where it may be used: names with commas, or '*'"
@@ -36,10 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--release-namespace", default="gpujob-system", help="(default: gpujob-system)"
     )
-
-
-def main(given: argparse.Namespace) -> int:
-    """Prints the token on standard error and the manifest on standard output."""
+    given = parser.parse_args(arguments)
     if not NAME.fullmatch(given.name):
         print("gpujob token: a name has a-z, 0-9, - and .", file=sys.stderr)
         return 2
