@@ -7,11 +7,11 @@ import logging
 import random
 import time
 
-import aiohttp
 from pydantic import ValidationError
 
-from gpujob.adapters.body import whole_body
+from gpujob.adapters.errors import ControllerUnavailable
 from gpujob.adapters.redact import Scrubber
+from gpujob.adapters.transport import TransportClient
 from gpujob.api.transport import (
     ASSIGNMENT_BYTES_MAX,
     SYNC_PATH,
@@ -27,7 +27,6 @@ from gpujob.driver.settings import DriverSettings
 from gpujob.driver.state import next_session
 from gpujob.driver.work import Worker
 
-SYNC_TIMEOUT_SECONDS = 10
 SYNC_BACKOFF_MAX_SECONDS = 15.0
 ACKNOWLEDGE_SECONDS = 600.0
 """How long an outcome is offered to a controller that does not answer."""
@@ -42,6 +41,7 @@ class Reporter:
         self._settings = settings
         self._scrub = scrub
         self._worker = worker
+        self._client = TransportClient(settings.transport_url)
         self._session = next_session(settings.state_dir)
         self._sequence = 0
 
@@ -49,24 +49,22 @@ class Reporter:
         """Reports until the controller says that nothing is left to do, or stays away too long."""
         failures = 0
         finished_at: float | None = None
-        async with aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=SYNC_TIMEOUT_SECONDS), trust_env=False
-        ) as session:
-            while True:
-                assignment = await self._sync(session)
-                if assignment is None:
-                    failures += 1
-                else:
-                    failures = 0
-                    if assignment.instruction is Instruction.EXIT:
-                        break
-                    await self._worker.take(assignment)
-                if self._worker.findings.outcome is not None:
-                    finished_at = finished_at or time.monotonic()
-                    if time.monotonic() - finished_at > ACKNOWLEDGE_SECONDS:
-                        _log.info("nobody took the outcome; it stays in the termination message")
-                        break
-                await self._worker.wait(self._pause_seconds(failures))
+        while True:
+            assignment = await self._sync()
+            if assignment is None:
+                failures += 1
+            else:
+                failures = 0
+                if assignment.instruction is Instruction.EXIT:
+                    break
+                await self._worker.take(assignment)
+            if self._worker.findings.outcome is not None:
+                finished_at = finished_at or time.monotonic()
+                if time.monotonic() - finished_at > ACKNOWLEDGE_SECONDS:
+                    _log.info("nobody took the outcome; it stays in the termination message")
+                    break
+            await self._worker.wait(self._pause_seconds(failures))
+        self._client.close()
         await self._worker.end()
 
     def _pause_seconds(self, failures: int) -> float:
@@ -76,27 +74,20 @@ class Reporter:
         slower: float = min(seconds * 2 ** min(failures, 10), SYNC_BACKOFF_MAX_SECONDS)
         return slower * random.uniform(0.5, 1.0)
 
-    async def _sync(self, session: aiohttp.ClientSession) -> Assignment | None:
+    async def _sync(self) -> Assignment | None:
         """Reports and returns the assignment; None = no usable answer."""
         try:
-            token = self._settings.token_file.read_text().strip()
-            async with session.post(
-                self._settings.transport_url + SYNC_PATH,
-                data=encoded(self._report()),
-                headers={
-                    "Authorization": f"Bearer {token}",
-                    "Content-Type": "application/json",
-                },
-                allow_redirects=False,
-            ) as response:
-                raw = await whole_body(response, ASSIGNMENT_BYTES_MAX)
-                if response.status != 200 or raw is None:
-                    return None
-                return read_message(Assignment, raw)
+            raw = await self._client.post(
+                SYNC_PATH,
+                encoded(self._report()),
+                token=self._settings.token_file.read_text().strip(),
+                bytes_max=ASSIGNMENT_BYTES_MAX,
+            )
+            return read_message(Assignment, raw)
         except ValidationError as error:
             _log.info("the controller's answer is not understood: %s", message_faults(error))
             return None
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except (ControllerUnavailable, OSError):
             return None
 
     def _report(self) -> DriverReport:

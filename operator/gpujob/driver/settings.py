@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
 
+from gpujob.adapters.environment import is_address
 from gpujob.api.data import VARIABLE, DataPlan
 from gpujob.api.transport import WORKLOAD_ENV_PREFIX
 
@@ -42,6 +43,9 @@ class DriverSettings:
                 raise DriverSettingsError(f"{name} must be set")
             return value
 
+        url = needed("GPUJOB_TRANSPORT_URL").rstrip("/")
+        if not is_address(url):
+            raise DriverSettingsError("GPUJOB_TRANSPORT_URL must be an http or https address")
         try:
             sync_seconds = float(environment.get("GPUJOB_SYNC_SECONDS", "2"))
         except ValueError:
@@ -49,7 +53,7 @@ class DriverSettings:
         if not 0.05 <= sync_seconds <= 60:
             raise DriverSettingsError("GPUJOB_SYNC_SECONDS must be between 0.05 and 60")
         return cls(
-            transport_url=needed("GPUJOB_TRANSPORT_URL").rstrip("/"),
+            transport_url=url,
             token_file=Path(needed("GPUJOB_TOKEN_FILE")),
             ssh_key_file=Path(needed("GPUJOB_SSH_KEY_FILE")),
             node_uid=needed("GPUJOB_NODE_UID"),
