@@ -19,6 +19,9 @@ PLANTED = [
     ("The core and the API are pure", "gpujob/core/money.py", "import asyncio\n"),
     ("The core and the API are pure", "gpujob/api/meta.py", "import os\n"),
     ("The driver decides nothing", "gpujob/driver/main.py", "import gpujob.core.money\n"),
+    ("The driver decides nothing", "gpujob/driver/main.py", "import gpujob.adapters.metrics\n"),
+    ("The driver decides nothing", "gpujob/adapters/ssh.py", "import gpujob.adapters.vast\n"),
+    ("The driver decides nothing", "gpujob/driver/work.py", "import aiohttp\n"),
     ("kopf only watches", "gpujob/controller/reconcile.py", "import kopf\n"),
     ("The operator and the simulator share no code", "vastsim/market.py", "import gpujob\n"),
 ]
