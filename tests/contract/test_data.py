@@ -240,9 +240,7 @@ async def test_more_than_is_allowed_is_not_copied(
 
     assert set(digests(case.claims / "outputs")) == {"small"}
     assert outcome is not None
-    assert outcome.lost == (
-        "not copied: big: data.maxUploadGB does not allow 2000000 more bytes"
-    )
+    assert outcome.lost == "not copied: big: data.maxUploadGB does not allow 2000000 more bytes"
 
 
 async def test_a_stranger_s_names_lead_nowhere(
@@ -306,8 +304,9 @@ async def test_a_log_on_a_claim_has_the_cap_of_files(
     assert case.driver.out == b"one\ntwo\n"
     assert (case.claims / "log/train-0-1.stdout").read_bytes() == b"one\n"
     assert outcome is not None
-    assert outcome.lost == (
-        "the log on its claim ends at byte 4: data.maxUploadGB does not allow 4 more bytes"
+    assert (
+        outcome.lost
+        == "the log on its claim ends at byte 4: data.maxUploadGB does not allow 4 more bytes"
     )
 
 
