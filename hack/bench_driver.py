@@ -12,7 +12,6 @@ a report counts from the time when it was due.
 
 import argparse
 import asyncio
-import compileall
 import json
 import multiprocessing
 import os
@@ -27,15 +26,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import asyncssh
 from aiohttp import web
 from kubernetes.aio import client
 from pydantic import SecretStr
 
-import gpujob
 from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.errors import ControllerUnavailable
 from gpujob.adapters.kube import Body, KubeClient
+from gpujob.adapters.transport import TransportClient
 from gpujob.adapters.vast import VastClient
 from gpujob.api.gpujob import GpuJob, GpuJobSpec
 from gpujob.api.gpunode import (
@@ -49,6 +48,7 @@ from gpujob.api.gpunode import (
 )
 from gpujob.api.meta import ObjectMeta
 from gpujob.api.transport import (
+    ASSIGNMENT_BYTES_MAX,
     SYNC_PATH,
     Assignment,
     DriverReport,
@@ -68,6 +68,7 @@ from gpujob.core.machine.start_script import host_key_in_log, start_script
 from gpujob.core.observation import Heard
 from gpujob.web.listener import http_server
 from localcluster.control_plane import free_port
+from localcluster.project_images import SMALL
 
 SYNC_SECONDS = 2.0
 """The driver's default."""
@@ -367,13 +368,30 @@ class Carried:
     """How often the driver's connection broke and it reconnected."""
 
 
+async def compiled_driver(scratch: Path) -> dict[str, str]:
+    """Compiles what a driver imports, as in its image; returns the variables that use it.
+
+    To compile takes memory that a process keeps.
+    """
+    variables = SMALL | {"PYTHONPYCACHEPREFIX": str(scratch / "bytecode")}
+    # Without its settings, a driver ends as soon as it has imported all.
+    async with process("gpujob", "driver", folder=scratch, **variables) as driver:
+        await driver.wait()
+    return variables
+
+
 async def carry(
-    machine: Rented, folder: Path, seconds: float, command: tuple[str, ...], output: Output
+    machine: Rented,
+    folder: Path,
+    seconds: float,
+    command: tuple[str, ...],
+    output: Output,
+    bytecode: dict[str, str],
 ) -> Carried:
     """Runs a workload with its own driver and measures the driver."""
     (folder / "token").write_text("token\n")
     controller = Controller()
-    settings = {
+    settings = bytecode | {
         "GPUJOB_TRANSPORT_URL": await controller.start(),
         "GPUJOB_TOKEN_FILE": str(folder / "token"),
         "GPUJOB_SSH_KEY_FILE": str(machine.key_file),
@@ -422,6 +440,7 @@ async def measure_driver(seconds: float, megabytes: float, scratch: Path) -> Non
         "10 lines/s": ("python3", "-c", CLOCK),
         f"{megabytes:g} MB/s": ("python3", "-c", FLOOD, f"{megabytes}", f"{flood_seconds}"),
     }
+    bytecode = await compiled_driver(scratch)
     print(f"one driver, {seconds:.0f} s each; memory in MiB: resident at start, middle, end")
     memories = ("start", "middle", "end", "peak", "private", "PSS")
     names = (*memories, "mcores", "MB/s", "breaks", "sshd mc")
@@ -431,7 +450,7 @@ async def measure_driver(seconds: float, megabytes: float, scratch: Path) -> Non
         for number, (name, command) in enumerate(workloads.items()):
             output = Output(tells_time=command[-1] == CLOCK)
             folder = new_folder(scratch, f"driver-{number}")
-            one = await carry(machine, folder, seconds, command, output)
+            one = await carry(machine, folder, seconds, command, output, bytecode)
             found.append(one)
             took = one.driver
             pss = "-" if took.pss_mib is None else f"{took.pss_mib:.1f}"
@@ -570,21 +589,26 @@ class Heartbeats:
 
 async def heartbeat(url: str, name: str, first: float, found: Heartbeats) -> None:
     """Reports like a driver, over one connection, from a given time until it is cancelled."""
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {name}"}
-    async with aiohttp.ClientSession(headers=headers) as session:
-        sequence = 0
+    client = TransportClient(url)
+    sequence = 0
+    try:
         while True:
             due = first + sequence * SYNC_SECONDS
             sequence += 1
             await asyncio.sleep(max(due - time.monotonic(), 0))
+            report = a_report(name, sequence)
             try:
-                async with session.post(url + SYNC_PATH, data=a_report(name, sequence)) as answer:
-                    well = answer.status == 200
-                    read_message(Assignment, await answer.read())
-            except (aiohttp.ClientError, ValueError):
+                answer = await client.post(
+                    SYNC_PATH, report, token=name, bytes_max=ASSIGNMENT_BYTES_MAX
+                )
+                read_message(Assignment, answer)
+                well = True
+            except (ControllerUnavailable, ValueError):
                 well = False
             found.failures += not well
             found.latencies_ms.append((time.monotonic() - due) * 1000)
+    finally:
+        client.close()
 
 
 async def measure_controller(seconds: float, drivers: int, pid: int, port: int) -> None:
@@ -636,8 +660,6 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="duration of each measurement")
     given: Any = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    # As in the image: a process that compiles modules keeps the memory for it.
-    compileall.compile_dir(Path(gpujob.__file__).parent, quiet=1)
     with tempfile.TemporaryDirectory(prefix="gpujob-bench-") as scratch:
         asyncio.run(measure_driver(given.seconds, given.megabytes, Path(scratch)))
     port = free_port()

@@ -48,6 +48,15 @@ def _texts() -> Schema:
     return {"type": "object", "additionalProperties": TEXT}
 
 
+def _image() -> Schema:
+    return {
+        # The tag and the digest are values of their own.
+        "repository": {"type": "string", "pattern": r"^[^@\s]+$"},
+        "tag": {"type": "string", "pattern": r"^([A-Za-z0-9_][A-Za-z0-9_.-]*)?$"},
+        "digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
+    }
+
+
 def _schema() -> Schema:
     amounts = _closed({"cpu": QUANTITY, "memory": QUANTITY, "ephemeral-storage": QUANTITY})
     resources = _closed({"requests": amounts, "limits": amounts})
@@ -74,13 +83,11 @@ def _schema() -> Schema:
         {
             "image": _section(
                 {
-                    # The tag and the digest are values of their own.
-                    "repository": {"type": "string", "pattern": r"^[^@\s]+$"},
-                    "tag": {"type": "string", "pattern": r"^([A-Za-z0-9_][A-Za-z0-9_.-]*)?$"},
-                    "digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
+                    **_image(),
                     "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
                 }
             ),
+            "driver": _section({"image": _section(_image())}),
             "replicas": REPLICAS,
             "imagePullSecrets": _some(NAME),
             "vast": _section(

@@ -1,10 +1,11 @@
-"""The project's two images: by the engine from operator/Dockerfile where one runs, else without.
+"""The project's images: by the engine from operator/Dockerfile where one runs, else without.
 
 What then differs from operator/Dockerfile is listed in hack/localcluster/README.md.
 """
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import tarfile
 import tempfile
 import tomllib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from localcluster import kind
@@ -20,6 +22,8 @@ from localcluster.images import Image, write_archive, write_layer
 from localcluster.paths import ROOT, cache, environment, locked
 
 USER = "10001:10001"
+SMALL = {"PYTHONOPTIMIZE": "2", "PYTHONNODEBUGRANGES": "1"}
+"""Makes a Python process smaller: no docstrings, and tracebacks name lines, not columns."""
 SITE = "opt/gpujob"
 PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_28_x86_64", "manylinux_2_34_x86_64")
 SUITE = "trixie"
@@ -40,6 +44,9 @@ MERGED = ("bin", "lib", "lib64", "sbin")
 PACKAGES = "var/lib/dpkg/status.d"
 """One file for each Debian package in the image, with its version: what distroless images keep."""
 
+NO_BYTECODE = "without byte code"
+"""Of the standard library, which is a layer of its own: sets these roots apart in the cache."""
+
 KEEP_RECORDS = f"""
 set -e
 mkdir -p "$1/{PACKAGES}"
@@ -50,15 +57,58 @@ for deb in "$1"/var/cache/apt/archives/*.deb; do
 done
 """
 
-OPERATOR, SIMULATOR = "localhost/gpujob:dev", "localhost/vastsim:dev"
-BASES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    OPERATOR: ("operator", BASE_PACKAGES, UNWANTED),
-    SIMULATOR: ("machine", MACHINE_PACKAGES, ()),
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one of the images is made."""
+
+    target: str
+    """In operator/Dockerfile."""
+    root: tuple[str, tuple[str, ...], tuple[str, ...]]
+    """Name of its Debian root, packages in it, and those of them that are removed again."""
+    lock: str
+    module: str
+    """Where Python begins."""
+    optimize: int = 0
+    """Level of its byte code: 2 has no docstrings and no assertions."""
+    title: str = ""
+    description: str = ""
+
+
+OPERATOR = "localhost/gpujob:dev"
+DRIVER = "localhost/gpujob-driver:dev"
+SIMULATOR = "localhost/vastsim:dev"
+
+ROOT_OF_PROGRAMS = ("operator", BASE_PACKAGES, UNWANTED)
+RECIPES = {
+    OPERATOR: Recipe(
+        target="operator",
+        root=ROOT_OF_PROGRAMS,
+        lock="runtime",
+        module="gpujob",
+        title="gpujob-operator",
+        description="Runs GpuJobs on rented GPU machines within a ceiling",
+    ),
+    DRIVER: Recipe(
+        target="driver",
+        root=ROOT_OF_PROGRAMS,
+        lock="driver",
+        module="gpujob",
+        optimize=2,
+        title="gpujob-driver",
+        description="Runs one GpuJob's workload on its rented machine",
+    ),
+    SIMULATOR: Recipe(
+        target="simulator",
+        root=("machine", MACHINE_PACKAGES, ()),
+        lock="runtime",
+        module="vastsim",
+    ),
 }
-"""The root file system of each image: its name, its packages, and what is removed again."""
+COPY = re.compile(r"^COPY (?P<sources>operator/[^\n]*) code/(?P<target>\w+)/(?P<place>\S+)$", re.M)
 
 
-def build(target: Path, tags: tuple[str, ...] = (OPERATOR, SIMULATOR)) -> list[Path]:
+def build(target: Path, tags: tuple[str, ...] = (OPERATOR, DRIVER, SIMULATOR)) -> list[Path]:
     """Writes the images into a folder and returns their archives in that order."""
     target.mkdir(parents=True, exist_ok=True)
     engine = kind.engine()
@@ -66,27 +116,47 @@ def build(target: Path, tags: tuple[str, ...] = (OPERATOR, SIMULATOR)) -> list[P
         return [_by_engine(engine, tag, target) for tag in tags]
     ensure_packages()
     with locked("images"):
-        wheels = _wheels()
-        roots = {tag: _root(*BASES[tag]) for tag in tags}
+        # Two builds at once would make the same layers twice.
+        kept = {
+            tag: (_root(*RECIPES[tag].root), _standard(RECIPES[tag]), _wheels(RECIPES[tag]))
+            for tag in tags
+        }
     made = []
     for tag in tags:
-        package = _name(tag)
+        recipe = RECIPES[tag]
         with tempfile.TemporaryDirectory(dir=target) as scratch:
-            source = Path(scratch) / "source"
-            no_caches = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / "operator" / package, source / package, ignore=no_caches)
-            code = _compiled(Path(scratch) / "code.layer", source)
-            archive = target / f"{package}.tar"
-            write_archive(_image(tag, package, (roots[tag], wheels, code)), archive)
+            archive = target / f"{_name(tag)}.tar"
+            code = _code(recipe, Path(scratch))
+            write_archive(_image(tag, recipe, (*kept[tag], code)), archive)
             print(f"images: {tag} in {archive}", flush=True)
             made.append(archive)
     return made
 
 
-def built(target: Path, tags: tuple[str, ...] = (OPERATOR, SIMULATOR)) -> list[Path]:
+def built(target: Path, tags: tuple[str, ...] = (OPERATOR, DRIVER, SIMULATOR)) -> list[Path]:
     """Returns the archives that `hack/test` has built for all of its parts; else builds them."""
     given = os.environ.get("GPUJOB_IMAGES")
     return [Path(given) / f"{_name(tag)}.tar" for tag in tags] if given else build(target, tags)
+
+
+def copied_files(target: str) -> dict[str, Path]:
+    """Returns the project's files in an image, as operator/Dockerfile copies them, by their place.
+
+    A place is below the image's root.
+    """
+    dockerfile = (ROOT / "operator/Dockerfile").read_text().replace("\\\n", " ")
+    found: dict[str, Path] = {}
+    for copy in COPY.finditer(dockerfile):
+        if copy["target"] != target:
+            continue
+        for name in copy["sources"].split():
+            source, place = ROOT / name, Path(copy["place"])
+            if copy["place"].endswith("/"):
+                place /= source.name
+            for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
+                if path.is_file() and "__pycache__" not in path.parts:
+                    found[str(place / path.relative_to(source))] = path
+    return found
 
 
 def _name(tag: str) -> str:
@@ -94,25 +164,25 @@ def _name(tag: str) -> str:
 
 
 def _by_engine(engine: str, tag: str, target: Path) -> Path:
-    name = _name(tag)
-    archive = target / f"{name}.tar"
+    archive = target / f"{_name(tag)}.tar"
     print(f"images: {tag} by {engine}", flush=True)
-    source = ["--file", str(ROOT / "operator/Dockerfile"), "--target", name]
+    source = ["--file", str(ROOT / "operator/Dockerfile"), "--target", RECIPES[tag].target]
     _run([engine, "build", "--quiet", *source, "--tag", tag, str(ROOT)])
     _run([engine, "save", "--output", str(archive), tag])
     return archive
 
 
-def _image(tag: str, package: str, layers: tuple[Path, ...]) -> Image:
+def _image(tag: str, recipe: Recipe, layers: tuple[Path, ...]) -> Image:
     return Image(
         tag=tag,
         layers=layers,
-        entrypoint=("/usr/bin/python3", "-m", package),
+        entrypoint=("/usr/bin/python3", "-m", recipe.module),
         user=USER,
-        labels=_labels() if package == "gpujob" else {},
+        labels=_labels(recipe) if recipe.title else {},
         environment={
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "PYTHONPATH": f"/{SITE}",
+            **(SMALL if recipe.optimize else {}),
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "HOME": "/tmp",  # noqa: S108 - the one writable folder, if the pod mounts it
@@ -121,12 +191,11 @@ def _image(tag: str, package: str, layers: tuple[Path, ...]) -> Image:
     )
 
 
-def _labels() -> dict[str, str]:
+def _labels(recipe: Recipe) -> dict[str, str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return {
-        "org.opencontainers.image.title": project["name"],
-        "org.opencontainers.image.description": "Runs GpuJobs on rented GPU machines "
-        "within a ceiling",
+        "org.opencontainers.image.title": recipe.title,
+        "org.opencontainers.image.description": recipe.description,
         "org.opencontainers.image.licenses": project["license"],
         "org.opencontainers.image.version": project["version"],
     }
@@ -134,7 +203,7 @@ def _labels() -> dict[str, str]:
 
 def _root(name: str, packages: tuple[str, ...], unwanted: tuple[str, ...]) -> Path:
     """Returns the layer of a Debian root with a few packages, made once."""
-    digest = _digest([SUITE, *packages, *unwanted, *REMOVED, *MERGED, KEEP_RECORDS])
+    digest = _digest([SUITE, *packages, *unwanted, *REMOVED, *MERGED, KEEP_RECORDS, NO_BYTECODE])
     layer = cache() / "images" / f"root-{name}-{digest}.layer"
     if layer.exists():
         return layer
@@ -161,7 +230,6 @@ def _root(name: str, packages: tuple[str, ...], unwanted: tuple[str, ...]) -> Pa
         bundle = "".join(path.read_text() for path in authorities)
         (root / "etc/ssl/certs").mkdir(parents=True, exist_ok=True)
         (root / "etc/ssl/certs/ca-certificates.crt").write_text(bundle)
-        _compile(root, f"usr/lib/python{PYTHON}")
         return write_layer(layer, {path.name: path for path in root.iterdir()})
 
 
@@ -175,13 +243,29 @@ def _remove(root: Path, names: list[str]) -> None:
             path.rmdir()
 
 
-def _wheels() -> Path:
-    """Returns the layer of the locked wheels, hash-checked, made once for each lock."""
-    lock = ROOT / "hack/locks/runtime.txt"
-    layer = cache() / "images" / f"wheels-{_digest([lock.read_text(), SITE, PYTHON])}.layer"
+def _standard(recipe: Recipe) -> Path:
+    """Returns the layer of the standard library's byte code, made once for each level."""
+    base = _root(*recipe.root)
+    layer = cache() / "images" / f"standard-{_digest([base.name, str(recipe.optimize)])}.layer"
     if layer.exists():
         return layer
-    print("images: installing the locked wheels", flush=True)
+    library = f"usr/lib/python{PYTHON}"
+    with tempfile.TemporaryDirectory(dir=cache()) as scratch:
+        root = Path(scratch)
+        _extract(base, root)
+        _compile(root, library, recipe.optimize)
+        caches = (root / library).rglob("__pycache__")
+        return write_layer(layer, {str(path.relative_to(root)): path for path in caches})
+
+
+def _wheels(recipe: Recipe) -> Path:
+    """Returns the layer of the locked wheels, hash-checked, made once for each lock."""
+    lock = ROOT / "hack/locks" / f"{recipe.lock}.txt"
+    made_from = _digest([lock.read_text(), SITE, PYTHON, str(recipe.optimize)])
+    layer = cache() / "images" / f"wheels-{made_from}.layer"
+    if layer.exists():
+        return layer
+    print(f"images: installing the wheels of {lock.name}", flush=True)
     with tempfile.TemporaryDirectory(dir=cache()) as scratch:
         target = Path(scratch) / "site"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--require-hashes"]
@@ -192,23 +276,37 @@ def _wheels() -> Path:
         for record in target.glob("*.dist-info/RECORD"):
             # It lists scripts that are not kept, by the hash of what they became here.
             record.unlink()
-        return _compiled(layer, target)
+        return _compiled(layer, target, recipe.optimize)
 
 
-def _compiled(layer: Path, source: Path) -> Path:
-    """Writes a layer of what lies in a folder, for the image's site folder, with its byte code."""
+def _code(recipe: Recipe, scratch: Path) -> Path:
+    """Writes the layer of the project's own code."""
+    source = scratch / "source"
+    for place, path in copied_files(recipe.target).items():
+        copy = source / Path(place).relative_to(SITE)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    return _compiled(scratch / "code.layer", source, recipe.optimize)
+
+
+def _compiled(layer: Path, source: Path, optimize: int) -> Path:
+    """Writes a layer of a folder's files, for the image's site folder, with their byte code."""
     with tempfile.TemporaryDirectory(dir=cache()) as scratch:
         root = Path(scratch)
-        with tarfile.open(_root(*BASES[OPERATOR])) as archive:
-            archive.extractall(root, filter="tar")
+        _extract(_root(*ROOT_OF_PROGRAMS), root)
         shutil.copytree(source, root / SITE)
-        _compile(root, SITE)
+        _compile(root, SITE, optimize)
         return write_layer(layer, {SITE: root / SITE})
 
 
-def _compile(root: Path, folder: str) -> None:
-    """Compiles ahead with the image's own Python: else each start does, and keeps nothing of it."""
-    options = ["-q", "--invalidation-mode=unchecked-hash", f"/{folder}"]
+def _extract(layer: Path, root: Path) -> None:
+    with tarfile.open(layer) as archive:
+        archive.extractall(root, filter="tar")
+
+
+def _compile(root: Path, folder: str, optimize: int) -> None:
+    """Compiles ahead with the image's own Python: otherwise each start does, and keeps nothing."""
+    options = ["-q", "-o", str(optimize), "--invalidation-mode=unchecked-hash", f"/{folder}"]
     _run(["chroot", str(root), "/usr/bin/python3", "-m", "compileall", *options])
 
 

@@ -1,38 +1,47 @@
-"""`python -m gpujob`: the controller; or, named as an argument, the server or a driver."""
+"""`python -m gpujob`: the controller; or, named as an argument, another program.
+
+A program is imported only when it is chosen: the driver's image holds nothing of the others.
+"""
 
 import argparse
 import sys
 
 from gpujob.adapters.environment import ConfigError
 from gpujob.adapters.memory import keep_private
-from gpujob.server.http_api import token_command
+
+PROGRAMS = {
+    "controller": "the default: watches, rents, destroys",
+    "server": "answers the API server's reviews of GpuJobs, and the HTTP API",
+    "driver": "runs one workload",
+    "token": "makes a token for the HTTP API",
+}
 
 
 def main() -> None:
-    """Runs what the first argument names; without one, the controller."""
+    """Runs the program that the first argument names; without one, the controller."""
     parser = argparse.ArgumentParser(
         prog="gpujob",
         description="Runs GpuJobs on rented GPU machines. Settings come from environment variables "
         "GPUJOB_*; the controller takes the account's token from VAST_API_KEY.",
     )
     programs = parser.add_subparsers(dest="program", metavar="PROGRAM")
-    programs.add_parser("controller", help="the default: watches, rents, destroys")
-    programs.add_parser(
-        "server", help="answers the API server's reviews of GpuJobs, and the HTTP API"
-    )
-    programs.add_parser("driver", help="runs one workload")
-    token = programs.add_parser("token", help="makes a token for the HTTP API")
-    token_command.add_arguments(token)
-    given = parser.parse_args()
+    for name, words in PROGRAMS.items():
+        programs.add_parser(name, help=words)
+    chosen = parser.parse_args(sys.argv[1:2]).program or "controller"
+    rest = sys.argv[2:]
     keep_private()
-    if given.program == "token":
-        sys.exit(token_command.main(given))
-    if given.program == "driver":
-        from gpujob.driver.main import main as driver
+    if chosen == "token":
+        from gpujob.server.http_api.token_command import main as make_token
 
-        driver()
+        sys.exit(make_token(rest))
+    # The other programs have settings, and no arguments.
+    argparse.ArgumentParser(prog=f"gpujob {chosen}", description=PROGRAMS[chosen]).parse_args(rest)
+    if chosen == "driver":
+        from gpujob.driver.main import main as drive
+
+        drive()
         return
-    if given.program == "server":
+    if chosen == "server":
         from gpujob.server.main import main as run
     else:
         from gpujob.controller.main import main as run

@@ -86,6 +86,7 @@ VALUE_SETS: dict[str, Object] = {
     "three of each": {"replicas": 3, "webhook": {"replicas": 3}},
     "our own registry": {
         "image": {"repository": "registry.example.com:5000/gpujob", "digest": DIGEST, "tag": "1"},
+        "driver": {"image": {"repository": "registry.example.com:5000/driver", "tag": "1"}},
         "imagePullSecrets": ["registry", "mirror"],
     },
     "the HTTP API": {

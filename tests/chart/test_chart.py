@@ -73,6 +73,7 @@ WRONG = [
     ("a tag with a space", ["image.tag=a b"], "tag"),
     ("a short digest", ["image.digest=sha256:abc"], "digest"),
     ("an unknown policy", ["image.pullPolicy=Often"], "pullPolicy"),
+    ("a driver's image with a digest in its name", ["driver.image.repository=a@b"], "repository"),
     ("no address", ["vast.url=console"], "url"),
     ("no value where one was", ["vast.url=null"], "url"),
     ("a negative limit", ["limits.pollSeconds=-1"], "pollSeconds"),
@@ -432,10 +433,13 @@ def environment_of(programs: Path, name: str, *sets: str) -> dict[str, str]:
 
 
 def test_a_digest_wins_over_a_tag(programs: Path) -> None:
-    """For controller, server, and the drivers that the controller makes."""
-    text = rendered(programs, f"image.digest={DIGEST}", "image.tag=1.2.3")
+    """For controller and server, and for the drivers that the controller makes."""
+    other = DIGEST[:-1] + "0"
+    images = (f"image.digest={DIGEST}", f"driver.image.digest={other}")
+    text = rendered(programs, *images, "image.tag=1.2.3", "driver.image.tag=1.2.3")
 
-    assert text.count(f"@{DIGEST}") == 3
+    assert text.count(f"/gpujob-operator@{DIGEST}") == 2
+    assert text.count(f"/gpujob-driver@{other}") == 1
     assert "1.2.3" not in text
 
 

@@ -283,8 +283,8 @@ def test_an_image_that_is_not_there_costs_nothing(stage: Stage) -> None:
     """The drivers' image can not be pulled: nothing is rented, and the job says why."""
     before = len(stage.ledger())
     controller = ("deployment/gpujob", "-n", "gpujob-system")
-    right = "jsonpath={.spec.template.spec.containers[0].image}"
-    image = stage.kubectl("get", *controller, "-o", right)
+    variable = "{.spec.template.spec.containers[0].env[?(@.name=='GPUJOB_DRIVER_IMAGE')].value}"
+    image = stage.kubectl("get", *controller, "-o", f"jsonpath={variable}")
 
     def use(name: str) -> None:
         stage.kubectl("set", "env", *controller, f"GPUJOB_DRIVER_IMAGE={name}")

@@ -374,7 +374,7 @@ class Operator:
             GPUJOB_POD_NAME=name,
             # No API server takes a loopback address for an endpoint; nobody connects to this one.
             GPUJOB_POD_IP="192.0.2.1",
-            GPUJOB_DRIVER_IMAGE="localhost/gpujob:dev",
+            GPUJOB_DRIVER_IMAGE="localhost/gpujob-driver:dev",
             **{f"GPUJOB_{name}": value for name, value in LIMITS.items()},
         )
         self._environment |= settings

@@ -22,6 +22,9 @@ PLANTED = [
     ("FastAPI serves the HTTP API alone", "gpujob/web/listener.py", "import fastapi\n"),
     ("FastAPI serves the HTTP API alone", "gpujob/server/admission.py", "import fastapi\n"),
     ("FastAPI serves the HTTP API alone", "gpujob/controller/probes.py", "import fastapi\n"),
+    ("The driver decides nothing", "gpujob/driver/main.py", "import gpujob.adapters.metrics\n"),
+    ("The driver decides nothing", "gpujob/adapters/ssh.py", "import gpujob.adapters.vast\n"),
+    ("The driver decides nothing", "gpujob/driver/work.py", "import aiohttp\n"),
     ("kopf only watches", "gpujob/controller/reconcile.py", "import kopf\n"),
     ("The operator and the simulator share no code", "vastsim/market.py", "import gpujob\n"),
 ]

@@ -2,12 +2,21 @@
 {{- printf "%s" .Release.Name | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- define "gpujob.image" -}}
-{{- if .Values.image.digest -}}
-{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- define "gpujob.reference" -}}
+{{- $image := index . 0 -}}
+{{- if $image.digest -}}
+{{ $image.repository }}@{{ $image.digest }}
 {{- else -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ $image.repository }}:{{ $image.tag | default (index . 1).AppVersion }}
 {{- end -}}
+{{- end -}}
+
+{{- define "gpujob.image" -}}
+{{ include "gpujob.reference" (list .Values.image .Chart) }}
+{{- end -}}
+
+{{- define "gpujob.driver.image" -}}
+{{ include "gpujob.reference" (list .Values.driver.image .Chart) }}
 {{- end -}}
 
 {{- define "gpujob.selector" -}}

@@ -1,4 +1,4 @@
-"""What a driver is told by its pod's environment."""
+"""The driver's settings, from its pod's environment."""
 
 import os
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
 
+from gpujob.adapters.environment import is_address
 from gpujob.api.data import VARIABLE, DataPlan
 from gpujob.api.transport import WORKLOAD_ENV_PREFIX
 
@@ -17,7 +18,7 @@ class DriverSettingsError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class DriverSettings:
-    """All that a driver is told at its start."""
+    """All that a driver knows at its start."""
 
     transport_url: str
     token_file: Path
@@ -30,7 +31,7 @@ class DriverSettings:
     node_name: str
     data: DataPlan | None
     ports: Mapping[int, int]
-    """The machine's ports by our own."""
+    """The machine's port for each of the driver's ports."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "DriverSettings":
@@ -42,6 +43,9 @@ class DriverSettings:
                 raise DriverSettingsError(f"{name} must be set")
             return value
 
+        url = needed("GPUJOB_TRANSPORT_URL").rstrip("/")
+        if not is_address(url):
+            raise DriverSettingsError("GPUJOB_TRANSPORT_URL must be an http or https address")
         try:
             sync_seconds = float(environment.get("GPUJOB_SYNC_SECONDS", "2"))
         except ValueError:
@@ -49,7 +53,7 @@ class DriverSettings:
         if not 0.05 <= sync_seconds <= 60:
             raise DriverSettingsError("GPUJOB_SYNC_SECONDS must be between 0.05 and 60")
         return cls(
-            transport_url=needed("GPUJOB_TRANSPORT_URL").rstrip("/"),
+            transport_url=url,
             token_file=Path(needed("GPUJOB_TOKEN_FILE")),
             ssh_key_file=Path(needed("GPUJOB_SSH_KEY_FILE")),
             node_uid=needed("GPUJOB_NODE_UID"),
@@ -72,7 +76,9 @@ def _ports(text: str) -> dict[int, int]:
         pairs = [one.split(":") for one in text.split(",") if one]
         return {int(listened): int(port) for listened, port in pairs}
     except ValueError:
-        raise DriverSettingsError("GPUJOB_PORTS must be OURS:THEIRS,… in numbers") from None
+        raise DriverSettingsError(
+            "GPUJOB_PORTS must be pairs of numbers, as 20080:80,20081:9090"
+        ) from None
 
 
 def _data_plan(text: str | None) -> DataPlan | None:

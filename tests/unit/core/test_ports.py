@@ -21,7 +21,7 @@ def test_each_port_leads_to_the_workload_s_own_number() -> None:
     listened = {one["name"]: one["containerPort"] for one in container["ports"]}
     (told,) = (one["value"] for one in container["env"] if one["name"] == "GPUJOB_PORTS")
     needed = ("TRANSPORT_URL", "TOKEN_FILE", "SSH_KEY_FILE", "NODE_UID", "STATE_DIR", "NODE_NAME")
-    environment = {f"GPUJOB_{name}": "x" for name in needed}
+    environment = {f"GPUJOB_{name}": "http://x" for name in needed}
     settings = DriverSettings.from_environment(environment | {"GPUJOB_PORTS": told})
 
     asked = {one["port"]: listened[one["targetPort"]] for one in made["spec"]["ports"]}
@@ -56,6 +56,6 @@ def test_ports_that_are_not_understood_are_named(text: str) -> None:
     """The variable is in the error."""
     variables: dict[str, Any] = {"GPUJOB_PORTS": text}
     needed = ("TRANSPORT_URL", "TOKEN_FILE", "SSH_KEY_FILE", "NODE_UID", "STATE_DIR", "NODE_NAME")
-    variables |= {f"GPUJOB_{name}": "x" for name in needed}
+    variables |= {f"GPUJOB_{name}": "http://x" for name in needed}
     with pytest.raises(DriverSettingsError, match="GPUJOB_PORTS"):
         DriverSettings.from_environment(variables)

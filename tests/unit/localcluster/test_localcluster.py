@@ -174,7 +174,8 @@ def test_with_an_engine_it_is_kind(tmp_path: Path) -> None:
     assert "mine: up by kind" in done.stdout
     assert "mine: down" in done.stdout
     dockerfile = f"--file {ROOT / 'operator/Dockerfile'}"
-    for target in ("gpujob", "vastsim"):
-        tag = f"localhost/{target}:dev"
+    images = {"operator": "gpujob", "driver": "gpujob-driver", "simulator": "vastsim"}
+    for target, name in images.items():
+        tag = f"localhost/{name}:dev"
         assert f"docker build --quiet {dockerfile} --target {target} --tag {tag} {ROOT}" in lines
-        assert f"docker save --output {tmp_path / target}.tar {tag}" in lines
+        assert f"docker save --output {tmp_path / name}.tar {tag}" in lines

@@ -24,8 +24,11 @@ from gpujob.core.api_tokens import (
 DAYS_MAX = 3650
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments."""
+def main(arguments: list[str]) -> int:
+    """Prints the token to standard error and the manifest to standard output."""
+    parser = argparse.ArgumentParser(
+        prog="gpujob token", description="Makes a token for the HTTP API."
+    )
     parser.add_argument("name", help="name of the token, such as that of its holder")
     parser.add_argument(
         "--namespaces",
@@ -44,10 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="gpujob-system",
         help="namespace of the release (default: gpujob-system)",
     )
-
-
-def main(given: argparse.Namespace) -> int:
-    """Prints the token to standard error and the manifest to standard output."""
+    given = parser.parse_args(arguments)
     if not NAME.fullmatch(given.name):
         print("gpujob token: the name may contain only a-z, 0-9, '-' and '.'", file=sys.stderr)
         return 2

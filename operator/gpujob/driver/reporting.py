@@ -1,0 +1,115 @@
+"""The loop that reports: sends what the driver knows to the controller, and takes assignments.
+
+Losing the controller loses nothing: the loop that works goes on with the latest assignment.
+"""
+
+import logging
+import random
+import time
+
+from pydantic import ValidationError
+
+from gpujob.adapters.errors import ControllerUnavailable
+from gpujob.adapters.redact import Scrubber
+from gpujob.adapters.transport import TransportClient
+from gpujob.api.transport import (
+    ASSIGNMENT_BYTES_MAX,
+    SYNC_PATH,
+    Assignment,
+    DriverReport,
+    Instruction,
+    message_faults,
+    read_message,
+)
+from gpujob.api.words import in_words
+from gpujob.driver.findings import encoded
+from gpujob.driver.settings import DriverSettings
+from gpujob.driver.state import next_session
+from gpujob.driver.work import Worker
+
+SYNC_BACKOFF_MAX_SECONDS = 15.0
+ACKNOWLEDGE_SECONDS = 600.0
+"""How long an outcome is offered to a controller that does not answer."""
+
+_log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Reports what a worker finds, until the controller needs the driver no more."""
+
+    def __init__(self, settings: DriverSettings, scrub: Scrubber, worker: Worker) -> None:
+        self._settings = settings
+        self._scrub = scrub
+        self._worker = worker
+        self._client = TransportClient(settings.transport_url)
+        self._session = next_session(settings.state_dir)
+        self._sequence = 0
+
+    async def run(self) -> None:
+        """Reports until the controller says that nothing is left to do, or stays away too long."""
+        failures = 0
+        finished_at: float | None = None
+        while True:
+            assignment = await self._sync()
+            if assignment is None:
+                failures += 1
+            else:
+                failures = 0
+                if assignment.instruction is Instruction.EXIT:
+                    break
+                await self._worker.take(assignment)
+            if self._worker.findings.outcome is not None:
+                finished_at = finished_at or time.monotonic()
+                if time.monotonic() - finished_at > ACKNOWLEDGE_SECONDS:
+                    _log.info("no controller took the outcome; it stays in the termination message")
+                    break
+            await self._worker.wait(self._pause_seconds(failures))
+        self._client.close()
+        await self._worker.end()
+
+    def _pause_seconds(self, failures: int) -> float:
+        seconds = self._settings.sync_seconds
+        if not failures:
+            return seconds
+        slower: float = min(seconds * 2 ** min(failures, 10), SYNC_BACKOFF_MAX_SECONDS)
+        return slower * random.uniform(0.5, 1.0)
+
+    async def _sync(self) -> Assignment | None:
+        """Reports and returns the assignment; None = no usable answer."""
+        try:
+            raw = await self._client.post(
+                SYNC_PATH,
+                encoded(self._report()),
+                token=self._settings.token_file.read_text().strip(),
+                bytes_max=ASSIGNMENT_BYTES_MAX,
+            )
+            return read_message(Assignment, raw)
+        except ValidationError as error:
+            _log.info("the controller's answer is not understood: %s", message_faults(error))
+            return None
+        except (ControllerUnavailable, OSError):
+            return None
+
+    def _report(self) -> DriverReport:
+        found = self._worker.findings
+        contact, run = found.contact_at, found.run
+        self._sequence += 1
+        return DriverReport(
+            version=1,
+            node_uid=self._settings.node_uid,
+            session=self._session,
+            sequence=self._sequence,
+            phase=found.phase,
+            machine_contact_age_seconds=None if contact is None else time.monotonic() - contact,
+            measured=found.measured,
+            run_number=run.number if run else 0,
+            run_seconds=run.seconds if run else None,
+            progress=run.progress if run else None,
+            usage=run.meter.usage() if run else None,
+            log=run.log if run else None,
+            ended=found.ended if found.outcome is None else None,
+            outcome=found.outcome,
+            fault=found.fault,
+            data_problem=found.data_problem,
+            message=in_words(self._scrub(found.message)),
+        )
