@@ -149,11 +149,11 @@ async def test_a_script_that_tells_too_much_is_given_up(machine: Machine, where:
         tracemalloc.start()
         try:
             with pytest.raises(MachineError, match=words[where]):
-                await connection.run(script)
+                await connection.run(script, timeout_seconds=240)
             _, most = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        said = await connection.run("head -c 262144 /dev/zero")
+        said = await connection.run("head -c 262144 /dev/zero", timeout_seconds=240)
 
     assert most < 20 << 20
     assert said == bytes(OUTPUT_BYTES_MAX)

@@ -78,6 +78,11 @@ def test_what_was_learnt_of_a_machine_outlives_the_operator(world: World) -> Non
     world.apply_job("first")
     job = world.await_reason("first", "Complete")
     cheapest = job["status"]["attempts"][0]["machineID"]
+    book = ("configmap", "gpujob-machines", "gpujob-system")
+    eventually(
+        "what was learnt is stored",
+        lambda: f"machine-{cheapest}" in (world.kubectl.get(*book) or {}).get("data", {}),
+    )
     world.operator.stop()
     entry = {"hostID": 1, "failures": 9, "successes": 0, "at": _now(), "lastFailure": "HostLost"}
     patch = json.dumps({"data": {f"machine-{cheapest}": json.dumps(entry)}})

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
 from tests.integration.conftest import World
 from tests.integration.parts import eventually
 
@@ -118,7 +117,6 @@ def test_a_key_that_stays_refused_ends_the_leader(world: World) -> None:
     assert len(world.simulator.of(job)) == 1
 
 
-@pytest.mark.shared_world
 def test_metrics_are_for_whoever_may_read_them(world: World) -> None:
     """They show money: no token, a token without the right, and one with it."""
     eventually("it is ready", lambda: world.operator.probe("readyz")[0] == 200)
