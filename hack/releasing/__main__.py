@@ -7,6 +7,7 @@ from pathlib import Path
 
 from releasing import chart, image, references, sbom, signatures
 from releasing.github import Repository
+from releasing.image import TARGETS
 from releasing.programs import ReleaseError, tool
 
 
@@ -30,16 +31,21 @@ def _do(arguments: argparse.Namespace) -> str | None:
         case "image":
             source = image.read_source(arguments.version, _address())
             if arguments.twice:
-                return image.build_twice(source)
-            return image.push(source, arguments.repository)
+                return image.build_twice(source, arguments.target)
+            return image.push(source, arguments.target, arguments.repository)
         case "chart":
             committed = image.read_source(arguments.version, _address()).committed
-            archive = chart.package(arguments.image, arguments.version, committed, arguments.folder)
+            archive = chart.package(
+                arguments.operator, arguments.driver, arguments.version, committed, arguments.folder
+            )
             return chart.push(archive, arguments.repository)
         case "sbom":
-            bill = sbom.text(sbom.make(arguments.reference, arguments.version))
+            bill = sbom.text(sbom.make(arguments.target, arguments.reference, arguments.version))
             arguments.folder.mkdir(parents=True, exist_ok=True)
-            for name in ("sbom.json", f"gpujob-operator-{arguments.version}.cdx.json"):
+            names = [f"gpujob-{arguments.target}-{arguments.version}.cdx.json"]
+            if arguments.target == "operator":
+                names.append("sbom.json")
+            for name in names:
                 (arguments.folder / name).write_text(bill)
         case "sign":
             signatures.sign(arguments.reference, _signer(arguments))
@@ -74,20 +80,23 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("version", help="print the version that a tag releases")
     command.add_argument("tag")
 
-    command = commands.add_parser("image", help="build and push the image; print it by digest")
+    command = commands.add_parser("image", help="build and push an image; print it by digest")
     command.add_argument("version")
+    _add_target(command)
     where = command.add_mutually_exclusive_group(required=True)
-    where.add_argument("--repository", help="as ghcr.io/owner/gpujob-operator")
+    where.add_argument("--repository", help="as ghcr.io/owner/gpujob-operator; pushes there")
     where.add_argument("--twice", action="store_true", help="build twice, compare, push nothing")
 
     command = commands.add_parser("chart", help="package and push the chart; print it by digest")
     command.add_argument("version")
-    command.add_argument("--image", required=True, help="NAME@sha256:…")
+    command.add_argument("--operator", required=True, help="its image, NAME@sha256:…")
+    command.add_argument("--driver", required=True, help="its image, NAME@sha256:…")
     command.add_argument("--repository", required=True, help="as ghcr.io/owner/charts")
     command.add_argument("--folder", required=True, type=Path, help="where the archive goes")
 
-    command = commands.add_parser("sbom", help="write sbom.json and its copy …cdx.json")
+    command = commands.add_parser("sbom", help="write a bill, gpujob-TARGET-VERSION.cdx.json")
     command.add_argument("version")
+    _add_target(command)
     command.add_argument("reference", help="NAME@sha256:…")
     command.add_argument("--folder", required=True, type=Path)
 
@@ -112,6 +121,10 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("tool", help="print where a program lies, built if need be")
     command.add_argument("name", choices=("actionlint", "cosign", "crane"))
     return release
+
+
+def _add_target(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--target", required=True, help=f"which image: {' or '.join(TARGETS)}")
 
 
 def _add_signer(command: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The chart as it is released: its values name the image by digest."""
+"""The chart as it is released: its values name both images by digest."""
 
 import os
 import re
@@ -10,13 +10,11 @@ from localcluster.paths import ROOT
 from releasing.programs import ReleaseError, helm, run
 from releasing.references import by_digest
 
-REPOSITORY = re.compile(r"^  repository: .*$", re.MULTILINE)
-DIGEST = re.compile(r'^  digest: ""$', re.MULTILINE)
 PUSHED = re.compile(r"^Digest: (sha256:[0-9a-f]{64})$", re.MULTILINE)
 
 
-def package(image: str, version: str, committed: int, folder: Path) -> Path:
-    """Writes the chart's archive into a folder and returns it.
+def package(operator: str, driver: str, version: str, committed: int, folder: Path) -> Path:
+    """Writes the chart's archive, with both images in it, into a folder and returns it.
 
     Every time in it is `committed`, seconds since 1970: the same commit gives the same bytes.
     """
@@ -24,22 +22,22 @@ def package(image: str, version: str, committed: int, folder: Path) -> Path:
         chart = Path(scratch) / "gpujob"
         shutil.copytree(ROOT / "helm/gpujob", chart)
         values = chart / "values.yaml"
-        values.write_text(name_image(values.read_text(), image))
+        values.write_text(name_images(values.read_text(), operator, driver))
         options = [f"--version={version}", f"--app-version={version}", f"--destination={folder}"]
         epoch = {"SOURCE_DATE_EPOCH": str(committed)}
         run([helm(), "package", str(chart), *options], env=epoch)
     return folder / f"gpujob-{version}.tgz"
 
 
-def name_image(values: str, image: str) -> str:
-    """Returns the values with the image, NAME@sha256:…, in them; raises ReleaseError."""
-    name, digest = by_digest(image)
-    for pattern, line in ((REPOSITORY, f"  repository: {name}"), (DIGEST, f"  digest: {digest}")):
-        values, found = pattern.subn(line, values)
-        if found != 1:
-            raise ReleaseError(
-                f"values.yaml has {found} lines like {pattern.pattern!r}: the image's one is needed"
-            )
+def name_images(values: str, operator: str, driver: str) -> str:
+    """Returns the values with both images, NAME@sha256:…, in them; raises ReleaseError."""
+    for image, indent in ((operator, "  "), (driver, "    ")):
+        name, digest = by_digest(image)
+        for key, old, new in (("repository", ".*", name), ("digest", '""', digest)):
+            line = f"^{indent}{key}: {old}$"
+            values, found = re.subn(line, f"{indent}{key}: {new}", values, flags=re.MULTILINE)
+            if found != 1:
+                raise ReleaseError(f"values.yaml has {found} lines like {line!r}: one is needed")
     return values
 
 

@@ -43,10 +43,8 @@ class Repository:
         """
         contents = {path.name: path.read_bytes() for path in files}
         wanted = [publication.asset_of(name, content) for name, content in contents.items()]
-        if publication.REQUIRED not in contents:
-            raise ReleaseError(
-                f"{publication.REQUIRED} is not among the files: nothing is published"
-            )
+        if absent := publication.missing_bills(contents):
+            raise ReleaseError(f"{absent[0]} is not among the files: nothing is published")
         self._ask("GET", f"git/ref/tags/{tag}")  # else GitHub would make the tag
         number = self._draft(tag)
         for left in publication.leftovers(wanted, self._held(number)):

@@ -1,4 +1,4 @@
-"""The image of operator and driver, by docker from operator/Dockerfile."""
+"""The images of operator and driver, by docker from operator/Dockerfile."""
 
 import json
 import tempfile
@@ -9,6 +9,8 @@ from localcluster.paths import ROOT
 from releasing.programs import ReleaseError, run
 
 PLATFORMS = ("linux/amd64", "linux/arm64")
+TARGETS = ("operator", "driver")
+"""In operator/Dockerfile: what is released of it."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ def read_source(version: str, address: str) -> Source:
     return Source(version, commit, int(committed), address)
 
 
-def build_command(source: Source, output: str, metadata: Path) -> list[str]:
-    """Returns the command that builds the image for all platforms.
+def build_command(source: Source, target: str, output: str, metadata: Path) -> list[str]:
+    """Returns the command that builds an image for all platforms; raises ReleaseError.
 
     Neither caches nor the builder's own attestations: the first could carry what another run left,
     the second hold the time of the build.
     """
+    if target not in TARGETS:
+        raise ReleaseError(f"no image {target!r} is released: {' and '.join(TARGETS)} are")
     arguments = {
         "SOURCE_DATE_EPOCH": str(source.committed),
         "VERSION": source.version,
@@ -46,35 +50,37 @@ def build_command(source: Source, output: str, metadata: Path) -> list[str]:
         "SOURCE": source.address,
     }
     return [
-        *("docker", "buildx", "build", "--file", "operator/Dockerfile", "--target", "gpujob"),
+        *("docker", "buildx", "build", "--file", "operator/Dockerfile", "--target", target),
         *("--platform", ",".join(PLATFORMS), "--no-cache", "--provenance=false", "--sbom=false"),
         *(part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")),
         *("--metadata-file", str(metadata), "--output", f"{output},rewrite-timestamp=true", "."),
     ]
 
 
-def push(source: Source, repository: str) -> str:
-    """Builds and pushes the image; returns its name by digest."""
+def push(source: Source, target: str, repository: str) -> str:
+    """Builds and pushes an image; returns its name by digest."""
     name = repository.lower()
     digest = _build(
-        source, f"type=image,name={name}:{source.version},push=true,oci-mediatypes=true"
+        source, target, f"type=image,name={name}:{source.version},push=true,oci-mediatypes=true"
     )
     return f"{name}@{digest}"
 
 
-def build_twice(source: Source) -> str:
-    """Builds the image twice, pushes nothing; returns the digest, raises ReleaseError if two."""
+def build_twice(source: Source, target: str) -> str:
+    """Builds an image twice, pushes nothing; returns the digest, raises ReleaseError if two."""
     with tempfile.TemporaryDirectory() as scratch:
         outputs = [f"type=oci,dest={scratch}/{number}.tar" for number in (1, 2)]
-        first, second = (_build(source, output) for output in outputs)
+        first, second = (_build(source, target, output) for output in outputs)
     if first != second:
-        raise ReleaseError(f"two builds of {source.commit} differ: {first} and {second}")
+        raise ReleaseError(
+            f"two builds of the {target} at {source.commit} differ: {first} and {second}"
+        )
     return first
 
 
-def _build(source: Source, output: str) -> str:
+def _build(source: Source, target: str, output: str) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         metadata = Path(scratch) / "metadata.json"
-        run(build_command(source, output, metadata), cwd=ROOT)
+        run(build_command(source, target, output, metadata), cwd=ROOT)
         digest: str = json.loads(metadata.read_text())["containerimage.digest"]
     return digest

@@ -1,12 +1,13 @@
 """What may be published: decided from what GitHub says it holds."""
 
+import fnmatch
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-REQUIRED = "sbom.json"
-"""No release without its bill of materials."""
+BILLS = ("sbom.json", "gpujob-driver-*.cdx.json")
+"""No release without the bills of materials of the operator and of the driver."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,19 @@ def missing(wanted: Iterable[Asset], held: Iterable[Held]) -> list[Asset]:
     return [one for one in wanted if one not in there]
 
 
+def missing_bills(names: Iterable[str]) -> list[str]:
+    """Returns which bills of materials are not among these files."""
+    held = list(names)
+    return [bill for bill in BILLS if not fnmatch.filter(held, bill)]
+
+
 def faults(wanted: Iterable[Asset], held: Iterable[Held]) -> list[str]:
     """Returns why the release may not be published: nothing if its list is just what is wanted."""
     wanted = list(wanted)
     listed = {one.asset.name: one for one in held}
     found = []
-    if REQUIRED not in {one.name for one in wanted} or REQUIRED not in listed:
-        found.append(f"{REQUIRED} is not among the assets")
+    for bill in missing_bills({one.name for one in wanted} & listed.keys()):
+        found.append(f"{bill} is not among the assets")
     for one in wanted:
         there = listed.pop(one.name, None)
         if there is None:

@@ -1,4 +1,4 @@
-"""The bill of materials of the image, as CycloneDX 1.6.
+"""The bill of materials of an image, as CycloneDX 1.6.
 
 The Python packages come from the lock, with the hashes by which they were installed; the Debian
 packages from the records in the image itself. What the image holds besides is its own code, which
@@ -25,7 +25,8 @@ from releasing.programs import ReleaseError, run, tool
 from releasing.references import by_digest
 
 Document = dict[str, Any]
-LOCK = ROOT / "hack/locks/runtime.txt"
+LOCKS = {"operator": ROOT / "hack/locks/runtime.txt", "driver": ROOT / "hack/locks/driver.txt"}
+"""By the image that holds what the lock names."""
 
 PACKAGES = "var/lib/dpkg/status.d/"
 SITE = "opt/gpujob/"
@@ -51,10 +52,12 @@ class Contents:
     """Name and version."""
 
 
-def make(reference: str, version: str) -> Document:
+def make(target: str, reference: str, version: str) -> Document:
     """Returns the bill of an image in a registry; raises ReleaseError if it is not whole."""
+    if target not in LOCKS:
+        raise ReleaseError(f"no image {target!r} is released: {' and '.join(LOCKS)} are")
     contents = [read_contents(reference, platform) for platform in platforms(reference)]
-    bill = compose(from_lock(), reference, version, contents)
+    bill = compose(from_lock(target), reference, version, contents)
     if faults := schema_faults(bill) + content_faults(bill, contents):
         raise ReleaseError(f"the bill of {reference} is wrong: {'; '.join(faults)}")
     return bill
@@ -65,9 +68,9 @@ def text(bill: Document) -> str:
     return json.dumps(bill, indent=2, sort_keys=True) + "\n"
 
 
-def from_lock() -> Document:
-    """Returns what cyclonedx-py makes of the lock."""
-    program = [sys.executable, "-m", "cyclonedx_py", "requirements", str(LOCK)]
+def from_lock(target: str) -> Document:
+    """Returns what cyclonedx-py makes of an image's lock."""
+    program = [sys.executable, "-m", "cyclonedx_py", "requirements", str(LOCKS[target])]
     options = [
         f"--pyproject={ROOT / 'pyproject.toml'}",
         "--mc-type=application",
@@ -76,6 +79,8 @@ def from_lock() -> Document:
         "--no-validate",  # the whole bill is, later
     ]
     bill: Document = json.loads(run([*program, *options]))
+    # It has the project's name: the images are called after their programs.
+    bill["metadata"]["component"]["name"] = f"gpujob-{target}"
     return bill
 
 

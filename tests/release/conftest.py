@@ -1,4 +1,4 @@
-"""A registry on the loopback, this commit's image in it, and a key to sign with."""
+"""A registry on the loopback, this commit's images in it, and a key to sign with."""
 
 import subprocess
 import time
@@ -44,9 +44,24 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def driver_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The driver's image, built from this work tree."""
+    return project_images.build(tmp_path_factory.mktemp("images"), (project_images.DRIVER,))[0]
+
+
+@pytest.fixture(scope="session")
 def image(registry: str, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The operator's image in the registry, by digest."""
     return push(archive, f"{registry}/gpujob/gpujob-operator", tmp_path_factory.mktemp("layout"))
+
+
+@pytest.fixture(scope="session")
+def driver_image(
+    registry: str, driver_archive: Path, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The driver's image in the registry, by digest."""
+    scratch = tmp_path_factory.mktemp("layout")
+    return push(driver_archive, f"{registry}/gpujob/gpujob-driver", scratch)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from releasing.programs import ReleaseError, helm, run
 from releasing.references import version_of
 from releasing.signatures import Key
 
-IMAGE = f"ghcr.io/gpujob/gpujob-operator@sha256:{'1' * 64}"
+OPERATOR = f"ghcr.io/gpujob/gpujob-operator@sha256:{'1' * 64}"
+DRIVER = f"ghcr.io/gpujob/gpujob-driver@sha256:{'2' * 64}"
 WRITTEN = {"pyproject.toml": "1.2.3", "Chart.yaml, version": "1.2.3"}
 
 
@@ -21,18 +22,18 @@ def test_the_same_commit_gives_the_same_chart(tmp_path: Path) -> None:
     made = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         folder.mkdir()
-        made.append(chart.package(IMAGE, "1.2.3", 1_700_000_000, folder).read_bytes())
+        made.append(chart.package(OPERATOR, DRIVER, "1.2.3", 1_700_000_000, folder).read_bytes())
         os.utime(ROOT / "helm/gpujob/Chart.yaml")
 
     assert made[0] == made[1]
 
 
-def test_the_pushed_chart_is_signed_and_installs_the_image_by_digest(
+def test_the_pushed_chart_is_signed_and_installs_the_images_by_digest(
     registry: str, keys: tuple[Key, Key], tmp_path: Path
 ) -> None:
-    """What is pulled by digest renders the image's digest, and a changed one is not signed."""
+    """What is pulled by digest renders both images' digests, and a changed one is not signed."""
     private, public = keys
-    archive = chart.package(IMAGE, "1.2.3", 1_700_000_000, tmp_path)
+    archive = chart.package(OPERATOR, DRIVER, "1.2.3", 1_700_000_000, tmp_path)
     pushed = chart.push(archive, f"{registry}/GpuJob/charts", plain_http=True)
     signatures.sign(pushed, private)
     signatures.verify(pushed, public, None)
@@ -41,9 +42,10 @@ def test_the_pushed_chart_is_signed_and_installs_the_image_by_digest(
     run([helm(), *pulled])
     (again,) = (tmp_path / "pulled").iterdir()
     rendered = run([helm(), "template", "g", str(again), "--set", "vast.existingSecret=vast"])
-    other = chart.package(IMAGE, "1.2.4", 1_700_000_000, tmp_path)
+    other = chart.package(OPERATOR, DRIVER, "1.2.4", 1_700_000_000, tmp_path)
 
-    assert f"image: {IMAGE}" in rendered.replace('"', "")
+    assert f"image: {OPERATOR}" in rendered.replace('"', "")
+    assert f"value: {DRIVER}" in rendered
     assert again.read_bytes() == archive.read_bytes()
     changed = chart.push(other, f"{registry}/gpujob/charts", plain_http=True)
     with pytest.raises(ReleaseError, match="no signatures found"):
@@ -53,10 +55,13 @@ def test_the_pushed_chart_is_signed_and_installs_the_image_by_digest(
 def test_values_that_can_not_name_the_image_are_refused() -> None:
     """A chart that would install a tag is not released."""
     values = (ROOT / "helm/gpujob/values.yaml").read_text()
-    assert f"  digest: sha256:{'1' * 64}\n" in chart.name_image(values, IMAGE)
+    named = chart.name_images(values, OPERATOR, DRIVER)
+    assert f"\n  digest: sha256:{'1' * 64}\n" in named
+    assert f"\n    digest: sha256:{'2' * 64}\n" in named
 
-    with pytest.raises(ReleaseError, match="has 0 lines"):
-        chart.name_image(values.replace('  digest: ""\n', ""), IMAGE)
+    for lacking in ('\n  digest: ""', '\n    digest: ""'):
+        with pytest.raises(ReleaseError, match="has 0 lines"):
+            chart.name_images(values.replace(lacking, ""), OPERATOR, DRIVER)
 
 
 def test_a_tag_releases_the_version_that_the_files_say() -> None:
@@ -77,7 +82,7 @@ def test_a_tag_that_is_no_version_is_refused(tag: str) -> None:
 
 def test_the_chart_has_no_file_that_the_archive_lacks(tmp_path: Path) -> None:
     """What is in git is in the release."""
-    archive = chart.package(IMAGE, "1.2.3", 1_700_000_000, tmp_path)
+    archive = chart.package(OPERATOR, DRIVER, "1.2.3", 1_700_000_000, tmp_path)
     known = run(["git", "-C", str(ROOT / "helm/gpujob"), "ls-files"]).split()
     with tarfile.open(archive) as opened:
         packed = {name.removeprefix("gpujob/") for name in opened.getnames()}

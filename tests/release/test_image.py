@@ -1,4 +1,4 @@
-"""The image: the same bytes each time, and Dockerfile and local builder in step."""
+"""The images: the same bytes each time, and Dockerfile and local builder in step."""
 
 import json
 import os
@@ -11,11 +11,12 @@ import pytest
 
 from localcluster import kind, project_images
 from localcluster.paths import ROOT
-from releasing.image import Source, build_command, build_twice, push
+from releasing.image import TARGETS, Source, build_command, build_twice, push
 from releasing.programs import ReleaseError
 
 DOCKERFILE = (ROOT / "operator/Dockerfile").read_text()
-OPERATOR = DOCKERFILE[DOCKERFILE.index("AS gpujob\n") :]
+
+Archives = dict[str, Path]
 
 by_ourselves = pytest.mark.skipif(
     kind.engine() is not None,
@@ -23,19 +24,39 @@ by_ourselves = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(scope="module")
+def archives(archive: Path, driver_archive: Path) -> Archives:
+    """What is released, by its target in the Dockerfile."""
+    return {"operator": archive, "driver": driver_archive}
+
+
 @by_ourselves
-def test_two_builds_are_the_same(archive: Path, tmp_path: Path) -> None:
+def test_two_builds_are_the_same(archives: Archives, tmp_path: Path) -> None:
     """Byte by byte, in another folder and with other times."""
-    again = project_images.build(tmp_path, (project_images.OPERATOR,))[0]
+    tags = (project_images.OPERATOR, project_images.DRIVER)
+    again = project_images.build(tmp_path, tags)
 
-    assert again.read_bytes() == archive.read_bytes()
+    for one, target in zip(again, TARGETS, strict=True):
+        assert one.read_bytes() == archives[target].read_bytes()
 
 
-def test_the_image_has_no_shell_and_no_package_manager(archive: Path) -> None:
+@by_ourselves
+def test_the_drivers_image_is_the_smaller_one(archives: Archives) -> None:
+    """Each node pulls it: half the size, and no code of the other programs."""
+    names = _files(archives["driver"])
+
+    assert archives["driver"].stat().st_size < archives["operator"].stat().st_size / 2
+    assert "opt/gpujob/gpujob/driver/main.py" in names
+    for folder in ("gpujob/core", "gpujob/controller", "gpujob/server", "kopf", "kubernetes"):
+        assert not [name for name in names if name.startswith(f"opt/gpujob/{folder}/")]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_image_has_no_shell_and_no_package_manager(target: str, archives: Archives) -> None:
     """Nor a compiler, nor anything else to run but Python."""
     programs = {
         Path(name).name
-        for name in _files(archive)
+        for name in _files(archives[target])
         if re.match(r"(usr/)?(local/)?s?bin/.", name) and not name.endswith((".py", ".pyc"))
     }
 
@@ -44,21 +65,24 @@ def test_the_image_has_no_shell_and_no_package_manager(archive: Path) -> None:
 
 
 @by_ourselves
-def test_both_builders_make_the_same_of_it(archive: Path) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_both_builders_make_the_same_of_it(target: str, archives: Archives) -> None:
     """User, variables, entry point, Python and labels."""
-    config = _config(archive)["config"]
-    variables = dict(re.findall(r"(\w+)=(\S+)", re.search(r"^ENV (.*)$", OPERATOR, re.M)[1]))  # type: ignore[index]
+    config = _config(archives[target])["config"]
+    stage = _stage(target)
+    (line,) = re.findall(r"^ENV (.*)$", stage.replace("\\\n", " "), re.MULTILINE)
+    variables = dict(re.findall(r"(\w+)=(\S+)", line))
     made = dict(one.split("=", 1) for one in config["Env"])
 
-    assert f"USER {config['User']}\n" in OPERATOR
+    assert f"USER {config['User']}\n" in stage
     assert re.fullmatch(r"[1-9]\d{4,}:[1-9]\d{4,}", config["User"])
     assert made == variables | {"PATH": made["PATH"]}
-    assert f"ENTRYPOINT {json.dumps(config['Entrypoint'])}\n" in OPERATOR
+    assert f"ENTRYPOINT {json.dumps(config['Entrypoint'])}\n" in stage
     assert set(re.findall(r"--python-version=(\S+)", DOCKERFILE)) == {project_images.PYTHON}
     assert set(re.findall(r"debian(\d+)", DOCKERFILE)) == {"13"}
     for name, value in config["Labels"].items():
         if not name.endswith("version"):
-            assert f'{name}="{value}"' in OPERATOR
+            assert f'{name}="{value}"' in stage
 
 
 def test_bases_are_named_by_digest_and_nothing_is_fetched_but_by_hash() -> None:
@@ -76,7 +100,9 @@ def test_bases_are_named_by_digest_and_nothing_is_fetched_but_by_hash() -> None:
 
 def test_the_release_is_built_without_caches_and_with_one_time() -> None:
     """The commit's: else each build would be another image."""
-    command = build_command(SOURCE, "type=image,push=true", Path("m.json"))
+    command = build_command(SOURCE, "driver", "type=image,push=true", Path("m.json"))
+    with pytest.raises(ReleaseError, match="operator and driver are"):
+        build_command(SOURCE, "simulator", "type=image,push=true", Path("m.json"))
 
     assert "SOURCE_DATE_EPOCH=1700000000" in command
     assert "type=image,push=true,rewrite-timestamp=true" in command
@@ -84,7 +110,8 @@ def test_the_release_is_built_without_caches_and_with_one_time() -> None:
     assert "linux/amd64,linux/arm64" in command
     given = {one.partition("=")[0] for one in command[command.index("--build-arg") :]}
     assert {"VERSION", "REVISION", "SOURCE"} <= given
-    assert set(re.findall(r"^ARG (VERSION|REVISION|SOURCE)=$", OPERATOR, re.M)) <= given
+    assert command[command.index("--target") + 1] == "driver"
+    assert set(re.findall(r"^ARG (VERSION|REVISION|SOURCE)=$", _stage("driver"), re.M)) <= given
 
 
 DOCKER = """#!/bin/sh
@@ -110,17 +137,23 @@ def test_what_was_pushed_is_told_by_digest(digests: Path) -> None:
     """In lower case, which registries demand."""
     digests.write_text("sha256:1\n")
 
-    assert push(SOURCE, "ghcr.io/GpuJob/x") == "ghcr.io/gpujob/x@sha256:1"
+    assert push(SOURCE, "operator", "ghcr.io/GpuJob/x") == "ghcr.io/gpujob/x@sha256:1"
 
 
 def test_two_builds_that_differ_are_refused(digests: Path) -> None:
     """The commit is named, both digests are."""
     digests.write_text("sha256:1\nsha256:1\n")
-    assert build_twice(SOURCE) == "sha256:1"
+    assert build_twice(SOURCE, "driver") == "sha256:1"
     digests.write_text("sha256:1\nsha256:2\n")
 
-    with pytest.raises(ReleaseError, match="of abc differ: sha256:1 and sha256:2"):
-        build_twice(SOURCE)
+    with pytest.raises(ReleaseError, match="driver at abc differ: sha256:1 and sha256:2"):
+        build_twice(SOURCE, "driver")
+
+
+def _stage(target: str) -> str:
+    """Returns the Dockerfile's part that makes an image."""
+    _, _, rest = DOCKERFILE.partition(f" AS {target}\n")
+    return rest.partition("\nFROM ")[0]
 
 
 def _config(archive: Path) -> dict[str, Any]:

@@ -150,7 +150,12 @@ def repository(github: GitHub) -> Repository:
 def files(tmp_path: Path) -> list[Path]:
     """What a release holds."""
     made = []
-    for name in ("sbom.json", "gpujob-operator-1.2.3.cdx.json", "gpujob-1.2.3.tgz"):
+    for name in (
+        "sbom.json",
+        "gpujob-operator-1.2.3.cdx.json",
+        "gpujob-driver-1.2.3.cdx.json",
+        "gpujob-1.2.3.tgz",
+    ):
         (tmp_path / name).write_text(f"content of {name}")
         made.append(tmp_path / name)
     return made
@@ -175,6 +180,8 @@ def test_without_a_bill_nothing_is_even_drafted(
     """The files are looked at before GitHub is asked for anything."""
     with pytest.raises(ReleaseError, match=r"sbom\.json is not among the files"):
         repository.publish(TAG, files[1:])
+    with pytest.raises(ReleaseError, match=r"gpujob-driver-\*\.cdx\.json is not among the files"):
+        repository.publish(TAG, [file for file in files if "driver" not in file.name])
     assert github.releases == {}
 
 
@@ -261,14 +268,15 @@ def test_the_token_is_in_no_error(github: GitHub, files: list[Path]) -> None:
     assert "canary-token" not in f"{refused.value}{wrong!r}"
 
 
+BILLS = ("sbom.json", "gpujob-driver-1.2.3.cdx.json")
+
+
 def test_an_asset_that_does_not_belong_is_a_fault() -> None:
     """Someone else may have put it there between two looks."""
-    wanted = [asset_of("sbom.json", b"1")]
+    wanted = [asset_of(name, b"1") for name in BILLS]
     held = publication.read_held(
-        {"id": n, "name": name, "size": 1, "digest": asset.digest, "state": "uploaded"}
-        for n, (name, asset) in enumerate(
-            [("sbom.json", wanted[0]), ("setup.exe", asset_of("setup.exe", b"2"))]
-        )
+        {"id": n, "name": one.name, "size": 1, "digest": one.digest, "state": "uploaded"}
+        for n, one in enumerate([*wanted, asset_of("setup.exe", b"2")])
     )
 
     assert publication.faults(wanted, held) == ["setup.exe does not belong there"]
@@ -276,8 +284,11 @@ def test_an_asset_that_does_not_belong_is_a_fault() -> None:
 
 def test_an_asset_without_a_digest_is_a_fault() -> None:
     """Unknown is not equal."""
-    listed = [{"id": 1, "name": "sbom.json", "size": 1, "digest": None, "state": "uploaded"}]
-    found = publication.faults([asset_of("sbom.json", b"1")], publication.read_held(listed))
+    listed = [
+        {"id": 1, "name": name, "size": 1, "digest": None, "state": "uploaded"} for name in BILLS
+    ]
+    wanted = [asset_of(name, b"1") for name in BILLS]
+    found = publication.faults(wanted, publication.read_held(listed))
 
-    assert len(found) == 1
-    assert "is another file" in found[0]
+    assert len(found) == 2
+    assert all("is another file" in one for one in found)

@@ -5,11 +5,10 @@ import re
 import pytest
 from tests.release.parts import index_of
 
-from localcluster.paths import ROOT
 from releasing import sbom
 from releasing.sbom import Contents, Document, Package
 
-LOCK = (ROOT / "hack/locks/runtime.txt").read_text()
+LOCK = sbom.LOCKS["operator"].read_text()
 PINNED = dict(re.findall(r"^([a-z0-9._-]+)==([^ \\]+)", LOCK, re.MULTILINE))
 REFERENCE = f"ghcr.io/gpujob/gpujob-operator@sha256:{'1' * 64}"
 PYTHON = frozenset(PINNED.items())
@@ -20,13 +19,13 @@ HELD = Contents(frozenset({LIBC}), PYTHON)
 @pytest.fixture(scope="module")
 def lock() -> Document:
     """What cyclonedx-py makes of the lock."""
-    return sbom.from_lock()
+    return sbom.from_lock("operator")
 
 
 @pytest.fixture(scope="module")
 def bill(image: str) -> Document:
     """The bill of the image that was built from this work tree."""
-    return sbom.make(image, "1.2.3")
+    return sbom.make("operator", image, "1.2.3")
 
 
 def test_it_lists_each_pin_and_else_only_debian_packages(bill: Document) -> None:
@@ -43,6 +42,16 @@ def test_it_lists_each_pin_and_else_only_debian_packages(bill: Document) -> None
     assert {"libc6", "libssl3t64", "python3.13-minimal"} <= {one["name"] for one in debian}
     assert all(one["purl"].startswith("pkg:deb/debian/") for one in debian)
     assert not {"dpkg", "tar", "dash", "bash", "apt"} & {one["name"] for one in debian}
+
+
+def test_the_drivers_image_has_a_bill_of_its_own(driver_image: str) -> None:
+    """It lists the packages of its own lock, and what must not be in it is not."""
+    bill = sbom.make("driver", driver_image, "1.2.3")
+    listed = {one["name"] for one in bill["components"] if one["purl"].startswith("pkg:pypi/")}
+
+    assert bill["metadata"]["component"]["name"] == "gpujob-driver"
+    assert listed == set(re.findall(r"^([a-z0-9._-]+)==", sbom.LOCKS["driver"].read_text(), re.M))
+    assert listed.isdisjoint({"aiohttp", "fastapi", "kopf", "kubernetes", "uvicorn"})
 
 
 def test_it_names_the_image(bill: Document, image: str) -> None:
@@ -79,7 +88,7 @@ def test_each_pin_bears_the_hashes_of_the_lock(lock: Document) -> None:
 def test_the_same_image_gives_the_same_bytes(lock: Document) -> None:
     """No time and no serial number is in it."""
     first = sbom.text(sbom.compose(lock, REFERENCE, "1.2.3", [HELD]))
-    second = sbom.text(sbom.compose(sbom.from_lock(), REFERENCE, "1.2.3", [HELD]))
+    second = sbom.text(sbom.compose(sbom.from_lock("operator"), REFERENCE, "1.2.3", [HELD]))
 
     assert first == second
 

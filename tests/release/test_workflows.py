@@ -11,6 +11,7 @@ import yaml
 
 from localcluster.paths import ROOT
 from releasing.__main__ import parser
+from releasing.image import TARGETS
 
 FOLDER = ROOT / ".github/workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.yml"))
@@ -110,6 +111,9 @@ def test_what_is_pushed_is_signed_and_verified_before_it_is_published() -> None:
     jobs = _load(FOLDER / "release.yml")["jobs"]
     for name in ("image", "chart"):
         text = "\n".join(step.get("run", "") for step in jobs[name]["steps"])
+        # One build for each image that is released.
+        if name == "image":
+            assert tuple(jobs[name]["strategy"]["matrix"]["target"]) == TARGETS
         made, signed, verified = (
             text.index(f"hack/release {one} ") for one in (name, "sign", "verify")
         )
