@@ -202,7 +202,7 @@ async def test_a_checkpoint_outlives_its_machine(
     ("change", "words"),
     [
         ({"downloadBytesMax": 100}, "inputs and checkpoint have 3070047 bytes"),
-        ({"outputs": [{"folder": "/proc/none", "path": "/x"}]}, "none can not be written"),
+        ({"outputs": [{"folder": "/proc/none", "path": "/x"}]}, "none cannot be written"),
     ],
 )
 async def test_what_can_not_be_copied_is_said_before_anything_is_rented(
@@ -240,9 +240,7 @@ async def test_more_than_is_allowed_is_not_copied(
 
     assert set(digests(case.claims / "outputs")) == {"small"}
     assert outcome is not None
-    assert outcome.lost == (
-        "not copied: big: data.maxUploadGB does not allow for 2000000 bytes more"
-    )
+    assert outcome.lost == "not copied: big: data.maxUploadGB does not allow 2000000 more bytes"
 
 
 async def test_a_stranger_s_names_lead_nowhere(
@@ -306,8 +304,9 @@ async def test_a_log_on_a_claim_has_the_cap_of_files(
     assert case.driver.out == b"one\ntwo\n"
     assert (case.claims / "log/train-0-1.stdout").read_bytes() == b"one\n"
     assert outcome is not None
-    assert outcome.lost == (
-        "the log on its claim ends at byte 4: data.maxUploadGB does not allow for 4 bytes more"
+    assert (
+        outcome.lost
+        == "the log on its claim ends at byte 4: data.maxUploadGB does not allow 4 more bytes"
     )
 
 
@@ -402,7 +401,7 @@ async def test_many_files_are_copied_a_few_at_a_time(machine: Machine, tmp_path:
     problems, most = await pulled_with_find(machine, tmp_path, tells)
 
     assert len(problems) == 10_000
-    assert problems[-1] == "10000: x does not allow for 1 bytes more"
+    assert problems[-1] == "10000: x does not allow 1 more bytes"
     assert most < 8 << 20, "half of what as many tasks take"
 
 

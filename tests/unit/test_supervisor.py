@@ -74,7 +74,7 @@ def _state(pid: int) -> str:
 def test_each_run_has_a_folder_of_its_own() -> None:
     """The first one is named by the node alone."""
     assert [run_name("0000", number) for number in range(3)] == ["0000", "0000-1", "0000-2"]
-    with pytest.raises(ValueError, match="is no uid"):
+    with pytest.raises(ValueError, match="is not a uid"):
         run_name("../x", 0)
 
 
@@ -273,7 +273,7 @@ def test_a_machine_measures_itself(tmp_path: Path, faults: dict[str, bool]) -> N
 )
 def test_a_measure_that_is_not_understood(output: bytes) -> None:
     """What is not told is not guessed."""
-    with pytest.raises(ValueError, match=r"did not tell its|invalid literal|greater than"):
+    with pytest.raises(ValueError, match=r"did not report its|invalid literal|greater than"):
         parse_measure(output)
 
 

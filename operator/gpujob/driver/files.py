@@ -1,10 +1,13 @@
 """Copies folders between the driver's claims and a machine, file by file.
 
-A file is written beside its place, compared by its SHA-256 with the other side's, and only then
-moved there. What a broken connection left is taken up again. The machine needs `sh`, `find`,
-`stat` and `sha256sum`; names of files go through its input, never into a command.
+A file is written beside its place, compared with the other side's by its SHA-256, and only then
+moved into place. A copy that a broken connection cut off is continued. What a machine says about
+its files is not trusted: no name leads out of the folder.
 
-What a machine says of its files is a stranger's word: no name leads out of the folder.
+Why own shell scripts, and neither SFTP nor rsync: the machine runs the user's image, and no image
+is bound to hold `sftp-server` or `rsync`; these scripts need `sh`, `find`, `stat` and `sha256sum`
+only. Resuming by offset, the comparison by SHA-256, and the caps on traffic would have to be
+written on top of either anyway. The names of files are a script's input, never a part of it.
 """
 
 import asyncio
@@ -24,22 +27,23 @@ from gpujob.api.words import in_words
 from gpujob.driver.state import SETTLE_BYTES, settle
 
 AT_ONCE = 4
-"""Files that are copied at the same time; a machine's SSH server takes ten channels."""
+"""Files that are copied at the same time. OpenSSH allows ten channels for each connection."""
 CHUNK_BYTES = 1 << 18
 HASH_SECONDS = 900.0
 LIST_SECONDS = 120.0
 FILES_MAX = 100_000
-"""In a folder, and to be held in memory; each costs three commands on the machine."""
+"""Of one folder. Its list is held in memory, and each file costs three commands on the machine."""
 LIST_BYTES_MAX = 16 << 20
-"""Of a machine's list of them: 160 for each, name included."""
+"""Of a machine's list of its files: 160 for each of `FILES_MAX`, with the name."""
 SHOWN_LENGTH_MAX = 200
 TRIES = 3
-"""A file that changed while it was copied is copied anew, so often."""
+"""How often a file is copied that changes while it is copied."""
 SETTLED_SECONDS = 2
-"""Times of files have whole seconds: one that changed later than this may change unseen."""
+"""Times of files are in whole seconds: a file that has changed within this time may change again
+without getting another time, so its copy is not taken for complete."""
 PROBLEMS_TOLD = 3
 CHANGED_STATUS = 4
-"""By which a script tells that another file is there than was thought."""
+"""Exit status of a script that finds another file on the machine than expected."""
 
 _NOW = re.compile(rb"now (\d{1,15})")
 _LINE = re.compile(rb"(\d{1,15}) (\d{1,15}) ([0-7]{3,4}) \./([^\n\0]{1,4096})")
@@ -69,11 +73,11 @@ chmod @MODE@ "./$f.gpujob-part" && mv -f "./$f.gpujob-part" "./$f"
 
 
 class CopyError(Exception):
-    """A file that can not be copied, whatever is tried; says which and why."""
+    """A file that cannot be copied, however often it is tried; says which and why."""
 
 
 class _Changed(Exception):
-    """A file was written to while it was copied."""
+    """A file changed while it was copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +85,14 @@ class File:
     """A regular file below a folder."""
 
     name: bytes
-    """Relative, parts joined by `/`."""
+    """Relative to the folder, parts joined by `/`."""
     size: int
     mtime: int
     mode: int
 
     @property
     def shown(self) -> str:
-        """For people."""
+        """The name, for people."""
         return in_words(self.name.decode("utf-8", "replace"), SHOWN_LENGTH_MAX)
 
 
@@ -98,28 +102,28 @@ class Allowance:
 
     left: int
     field: str
-    """Of the job, by which more could be allowed."""
+    """The field of the job that sets it."""
 
     def check(self, count: int) -> None:
-        """Raises CopyError if there is not enough left."""
+        """Raises CopyError if fewer bytes are left."""
         if count > self.left:
-            raise CopyError(f"{self.field} does not allow for {count} bytes more")
+            raise CopyError(f"{self.field} does not allow {count} more bytes")
 
     def take(self, count: int) -> None:
-        """Takes from it; raises CopyError if there is not enough."""
+        """Uses up some of it; raises CopyError if fewer bytes are left."""
         self.check(count)
         self.left -= count
 
 
 def data_problem(plan: DataPlan) -> str:
-    """Returns why the claims can not be used for this job; empty = they can."""
+    """Returns why the claims cannot be used for this job; empty = they can."""
     for folder in _written(plan):
         try:
             probe = folder / f".gpujob-probe-{os.getpid()}"
             probe.touch()
             probe.unlink()
         except OSError as error:
-            return f"{folder.name} can not be written: {error.strerror}"
+            return f"{folder.name} cannot be written: {error.strerror}"
     total = 0
     try:
         for copy in _read(plan):
@@ -129,10 +133,10 @@ def data_problem(plan: DataPlan) -> str:
                     return f"{folder.name} holds more than {FILES_MAX} files"
                 total += file.size
     except OSError as error:
-        return f"an input can not be read: {error.strerror}"
+        return f"an input cannot be read: {error.strerror}"
     if total > plan.download_bytes_max:
         gb = plan.download_bytes_max // 10**9
-        return f"inputs and checkpoint have {total} bytes, data.maxDownloadGB allows for {gb} GB"
+        return f"inputs and checkpoint have {total} bytes, but data.maxDownloadGB allows {gb} GB"
     return ""
 
 
@@ -151,7 +155,7 @@ def _read(plan: DataPlan) -> Iterator[Copy]:
 
 
 def local_files(folder: Path) -> Iterator[File]:
-    """Yields the regular files below a folder of ours; raises OSError."""
+    """Yields the regular files below a folder of the driver's own; raises OSError."""
     for place, folders, names in os.walk(os.fsencode(folder), onerror=_raised):
         folders.sort()
         for name in sorted(names):
@@ -168,9 +172,9 @@ def _raised(error: OSError) -> None:
 
 
 async def remote_files(connection: Connection, path: str) -> tuple[int, dict[bytes, File]]:
-    """Returns the machine's clock and the files below a folder of its.
+    """Returns the machine's clock and the files below one of its folders.
 
-    Raises CopyError for what can not be copied whatever is tried, and MachineError.
+    Raises CopyError for a list that no retry could mend, and MachineError.
     """
     script = _LIST.replace("@PATH@", shlex.quote(path))
     now: int | None = None
@@ -208,7 +212,7 @@ def _clock(line: bytes) -> int:
 def _listed(line: bytes, path: str) -> File:
     match = _LINE.fullmatch(line)
     if match is None or b".." in match[4].split(b"/"):
-        raise CopyError(f"{path} holds a file whose name can not be copied")
+        raise CopyError(f"{path} holds a file with a name that cannot be copied")
     return File(match[4], int(match[1]), int(match[2]), int(match[3], 8) & 0o777)
 
 
@@ -217,8 +221,8 @@ async def pull(
 ) -> tuple[str, ...]:
     """Copies a folder from the machine; returns what could not be copied.
 
-    With `mirrors` files that the machine has no longer are removed here, unless it has none at
-    all. Raises MachineError if the connection breaks: what was copied so far is kept.
+    With `mirrors`, files that are gone from the machine are removed here too, unless none is left
+    there. Raises MachineError if the connection breaks: what was copied so far is kept.
     """
     folder = Path(copy.folder)
     try:
@@ -235,14 +239,14 @@ async def pull(
         try:
             await asyncio.to_thread(_mirror, folder, set(wanted))
         except OSError as error:
-            return (f"what is gone can not be removed: {error.strerror}",)
+            return (f"files that are gone from the machine cannot be removed: {error.strerror}",)
     return problems
 
 
 def _mirror(folder: Path, wanted: set[bytes]) -> None:
     for name in {file.name for file in local_files(folder)} - wanted:
         (folder / os.fsdecode(name)).unlink(missing_ok=True)
-    # Of versions that the machine has no longer either.
+    # Parts of versions that are gone from the machine as well.
     for part in folder.rglob(f".*{_PART}"):
         part.unlink(missing_ok=True)
 
@@ -252,7 +256,7 @@ async def push(
 ) -> tuple[str, ...]:
     """Copies a folder to the machine; returns what could not be copied.
 
-    With `only_missing` files that the machine has stay as they are. Raises MachineError.
+    With `only_missing`, files that the machine has already stay as they are. Raises MachineError.
     """
     try:
         _, there = await remote_files(connection, copy.path)
@@ -271,7 +275,7 @@ async def _each(
     files: Iterable[File], copied: Callable[[File], Awaitable[None]]
 ) -> tuple[str, ...]:
     """Copies files, a few at a time; returns what could not be copied."""
-    # Shared by all copiers: a task for each file would take more memory than its name.
+    # Shared by a few tasks: a task for each file would take more memory than the file's name.
     waiting = iter(files)
     problems: list[str] = []
     broken: BaseException | None = None
@@ -292,7 +296,7 @@ async def _each(
     async def some() -> None:
         for file in waiting:
             await one(file)
-            # What is there already takes no wait: others must get their turn all the same.
+            # A file that is there already awaits nothing; other tasks must get their turn anyway.
             await asyncio.sleep(0)
 
     try:
@@ -301,14 +305,14 @@ async def _each(
                 group.create_task(some())
     except* MachineError as errors:
         broken = errors.exceptions[0]
-    # Raised in there it would come out as a group.
+    # Raised inside the group, it would come out as an ExceptionGroup.
     if broken is not None:
         raise broken
     return tuple(problems)
 
 
 def words_for(problems: Sequence[str]) -> str:
-    """Returns in words what could not be copied; empty if all was."""
+    """Returns in words what could not be copied; empty if everything was."""
     if not problems:
         return ""
     more = len(problems) - PROBLEMS_TOLD
@@ -405,11 +409,11 @@ def _refusals() -> Iterator[None]:
     except ScriptFailed as error:
         if error.status == CHANGED_STATUS:
             raise _Changed from error
-        raise CopyError("the machine does not take it; its disk may be full") from error
+        raise CopyError("the machine does not take it: its disk may be full") from error
 
 
 def _digested(descriptor: int, digest: "hashlib._Hash", most: int) -> int:
-    """Takes what a file has from its start into a digest, at most so many bytes; returns them."""
+    """Feeds the first bytes of a file, at most `most`, into a digest; returns how many."""
     at = 0
     while at < most and (data := os.pread(descriptor, min(CHUNK_BYTES, most - at), at)):
         digest.update(data)
@@ -418,7 +422,7 @@ def _digested(descriptor: int, digest: "hashlib._Hash", most: int) -> int:
 
 
 def _inside(folder: Path, name: bytes) -> Path:
-    """Returns a file's place below a folder; raises CopyError if a link leads out of it."""
+    """Returns the path of a file below a folder; raises CopyError if a link leads out of it."""
     target = folder / os.fsdecode(name)
     if not target.parent.resolve().is_relative_to(folder.resolve()):
         raise CopyError("a link leads out of the folder")

@@ -1,6 +1,6 @@
-"""The script by which a machine measures itself before it gets work, and what it tells.
+"""The script with which a machine measures itself before it gets work, and the reading of it.
 
-It needs `sh` and the tools of any image; whatever it can not find out it does not tell.
+It needs `sh` and the tools of any image. What it cannot find out, it leaves out.
 """
 
 from collections.abc import Iterable
@@ -10,10 +10,10 @@ from gpujob.api.words import in_words
 from gpujob.driver.supervisor import ALIVE
 
 MEASURE_SECONDS = 60.0
-"""A whole measure takes about two seconds; a hanging GPU or a very slow disk far longer."""
+"""A measure takes about two seconds; with a GPU that hangs or a very slow disk, far longer."""
 
-# The order of clients is that of the start script. Written are at most 64 MiB, for 5 s at most;
-# /proc/uptime has hundredths of seconds where `date` has none.
+# HTTP clients are tried in the order of the start script. At most 64 MiB are written, for at most
+# 5 s; /proc/uptime has hundredths of seconds, which not every `date` has.
 _SCRIPT = r"""
 g="$HOME/.gpujob"; mkdir -p "$g"
 smi() { if command -v timeout >/dev/null; then timeout 20 nvidia-smi "$@"; else nvidia-smi "$@"; fi; }
@@ -63,15 +63,15 @@ GPUS_MAX = 64
 
 
 def parse_measure(output: bytes) -> Measured:
-    """Reads what the script printed; raises ValueError."""
+    """Reads the script's output; raises ValueError."""
     try:
         return _measured(output.decode("utf-8", "replace").splitlines())
     except KeyError as error:
-        raise ValueError(f"the machine did not tell its {error}") from None
+        raise ValueError(f"the machine did not report its {error}") from None
 
 
 def _measured(lines: Iterable[str]) -> Measured:
-    told: dict[str, str] = {}
+    facts: dict[str, str] = {}
     gpus: list[Gpu] = []
     problem = ""
     for line in lines:
@@ -83,35 +83,35 @@ def _measured(lines: Iterable[str]) -> Measured:
             else:
                 problem = in_words(value, 200)
         elif key == "gpu-problem":
-            problem = in_words(value, 200) or "nvidia-smi failed without a word"
+            problem = in_words(value, 200) or "nvidia-smi failed without a message"
         else:
-            told[key] = value
-    memory = int(told["memory"]) * 1024
-    free = int(told.get("free", "0")) * 1024
-    limit = told.get("limit", "max").strip()
+            facts[key] = value
+    memory = int(facts["memory"]) * 1024
+    free = int(facts.get("free", "0")) * 1024
+    limit = facts.get("limit", "max").strip()
     if limit.isdecimal() and int(limit) < memory:
         memory = int(limit)
-        # What only caches files is given up when memory is asked for.
-        used = max(int(told.get("used", "0")) - int(told.get("cached", "0")), 0)
+        # The cache of files is given up when a process needs memory.
+        used = max(int(facts.get("used", "0")) - int(facts.get("cached", "0")), 0)
         free = min(free, max(memory - used, 0))
-    disk, disk_free = (int(number) // 1024 for number in told["disk"].split())
+    disk, disk_free = (int(number) // 1024 for number in facts["disk"].split())
     return Measured(
         gpus=tuple(gpus[:GPUS_MAX]),
         gpu_problem=problem,
-        cuda_version=told.get("cuda"),
-        cpu_cores=int(told["cores"]),
+        cuda_version=facts.get("cuda"),
+        cpu_cores=int(facts["cores"]),
         memory_mib=memory // MIB,
         memory_free_mib=free // MIB,
         disk_mib=disk,
         disk_free_mib=disk_free,
-        disk_write_mbps=_speed(told["write"]),
-        watchdog_client=WatchdogClient(told["client"]) if "client" in told else None,
-        watchdog_runs="watchdog" in told,
+        disk_write_mbps=_speed(facts["write"]),
+        watchdog_client=WatchdogClient(facts["client"]) if "client" in facts else None,
+        watchdog_runs="watchdog" in facts,
     )
 
 
 def _speed(text: str) -> float:
     written, began, ended = text.split()
-    # What took less than the clock's step took at most that.
+    # The clock has steps of this size.
     seconds = max(float(ended) - float(began), 0.01)
     return min(int(written) / seconds / 1e6, 1e6)

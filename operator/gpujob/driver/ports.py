@@ -1,4 +1,4 @@
-"""The workload's ports: whoever connects to one of ours is connected to the machine's, over SSH."""
+"""The workload's ports: a connection to a port of the driver goes on to the machine's, over SSH."""
 
 import asyncio
 import errno
@@ -13,13 +13,14 @@ from gpujob.adapters.ssh import READ_BYTES, Connection
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]
 CONNECTIONS_MAX = 32
-"""At a time: each may hold its window's worth of memory, of which the driver has little."""
+"""At the same time. Each may hold a window's worth of memory, of which the driver has little."""
 SILENCE_SECONDS = 60
-"""After which a caller's machine is asked whether it still stands: the dead keep no place."""
+"""After this time without data, TCP asks whether the caller still exists: callers that are gone
+must not use up `CONNECTIONS_MAX`."""
 
 
 async def carry_ports(connection: Connection, ports: Mapping[int, int]) -> None:
-    """Listens until it is cancelled; raises OSError if one of our ports is not free."""
+    """Listens until it is cancelled; raises OSError if a port is not free."""
     calls: set[asyncio.Task[None]] = set()
 
     def answer(port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -44,9 +45,9 @@ async def carry_ports(connection: Connection, ports: Mapping[int, int]) -> None:
 
 
 async def _listen(port: int, answer: Answer) -> list[asyncio.Server]:
-    """Listens on all addresses of those families that the pod has."""
+    """Listens on all addresses of the pod, of each address family that it has."""
     servers = []
-    for host in ("0.0.0.0", "::"):  # noqa: S104 - whoever may reach the pod is to reach the port
+    for host in ("0.0.0.0", "::"):  # noqa: S104 - NetworkPolicies say who reaches the pod
         try:
             servers.append(await asyncio.start_server(answer, host, port))
         except OSError as error:
@@ -65,7 +66,7 @@ async def _carry(
     caller.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_SECONDS)
     try:
-        # Nothing listens there, or one side has gone: the other is told by the end of its own.
+        # If nothing listens there, or one side is gone, the other side sees its connection end.
         with suppress(MachineError, OSError):
             async with connection.reach(port) as (far_reader, far_writer):
                 pumps = [
@@ -85,7 +86,7 @@ async def _carry(
 
 
 async def _pump(source: Any, target: Any) -> None:
-    """Carries one direction to its end, no faster than it is taken; the other one goes on."""
+    """Copies one direction to its end, no faster than it is read; the other direction goes on."""
     while data := await source.read(READ_BYTES):
         target.write(data)
         await target.drain()

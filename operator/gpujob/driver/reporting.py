@@ -61,7 +61,7 @@ class Reporter:
             if self._worker.findings.outcome is not None:
                 finished_at = finished_at or time.monotonic()
                 if time.monotonic() - finished_at > ACKNOWLEDGE_SECONDS:
-                    _log.info("nobody took the outcome; it stays in the termination message")
+                    _log.info("no controller took the outcome; it stays in the termination message")
                     break
             await self._worker.wait(self._pause_seconds(failures))
         self._client.close()

@@ -1,4 +1,4 @@
-"""What a driver is told by its pod's environment."""
+"""The driver's settings, from its pod's environment."""
 
 import os
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ class DriverSettingsError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class DriverSettings:
-    """All that a driver is told at its start."""
+    """All that a driver knows at its start."""
 
     transport_url: str
     token_file: Path
@@ -31,7 +31,7 @@ class DriverSettings:
     node_name: str
     data: DataPlan | None
     ports: Mapping[int, int]
-    """The machine's ports by our own."""
+    """The machine's port for each of the driver's ports."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "DriverSettings":
@@ -76,7 +76,9 @@ def _ports(text: str) -> dict[int, int]:
         pairs = [one.split(":") for one in text.split(",") if one]
         return {int(listened): int(port) for listened, port in pairs}
     except ValueError:
-        raise DriverSettingsError("GPUJOB_PORTS must be OURS:THEIRS,… in numbers") from None
+        raise DriverSettingsError(
+            "GPUJOB_PORTS must be pairs of numbers, as 20080:80,20081:9090"
+        ) from None
 
 
 def _data_plan(text: str | None) -> DataPlan | None:

@@ -1,4 +1,4 @@
-"""What a driver keeps across its container's restarts, in its pod's own folder."""
+"""What a driver keeps across restarts of its container, in a folder of its pod."""
 
 import mmap
 import os
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Protocol
 
 SETTLE_BYTES = 16 << 20
-"""What is not on its disk yet counts to the container's memory: never more than this."""
+"""Data that is not on its disk yet counts as the container's memory: never more than this."""
 
 _OFFSET = struct.Struct("<Q")
 
 
 def next_session(folder: Path) -> int:
-    """Returns the number of this start of the driver in its pod, from 1 on; counts it."""
+    """Counts the driver's starts in its pod; returns the number of this one, from 1 on."""
     path = folder / "session"
     try:
         number = int(path.read_text()) + 1
@@ -23,47 +23,47 @@ def next_session(folder: Path) -> int:
     return number
 
 
-def pinned_host_key(folder: Path, told: str) -> str:
-    """Returns the host key that this pod was told first; keeps this one if none was."""
+def pinned_host_key(folder: Path, named: str) -> str:
+    """Returns the host key that this pod was given first; the first call stores it."""
     path = folder / "host-key"
     try:
         return path.read_text()
     except FileNotFoundError:
-        _put(path, told)
-        return told
+        _put(path, named)
+        return named
 
 
 def _put(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file completely or not at all."""
     scratch = path.with_suffix(".new")
     scratch.write_text(text)
     scratch.replace(path)
 
 
 def settle(descriptor: int) -> None:
-    """Brings a file to its disk and lets go of the memory that held it; it may block."""
+    """Writes a file to its disk and frees the memory that cached it; it may block."""
     os.fdatasync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class Sink(Protocol):
-    """Where a stream goes."""
+    """A place that a stream is written to."""
 
     @property
     def value(self) -> int:
-        """How many of its bytes have gone there."""
+        """How many of the stream's bytes it has."""
         ...
 
     def write(self, data: bytes | memoryview) -> None:
-        """Takes the next bytes; raises OSError."""
+        """Writes the next bytes; raises OSError."""
         ...
 
 
 class Printed:
-    """A stream of our own, and how much of it was printed, in memory that outlives the process.
+    """One of the driver's own streams, with a count of its bytes in memory that outlives it.
 
-    A driver may be killed at any moment: between a byte's way out and its being counted lies one
-    store to memory, and no system call.
+    A driver may be killed at any moment. Between the printing of bytes and their being counted is
+    one store to memory, and no system call.
     """
 
     def __init__(self, target: int, folder: Path, name: str) -> None:
@@ -76,16 +76,16 @@ class Printed:
             os.close(descriptor)
 
     def skip_to(self, value: int) -> None:
-        """Leaves out what comes before."""
+        """Counts the bytes before this one as printed."""
         _OFFSET.pack_into(self._held, 0, value)
 
     @property
     def value(self) -> int:
-        """Bytes that were printed."""
+        """How many bytes were printed."""
         return int(_OFFSET.unpack_from(self._held)[0])
 
     def write(self, data: bytes | memoryview) -> None:
-        """Prints and counts."""
+        """Prints bytes and counts them."""
         view = memoryview(data)
         while view:
             written = os.write(self._target, view)
@@ -94,7 +94,7 @@ class Printed:
 
 
 class Kept:
-    """A file on a claim: what it holds is what it has taken, whoever wrote it."""
+    """A file on a claim: its size says how much was written, by whichever pod."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
@@ -103,11 +103,11 @@ class Kept:
 
     @property
     def value(self) -> int:
-        """Its size."""
+        """The file's size."""
         return os.fstat(self._file).st_size
 
     def write(self, data: bytes | memoryview) -> None:
-        """Appends."""
+        """Appends bytes."""
         view = memoryview(data)
         self._unsettled += len(view)
         while view:

@@ -2,9 +2,9 @@
 
 `launch` starts the workload at most once: the folder of the attempt is made by an atomic `mkdir`,
 and only its maker goes on. If the maker dies before it has started the workload, the folder stays
-without a `started` file; whoever comes later sees that after a while and reports it instead of
-starting a second one. `follow` prints what a file holds from an offset on, until the workload has
-ended and all was printed. `look` tells how it stands, and is a heartbeat for the machine's
+without a `started` file; a later driver sees that after a while, and reports it instead of
+starting a second workload. `follow` prints a file from an offset on, until the workload has ended
+and everything was printed. `look` prints how the workload is, and is a heartbeat for the machine's
 watchdog. `stop` asks the workload to end, `kill` ends it.
 """
 
@@ -20,21 +20,21 @@ from gpujob.api.transport import Cause, Progress
 LAUNCH_PATIENCE_SECONDS = 30
 
 PROGRESS_VARIABLE = "GPUJOB_PROGRESS_FILE"
-"""Names the file to which a workload may add lines of JSON, as `{"percent": 40, "step": 1200,
-"remainingSeconds": 900, "metrics": {"loss": 0.31}}`; the last one counts."""
+"""Names the file to which a workload may append lines of JSON, as `{"percent": 40, "step": 1200,
+"remainingSeconds": 900, "metrics": {"loss": 0.31}}`; the last line counts."""
 
 SECONDS_MAX = 10**9
 BYTES_MAX = 2**53 - 1
 MEMORY_MIB_MAX = 10**9
-"""Of one GPU. A report can not hold more of any."""
+"""Of one GPU. Larger numbers than these three do not fit into a report."""
 
 _UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # The workload's own shell reads environment and command from a file that only root can read, and
-# removes it: nothing of it is ever an argument of a process. The supervisor outlives a signal to
-# its group (a trap, unlike an ignored signal, is not inherited), so that it can record the end;
-# the reserve is given up for that, where the disk is full.
+# removes it: none of it is ever an argument of a process. The supervisor survives a signal to its
+# process group (a trap, unlike an ignored signal, is not inherited), so that it can record the end.
+# Where the disk is full, removing the reserve makes room for that.
 _LAUNCH = r"""
 umask 077
 base="$HOME/.gpujob/runs"; mkdir -p "$base"; dir="$base/@RUN@"
@@ -75,7 +75,7 @@ else nohup sh "$dir/supervise" "$dir" </dev/null >/dev/null 2>&1 & fi
 exit 0
 """  # noqa: E501
 
-# A container's first process may never collect its dead: such a one can still be signalled.
+# A container's first process may never reap zombies, and a zombie can still be signalled.
 ALIVE = r"""
 alive() {
   kill -0 "$1" 2>/dev/null && [ -r "/proc/$1/status" ] || return 1
@@ -107,7 +107,7 @@ smi --query-gpu=utilization.gpu,memory.used --format=csv,noheader,nounits 2>/dev
   while IFS= read -r line; do echo "gpu $line"; done
 """  # noqa: E501
 
-# Both are asked for again by each driver that comes: the first time counts.
+# Each driver that is started later runs them again: only the first time counts.
 _STOP = r"""
 dir="$HOME/.gpujob/runs/@RUN@"
 [ -e "$dir/started" ] && [ ! -e "$dir/exit" ] && [ ! -e "$dir/stopping" ] || exit 0
@@ -125,8 +125,8 @@ kill -s KILL -- "-$pid" 2>/dev/null || kill -KILL $(cat "/proc/$pid/task/$pid/ch
 exit 0
 """
 
-# `tail -c +N` and `head -c` move any byte; the end is looked at before the size, so that nothing
-# written before the end is missed.
+# `tail -c +N` and `head -c` copy any byte. Whether the workload has ended is read before the size,
+# so that nothing written before the end is missed.
 _FOLLOW = r"""
 cd "$HOME/.gpujob/runs/@RUN@" || exit 1
 at=@OFFSET@
@@ -143,25 +143,25 @@ done
 
 @dataclass(frozen=True)
 class Look:
-    """What a look at the machine told."""
+    """How the workload is, by one look at the machine."""
 
     state: str
     """absent, launching, running, exited or vanished (its supervisor was killed)."""
     run_seconds: int | None = None
-    """None = not known."""
+    """None = unknown."""
     exit_code: int | None = None
     cause: Cause | None = None
     stdout_bytes: int = 0
     stderr_bytes: int = 0
-    """What the workload has written."""
+    """How much the workload has written."""
     progress: Progress | None = None
-    """None = it told nothing, or nothing that can be read."""
+    """None = the workload reported none, or none that can be read."""
     gpus: tuple[tuple[int, int], ...] = ()
     """Load in percent and MiB in use of each GPU, if they were asked for."""
 
 
 def run_name(uid: str, number: int) -> str:
-    """Returns the name of a run's folder: of a node's workload, started for the so-manyth time."""
+    """Returns the folder name of run `number` of a node's workload."""
     return f"{_checked(uid)}-{int(number)}" if number else _checked(uid)
 
 
@@ -181,7 +181,7 @@ def work_text(
     lines = ['rm -f "$1/work"', f'export {PROGRESS_VARIABLE}="$1/progress"']
     for name, value in environment.items():
         if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} can not be the name of a variable")
+            raise ValueError(f"{name!r} cannot be the name of a variable")
         lines.append(f"export {name}={shlex.quote(value)}")
     place = shlex.quote(working_dir) if working_dir else '"$HOME"'
     lines.append(f"cd {place} || exit 127")
@@ -190,38 +190,38 @@ def work_text(
 
 
 def look_script(run: str, *, samples_gpus: bool) -> str:
-    """Returns the script that gives a heartbeat and prints how the workload stands."""
+    """Returns the script that gives a heartbeat and prints how the workload is."""
     look = ALIVE + _LOOK.replace("@RUN@", run)
     return look + _SAMPLE if samples_gpus else look
 
 
 def stop_script(run: str) -> str:
-    """Returns the script that asks the workload to end, the first time that it runs."""
+    """Returns the script that asks the workload to end; running it again does nothing."""
     return _STOP.replace("@RUN@", run)
 
 
 def kill_script(run: str) -> str:
-    """Returns the script that ends the workload, its supervisor with it."""
+    """Returns the script that kills the workload with its supervisor."""
     return _KILL.replace("@RUN@", run)
 
 
 def parse_look(output: bytes) -> Look:
-    """Reads what `look_script` printed; raises ValueError."""
+    """Reads the output of `look_script`; raises ValueError."""
     state, *lines = output.decode("utf-8", "replace").splitlines() or [""]
-    told: dict[str, str] = {}
+    facts: dict[str, str] = {}
     gpus = []
     for line in lines:
         key, _, value = line.partition(" ")
         if key == "gpu":
             gpus.append(value)
         else:
-            told[key] = value
-    out, _, err = told.get("log", "0 0").partition(" ")
+            facts[key] = value
+    out, _, err = facts.get("log", "0 0").partition(" ")
     look = Look(
         "running",
         stdout_bytes=_number(out, BYTES_MAX),
         stderr_bytes=_number(err, BYTES_MAX),
-        progress=_progress(told["progress"]) if "progress" in told else None,
+        progress=_progress(facts["progress"]) if "progress" in facts else None,
         gpus=tuple(loads for gpu in gpus if (loads := _loads(gpu)) is not None),
     )
     match state.split():
@@ -242,7 +242,7 @@ def parse_look(output: bytes) -> Look:
 
 
 def _progress(line: str) -> Progress | None:
-    """Reads what the workload wrote; a line that is not whole yet, or wrong, tells nothing."""
+    """Reads the workload's last line; None = it is not complete yet, or wrong."""
     try:
         return Progress.model_validate_json(line)
     except ValidationError:
@@ -250,7 +250,7 @@ def _progress(line: str) -> Progress | None:
 
 
 def _loads(line: str) -> tuple[int, int] | None:
-    """Reads the load of one GPU; those that tell none, as virtual ones, are left out."""
+    """Reads the load of one GPU; None = it reports none, as virtual GPUs do not."""
     busy, _, memory = line.partition(",")
     if not busy.strip().isdecimal() or not memory.strip().isdecimal():
         return None
@@ -258,8 +258,8 @@ def _loads(line: str) -> tuple[int, int] | None:
 
 
 def _seconds(text: str) -> int | None:
-    """Reads how long it ran; None = the start is not known, as on a disk that was full by then."""
-    # The machine's clock may have been set back.
+    """Reads how long it ran; None = its start was not recorded, as when the disk is full."""
+    # The machine's clock may have been set back meanwhile.
     seconds = max(int(text), 0)
     return seconds if seconds <= SECONDS_MAX else None
 
@@ -272,7 +272,7 @@ def _number(text: str, most: int) -> int:
 
 
 def follow_script(run: str, file: str, offset: int) -> str:
-    """Returns the script that prints a file from an offset on, until the workload's end."""
+    """Returns the script that prints a stream from an offset on, until the workload's end."""
     assert file in ("stdout", "stderr"), "there are two streams"
     text = _FOLLOW.replace("@RUN@", run).replace("@FILE@", file)
     return ALIVE + text.replace("@OFFSET@", str(int(offset)))
@@ -280,5 +280,5 @@ def follow_script(run: str, file: str, offset: int) -> str:
 
 def _checked(uid: str) -> str:
     if not _UID.fullmatch(uid):
-        raise ValueError(f"{uid!r} is no uid")
+        raise ValueError(f"{uid!r} is not a uid")
     return uid
