@@ -1,4 +1,4 @@
-"""The memory of this process, which holds secrets, stays in it."""
+"""Keeps the memory of this process, which holds secrets, from others."""
 
 import ctypes
 import resource
@@ -8,10 +8,10 @@ _PR_SET_DUMPABLE = 4
 
 
 def keep_private() -> None:
-    """Has no core dumped, and lets no process of the same user read this one's memory.
+    """Prevents core dumps, and keeps processes of the same user from reading this one's memory.
 
-    The kernel pays no heed to the limit where it hands dumps to a program, as it does on most
-    nodes: hence both. What everybody may read of a process (`/proc/…/status`) stays so.
+    Both are needed: where the kernel pipes dumps to a program, as on most nodes, it ignores the
+    limit. `/proc/…/status` stays readable for everybody.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":

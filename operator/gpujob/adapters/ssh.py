@@ -1,4 +1,4 @@
-"""SSH to a rented machine: one pinned host key, one key of ours, nothing from the surroundings."""
+"""SSH to a rented machine: one pinned host key, the key of its node, no agent, no configuration."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,20 +20,20 @@ CONNECT_SECONDS = 15
 KEEPALIVE_SECONDS = 5
 KEEPALIVES_MISSED = 3
 READ_BYTES = 4 << 20
-"""To be read from a stream at a time: all that has come, which is never more than its window.
-Whoever reads less is sent more than was read, and what waits grows (asyncssh 2.24: a channel opens
-its window whole for each part that is taken)."""
+"""How much is read from a stream at a time: everything that has come, which is never more than the
+channel's window. With smaller reads the buffer grows, because asyncssh (2.24) opens the whole
+window again for each part that is read."""
 CIPHERS = "^aes256-gcm@openssh.com,aes128-gcm@openssh.com"
-"""Before all others that the library knows: a processor has instructions for them. A stream costs a
-quarter less of it than by the library's first choice (hack/bench driver)."""
+"""Preferred to the library's other ciphers, because processors have instructions for them: a stream
+takes a quarter less CPU than with the library's first choice (hack/bench driver)."""
 OUTPUT_BYTES_MAX = 256 << 10
-"""Of a script that is run; ours print a few thousand. What is read out of them takes far more
-memory than they do."""
+"""Limit for the output of a script. The driver's scripts print a few thousand bytes; parsing takes
+far more memory than the output itself."""
 ERROR_BYTES_KEPT = 200
 PORT_WINDOW_BYTES = 1 << 20
-"""What may be on its way to a slow reader, for each connection to a port."""
+"""How much may be in flight to a slow reader, for each connection to a port."""
 SCRIPT_SECONDS = 15.0
-"""A script of ours takes moments: one that takes longer hangs, and a new connection may not."""
+"""The driver's scripts take moments: one that takes longer hangs, and a new connection may help."""
 
 
 class Connection:
@@ -56,7 +56,7 @@ class Connection:
             ) as process,
             asyncio.timeout(timeout_seconds),
         ):
-            # One that is not read would hold up the other.
+            # A stream that is not read would block the other one.
             output, said = await asyncio.gather(_all_of(process.stdout), _end_of(process.stderr))
             await process.wait_closed()
         if process.exit_status != 0:
@@ -88,9 +88,9 @@ class Connection:
     async def reach(
         self, port: int
     ) -> AsyncIterator["tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]"]:
-        """Connects to a port of the machine's own; the connection ends with the context.
+        """Connects to a port on the machine; the connection ends with the context.
 
-        Raises MachineUnreachable if nothing listens there, or whatever breaks meanwhile.
+        Raises MachineUnreachable if nothing listens there, or the connection breaks.
         """
         with _translated():
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -123,7 +123,7 @@ class Connection:
                 )
         try:
             with _translated():
-                # A script that has ended already takes no input.
+                # A script may have ended already: without input, nothing is written to it.
                 if text:
                     process.stdin.write(text)
                 process.stdin.write_eof()
@@ -187,7 +187,7 @@ async def connect(
 
 
 class _translated:  # noqa: N801 - reads as a word of the statement that uses it
-    """Turns the library's errors into ours, the most specific first."""
+    """Turns the library's errors into this module's, the most specific first."""
 
     def __enter__(self) -> None:
         return
