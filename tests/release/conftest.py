@@ -50,12 +50,6 @@ def driver_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def driver_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The driver's image, built from this work tree."""
-    return project_images.build(tmp_path_factory.mktemp("images"), (project_images.DRIVER,))[0]
-
-
-@pytest.fixture(scope="session")
 def image(registry: str, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The operator's image in the registry, by digest."""
     return push(archive, f"{registry}/gpujob/gpujob-operator", tmp_path_factory.mktemp("layout"))

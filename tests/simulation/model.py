@@ -40,7 +40,7 @@ from gpujob.adapters.provider import RentLine
 from gpujob.adapters.redact import Scrubber
 from gpujob.adapters.vast import OFFERS_WANTED, PAGE_SIZE, Answer, VastRequests
 from gpujob.api.gpujob import GpuJob
-from gpujob.api.gpunode import GpuNode
+from gpujob.api.gpunode import GpuNode, GpuNodeStatus
 from gpujob.api.meta import FINALIZER
 from gpujob.api.transport import (
     DriverReport,
@@ -55,6 +55,7 @@ from gpujob.core.effects import Rent
 from gpujob.core.limits import Limits
 from gpujob.core.machine.assignment import assignment
 from gpujob.core.market.listings import Mark
+from gpujob.core.node.stage import NEXT, stage_of
 from gpujob.core.observation import Heard
 from vastsim.market import Ask, Lease, Market, RefusedError
 from vastsim.search import search
@@ -125,6 +126,12 @@ class Chance:
         await asyncio.sleep(self._random.choice((0.001, 0.01, 0.1, 1.0)))
 
 
+def _check_transition(before: Body, after: Body) -> None:
+    """Fails unless the table of a node's stages has this step: it is what the docs show."""
+    old, new = (stage_of(GpuNodeStatus.model_validate(one)) for one in (before, after))
+    assert new is old or new in NEXT[old], f"{old} was followed by {new}"
+
+
 class ModelKube(KubeClient):
     """Objects with versions, a status of its own, finalizers and uids."""
 
@@ -183,6 +190,8 @@ class ModelKube(KubeClient):
     async def write_status(self, kind: str, stored: Mapping[str, Any], status: Body) -> Body:
         await self._unreliable()
         body = self._current(kind, stored)
+        if kind == "GpuNode":
+            _check_transition(body.get("status") or {}, status)
         body["status"] = _copy(status)
         self._put((kind, body["metadata"]["namespace"], body["metadata"]["name"]), body)
         await self._answer_lost()
