@@ -1,6 +1,7 @@
 """The import contracts hold, and each of them breaks on a planted violation."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -74,3 +75,21 @@ def test_a_planted_violation_is_found(copy: Path, contract: str, file: str, line
 
     assert done.returncode != 0
     assert f"{contract} BROKEN" in done.stdout
+
+
+def test_kopf_may_be_imported_nowhere_but_in_the_watch(copy: Path) -> None:
+    """Planted in every module at once, it is found in each of them."""
+    package = copy / "operator/gpujob"
+    planted = set()
+    for path in sorted(package.rglob("*.py")):
+        module = ".".join(path.relative_to(copy / "operator").with_suffix("").parts)
+        module = module.removesuffix(".__init__")
+        if module != "gpujob.controller.watch":
+            path.write_text(path.read_text() + "\nimport kopf\n")
+            planted.add(module)
+    done = linted(copy)
+    found = set(re.findall(r"(gpujob[\w.]*) -> kopf", done.stdout))
+
+    assert len(planted) > 90
+    assert planted - found == set()
+    assert found == planted
