@@ -39,7 +39,10 @@ def matching_offers(question: Question) -> list[Candidate]:
 
 
 def avoided_machines(status: GpuJobStatus) -> frozenset[int]:
-    """Returns the machines on which an attempt of the job ended before its workload did."""
+    """Returns the machines on which an attempt of the job ended before its workload did.
+
+    A suspended attempt counts for nothing: its user ended it, and its machine may be a good one.
+    """
     return frozenset(
         record.machine_id
         for record in status.attempts
@@ -56,7 +59,7 @@ def check_quotes(question: Question) -> None:
         raise CostGateError(
             Reason.CLOCK_SKEW,
             f"the provider's clock differs from the operator's by {quotes.clock_skew_seconds:.1f} "
-            f"s, more than {limits.clock_skew_seconds:.0f} s; set the clock of the operator's node",
+            f"s, more than {limits.clock_skew_seconds:.0f} s; correct the operator's clock",
         )
     age = (question.now - quotes.fetched_at).total_seconds()
     if age > limits.quote_age_seconds:
@@ -68,7 +71,7 @@ def check_quotes(question: Question) -> None:
     if age < -2:
         raise CostGateError(
             Reason.CLOCK_SKEW,
-            f"the prices are dated {-age:.1f} s ahead; set the clock of the operator's node",
+            f"the prices are dated {-age:.1f} s in the future; correct the operator's clock",
         )
 
 
@@ -98,12 +101,12 @@ def candidates_of(question: Question, needs: Needs) -> list[Candidate]:
     matching = [offer for offer in offers if mismatch(offer, spec) is None]
     if not matching:
         refused = next((found for offer in offers if (found := mismatch(offer, spec))), None)
-        detail = f"; the first one does not because {refused}" if refused else ""
+        detail = f"; the first one fails because {refused}" if refused else ""
         unreadable = f" ({quotes.unreadable} of them malformed)" if quotes.unreadable else ""
         raise CostGateError(
             Reason.NO_MATCHING_OFFER if not quotes.unreadable else Reason.INVALID_QUOTE,
             f"none of {len(quotes.offers) + quotes.unreadable} offers{unreadable} meets the job's "
-            f"needs{detail}; change the spec, or wait for other offers",
+            f"needs{detail}; wait for other offers, or create the job again with lower needs",
         )
     plausible = [offer for offer in matching if _is_plausible(offer, quotes, limits)]
     if not plausible:
@@ -126,9 +129,9 @@ def candidates_of(question: Question, needs: Needs) -> list[Candidate]:
     if not long_enough:
         raise CostGateError(
             Reason.CONTRACT_TOO_SHORT,
-            f"all {len(ranked)} matching offers end before the attempt would, within "
-            f"{float(ranked[0].estimate.lease_seconds):.0f} s; set a shorter "
-            "spec.activeDeadlineSeconds, or wait for other offers",
+            f"the attempt may take {float(ranked[0].estimate.lease_seconds):.0f} s, but the hosts' "
+            f"contracts of all {len(ranked)} matching offers end earlier; wait for other offers, "
+            "or create the job again with a shorter activeDeadlineSeconds",
         )
     return long_enough
 

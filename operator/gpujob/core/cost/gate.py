@@ -74,7 +74,7 @@ def judge(question: Question) -> Verdict:
     if confidence < Fraction(spec.cost.confidence):
         raise CostGateError(
             Reason.CONFIDENCE_TOO_LOW,
-            f"machines were destroyed too late too often: the confidence of "
+            "the operator destroyed machines too late too often: its confidence of "
             f"{float(confidence):.3f} is below spec.cost.confidence ({spec.cost.confidence}); it "
             "recovers with a half-life of 24 h",
         )
@@ -84,13 +84,14 @@ def judge(question: Question) -> Verdict:
         raise CostGateError(
             Reason.DESTROY_LAG_TOO_LONG,
             f"with {question.leases} machines leased, destroying one may take {lag:.0f} s, more "
-            f"than the limit of {limits.max_destroy_lag_seconds:.0f} s; waiting for other jobs",
+            f"than the limit of {limits.max_destroy_lag_seconds:.0f} s; waiting until a machine is "
+            "released",
         )
     if question.leases >= limits.max_leases:
         raise CostGateError(
             Reason.LEASE_LIMIT,
             f"{question.leases} machines are leased and the operator's cap is {limits.max_leases}; "
-            "waiting for other jobs",
+            "waiting until one is released",
         )
     candidates = candidates_of(question, needs)
     cheapest = candidates[0]
@@ -118,8 +119,8 @@ def judge(question: Question) -> Verdict:
     if question.leased_usd_per_hour + chosen.estimate.usd_per_hour > rate_cap:
         raise CostGateError(
             Reason.LEASE_LIMIT,
-            f"the leased machines cost {float(question.leased_usd_per_hour):.2f} $/h; one more "
-            f"would exceed the operator's cap of {limits.max_usd_per_hour} $/h",
+            f"the leased machines cost {float(question.leased_usd_per_hour):.2f} $/h; with this "
+            f"one they would exceed the operator's cap of {limits.max_usd_per_hour} $/h",
             bound_microusd=bound,
         )
     return Verdict(

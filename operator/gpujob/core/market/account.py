@@ -33,7 +33,8 @@ def credit_problem(
     if credit_usd is not None and before is not None and credit_usd > before:
         return None
     shown = "" if credit_usd is None else f" of ${float(credit_usd):.2f}"
-    return f"the provider refused a rent request for lack of credit; add to the credit{shown}"
+    words = "the provider refused a rent request for lack of credit"
+    return f"{words}; add to the account's credit{shown}"
 
 
 def account_problem(nodes: Iterable[GpuNode], account_id: int) -> str | None:
