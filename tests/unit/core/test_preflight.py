@@ -109,7 +109,7 @@ BROKEN, OTHER = Reason.MACHINE_BROKEN, Reason.MACHINE_MISLABELLED
             {},
             {},
             OTHER,
-            "the machine's disk has 17000 MiB, 20 GB were rented",
+            "the machine's disk has 17000 MiB, but 20 GB were rented",
         ),
         (
             measured(memory_free_mib=45_000),
@@ -137,7 +137,7 @@ BROKEN, OTHER = Reason.MACHINE_BROKEN, Reason.MACHINE_MISLABELLED
             {},
             {},
             Reason.MACHINE_SLOW,
-            "the machine's disk writes 20.0 MB/s, less than the minimum of 20",
+            "the machine's disk writes 20.0 MB/s, less than the minimum of 20 MB/s",
         ),
         (
             measured(watchdog_client=None),

@@ -57,8 +57,8 @@ def _refusals(
     needs = spec.resources
     mib_per_gb = Fraction(10**9, 2**20)
     if measured.disk_mib < needs.disk_gb * mib_per_gb * SPARE:
-        words = f"the machine's disk has {measured.disk_mib} MiB, {needs.disk_gb} GB were rented"
-        yield Refusal(Reason.MACHINE_MISLABELLED, words)
+        words = f"the machine's disk has {measured.disk_mib} MiB, but {needs.disk_gb} GB were "
+        yield Refusal(Reason.MACHINE_MISLABELLED, f"{words}rented")
     if needs.memory_gb is not None and measured.memory_mib < needs.memory_gb * mib_per_gb * SPARE:
         words = f"the machine has {measured.memory_mib} MiB of memory, but resources.memoryGB asks "
         yield Refusal(Reason.MACHINE_MISLABELLED, f"{words}for {needs.memory_gb}")
@@ -73,9 +73,8 @@ def _refusals(
         yield Refusal(Reason.MACHINE_MISLABELLED, f"{words}{needs.cpu}")
     if measured.disk_write_mbps < limits.disk_write_mbps_min:
         words = f"the machine's disk writes {measured.disk_write_mbps:.1f} MB/s"
-        yield Refusal(
-            Reason.MACHINE_SLOW, f"{words}, less than the minimum of {limits.disk_write_mbps_min:g}"
-        )
+        least = f"less than the minimum of {limits.disk_write_mbps_min:g} MB/s"
+        yield Refusal(Reason.MACHINE_SLOW, f"{words}, {least}")
 
 
 def _gpu_refusals(
