@@ -34,7 +34,7 @@ class Limits:
     silence_min_seconds: float = 120
     """A machine is never given up after a shorter silence, however little it has cost."""
     outbid_patience_seconds: float = 1800
-    """How long an outbid machine may take to come back; its disk is paid for meanwhile."""
+    """How long a machine may stay away after somebody outbid us; its disk is paid for meanwhile."""
     quote_age_seconds: float = 60
     clock_skew_seconds: float = 5
     rent_timeout_seconds: float = 30
@@ -73,12 +73,12 @@ class Limits:
     """A price below or above these multiples of its model's median is taken for a wrong unit."""
 
     def drain_seconds_of(self, spec: GpuJobSpec) -> float:
-        """Returns the time that a job's workload may take to end and its files to be copied."""
+        """Returns how long a job's workload may take to exit and its files to be copied."""
         asked = spec.data.drain_seconds
         return self.drain_seconds if asked is None else asked
 
     def destroy_lag_seconds(self, leases: int) -> float:
-        """Returns the time that destroying one machine may take while so many are leased."""
+        """Returns how long destroying one machine may take while `leases` machines are leased."""
         return self.destroy_lag_cap_seconds + self.destroy_lag_per_lease_seconds * leases
 
     @property

@@ -158,9 +158,9 @@ class NodeObservation:
     world: World
     node: GpuNode
     job: GpuJob | None
-    """None = surely absent."""
+    """None = it certainly does not exist."""
     pod: Pod | None
-    """None = surely absent."""
+    """None = it certainly does not exist."""
     report: DriverReport | None
     """The latest report of the recorded driver pod."""
     memory: NodeMemory = NodeMemory()

@@ -57,6 +57,8 @@ def orphans(
         age = (now - lease.started_at).total_seconds() if lease.started_at else 0.0
         if max(seen_for, age) >= limits.list_lag_seconds:
             found.append(lease.instance_id)
+    # So many orphans at once may be a mistake of the operator, rather than machines without owner,
+    # so a second pass must find them too.
     few = max(3, len(listing.leases) // 5)
     if len(found) <= few:
         return Orphans(to_destroy=tuple(sorted(found)), held_back=())

@@ -67,7 +67,8 @@ def _vanished(seen: JobObservation) -> JobPlan:
         is not None
     )
     if not gone:
-        words = f"GpuNode {status.node_name} was deleted unreleased; looking for its machine"
+        name = status.node_name
+        words = f"GpuNode {name} was deleted before its release; looking for its machine"
         return stay(seen, Reason.NODE_VANISHED, words, world.limits.poll_seconds)
     record = AttemptRecord(
         attempt=status.attempt,

@@ -125,7 +125,9 @@ def _record_node(seen: JobObservation) -> JobPlan | None:
     if node is None or job.status.node_uid is not None:
         return None
     if not _is_own(seen, node):
-        words = f"waiting for GpuNode {node.metadata.name} of an earlier job with this name to go"
+        # It says nothing about this job: neither that it rented nor that it did not.
+        name = node.metadata.name
+        words = f"waiting until GpuNode {name} of an earlier job with this name is gone"
         return stay(seen, Reason.FORMER_NODE, words, seen.world.limits.poll_seconds)
     if seen.world.account_id is None:
         return stay(seen, Reason.AWAITING_NODE, "the provider account is not known yet", 1.0)
@@ -257,6 +259,7 @@ def _is_own(seen: JobObservation, node: GpuNode | None) -> bool:
 
 def _node_manifest(seen: JobObservation, reserved_microusd: int) -> dict[str, Any]:
     job = seen.job
+    # Numbers only grow: under a name that was used before, a machine may have been rented.
     attempt = job.status.attempt + 1
     return {
         "apiVersion": API_VERSION,
@@ -264,6 +267,7 @@ def _node_manifest(seen: JobObservation, reserved_microusd: int) -> dict[str, An
         "metadata": {
             "name": node_name(job.metadata.name, attempt),
             "namespace": job.metadata.namespace,
+            # From birth, so that no node vanishes before its machine is proved gone.
             "finalizers": [FINALIZER],
             "labels": {LABEL_JOB: job.metadata.name, LABEL_MANAGED_BY: MANAGER},
             "ownerReferences": [job.metadata.owner_reference("GpuJob")],

@@ -82,7 +82,7 @@ def give_up_lost(seen: NodeObservation) -> NodePlan | None:
     waits = still and status.rent.bid_usd_per_hour is not None
     if not waits and is_repeated(seen, lambda row: row.status in STOPPED_STATUSES):
         shown = lease.status if lease else ""
-        words = f"the provider shows the machine as {shown} in several listings"
+        words = f"the provider shows the machine as {shown} in several listings in a row"
         return end(seen, Reason.HOST_LOST, words)
     seen_at = seen.memory.marker_seen_at
     if seen_at is not None and gone_at(seen, after=seen_at + limits.list_lag_seconds) is not None:
@@ -95,6 +95,7 @@ def give_up_lost(seen: NodeObservation) -> NodePlan | None:
             )
         words = f"the workload did not start within {limits.boot_cap_seconds:.0f} s"
         return end(seen, Reason.BOOT_TIMEOUT, words)
+    # Only the driver's contact with the machine counts: silence of the driver is its own fault.
     silence = seen.report.machine_contact_age_seconds if seen.report else None
     patience = silence_seconds(
         limits,

@@ -14,7 +14,7 @@ from gpujob.core.observation import NodeObservation
 
 
 def wait_while_paused(seen: NodeObservation) -> NodePlan | None:
-    """Waits for an interruptible machine that was outbid, and uses it again if it comes back."""
+    """Waits for an interruptible machine after somebody outbid us, and uses it again if it can."""
     status, now, limits = seen.node.status, seen.world.now, seen.world.limits
     if status.rent is None or status.rent.bid_usd_per_hour is None or status.lease is None:
         return None
@@ -33,7 +33,7 @@ def wait_while_paused(seen: NodeObservation) -> NodePlan | None:
         status = status.model_copy(update={"run": None, "interruptions": paused})
         return progress(status, Reason.PAUSED, Reason.PAUSED.meaning)
     if lease is not None and lease.intended_status == "running" and can_be_reached(lease):
-        assert status.machine is not None, "it had booted before it was outbid"
+        assert status.machine is not None, "it had booted before it was taken away"
         # Its disk still has the pinned host key, so no other key is accepted.
         place = {"host": lease.ssh_host, "port": lease.ssh_port}
         machine = status.machine.model_copy(update=place)

@@ -61,8 +61,10 @@ def _verdict(seen: NodeObservation, outcome: Outcome) -> tuple[Reason, str, int 
     """Returns reason, message and exit code of an attempt whose workload ended with `outcome`."""
     rent, code = seen.node.status.rent, outcome.exit_code
     if outcome.was_killed and rent is not None and rent.bid_usd_per_hour is not None:
-        # It was outbid and came back between two listings: nobody's fault, nothing to wait for.
-        return Reason.OUTBID, "the machine was outbid and came back without the workload", None
+        # Somebody outbid us, and the machine came back, between two listings: there is nobody to
+        # blame, and nothing to wait for.
+        words = "somebody bid more for a moment, and the machine came back without the workload"
+        return Reason.OUTBID, words, None
     if code == 0:
         return Reason.COMPLETED, "the workload ended with exit code 0", code
     if outcome.cause is Cause.GPU_LOST:

@@ -53,6 +53,7 @@ def _trial(seen: NodeObservation) -> Trial | None:
         return None
     failed = Reason(status.end.reason).kind.blames is Blame.HOST
     if not failed and status.run is None:
+        # An attempt that never ran shows nothing, unless it was the host that failed.
         return None
     return Trial(
         machine_id=status.rent.machine_id,
@@ -99,6 +100,7 @@ def give_back(seen: NodeObservation) -> NodePlan | None:
     if status.lease is None and (found := marked_leases(seen)):
         # The machine appears only now. It must be charged, so it is recorded before its destroy.
         return record_lease(seen, found[0])
+    # The provider's answer to a destroy proves nothing, so the machine counts as leased until then.
     targets = _to_destroy(seen)
     return Plan(
         status=with_figures(seen),

@@ -29,6 +29,7 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
     if seen.stage is not Stage.READY_TO_RENT:
         return None
     assert job is not None, "a node without a job ends before"
+    # A job that does not know its node would neither look for the node's machine nor charge it.
     if job.status.node_uid != seen.node.metadata.uid:
         return wait(seen, Reason.AWAITING_NODE, "the job has not recorded this node yet", 1.0)
     if world.not_ready is not None:
@@ -132,6 +133,8 @@ def adopt(seen: NodeObservation) -> NodePlan | None:
         return doubt
     if listed := marked_leases(seen):
         return record_lease(seen, listed[0])
+    # The request may have been accepted although its answer was lost, and a new machine is listed
+    # late. So only listings after that wait prove that nothing was rented.
     waits_from = proof_starts(seen)
     if waits_from is not None and gone_at(seen, after=waits_from) is not None:
         return _not_rented(seen, Reason.RENT_NOT_CONFIRMED, Reason.RENT_NOT_CONFIRMED.meaning)

@@ -81,6 +81,7 @@ def keep_up(seen: NodeObservation) -> NodePlan | None:
     status = seen.node.status
     if status.lease is None:
         return None
+    # Each machine that carries the mark costs money, so all but the recorded one are destroyed.
     others = tuple(
         lease.instance_id
         for lease in marked_leases(seen)

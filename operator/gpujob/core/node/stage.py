@@ -1,4 +1,4 @@
-"""The stage of a GpuNode: which part of its life the stored status stands in.
+"""The stage of a GpuNode: the part of its life that the stored status is in.
 
 The status is a set of optional groups, and each is stored before the action that follows from it.
 `stage_of` gives every combination of them exactly one name, and `NEXT` says which stages may

@@ -34,7 +34,7 @@ def finish_stopping(seen: NodeObservation) -> NodePlan | None:
     missing = f"{log.behind} bytes of its output" if log and log.behind else "the latest files"
     left = stop_seconds_left(seen)
     if left <= 0:
-        late = f"{missing} may be lost: the time to copy was over, see data.drainSeconds"
+        late = f"{missing} may be lost: the time to copy files was over, see data.drainSeconds"
         reason, words = with_losses(reason, told.message, late)
         return end(seen, reason, words, exit_code=code, run_seconds=ran)
     shown = Reason.STOPPING if ran is None else Reason.DELIVERING
