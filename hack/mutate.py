@@ -222,8 +222,8 @@ FAULTS = (
     Fault(
         "a vanished node left nothing",
         "core/job/after_attempt.py",
-        '    if not gone:\n        words = f"GpuNode',
-        '    if missed is None:\n        words = f"GpuNode',
+        "    if not gone:\n        name =",
+        "    if missed is None:\n        name =",
     ),
     Fault(
         "a vanished node has cost nothing",

@@ -132,9 +132,10 @@ def test_a_job_is_refused_with_every_fault_and_its_remedy(cast: Cast) -> None:
     status, told = cast.create(GOOD | wrong)
 
     assert status != 0
-    assert "spec.image: 'Python' names no container image" in told
-    assert "spec.gpu.models[0]: the market knows no GPU 'RTX_4090'; did you mean 'RTX 4090'" in told
-    assert "spec.args[0]: no program can be given a text with a NUL character" in told
+    assert "spec.image: 'Python' is not a container image" in told
+    unknown = "spec.gpu.models[0]: the market has no GPU called 'RTX_4090'"
+    assert f"{unknown}; did you mean 'RTX 4090'" in told
+    assert "spec.args[0]: contains a NUL character, which cannot be passed" in told
     status, told = cast.create(GOOD | {"suspend": True, "market": {"hosts": "Any"}})
     assert status == 0
     assert "Warning: spec.market.hosts is Any" in told
@@ -150,7 +151,7 @@ def test_a_ceiling_that_nothing_meets_is_warned_of(cast: Cast) -> None:
     eventually(
         "the price is known",
         lambda: (
-            "Warning: spec.cost.ceiling: at today's lowest price this job needs more than $0."
+            "Warning: spec.cost.ceiling: at today's lowest price the job costs over $0."
             in cast.create(deadline | low, "--dry-run=server")[1]
         ),
     )

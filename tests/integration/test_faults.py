@@ -94,7 +94,7 @@ def test_what_was_learnt_of_a_machine_outlives_the_operator(world: World) -> Non
 
     assert job["status"]["attempts"][0]["machineID"] != cheapest
     admitted = world.condition("second", "Admitted")["message"]
-    assert f"machine {cheapest} failed lately, the last time by HostLost" in admitted
+    assert f"machine {cheapest} failed recently, the last time with HostLost" in admitted
 
 
 def _now() -> str:

@@ -10,7 +10,7 @@ from tests.integration.parts import eventually
     [
         ("mislabelled", "MachineMislabelled", "the GPU says NVIDIA GeForce GTX 1060 6GB"),
         ("broken_gpu", "MachineBroken", "Unable to determine the device handle"),
-        ("slow_disk", "MachineSlow", "MB/s, fewer than 4 MB/s"),
+        ("slow_disk", "MachineSlow", "MB/s, less than the minimum of 4 MB/s"),
     ],
 )
 def test_a_bad_machine_is_dropped_and_another_one_works(

@@ -51,8 +51,8 @@ class ReasonClass:
     counts_to: Limit = Limit.NONE
     blames: Blame = Blame.NOBODY
     is_told: bool = False
-    """Worth an event on the job when the job comes to it. The end of an attempt, whatever its
-    reason, and its release are told on the GpuNode."""
+    """The job gets an event when this becomes its reason. The end of an attempt, whatever its
+    reason, and its release get an event on the GpuNode."""
     is_refusal: bool = False
     """The cost gate says no."""
     is_operators: bool = False
@@ -167,14 +167,14 @@ class Reason(StrEnum):
     PAUSED = (
         "Paused",
         MILESTONE,
-        "Somebody bids more for the machine; it is stopped and may come back.",
+        "Somebody bid more for the machine; it is stopped and may come back.",
     )
     RETRYING = "Retrying", HINDRANCE, "The last attempt did not succeed; another one follows."
     SUSPENDED = "Suspended", SUSPENSION, "The job is suspended; nothing is rented for it."
     FORMER_NODE = (
         "FormerNode",
         HINDRANCE,
-        "A GpuNode of an earlier job of this name is still being released.",
+        "A GpuNode of an earlier job with this name is still being released.",
     )
     SERVICE_NOT_CREATED = (
         "ServiceNotCreated",
@@ -272,7 +272,11 @@ class Reason(StrEnum):
         WORKLOADS,
         "The workload ended with an exit code other than 0.",
     )
-    DEADLINE_EXCEEDED = "DeadlineExceeded", FATAL, "The workload ran for activeDeadlineSeconds."
+    DEADLINE_EXCEEDED = (
+        "DeadlineExceeded",
+        FATAL,
+        "The workload ran for as long as activeDeadlineSeconds allows.",
+    )
     BUDGET_EXHAUSTED = (
         "BudgetExhausted",
         FATAL,
@@ -282,12 +286,12 @@ class Reason(StrEnum):
     IDLE_DEADLINE_EXCEEDED = (
         "IdleDeadlineExceeded",
         FATAL,
-        "No GPU was busy for idleDeadlineSeconds.",
+        "No GPU was busy for as long as idleDeadlineSeconds allows.",
     )
     MACHINE_MISLABELLED = (
         "MachineMislabelled",
         MISFIT,
-        "The machine is not what its offer says, or is less than the job needs.",
+        "The machine is not what its offer says, or has less than the job needs.",
     )
     MACHINE_BROKEN = "MachineBroken", MISFIT, "The machine's GPUs do not answer."
     MACHINE_SLOW = "MachineSlow", MISFIT, "The machine's disk is too slow to work with."
@@ -335,7 +339,7 @@ class Reason(StrEnum):
     OUTBID = (
         "Outbid",
         PROVIDERS,
-        "Somebody bids more for the machine, and it did not come back in time.",
+        "Somebody bid more for the machine, and it did not come back in time.",
     )
     LEASE_VANISHED = (
         "LeaseVanished",

@@ -1,1 +1,1 @@
-"""What is decided, as pure and synchronous functions of an observation that includes the time."""
+"""All decisions, as pure and synchronous functions of an observation that includes the time."""

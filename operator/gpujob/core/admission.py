@@ -1,7 +1,7 @@
-"""What the webhook answers: every fault at once, and warnings for what is legal and soon regretted.
+"""The webhook's answer: all faults at once, and warnings about what is probably a mistake.
 
-A pure function of the object and of what the leader has published of the market: every replica
-answers alike, and asks nobody.
+It is a pure function of the object and of the market notes that the leader publishes. So every
+replica gives the same answer, and the API server never waits for the provider.
 """
 
 import json
@@ -29,12 +29,12 @@ TRACKED = frozenset(
         "helm.toolkit.fluxcd.io/name",
     }
 )
-"""Labels and annotations by which GitOps tools know what they apply again."""
+"""Labels and annotations of GitOps tools: they create again what carries one and was deleted."""
 
 
 @dataclass(frozen=True)
 class Review:
-    """What is held against an object."""
+    """The faults and the warnings of one object."""
 
     faults: tuple[Fault, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -48,9 +48,9 @@ class Review:
 
 
 def review(body: Mapping[str, Any], notes: MarketNotes | None = None, *, now: datetime) -> Review:
-    """Judges a GpuJob that a user wants to store, by what is known of the market; total."""
+    """Reviews a GpuJob that somebody wants to store; an answer for any object, never an error."""
     try:
-        # As JSON, and nothing converted: "1" is no number.
+        # Strict, and from JSON, so that the text "1" does not pass for a number.
         spec = GpuJobSpec.model_validate_json(json.dumps(body.get("spec")), strict=True)
     except ValidationError as error:
         faults = shape_faults(error)
@@ -72,14 +72,14 @@ def _unknown_models(spec: GpuJobSpec, known: frozenset[str]) -> tuple[Fault, ...
         if model in known or not model.isprintable() or not model.isascii():
             continue
         near = get_close_matches(_plain(model), by_plain, n=1, cutoff=0.6)
-        hint = f"; did you mean '{by_plain[near[0]]}'?" if near else ""
-        words = f"the market knows no GPU '{model}'{hint}"
+        hint = f"did you mean '{by_plain[near[0]]}'?" if near else "write it like 'RTX 4090'"
+        words = f"the market has no GPU called '{model}'; {hint}"
         found.append(Fault(f"spec.gpu.models[{at}]", words))
     return tuple(found)
 
 
 def _plain(model: str) -> str:
-    """The name as nobody could misspell it: `NVIDIA GeForce RTX_4090` and `rtx4090` are alike."""
+    """Returns the name without variants of spelling: `NVIDIA GeForce RTX_4090` is `rtx4090`."""
     text = model.lower()
     for word in ("nvidia", "geforce", "-", "_", " "):
         text = text.replace(word, "")
@@ -87,32 +87,32 @@ def _plain(model: str) -> str:
 
 
 def _too_little(spec: GpuJobSpec, notes: MarketNotes | None, now: datetime) -> tuple[str, ...]:
-    """Warns of a ceiling that no machine of the present market could keep within."""
+    """Warns if even the cheapest machine of the last day would cost more than the ceiling."""
     least = least_microusd(spec, notes, now) if notes else None
     if least is None or floor_usd(spec.cost.ceiling) >= least:
         return ()
     needed = short_usd(least)
     return (
-        f"spec.cost.ceiling: at today's lowest price this job needs more than {needed}; it waits",
+        f"spec.cost.ceiling: at today's lowest price the job costs over {needed}; raise it or wait",
     )
 
 
 def _warnings(spec: GpuJobSpec, metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """Each at most 120 characters: more may be cut."""
+    """Returns warnings of at most 120 characters: the API server may cut longer ones."""
     found = []
     marks = {*(metadata.get("labels") or {}), *(metadata.get("annotations") or {})}
     if spec.ttl_seconds_after_finished is not None and marks & TRACKED:
         found.append(
-            "spec.ttlSecondsAfterFinished: GitOps applies a deleted job again, which is paid again"
+            "spec.ttlSecondsAfterFinished: GitOps creates a deleted job again, and you pay again"
         )
     if spec.active_deadline_seconds is None:
         found.append(
-            "spec.activeDeadlineSeconds is not set: the job waits, since no cost can be bounded"
+            "spec.activeDeadlineSeconds is not set: the cost has no bound, so the job will wait"
         )
     if spec.market.hosts == "Any":
         found.append(
-            "spec.market.hosts is Any: nobody has verified the machine that sees your data"
+            "spec.market.hosts is Any: your data may go to a host that nobody has verified"
         )
     if ":" not in spec.image.rpartition("/")[2]:
-        found.append("spec.image has no tag or digest: two attempts may run different programs")
+        found.append("spec.image has no tag or digest: two attempts may run different images")
     return tuple(found)

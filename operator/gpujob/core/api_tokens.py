@@ -1,7 +1,7 @@
-"""Who may use the HTTP API by a token of its own, and which tokens are too weak to be one.
+"""Who may use the HTTP API with a token of its own, and which tokens are too weak.
 
-A token is known by its digest alone: 256 random bits need no slow hash, since nobody can try them
-all. Whoever reads the digests can not use them.
+Only the digest of a token is stored, so whoever reads the Secret cannot use the API. A fast hash is
+enough, because nobody can try all values of 256 random bits.
 """
 
 import base64
@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 from gpujob.api.meta import Model, Time
 
 TOKEN_PREFIX = "gpujob_"  # noqa: S105 - how each token begins
-"""By which scanners of repositories know a token that was published by mistake."""
+"""Secret scanners recognise by it a token that was published by mistake."""
 TOKEN_BYTES = 32
 SHORTEST = len(TOKEN_PREFIX) + math.ceil(TOKEN_BYTES * 4 / 3)
 EVERYWHERE = "*"
@@ -34,14 +34,14 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 
 
 class TokenRecord(Model):
-    """What is kept of one token, under its name."""
+    """What the Secret holds about one token, under the token's name."""
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     namespaces: Annotated[
         tuple[Annotated[str, Field(pattern=r"^(\*|[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)$")], ...],
         Field(min_length=1, max_length=100),
     ]
-    """Where it may be used; `*` = everywhere."""
+    """Namespaces in which it may be used; `*` = all."""
     access: Access
     """Write includes read."""
     expires: Time
@@ -55,10 +55,10 @@ class Grant:
     namespaces: frozenset[str]
     access: Access
     expires: datetime | None
-    """None = when its Secret is taken away."""
+    """None = it is valid until its Secret is deleted."""
 
     def allows(self, *, namespace: str, writes: bool) -> bool:
-        """Whether it reaches a namespace; an empty one = all of them."""
+        """Whether the grant covers a namespace; an empty one asks for all of them."""
         reaches = EVERYWHERE in self.namespaces or (
             bool(namespace) and namespace in self.namespaces
         )
@@ -79,12 +79,12 @@ def tokens_secret(name: str) -> str:
 
 
 def digest_of(token: str) -> str:
-    """Returns by what a token is known."""
+    """Returns the digest under which a token is stored."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def known_tokens(data: Mapping[str, bytes]) -> tuple[tuple[Known, ...], tuple[str, ...]]:
-    """Reads a Secret's data: the tokens in it, and the names of those that are not understood."""
+    """Returns the tokens in a Secret's data, and the names of entries that cannot be read."""
     known, wrong = [], []
     for name, raw in sorted(data.items()):
         try:
@@ -103,9 +103,9 @@ def known_tokens(data: Mapping[str, bytes]) -> tuple[tuple[Known, ...], tuple[st
 
 
 def grant_of(token: str, known: Iterable[Known], now: datetime) -> Grant | None:
-    """Returns what a token grants now; None = nothing, for whatever reason.
+    """Returns what a token grants now; None = nothing: it is unknown or has expired.
 
-    All are compared, each in constant time: how long it takes tells nothing.
+    It is compared with all digests, each in constant time, so the time taken reveals nothing.
     """
     digest = digest_of(token)
     found = None
@@ -118,35 +118,36 @@ def grant_of(token: str, known: Iterable[Known], now: datetime) -> Grant | None:
 
 
 def weakness(text: str) -> str:
-    """Returns why somebody could guess a token that an administrator has made; empty = nobody can.
+    """Returns why a token that an administrator made could be guessed; empty = nothing found.
 
-    Chance can not be seen in a text, only its absence: too few bytes, repetition, sequences.
+    A text cannot show that it is random, only that it is not: by too few bytes, repetition or
+    sequences.
     """
     raw = _decoded(text)
     if raw is None:
         return "it must be base64, base64url or hexadecimal"
     if len(raw) < TOKEN_BYTES:
-        return f"it has {len(raw)} bytes, {TOKEN_BYTES} are needed"
+        return f"it has {len(raw)} bytes, but at least {TOKEN_BYTES} are needed"
     if _is_sequence(raw) or _is_sequence(text.removeprefix(TOKEN_PREFIX).encode()):
         return "it is a plain sequence"
     if any(raw == (raw[:size] * len(raw))[: len(raw)] for size in range(1, len(raw) // 2 + 1)):
         return "it repeats itself"
-    # 32 random bytes have fewer than 16 different ones once in 10^10 times.
+    # Among 32 random bytes there are fewer than 16 different ones only once in 10^10 tokens.
     if len(set(raw)) < 16 or len(zlib.compress(raw, 9)) < len(raw):
         return "it repeats itself"
     if _looks_typed(raw):
-        return "it is text that somebody wrote"
+        return "it is readable text, not random bytes"
     return ""
 
 
 def _is_sequence(values: bytes) -> bool:
-    """Whether most values follow from the one before by the same step."""
+    """Whether most values differ from the one before by the same step."""
     steps = Counter((after - before) % 256 for before, after in pairwise(values))
     return steps.most_common(1)[0][1] > len(values) / 2
 
 
 def _looks_typed(raw: bytes) -> bool:
-    """Random bytes are all printable once in 10^13 times."""
+    """Whether all bytes are printable characters; of 10^13 random tokens only one is like that."""
     return all(32 <= byte < 127 for byte in raw)
 
 

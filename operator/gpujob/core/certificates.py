@@ -1,7 +1,8 @@
 """When the webhook's certificates are made, trusted, used and forgotten.
 
-A new one is trusted first and used later, and the one before it stays trusted: whichever of two
-certificates a replica shows, and however old the trust of an API server is, a review succeeds.
+A new certificate is trusted first and used later, and the one before it stays trusted. So a review
+succeeds whichever of the two a replica presents, even if an API server has not yet read the latest
+webhook configuration.
 
 made (trusted beside the one in use) ─ overlap ─ used ─ two thirds of its life ─ the next is made
 """
@@ -17,7 +18,7 @@ from gpujob.core.limits import Limits
 
 @dataclass(frozen=True)
 class Certificate:
-    """A server's certificate with its key, and the authority that signed it and nothing else."""
+    """A server's certificate with its key, and the authority that signed only this certificate."""
 
     authority: str
     """PEM."""
@@ -28,25 +29,25 @@ class Certificate:
     made_at: datetime
     ends_at: datetime
     names: frozenset[str]
-    """DNS names that it is good for."""
+    """DNS names that the certificate covers."""
 
     def __repr__(self) -> str:
-        """Tells no key."""
+        """Leaves out the key, so that it cannot get into a log."""
         return f"Certificate({sorted(self.names)}, until {self.ends_at:%Y-%m-%d %H:%M:%S})"
 
 
 @dataclass(frozen=True)
 class Held:
-    """What is stored."""
+    """The certificates that the Secret holds."""
 
     used: Certificate | None = None
     coming: Certificate | None = None
     former_authority: str = ""
-    """Of the certificate that was used before; PEM."""
+    """The authority of the certificate that was used before; PEM."""
 
     @property
     def trusted(self) -> str:
-        """What a caller has to trust, as PEM; in a fixed order."""
+        """The authorities that a caller has to trust, as PEM, in a fixed order."""
         known = (
             self.former_authority,
             self.used.authority if self.used else "",
@@ -56,11 +57,11 @@ class Held:
 
 
 class Rotation(Enum):
-    """What is to be done now."""
+    """The next step of the rotation."""
 
     NOTHING = auto()
     MAKE = auto()
-    """Make one and use it at once: there is none that could be used."""
+    """Make one and use it at once, because no stored certificate can be used."""
     MAKE_NEXT = auto()
     USE_NEXT = auto()
 
@@ -68,7 +69,7 @@ class Rotation(Enum):
 def due(
     held: Held, *, names: frozenset[str], trusted: str, now: datetime, limits: Limits
 ) -> Rotation:
-    """Returns the next step, given what callers are told to trust at present."""
+    """Returns the next step; `trusted` is what API servers are configured to trust at present."""
     used, coming = held.used, held.coming
     if used is None or not used.made_at <= now < used.ends_at or not names <= used.names:
         return Rotation.MAKE
@@ -82,7 +83,7 @@ def due(
 
 
 def used_next(held: Held) -> Held:
-    """Returns what is stored once the coming certificate is in use."""
+    """Returns what to store when the coming certificate is put into use."""
     assert held.used is not None
     return replace(held, used=held.coming, coming=None, former_authority=held.used.authority)
 

@@ -1,7 +1,7 @@
-"""From a plan to the conditions that users, `kubectl wait` and GitOps tools read.
+"""Turns a plan into the conditions that users, `kubectl wait` and GitOps tools read.
 
-Conditions are derived, never decided on: whoever needs a fact reads the fact. `phase` is derived
-from them for people. All exist from the first visit.
+Conditions are derived from facts, and no decision rests on them. `phase` is a summary for people.
+All conditions exist from the first pass, so that a reader need not tell an absent one from False.
 """
 
 from datetime import datetime
@@ -23,7 +23,7 @@ def job_status(job: GpuJob, plan: Plan[GpuJobStatus], now: datetime) -> GpuJobSt
     status, reason, message = plan.status, plan.reason, plan.message
     over = finished_as(status)
     if over is not None:
-        # What a pass does after the end, as letting the job go, changes nothing about how it ended.
+        # Later passes still act, for example to remove the finalizer. How the job ended stays.
         reason, message = over
     complete = over is not None and reason is Reason.COMPLETE
     failed = over is not None and reason is not Reason.COMPLETE
@@ -40,7 +40,7 @@ def job_status(job: GpuJob, plan: Plan[GpuJobStatus], now: datetime) -> GpuJobSt
         "Complete": (_flag(complete), reason, message if complete else ""),
         "Failed": (_flag(failed), reason, message if failed else ""),
         "Released": (
-            ("False", reason, "a machine is leased or about to be")
+            ("False", reason, "a machine is leased or about to be rented")
             if leased
             else ("True", Reason.RELEASED if status.attempt else Reason.NOTHING_LEASED, "")
         ),
@@ -117,14 +117,14 @@ def _flag(holds: bool) -> str:
 def _merged(
     stored: tuple[Condition, ...], wanted: dict[str, ConditionValue], generation: int, now: datetime
 ) -> tuple[Condition, ...]:
-    """Takes over what is wanted; the time of transition moves only with the status."""
+    """Merges the wanted conditions; the time of transition changes only with the status."""
     before = {condition.type: condition for condition in stored}
     merged = []
     for kind, (flag, reason, message) in wanted.items():
         old = before.get(kind)
         kept = old is not None and old.status == flag
-        # A condition that stays False keeps the reason by which it became so, except the summary:
-        # otherwise each step would rewrite all of them.
+        # A condition that stays False keeps the reason for which it became False, except for Ready
+        # and Admitted. Otherwise each step would rewrite all conditions.
         quiet = kept and flag == "False" and kind not in ("Ready", "Admitted")
         merged.append(
             Condition(

@@ -1,8 +1,8 @@
-"""What a plan is: a status to be stored first, then effects, then a time to look again.
+"""A plan: the status to store first, then the effects, then when to look again.
 
-A decision is stored before anything follows from it, so a plan's status is written, on the very
-version that the plan was made from, before its first effect. An effect that fails is not retried:
-the next pass observes anew. No plan is ever resumed.
+A decision is stored before anything follows from it. So a plan's status is written before its first
+effect, and only onto the version of the object that the plan was made from. An effect that fails is
+not retried: the next pass observes and plans again. No plan is ever resumed.
 """
 
 from dataclasses import dataclass
@@ -18,27 +18,27 @@ Status = TypeVar("Status")
 
 @dataclass(frozen=True)
 class AddFinalizer:
-    """Make the object stay while money may be owed for it."""
+    """Keep the object from disappearing while money may be owed for it."""
 
 
 @dataclass(frozen=True)
 class RemoveFinalizer:
-    """Let the object go: nothing is owed."""
+    """Let the object be deleted: nothing is owed for it any more."""
 
 
 @dataclass(frozen=True)
 class DeleteJob:
-    """Delete the GpuJob: it was kept for as long as its user asked."""
+    """Delete the GpuJob: its ttlSecondsAfterFinished has passed."""
 
 
 @dataclass(frozen=True)
 class DeleteNode:
-    """Delete the released node itself: it was kept long enough to be read."""
+    """Delete the released node itself: people had enough time to read it."""
 
 
 @dataclass(frozen=True)
 class CreateNode:
-    """Store the intention to rent."""
+    """Create the GpuNode, which stores the intention to rent."""
 
     manifest: dict[str, Any]
 
@@ -72,7 +72,7 @@ class DeleteDriver:
 
 @dataclass(frozen=True, kw_only=True)
 class Rent:
-    """Send the one rent request, if it is not too late."""
+    """Send the one rent request, unless `not_after` has passed."""
 
     offer_id: int
     image: str
@@ -101,14 +101,14 @@ class Destroy:
 
 @dataclass(frozen=True)
 class RecordDestroy:
-    """Remember how long the proof took: the gate's evidence about ourselves."""
+    """Remember how long the proof took: the gate's evidence about our own enforcement."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class RecordUnfit:
-    """Count a machine that was dropped by its measure, and for how long it was paid."""
+    """Count a machine that failed the preflight check, and the seconds that were paid for it."""
 
     reason: Reason
     paid_seconds: float
@@ -116,7 +116,7 @@ class RecordUnfit:
 
 @dataclass(frozen=True)
 class RememberMachine:
-    """Remember how the attempt went on its machine: ranking learns from it."""
+    """Remember how the attempt went on its machine: the choice of offers learns from it."""
 
     trial: Trial
 
@@ -142,13 +142,13 @@ Effect = (
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Generic[Status]):
-    """What is to be stored, done, and when to look again."""
+    """What to store, what to do then, and when to look again."""
 
     status: Status
     reason: Reason
     message: str
     effects: tuple[Effect, ...] = ()
     requeue_seconds: float | None = None
-    """None = an event or a listing will come."""
+    """None = the next event or listing starts the next pass."""
     wants_quotes: bool = False
     """The decision needs prices: observe them and plan again."""

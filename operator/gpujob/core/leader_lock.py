@@ -1,7 +1,7 @@
 """Who may lead, decided from the record that all replicas read and write.
 
-A holder is outlived, never overruled: its record counts for as long as it promised, from when the
-reader last saw it change, on the reader's own monotonic clock. Nobody's wall clock is compared.
+A holder is never overruled. Another replica waits until the record has not changed for as long as
+the holder promised, by its own monotonic clock. Wall clocks are not compared: they may differ.
 """
 
 import re
@@ -16,7 +16,7 @@ class LockRecord:
     """The leader lock as stored."""
 
     holder: str
-    """Empty = given back."""
+    """Empty = the last holder gave the lock back."""
     duration_seconds: int
     transitions: int
     """How often the holder has changed."""
@@ -30,7 +30,7 @@ def may_lead(record: LockRecord, *, identity: str, unchanged_seconds: float) -> 
 
 
 def taken(record: LockRecord | None, *, identity: str, duration_seconds: int) -> LockRecord:
-    """Returns the record by which this replica leads."""
+    """Returns the record to write so that this replica leads."""
     before = record or LockRecord(holder=identity, duration_seconds=0, transitions=0)
     return LockRecord(
         holder=identity,
@@ -40,13 +40,13 @@ def taken(record: LockRecord | None, *, identity: str, duration_seconds: int) ->
 
 
 def given_back(record: LockRecord) -> LockRecord:
-    """Returns the record by which the next replica may lead at once."""
+    """Returns the record to write so that the next replica may lead at once."""
     return LockRecord(holder="", duration_seconds=1, transitions=record.transitions)
 
 
 @dataclass(frozen=True)
 class OtherLock:
-    """A held lock of another release, or what somebody wants to be taken for one."""
+    """A held lock of another release, or an object that somebody made look like one."""
 
     version: str
     """It changes with each write."""
@@ -56,14 +56,14 @@ class OtherLock:
 def renewed(
     before: Mapping[str, OtherLock], after: Mapping[str, OtherLock]
 ) -> tuple[tuple[str, OtherLock], ...]:
-    """Returns the locks that somebody wrote between two looks, by name."""
+    """Returns the locks that somebody wrote between two reads, by name."""
     return tuple((name, after[name]) for name in sorted(after) if before.get(name) != after[name])
 
 
 def holders_pod(holder: str) -> str | None:
-    """Returns the name of the pod in which a holder runs; None = no controller is called so.
+    """Returns the name of the pod in which a holder runs; None = no controller calls itself so.
 
-    Anybody may have written it: what is no name of a pod must get into no path.
+    Anybody may have written it, so text that is not a pod's name must not get into a request path.
     """
     found = _IDENTITY.fullmatch(holder)
     return found["pod"] if found else None

@@ -1,4 +1,4 @@
-"""Money as integer micro-US-dollars: exact, and always rounded against ourselves."""
+"""Money as integer micro-US-dollars: exact, and rounded so that no cost is ever understated."""
 
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, InvalidOperation
 from fractions import Fraction
@@ -7,7 +7,7 @@ MICRO = 1_000_000
 
 
 class AmountError(ValueError):
-    """A text or number that is no finite, non-negative amount."""
+    """The text or number is not a finite, non-negative amount."""
 
 
 def parse_usd(text: str) -> int:
@@ -24,23 +24,23 @@ def _scaled(text: str, rounding: str) -> int:
     try:
         value = Decimal(text)
     except InvalidOperation:
-        raise AmountError(f"{text!r} is no decimal number") from None
+        raise AmountError(f"{text!r} is not a decimal number") from None
     if not value.is_finite() or value < 0:
         raise AmountError(f"{text!r} is not a finite amount of at least 0")
     return int((value * MICRO).to_integral_value(rounding))
 
 
 def exact(number: int | float | Decimal | str) -> Fraction:
-    """Returns a number of the provider's JSON as the decimal that it was written as.
+    """Returns a number from the provider's JSON as exactly the decimal that was written.
 
-    Raises AmountError if it is not finite, or no number at all; `True` is none.
+    Raises AmountError if it is not finite or not a number; `True` is not one either.
     """
     if isinstance(number, bool):
-        raise AmountError(f"{number!r} is no number")
+        raise AmountError(f"{number!r} is not a number")
     try:
         value = Decimal(str(number))
     except InvalidOperation:
-        raise AmountError(f"{number!r} is no number") from None
+        raise AmountError(f"{number!r} is not a number") from None
     if not value.is_finite():
         raise AmountError(f"{number!r} is not finite")
     return Fraction(value)
@@ -60,7 +60,7 @@ def over_time(microusd_per_hour: int, seconds: float) -> int:
 
 def format_usd(microusd: int) -> str:
     """Returns the decimal string with six decimals that statuses carry."""
-    assert microusd >= 0, f"money can not be negative: {microusd}"
+    assert microusd >= 0, f"money cannot be negative: {microusd}"
     return f"{microusd // MICRO}.{microusd % MICRO:06d}"
 
 

@@ -19,7 +19,7 @@ from gpujob.core.node.stage import Stage, stage_of
 
 @dataclass(frozen=True)
 class Unavailable:
-    """Something could not be learnt. It is neither zero nor gone."""
+    """Something could not be read. That does not mean that it is zero or gone."""
 
     reason: Reason
     message: str
@@ -30,18 +30,18 @@ class World:
     """What is the same for all jobs at one moment."""
 
     now: datetime
-    """Our clock, or the provider's if that is ahead: time that is paid for never runs back."""
+    """Our clock, or the provider's if that is ahead, so that paid time never runs backwards."""
     monotonic: float
     limits: Limits
     cluster_id: str
     account_id: int | None
-    """Of the present key; None = not known yet."""
+    """The account of the present API key; None = not known yet."""
     provider_url: str
     driver_image: str
     driver_image_pull_policy: str
     transport_url: str
     listings: tuple[Listing, ...]
-    """Complete ones of the last minutes, oldest first."""
+    """The complete listings of the last minutes, oldest first."""
     not_ready: Unavailable | None
     """Why the operator can rent nothing now; None = it can."""
     destroys: tuple[DestroyRecord, ...]
@@ -49,12 +49,12 @@ class World:
 
     @property
     def leases(self) -> int:
-        """Machines listed at last, whoever's: they all cost the account."""
+        """Number of machines in the latest listing, whoever owns them: the account pays for all."""
         return len(self.listings[-1].leases) if self.listings else 0
 
     @property
     def leased_usd_per_hour(self) -> Fraction:
-        """What these cost per hour."""
+        """What those machines cost per hour."""
         if not self.listings:
             return Fraction(0)
         return sum((lease.usd_per_hour for lease in self.listings[-1].leases), Fraction(0))
@@ -69,7 +69,7 @@ class World:
         avoided_machines: frozenset[int] = frozenset(),
         reserved_microusd: int | None = None,
     ) -> Question:
-        """Returns what the gate is asked about a job; without more, one that has not begun."""
+        """Returns the gate's question about a job; the defaults are for one that has not begun."""
         return Question(
             now=self.now,
             limits=self.limits,
@@ -98,12 +98,12 @@ class Pod:
     waiting: str
     """Why it does not run, in the kubelet's or scheduler's words; empty if it does."""
     outcome: Outcome | None
-    """From its termination message."""
+    """How the workload ended, from the pod's termination message."""
 
 
 @dataclass(frozen=True)
 class RentAccepted:
-    """The provider named the machine."""
+    """The provider's answer named the machine that was rented."""
 
     instance_id: int
 
@@ -130,12 +130,12 @@ class Heard:
     report: DriverReport
     pod_uid: str
     at: float
-    """Monotonic time at which it came."""
+    """Monotonic time at which it arrived."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeMemory:
-    """What this process knows of a node besides what is stored; a restart does not miss it."""
+    """What this process knows of a node beyond its stored status; a restart can do without it."""
 
     marker_seen_at: float | None = None
     """Monotonic time at which this process first saw that a machine may be leased."""
@@ -158,11 +158,11 @@ class NodeObservation:
     world: World
     node: GpuNode
     job: GpuJob | None
-    """None = surely absent."""
+    """None = it certainly does not exist."""
     pod: Pod | None
-    """None = surely absent."""
+    """None = it certainly does not exist."""
     report: DriverReport | None
-    """The latest of the recorded driver pod."""
+    """The latest report of the recorded driver pod."""
     memory: NodeMemory = NodeMemory()
     quotes: Quotes | Unavailable | None = None
     """None = not asked for."""
@@ -174,7 +174,7 @@ class NodeObservation:
 
     @property
     def mark(self) -> Mark:
-        """What this node's machine carries."""
+        """The mark that this node's machine carries."""
         return Mark(self.world.cluster_id, self.node.metadata.uid, self.node.spec.job_ref.uid)
 
 
@@ -189,8 +189,8 @@ class JobObservation:
     node_absent_since: float | None = None
     """Monotonic time at which this process first missed a recorded node."""
     service_owner: str | None = None
-    """Uid of the job that the Service for this job's ports belongs to; empty = to none;
+    """Uid of the job that owns the Service for this job's ports; empty = no job owns it;
     None = there is no such Service, or none is wanted."""
     service_problem: str = ""
-    """Why it could not be created, in the API server's words."""
+    """Why that Service could not be created, in the API server's words."""
     quotes: Quotes | Unavailable | None = None

@@ -13,7 +13,7 @@ class Rights:
     resource: str
     verbs: tuple[str, ...]
     name: str = ""
-    """Of the one object; empty = all."""
+    """Name of the only object that is meant; empty = all objects."""
 
 
 CLUSTER_WIDE = (
@@ -35,7 +35,7 @@ CLUSTER_WIDE = (
 
 
 def webhook_rights(name: str) -> tuple[Rights, ...]:
-    """Returns what is needed besides to have the API server trust our certificates."""
+    """Returns what is also needed so that the API server can be made to trust our certificates."""
     if not name:
         return ()
     group = "admissionregistration.k8s.io"
@@ -46,7 +46,7 @@ def own_rights(name: str, *, webhook: bool) -> tuple[Rights, ...]:
     """Returns what a release of this name needs in its own namespace."""
     certificates = (Rights("", "secrets", ("get", "update"), f"{name}-server-tls"),)
     return (
-        # A create can not be held to a name.
+        # RBAC cannot restrict a create to one name.
         Rights("coordination.k8s.io", "leases", ("create",)),
         Rights("coordination.k8s.io", "leases", ("get", "update"), name),
         Rights("", "configmaps", ("create",)),

@@ -1,7 +1,7 @@
-"""What is wrong with a spec that its schema can not see, and what is wrong with its shape in words.
+"""Faults of a spec that its schema cannot express, and faults of its shape in plain words.
 
-Asked by the webhook before anything is stored, and again before anything is rented: a webhook may
-be absent.
+The webhook looks for them before a job is stored, and the controller looks again before it rents
+anything, because the webhook may have been absent.
 """
 
 import re
@@ -23,7 +23,7 @@ IMAGE = re.compile(
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
     r"(?:@sha256:[0-9a-f]{64})?"
 )
-"""Of the OCI distribution specification, with the host and digest that container engines read."""
+"""The OCI distribution specification's grammar, plus the host and digest of container engines."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class Fault:
     """What is wrong, and what would be right."""
 
     def __str__(self) -> str:
-        """Returns both in a line."""
+        """Returns field and message in one line."""
         return f"{self.field}: {self.message}"
 
 
 def spec_faults(spec: GpuJobSpec) -> tuple[Fault, ...]:
-    """Returns all that would only show once a machine is paid for; empty = nothing is known."""
+    """Returns the faults that would otherwise show only on a paid machine; empty = none found."""
     return tuple(_faults(spec))
 
 
 def shape_faults(error: ValidationError) -> tuple[Fault, ...]:
-    """Returns what the models hold against a document."""
+    """Returns the faults that pydantic found in a document, each with its path."""
     return tuple(
         Fault(_path(one["loc"]), one["msg"])
         for one in error.errors(include_url=False, include_input=False)
@@ -69,15 +69,15 @@ def _faults(spec: GpuJobSpec) -> Iterator[Fault]:
 
 
 def _money(spec: GpuJobSpec) -> Iterator[Fault]:
-    """The schema's rules, for a cluster whose schema is an older one."""
+    """Checks the CRD's own rules again, for a cluster that still has an older CRD."""
     for field, usd in (
         ("spec.cost.ceiling", spec.cost.ceiling),
         ("spec.market.maxUSDPerHour", spec.market.max_usd_per_hour),
     ):
         if usd is not None and Decimal(usd) <= 0:
-            yield Fault(field, "it must be more than 0 US dollars")
+            yield Fault(field, "must be more than 0 US dollars")
     if not Decimal("0.95") <= Decimal(spec.cost.confidence) < 1:
-        words = "it must be at least 0.95, and below 1: no cost is certain"
+        words = "must be at least 0.95 and below 1, because no cost is certain"
         yield Fault("spec.cost.confidence", words)
 
 
@@ -86,9 +86,9 @@ def _environment(spec: GpuJobSpec) -> Iterator[Fault]:
     for at, one in enumerate(spec.env):
         field, source = f"spec.env[{at}]", one.value_from
         if names[one.name] > 1:
-            yield Fault(f"{field}.name", f"{one.name} is set more than once")
+            yield Fault(f"{field}.name", f"{one.name} is set more than once; keep one of them")
         if one.value is not None and source is not None:
-            yield Fault(field, "value and valueFrom may not both be set")
+            yield Fault(field, "value and valueFrom are both set; remove one of them")
         if source is not None and (source.secret_key_ref is None) == (
             source.config_map_key_ref is None
         ):
@@ -97,7 +97,7 @@ def _environment(spec: GpuJobSpec) -> Iterator[Fault]:
 
 
 def _folders(spec: GpuJobSpec) -> Iterator[Fault]:
-    """Folders that would lead elsewhere, or be written from two sides."""
+    """Finds folders that lead outside their place, or that two copies would write to."""
     data = spec.data
     copied = [
         *((f"spec.data.inputs[{at}]", one) for at, one in enumerate(data.inputs)),
@@ -108,34 +108,38 @@ def _folders(spec: GpuJobSpec) -> Iterator[Fault]:
     for field, one in copied:
         parts = [part for part in one.path.split("/") if part]
         if not parts or {".", ".."} & set(parts):
-            yield Fault(f"{field}.path", "write the folder itself, without . and ..")
+            yield Fault(f"{field}.path", "must be the path of a folder, without . and ..")
         path = ("/" if one.path.startswith("/") else "") + "/".join(parts)
         if (other := taken.setdefault(path, field)) != field:
-            yield Fault(f"{field}.path", f"{other} uses the same folder on the machine")
+            words = f"{other} uses the same folder on the machine; choose another one"
+            yield Fault(f"{field}.path", words)
     claims: list[tuple[str, Claim]] = [
         *copied,
         *([("spec.data.log", data.log)] if data.log else []),
     ]
     for field, claim in claims:
         if {".", ".."} & set((claim.sub_path or "").split("/")):
-            yield Fault(f"{field}.subPath", "write the folder itself, without . and ..")
+            yield Fault(f"{field}.subPath", "must be the path of a folder, without . and ..")
 
 
 def _ports(spec: GpuJobSpec) -> Iterator[Fault]:
     names, numbers = Counter(p.name for p in spec.ports), Counter(p.port for p in spec.ports)
     for at, one in enumerate(spec.ports):
         if names[one.name] > 1:
-            yield Fault(f"spec.ports[{at}].name", f"{one.name} is declared more than once")
+            words = f"{one.name} is declared more than once; each port needs its own name"
+            yield Fault(f"spec.ports[{at}].name", words)
         if numbers[one.port] > 1:
-            yield Fault(f"spec.ports[{at}].port", f"{one.port} is declared more than once")
+            words = f"{one.port} is declared more than once; remove all but one"
+            yield Fault(f"spec.ports[{at}].port", words)
 
 
 def _program(spec: GpuJobSpec) -> Iterator[Fault]:
     if IMAGE.fullmatch(spec.image) is None:
-        words = f"{_shown(spec.image)} names no container image; write registry/name:tag"
+        words = f"{_shown(spec.image)} is not a container image; write registry/name:tag"
         yield Fault("spec.image", words)
     elif spec.image.partition("@")[0].count("/") == 0 and len(spec.image) == 64:
-        yield Fault("spec.image", "64 hex digits name no image; write name@sha256:… for a digest")
+        words = "64 hex digits are not the name of an image; write name@sha256:… for a digest"
+        yield Fault("spec.image", words)
     texts = [
         *((f"spec.command[{at}]", text) for at, text in enumerate(spec.command)),
         *((f"spec.args[{at}]", text) for at, text in enumerate(spec.args)),
@@ -144,14 +148,15 @@ def _program(spec: GpuJobSpec) -> Iterator[Fault]:
     ]
     for field, text in texts:
         if "\0" in text:
-            yield Fault(field, "no program can be given a text with a NUL character; remove it")
+            words = "contains a NUL character, which cannot be passed to a program; remove it"
+            yield Fault(field, words)
     if spec.command[0] == "":
-        yield Fault("spec.command[0]", "the program has no name; write the command to run")
+        yield Fault("spec.command[0]", "is empty; write the name of the program to run")
     if spec.working_dir is not None and any(not sign.isprintable() for sign in spec.working_dir):
-        yield Fault("spec.workingDir", "a folder has no control characters in its name")
+        yield Fault("spec.workingDir", "contains an unprintable character; remove it")
     for at, model in enumerate(spec.gpu.models):
         if not model.isprintable() or not model.isascii():
-            words = "a GPU model is plain ASCII text, as RTX 4090; kubectl explain gpujob.spec.gpu"
+            words = "must be plain ASCII, like RTX 4090; see kubectl explain gpujob.spec.gpu.models"
             yield Fault(f"spec.gpu.models[{at}]", words)
 
 

@@ -1,4 +1,8 @@
-"""Which listed machines have no live owner. The second, independent way for a machine to die."""
+"""Which listed machines have no live owner.
+
+The sweep is the second way in which a machine is destroyed. It does not depend on the plan for a
+node, so that a fault there cannot leave a machine running.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +14,7 @@ from gpujob.core.market.listings import Listing, Mark
 
 @dataclass(frozen=True)
 class Owner:
-    """A GpuNode in a quorum read that ended after the listing did."""
+    """A GpuNode in a quorum read that was made after the listing, so that no new node is missed."""
 
     is_released: bool
 
@@ -21,7 +25,7 @@ class Orphans:
 
     to_destroy: tuple[int, ...]
     held_back: tuple[int, ...]
-    """Too many at once: destroyed only if a second pass finds them too."""
+    """More than one pass may destroy; they are destroyed only if a second pass finds them too."""
 
 
 def orphans(
@@ -35,11 +39,11 @@ def orphans(
     limits: Limits,
     confirmed: frozenset[int],
 ) -> Orphans:
-    """Returns this cluster's machines without a live owner, old enough to be sure of it.
+    """Returns this cluster's machines without a live owner, if they are old enough to be sure.
 
     `owners` is by node uid; `first_seen` says when this process first listed an instance;
-    `confirmed` holds the instances that a pass at least a minute ago held back. Machines that carry
-    no mark of this cluster are not ours to touch.
+    `confirmed` holds the instances that a pass at least a minute ago held back. Machines without
+    this cluster's mark are never touched.
     """
     found = []
     for lease in listing.leases:
@@ -53,6 +57,8 @@ def orphans(
         age = (now - lease.started_at).total_seconds() if lease.started_at else 0.0
         if max(seen_for, age) >= limits.list_lag_seconds:
             found.append(lease.instance_id)
+    # So many orphans at once may be a mistake of the operator, rather than machines without owner,
+    # so a second pass must find them too.
     few = max(3, len(listing.leases) // 5)
     if len(found) <= few:
         return Orphans(to_destroy=tuple(sorted(found)), held_back=())

@@ -23,7 +23,7 @@ TWO = Fraction(2)
         (Fraction(0), None, "$0.00"),
         (Fraction("-0.5"), None, "$-0.50"),
         (TWO, CreditRefusal(95.0, TWO), "of $2.00"),
-        (None, CreditRefusal(95.0, None), "want of credit"),
+        (None, CreditRefusal(95.0, None), "lack of credit"),
         (Fraction(12), CreditRefusal(95.0, TWO), None),
         (Fraction(1), CreditRefusal(95.0, TWO), "of $1.00"),
         (TWO, CreditRefusal(100.0 - REFUSAL_SECONDS, TWO), None),

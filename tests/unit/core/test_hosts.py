@@ -107,7 +107,7 @@ def test_a_distrusted_machine_is_passed_over_and_the_reason_shown() -> None:
     admission = judge(question(quotes=quotes(CHEAP, DEARER), hosts=trials(3)))
 
     assert admission.offer == DEARER
-    assert "machine 100 failed lately, the last time by HostLost" in admission.words
+    assert "machine 100 failed recently, the last time with HostLost" in admission.words
 
 
 def test_doubt_is_a_price() -> None:
@@ -117,7 +117,7 @@ def test_doubt_is_a_price() -> None:
 
     assert judge(question(quotes=quotes(CHEAP, near), hosts=doubtful)).offer == near
     words = judge(question(quotes=quotes(CHEAP, near), hosts=doubtful)).words
-    assert "so that it is trusted to" in words
+    assert "so its trust is only " in words
     assert judge(question(quotes=quotes(CHEAP, DEARER), hosts=doubtful)).offer == CHEAP
 
 
@@ -126,4 +126,4 @@ def test_a_machine_that_failed_this_job_is_not_taken_again() -> None:
     admission = judge(question(quotes=quotes(CHEAP, DEARER), avoided_machines=frozenset({MACHINE})))
 
     assert admission.offer == DEARER
-    assert "failed an earlier attempt of this job" in admission.words
+    assert f"an earlier attempt of this job failed on machine {MACHINE}" in admission.words

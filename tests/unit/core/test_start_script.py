@@ -61,5 +61,5 @@ def test_nothing_slips_into_the_shell(changes: dict[str, Any]) -> None:
         "heartbeat_stale_seconds": 900,
     }
     assert KEY in start_script(**given)
-    with pytest.raises(ValueError, match="may not stand in a start script"):
+    with pytest.raises(ValueError, match="is not safe inside a start script"):
         start_script(**given | changes)

@@ -19,27 +19,30 @@ class Candidate:
     offer: Offer
     estimate: Estimate
     trust: float
-    """Probability that its machine carries the attempt through."""
+    """Probability that its machine completes the attempt."""
     against: str
-    """Why it is not taken although it could be; empty = it may be."""
+    """Why it is not taken although it meets the needs; empty = nothing speaks against it."""
 
     @property
     def expected(self) -> float:
-        """The bound over all the attempts that it takes on such a machine until one succeeds."""
+        """The bound of one attempt, times the attempts until one succeeds on such a machine."""
         return self.estimate.total_microusd / self.trust
 
 
 def matching_offers(question: Question) -> list[Candidate]:
-    """Returns what meets the job's needs, whatever it costs, lowest bound first.
+    """Returns the offers that meet the job's needs at any price, lowest bound first.
 
-    Raises CostGateError if nothing does, or no bound can be known.
+    Raises CostGateError if there is none, or if the cost has no bound.
     """
     check_quotes(question)
     return candidates_of(question, needs_of(question))
 
 
 def avoided_machines(status: GpuJobStatus) -> frozenset[int]:
-    """Returns the machines on which attempts of the job were lost or came to nothing."""
+    """Returns the machines on which an attempt of the job ended before its workload did.
+
+    A suspended attempt counts for nothing: its user ended it, and its machine may be a good one.
+    """
     return frozenset(
         record.machine_id
         for record in status.attempts
@@ -50,31 +53,35 @@ def avoided_machines(status: GpuJobStatus) -> frozenset[int]:
 
 
 def check_quotes(question: Question) -> None:
+    """Raises CostGateError if the prices are too old, or if a clock is wrong."""
     quotes, limits = question.quotes, question.limits
     if abs(quotes.clock_skew_seconds) > limits.clock_skew_seconds:
         raise CostGateError(
             Reason.CLOCK_SKEW,
-            f"the provider's clock differs from ours by {quotes.clock_skew_seconds:.1f} s, more "
-            f"than {limits.clock_skew_seconds:.0f} s; set this machine's clock",
+            f"the provider's clock differs from the operator's by {quotes.clock_skew_seconds:.1f} "
+            f"s, more than {limits.clock_skew_seconds:.0f} s; correct the operator's clock",
         )
     age = (question.now - quotes.fetched_at).total_seconds()
     if age > limits.quote_age_seconds:
         raise CostGateError(
             Reason.STALE_QUOTE,
-            f"the prices are {age:.0f} s old, older than {limits.quote_age_seconds:.0f} s",
+            f"the prices are {age:.0f} s old, more than {limits.quote_age_seconds:.0f} s; the "
+            "operator asks for new ones",
         )
     if age < -2:
         raise CostGateError(
-            Reason.CLOCK_SKEW, f"the prices were fetched {-age:.1f} s in the future"
+            Reason.CLOCK_SKEW,
+            f"the prices are dated {-age:.1f} s in the future; correct the operator's clock",
         )
 
 
 def needs_of(question: Question) -> Needs:
+    """Returns what an attempt may use up; raises CostGateError if its run time has no bound."""
     spec = question.spec
     if spec.active_deadline_seconds is None:
         raise CostGateError(
             Reason.INSUFFICIENT_HISTORY,
-            "without spec.activeDeadlineSeconds no bound of the run time is known; set it",
+            "spec.activeDeadlineSeconds is not set, so the cost has no bound; set it",
         )
     return Needs(
         disk_gb=spec.resources.disk_gb,
@@ -86,7 +93,7 @@ def needs_of(question: Question) -> Needs:
 
 
 def candidates_of(question: Question, needs: Needs) -> list[Candidate]:
-    """Returns what meets the needs, lowest bound first; raises the reason if nothing does."""
+    """Returns the offers that meet the needs, lowest bound first; raises if there is none."""
     quotes, limits, spec = question.quotes, question.limits, question.spec
     offers = quotes.offers
     if spec.market.type == "Interruptible":
@@ -94,18 +101,19 @@ def candidates_of(question: Question, needs: Needs) -> list[Candidate]:
     matching = [offer for offer in offers if mismatch(offer, spec) is None]
     if not matching:
         refused = next((found for offer in offers if (found := mismatch(offer, spec))), None)
-        detail = f"; for example {refused}" if refused else ""
-        unreadable = f", {quotes.unreadable} of them malformed" if quotes.unreadable else ""
+        detail = f"; the first one fails because {refused}" if refused else ""
+        unreadable = f" ({quotes.unreadable} of them malformed)" if quotes.unreadable else ""
         raise CostGateError(
             Reason.NO_MATCHING_OFFER if not quotes.unreadable else Reason.INVALID_QUOTE,
             f"none of {len(quotes.offers) + quotes.unreadable} offers{unreadable} meets the job's "
-            f"needs{detail}",
+            f"needs{detail}; wait for other offers, or create the job again with lower needs",
         )
     plausible = [offer for offer in matching if _is_plausible(offer, quotes, limits)]
     if not plausible:
         raise CostGateError(
             Reason.IMPLAUSIBLE_QUOTE,
-            f"all {len(matching)} matching offers are priced far from their model's median",
+            f"the prices of all {len(matching)} matching offers are so far from the median of "
+            "their GPU model that they look wrong; waiting for other offers",
         )
     ranked = sorted(
         (_candidate(question, offer, needs) for offer in plausible),
@@ -121,8 +129,9 @@ def candidates_of(question: Question, needs: Needs) -> list[Candidate]:
     if not long_enough:
         raise CostGateError(
             Reason.CONTRACT_TOO_SHORT,
-            f"the hosts' contracts of all {len(ranked)} matching offers end within "
-            f"{float(ranked[0].estimate.lease_seconds):.0f} s",
+            f"the attempt may take {float(ranked[0].estimate.lease_seconds):.0f} s, but the hosts' "
+            f"contracts of all {len(ranked)} matching offers end earlier; wait for other offers, "
+            "or create the job again with a shorter activeDeadlineSeconds",
         )
     return long_enough
 
@@ -132,7 +141,7 @@ def _candidate(question: Question, offer: Offer, needs: Needs) -> Candidate:
     trust = hosts.trust(offer.machine_id, offer.host_id, now)
     against = ""
     if offer.machine_id in question.avoided_machines:
-        against = f"machine {offer.machine_id} failed an earlier attempt of this job"
+        against = f"an earlier attempt of this job failed on machine {offer.machine_id}"
     elif trust < TRUST_MIN:
         against = hosts.why(offer.machine_id, offer.host_id)
     return Candidate(
@@ -146,22 +155,23 @@ def _candidate(question: Question, offer: Offer, needs: Needs) -> Candidate:
 def choose(fitting: list[Candidate], *, bound_microusd: int) -> Candidate:
     """Returns the trusted offer of least expected cost; raises CostGateError if none is trusted.
 
-    Expected cost = its bound over all the attempts that such a machine takes until one succeeds.
+    Expected cost = the bound of one attempt, times the attempts until one succeeds.
     """
     trusted = [one for one in fitting if not one.against]
     if not trusted:
         raise CostGateError(
             Reason.MACHINES_DISTRUSTED,
-            f"all {len(fitting)} matching offers that fit are on machines that failed: "
-            f"{fitting[0].against}; they are trusted again as time passes",
+            f"all {len(fitting)} offers that fit are on machines that failed recently, for "
+            f"example: {fitting[0].against}; they are trusted again as time passes",
             bound_microusd=bound_microusd,
         )
     return min(trusted, key=lambda one: (one.expected, one.offer.offer_id))
 
 
 def less_trusted(question: Question, one: Candidate) -> str:
+    """Returns why a trusted offer is expected to cost more than its bound suggests."""
     why = question.hosts.why(one.offer.machine_id, one.offer.host_id)
-    return f"{why}, so that it is trusted to {one.trust:.0%} only"
+    return f"{why}, so its trust is only {one.trust:.0%}"
 
 
 def _is_plausible(offer: Offer, quotes: Quotes, limits: Limits) -> bool:

@@ -9,7 +9,7 @@ CONFIDENCE_HALF_LIFE = timedelta(hours=24)
 
 @dataclass(frozen=True)
 class DestroyRecord:
-    """How one destroy that was sent on time went."""
+    """The result of one destroy that was sent on time."""
 
     at: datetime
     was_late: bool
@@ -18,8 +18,8 @@ class DestroyRecord:
 def enforcement_confidence(destroys: tuple[DestroyRecord, ...], now: datetime) -> Fraction:
     """Returns the probability that we destroy in time.
 
-    The posterior mean under Beta(1, 99) over destroys that were sent on time, each counting half
-    as much after a day. 0.99 without any evidence is an assumption.
+    It is the posterior mean, with the prior Beta(1, 99), over destroys that were sent on time; the
+    weight of each halves every day. The 0.99 that it is without evidence is an assumption.
     """
     late = total = 0.0
     for destroy in destroys:
@@ -31,5 +31,5 @@ def enforcement_confidence(destroys: tuple[DestroyRecord, ...], now: datetime) -
 
 
 def rounded_down(confidence: Fraction) -> str:
-    """Returns a confidence for display; never more than it is."""
+    """Returns a confidence for display, rounded down so that it is never overstated."""
     return f"{int(confidence * 1000) / 1000:.3f}"

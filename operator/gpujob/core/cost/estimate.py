@@ -1,8 +1,8 @@
-"""The bound of an attempt's cost, as arithmetic over what we enforce.
+"""The bound of an attempt's cost, as arithmetic over what the operator enforces.
 
-Every quantity here is capped by a deed of ours: run time by the deadline, boot by the boot cap,
-the destroy by its lag cap, traffic by the caps and the look at them in each listing. So with the
-prices of the offer the sum is a bound, not a guess.
+The operator enforces a limit on every quantity here: the deadline on run time, the boot cap on
+booting, the lag cap on the destroy, and the traffic caps, which are checked in each listing. So
+with the prices of the offer the sum is a bound, not a guess.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class Needs:
     max_download_gb: int
     max_upload_gb: int
     run_seconds: float
-    """Left of the deadline."""
+    """What is left of activeDeadlineSeconds."""
     drain_seconds: float
-    """For the workload to end, and its files to be copied."""
+    """What the workload may take to exit and its files to be copied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,23 +32,23 @@ class Estimate:
 
     usd_per_hour: Fraction
     lease_seconds: Fraction
-    """From the rent request to the proof that the machine is gone."""
+    """The longest time from the rent request to the proof that the machine is gone."""
     time_microusd: int
     traffic_microusd: int
 
     @property
     def total_microusd(self) -> int:
-        """The bound."""
+        """The bound of the attempt's cost."""
         return self.time_microusd + self.traffic_microusd
 
 
 def overhead_seconds(limits: Limits, leases: int, drain_seconds: float) -> float:
-    """Returns the seconds of an attempt that are paid besides its run, at most."""
+    """Returns the most seconds of an attempt that are paid for beyond its run."""
     return limits.boot_cap_seconds + drain_seconds + limits.destroy_lag_seconds(leases)
 
 
 def estimate(offer: Offer, needs: Needs, limits: Limits, *, leases: int) -> Estimate:
-    """Returns the bound of an attempt on an offer while so many machines are leased."""
+    """Returns the bound of an attempt on an offer while `leases` machines are leased."""
     usd_per_hour = offer.gpu_usd_per_hour + offer.disk_usd_per_hour(needs.disk_gb)
     overhead = overhead_seconds(limits, leases, needs.drain_seconds)
     seconds = Fraction(needs.run_seconds + overhead).limit_denominator(1000)
@@ -63,8 +63,8 @@ def estimate(offer: Offer, needs: Needs, limits: Limits, *, leases: int) -> Esti
 def traffic_usd(offer: Offer, needs: Needs, limits: Limits, *, leases: int) -> Fraction:
     """Returns the most that traffic can cost.
 
-    A cap is noticed one listing late, and bytes flow until the machine is gone: what the line can
-    carry in that time comes on top of the cap.
+    A passed cap is noticed only in the next listing, and bytes flow until the machine is gone. What
+    the line can carry in that time is added to the cap.
     """
     blind_seconds = Fraction(limits.poll_seconds + limits.destroy_lag_seconds(leases))
     blind_seconds = blind_seconds.limit_denominator(1000)

@@ -1,4 +1,4 @@
-"""What the gate would say of a job that nobody has created: the same gate, and all that it saw."""
+"""What the gate would decide about a job that nobody has created, and which offers it saw."""
 
 from gpujob.api.estimate import OFFERS_SHOWN, JobEstimate, OfferEstimate
 from gpujob.api.gpujob import GpuJobSpec
@@ -13,7 +13,7 @@ from gpujob.core.observation import Unavailable, World
 
 
 def forecast(world: World, spec: GpuJobSpec, quotes: Quotes | Unavailable) -> JobEstimate:
-    """Returns what would be decided of a new job at this moment."""
+    """Returns what would be decided about a new job now."""
     why = world.not_ready or _unseen(world)
     if isinstance(quotes, Unavailable):
         why = why or quotes
@@ -44,7 +44,8 @@ def forecast(world: World, spec: GpuJobSpec, quotes: Quotes | Unavailable) -> Jo
 def _unseen(world: World) -> Unavailable | None:
     if world.listings:
         return None
-    return Unavailable(Reason.PROVIDER_UNAVAILABLE, "no listing of machines yet")
+    words = "the provider has not listed the account's machines yet"
+    return Unavailable(Reason.PROVIDER_UNAVAILABLE, words)
 
 
 def _refused(world: World, spec: GpuJobSpec, reason: Reason, message: str) -> JobEstimate:
@@ -64,7 +65,7 @@ def _with_offers(question: Question, told: JobEstimate, admission: Verdict | Non
     try:
         found = matching_offers(question)
     except CostGateError:
-        # The verdict says so already, or something that goes before.
+        # The verdict has this reason already, or one that is checked earlier.
         return told
     chosen = admission.offer.offer_id if admission else None
     passed_over = admission.passed_over if admission else ()
@@ -91,7 +92,7 @@ def _offer(
     if bound > floor_usd(question.spec.cost.ceiling):
         against = f"its bound of {short_usd(bound)} is above the ceiling"
     elif not against and chosen is not None and one.offer.offer_id != chosen:
-        against = "another one costs less, failures reckoned in"
+        against = "another offer is expected to cost less once failures are counted"
     elif not against and chosen is None:
         against = "nothing is rented now"
     return OfferEstimate(

@@ -1,4 +1,4 @@
-"""Which machines are past their money deadline, by what a process remembers of their nodes."""
+"""Which machines are past their money deadline, according to the nodes that a process remembers."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -12,8 +12,8 @@ def overdue(
 ) -> tuple[int, ...]:
     """Returns the listed machines of nodes whose fuse leaves no more time, by number or mark.
 
-    For a process that can store no decision any more: until then the end of an attempt is stored
-    before its machine goes.
+    This serves a process that cannot store decisions any more, because it does not reach the API
+    server. In any other case the end of an attempt is stored before its machine is destroyed.
     """
     found: set[int] = set()
     for node in nodes:

@@ -1,4 +1,4 @@
-"""The cost gate: may this attempt be rented, and on which offer.
+"""The cost gate, which decides whether an attempt may be rented, and on which offer.
 
 It fails closed. Whatever is missing, stale, implausible or malformed raises `CostGateError`; there
 is no answer in between. The confidence is that of our own enforcement: with a declared deadline
@@ -33,32 +33,35 @@ class Verdict:
     offer: Offer
     estimate: Estimate
     ceiling: str
-    """Of the job, as it was written."""
+    """The job's ceiling, as its user wrote it."""
     spent_microusd: int
     fuse_microusd: int
-    """What this attempt may cost."""
+    """The most that this attempt may cost."""
     confidence: Fraction
     money_deadline_seconds: int
-    """From the rent request until the destroy must be sent, so that the fuse holds."""
+    """Time from the rent request until the destroy must be sent, so that the fuse holds."""
     passed_over: tuple[Candidate, ...]
-    """What had a lower bound and was not taken, cheapest first."""
+    """The offers with a lower bound that were not chosen, cheapest first."""
 
     @property
     def bound_microusd(self) -> int:
-        """Of the whole job: what was spent and this attempt."""
+        """The bound of the whole job: what it has spent, plus this attempt."""
         return self.spent_microusd + self.estimate.total_microusd
 
     @property
     def words(self) -> str:
-        """For people: what was chosen, and why nothing cheaper."""
+        """Says what was chosen, and why nothing cheaper."""
         bound = short_usd(self.bound_microusd)
-        text = f"bounded by {bound} of ${self.ceiling} on {self.offer.gpu} in {self.offer.location}"
+        text = (
+            f"the job may cost up to {bound} of ${self.ceiling} on {self.offer.gpu} in "
+            f"{self.offer.location}"
+        )
         if not self.passed_over:
             return text
         shown = "; ".join(one.against for one in self.passed_over[:PASSED_OVER_SHOWN])
         more = len(self.passed_over) - PASSED_OVER_SHOWN
         rest = f"; and {more} more" if more > 0 else ""
-        return f"{text}; cheaper ones were passed over: {shown}{rest}"
+        return f"{text}; cheaper offers were passed over: {shown}{rest}"
 
 
 def judge(question: Question) -> Verdict:
@@ -71,20 +74,24 @@ def judge(question: Question) -> Verdict:
     if confidence < Fraction(spec.cost.confidence):
         raise CostGateError(
             Reason.CONFIDENCE_TOO_LOW,
-            f"destroys were late too often: confidence {float(confidence):.3f} is below "
-            f"{spec.cost.confidence}; it recovers with a half-life of 24 h",
+            "the operator destroyed machines too late too often: its confidence of "
+            f"{float(confidence):.3f} is below spec.cost.confidence ({spec.cost.confidence}); it "
+            "recovers with a half-life of 24 h",
         )
     needs = needs_of(question)
     lag = limits.destroy_lag_seconds(question.leases)
     if lag > limits.max_destroy_lag_seconds:
         raise CostGateError(
             Reason.DESTROY_LAG_TOO_LONG,
-            f"with {question.leases} machines leased a destroy may take {lag:.0f} s, more than "
-            f"{limits.max_destroy_lag_seconds:.0f} s",
+            f"with {question.leases} machines leased, destroying one may take {lag:.0f} s, more "
+            f"than the limit of {limits.max_destroy_lag_seconds:.0f} s; waiting until a machine is "
+            "released",
         )
     if question.leases >= limits.max_leases:
         raise CostGateError(
-            Reason.LEASE_LIMIT, f"{question.leases} machines are leased, the operator's cap"
+            Reason.LEASE_LIMIT,
+            f"{question.leases} machines are leased and the operator's cap is {limits.max_leases}; "
+            "waiting until one is released",
         )
     candidates = candidates_of(question, needs)
     cheapest = candidates[0]
@@ -102,8 +109,9 @@ def judge(question: Question) -> Verdict:
     if not fitting:
         raise CostGateError(
             Reason.CEILING_EXCEEDED,
-            f"{cheapest.offer.gpu} is bounded by {short_usd(cheapest.estimate.total_microusd)} for "
-            f"this attempt, more than the {short_usd(fuse)} reserved for it",
+            f"the cheapest offer ({cheapest.offer.gpu}) may cost up to "
+            f"{short_usd(cheapest.estimate.total_microusd)} for this attempt, more than the "
+            f"{short_usd(fuse)} reserved for it",
             bound_microusd=bound,
         )
     chosen = choose(fitting, bound_microusd=bound)
@@ -111,8 +119,8 @@ def judge(question: Question) -> Verdict:
     if question.leased_usd_per_hour + chosen.estimate.usd_per_hour > rate_cap:
         raise CostGateError(
             Reason.LEASE_LIMIT,
-            f"{float(question.leased_usd_per_hour):.2f} $/h are leased; this machine would pass "
-            f"the operator's cap of {limits.max_usd_per_hour} $/h",
+            f"the leased machines cost {float(question.leased_usd_per_hour):.2f} $/h; with this "
+            f"one they would exceed the operator's cap of {limits.max_usd_per_hour} $/h",
             bound_microusd=bound,
         )
     return Verdict(
@@ -132,7 +140,7 @@ def judge(question: Question) -> Verdict:
 
 
 def _money_deadline(fuse: int, cheapest: Estimate, lag: float) -> int:
-    """Seconds after which the destroy must be sent; rounded down, lag and traffic lie inside."""
+    """Returns after how many seconds the destroy must be sent, so that lag and traffic are paid."""
     seconds = Fraction(fuse - cheapest.traffic_microusd, MICRO) / cheapest.usd_per_hour * 3600
     return max(int(seconds - Fraction(lag)), 0)
 
@@ -147,7 +155,7 @@ def _what_would_fit(question: Question, one: Candidate, needs: Needs, ceiling: i
     fits = (
         f"or activeDeadlineSeconds of {int(run + Fraction(question.run_seconds_used))}"
         if run >= 1
-        else "and no deadline would"
+        else "but no activeDeadlineSeconds would"
     )
     parts = (
         f"{needs.run_seconds:.0f} s of run and up to {overhead:.0f} s of boot and destroy at "
@@ -156,7 +164,7 @@ def _what_would_fit(question: Question, one: Candidate, needs: Needs, ceiling: i
     )
     spent = f", spent {short_usd(question.spent_microusd)}" if question.spent_microusd else ""
     return (
-        f"the cheapest offer ({offer.gpu}, {offer.location}) is bounded by {short_usd(bound)}, "
+        f"the cheapest offer ({offer.gpu}, {offer.location}) may cost up to {short_usd(bound)}, "
         f"more than the ceiling of ${question.spec.cost.ceiling}: {parts}{spent}; a ceiling of "
         f"{short_usd(bound)} would fit, {fits}"
     )

@@ -1,4 +1,4 @@
-"""What the cost gate is asked, and the no that it answers with."""
+"""What the cost gate is asked, and the error by which it refuses."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,14 +13,14 @@ from gpujob.core.market.offers import Quotes
 
 
 class CostGateError(Exception):
-    """The gate's no, with the reason and the numbers."""
+    """The gate refuses; says why, with the numbers."""
 
     def __init__(self, reason: Reason, message: str, *, bound_microusd: int | None = None) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message
         self.bound_microusd = bound_microusd
-        """Of the cheapest matching offer, with what was spent; None = unknown."""
+        """The bound on the cheapest matching offer, plus what was spent; None = unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,11 @@ class Question:
     run_seconds_used: float
     quotes: Quotes
     leases: int
-    """Machines now leased by the whole operator."""
+    """Number of machines that the whole account has leased now."""
     leased_usd_per_hour: Fraction
     destroys: tuple[DestroyRecord, ...]
     avoided_machines: frozenset[int]
-    """Machines on which this job's earlier attempts were lost."""
+    """Machines on which earlier attempts of this job ended before their workload did."""
     hosts: HostMemory
     reserved_microusd: int | None = None
-    """What the attempt's node holds; None = nothing is reserved yet, all that is left may be."""
+    """What is reserved in the attempt's node; None = nothing yet: all that is left may be used."""

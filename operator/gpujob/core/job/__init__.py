@@ -1,1 +1,1 @@
-"""What is to be done for one GpuJob: attempts one after the other until it is over."""
+"""What to do for one GpuJob: one attempt after the other, until the job is over."""

@@ -20,7 +20,7 @@ ATTEMPTS_SHOWN = 20
 
 
 def charge_attempt(seen: JobObservation) -> JobPlan | None:
-    """The recorded attempt is over: charge it, and say what follows."""
+    """Charges the recorded attempt if it is over, and decides what follows."""
     status, node = seen.job.status, seen.node
     if status.node_uid is None:
         return None
@@ -28,7 +28,7 @@ def charge_attempt(seen: JobObservation) -> JobPlan | None:
         return _vanished(seen)
     end, rent, run = node.status.end, node.status.rent, node.status.run
     if node.status.released_at is None or end is None:
-        # Called released without an end, a node is ended first: only then is its cost final.
+        # A node that is released without an end is ended first: only then is its cost final.
         return None
     reason = Reason(end.reason)
     record = AttemptRecord(
@@ -48,7 +48,7 @@ def charge_attempt(seen: JobObservation) -> JobPlan | None:
 
 
 def _vanished(seen: JobObservation) -> JobPlan:
-    """The recorded node went without being released: search its mark, charge it in full."""
+    """The recorded node is gone without a release: looks for its machine, then charges in full."""
     status, world = seen.job.status, seen.world
     assert status.node_uid is not None, "asked only for a recorded node"
     mark = Mark(world.cluster_id, status.node_uid, seen.job.metadata.uid)
@@ -67,7 +67,8 @@ def _vanished(seen: JobObservation) -> JobPlan:
         is not None
     )
     if not gone:
-        words = f"GpuNode {status.node_name} went without being released; searching its machine"
+        name = status.node_name
+        words = f"GpuNode {name} was deleted before its release; looking for its machine"
         return stay(seen, Reason.NODE_VANISHED, words, world.limits.poll_seconds)
     record = AttemptRecord(
         attempt=status.attempt,
@@ -83,7 +84,7 @@ def _vanished(seen: JobObservation) -> JobPlan:
 def what_follows(
     seen: JobObservation, record: AttemptRecord, reason: Reason, *, started: Any
 ) -> JobPlan:
-    """Adds the charge of an ended attempt, and decides: the job is over, or another one follows."""
+    """Charges an ended attempt to the job; then the job is over, or another attempt follows."""
     status = seen.job.status
     spent = parse_usd(status.cost.spent_usd) + parse_usd(record.cost_usd)
     action = _failure_action(seen, record) if reason is Reason.WORKLOAD_FAILED else None
@@ -114,13 +115,16 @@ def what_follows(
     if reason.kind.ends is Ends.JOB:
         return over(seen, status, reason, record.message, spent)
     if action == "FailJob":
-        words = f"failurePolicy does not retry exit code {record.exit_code}: {record.message}"
+        words = f"spec.failurePolicy fails the job for this exit code: {record.message}"
         return over(seen, status, Reason.FAILURE_POLICY, words, spent)
     if status.failures > seen.job.spec.backoff_limit:
-        words = f"{_attempts(status.failures)} failed; the last: {record.message}"
+        allowed = f"spec.backoffLimit is {seen.job.spec.backoff_limit}"
+        words = f"{_attempts(status.failures)} failed and {allowed}; the last one: {record.message}"
         return over(seen, status, Reason.BACKOFF_LIMIT_EXCEEDED, words, spent)
     if status.disruptions >= seen.job.spec.max_rents:
-        words = f"{_attempts(status.disruptions)} disrupted; the last: {record.message}"
+        allowed = f"spec.maxRents is {seen.job.spec.max_rents}"
+        lost = f"{_attempts(status.disruptions)} ended for reasons other than the workload"
+        words = f"{lost} and {allowed}; the last one: {record.message}"
         return over(seen, status, Reason.MAX_RENTS_EXCEEDED, words, spent)
     words = f"attempt {record.attempt} ended with {reason}: {record.message}"
     return Plan(status=status, reason=Reason.RETRYING, message=words[:1024], requeue_seconds=0)
@@ -131,7 +135,7 @@ def _attempts(number: int) -> str:
 
 
 def _failure_action(seen: JobObservation, record: AttemptRecord) -> str:
-    """Returns what the job's rules make of a failed workload; the first that fits decides."""
+    """Returns the action of the first failurePolicy rule that matches a failed workload."""
     for rule in seen.job.spec.failure_policy.rules:
         codes = rule.on_exit_codes
         if (record.exit_code in codes.values) is (codes.operator == "In"):
@@ -140,7 +144,7 @@ def _failure_action(seen: JobObservation, record: AttemptRecord) -> str:
 
 
 def wait_to_retry(seen: JobObservation) -> JobPlan | None:
-    """After an attempt that did not succeed, wait, longer each time."""
+    """Waits after an attempt that did not succeed, longer each time."""
     status, limits = seen.job.status, seen.world.limits
     tries = status.failures + status.disruptions
     if not status.attempts or not tries:

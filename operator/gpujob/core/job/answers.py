@@ -1,4 +1,4 @@
-"""The form that most plans for a job take: say what is waited for, and look again."""
+"""The form that most plans for a job take: say what the job waits for, and look again."""
 
 from gpujob.api.gpujob import GpuJobStatus
 from gpujob.api.reasons import Reason
@@ -16,7 +16,7 @@ def stay(
     seconds: float | None,
     todo: tuple[effects.Effect, ...] = (),
 ) -> JobPlan:
-    """Leaves the status as it is, says why, and looks again after so many seconds, if given."""
+    """Leaves the status as it is, says why, and looks again after `seconds`, if given."""
     return Plan(
         status=seen.job.status,
         reason=reason,

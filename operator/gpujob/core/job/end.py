@@ -12,7 +12,8 @@ def over(
     seen: JobObservation, status: GpuJobStatus, reason: Reason, message: str, spent_microusd: int
 ) -> JobPlan:
     """Stores that the job is over, why, and what it has cost."""
-    words = f"{message}; cost {short_usd(spent_microusd)} of ${seen.job.spec.cost.ceiling}"[:1024]
+    cost = f"the job cost {short_usd(spent_microusd)} of ${seen.job.spec.cost.ceiling}"
+    words = f"{message}; {cost}"[:1024]
     final = status.cost.model_copy(update={"final_usd": format_usd(spent_microusd)})
     status = status.model_copy(
         update={
@@ -35,9 +36,9 @@ def finished_as(status: GpuJobStatus) -> tuple[Reason, str] | None:
         return Reason(status.end.reason), status.end.message
     if status.completion_time is None:
         return None
-    # Written by a version that did not store the end: its conditions are all that says how.
+    # A version that did not store the end wrote this status: only its conditions say how it was.
     verdicts = (c for c in status.conditions if c.type in ("Complete", "Failed"))
     told = next((c for c in verdicts if c.status == "True"), None)
     if told is None:
-        return Reason.STATUS_CONTRADICTORY, "the job is over, but nothing says how it ended"
+        return Reason.STATUS_CONTRADICTORY, "the job is over, but its status does not say how"
     return Reason(told.reason), told.message

@@ -29,7 +29,7 @@ from gpujob.core.spec_faults import spec_faults
 Step = Callable[[JobObservation], JobPlan | None]
 
 RETRY_SECONDS = 5.0
-"""Until what the cluster refused is tried again."""
+"""Wait before the operator tries again what the cluster refused."""
 
 
 def plan_job(observation: JobObservation) -> JobPlan:
@@ -49,21 +49,22 @@ def node_name(job_name: str, attempt: int) -> str:
 
 
 def _let_go_when_deleted(seen: JobObservation) -> JobPlan | None:
-    """The finalizer goes only when nothing is leased under this job."""
+    """Removes the finalizer of a deleted job, but only when no machine is leased for it."""
     job, node = seen.job, seen.node
     if not job.metadata.is_being_deleted:
         return None
     if _is_own(seen, node) and node is not None and node.status.released_at is None:
-        words = f"GpuNode {node.metadata.name} is giving its machine back"
+        words = f"waiting until GpuNode {node.metadata.name} has released its machine"
         return stay(seen, Reason.RELEASING, words, seen.world.limits.poll_seconds)
     todo = (effects.RemoveFinalizer(),) if job.metadata.holds_finalizer else ()
     return stay(seen, Reason.RELEASED, Reason.RELEASED.meaning, None, todo)
 
 
 def _keep_finished(seen: JobObservation) -> JobPlan | None:
-    """Nothing more happens to a job that is over, but that it goes when its user said so.
+    """Leaves a finished job as it is, and deletes it once ttlSecondsAfterFinished has passed.
 
-    Nothing is owed: its finalizer goes at once, so that it can be deleted with nobody there to see.
+    Nothing is owed, so the finalizer is removed at once: the job can then be deleted even if the
+    operator is no longer installed.
     """
     status, kept = seen.job.status, seen.job.spec.ttl_seconds_after_finished
     if (ended := finished_as(status)) is None:
@@ -79,7 +80,7 @@ def _keep_finished(seen: JobObservation) -> JobPlan | None:
 
 
 def _add_finalizer(seen: JobObservation) -> JobPlan | None:
-    """The job's finalizer is stored before its first node."""
+    """Stores the job's finalizer before its first node, so that no job vanishes while it costs."""
     if seen.job.metadata.holds_finalizer:
         return None
     words = Reason.ACCEPTED.meaning
@@ -87,7 +88,7 @@ def _add_finalizer(seen: JobObservation) -> JobPlan | None:
 
 
 def _show_attempt(seen: JobObservation) -> JobPlan | None:
-    """An attempt is recorded and not over: show how it stands."""
+    """Shows in the job's status how its present attempt stands."""
     job, node = seen.job, seen.node
     if job.status.node_uid is None or node is None:
         return None
@@ -95,7 +96,7 @@ def _show_attempt(seen: JobObservation) -> JobPlan | None:
     reason = Reason(ready.reason) if ready else Reason.AWAITING_DRIVER
     message = ready.message if ready else ""
     if node.status.end is not None and reason is not Reason.ACCOUNT_CHANGED:
-        # The reason of the end is told once, with the final figures: after the machine is gone.
+        # The job shows the attempt's reason once, with the final cost, after the machine is gone.
         reason = Reason.RELEASING
         message = f"{node.status.end.reason}: {node.status.end.message}"
     rent, lease, run = node.status.rent, node.status.lease, node.status.run
@@ -112,22 +113,24 @@ def _show_attempt(seen: JobObservation) -> JobPlan | None:
             ),
         }
     )
-    # Taken away by hand, the Service is made again.
+    # If somebody has deleted the Service, it is created again.
     missing = job.spec.ports and seen.service_owner is None
     todo = (effects.CreateService(service(job)),) if missing else ()
     return Plan(status=status, reason=reason, message=message, effects=todo)
 
 
 def _record_node(seen: JobObservation) -> JobPlan | None:
-    """A node stands under the next attempt's name: record it, so that it may rent."""
+    """Records the node that exists under the next attempt's name: only a recorded one may rent."""
     job, node = seen.job, seen.node
     if node is None or job.status.node_uid is not None:
         return None
     if not _is_own(seen, node):
-        words = f"GpuNode {node.metadata.name} of an earlier job of this name is still there"
+        # It says nothing about this job: neither that it rented nor that it did not.
+        name = node.metadata.name
+        words = f"waiting until GpuNode {name} of an earlier job with this name is gone"
         return stay(seen, Reason.FORMER_NODE, words, seen.world.limits.poll_seconds)
     if seen.world.account_id is None:
-        return stay(seen, Reason.AWAITING_NODE, "the account is not known yet", 1.0)
+        return stay(seen, Reason.AWAITING_NODE, "the provider account is not known yet", 1.0)
     status = job.status.model_copy(
         update={
             "node_account_id": seen.world.account_id,
@@ -137,7 +140,7 @@ def _record_node(seen: JobObservation) -> JobPlan | None:
             "node_reserved_usd": node.spec.reserved_usd,
         }
     )
-    words = f"attempt {node.spec.attempt} is GpuNode {node.metadata.name}"
+    words = f"attempt {node.spec.attempt} runs as GpuNode {node.metadata.name}"
     return Plan(status=status, reason=Reason.AWAITING_DRIVER, message=words, requeue_seconds=0)
 
 
@@ -149,7 +152,7 @@ def _stay_suspended(seen: JobObservation) -> JobPlan | None:
 
 
 def _refuse_spec(seen: JobObservation) -> JobPlan | None:
-    """What the webhook refuses is refused again here: it may have been absent."""
+    """Refuses again what the webhook refuses, because the webhook may have been absent."""
     if not (faults := spec_faults(seen.job.spec)):
         return None
     status = seen.job.status
@@ -158,34 +161,35 @@ def _refuse_spec(seen: JobObservation) -> JobPlan | None:
 
 
 def _create_service(seen: JobObservation) -> JobPlan | None:
-    """The Service for the job's ports is there before anything is rented."""
+    """Creates the Service for the job's ports before anything is rented."""
     job, name = seen.job, service_name(seen.job.metadata.name)
     if not job.spec.ports:
         return None
     if seen.service_owner is None:
         todo = (effects.CreateService(service(job)),)
         if seen.service_problem:
-            words = f"Service {name}: {seen.service_problem}"
+            words = f"Service {name} could not be created: {seen.service_problem}"
             return stay(seen, Reason.SERVICE_NOT_CREATED, words, RETRY_SECONDS, todo)
-        return stay(seen, Reason.ACCEPTED, f"creating Service {name} for its ports", 0, todo)
+        return stay(seen, Reason.ACCEPTED, f"creating Service {name} for the job's ports", 0, todo)
     if seen.service_owner != job.metadata.uid:
         words = f"Service {name} is not this job's: delete it, or give the job another name"
         return stay(seen, Reason.SERVICE_NOT_CREATED, words, RETRY_SECONDS)
     if job.status.service_name == name:
         return None
     status = job.status.model_copy(update={"service_name": name})
-    words = f"Service {name} leads to its ports"
+    words = f"Service {name} leads to the job's ports"
     return Plan(status=status, reason=Reason.ACCEPTED, message=words, requeue_seconds=0)
 
 
 def _ask_the_gate(seen: JobObservation) -> JobPlan:
-    """Ask the market and the gate; only its yes makes a node."""
+    """Asks for offers, then the cost gate; a node is created only if the gate admits the job."""
     job, world = seen.job, seen.world
     if world.not_ready is not None:
         why = world.not_ready
         return stay(seen, why.reason, why.message, world.limits.poll_seconds)
     if not world.listings:
-        return stay(seen, Reason.PROVIDER_UNAVAILABLE, "no listing of machines yet", 1.0)
+        words = "the provider has not listed the account's machines yet"
+        return stay(seen, Reason.PROVIDER_UNAVAILABLE, words, 1.0)
     if seen.quotes is None:
         plan = stay(seen, Reason.AWAITING_OFFERS, Reason.AWAITING_OFFERS.meaning, 0)
         return replace(plan, wants_quotes=True)
@@ -234,7 +238,7 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
 STEPS: tuple[Step, ...] = (
     charge_attempt,  # The recorded attempt is over: charge it before anything else follows.
     _let_go_when_deleted,  # The finalizer stays while a machine may be leased.
-    _keep_finished,  # What is over stays over; it goes when its user said so.
+    _keep_finished,  # What is over stays over, until ttlSecondsAfterFinished deletes it.
     _add_finalizer,  # The finalizer is stored before the first node.
     _show_attempt,  # An attempt is under way: show how its node stands.
     _record_node,  # A node was created: record it, so that it may rent.
@@ -255,6 +259,7 @@ def _is_own(seen: JobObservation, node: GpuNode | None) -> bool:
 
 def _node_manifest(seen: JobObservation, reserved_microusd: int) -> dict[str, Any]:
     job = seen.job
+    # Numbers only grow: under a name that was used before, a machine may have been rented.
     attempt = job.status.attempt + 1
     return {
         "apiVersion": API_VERSION,
@@ -262,6 +267,7 @@ def _node_manifest(seen: JobObservation, reserved_microusd: int) -> dict[str, An
         "metadata": {
             "name": node_name(job.metadata.name, attempt),
             "namespace": job.metadata.namespace,
+            # From birth, so that no node vanishes before its machine is proved gone.
             "finalizers": [FINALIZER],
             "labels": {LABEL_JOB: job.metadata.name, LABEL_MANAGED_BY: MANAGER},
             "ownerReferences": [job.metadata.owner_reference("GpuJob")],

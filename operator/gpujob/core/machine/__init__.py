@@ -1,1 +1,1 @@
-"""What a rented machine and its driver are told, and whether the machine is good enough."""
+"""What a rented machine and its driver have to do, and whether the machine is good enough."""

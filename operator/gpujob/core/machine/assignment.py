@@ -1,4 +1,4 @@
-"""What a driver is told when it reports."""
+"""The instruction that a driver gets in answer to its report."""
 
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode

@@ -1,4 +1,4 @@
-"""The driver pod: restricted Pod Security profile, every capability dropped, no token but ours."""
+"""The driver pod: restricted Pod Security profile, no capability, and no token but the driver's."""
 
 import json
 from typing import Any
@@ -34,19 +34,19 @@ def driver_pod_name(node_name: str) -> str:
 def key_secret_name(node: GpuNode) -> str:
     """Returns the name of the Secret that holds the node's SSH key.
 
-    Nobody knew the uid before the node was there, so no Secret of somebody else's has this name:
-    one that is in the way may be deleted, and we need no right to read it.
+    Nobody could know the uid before the node existed, so a Secret with this name is ours: one that
+    is in the way may be deleted, and the operator needs no right to read Secrets.
     """
     return f"{node.metadata.name}-ssh-{node.metadata.uid}"
 
 
 def owned_by(node: GpuNode) -> dict[str, Any]:
-    """Returns the reference by which the node's pod and Secret go with it."""
+    """Returns the owner reference by which the node's pod and Secret are deleted with it."""
     return node.metadata.owner_reference("GpuNode")
 
 
 def driver_pod(seen: NodeObservation) -> dict[str, Any]:
-    """Returns the manifest of the driver pod of a node; the job must be there."""
+    """Returns the manifest of the driver pod of a node; the job must exist."""
     node, job, world = seen.node, seen.job, seen.world
     assert job is not None, "a driver is made for a job"
     settings = {
@@ -57,7 +57,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
         "GPUJOB_STATE_DIR": STATE_FOLDER,
         "GPUJOB_TERMINATION_LOG": TERMINATION_LOG,
         "GPUJOB_NODE_NAME": node.metadata.name,
-        # Threads write what they did not read: an arena for each would keep what they free.
+        # With an arena for each thread, malloc would keep the memory that the threads free.
         "MALLOC_ARENA_MAX": "1",
     }
     if job.spec.ports:
@@ -66,7 +66,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
         )
     plan, mounts = _copies(job.spec.data)
     if mounts:
-        # The kubelet would expand $(NAME) in a path.
+        # The kubelet would expand $(NAME) in a path, so it is escaped.
         settings[VARIABLE] = json.dumps(plan.wire()).replace("$(", "$$(")
     return {
         "apiVersion": "v1",
@@ -153,7 +153,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
 
 
 def _copies(data: Data) -> tuple[DataPlan, list[dict[str, Any]]]:
-    """What the driver copies, and where the claims for it are mounted."""
+    """Returns what the driver copies, and where the claims for it are mounted."""
     places = [
         *((f"inputs-{at}", claim) for at, claim in enumerate(data.inputs)),
         *((f"outputs-{at}", claim) for at, claim in enumerate(data.outputs)),
@@ -193,7 +193,7 @@ def _copies(data: Data) -> tuple[DataPlan, list[dict[str, Any]]]:
 
 
 def _volume_names(data: Data) -> dict[str, str]:
-    """One volume for each claim, however often it is used."""
+    """Returns the volume of each claim, one however often the claim is used."""
     used = [*data.inputs, *data.outputs, data.checkpoint, data.log]
     names = dict.fromkeys(claim.claim_name for claim in used if claim is not None)
     return {name: f"claim-{at}" for at, name in enumerate(names)}
@@ -209,6 +209,6 @@ def _claims(data: Data) -> list[dict[str, Any]]:
 def _workload_variable(variable: EnvVar) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": f"{WORKLOAD_ENV_PREFIX}{variable.name}"}
     if variable.value_from is None:
-        # The kubelet would expand $(NAME); the workload is to get what the user wrote.
+        # The kubelet would expand $(NAME), but the workload must get what the user wrote.
         return entry | {"value": (variable.value or "").replace("$(", "$$(")}
     return entry | {"valueFrom": variable.value_from.wire()}

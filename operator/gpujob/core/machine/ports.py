@@ -1,4 +1,4 @@
-"""The workload's ports: a Service leads to the driver pod, the driver on to the machine."""
+"""The workload's ports: a Service leads to the driver pod, which forwards to the machine."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from gpujob.api.gpujob import GpuJob, GpuJobSpec
 from gpujob.api.meta import LABEL_COMPONENT, LABEL_JOB, LABEL_MANAGED_BY, MANAGER
 
 FIRST_LISTENED = 20000
-"""The driver's own ports: what it may listen on as nobody in particular, whatever the workload's
-port is."""
+"""The first port that the driver listens on. It runs without privileges, so it cannot listen on
+low ports, and the workload's own port may be one."""
 
 
 def service_name(job_name: str) -> str:
@@ -16,7 +16,7 @@ def service_name(job_name: str) -> str:
 
 
 def carried(spec: GpuJobSpec) -> dict[int, int]:
-    """Returns the machine's ports by the driver's."""
+    """Returns for each port that the driver listens on the port of the workload."""
     return {FIRST_LISTENED + at: one.port for at, one in enumerate(spec.ports)}
 
 

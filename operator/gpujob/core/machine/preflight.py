@@ -1,7 +1,7 @@
 """Whether a rented machine is what its offer says and what the job needs, before it gets work.
 
-Its own measure is judged, by which it could only harm itself: a machine that lies well gets the
-work, as it would have without.
+The machine measures itself. A machine that lies gains nothing by it: it gets the work, as it would
+have got it without this check.
 """
 
 from collections import Counter
@@ -19,13 +19,13 @@ from gpujob.core.market.gpu_models import is_same_model
 from gpujob.core.market.offers import NOMINAL
 
 SPARE = Fraction(9, 10)
-"""A file system keeps a part of its disk for itself, a kernel a part of the memory."""
+"""A file system keeps a part of the disk for itself, and a kernel a part of the memory."""
 
 FREE = Fraction(3, 4)
-"""Of the memory asked for: what the host itself and the container's start hold is not counted."""
+"""Share of the requested memory that must be free: the host and the container's start use some."""
 
 UNMEASURED = ("Instinct",)
-"""Models without NVIDIA's tools, by which GPUs are measured."""
+"""Models that cannot be measured, because they do not come with NVIDIA's tools."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Refusal:
 def refusal(
     measured: Measured, spec: GpuJobSpec, rent: RentMarker, limits: Limits
 ) -> Refusal | None:
-    """Returns the first thing that is wrong with a machine; None = it is good enough."""
+    """Returns the first fault of a machine; None = it is good enough."""
     return next(_refusals(measured, spec, rent, limits), None)
 
 
@@ -47,35 +47,34 @@ def _refusals(
     measured: Measured, spec: GpuJobSpec, rent: RentMarker, limits: Limits
 ) -> Iterator[Refusal]:
     if measured.watchdog_client is None:
-        words = "its image has none of curl, python3, wget and perl that could ask the provider"
+        words = "spec.image has none of curl, python3, wget and perl; add one of them"
         yield Refusal(Reason.NO_WATCHDOG, f"the machine could not destroy itself: {words}")
     if not measured.watchdog_runs:
-        yield Refusal(Reason.NO_WATCHDOG, "the machine's watchdog does not run")
+        yield Refusal(Reason.NO_WATCHDOG, "the machine's watchdog is not running")
     count, _, model = rent.gpu.partition("x ")
     if not model.startswith(UNMEASURED):
         yield from _gpu_refusals(measured, spec, rent, int(count), model)
     needs = spec.resources
     mib_per_gb = Fraction(10**9, 2**20)
     if measured.disk_mib < needs.disk_gb * mib_per_gb * SPARE:
-        words = f"its disk has {measured.disk_mib} MiB, {needs.disk_gb} GB were rented"
-        yield Refusal(Reason.MACHINE_MISLABELLED, words)
+        words = f"the machine's disk has {measured.disk_mib} MiB, but {needs.disk_gb} GB were "
+        yield Refusal(Reason.MACHINE_MISLABELLED, f"{words}rented")
     if needs.memory_gb is not None and measured.memory_mib < needs.memory_gb * mib_per_gb * SPARE:
-        words = f"it has {measured.memory_mib} MiB of memory, resources.memoryGB asks for "
-        yield Refusal(Reason.MACHINE_MISLABELLED, f"{words}{needs.memory_gb}")
+        words = f"the machine has {measured.memory_mib} MiB of memory, but resources.memoryGB asks "
+        yield Refusal(Reason.MACHINE_MISLABELLED, f"{words}for {needs.memory_gb}")
     if needs.memory_gb is not None and (
         measured.memory_free_mib < needs.memory_gb * mib_per_gb * FREE
     ):
-        words = f"only {measured.memory_free_mib} MiB of its memory are free, "
-        asked = f"resources.memoryGB asks for {needs.memory_gb}"
+        words = f"only {measured.memory_free_mib} MiB of the machine's memory are free, "
+        asked = f"but resources.memoryGB asks for {needs.memory_gb}"
         yield Refusal(Reason.MACHINE_MISLABELLED, words + asked)
     if needs.cpu is not None and measured.cpu_cores < needs.cpu:
-        words = f"it has {measured.cpu_cores} CPU cores, resources.cpu asks for {needs.cpu}"
-        yield Refusal(Reason.MACHINE_MISLABELLED, words)
+        words = f"the machine has {measured.cpu_cores} CPU cores, but resources.cpu asks for "
+        yield Refusal(Reason.MACHINE_MISLABELLED, f"{words}{needs.cpu}")
     if measured.disk_write_mbps < limits.disk_write_mbps_min:
-        words = f"its disk takes {measured.disk_write_mbps:.1f} MB/s"
-        yield Refusal(
-            Reason.MACHINE_SLOW, f"{words}, fewer than {limits.disk_write_mbps_min:g} MB/s"
-        )
+        words = f"the machine's disk writes {measured.disk_write_mbps:.1f} MB/s"
+        least = f"less than the minimum of {limits.disk_write_mbps_min:g} MB/s"
+        yield Refusal(Reason.MACHINE_SLOW, f"{words}, {least}")
 
 
 def _gpu_refusals(
@@ -84,23 +83,25 @@ def _gpu_refusals(
     gpus = measured.gpus
     if measured.gpu_problem or not gpus:
         words = measured.gpu_problem or "nvidia-smi lists none"
-        yield Refusal(Reason.MACHINE_BROKEN, f"its GPUs do not answer: {words}"[:1024])
+        yield Refusal(Reason.MACHINE_BROKEN, f"the machine's GPUs do not answer: {words}"[:1024])
         return
     if len(gpus) < count:
-        words = f"{len(gpus)} of its {count} GPUs answer"
+        words = f"only {len(gpus)} of the machine's {count} GPUs answer"
         yield Refusal(Reason.MACHINE_BROKEN, words)
     if other := next((gpu.name for gpu in gpus if not is_same_model(model, gpu.name)), None):
-        words = f"its offer says {model}, the GPU says {other}"
+        words = f"the offer says {model}, but the machine's GPU says {other}"
         yield Refusal(Reason.MACHINE_MISLABELLED, words)
     least = min(gpu.memory_mib for gpu in gpus)
     claimed = max(rent.gpu_memory_gb or 0, spec.gpu.memory_gb or 0)
     if Fraction(least, 1024) < claimed * NOMINAL:
-        words = f"a GPU has {least} MiB of memory, {claimed} GB were offered or asked for"
-        yield Refusal(Reason.MACHINE_MISLABELLED, words)
+        words = f"a GPU of the machine has {least} MiB of memory, but {claimed} GB were offered or "
+        yield Refusal(Reason.MACHINE_MISLABELLED, f"{words}asked for")
     wanted = spec.gpu.cuda_version
     if wanted is not None and _version(measured.cuda_version or "0.0") < _version(wanted):
-        words = f"its GPU software runs CUDA {measured.cuda_version or 'of no told version'}"
-        yield Refusal(Reason.MACHINE_MISLABELLED, f"{words}, gpu.cudaVersion asks for {wanted}")
+        version = measured.cuda_version
+        words = f"supports CUDA {version}" if version else "did not report a CUDA version"
+        asked = f"gpu.cudaVersion asks for {wanted}"
+        yield Refusal(Reason.MACHINE_MISLABELLED, f"the machine's GPU driver {words}, but {asked}")
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -108,7 +109,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def as_status(measured: Measured, now: datetime) -> MeasuredStatus:
-    """Returns what is kept of a measure."""
+    """Returns what the status keeps of a measurement."""
     named = Counter(gpu.name for gpu in measured.gpus)
     return MeasuredStatus(
         at=now,

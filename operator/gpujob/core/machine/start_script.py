@@ -1,8 +1,8 @@
 """The machine's start script: watchdog first, then the driver's key, then the host key to the log.
 
-It is POSIX shell and needs nothing but what a container image nearly always has. What it contains
-is readable by the host's owner: a public key, a nonce, an address, three numbers; no secret. A
-machine that was stopped runs it again when it is back: the time of its first start is kept.
+It is POSIX shell and needs only what nearly every container image has. The host's owner can read
+it, so it contains no secret: only a public key, a nonce, an address and three numbers. A machine
+that was stopped runs it again when it comes back, so the time of the first start is stored.
 """
 
 import re
@@ -91,9 +91,9 @@ def start_script(
 ) -> str:
     """Returns the start script of a machine, at most `LENGTH_MAX` bytes.
 
-    A machine whose contract began after `born_before` destroys itself at once: it came from a
-    request that was sent too late. The money deadline counts from the script's first start, which
-    is later than the rent request: the caller's own deadline comes first. Raises ValueError for
+    A machine whose contract began after `born_before` destroys itself at once, because its rent
+    request was sent too late. The money deadline counts from the script's first start, which is
+    later than the rent request, so the operator's own deadline comes first. Raises ValueError for
     anything that is not surely harmless inside shell text.
     """
     for name, pattern, value in (
@@ -102,7 +102,7 @@ def start_script(
         ("provider_url", _URL, provider_url),
     ):
         if not pattern.fullmatch(value):
-            raise ValueError(f"{name} may not stand in a start script: {value!r}")
+            raise ValueError(f"{name} is not safe inside a start script: {value!r}")
     values = {
         "@KEY@": ssh_public_key,
         "@NONCE@": nonce,
@@ -123,14 +123,14 @@ def start_script(
 def host_key_in_log(log: str, nonce: str) -> str | None:
     """Returns the host key between its nonces, or None if it is not there yet.
 
-    Raises ValueError if the log shows different ones: then none can be believed.
+    Raises ValueError if the log shows different ones, because then none can be trusted.
     """
-    assert _NONCE.fullmatch(nonce), "it stood in the start script"
+    assert _NONCE.fullmatch(nonce), "the start script was made with this nonce"
     pattern = re.compile(
         rf"^{_MARKER} {nonce} (ssh-ed25519 [A-Za-z0-9+/=]{{20,200}}) {nonce}\s*$",
         re.MULTILINE,
     )
     found = set(pattern.findall(log))
     if len(found) > 1:
-        raise ValueError(f"the log shows {len(found)} different host keys")
+        raise ValueError(f"the machine's log shows {len(found)} different host keys")
     return found.pop() if found else None

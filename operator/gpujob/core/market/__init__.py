@@ -1,1 +1,1 @@
-"""What the market offers, what is leased of it, and how far its machines are trusted."""
+"""What the market offers, what the account has leased, and how far machines are trusted."""

@@ -1,4 +1,4 @@
-"""When complete listings prove that the account holds no machine of a mark any more."""
+"""When complete listings prove that the account no longer holds a machine with a mark."""
 
 from gpujob.core.market.listings import Listing, Mark
 
@@ -12,12 +12,13 @@ def absence_proved_at(
     instance_id: int | None,
     account_id: int,
 ) -> float | None:
-    """Returns the monotonic time since which the account surely holds no machine of this mark or
-    number; None = it may hold one.
+    """Returns the monotonic time from which the account is proved to hold no machine with this mark
+    or number; None = it may hold one.
 
     The proof takes two complete listings of the same account without it, both requested later than
-    `after` (monotonic), at least one poll apart, and no later sighting. No answer to a destroy
-    request, and no 404, stands in for them. A machine that cannot be attributed may be ours.
+    `after` (monotonic), at least one poll apart, and no later sighting. An answer to a destroy
+    request, or a 404, proves nothing: the machine may run on. A machine that cannot be attributed
+    may be ours, so while one is listed only a known number can be proved absent.
     """
     first: float | None = None
     proved_at: float | None = None

@@ -1,4 +1,4 @@
-"""The lowest price of each GPU model of late, and what the cheapest run costs by it."""
+"""The lowest recent price of each GPU model, and what the cheapest run costs at that price."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ KEPT = timedelta(hours=24)
 MODELS_MAX = 1000
 NAME_LENGTH_MAX = 64
 PRICE_MAX_MICROUSD = 1000 * MICRO
-"""Per hour; what costs more is an error, or nothing for us."""
+"""The highest price per hour that is remembered; a higher one is taken for an error."""
 
 
 def is_name(text: str) -> bool:
@@ -21,7 +21,7 @@ def is_name(text: str) -> bool:
 
 
 def lowered(floors: Mapping[str, Floor], quotes: Quotes, now: datetime) -> dict[str, Floor]:
-    """Returns the floors with these offers taken in; what was not seen for a day is dropped."""
+    """Returns the floors, lowered by these offers, without models that were not seen for a day."""
     found = {name: floor for name, floor in floors.items() if now - floor.seen_at < KEPT}
     for offer in quotes.offers:
         name, micro = offer.gpu_model, int(offer.gpu_usd_per_hour / offer.gpu_count * MICRO)
@@ -35,9 +35,9 @@ def lowered(floors: Mapping[str, Floor], quotes: Quotes, now: datetime) -> dict[
 
 
 def least_microusd(spec: GpuJobSpec, notes: MarketNotes, now: datetime) -> int | None:
-    """Returns what the cheapest machine costs for the whole deadline, disk and traffic apart.
+    """Returns what the cheapest machine costs for the whole deadline, without disk and traffic.
 
-    None = not known: a bid may be lower than any price, a model may not have been asked for.
+    None = not known: a bid may be lower than any price, or nobody has asked for a model yet.
     """
     floors = {name: floor for name, floor in notes.floors.items() if now - floor.seen_at < KEPT}
     names = spec.gpu.models or tuple(floors)

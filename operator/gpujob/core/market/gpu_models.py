@@ -1,4 +1,4 @@
-"""The names by which the market calls its GPUs, and by which they call themselves."""
+"""The names that the market gives to GPUs, and the names that GPUs report for themselves."""
 
 import re
 
@@ -112,9 +112,9 @@ _SAY_NOTHING = frozenset(
 def is_same_model(market: str, measured: str) -> bool:
     """Whether a GPU that calls itself `measured` is what the market calls `market`.
 
-    The two never spell alike: `RTX 4070S Ti` is `NVIDIA GeForce RTX 4070 Ti SUPER`, `H100 SXM` is
-    `NVIDIA H100 80GB HBM3`. Makers, sizes and words that say nothing are left out; number and
-    variant must agree, and the form if both tell one.
+    The two are never spelled alike: `RTX 4070S Ti` is `NVIDIA GeForce RTX 4070 Ti SUPER`, `H100
+    SXM` is `NVIDIA H100 80GB HBM3`. Makers, sizes and words without meaning are left out; number
+    and variant must agree, and so must the form factor if both names give one.
     """
     claimed, shown = _identity(market), _identity(measured)
     forms = _form(market), _form(measured)

@@ -1,8 +1,8 @@
-"""How far a machine is to be trusted, learnt from the attempts that ran on it.
+"""How far a machine is trusted, learnt from the attempts that ran on it.
 
-A machine's chance to carry an attempt through is the posterior mean of a Beta distribution. Its
-prior is what is known of its host's other machines, and that one's prior is a good machine's
-record. Evidence fades, so that a repaired machine comes back by itself.
+The probability that a machine completes an attempt is the posterior mean of a Beta distribution.
+Its prior is the record of the host's other machines, and the prior of that is the record of a good
+machine. Evidence fades, so that a repaired machine is used again without anybody's help.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ HALF_LIFE = timedelta(days=3)
 """After this time a trial counts half."""
 
 HOST_PRIOR_TRIALS, HOST_PRIOR_SUCCESSES = 10.0, 9.0
-"""A host that nobody knows counts as one that carried nine of ten attempts through."""
+"""An unknown host counts as one whose machines completed nine of ten attempts."""
 MACHINE_PRIOR_TRIALS = 3.0
-"""What is known of the host's other machines counts for this one like so many trials."""
+"""Weight of the record of the host's other machines, in trials."""
 
 TRUST_MIN = 0.5
-"""A machine that more probably fails than not is passed over; three fresh failures do it."""
+"""A machine that is more likely to fail than not is passed over; three fresh failures suffice."""
 
 MACHINES_KEPT = 500
 
@@ -30,7 +30,7 @@ class Trial:
     machine_id: int
     host_id: int
     node_uid: str
-    """Of the attempt; the same trial may be told twice."""
+    """Uid of the attempt's node, by which a trial that is reported twice is counted once."""
     at: datetime
     failed: bool
     reason: str
@@ -38,15 +38,15 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What is known of one machine."""
+    """What is known about one machine."""
 
     host_id: int
     failures: float
     successes: float
-    """Both as they counted at `at`."""
+    """How much both counted at the time `at`."""
     at: datetime
     last_failure: str
-    """Reason; empty = none."""
+    """Reason of the latest failure; empty = none."""
     last_node_uid: str
 
     def faded(self, now: datetime) -> "Record":
@@ -59,12 +59,12 @@ class Record:
 
 @dataclass(frozen=True)
 class HostMemory:
-    """What is known of all machines, by machine id."""
+    """What is known about all machines, by machine id."""
 
     records: Mapping[int, Record] = field(default_factory=dict)
 
     def trust(self, machine_id: int, host_id: int, now: datetime) -> float:
-        """Returns the probability that the machine carries an attempt through."""
+        """Returns the probability that the machine completes an attempt."""
         trials, successes = HOST_PRIOR_TRIALS, HOST_PRIOR_SUCCESSES
         for number, record in self.records.items():
             if record.host_id == host_id and number != machine_id:
@@ -79,15 +79,15 @@ class HostMemory:
         return (own.successes + MACHINE_PRIOR_TRIALS * of_host) / (known + MACHINE_PRIOR_TRIALS)
 
     def why(self, machine_id: int, host_id: int) -> str:
-        """Returns in words what speaks against a machine."""
+        """Returns what speaks against a machine, in words."""
         own = self.records.get(machine_id)
         if own is not None and own.last_failure:
-            return f"machine {machine_id} failed lately, the last time by {own.last_failure}"
-        return f"other machines of host {host_id} failed lately"
+            return f"machine {machine_id} failed recently, the last time with {own.last_failure}"
+        return f"other machines of host {host_id} failed recently"
 
 
 def remembered(memory: HostMemory, trial: Trial) -> HostMemory:
-    """Returns the memory with one more trial; told again, a trial changes nothing."""
+    """Returns the memory with one more trial; a trial that is reported again changes nothing."""
     old = memory.records.get(trial.machine_id)
     if old is not None and old.last_node_uid == trial.node_uid:
         return memory

@@ -1,7 +1,7 @@
 """What is leased: machines as complete listings of the account show them, and whose they are.
 
-Prices are exact fractions of US dollars, as the provider wrote them; sizes are in GB of 1e9 bytes
-as the provider reckons them.
+Prices are exact fractions of US dollars, as the provider wrote them; sizes are in the provider's
+GB, which are 1e9 bytes.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Lease:
     instance_id: int
     label: str | None
     env_mark: str | None
-    """Value of our entry in its environment; None = not there."""
+    """Value of our entry in its environment; None = it has none."""
     is_attributable: bool
     """False if neither label nor environment could be read."""
     status: str | None
@@ -34,7 +34,7 @@ class Lease:
 
     @property
     def mark(self) -> str | None:
-        """Whose it is: the environment's entry counts before the label, which anyone may change."""
+        """The mark that says whose it is: the environment's, else the label, which may change."""
         return self.env_mark or self.label
 
     @property
@@ -52,24 +52,24 @@ class Listing:
     """
 
     requested_at: float
-    """On this process's monotonic clock, before the first page was asked for."""
+    """Time on this process's monotonic clock, taken before the first page was requested."""
     answered_at: float
     provider_time: datetime
     """The provider's own clock in the last answer."""
     account_id: int
     credit_usd: Fraction | None
-    """What is left of the prepaid money; None = not told."""
+    """What is left of the prepaid money; None = the provider did not say."""
     leases: tuple[Lease, ...]
 
     @property
     def has_unattributable(self) -> bool:
-        """Whether a machine is listed that may be anyone's."""
+        """Whether a machine is listed that could be anyone's."""
         return any(not lease.is_attributable for lease in self.leases)
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a machine carries so that its owner is found: `cluster/node uid/job uid`."""
+    """What a machine carries so that its owner can be found: `cluster/node uid/job uid`."""
 
     cluster_id: str
     node_uid: str
@@ -81,13 +81,13 @@ class Mark:
 
     @classmethod
     def parse(cls, text: str | None) -> "Mark | None":
-        """Returns the mark, or None if the text is none of ours."""
+        """Returns the mark, or None if the text does not have the form of one."""
         parts = (text or "").split("/")
         return cls(*parts) if len(parts) == 3 and all(parts) else None
 
 
 def leases_of(listing: Listing, mark: Mark) -> tuple[Lease, ...]:
-    """Returns the machines under a mark, lowest number first."""
+    """Returns the machines that carry a mark, lowest number first."""
     return tuple(
         sorted(
             (lease for lease in listing.leases if lease.mark == str(mark)),

@@ -1,7 +1,7 @@
 """What can be rented, and whether an offer meets a job's needs.
 
 The provider's own filters are not relied on. Prices are exact fractions of US dollars, as the
-provider wrote them; sizes are in GB of 1e9 bytes as the provider reckons them.
+provider wrote them; sizes are in the provider's GB, which are 1e9 bytes.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from gpujob.api.gpujob import GpuJobSpec
 from gpujob.core.money import MICRO, floor_usd
 
 BID_MARGIN = Fraction(5, 4)
-"""We bid more than the lowest bid that wins now: else the next bidder takes the machine away."""
+"""We bid more than the lowest bid that wins now, or the next bidder would take the machine."""
 BID_STEPS = 10_000
 """Bids are in ten-thousandths of a dollar."""
 
@@ -31,13 +31,13 @@ class Offer:
     gpu_model: str
     gpu_count: int
     gpu_memory_gb: Fraction
-    """Of each GPU."""
+    """Memory of each GPU."""
     cuda_version: Fraction
-    """The highest that its GPU software runs, as `12.4`; 0 = not told."""
+    """The highest version that its GPU driver supports, for example `12.4`; 0 = unknown."""
     cpu_cores: Fraction
     memory_gb: Fraction
     disk_gb: Fraction
-    """Free for rent."""
+    """Disk space that can be rented."""
     location: str
     country: str
     is_verified: bool
@@ -45,7 +45,7 @@ class Offer:
     reliability: Fraction
     has_direct_port: bool
     contract_seconds: Fraction
-    """Until the host's contract ends."""
+    """Time until the host's contract ends."""
     gpu_usd_per_hour: Fraction
     storage_usd_per_gb_month: Fraction
     download_usd_per_gb: Fraction
@@ -55,7 +55,7 @@ class Offer:
 
     @property
     def gpu(self) -> str:
-        """For people: `2x RTX 4090`."""
+        """Number and model of the GPUs for people: `2x RTX 4090`."""
         return f"{self.gpu_count}x {self.gpu_model}"
 
     def disk_usd_per_hour(self, disk_gb: int) -> Fraction:
@@ -65,7 +65,7 @@ class Offer:
 
 @dataclass(frozen=True, kw_only=True)
 class Quotes:
-    """One search answer."""
+    """The offers of one search."""
 
     offers: tuple[Offer, ...]
     unreadable: int
@@ -76,46 +76,58 @@ class Quotes:
 
 
 def mismatch(offer: Offer, spec: GpuJobSpec) -> str | None:
-    """Returns why an offer can not be taken, in words, or None if it can."""
+    """Returns why an offer cannot be taken, in words, or None if it can."""
     gpu, resources, market = spec.gpu, spec.resources, spec.market
     hourly = offer.gpu_usd_per_hour + offer.disk_usd_per_hour(resources.disk_gb)
     checks = (
-        (bool(gpu.models) and offer.gpu_model not in gpu.models, "the GPU is another model"),
-        (offer.gpu_count != gpu.count, "the number of GPUs differs"),
+        (bool(gpu.models) and offer.gpu_model not in gpu.models, "its GPU is not in gpu.models"),
+        (offer.gpu_count != gpu.count, "its number of GPUs is not gpu.count"),
         (
             gpu.memory_gb is not None and offer.gpu_memory_gb < gpu.memory_gb * NOMINAL,
-            "the GPU has too little memory",
+            "its GPU has less memory than gpu.memoryGB",
         ),
         (
             gpu.cuda_version is not None and offer.cuda_version < Fraction(gpu.cuda_version),
-            "its GPU software runs no CUDA that new",
+            "its GPU driver is too old for gpu.cudaVersion",
         ),
-        (resources.cpu is not None and offer.cpu_cores < resources.cpu, "too few CPU cores"),
+        (
+            resources.cpu is not None and offer.cpu_cores < resources.cpu,
+            "it has fewer CPU cores than resources.cpu",
+        ),
         (
             resources.memory_gb is not None and offer.memory_gb < resources.memory_gb,
-            "too little memory",
+            "it has less memory than resources.memoryGB",
         ),
-        (offer.disk_gb < resources.disk_gb, "too little disk"),
-        (not offer.has_direct_port, "the machine has no port for SSH"),
-        (market.hosts == "Verified" and not offer.is_verified, "the host is not verified"),
-        (market.hosts == "Datacenter" and not offer.is_datacenter, "the host is no datacenter"),
-        (offer.reliability < Fraction(market.min_reliability), "the host is not reliable enough"),
-        (bool(market.regions) and offer.country not in market.regions, "it stands elsewhere"),
-        (offer.machine_id in market.excluded_machines, "the machine is excluded"),
+        (offer.disk_gb < resources.disk_gb, "it has less free disk than resources.diskGB"),
+        (not offer.has_direct_port, "it has no direct port for SSH"),
+        (market.hosts == "Verified" and not offer.is_verified, "its host is not verified"),
+        (
+            market.hosts == "Datacenter" and not offer.is_datacenter,
+            "its host is not a datacenter",
+        ),
+        (
+            offer.reliability < Fraction(market.min_reliability),
+            "its reliability is below market.minReliability",
+        ),
+        (
+            bool(market.regions) and offer.country not in market.regions,
+            "its country is not in market.regions",
+        ),
+        (offer.machine_id in market.excluded_machines, "it is in market.excludedMachines"),
         (
             market.max_usd_per_hour is not None
             and hourly * MICRO > floor_usd(market.max_usd_per_hour),
-            "it costs more per hour than allowed",
+            "it costs more per hour than market.maxUSDPerHour",
         ),
     )
     return next((words for refused, words in checks if refused), None)
 
 
 def with_bid(offer: Offer, spec: GpuJobSpec) -> Offer:
-    """Returns an interruptible offer at the price that we would bid, disk apart.
+    """Returns an interruptible offer at the price that we would bid, without the disk.
 
-    A search for bids prices its offers at the lowest that wins now. While the machine runs, its
-    price is the bid (vastsim/FACTS.md, Pricing).
+    A search for interruptible offers shows the lowest bid that wins now. While the machine runs,
+    its price is our bid (vastsim/FACTS.md, Pricing).
     """
     lowest = offer.gpu_usd_per_hour
     bid = Fraction(ceil(lowest * BID_MARGIN * BID_STEPS), BID_STEPS)

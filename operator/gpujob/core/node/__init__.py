@@ -1,1 +1,1 @@
-"""What is to be done for one GpuNode, and the machine behind it."""
+"""What to do for one GpuNode and the machine behind it."""

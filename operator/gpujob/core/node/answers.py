@@ -22,7 +22,7 @@ def wait(
     seconds: float,
     todo: tuple[effects.Effect, ...] = (),
 ) -> NodePlan:
-    """Says what is waited for; looks again after so many seconds, or when time alone decides."""
+    """Says what the node waits for; looks again after `seconds`, or when a deadline comes first."""
     return Plan(
         status=with_figures(seen),
         reason=reason,
@@ -38,8 +38,7 @@ def progress(status: GpuNodeStatus, reason: Reason, message: str) -> NodePlan:
 
 
 def stop(seen: NodeObservation, reason: Reason, message: str) -> NodePlan:
-    """Stores that the workload is to end, so that it can save what it has; where none may run the
-    attempt ends at once."""
+    """Stores that the workload must stop and save its data; without a workload ends the attempt."""
     status = seen.node.status
     if not seen.stage.may_run:
         return end(seen, reason, message)
@@ -57,7 +56,7 @@ def end(
 ) -> NodePlan:
     """Stores that the attempt is over; the next pass, at once, gives the machine back.
 
-    `run_seconds` = how long the workload ran, where that is known better than by our clock.
+    `run_seconds` = how long the workload ran, if that is known better than by our clock.
     """
     status, now = seen.node.status, seen.world.now
     update: dict[str, object] = {
@@ -73,11 +72,14 @@ def end(
 
 
 def account_doubt(seen: NodeObservation) -> NodePlan | None:
-    """A listing is evidence only for machines of its own account."""
+    """Waits if another account rented the machine: only that account's listings can show it."""
     rent, account = seen.node.status.rent, seen.world.account_id
     if rent is None or account is None or account == rent.account_id:
         return None
-    words = f"rented by account {rent.account_id}, but the present key is of account {account}"
+    words = (
+        f"account {rent.account_id} rented the machine, but the API key now belongs to account "
+        f"{account}; put the key of account {rent.account_id} back"
+    )
     return wait(seen, Reason.ACCOUNT_CHANGED, words, seen.world.limits.poll_seconds)
 
 

@@ -1,4 +1,4 @@
-"""What an attempt has cost: at most so much, by the clock and the listings."""
+"""The most that an attempt can have cost, by the clock and the listings."""
 
 from fractions import Fraction
 
@@ -8,11 +8,11 @@ from gpujob.core.observation import NodeObservation
 
 
 def accrued_microusd(seen: NodeObservation, *, unpaid_seconds: float = 0.0) -> int:
-    """Micro-USD from the rent request to now, or to so many seconds ago, at the highest price seen,
-    and the traffic listed.
+    """Returns the micro-USD of the time since the rent request, without the last `unpaid_seconds`,
+    at the highest price seen, plus the listed traffic.
 
-    Loading is charged like running: whether the provider does is not certain, so the figure is an
-    upper bound. Traffic after the last listing is not in it.
+    Loading is charged like running, because the provider may do so: the figure is an upper bound.
+    Traffic after the last listing is not in it.
     """
     status = seen.node.status
     if status.rent is None or not seen.stage.may_hold_machine:
@@ -37,12 +37,13 @@ def accrued_microusd(seen: NodeObservation, *, unpaid_seconds: float = 0.0) -> i
 
 
 def charge_microusd(seen: NodeObservation) -> int:
-    """Returns what a machine that is proved gone has cost at most.
+    """Returns the most that a machine that is proved gone can have cost.
 
-    A status without a rent request holds no price: what was reserved is charged in full.
+    A status without a rent request holds no price, so the reservation is charged in full.
 
-    Only a new machine may be invisible (list lag). One that was listed was gone with the second
-    listing after the destroy that did not show it, if no later one did; the proof comes later.
+    The list lag can hide only a new machine. One that had been listed was gone by the second
+    listing after the destroy that did not show it, if no later one did. The proof takes longer, and
+    that time is not charged.
     """
     if seen.node.status.rent is None:
         return parse_usd(seen.node.spec.reserved_usd)
@@ -50,7 +51,7 @@ def charge_microusd(seen: NodeObservation) -> int:
 
 
 def unpaid_seconds(seen: NodeObservation) -> float:
-    """Returns for how long the machine was already gone when its absence was proved."""
+    """Returns how long the machine had already been gone when its absence was proved."""
     was_listed, sent = seen.node.status.machine is not None, seen.memory.destroy_sent_at
     gone = gone_at(seen, after=sent) if was_listed and sent is not None else None
     return seen.world.monotonic - gone if gone is not None else 0.0

@@ -1,4 +1,4 @@
-"""What is enforced by the clock: the fuse, activeDeadlineSeconds and idleDeadlineSeconds."""
+"""What the clock enforces: the fuse, activeDeadlineSeconds and idleDeadlineSeconds."""
 
 from gpujob.api.reasons import Reason
 from gpujob.core.node.answers import NodePlan, end, stop
@@ -11,23 +11,23 @@ from gpujob.core.node.facts import (
 from gpujob.core.observation import NodeObservation
 
 IDLE_SAMPLES_MIN = 4
-"""One sample without load is no idleness: between two batches a GPU often stands."""
+"""One sample without load does not prove idleness: a GPU often pauses between two batches."""
 
 
 def enforce_fuse(seen: NodeObservation) -> NodePlan | None:
     """Ends the attempt before another second could cost more than is allowed.
 
-    A workload that may be running is stopped as much earlier as it may take to save its files.
+    A workload that may be running is stopped earlier, by the time that it may take to save files.
     """
     status, rent = seen.node.status, seen.node.status.rent
     if rent is None or seen.job is None or status.not_rented is not None:
         return None
     elapsed = paid_seconds(seen)
-    words = f"{elapsed:.0f} s after the rent request the fuse of ${rent.fuse_usd} leaves no"
+    words = f"{elapsed:.0f} s after the rent request the fuse of ${rent.fuse_usd} leaves"
     if elapsed >= rent.money_deadline_seconds:
-        return end(seen, Reason.BUDGET_EXHAUSTED, f"{words} time")
+        return end(seen, Reason.BUDGET_EXHAUSTED, f"{words} no more time")
     if seen.stage.may_run and elapsed >= rent.money_deadline_seconds - drain_seconds(seen):
-        return stop(seen, Reason.BUDGET_EXHAUSTED, f"{words} more time than to stop")
+        return stop(seen, Reason.BUDGET_EXHAUSTED, f"{words} only the time to save files")
     return None
 
 

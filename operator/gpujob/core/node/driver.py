@@ -10,31 +10,31 @@ from gpujob.core.observation import NodeObservation
 
 
 def make_key(seen: NodeObservation) -> NodePlan | None:
-    """The node's own SSH key comes first: the pod mounts it, the machine trusts it."""
+    """Makes the node's own SSH key first: the driver pod mounts it, and the machine trusts it."""
     if seen.stage is not Stage.AWAITING_KEY:
         return None
     if (key := seen.memory.public_key) is not None:
         status = seen.node.status.model_copy(update={"ssh_public_key": key})
-        return progress(status, Reason.AWAITING_DRIVER, "the SSH key was made")
-    return wait(seen, Reason.AWAITING_DRIVER, "making the SSH key", 1.0, (effects.CreateKey(),))
+        return progress(status, Reason.AWAITING_DRIVER, "the SSH key was created")
+    return wait(seen, Reason.AWAITING_DRIVER, "creating the SSH key", 1.0, (effects.CreateKey(),))
 
 
 def start_driver(seen: NodeObservation) -> NodePlan | None:
-    """A driver must run and report before anything is rented; a lost one is replaced."""
+    """Starts the driver, which must report before anything is rented, and replaces a lost one."""
     status, world, limits, pod = seen.node.status, seen.world, seen.world.limits, seen.pod
     driver = status.driver
     patience = limits.driver_replacement_seconds if status.rent else limits.driver_pending_seconds
     if pod is None:
         missing = seen.memory.pod_missing_since
         if missing is not None and world.monotonic - missing >= patience:
-            words = f"no driver pod could be created for {patience:.0f} s"
+            words = f"the driver pod could not be created within {patience:.0f} s"
             return _driver_ended(seen, words + because(seen.memory.pod_problem))
         manifest = driver_pod(seen)
         words = "creating the driver pod" + because(seen.memory.pod_problem)
         return wait(seen, Reason.AWAITING_DRIVER, words, 5.0, (effects.CreateDriver(manifest),))
     if pod.phase in ("Succeeded", "Failed") and not pod.is_being_deleted:
         todo = (effects.DeleteDriver(pod.name, pod.uid),)
-        words = "the driver pod ended without an outcome; replacing it"
+        words = "the driver pod ended without a result; replacing it"
         return wait(seen, Reason.AWAITING_DRIVER, words, 2.0, todo)
     if driver is None or driver.pod_uid != pod.uid:
         recorded = DriverStatus(pod_name=pod.name, pod_uid=pod.uid)
@@ -57,8 +57,9 @@ def start_driver(seen: NodeObservation) -> NodePlan | None:
             )
         words = f"the driver pod is {pod.phase}{detail}"
         return None if status.rent else wait(seen, Reason.AWAITING_DRIVER, words, 5.0)
-    # It reported to an earlier process of ours, and will to this one within seconds.
-    return None if status.rent else wait(seen, Reason.AWAITING_DRIVER, "awaiting its report", 5.0)
+    # It reported to an earlier process of the operator, and will report to this one within seconds.
+    words = "waiting for the driver's report"
+    return None if status.rent else wait(seen, Reason.AWAITING_DRIVER, words, 5.0)
 
 
 def _driver_ended(seen: NodeObservation, words: str) -> NodePlan:

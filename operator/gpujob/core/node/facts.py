@@ -1,4 +1,4 @@
-"""What follows from an observation of a node: its machine as listed, its times, its cost."""
+"""Facts that follow from an observation of a node: its listed machine, its times, its report."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -16,13 +16,13 @@ UNREPEATED_STATUSES = 3
 
 
 def marked_leases(seen: NodeObservation) -> tuple[Lease, ...]:
-    """The machines under this node's mark in the latest complete listing."""
+    """Returns the machines that carry this node's mark in the latest complete listing."""
     listings = seen.world.listings
     return leases_of(listings[-1], seen.mark) if listings else ()
 
 
 def own_lease(seen: NodeObservation, back: int = 1) -> Lease | None:
-    """The recorded machine in the latest complete listing, or the one so far back."""
+    """Returns the recorded machine in the latest complete listing, or in the `back`-th latest."""
     recorded, listings = seen.node.status.lease, seen.world.listings
     if recorded is None or len(listings) < back:
         return None
@@ -31,23 +31,23 @@ def own_lease(seen: NodeObservation, back: int = 1) -> Lease | None:
 
 
 def is_repeated(seen: NodeObservation, holds: Callable[[Lease], bool]) -> bool:
-    """Whether so many listings in a row show our machine so that it is no flicker."""
+    """Whether `holds` is true of our machine in each of the last three listings."""
     recent = [own_lease(seen, back) for back in range(1, UNREPEATED_STATUSES + 1)]
     return all(row is not None and holds(row) for row in recent)
 
 
 def stands_still(seen: NodeObservation) -> bool:
-    """Whether the provider means our machine to be stopped, without our doing."""
+    """Whether the provider has stopped our machine, which we never ask for."""
     return is_repeated(seen, lambda row: row.intended_status == "stopped")
 
 
 def can_be_reached(lease: Lease) -> bool:
-    """Whether it runs, by the provider's word, and says where."""
+    """Whether the provider says that the machine runs, and at which address."""
     return lease.status == "running" and bool(lease.ssh_host) and bool(lease.ssh_port)
 
 
 def ran_seconds(seen: NodeObservation) -> float:
-    """How long the workload has run up to now, in all attempts and on this machine."""
+    """Returns how long the workload has run up to now, over all attempts."""
     status, job = seen.node.status, seen.job
     earlier = (job.status.run_seconds if job else 0) + status.earlier_run_seconds
     now = (seen.world.now - status.run.started_at).total_seconds() if status.run else 0.0
@@ -55,64 +55,64 @@ def ran_seconds(seen: NodeObservation) -> float:
 
 
 def paid_seconds(seen: NodeObservation) -> float:
-    """How long ago the machine was asked for."""
+    """Returns the time since the rent request, which is paid for."""
     rent = seen.node.status.rent
-    assert rent is not None, "nothing is paid for before it was asked for"
+    assert rent is not None, "nothing is paid for before the rent request"
     return (seen.world.now - rent.requested_at).total_seconds()
 
 
 def drain_seconds(seen: NodeObservation) -> float:
-    """How long its workload may take to end and its files to be copied."""
+    """Returns how long the workload may take to exit and its files to be copied."""
     limits = seen.world.limits
     return limits.drain_seconds_of(seen.job.spec) if seen.job else limits.drain_seconds
 
 
 def stop_seconds_left(seen: NodeObservation) -> float:
-    """How long a workload that was told to end, and its output, may still take."""
+    """Returns how long a workload that must stop, and the copying of its files, may still take."""
     status, drain = seen.node.status, drain_seconds(seen)
-    assert status.stop is not None, "asked only once it was told to end"
+    assert status.stop is not None, "asked only once the stop is stored"
     left = drain - (seen.world.now - status.stop.at).total_seconds()
     if status.rent is None:
         return left
-    # A clock that was put back gives no more time than was paid for.
+    # If somebody set the clock back, this still allows no more time than is paid for.
     return min(left, drain, status.rent.money_deadline_seconds - paid_seconds(seen))
 
 
 def outcome_of(seen: NodeObservation) -> Outcome | None:
-    """How the workload ended, by the driver's report or its termination message."""
+    """Returns how the workload ended, from the driver's report or its termination message."""
     outcome = seen.report.outcome if seen.report else None
     return outcome or (seen.pod.outcome if seen.pod else None)
 
 
 def present_report(seen: NodeObservation) -> DriverReport | None:
-    """What the driver says of the present run; its word on an earlier one is none on this."""
+    """Returns the driver's report if it is about the present run; None = it is about another."""
     report = seen.report
     return report if report and report.run_number == seen.node.status.run_number else None
 
 
 def usage_of(seen: NodeObservation) -> Usage | None:
-    """How busy the GPUs are in the present run; None = not told."""
+    """Returns how busy the GPUs are in the present run; None = the driver did not say."""
     report = present_report(seen)
     return report.usage if report else None
 
 
 def booting_seconds(seen: NodeObservation) -> float:
-    """How long the machine has been on its way to the workload's start."""
+    """Returns how long ago the machine was asked for, or came back after an interruption."""
     return (seen.world.now - boot_began(seen)).total_seconds()
 
 
 def boot_began(seen: NodeObservation) -> datetime:
-    """When the machine was asked for, or came back."""
+    """Returns when the machine was asked for, or came back after an interruption."""
     rent, past = seen.node.status.rent, seen.node.status.interruptions
-    assert rent is not None, "nothing boots before it was asked for"
+    assert rent is not None, "nothing boots before the rent request"
     return (past.resumed_at if past else None) or rent.requested_at
 
 
 def gone_at(seen: NodeObservation, *, after: float) -> float | None:
-    """Monotonic time since which listings later than `after` prove that no machine of this node is
-    left; None = one may be."""
+    """Returns the monotonic time from which listings later than `after` prove that no machine of
+    this node is left; None = one may be left."""
     status = seen.node.status
-    # Without a marker no account is recorded: the status contradicts itself, and ours is searched.
+    # A status with a machine but no marker names no account, so the present one is searched.
     account = status.rent.account_id if status.rent else seen.world.account_id
     if account is None:
         return None
@@ -127,7 +127,7 @@ def gone_at(seen: NodeObservation, *, after: float) -> float | None:
 
 
 def next_look(seen: NodeObservation) -> float:
-    """Seconds until time alone can change the decision."""
+    """Returns the seconds until the next deadline, or the next poll if that comes first."""
     status, world, job = seen.node.status, seen.world, seen.job
     due = [world.limits.poll_seconds]
     if status.rent is not None:
@@ -143,23 +143,24 @@ def next_look(seen: NodeObservation) -> float:
 
 
 def running_message(seen: NodeObservation) -> str:
-    """For people: what it runs on, and where."""
+    """Returns a message for people: what the workload runs on, and where."""
     rent = seen.node.status.rent
     return f"running on {rent.gpu} in {rent.location}" if rent else "running"
 
 
 def end_message(status: GpuNodeStatus) -> str:
-    """For people: why the attempt ended; empty if it did not."""
+    """Returns a message for people: why the attempt ended; empty if it did not."""
     return f"{status.end.reason}: {status.end.message}" if status.end else ""
 
 
 def silence_seconds(limits: Limits, *, paid_seconds: float, says_running: bool) -> float:
-    """Returns how long a silent machine is waited for before another one is rented.
+    """Returns how long the operator waits for a silent machine before it gives the machine up.
 
-    Giving it up loses what was paid for it, waiting costs its price per second: so long as was
-    already paid for, which at worst doubles the loss. A provider that says something else than
-    running halves that. Silence alone is not death, so never less than the least; and never more
-    than the machine's own watchdog waits for us.
+    Giving it up loses what was paid for it, and waiting costs its price per second. Waiting for as
+    long as was already paid for at worst doubles the loss. If the provider does not show the
+    machine as running, half of that is enough. Silence alone does not prove that the machine is
+    lost, so there is a least wait; and it is useless to wait longer than the machine's own watchdog
+    does before it destroys the machine.
     """
     seconds = paid_seconds if says_running else paid_seconds / 2
     most = limits.heartbeat_stale_seconds

@@ -9,7 +9,7 @@ from gpujob.core.observation import NodeObservation
 
 
 def with_figures(seen: NodeObservation) -> GpuNodeStatus:
-    """The status with figures of the cost and of the run that are not too old."""
+    """Returns the status with figures of the cost and of the run that are not too old."""
     status, world = seen.node.status, seen.world
     if status.rent is None:
         return status
@@ -29,7 +29,7 @@ def with_figures(seen: NodeObservation) -> GpuNodeStatus:
 
 
 def _run_told(seen: NodeObservation) -> RunStatus | None:
-    """The run with what the driver last told of it."""
+    """Returns the run with the progress and the usage that the driver reported last."""
     run, report = seen.node.status.run, present_report(seen)
     if run is None or report is None:
         return run

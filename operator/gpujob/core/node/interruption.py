@@ -1,4 +1,4 @@
-"""An interruptible machine that is taken away, waited for, and used again."""
+"""What happens when somebody outbids us for an interruptible machine: wait, and use it again."""
 
 from math import ceil
 
@@ -14,7 +14,7 @@ from gpujob.core.observation import NodeObservation
 
 
 def wait_while_paused(seen: NodeObservation) -> NodePlan | None:
-    """An interruptible machine that was taken away is waited for, and used again if it is back."""
+    """Waits for an interruptible machine after somebody outbid us, and uses it again if it can."""
     status, now, limits = seen.node.status, seen.world.now, seen.world.limits
     if status.rent is None or status.rent.bid_usd_per_hour is None or status.lease is None:
         return None
@@ -23,7 +23,7 @@ def wait_while_paused(seen: NodeObservation) -> NodePlan | None:
         if not stands_still(seen):
             return None
         if status.machine is None:
-            return end(seen, Reason.OUTBID, "somebody bid more before the machine had booted")
+            return end(seen, Reason.OUTBID, "somebody bid more for the machine while it booted")
         ran = (now - status.run.started_at).total_seconds() if status.run else 0.0
         paused = InterruptionStatus(
             count=status.run_number + 1,
@@ -34,14 +34,15 @@ def wait_while_paused(seen: NodeObservation) -> NodePlan | None:
         return progress(status, Reason.PAUSED, Reason.PAUSED.meaning)
     if lease is not None and lease.intended_status == "running" and can_be_reached(lease):
         assert status.machine is not None, "it had booted before it was taken away"
-        # Its disk has the host key that was pinned: no other one is believed.
+        # Its disk still has the pinned host key, so no other key is accepted.
         place = {"host": lease.ssh_host, "port": lease.ssh_port}
         machine = status.machine.model_copy(update=place)
         back = past.model_copy(update={"paused_at": None, "resumed_at": now})
         status = status.model_copy(update={"machine": machine, "interruptions": back})
-        return progress(status, Reason.CONNECTING, "the machine is back")
-    left = limits.outbid_patience_seconds - (now - past.paused_at).total_seconds()
+        return progress(status, Reason.CONNECTING, "the machine came back; the driver connects")
+    waited = limits.outbid_patience_seconds
+    left = waited - (now - past.paused_at).total_seconds()
     if left <= 0:
-        words = f"the machine stood still for {limits.outbid_patience_seconds:.0f} s"
+        words = f"somebody bid more, and the machine did not come back within {waited:.0f} s"
         return end(seen, Reason.OUTBID, words)
     return wait(seen, Reason.PAUSED, Reason.PAUSED.meaning, left)

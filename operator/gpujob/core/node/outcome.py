@@ -1,4 +1,4 @@
-"""How the workload ended, by the driver's word, and what follows for the attempt."""
+"""How the workload ended, as the driver reports it, and what follows for the attempt."""
 
 from math import ceil
 
@@ -13,20 +13,20 @@ from gpujob.core.node.facts import (
 from gpujob.core.observation import NodeObservation
 
 _CAUSES = {
-    Cause.OUT_OF_MEMORY: ": the machine's memory was used up; ask for more by resources.memoryGB",
-    Cause.DISK_FULL: ": the machine's disk was full; ask for more by resources.diskGB",
+    Cause.OUT_OF_MEMORY: ": the machine ran out of memory; raise resources.memoryGB",
+    Cause.DISK_FULL: ": the machine's disk was full; raise resources.diskGB",
 }
 
 
 def with_losses(reason: Reason, words: str, lost: str) -> tuple[Reason, str]:
-    """Returns reason and words of an end that comes with losses; a success is none with them."""
+    """Returns reason and message with what was lost; a success that lost output is OutputLost."""
     if not lost:
         return reason, words
     return Reason.OUTPUT_LOST if reason is Reason.COMPLETED else reason, f"{words}; {lost}"
 
 
 def take_outcome(seen: NodeObservation) -> NodePlan | None:
-    """The workload or its machine came to an end by the driver's word."""
+    """Ends the attempt, or delivers its files, once the driver reports that the workload ended."""
     status = seen.node.status
     if status.machine is None:
         return None
@@ -50,7 +50,7 @@ def take_outcome(seen: NodeObservation) -> NodePlan | None:
 
 
 def end_if_faulty(seen: NodeObservation) -> NodePlan | None:
-    """The driver found that it can not go on with this machine."""
+    """Ends the attempt if the driver reports that it cannot work with this machine."""
     report = seen.report
     if seen.node.status.machine is None or report is None or report.fault is None:
         return None
@@ -58,22 +58,24 @@ def end_if_faulty(seen: NodeObservation) -> NodePlan | None:
 
 
 def _verdict(seen: NodeObservation, outcome: Outcome) -> tuple[Reason, str, int | None]:
-    """Why an attempt whose workload ended so is over: reason, words, exit code."""
+    """Returns reason, message and exit code of an attempt whose workload ended with `outcome`."""
     rent, code = seen.node.status.rent, outcome.exit_code
     if outcome.was_killed and rent is not None and rent.bid_usd_per_hour is not None:
-        # Taken away and given back between two looks: nobody's fault, and nothing to wait for.
-        return Reason.OUTBID, "the machine was taken away, and is back without the workload", None
+        # Somebody outbid us, and the machine came back, between two listings: there is nobody to
+        # blame, and nothing to wait for.
+        words = "somebody bid more for a moment, and the machine came back without the workload"
+        return Reason.OUTBID, words, None
     if code == 0:
         return Reason.COMPLETED, "the workload ended with exit code 0", code
     if outcome.cause is Cause.GPU_LOST:
-        words = f"a GPU of the machine was gone when the workload ended with exit code {code}"
+        words = f"a GPU of the machine was lost; the workload ended with exit code {code}"
         return Reason.GPU_LOST, words, None
     why = _CAUSES.get(outcome.cause, "") if outcome.cause else ""
     return Reason.WORKLOAD_FAILED, f"the workload ended with exit code {code}{why}", code
 
 
 def counted_seconds(seen: NodeObservation, outcome: Outcome) -> float | None:
-    """How long it ran, by its own word as far as our clock allows; None = counted by the pause."""
+    """Returns the reported run time, at most what our clock allows; None = the pause counted it."""
     run = seen.node.status.run
     longest = (seen.world.now - run.started_at).total_seconds() if run else outcome.run_seconds
     return None if seen.node.status.is_paused else min(outcome.run_seconds, max(longest, 0.0))

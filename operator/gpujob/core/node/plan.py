@@ -36,7 +36,7 @@ STEPS: tuple[Step, ...] = (
     release.give_back,  # The end is stored: destroy the machine until it is proved gone.
     release.end_if_contradictory,  # No pass of ours stored this: end it, start nothing.
     ends.end_if_unwanted,  # The job or the node is being deleted, or the job is suspended.
-    stopping.finish_stopping,  # The stop is stored: carry the files, then end.
+    stopping.finish_stopping,  # The stop is stored: copy the files, then end.
     outcome.take_outcome,  # The driver says that the workload has ended.
     outcome.end_if_faulty,  # The driver says that the machine cannot be used.
     deadlines.enforce_fuse,  # Another second could cost more than is allowed.

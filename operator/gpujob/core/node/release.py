@@ -1,4 +1,4 @@
-"""The attempt is over: its machine is destroyed, proved gone, and the object let go."""
+"""The attempt is over: its machine is destroyed and proved gone, then the object may go."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from gpujob.core.observation import NodeObservation
 
 
 def let_go(seen: NodeObservation) -> NodePlan | None:
-    """Nothing is owed: let the object go, and delete it once it was kept long enough."""
+    """Removes the finalizer of a released node, and deletes it when its retention has passed."""
     status, limits = seen.node.status, seen.world.limits
     if seen.stage is not Stage.RELEASED or status.released_at is None:
         return None
@@ -47,12 +47,13 @@ def let_go(seen: NodeObservation) -> NodePlan | None:
 
 
 def _trial(seen: NodeObservation) -> Trial | None:
-    """What the attempt showed of its machine; None = nothing."""
+    """Returns what the attempt showed about its machine; None = nothing."""
     status = seen.node.status
     if status.rent is None or status.lease is None or status.end is None:
         return None
     failed = Reason(status.end.reason).kind.blames is Blame.HOST
     if not failed and status.run is None:
+        # An attempt that never ran shows nothing, unless it was the host that failed.
         return None
     return Trial(
         machine_id=status.rent.machine_id,
@@ -65,9 +66,9 @@ def _trial(seen: NodeObservation) -> Trial | None:
 
 
 def _is_settled(seen: NodeObservation) -> bool:
-    """Whether the job has taken the cost of this attempt over, or there is no job to do so.
+    """Whether the job has charged the cost of this attempt, or no job is left to do so.
 
-    A node that went earlier would be charged as one that vanished: in full.
+    A node that disappeared earlier would be charged like a vanished one, in full.
     """
     job, node = seen.job, seen.node
     if job is None or job.metadata.uid != node.spec.job_ref.uid:
@@ -76,7 +77,7 @@ def _is_settled(seen: NodeObservation) -> bool:
 
 
 def give_back(seen: NodeObservation) -> NodePlan | None:
-    """The attempt is over: destroy what is listed until the account is proved to be without it."""
+    """Destroys the machine of an ended attempt until the machine is proved gone."""
     status, world = seen.node.status, seen.world
     if status.end is None or status.released_at is not None:
         return None
@@ -97,8 +98,9 @@ def give_back(seen: NodeObservation) -> NodePlan | None:
             learnt.append(effects.RecordUnfit(Reason(status.end.reason), paid))
         return _release(seen, charge_microusd(seen), tuple(learnt))
     if status.lease is None and (found := marked_leases(seen)):
-        # It appears only now: it has to be charged, so it is recorded before it goes.
+        # The machine appears only now. It must be charged, so it is recorded before its destroy.
         return record_lease(seen, found[0])
+    # The provider's answer to a destroy proves nothing, so the machine counts as leased until then.
     targets = _to_destroy(seen)
     return Plan(
         status=with_figures(seen),
@@ -116,10 +118,10 @@ def _had_machine(status: GpuNodeStatus) -> bool:
 
 
 def end_if_contradictory(seen: NodeObservation) -> NodePlan | None:
-    """Ends an attempt whose stored status no pass of ours can have stored.
+    """Ends an attempt whose stored status contradicts itself: no pass of ours can have stored it.
 
-    Nothing more is rented or started on it. That it was called released is taken back: its machine
-    has to be proved gone, and charged.
+    Nothing more is rented or started for it. If it claims to be released, that is taken back,
+    because its machine has yet to be proved gone and charged.
     """
     stage = seen.stage
     if not stage.is_contradiction:
@@ -129,9 +131,9 @@ def end_if_contradictory(seen: NodeObservation) -> NodePlan | None:
 
 
 def _to_destroy(seen: NodeObservation) -> set[int]:
-    """What is to be destroyed now: the recorded machine first, then whatever is still listed.
+    """Returns the machines to destroy now: first the recorded one, then whatever is still listed.
 
-    Only a listing that was asked for after the last request says that another one is needed.
+    Only a listing that was requested after the last destroy shows whether it must be repeated.
     """
     lease, last = seen.node.status.lease, seen.memory.destroy_repeated_at
     if last is None:

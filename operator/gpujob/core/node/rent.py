@@ -20,29 +20,32 @@ from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation, RentAccepted, RentRefusal, Unavailable
 
 BIRTH_GRACE = timedelta(seconds=30)
-"""A machine born later than this after `rentNotAfter` came from a request sent too late."""
+"""A machine that started more than this after `rentNotAfter` was requested too late."""
 
 
 def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
-    """Gate again on a fresh quote, store the marker, and only then send the one request."""
+    """Asks the gate again with a fresh quote, stores the marker, then sends the one request."""
     status, world, job = seen.node.status, seen.world, seen.job
     if seen.stage is not Stage.READY_TO_RENT:
         return None
     assert job is not None, "a node without a job ends before"
+    # A job that does not know its node would neither look for the node's machine nor charge it.
     if job.status.node_uid != seen.node.metadata.uid:
         return wait(seen, Reason.AWAITING_NODE, "the job has not recorded this node yet", 1.0)
     if world.not_ready is not None:
         why = world.not_ready
         return wait(seen, why.reason, why.message, world.limits.poll_seconds)
     if world.account_id is None or not world.listings:
-        return wait(seen, Reason.PROVIDER_UNAVAILABLE, "the account is not known yet", 2.0)
+        words = "the provider has not listed the account's machines yet"
+        return wait(seen, Reason.PROVIDER_UNAVAILABLE, words, 2.0)
     if job.status.node_account_id != world.account_id:
-        # The job would look for the machine on the account that it was told.
-        words = f"the key is now of account {world.account_id}; nothing was rented"
+        # If this node vanished, the job would look for its machine on the account it has recorded.
+        words = f"the API key now belongs to account {world.account_id}; nothing was rented"
         return end(seen, Reason.ACCOUNT_CHANGED, words)
     if seen.quotes is None:
         return replace(
-            wait(seen, Reason.AWAITING_QUOTE, "asking for prices", 1.0), wants_quotes=True
+            wait(seen, Reason.AWAITING_QUOTE, "asking the provider for prices", 1.0),
+            wants_quotes=True,
         )
     if isinstance(seen.quotes, Unavailable):
         return wait(seen, seen.quotes.reason, seen.quotes.message, world.limits.gate_retry_seconds)
@@ -80,7 +83,7 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
         not_after=marker.not_after,
     )
     bound = short_usd(admission.estimate.total_microusd)
-    words = f"asking for {marker.gpu} in {marker.location}, bounded by {bound}"
+    words = f"renting {marker.gpu} in {marker.location}; the attempt may cost up to {bound}"
     return Plan(
         status=status,
         reason=Reason.RENT_REQUESTED,
@@ -120,7 +123,7 @@ def _marker(seen: NodeObservation, admission: Verdict, account_id: int) -> RentM
 
 
 def adopt(seen: NodeObservation) -> NodePlan | None:
-    """The marker is stored: find out what came of the request, and never send another."""
+    """Finds out what the request rented: once the marker is stored, no other request is sent."""
     world = seen.world
     if seen.stage is not Stage.RENTING:
         return None
@@ -130,6 +133,8 @@ def adopt(seen: NodeObservation) -> NodePlan | None:
         return doubt
     if listed := marked_leases(seen):
         return record_lease(seen, listed[0])
+    # The request may have been accepted although its answer was lost, and a new machine is listed
+    # late. So only listings after that wait prove that nothing was rented.
     waits_from = proof_starts(seen)
     if waits_from is not None and gone_at(seen, after=waits_from) is not None:
         return _not_rented(seen, Reason.RENT_NOT_CONFIRMED, Reason.RENT_NOT_CONFIRMED.meaning)
@@ -142,7 +147,7 @@ def adopt(seen: NodeObservation) -> NodePlan | None:
 
 
 def answered(seen: NodeObservation) -> NodePlan | None:
-    """What the process that sent the request was told by the provider, if that was clear."""
+    """Returns what follows from the provider's answer, if this process got a clear one."""
     match seen.memory.rent:
         case RentAccepted(instance_id):
             return record_lease(seen, instance_id)
@@ -162,9 +167,12 @@ def _not_rented(seen: NodeObservation, reason: Reason, message: str) -> NodePlan
 
 
 def record_lease(seen: NodeObservation, found: Lease | int) -> NodePlan:
-    """Stores which machine it is, and the highest price known; a number alone was the answer."""
+    """Stores which machine was rented, and the highest price known.
+
+    `found` is a row of a listing, or only the machine's number if the provider's answer named it.
+    """
     rent = seen.node.status.rent
-    # Without a marker the status contradicts itself: the price is what the listing shows.
+    # Without a marker the status contradicts itself, and only the listing shows a price.
     rate = parse_usd(rent.gpu_usd_per_hour) + parse_usd(rent.disk_usd_per_hour) if rent else 0
     if isinstance(found, Lease):
         rate = max(rate, micro_up(found.usd_per_hour))
@@ -177,7 +185,7 @@ def record_lease(seen: NodeObservation, found: Lease | int) -> NodePlan:
 
 
 def proof_starts(seen: NodeObservation) -> float | None:
-    """Monotonic time from which listings count as proof; None = nothing was sent yet."""
+    """Returns the monotonic time from which listings count as proof; None = it is not set yet."""
     limits, memory = seen.world.limits, seen.memory
     if seen.node.status.lease is not None:
         sent = memory.destroy_sent_at

@@ -1,4 +1,4 @@
-"""From the rented machine to the running workload, and while it runs."""
+"""The steps from a rented machine to a running workload, and what is kept up while it runs."""
 
 from datetime import timedelta
 
@@ -24,18 +24,19 @@ from gpujob.core.observation import NodeObservation
 
 
 def boot(seen: NodeObservation) -> NodePlan | None:
-    """The machine starts; its host key is read before anything is sent to it."""
+    """Waits for the machine to boot, and reads its host key before anything is sent to it."""
     status = seen.node.status
     if seen.stage is not Stage.BOOTING or status.rent is None or status.lease is None:
         return None
     lease = own_lease(seen)
     if lease is None or not can_be_reached(lease):
-        shown = (lease.status or "being made") if lease else "not listed yet"
+        shown = (lease.status or "being created") if lease else "not listed yet"
         words = f"the machine is {shown}" + because(lease.status_message if lease else "")
         return wait(seen, Reason.BOOTING, words, 2.0)
     if seen.memory.host_key is None:
         todo = (effects.ReadHostKey(status.lease.instance_id, status.rent.nonce),)
-        return wait(seen, Reason.BOOTING, "reading the host key from its log", 2.0, todo)
+        words = "reading the host key from the machine's log"
+        return wait(seen, Reason.BOOTING, words, 2.0, todo)
     assert lease.ssh_host is not None, "checked above"
     assert lease.ssh_port is not None, "checked above"
     machine = MachineStatus(host=lease.ssh_host, port=lease.ssh_port, host_key=seen.memory.host_key)
@@ -44,7 +45,7 @@ def boot(seen: NodeObservation) -> NodePlan | None:
 
 
 def measure(seen: NodeObservation) -> NodePlan | None:
-    """A machine that is not what its offer said is dropped before it gets work."""
+    """Ends the attempt on a machine that is not what its offer said, before it gets work."""
     status, job = seen.node.status, seen.job
     if seen.stage is not Stage.MEASURING or status.rent is None or job is None:
         return None
@@ -56,11 +57,12 @@ def measure(seen: NodeObservation) -> NodePlan | None:
         return end(seen, refused.reason, refused.message)
     found = as_status(measured, seen.world.now)
     status = status.model_copy(update={"measured": found})
-    return progress(status, Reason.CONNECTING, f"the machine is as it should be: {found.gpu}")
+    words = f"the machine passed the preflight check: {found.gpu}"
+    return progress(status, Reason.CONNECTING, words)
 
 
 def connect(seen: NodeObservation) -> NodePlan | None:
-    """The driver has its assignment; the run begins by its word, on our clock."""
+    """Records that the run began, when the driver says so and by our clock."""
     status = seen.node.status
     if seen.stage is not Stage.STARTING:
         return None
@@ -75,10 +77,11 @@ def connect(seen: NodeObservation) -> NodePlan | None:
 
 
 def keep_up(seen: NodeObservation) -> NodePlan | None:
-    """While it runs: keep one machine, the highest price seen, and a figure of the cost."""
+    """Keeps one machine, the highest price seen and current figures while the workload runs."""
     status = seen.node.status
     if status.lease is None:
         return None
+    # Each machine that carries the mark costs money, so all but the recorded one are destroyed.
     others = tuple(
         lease.instance_id
         for lease in marked_leases(seen)

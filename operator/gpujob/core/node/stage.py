@@ -1,12 +1,12 @@
-"""The stage of a GpuNode: which part of its life the stored status stands in.
+"""The stage of a GpuNode: the part of its life that the stored status is in.
 
-The status is a set of optional groups, and each is stored before the deed that follows from it.
+The status is a set of optional groups, and each is stored before the action that follows from it.
 `stage_of` gives every combination of them exactly one name, and `NEXT` says which stages may
 follow; `STAGES.md` is generated from both.
 
-Some combinations are never stored by us: they come from a partial restore, an edit by hand or a
-fault of ours. Each kind of contradiction is a stage of its own. All have the same way out: nothing
-is rented or started, the attempt is ended, and its machine is destroyed, proved gone and charged.
+No pass stores some of the combinations: they come from a partial restore, an edit by hand or a bug.
+Each kind of contradiction is a stage of its own. All have the same way out: nothing is rented or
+started, the attempt is ended, and its machine is destroyed, proved gone and charged.
 """
 
 from collections.abc import Mapping
@@ -36,13 +36,13 @@ class Stage(StrEnum):
     RENTING = (
         "Renting",
         "Renting",
-        "The marker is stored; whether the rent request brought a machine is not known yet.",
+        "The marker is stored; whether the rent request got a machine is not known yet.",
     )
     BOOTING = "Booting", "Booting", "A machine is leased; its host key is not pinned yet."
     MEASURING = "Measuring", "Booting", "The machine is measured before it gets work."
     STARTING = "Starting", "Booting", "The machine may get work; the workload has not started."
     RUNNING = "Running", "Running", "The workload is running."
-    PAUSED = "Paused", "Paused", "Somebody bids more for the machine; it may come back."
+    PAUSED = "Paused", "Paused", "Somebody bid more for the machine; it may come back."
     STOPPING = "Stopping", "Stopping", "The workload was asked to end and to save its data."
     DELIVERING = "Delivering", "Delivering", "The workload has ended; its files are copied."
     ENDED_UNRENTED = "EndedUnrented", "Releasing", "The attempt is over; no machine was rented."
@@ -61,7 +61,7 @@ class Stage(StrEnum):
     RENT_WITHOUT_DRIVER = (
         "RentWithoutDriver",
         "Releasing",
-        "A rent request is stored, but not the key and the driver that must come before it.",
+        "A rent request is stored, but the key or the driver that must come before it is not.",
     )
     REFUSAL_WITHOUT_RENT = (
         "RefusalWithoutRent",
@@ -76,7 +76,7 @@ class Stage(StrEnum):
     REFUSAL_WITH_LEASE = (
         "RefusalWithLease",
         "Releasing",
-        "The rent request was refused, and yet a machine is recorded.",
+        "The rent request was refused, but a machine is recorded.",
     )
     LEASE_WITHOUT_RENT = (
         "LeaseWithoutRent",
@@ -86,27 +86,27 @@ class Stage(StrEnum):
     MACHINE_WITHOUT_LEASE = (
         "MachineWithoutLease",
         "Releasing",
-        "An address is recorded, but no machine that is leased.",
+        "The address of a machine is recorded, but no leased machine.",
     )
     WORK_WITHOUT_MACHINE = (
         "WorkWithoutMachine",
         "Releasing",
-        "A measure, a run or an interruption is stored, but no machine that it was on.",
+        "A measurement, a run or an interruption is stored, but no machine.",
     )
     RUN_WHILE_PAUSED = (
         "RunWhilePaused",
         "Releasing",
-        "The workload runs on a machine that stands still.",
+        "The workload is recorded as running, but its machine as paused.",
     )
     STOP_WITHOUT_WORK = (
         "StopWithoutWork",
         "Releasing",
-        "A stop is stored, but nothing that could be stopped.",
+        "A stop is stored, but no workload that it could stop.",
     )
     RELEASED_WITHOUT_END = (
         "ReleasedWithoutEnd",
         "Releasing",
-        "The node is called released, but the attempt has no end.",
+        "The node is recorded as released, but the attempt has no end.",
     )
 
     @property
@@ -116,12 +116,12 @@ class Stage(StrEnum):
 
     @property
     def may_run(self) -> bool:
-        """Whether a workload may be running: the driver was told to start one, or may have been."""
+        """Whether a workload may be running, because the driver may have been asked to start it."""
         return self in _MAY_RUN
 
     @property
     def may_hold_machine(self) -> bool:
-        """Whether a machine may be leased under the node's mark."""
+        """Whether a machine with the node's mark may be leased."""
         return self.is_contradiction or self in _MAY_HOLD_MACHINE
 
 
@@ -161,7 +161,7 @@ NEXT: Mapping[Stage, frozenset[Stage]] = {
     Stage.AWAITING_KEY: frozenset({Stage.AWAITING_POD, Stage.ENDED_UNRENTED}),
     Stage.AWAITING_POD: frozenset({Stage.AWAITING_DRIVER, Stage.ENDED_UNRENTED}),
     Stage.AWAITING_DRIVER: frozenset({Stage.READY_TO_RENT, Stage.ENDED_UNRENTED}),
-    # A driver that is lost before the rent request is awaited once more.
+    # If the driver is lost before the rent request, the node waits for its replacement.
     Stage.READY_TO_RENT: frozenset({Stage.RENTING, Stage.AWAITING_DRIVER, Stage.ENDED_UNRENTED}),
     Stage.RENTING: frozenset({Stage.BOOTING, Stage.ENDED_UNRENTED, Stage.ENDED_UNKNOWN}),
     Stage.BOOTING: frozenset({Stage.MEASURING, Stage.ENDED_LEASED}),
@@ -178,13 +178,13 @@ NEXT: Mapping[Stage, frozenset[Stage]] = {
     Stage.ENDED_LEASED: frozenset({Stage.RELEASED}),
     Stage.RELEASED: frozenset(),
 }
-"""By stage, the stages that a pass may store next. A contradiction is only ever ended."""
+"""For each stage, the stages that a pass may store next. A contradiction can only be ended."""
 
 
 def stage_of(status: GpuNodeStatus) -> Stage:
-    """Returns the stage that a stored status stands in; total, and each status has exactly one."""
+    """Returns the stage of a stored status: exactly one for any combination of its fields."""
     if status.released_at is not None:
-        # What was proved gone and charged stays so, whatever else is stored.
+        # A machine that was proved gone and charged stays so, whatever else is stored.
         return Stage.RELEASED if status.end is not None else Stage.RELEASED_WITHOUT_END
     if (found := _contradiction(status)) is not None:
         return found

@@ -1,4 +1,4 @@
-"""A workload that was asked to end, or has ended: its files are carried before the machine goes."""
+"""A workload that must stop, or has ended: its files are copied before the machine is destroyed."""
 
 from dataclasses import replace
 
@@ -16,9 +16,9 @@ from gpujob.core.observation import NodeObservation
 
 
 def finish_stopping(seen: NodeObservation) -> NodePlan | None:
-    """The workload is to end, or has: its files are carried, for so long as is paid for.
+    """Copies the files of a workload that must stop or has ended, while there is time for it.
 
-    Whatever cuts that short, the attempt ends for the reason that is stored.
+    Whatever interrupts that, the attempt ends with the reason that is stored for the stop.
     """
     told = seen.node.status.stop
     if told is None:
@@ -31,10 +31,10 @@ def finish_stopping(seen: NodeObservation) -> NodePlan | None:
         reason, words = with_losses(reason, told.message, outcome.lost)
         return end(seen, reason, words, exit_code=code, run_seconds=seconds)
     log = seen.report.log if seen.report else None
-    missing = f"{log.behind} bytes of its output" if log and log.behind else "the last of its files"
+    missing = f"{log.behind} bytes of its output" if log and log.behind else "the latest files"
     left = stop_seconds_left(seen)
     if left <= 0:
-        late = f"{missing} may be lost: there was no more time, see data.drainSeconds"
+        late = f"{missing} may be lost: the time to copy files was over, see data.drainSeconds"
         reason, words = with_losses(reason, told.message, late)
         return end(seen, reason, words, exit_code=code, run_seconds=ran)
     shown = Reason.STOPPING if ran is None else Reason.DELIVERING
