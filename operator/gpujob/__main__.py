@@ -1,4 +1,4 @@
-"""`python -m gpujob`: the controller; or, named as an argument, the server or a driver."""
+"""`python -m gpujob [PROGRAM]`: starts one of the programs, by default the controller."""
 
 import argparse
 import sys
@@ -9,19 +9,20 @@ from gpujob.server.http_api import token_command
 
 
 def main() -> None:
-    """Runs what the first argument names; without one, the controller."""
+    """Runs the program that the first argument names; without an argument, the controller."""
     parser = argparse.ArgumentParser(
         prog="gpujob",
-        description="Runs GpuJobs on rented GPU machines. Settings come from environment variables "
-        "GPUJOB_*; the controller takes the account's token from VAST_API_KEY.",
+        description="Runs GpuJobs on rented GPU machines. All programs read their settings from "
+        "environment variables GPUJOB_*. The controller also reads the account's API key, from "
+        "VAST_API_KEY.",
     )
     programs = parser.add_subparsers(dest="program", metavar="PROGRAM")
-    programs.add_parser("controller", help="the default: watches, rents, destroys")
+    programs.add_parser("controller", help="rents and destroys machines for GpuJobs (default)")
     programs.add_parser(
-        "server", help="answers the API server's reviews of GpuJobs, and the HTTP API"
+        "server", help="checks GpuJobs before they are stored, and serves the HTTP API"
     )
-    programs.add_parser("driver", help="runs one workload")
-    token = programs.add_parser("token", help="makes a token for the HTTP API")
+    programs.add_parser("driver", help="runs one workload on its machine")
+    token = programs.add_parser("token", help="creates a token for the HTTP API")
     token_command.add_arguments(token)
     given = parser.parse_args()
     keep_private()
