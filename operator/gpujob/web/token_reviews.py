@@ -1,4 +1,4 @@
-"""Whose a token of the cluster is: the API server is asked, and its answer is kept for a while."""
+"""Finds the account of a Kubernetes token: asks the API server, and caches its answer."""
 
 import asyncio
 import hashlib
