@@ -1,4 +1,4 @@
-"""The cluster's certificates and keys: made once, kept over a resume."""
+"""The cluster's certificates and keys, which are made once and kept when it restarts."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUT
 
 @dataclass(frozen=True)
 class Leaf:
-    """A certificate that a component shows."""
+    """A certificate with which a component identifies itself."""
 
     file: str
     common_name: str
@@ -50,7 +50,7 @@ def leaves(node: str, addresses: tuple[str, ...]) -> tuple[Leaf, ...]:
 
 
 def make(folder: Path, node: str, addresses: tuple[str, ...]) -> None:
-    """Makes what is not there yet: new keys would make every issued token worthless."""
+    """Makes all keys, unless they exist: new ones would invalidate every token already issued."""
     if (folder / "complete").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def _name(text: str) -> x509.GeneralName:
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
 ) -> x509.CertificateBuilder:
-    # A little in the past, for the sake of a clock that is set back.
+    # Valid from a little in the past, in case the clock is set back.
     start = datetime.now(UTC) - timedelta(minutes=5)
     return (
         x509.CertificateBuilder()
@@ -164,7 +164,7 @@ def _write_key(path: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) 
 
 
 def write_kubeconfig(pki: Path, identity: str, server: str, target: Path) -> None:
-    """Writes a kubeconfig with everything in it, so that it can be copied elsewhere."""
+    """Writes a kubeconfig that contains its keys, so that it can be copied elsewhere."""
     import base64
 
     import yaml

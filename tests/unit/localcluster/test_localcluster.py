@@ -147,8 +147,8 @@ def test_with_an_engine_it_is_kind(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert sum("create cluster --name mine" in call for call in calls) == 1
     assert f"kind load image-archive {archive} --name mine" in calls
-    assert "mine: up by kind" in done.stdout
-    assert "mine: down" in done.stdout
+    assert "mine: runs in kind" in done.stdout
+    assert "mine: does not run" in done.stdout
     dockerfile = f"--file {ROOT / 'operator/Dockerfile'}"
     for target in ("gpujob", "vastsim"):
         tag = f"localhost/{target}:dev"
