@@ -17,9 +17,9 @@ class Cache:
     """Answers drivers without a call to the API server, and finds the objects of an event."""
 
     nodes: dict[str, GpuNode] = field(default_factory=dict)
-    """By uid."""
+    """Nodes by uid."""
     jobs: dict[str, GpuJob] = field(default_factory=dict)
-    """By uid."""
+    """Jobs by uid."""
 
     def lookup(self, node_uid: str) -> tuple[GpuNode | None, GpuJob | None]:
         """Returns the node with this uid, and its job."""

@@ -37,7 +37,7 @@ class Settings:
     pod_name: str
     pod_ip: str
     pod_uid: str = ""
-    """With it, `kubectl describe pod` shows the events about the controller; empty if unknown."""
+    """UID of the pod, by which `kubectl describe pod` finds the events about the controller."""
     name: str = "gpujob"
     """Name of the transport Service and of the leader Lease."""
     webhook: str = ""

@@ -31,7 +31,7 @@ class ServerSettings:
     token_file: str = "/var/run/secrets/gpujob.dev/transport/token"  # noqa: S105 - a path
     """The file with the token that the controller accepts."""
     api_mode: str = "production"
-    """In `development`, error answers include the cause."""
+    """`development` adds the cause to error answers; `production` does not."""
     api_bootstrap_token: SecretStr = field(default_factory=lambda: SecretStr(""))
     """A token that may do everything until its Secret is deleted; empty if there is none."""
 

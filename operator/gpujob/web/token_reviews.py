@@ -27,7 +27,7 @@ class TokenReviews:
         believed_seconds: float,
         audience: str | None = None,
     ) -> None:
-        """Without an audience, tokens must be for the API server itself."""
+        """Accepts tokens for this audience; without one, tokens for the API server itself."""
         self._kube, self._clock = kube, clock
         self._seconds, self._audience = believed_seconds, audience
         self._held: dict[str, tuple[float, Body]] = {}
