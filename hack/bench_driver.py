@@ -54,7 +54,7 @@ from gpujob.api.transport import (
     DriverReport,
     Instruction,
     LogPosition,
-    Machine,
+    MachineAddress,
     Progress,
     Usage,
     Work,
@@ -235,7 +235,7 @@ async def process(
 class Rented:
     """A machine that has booted."""
 
-    place: Machine
+    place: MachineAddress
     key_file: Path
     pid: int
     """Process id of its SSH server."""
@@ -262,7 +262,7 @@ async def rented_machine(folder: Path) -> AsyncIterator[Rented]:
         yield Rented(place, key_file, first_child(simulator.pid))
 
 
-async def _rent(vast: VastClient, url: str, private: asyncssh.SSHKey) -> Machine:
+async def _rent(vast: VastClient, url: str, private: asyncssh.SSHKey) -> MachineAddress:
     """Rents a machine and waits until it has booted."""
     now = datetime.now(UTC)
     script = start_script(
@@ -285,12 +285,12 @@ async def _rent(vast: VastClient, url: str, private: asyncssh.SSHKey) -> Machine
     async with vast.rent_line() as line:
         number = await line.send(rent, 10)
 
-    async def look() -> Machine | None:
+    async def look() -> MachineAddress | None:
         host_key = host_key_in_log(await vast.read_log(number) or "", NONCE)
         (lease,) = (await vast.list_leases()).leases
         if host_key is None or lease.status != "running" or lease.ssh_port is None:
             return None
-        return Machine(host="127.0.0.1", port=lease.ssh_port, host_key=host_key)
+        return MachineAddress(host="127.0.0.1", port=lease.ssh_port, host_key=host_key)
 
     while (machine := await look()) is None:  # noqa: ASYNC110 - the provider tells nobody
         await asyncio.sleep(0.1)

@@ -68,7 +68,7 @@ FAULTS = (
         "an answer that did not come is a no",
         "controller/reconcile.py",
         "return RentUnanswered(str(error))",
-        "return RentRefusal(error.reason, str(error))",
+        "return RentRefused(error.reason, str(error))",
     ),
     Fault(
         "an unclear status is a no",

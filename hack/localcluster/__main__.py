@@ -10,25 +10,25 @@ from localcluster.paths import state
 
 
 def main() -> None:
-    """Parses the command line and does what it says."""
+    """Runs the command that the command line names."""
     parser = argparse.ArgumentParser(
         prog="hack/cluster",
-        description="A local Kubernetes: by kind where a container engine runs, else as plain "
-        "processes in namespaces of their own (needs root).",
+        description="Runs a local Kubernetes cluster: with kind if a container engine runs, "
+        "otherwise as plain processes in Linux namespaces, which needs root.",
     )
     parser.add_argument("--name", default="gpujob", help="name of the cluster (default: gpujob)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    up = commands.add_parser("up", help="start the cluster; does nothing if it runs")
+    up = commands.add_parser("up", help="start the cluster, unless it runs already")
     up.add_argument(
         "--control-plane",
         action="store_true",
-        help="etcd, API server and controller manager only, on the loopback",
+        help="only etcd, API server and controller manager, on the loopback interface",
     )
-    commands.add_parser("down", help="end it and leave nothing behind")
-    commands.add_parser("status", help="say what runs")
+    commands.add_parser("down", help="stop the cluster and remove all of its state")
+    commands.add_parser("status", help="print what runs")
     commands.add_parser("kubeconfig", help="print the path of the administrator's kubeconfig")
-    commands.add_parser("bin", help="print the folder with kubectl, helm and the rest")
-    load = commands.add_parser("load", help="import image archives")
+    commands.add_parser("bin", help="print the folder with kubectl, helm and the other programs")
+    load = commands.add_parser("load", help="import image archives into the cluster")
     load.add_argument("archives", nargs="+", type=Path, metavar="ARCHIVE")
     arguments = parser.parse_args()
 
@@ -37,7 +37,7 @@ def main() -> None:
     match arguments.command:
         case "up" if arguments.control_plane:
             plane.up()
-            print(f"cluster: control plane is up; KUBECONFIG={plane.kubeconfig}")
+            print(f"cluster: the control plane runs; KUBECONFIG={plane.kubeconfig}")
         case "up":
             cluster.up()
         case "down":

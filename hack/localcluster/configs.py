@@ -10,7 +10,7 @@ NODE_NAME = "gpujob-node"
 
 
 def containerd(state: Path, programs: Path) -> str:
-    """Returns containerd's configuration: no AppArmor, cgroupfs, our pause image."""
+    """Returns containerd's configuration: without AppArmor, with cgroupfs and our pause image."""
     return f"""\
 version = 3
 root = "{state}/containerd"
@@ -44,7 +44,7 @@ CNI = f"""\
 
 
 def kubelet(state: Path) -> str:
-    """Returns the kubelet's configuration; cgroup v1 is allowed, images are never collected."""
+    """Returns the kubelet's configuration: allows cgroup v1, never deletes images."""
     keys = state / "pki"
     return f"""\
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -70,7 +70,7 @@ healthzBindAddress: 127.0.0.1
 
 
 def kube_proxy(state: Path) -> str:
-    """Returns kube-proxy's configuration: nftables, synced fast."""
+    """Returns kube-proxy's configuration: uses nftables, updates the rules quickly."""
     return f"""\
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration

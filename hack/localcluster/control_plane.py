@@ -1,6 +1,6 @@
-"""etcd, kube-apiserver and kube-controller-manager on the host's loopback: for integration tests.
+"""etcd, kube-apiserver and kube-controller-manager on the loopback, for integration tests.
 
-Real admission, real RBAC, real garbage collection; no node, so no pod ever runs.
+Admission, RBAC and garbage collection are real. There is no node, so no pod ever runs.
 """
 
 import os
@@ -27,12 +27,12 @@ SERVICES = "10.0.0.0/24"
 
 
 def free_port() -> int:
-    """Returns a port of the loopback that is free now, and that no outgoing connection will take.
+    """Returns a port of the loopback that is free and that no outgoing connection will take.
 
-    The kernel gives those a port out of a range of its own. Within it a server that is started
-    again may find its port taken, even by a client that was asking for that very port meanwhile.
-    Nor is any port given twice, by this process or by another worker of the same test run: a server
-    that has ended may be started again on it.
+    The kernel takes the ports of outgoing connections from a certain range, which is avoided here.
+    Otherwise a server that restarts could find its port taken, even by a client that tries to
+    connect to that port. Nor is any port returned twice, by this process or by another worker of
+    the same test run: a server that has ended may restart on it.
     """
     range_of_clients = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
     above = max(int(range_of_clients[0]), 2 * FIRST_PORT)
@@ -49,7 +49,7 @@ def free_port() -> int:
 
 
 class ControlPlane:
-    """One control plane with its state in a folder; a context manager that leaves nothing."""
+    """A control plane with its state in a folder; as a context manager it removes both."""
 
     def __init__(self, state: Path, *, quiet: bool = False) -> None:
         self._state = state
@@ -75,11 +75,11 @@ class ControlPlane:
 
     @property
     def bin(self) -> Path:
-        """The folder with kubectl."""
+        """Folder with kubectl."""
         return binaries.folder()
 
     def up(self) -> None:
-        """Starts what does not run, and waits until the API server is ready."""
+        """Starts what does not run yet, and waits until the API server is ready."""
         programs = binaries.ensure(binaries.CONTROL_PLANE)
         self._state.mkdir(parents=True, exist_ok=True)
         if self._processes.pid("etcd") is None:
@@ -106,7 +106,7 @@ class ControlPlane:
 
     def _start_apiserver(self) -> None:
         def ready() -> bool:
-            # One that ends at once is started again, as a kubelet would.
+            # If it ends right after its start it is restarted, as a kubelet would do.
             if self._processes.pid("kube-apiserver") is None:
                 self._processes.start("kube-apiserver", self._apiserver_command())
             return self.is_ready()
@@ -114,22 +114,22 @@ class ControlPlane:
         wait_for("the API server", READY_SECONDS, ready, quiet=self._quiet)
 
     def kill_apiserver(self) -> None:
-        """Ends the API server as a crash would; `up` starts it again.
+        """Kills the API server, as a crash would; `up` starts it again.
 
-        The controller manager goes with it: left alone, its informers look again only after up to
-        a minute, and a new namespace has no service account until then.
+        The controller manager is killed too. Otherwise its informers could take up to a minute to
+        reconnect, and until then a new namespace would have no service account.
         """
         self._processes.kill("kube-apiserver")
         self._processes.kill("kube-controller-manager")
 
     @property
     def ca(self) -> Path:
-        """The certificate that the API server's own is signed with."""
+        """Certificate of the authority that signed the API server's certificate."""
         return self._pki / "ca.crt"
 
     @property
     def account_key(self) -> Path:
-        """The key that service accounts' tokens are signed with."""
+        """Key that signs the tokens of service accounts."""
         return self._pki / "sa.key"
 
     @property
@@ -138,7 +138,7 @@ class ControlPlane:
         return f"https://127.0.0.1:{self._port('api')}"
 
     def is_ready(self) -> bool:
-        """Whether the API server says so itself."""
+        """True if the API server reports that it is ready."""
         context = ssl.create_default_context(cafile=str(self._pki / "ca.crt"))
         try:
             with urllib.request.urlopen(f"{self.url}/readyz", timeout=2, context=context) as answer:  # noqa: S310
@@ -147,7 +147,7 @@ class ControlPlane:
             return False
 
     def down(self) -> None:
-        """Ends everything and removes the state. The API server first: without etcd it hangs."""
+        """Ends everything and removes the state; etcd last, as the API server hangs without it."""
         if not self._state.exists():
             return
         for name in ("kube-controller-manager", "kube-apiserver", "etcd"):

@@ -1,7 +1,7 @@
-"""Forwards a port of the host's loopback into the node's network namespace.
+"""Forwards a port of the host's loopback interface into the node's network namespace.
 
-A socket stays in the namespace that it was made in: this process listens on the host, then enters
-the node's network and connects there.
+A socket stays in the namespace in which it was created. So this process first listens on the host,
+and then enters the node's namespace and opens its connections there.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ CLONE_NEWNET = 0x40000000
 
 
 def enter_network(pid: int) -> None:
-    """Moves this process into another one's network namespace; raises OSError."""
+    """Moves this process into the network namespace of another one; raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     handle = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
     try:
@@ -30,12 +30,12 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()
-        # Half closed: the other direction may still have something to say.
+        # Close only this direction, because the other one may still carry data.
         writer.write_eof()
 
 
 async def main(listen_port: int, pid: int, target_port: int) -> None:
-    """Listens for ever."""
+    """Forwards connections until the process ends."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", listen_port))

@@ -1,4 +1,4 @@
-"""Images without an engine: OCI archives written by hand, layer by layer."""
+"""Writes images without a container engine, as OCI archives."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ OCI = "application/vnd.oci.image"
 
 @dataclass(frozen=True)
 class Image:
-    """What a container image is made of: layer archives, bottom first, and how it starts."""
+    """The parts of a container image: layer archives, bottom first, and how it starts."""
 
     tag: str
     layers: tuple[Path, ...]
@@ -26,7 +26,7 @@ class Image:
 
 
 def write_layer(target: Path, files: Mapping[str, Path | bytes], owner: int = 0) -> Path:
-    """Writes a layer from paths in the image to what lies here; the same in, the same out."""
+    """Writes a layer of `files`, by their path in the image. Equal files give equal bytes."""
     scratch = target.with_suffix(".new")
     scratch.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(scratch, "w", format=tarfile.PAX_FORMAT) as archive:
@@ -51,7 +51,7 @@ def _add_bytes(archive: tarfile.TarFile, name: str, text: bytes, owner: int) -> 
 
 def _add_path(archive: tarfile.TarFile, name: str, path: Path, owner: int) -> None:
     entry = _plain(archive.gettarinfo(path, name), owner)
-    # Readable for all, whatever the umask here was.
+    # Everybody can read the files, whatever the umask was.
     entry.mode |= 0o555 if path.is_dir() or os.access(path, os.X_OK) else 0o444
     if entry.isreg():
         with path.open("rb") as stream:
@@ -68,7 +68,7 @@ def _plain(entry: tarfile.TarInfo, owner: int) -> tarfile.TarInfo:
 
 
 def write_archive(image: Image, target: Path) -> None:
-    """Writes an OCI archive that `ctr images import` and `kind load image-archive` take."""
+    """Writes an OCI archive for `ctr images import` and `kind load image-archive`."""
     blobs: dict[str, bytes | Path] = {}
     layers = []
     for layer in image.layers:

@@ -1,4 +1,4 @@
-"""The cluster by kind, where a container engine runs: the same commands, the same images."""
+"""The cluster by kind, if a container engine runs: with the same commands and images."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ KIND = "sigs.k8s.io/kind@v0.31.0"
 
 
 def engine() -> str | None:
-    """Returns the container engine that answers, None if there is none."""
+    """Returns the name of the container engine that runs; None if there is none."""
     for name in ("docker", "podman"):
         if shutil.which(name):
             asked = subprocess.run([name, "info"], capture_output=True, check=False)
@@ -29,14 +29,14 @@ class Kind:
         self.kubeconfig = self.state / "admin.kubeconfig"
 
     def up(self) -> None:
-        """Creates the cluster unless it is there."""
+        """Creates the cluster, unless it exists."""
         self.state.mkdir(parents=True, exist_ok=True)
         binaries.ensure(binaries.KUBECTL + binaries.CHART)
         if self.name not in self._run("get", "clusters").split():
             self._run("create", "cluster", "--name", self.name, "--wait", "180s")
         self.kubeconfig.touch(mode=0o600)
         self.kubeconfig.write_text(self._run("get", "kubeconfig", "--name", self.name))
-        print(f"cluster: {self.name} is up by kind; KUBECONFIG={self.kubeconfig}", flush=True)
+        print(f"cluster: {self.name} runs in kind; KUBECONFIG={self.kubeconfig}", flush=True)
 
     def load(self, archive: Path) -> None:
         """Imports an image archive into the cluster."""
@@ -45,7 +45,7 @@ class Kind:
     def status(self) -> str:
         """Returns one line."""
         there = self.name in self._run("get", "clusters").split()
-        return f"cluster {self.name}: {'up by kind' if there else 'down'}"
+        return f"cluster {self.name}: {'runs in kind' if there else 'does not run'}"
 
     def down(self) -> None:
         """Deletes the cluster."""
@@ -63,7 +63,7 @@ class Kind:
 
 
 def _program() -> str:
-    """Returns kind: from the PATH, else built from its Go module into the cache."""
+    """Returns the path of kind: from the PATH, or else built from its Go module in the cache."""
     if found := shutil.which("kind"):
         return found
     target = cache() / "kind"

@@ -1,8 +1,8 @@
-"""A whole cluster of one node as plain processes in namespaces of its own.
+"""A whole cluster with one node, as plain processes in Linux namespaces of their own.
 
-Killing PID 1 of the namespaces ends everything in them: pods, shims, mounts, interfaces, rules.
-What no namespace shields, the cgroups and a few sysctls that the kubelet sets, is recorded before
-and put back after.
+When PID 1 of the namespaces is killed, everything in them ends: pods, shims, mounts, interfaces and
+rules. Namespaces do not isolate the cgroups and a few sysctls that the kubelet sets. Those are
+recorded at the start and restored at the end.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ SYSCTLS = (
     "kernel/keys/root_maxkeys",
     "kernel/keys/root_maxbytes",
 )
-"""Set by the kubelet for the whole machine."""
+"""Settings of the whole machine that the kubelet changes."""
 
 
 class Node:
@@ -55,9 +55,9 @@ class Node:
     # --- Up ---------------------------------------------------------------------------------
 
     def up(self) -> None:
-        """Starts what does not run; ends when the node is Ready and a Service is answered."""
+        """Starts what does not run yet; waits until the node is Ready and a Service answers."""
         if os.geteuid() != 0:
-            raise SystemExit("cluster: without a container engine the local cluster needs root")
+            raise SystemExit("cluster: run this as root, or start a container engine")
         binaries.ensure_packages()
         binaries.ensure(binaries.EVERYTHING)
         if self.init_pid() is None and self.state.exists():
@@ -69,7 +69,7 @@ class Node:
         self._start_control_plane()
         self._start_node()
         self._apply_base()
-        print(f"cluster: {self.name} is up; KUBECONFIG={self.kubeconfig}", flush=True)
+        print(f"cluster: {self.name} runs; KUBECONFIG={self.kubeconfig}", flush=True)
 
     def _start_namespaces(self) -> None:
         if self.init_pid() is not None:
@@ -81,17 +81,17 @@ class Node:
         command = "unshare --net --mount --pid --ipc --uts --cgroup --fork --mount-proc"
         command += " --propagation private --kill-child=KILL"
         init = f"bash {SOURCES / 'node-init.sh'} {self.state} {NODE_ADDRESS}"
-        # The shell joins the cgroups before it becomes unshare: they are the node's root then.
+        # The shell joins the cgroups before unshare makes them the root of the node's cgroups.
         script = f"{joins} exec {command} {init}"
         outer = self._processes.start("namespaces", ["bash", "-euc", script])
         wait_for("the namespaces", 30, lambda: (self.state / "init.ready").exists())
         pid = _only_child(outer)
         ticks = start_time(pid)
-        assert ticks is not None, "it has just said that it is ready"
+        assert ticks is not None, "it has just reported that it is ready"
         (self.state / "init.json").write_text(json.dumps([pid, ticks]))
 
     def init_pid(self) -> int | None:
-        """Returns the pid of the node's PID 1, seen from here; None = it does not run."""
+        """Returns the host's pid of the node's PID 1; None if it does not run."""
         try:
             pid, ticks = json.loads((self.state / "init.json").read_text())
         except (FileNotFoundError, ValueError):
@@ -99,7 +99,7 @@ class Node:
         return int(pid) if start_time(pid) == ticks else None
 
     def _make_cgroups(self) -> str:
-        """Makes one cgroup per hierarchy below our own; returns shell text that joins them."""
+        """Makes a cgroup below ours in each hierarchy; returns shell text that joins them."""
         made = []
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             number, controllers, path = line.split(":", 2)
@@ -210,7 +210,7 @@ class Node:
                 "rollout", "status", "deployment/coredns", "-n", "kube-system", "--timeout=1s"
             ),
         )
-        wait_for("an answer of the DNS Service", 60, self._dns_answers)
+        wait_for("the DNS Service", 60, self._dns_answers)
         wait_for(
             "the default service account",
             60,
@@ -218,7 +218,7 @@ class Node:
         )
 
     def _await_node(self) -> None:
-        """Waits for this kubelet's own word: a stored condition may be of a past life."""
+        """Waits until this kubelet reports Ready; a stored condition may be of an earlier run."""
         path = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
         began = time.time()
 
@@ -254,7 +254,7 @@ class Node:
     # --- Use --------------------------------------------------------------------------------
 
     def load(self, archive: Path) -> None:
-        """Imports an image archive."""
+        """Imports an image archive into the node."""
         done = self._inside([*self._ctr("-n"), "k8s.io", "images", "import", str(archive)])
         if done.returncode != 0:
             raise SystemExit(f"cluster: importing {archive} failed:\n{done.stderr}")
@@ -269,8 +269,8 @@ class Node:
     def status(self) -> str:
         """Returns one line per process."""
         if self.init_pid() is None:
-            return f"cluster {self.name}: down"
-        lines = [f"cluster {self.name}: up, KUBECONFIG={self.kubeconfig}"]
+            return f"cluster {self.name}: does not run"
+        lines = [f"cluster {self.name}: runs; KUBECONFIG={self.kubeconfig}"]
         for name in self._processes.recorded():
             running = "runs" if self._processes.pid(name) else "has ended"
             lines.append(f"  {name}: {running}")
@@ -279,7 +279,7 @@ class Node:
     # --- Down -------------------------------------------------------------------------------
 
     def down(self) -> None:
-        """Ends everything and removes every trace; works after any interruption."""
+        """Ends everything and removes every trace, even after an interrupted `up`."""
         if not self.state.exists():
             return
         self._end_processes()
@@ -309,8 +309,8 @@ class Node:
                             path.rmdir()
             left = [folder for folder in left if folder.exists()]
             if left and time.monotonic() > deadline:
-                raise SystemExit(f"cluster: cgroups are still in use: {left}")
-            # Dying tasks keep their cgroup for a moment.
+                raise SystemExit(f"cluster: end the processes that use these cgroups: {left}")
+            # A dying task keeps its cgroup in use for a moment.
             time.sleep(0.05)
 
     # --- Inside -----------------------------------------------------------------------------
@@ -362,7 +362,8 @@ def _apiserver(programs: Path, keys: Path, cfg: Path, logs: Path) -> str:
         f"{programs}/kube-apiserver --etcd-servers=http://127.0.0.1:2379"
         f" --advertise-address={NODE_ADDRESS} --bind-address=0.0.0.0 --secure-port=6443"
         f" --allow-privileged=true --service-cluster-ip-range={configs.SERVICE_NETWORK}"
-        # The second plug-in is off by default; where it is on, an owner's finalizers are a right.
+        # The second plug-in is off by default. Some distributions enable it: then who sets an owner
+        # reference that blocks deletion must have the right to update the owner's finalizers.
         f" --authorization-mode=Node,RBAC"
         f" --enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement"
         f" --client-ca-file={keys}/ca.crt --tls-cert-file={keys}/apiserver.crt"
@@ -404,7 +405,7 @@ spec:
 
 
 def _cgroup_mount(number: str, controllers: str) -> Path | None:
-    """Returns where the host has mounted a hierarchy of /proc/self/cgroup, None if nowhere."""
+    """Returns where the host has mounted a hierarchy of /proc/self/cgroup; None if nowhere."""
     wanted = set(controllers.removeprefix("name=").split(","))
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, where, kind, options, *_ = line.split()
@@ -430,7 +431,7 @@ def _clusters() -> Path:
 
 
 def _save_sysctls() -> None:
-    """Records the machine's own values, unless another cluster has already changed them."""
+    """Records the machine's sysctls, unless another cluster has already changed them."""
     with locked("sysctls"):
         record = _clusters() / ".sysctls.json"
         if not record.exists():
@@ -439,7 +440,7 @@ def _save_sysctls() -> None:
 
 
 def _restore_sysctls() -> None:
-    """Puts the machine's own values back once the last cluster is gone."""
+    """Restores the machine's sysctls once the last cluster is gone."""
     with locked("sysctls"):
         record = _clusters() / ".sysctls.json"
         others = [path for path in _clusters().iterdir() if (path / "cgroups.json").exists()]

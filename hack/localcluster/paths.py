@@ -1,4 +1,4 @@
-"""Where things lie: a cache outside the work tree, and one folder of state for each cluster."""
+"""Paths: a cache outside the work tree, and a state folder for each cluster."""
 
 import contextlib
 import fcntl
@@ -10,15 +10,17 @@ SOURCES = Path(__file__).resolve().parent
 ROOT = SOURCES.parent.parent
 
 FORBIDDEN = ("/run", "/var/lib", "/var/log")
-"""Hidden inside the node by its own tmpfs mounts."""
+"""The node mounts its own tmpfs on these folders, which hides what the host has there."""
 
 
 def cache() -> Path:
-    """Returns the cache: `GPUJOB_CACHE`, else gpujob in the user's cache folder."""
+    """Returns the cache: `GPUJOB_CACHE`, or by default gpujob in the user's cache folder."""
     given = os.environ.get("GPUJOB_CACHE")
     base = Path(given) if given else _user_cache() / "gpujob"
     if any(str(base.resolve()).startswith(folder + "/") for folder in FORBIDDEN):
-        raise SystemExit(f"cluster: GPUJOB_CACHE may not lie below {', '.join(FORBIDDEN)}: {base}")
+        raise SystemExit(
+            f"cluster: GPUJOB_CACHE is {base}; it must not be below {', '.join(FORBIDDEN)}"
+        )
     base.mkdir(parents=True, exist_ok=True)
     return base
 
@@ -46,5 +48,5 @@ def locked(name: str) -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """Returns the environment for the programs, so that none writes to the user's home."""
+    """Returns an environment with which no program writes to the user's home."""
     return os.environ | {"KUBECACHEDIR": str(cache() / "kubectl"), "GOTOOLCHAIN": "local"}

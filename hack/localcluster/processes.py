@@ -1,6 +1,7 @@
-"""Long-running processes: started detached with a log, recorded, and ended by their own identity.
+"""Long-running processes: started in the background with a log, recorded, and ended.
 
-A pid alone may be somebody else's by the time it is used; a pid and its start time are not.
+A process is identified by its pid and start time, because a pid alone may belong to another process
+by the time it is used.
 """
 
 import contextlib
@@ -16,12 +17,12 @@ from localcluster.paths import environment
 
 
 def start_time(pid: int) -> int | None:
-    """Returns when a process was started, in clock ticks since boot; None if it is not there."""
+    """Returns when a process was started, in clock ticks since boot; None if it does not exist."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # Its first thread may be dead while others still hold what it held, ports for example.
+    # The first thread may be dead while others still hold resources, for example ports.
     is_dead = fields[0] in "ZX" and int(fields[17]) <= 1
     return None if is_dead else int(fields[19])
 
@@ -34,7 +35,7 @@ class Processes:
         self._logs = state / "log"
 
     def start(self, name: str, command: Sequence[str], *, env: Mapping[str, str] = {}) -> int:
-        """Starts a process that outlives us; returns its pid."""
+        """Starts a process that outlives this one; returns its pid."""
         self._logs.mkdir(parents=True, exist_ok=True)
         with (self._logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -45,7 +46,7 @@ class Processes:
                 start_new_session=True,
                 env=environment() | dict(env),
             )
-        # It is to outlive this object, which would warn of that.
+        # Without a return code, Popen would warn that the process outlives this object.
         process.returncode = 0
         self._write(self.recorded() | {name: (process.pid, start_time(process.pid) or 0)})
         return process.pid
@@ -58,12 +59,12 @@ class Processes:
         return {name: (pid, ticks) for name, (pid, ticks) in held.items()}
 
     def pid(self, name: str) -> int | None:
-        """Returns the pid of a process that is still the recorded one."""
+        """Returns the pid of a recorded process; None if it has ended."""
         pid, ticks = self.recorded().get(name, (0, 0))
         return pid if pid and start_time(pid) == ticks else None
 
     def end(self, name: str, *, patience_seconds: float = 5.0) -> None:
-        """Ends a process, by force after a while, and waits until it is gone."""
+        """Ends a process, after `patience_seconds` by force, and waits until it is gone."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             pid = self.pid(name)
             if pid is None:
@@ -76,7 +77,7 @@ class Processes:
         self._write(rest)
 
     def kill(self, name: str) -> None:
-        """Ends a process without giving it time."""
+        """Kills a process at once."""
         pid = self.pid(name)
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
@@ -98,7 +99,7 @@ class Processes:
 
 
 def wait_for(what: str, seconds: float, ready: Callable[[], bool], *, quiet: bool = False) -> None:
-    """Waits until something holds; raises TimeoutError naming it."""
+    """Waits until `ready` returns True; raises TimeoutError, which names what was awaited."""
     started = time.monotonic()
     if not quiet:
         print(f"cluster: waiting for {what} …", end=" ", flush=True)

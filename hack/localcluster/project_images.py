@@ -1,6 +1,6 @@
-"""The project's images: by the engine from operator/Dockerfile where one runs, else without.
+"""Builds the project's images: with a container engine from operator/Dockerfile, or without one.
 
-What then differs from operator/Dockerfile is listed in hack/localcluster/README.md.
+hack/localcluster/README.md lists how images that are built without an engine differ.
 """
 
 import hashlib
@@ -28,21 +28,21 @@ SITE = "opt/gpujob"
 PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_28_x86_64", "manylinux_2_34_x86_64")
 SUITE = "trixie"
 PYTHON = "3.13"
-"""Of Debian trixie, as in the Dockerfile's base."""
+"""The version in Debian trixie, as in the Dockerfile's base."""
 
 BASE_PACKAGES = ("python3", "ca-certificates")
 MACHINE_PACKAGES = (*BASE_PACKAGES, "dash", "coreutils", "findutils", "util-linux")
-"""Rented machines run in the simulator's container: they need a shell and its tools."""
+"""Rented machines run in the simulator's container, so it needs a shell and its tools."""
 
 UNWANTED = ("debconf", "dpkg", "openssl", "tar")
-"""Packages that python3 and ca-certificates want for maintainer scripts, which are never run."""
+"""Packages that only maintainer scripts need, which are never run."""
 
 REMOVED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache", "var/lib/apt", "dev")
 MERGED = ("bin", "lib", "lib64", "sbin")
-"""Links into usr, which base-files would bring."""
+"""Links into usr, which the package base-files would create."""
 
 PACKAGES = "var/lib/dpkg/status.d"
-"""One file for each Debian package in the image, with its version: what distroless images keep."""
+"""One file for each Debian package in the image, with its version, as in distroless images."""
 
 NO_BYTECODE = "without byte code"
 """Of the standard library, which is a layer of its own: sets these roots apart in the cache."""
@@ -202,12 +202,12 @@ def _labels(recipe: Recipe) -> dict[str, str]:
 
 
 def _root(name: str, packages: tuple[str, ...], unwanted: tuple[str, ...]) -> Path:
-    """Returns the layer of a Debian root with a few packages, made once."""
+    """Returns the layer of a Debian root with a few packages, which is built once."""
     digest = _digest([SUITE, *packages, *unwanted, *REMOVED, *MERGED, KEEP_RECORDS, NO_BYTECODE])
     layer = cache() / "images" / f"root-{name}-{digest}.layer"
     if layer.exists():
         return layer
-    print(f"images: making a root of {', '.join(packages)}", flush=True)
+    print(f"images: building a root file system from {', '.join(packages)}", flush=True)
     with tempfile.TemporaryDirectory(dir=cache()) as scratch:
         root = Path(scratch) / "root"
         how = ["--variant=extract", "--mode=root", "--quiet", f"--include={','.join(packages)}"]
@@ -234,7 +234,7 @@ def _root(name: str, packages: tuple[str, ...], unwanted: tuple[str, ...]) -> Pa
 
 
 def _remove(root: Path, names: list[str]) -> None:
-    """Removes a package's files, and folders that are then empty."""
+    """Removes the files of a package, and the folders that are then empty."""
     for name in sorted(names, reverse=True):
         path = root / name
         if not path.is_dir() or path.is_symlink():
@@ -274,7 +274,7 @@ def _wheels(recipe: Recipe) -> Path:
         _run([*command, "--no-compile", f"--target={target}", "-r", str(lock)])
         shutil.rmtree(target / "bin", ignore_errors=True)
         for record in target.glob("*.dist-info/RECORD"):
-            # It lists scripts that are not kept, by the hash of what they became here.
+            # It lists the scripts in bin, which are not kept, and their hashes differ by machine.
             record.unlink()
         return _compiled(layer, target, recipe.optimize)
 
@@ -305,7 +305,7 @@ def _extract(layer: Path, root: Path) -> None:
 
 
 def _compile(root: Path, folder: str, optimize: int) -> None:
-    """Compiles ahead with the image's own Python: otherwise each start does, and keeps nothing."""
+    """Compiles with the image's own Python. Otherwise each start would compile everything again."""
     options = ["-q", "-o", str(optimize), "--invalidation-mode=unchecked-hash", f"/{folder}"]
     _run(["chroot", str(root), "/usr/bin/python3", "-m", "compileall", *options])
 

@@ -1,5 +1,5 @@
 """The steps of a release: build, list, sign, verify, publish.
 
-Each decision is a function of what was read; the programs that touch the world are cosign, crane,
-helm, docker, and GitHub's REST API.
+Decisions are functions of what was read. Everything else is done by cosign, crane, helm, docker,
+and GitHub's REST API.
 """

@@ -12,7 +12,7 @@ from releasing.programs import ReleaseError, tool
 
 
 def main() -> int:
-    """Does what the command line says; returns 1 if the release must not go on."""
+    """Runs the command that the command line names; returns 1 if the release must stop."""
     arguments = parser().parse_args()
     try:
         printed = _do(arguments)
@@ -84,15 +84,15 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("version")
     _add_target(command)
     where = command.add_mutually_exclusive_group(required=True)
-    where.add_argument("--repository", help="as ghcr.io/owner/gpujob-operator; pushes there")
-    where.add_argument("--twice", action="store_true", help="build twice, compare, push nothing")
+    where.add_argument("--repository", help="for example ghcr.io/owner/gpujob-operator")
+    where.add_argument("--twice", action="store_true", help="build twice and compare; push nothing")
 
     command = commands.add_parser("chart", help="package and push the chart; print it by digest")
     command.add_argument("version")
-    command.add_argument("--operator", required=True, help="its image, NAME@sha256:…")
-    command.add_argument("--driver", required=True, help="its image, NAME@sha256:…")
-    command.add_argument("--repository", required=True, help="as ghcr.io/owner/charts")
-    command.add_argument("--folder", required=True, type=Path, help="where the archive goes")
+    command.add_argument("--operator", required=True, help="image of the operator, NAME@sha256:…")
+    command.add_argument("--driver", required=True, help="image of the driver, NAME@sha256:…")
+    command.add_argument("--repository", required=True, help="for example ghcr.io/owner/charts")
+    command.add_argument("--folder", required=True, type=Path, help="folder for the archive")
 
     command = commands.add_parser("sbom", help="write a bill, gpujob-TARGET-VERSION.cdx.json")
     command.add_argument("version")
@@ -100,25 +100,25 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("reference", help="NAME@sha256:…")
     command.add_argument("--folder", required=True, type=Path)
 
-    command = commands.add_parser("sign", help="sign in both formats")
+    command = commands.add_parser("sign", help="sign an image or a chart in both formats")
     command.add_argument("reference", help="NAME@sha256:…")
     _add_signer(command)
 
-    command = commands.add_parser("attest", help="sign the bill of materials")
+    command = commands.add_parser("attest", help="sign a bill of materials of an image")
     command.add_argument("reference", help="NAME@sha256:…")
     command.add_argument("--sbom", required=True, type=Path)
     _add_signer(command)
 
-    command = commands.add_parser("verify", help="fail unless it is signed in both formats")
+    command = commands.add_parser("verify", help="fail unless signed in both formats")
     command.add_argument("reference", help="NAME@sha256:…")
-    command.add_argument("--sbom", type=Path, help="this bill must be attested, too")
+    command.add_argument("--sbom", type=Path, help="a bill that must be attested too")
     _add_signer(command)
 
-    command = commands.add_parser("publish", help="draft, upload, check the list, publish")
+    command = commands.add_parser("publish", help="draft a release, upload, check, publish")
     command.add_argument("tag")
     command.add_argument("files", nargs="+", type=Path)
 
-    command = commands.add_parser("tool", help="print where a program lies, built if need be")
+    command = commands.add_parser("tool", help="print the path of a program")
     command.add_argument("name", choices=("actionlint", "cosign", "crane"))
     return release
 
@@ -129,7 +129,7 @@ def _add_target(command: argparse.ArgumentParser) -> None:
 
 def _add_signer(command: argparse.ArgumentParser) -> None:
     who = command.add_mutually_exclusive_group(required=True)
-    who.add_argument("--identity", help="keyless: address of the workflow file at its tag")
+    who.add_argument("--identity", help="keyless: URL of the workflow file at its tag")
     who.add_argument("--key", type=Path, help="a key, for a registry on this machine")
     command.add_argument("--commit", help="keyless: the commit that the workflow ran for")
 

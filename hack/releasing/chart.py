@@ -16,7 +16,8 @@ PUSHED = re.compile(r"^Digest: (sha256:[0-9a-f]{64})$", re.MULTILINE)
 def package(operator: str, driver: str, version: str, committed: int, folder: Path) -> Path:
     """Writes the chart's archive, with both images in it, into a folder and returns it.
 
-    Every time in it is `committed`, seconds since 1970: the same commit gives the same bytes.
+    Every time in it is `committed`, in seconds since 1970, so that the same commit gives the same
+    bytes.
     """
     with tempfile.TemporaryDirectory() as scratch:
         chart = Path(scratch) / "gpujob"
@@ -45,7 +46,7 @@ def push(archive: Path, repository: str, *, plain_http: bool = False) -> str:
     """Pushes the archive and returns the chart's name by digest."""
     folder = repository.lower()
     command = [helm(), "push", str(archive), f"oci://{folder}"]
-    # The file that docker's login wrote; helm looks elsewhere.
+    # `docker login` wrote this file. Helm itself would look elsewhere.
     login = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
     if login.exists():
         command.append(f"--registry-config={login}")
@@ -54,5 +55,5 @@ def push(archive: Path, repository: str, *, plain_http: bool = False) -> str:
     printed = run(command, joined=True)
     found = PUSHED.search(printed)
     if found is None:
-        raise ReleaseError(f"helm push named no digest:\n{printed}")
+        raise ReleaseError(f"helm push printed no digest:\n{printed}")
     return f"{folder}/gpujob@{found[1]}"

@@ -1,4 +1,4 @@
-"""Releases by GitHub's REST API: draft, upload, look, publish."""
+"""Publishes releases by GitHub's REST API: draft, upload, check, publish."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from releasing.programs import ReleaseError
 
 PAGE = 100
 SECONDS = 60.0
-"""For one request."""
+"""Timeout of one request."""
 
 
 @dataclass(frozen=True)
 class Repository:
-    """One repository, as the token may see it."""
+    """A repository, and the token to access it."""
 
     api: str
     """https://api.github.com, or another address of the same API."""
@@ -29,23 +29,23 @@ class Repository:
 
     @classmethod
     def from_environment(cls) -> "Repository":
-        """Returns the repository of this workflow run; raises ReleaseError if a variable lacks."""
+        """Returns the repository of this workflow run; raises ReleaseError without one."""
         names = ("GITHUB_API_URL", "GITHUB_REPOSITORY", "GITHUB_TOKEN")
         if lacking := [name for name in names if not os.environ.get(name)]:
-            raise ReleaseError(f"set {', '.join(lacking)}: publish runs in a workflow")
+            raise ReleaseError(f"set {', '.join(lacking)}, which a workflow on GitHub has")
         return cls(*(os.environ[name] for name in names))
 
     def publish(self, tag: str, files: list[Path]) -> str:
         """Publishes the files as a release; returns its address for people.
 
-        Draft first: with immutable releases nothing can be added later. Raises ReleaseError, and
-        publishes nothing, unless GitHub lists the files, all of them and no others.
+        It starts with a draft, because nothing can be added to an immutable release later. It
+        raises ReleaseError and publishes nothing unless GitHub lists exactly these files.
         """
         contents = {path.name: path.read_bytes() for path in files}
         wanted = [publication.asset_of(name, content) for name, content in contents.items()]
         if absent := publication.missing_bills(contents):
             raise ReleaseError(f"{absent[0]} is not among the files: nothing is published")
-        self._ask("GET", f"git/ref/tags/{tag}")  # else GitHub would make the tag
+        self._ask("GET", f"git/ref/tags/{tag}")  # without the tag GitHub would create it
         number = self._draft(tag)
         for left in publication.leftovers(wanted, self._held(number)):
             self._ask("DELETE", f"releases/assets/{left.number}")
@@ -77,7 +77,7 @@ class Repository:
         return found
 
     def _upload(self, number: int, name: str, content: bytes) -> None:
-        # As `https://uploads…/assets{?name,label}`: another host than the API's.
+        # It looks like `https://uploads…/assets{?name,label}`, on another host than the API.
         target = self._ask("GET", f"releases/{number}")["upload_url"].partition("{")[0]
         self._send("POST", f"{target}?name={urllib.parse.quote(name)}", content)
 

@@ -15,22 +15,22 @@ TARGETS = ("operator", "driver")
 
 @dataclass(frozen=True)
 class Source:
-    """What an image is built from."""
+    """The commit that an image is built from."""
 
     version: str
     commit: str
     """Hexadecimal."""
     committed: int
-    """Seconds since 1970. Every time in the image is this one, so that two builds are the same."""
+    """Seconds since 1970. Every time in the image is set to this, so that two builds are equal."""
     address: str
-    """Of the repository, for people."""
+    """URL of the repository."""
 
 
 def read_source(version: str, address: str) -> Source:
-    """Returns what the work tree holds; raises ReleaseError if it differs from its commit."""
+    """Returns the commit of the work tree; raises ReleaseError if they differ."""
     git = ["git", "-C", str(ROOT)]
     if changed := run([*git, "status", "--porcelain"]).strip():
-        raise ReleaseError(f"the work tree differs from its commit:\n{changed}")
+        raise ReleaseError(f"commit these changes of the work tree first:\n{changed}")
     commit, committed = run([*git, "show", "-s", "--format=%H %ct", "HEAD"]).split()
     return Source(version, commit, int(committed), address)
 
@@ -38,8 +38,8 @@ def read_source(version: str, address: str) -> Source:
 def build_command(source: Source, target: str, output: str, metadata: Path) -> list[str]:
     """Returns the command that builds an image for all platforms; raises ReleaseError.
 
-    Neither caches nor the builder's own attestations: the first could carry what another run left,
-    the second hold the time of the build.
+    It uses no cache, which could hold what another run has left, and none of the builder's own
+    attestations, which hold the time of the build.
     """
     if target not in TARGETS:
         raise ReleaseError(f"no image {target!r} is released: {' and '.join(TARGETS)} are")

@@ -1,4 +1,4 @@
-"""How the programs of a release are run."""
+"""Runs the programs that a release needs."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from localcluster.paths import environment
 
 
 class ReleaseError(Exception):
-    """A step of the release must not go on; says why and what to do."""
+    """The release must stop. The message says why and what to do."""
 
 
 def run(
@@ -21,9 +21,9 @@ def run(
     env: Mapping[str, str] | None = None,
     joined: bool = False,
 ) -> str:
-    """Runs a program and returns what it printed; raises ReleaseError with its complaint.
+    """Runs a program and returns its standard output; raises ReleaseError with its errors.
 
-    `joined`: also what it printed as errors, where some tell their result.
+    With `joined` the result includes standard error, where some programs print their result.
     """
     done = subprocess.run(
         command,
@@ -38,23 +38,23 @@ def run(
     if done.returncode != 0:
         name = " ".join([Path(command[0]).name, *command[1:3]])
         complaint = (done.stdout if joined else done.stderr).strip()[-4000:]
-        raise ReleaseError(f"{name} … ended with {done.returncode}:\n{complaint}")
+        raise ReleaseError(f"{name} … failed with exit code {done.returncode}:\n{complaint}")
     return done.stdout
 
 
 def tool(name: str) -> str:
-    """Returns the path of actionlint, crane or cosign, built from its pinned module if need be."""
+    """Returns the path of actionlint, crane or cosign, built from its pinned module if needed."""
     return _built(next(program for program in binaries.RELEASE if program.name == name))
 
 
 def helm() -> str:
-    """Returns the path of helm 4, built from its pinned module if need be.
+    """Returns the path of helm 4, built from its pinned module if needed.
 
-    Helm 3 puts the time of day into what it packages.
+    Helm 3 ignores SOURCE_DATE_EPOCH, see https://github.com/helm/helm/issues/31439.
     """
     return _built(binaries.CHART[1])
 
 
 def _built(program: binaries.Program) -> str:
-    with redirect_stdout(sys.stderr):  # what a command prints is its result
+    with redirect_stdout(sys.stderr):  # standard output is for the result of the command
         return str(binaries.ensure((program,)) / program.name)

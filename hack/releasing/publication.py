@@ -1,4 +1,4 @@
-"""What may be published: decided from what GitHub says it holds."""
+"""Decides what may be published, from what GitHub lists."""
 
 import fnmatch
 import hashlib
@@ -28,18 +28,18 @@ class Held:
     number: int
     asset: Asset
     uploaded: bool
-    """False while an upload goes on, or if it broke off."""
+    """False while an upload is in progress, or if it was interrupted."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A release that nobody sees yet."""
+    """A release that is not published yet."""
 
     number: int
 
 
 def asset_of(name: str, content: bytes) -> Asset:
-    """Returns what a file must be listed as."""
+    """Returns how GitHub must list a file."""
     return Asset(name, len(content), f"sha256:{hashlib.sha256(content).hexdigest()}")
 
 
@@ -56,22 +56,22 @@ def read_held(listed: Iterable[Mapping[str, Any]]) -> list[Held]:
 
 
 def find_draft(tag: str, releases: Iterable[Mapping[str, Any]]) -> Draft | str | None:
-    """Returns the draft to go on with, None if one is to be made, or why neither may be.
+    """Returns the draft to continue with, None if there is none, or why nothing may be published.
 
-    A run that failed leaves a draft, and only the list of all releases shows it. What is published
-    is never touched again: somebody may have it.
+    A run that failed leaves a draft, which only the list of all releases shows. A published release
+    is never changed, because somebody may already use it.
     """
     same = [one for one in releases if one["tag_name"] == tag]
     if any(not one["draft"] for one in same):
-        return f"{tag} is published already; release another version"
+        return f"{tag} is already published; release another version"
     if len(same) > 1:
         numbers = ", ".join(str(one["id"]) for one in same)
-        return f"{tag} has {len(same)} drafts ({numbers}): delete all but one"
+        return f"{tag} has {len(same)} drafts ({numbers}); delete all but one"
     return Draft(same[0]["id"]) if same else None
 
 
 def leftovers(wanted: Iterable[Asset], held: Iterable[Held]) -> list[Held]:
-    """Returns the assets that an earlier run left and that are not what is wanted."""
+    """Returns the assets of an earlier run that are wrong or incomplete."""
     good = set(wanted)
     return [one for one in held if one.asset not in good or not one.uploaded]
 
@@ -89,7 +89,7 @@ def missing_bills(names: Iterable[str]) -> list[str]:
 
 
 def faults(wanted: Iterable[Asset], held: Iterable[Held]) -> list[str]:
-    """Returns why the release may not be published: nothing if its list is just what is wanted."""
+    """Returns why the release may not be published; nothing if just the wanted files are listed."""
     wanted = list(wanted)
     listed = {one.asset.name: one for one in held}
     found = []
@@ -100,11 +100,11 @@ def faults(wanted: Iterable[Asset], held: Iterable[Held]) -> list[str]:
         if there is None:
             found.append(f"{one.name} is missing")
         elif not there.uploaded:
-            found.append(f"{one.name} is not wholly uploaded")
+            found.append(f"{one.name} is not completely uploaded")
         elif there.asset != one:
             found.append(
-                f"{one.name} is another file: {there.asset.size} bytes, {there.asset.digest}; "
-                f"wanted are {one.size} bytes, {one.digest}"
+                f"{one.name} is another file: {there.asset.size} bytes, {there.asset.digest}, "
+                f"instead of {one.size} bytes, {one.digest}"
             )
     found += [f"{name} does not belong there" for name in sorted(listed)]
     return found

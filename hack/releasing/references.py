@@ -1,4 +1,4 @@
-"""What is released: its version, and images named by digest."""
+"""The version of a release, and images named by their digest."""
 
 import re
 import tomllib
@@ -14,11 +14,11 @@ BY_DIGEST = re.compile(r"(?P<name>[^@\s]+)@(?P<digest>sha256:[0-9a-f]{64})")
 def by_digest(reference: str) -> tuple[str, str]:
     """Splits NAME@sha256:… into name and digest; raises ReleaseError for anything else.
 
-    A tag may name another image tomorrow: what is signed by its tag is not what was built.
+    A tag can move to another image, so what is signed by its tag may not be what was built.
     """
     found = BY_DIGEST.fullmatch(reference)
     if found is None:
-        raise ReleaseError(f"{reference!r} names no digest: NAME@sha256:… with 64 digits is needed")
+        raise ReleaseError(f"{reference!r} names no digest; write NAME@sha256:… with 64 digits")
     return found["name"], found["digest"]
 
 
@@ -29,10 +29,10 @@ def version_of(tag: str, written: dict[str, str]) -> str:
     """
     version = tag.removeprefix("v")
     if not re.fullmatch(r"v\d+\.\d+\.\d+", tag):
-        raise ReleaseError(f"tag {tag!r} is no version: v1.2.3 is one")
+        raise ReleaseError(f"tag {tag!r} is no version; it must look like v1.2.3")
     others = [f"{place} says {other}" for place, other in written.items() if other != version]
     if others:
-        raise ReleaseError(f"tag {tag} releases {version}, but {'; '.join(others)}: mend the files")
+        raise ReleaseError(f"tag {tag} releases {version}, but {'; '.join(others)}; correct it")
     return version
 
 

@@ -1,8 +1,8 @@
 """The bill of materials of an image, as CycloneDX 1.6.
 
-The Python packages come from the lock, with the hashes by which they were installed; the Debian
-packages from the records in the image itself. What the image holds besides is its own code, which
-is the subject of the bill.
+The Python packages come from the lock, with the hashes by which they were installed. The Debian
+packages come from the records in the image itself. All else in the image is its own code, which is
+the subject of the bill.
 """
 
 import json
@@ -40,7 +40,7 @@ class Package:
     version: str
     architecture: str
     distribution: str
-    """As `debian-13`."""
+    """For example `debian-13`."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,18 @@ class Contents:
 
 
 def make(target: str, reference: str, version: str) -> Document:
-    """Returns the bill of an image in a registry; raises ReleaseError if it is not whole."""
+    """Returns the bill of an image in a registry; raises ReleaseError if it is incomplete."""
     if target not in LOCKS:
-        raise ReleaseError(f"no image {target!r} is released: {' and '.join(LOCKS)} are")
+        raise ReleaseError(f"no image {target!r} is released; choose {' or '.join(LOCKS)}")
     contents = [read_contents(reference, platform) for platform in platforms(reference)]
     bill = compose(from_lock(target), reference, version, contents)
     if faults := schema_faults(bill) + content_faults(bill, contents):
-        raise ReleaseError(f"the bill of {reference} is wrong: {'; '.join(faults)}")
+        raise ReleaseError(f"the bill of materials of {reference} is wrong: {'; '.join(faults)}")
     return bill
 
 
 def text(bill: Document) -> str:
-    """Returns the bill as it is published; the same bill, the same bytes."""
+    """Returns the bill as it is published; equal bills give equal bytes."""
     return json.dumps(bill, indent=2, sort_keys=True) + "\n"
 
 
@@ -76,7 +76,7 @@ def from_lock(target: str) -> Document:
         "--mc-type=application",
         "--spec-version=1.6",
         "--output-reproducible",
-        "--no-validate",  # the whole bill is, later
+        "--no-validate",  # the complete bill is validated later
     ]
     bill: Document = json.loads(run([*program, *options]))
     # It has the project's name: the images are called after their programs.
@@ -130,14 +130,14 @@ def content_faults(bill: Document, contents: Iterable[Contents]) -> list[str]:
         if not held.debian:
             faults.append("the image names no Debian package")
         if missing := held.python - listed:
-            faults.append(f"not listed: {sorted(missing)}")
+            faults.append(f"in the image, but not listed: {sorted(missing)}")
         if absent := listed - held.python:
             faults.append(f"listed, but not in the image: {sorted(absent)}")
     return faults
 
 
 def platforms(reference: str) -> list[str]:
-    """Returns the platforms of an image, as linux/amd64."""
+    """Returns the platforms of an image, for example linux/amd64."""
     manifest = json.loads(run([tool("crane"), "manifest", reference]))
     described = manifest.get("manifests")
     if described is None:
@@ -166,7 +166,7 @@ def _is_record(name: str) -> bool:
 
 
 def contents_of(records: Mapping[str, str]) -> Contents:
-    """Returns what the record files of an image tell, each given by its path."""
+    """Returns what the record files of an image say; `records` holds their text by path."""
     system = dict(
         line.split("=", 1)
         for line in records.get("usr/lib/os-release", "").splitlines()

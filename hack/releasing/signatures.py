@@ -1,7 +1,7 @@
 """Signatures and attestations of images and charts, by cosign.
 
-On GitHub they are keyless: the certificate names the workflow. With a key nothing leaves this
-machine.
+On GitHub no key is used: a certificate names the workflow that signed. With a key, nothing is sent
+to anybody but the registry.
 """
 
 import base64
@@ -16,18 +16,21 @@ from releasing.programs import ReleaseError, run, tool
 from releasing.references import by_digest
 
 GITHUB = "https://token.actions.githubusercontent.com"
-"""Who issues the identity tokens of workflow runs."""
+"""Issuer of the identity tokens of workflow runs."""
 
 SIGNATURE = "https://sigstore.dev/cosign/sign/v1"
 """The type that cosign 3 gives a signature in a bundle."""
 
 OLD_FORMAT = ("--new-bundle-format=false",)
-"""What Kyverno reads on GHCR, which has no referrers API. Leaves with cosign 4."""
+"""The format that Kyverno finds on GHCR, which has no referrers API; cosign 4 will drop it.
+
+See https://github.com/kyverno/kyverno/issues/16664.
+"""
 
 
 @dataclass(frozen=True)
 class Workflow:
-    """Who must have signed: one workflow file at one tag, run for one commit."""
+    """The signer is a workflow file at a tag, which ran for a commit."""
 
     identity: str
     """https://github.com/OWNER/REPOSITORY/.github/workflows/FILE@refs/tags/TAG"""
@@ -39,7 +42,7 @@ class Workflow:
         return ()
 
     def old_sign_options(self) -> tuple[str, ...]:
-        """Returns the same for the old format, which knows no signing configuration."""
+        """Returns the same for the old format, which has no signing configuration."""
         return ("--use-signing-config=false",)
 
     def verify_options(self) -> tuple[str, ...]:
@@ -76,7 +79,7 @@ Signer = Workflow | Key
 def sign(reference: str, signer: Signer) -> None:
     """Signs an image, and each platform's image in it, in both formats; raises ReleaseError.
 
-    One after the other: on a registry without referrers both write one index.
+    The formats follow one another: on a registry without referrers both write the same index.
     """
     by_digest(reference)
     command = [tool("cosign"), "sign", "--yes", "--recursive"]
@@ -92,11 +95,11 @@ def attest(reference: str, signer: Signer, bill: Path) -> None:
 
 
 def verify(reference: str, signer: Signer, bill: Path | None) -> None:
-    """Raises ReleaseError unless it is signed in both formats and, if given, bears the bill."""
+    """Raises ReleaseError unless signed in both formats, with an attested bill if one is given."""
     _, digest = by_digest(reference)
     command = [tool("cosign"), "verify", "--output=json", *signer.verify_options()]
     require_signature(json.loads(run([*command, reference])), digest)
-    # Beside the old format no statement is kept: what is found there is a signature.
+    # In the old format statements are stored elsewhere, so what is found is a signature.
     run([*command, *OLD_FORMAT, reference])
     if bill is not None:
         command = [tool("cosign"), "verify-attestation", "--type=cyclonedx", "--output=json"]
@@ -108,8 +111,8 @@ def verify(reference: str, signer: Signer, bill: Path | None) -> None:
 def require_signature(verified: Iterable[dict[str, Any]], digest: str) -> None:
     """Raises ReleaseError unless one of what cosign verified is a signature of the digest.
 
-    `cosign verify` is content with any bundle of the right signer, a statement about the image's
-    origin too: that says who built it, not that it was released.
+    `cosign verify` accepts any bundle of the right signer, even a statement about the origin of the
+    image. That says who built the image, but not that it was released.
     """
     seen = []
     for one in verified:
@@ -120,11 +123,11 @@ def require_signature(verified: Iterable[dict[str, Any]], digest: str) -> None:
             digest,
         ):
             return
-    raise ReleaseError(f"{digest} is not signed as {SIGNATURE!r}: cosign verified only {seen}")
+    raise ReleaseError(f"{digest} is not signed as {SIGNATURE!r}; cosign verified only {seen}")
 
 
 def require_bill(statements: Iterable[dict[str, Any]], digest: str, bill: Any) -> None:
-    """Raises ReleaseError unless one of the verified envelopes states this bill of the digest."""
+    """Raises ReleaseError unless a verified statement attests this bill for the digest."""
     for envelope in statements:
         statement = json.loads(base64.b64decode(envelope["payload"]))
         subjects = {f"sha256:{one['digest']['sha256']}" for one in statement["subject"]}
@@ -134,7 +137,7 @@ def require_bill(statements: Iterable[dict[str, Any]], digest: str, bill: Any) -
 
 
 def make_key(folder: Path) -> tuple[Key, Key]:
-    """Makes a key pair without a password, for trials; returns the private and the public one."""
+    """Makes a key pair without a password, for tests; returns the private and the public key."""
     with tempfile.TemporaryDirectory() as scratch:
         run([tool("cosign"), "generate-key-pair"], cwd=Path(scratch), env=_quiet())
         for file in Path(scratch).iterdir():

@@ -1,4 +1,4 @@
-"""`python -m gpujob`: the controller; or, named as an argument, another program.
+"""`python -m gpujob [PROGRAM]`: starts one of the programs, by default the controller.
 
 A program is imported only when it is chosen: the driver's image holds nothing of the others.
 """
@@ -10,19 +10,20 @@ from gpujob.adapters.environment import ConfigError
 from gpujob.adapters.memory import keep_private
 
 PROGRAMS = {
-    "controller": "the default: watches, rents, destroys",
-    "server": "answers the API server's reviews of GpuJobs, and the HTTP API",
-    "driver": "runs one workload",
-    "token": "makes a token for the HTTP API",
+    "controller": "rents and destroys machines for GpuJobs (default)",
+    "server": "checks GpuJobs before they are stored, and serves the HTTP API",
+    "driver": "runs one workload on its machine",
+    "token": "creates a token for the HTTP API",
 }
 
 
 def main() -> None:
-    """Runs the program that the first argument names; without one, the controller."""
+    """Runs the program that the first argument names; without an argument, the controller."""
     parser = argparse.ArgumentParser(
         prog="gpujob",
-        description="Runs GpuJobs on rented GPU machines. Settings come from environment variables "
-        "GPUJOB_*; the controller takes the account's token from VAST_API_KEY.",
+        description="Runs GpuJobs on rented GPU machines. All programs read their settings from "
+        "environment variables GPUJOB_*. The controller also reads the account's API key, from "
+        "VAST_API_KEY.",
     )
     programs = parser.add_subparsers(dest="program", metavar="PROGRAM")
     for name, words in PROGRAMS.items():

@@ -152,7 +152,7 @@ def test_each_answer_is_as_documented(
                 text=True,
             )
         requests = re.findall(r'"route": "([^"]*)", "status": (\d+)', api.server.log)
-        broken = [line for line in api.server.log.splitlines() if "request_broke" in line]
+        broken = [line for line in api.server.log.splitlines() if "request_crashed" in line]
     print(f"checks: {', '.join(CHECKS)}")
     statuses = [status for _, status in requests]
     (cases,) = re.findall(r"(\d+) generated", done.stdout)

@@ -85,7 +85,7 @@ def test_a_second_release_does_not_start(
     world: World, operator_kubeconfig: Path, tmp_path: Path
 ) -> None:
     """Two would work on the same jobs. It says which one leads, and leaves that one alone."""
-    eventually("the first leads", lambda: "leads" in world.operator.log)
+    eventually("the first leads", lambda: "lock_acquired" in world.operator.log)
     second = Operator(tmp_path, operator_kubeconfig, world.simulator.url, name="second")
     second.launch(GPUJOB_NAMESPACE="elsewhere", **SHORT_LOCK)
     eventually("the second has ended", lambda: not second.runs)
@@ -143,11 +143,11 @@ def test_a_users_lease_keeps_no_release_from_starting(stage: World, namespace: s
     lock = SHORT_LOCK | {"GPUJOB_LOCK_DURATION_SECONDS": "15"}
     with renewed_for_ever(kubectl, user, namespace):
         stage.operator.start(**lock)
-        eventually("it leads", lambda: '"event": "leads"' in stage.operator.log)
+        eventually("it leads", lambda: '"event": "lock_acquired"' in stage.operator.log)
     stage.apply_job("train")
     stage.await_reason("train", "Complete")
 
-    assert stage.operator.log.count("lock_not_believed") >= len(holders)
+    assert stage.operator.log.count("other_lock_ignored") >= len(holders)
 
 
 def test_a_lock_that_another_release_left_behind_holds_nobody(stage: World, namespace: str) -> None:

@@ -214,7 +214,7 @@ def test_nothing_is_published_twice(
     before = json.dumps([github.releases, github.assets])
     files[0].write_text("another bill")
 
-    with pytest.raises(ReleaseError, match="published already"):
+    with pytest.raises(ReleaseError, match="already published"):
         repository.publish(TAG, files)
     assert json.dumps([github.releases, github.assets]) == before
     assert github.published == 1

@@ -9,11 +9,11 @@ VARIABLE_PREFIX = "GPUJOB_"
 
 
 class ConfigError(ValueError):
-    """A setting is missing or wrong; the message says which."""
+    """A setting is missing or wrong. The message names its variable and says what is allowed."""
 
 
 def settings_in(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Returns full name and value of each of our variables, by the name of its setting."""
+    """Returns the variable of each setting: its full name and its text, by the setting's name."""
     return {
         name.removeprefix(VARIABLE_PREFIX).lower(): (name, text)
         for name, text in environment.items()
@@ -24,7 +24,7 @@ def settings_in(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
 def taken(
     kind: type[Any], given: dict[str, tuple[str, str]], besides: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Takes the settings of a class out of `given`; raises ConfigError if any is left over."""
+    """Converts the fields of a class that are given; raises ConfigError if others are given too."""
     own = {
         setting.name: converted(setting.type, *given.pop(setting.name))
         for setting in fields(kind)
@@ -32,12 +32,14 @@ def taken(
     }
     if given:
         unknown = ", ".join(sorted(name for name, _ in given.values()))
-        raise ConfigError(f"unknown setting: {unknown}; see Settings in helm/gpujob/README.md")
+        raise ConfigError(
+            f"unknown setting: {unknown}; see 'Environment variables' in helm/gpujob/README.md"
+        )
     return own
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is an http or https URL with a host and without a query."""
+    """True for an http or https URL with a host and without a query."""
     parts = urlsplit(text)
     return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
 
@@ -47,7 +49,8 @@ def converted(kind: Any, name: str, text: str) -> Any:
     try:
         value = kind(text)
     except ValueError:
-        raise ConfigError(f"{name} must be of type {kind.__name__}, not {text!r}") from None
+        wanted = "an integer" if kind is int else "a number"
+        raise ConfigError(f"{name} must be {wanted}, not {text!r}") from None
     if isinstance(value, int | float) and not 0 <= value < 1e9:
-        raise ConfigError(f"{name} must be at least 0 and finite, not {text!r}")
+        raise ConfigError(f"{name} must be at least 0 and less than 1e9, not {text!r}")
     return value

@@ -217,7 +217,7 @@ class Instruction(StrEnum):
     """Nothing is left to do: the outcome is stored, or the attempt has ended in another way."""
 
 
-class Machine(Model):
+class MachineAddress(Model):
     """How to reach the rented machine, and how to verify that it is the right one."""
 
     host: Annotated[str, Field(min_length=1, max_length=253)]
@@ -246,7 +246,7 @@ class Assignment(Model):
 
     version: Version
     instruction: Instruction
-    machine: Machine | None = None
+    machine: MachineAddress | None = None
     """Set with `Measure`, `Run` and `Stop`."""
     work: Work | None = None
     """Set with `Run` and `Stop`."""

@@ -1,6 +1,6 @@
-"""Program 1, the controller: it watches, rents, destroys, and holds the account's key.
+"""Program 1, the controller: it watches objects, rents and destroys machines, and holds the key.
 
-The way of its data:
+How data flows through it:
 
     API server ──▶ watch (kopf) ──▶ cache ──▶ workqueue ──▶ reconcile
     provider ──▶ market_watch (listings, quotes) ───────────▶   │   observation of this moment
@@ -8,10 +8,10 @@ The way of its data:
                                                                 ▼
                         core/job/plan, core/node/plan: status, effects, when to look again
                                                                 │
-    API server ◀── the status, on the very version it was planned from ──┘ then the effects:
+    API server ◀── the status, on the version that it was planned from ──┘ then the effects:
     a driver pod, a key, the one rent request, a destroy, a finalizer
 
-Only the replica that holds the leader lock (`leader_lock`) does this; `lead` wires it. Beside it,
-on its own thread, `sweep` destroys machines that no live GpuNode owns. Where a module here has the
-name of one in `core`, that one decides and this one acts.
+Only the replica that holds the leader lock (`leader_lock`) does this; `lead` wires it together. In
+a thread of its own, `sweep` destroys machines that no live GpuNode owns. Where a module here and
+one in `core` have the same name, the one in `core` decides and the one here acts.
 """

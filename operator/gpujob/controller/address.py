@@ -1,4 +1,4 @@
-"""Where drivers find the leader: an EndpointSlice that whoever leads writes."""
+"""Directs the transport Service to the leader, by an EndpointSlice that the leader writes."""
 
 import ipaddress
 from typing import Any
@@ -9,9 +9,9 @@ from gpujob.controller.settings import Settings
 
 
 async def publish_address(kube: KubeClient, settings: Settings) -> None:
-    """Makes the Service lead drivers to this replica; raises ClusterError.
+    """Directs the Service to this replica; raises ClusterError.
 
-    The Service selects no pods: its one EndpointSlice is written by whoever leads.
+    The Service has no selector, so Kubernetes itself writes no EndpointSlice for it.
     """
     service = await kube.get("Service", settings.namespace, settings.name)
     version = ipaddress.ip_address(settings.pod_ip).version

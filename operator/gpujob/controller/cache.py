@@ -1,4 +1,4 @@
-"""The latest watched objects."""
+"""The objects as the watch last saw them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,20 +14,20 @@ from gpujob.controller.workqueue import Key
 
 @dataclass
 class Cache:
-    """The latest watched objects: for drivers' questions and for who concerns whom."""
+    """Answers drivers without a call to the API server, and finds the objects of an event."""
 
     nodes: dict[str, GpuNode] = field(default_factory=dict)
-    """By uid."""
+    """Nodes by uid."""
     jobs: dict[str, GpuJob] = field(default_factory=dict)
-    """By uid."""
+    """Jobs by uid."""
 
     def lookup(self, node_uid: str) -> tuple[GpuNode | None, GpuJob | None]:
-        """Returns a node and its job."""
+        """Returns the node with this uid, and its job."""
         node = self.nodes.get(node_uid)
         return node, self.jobs.get(node.spec.job_ref.uid) if node else None
 
     def take_in(self, kind: str, body: dict[str, Any], gone: bool) -> Iterator[Key]:
-        """Stores an event and yields the keys that it concerns."""
+        """Stores the object of an event, and yields the keys to reconcile because of it."""
         meta = body["metadata"]
         namespace, name, uid = meta["namespace"], meta["name"], meta["uid"]
         if kind == "Pod":
@@ -46,7 +46,7 @@ class Cache:
                 self.nodes[uid] = node
                 yield Key("GpuJob", namespace, node.spec.job_ref.name)
         except ValidationError:
-            # The pass over the object says so on the object itself.
+            # The pass over the object reports this in its status.
             pass
         if gone:
             self.jobs.pop(uid, None)

@@ -1,7 +1,7 @@
-"""Makes and rotates the webhook's certificates, and keeps what the API server trusts current.
+"""Makes and rotates the webhook's certificates, and keeps the API server's trust in them current.
 
-They are in a Secret that every replica of the server reads; the authorities that signed them are in
-the `caBundle` of the webhook's configuration. Only the leader writes either.
+The certificates are in a Secret that every replica of the server reads. The authorities that signed
+them are in `caBundle` of the webhook configuration. Only the leader writes these two objects.
 """
 
 import asyncio
@@ -21,39 +21,40 @@ from gpujob.core.certificates import Certificate, Held, Rotation, due, secret_na
 
 CONFIGURATION = "ValidatingWebhookConfiguration"
 LOOK_SECONDS = 10.0
-"""Between two looks; a life or an overlap of tests is shorter, and looked at more often."""
+"""How often the Secret is checked, unless the overlap is so short that it needs more checks."""
 LOOKS_PER_OVERLAP = 4
 
 log = structlog.get_logger("gpujob.certificates")
 
 
 def server_names(settings: Settings) -> frozenset[str]:
-    """Returns the names by which the API server reaches the Service of the server."""
+    """Returns the DNS names by which the API server reaches the Service of the server."""
     service = f"{settings.name}-server.{settings.namespace}"
     return frozenset({f"{service}.svc", f"{service}.svc.cluster.local"})
 
 
 async def keep_for_ever(kube: KubeClient, clock: Clock, settings: Settings) -> None:
-    """Looks again and again; what fails is tried again."""
+    """Keeps the certificates current; what fails is tried again."""
     overlap = settings.limits.certificate_overlap_seconds
     while True:
         try:
             await keep_once(kube, clock, settings)
-        except ObjectGone:
-            # The check of the cluster says what is missing.
-            log.warning("webhook_missing", name=settings.webhook)
+        except ObjectGone as error:
+            # Either the configuration or the Service of the server is missing.
+            log.warning("webhook_missing", name=settings.webhook, problem=str(error))
         except ClusterError as error:
-            log.warning("certificates_not_kept", problem=str(error))
+            log.warning("certificates_not_updated", problem=str(error))
         except Exception:
-            # Without certificates nothing new is stored; what runs must go on being led.
-            log.exception("certificates_broke")
+            # Without certificates no new job is stored, but jobs that run still need the leader.
+            log.exception("certificates_crashed")
         await asyncio.sleep(min(LOOK_SECONDS, overlap / LOOKS_PER_OVERLAP))
 
 
 async def keep_once(kube: KubeClient, clock: Clock, settings: Settings) -> None:
-    """Takes the step that is due, and has the API server trust what is stored; raises ClusterError.
+    """Takes the step that is due, and makes the API server trust what is stored.
 
-    Trust comes before use: a certificate that is stored is trusted before the pass that uses it.
+    Trust comes before use: the next certificate is used by a later pass, when the API server has
+    trusted it for a while. Raises ClusterError.
     """
     limits, names = settings.limits, server_names(settings)
     configuration = await kube.get(CONFIGURATION, "", settings.webhook)
@@ -73,7 +74,7 @@ async def keep_once(kube: KubeClient, clock: Clock, settings: Settings) -> None:
             case Rotation.USE_NEXT:
                 held = used_next(held)
         await _store(kube, settings, stored, held)
-        log.info("certificate", step=step.name.lower(), used=repr(held.used))
+        log.info("certificate_rotated", step=step.name.lower(), used=repr(held.used))
     if _trusted(configuration) != held.trusted:
         bundle = base64.b64encode(held.trusted.encode()).decode()
         webhooks = [
@@ -84,14 +85,14 @@ async def keep_once(kube: KubeClient, clock: Clock, settings: Settings) -> None:
 
 
 def _trusted(configuration: Body) -> str:
-    """Returns what all webhooks of the configuration trust; empty if they differ."""
+    """Returns the authorities that all webhooks of a configuration trust; empty if they differ."""
     webhooks = configuration.get("webhooks") or []
     bundles = {one["clientConfig"].get("caBundle", "") for one in webhooks}
     return base64.b64decode(bundles.pop()).decode(errors="replace") if len(bundles) == 1 else ""
 
 
 def _held(stored: Body | None) -> Held:
-    """Reads the Secret; what can not be read is not there."""
+    """Reads the Secret. A certificate that cannot be read counts as missing."""
     texts = {
         key: base64.b64decode(value).decode(errors="replace")
         for key, value in ((stored or {}).get("data") or {}).items()
@@ -113,7 +114,7 @@ def _certificate(texts: dict[str, str], authority: str, chain: str, key: str) ->
             key=SecretStr(texts.get(key, "")),
         )
     except pki.PkiError as error:
-        log.warning("certificate_unreadable", problem=str(error))
+        log.warning("certificate_unreadable", entry=chain, problem=str(error))
         return None
 
 
@@ -150,7 +151,7 @@ async def _store(kube: KubeClient, settings: Settings, stored: Body | None, held
             "name": secret_name(settings.name),
             "namespace": settings.namespace,
             "labels": {LABEL_MANAGED_BY: MANAGER},
-            # It goes with the release.
+            # Kubernetes deletes the Secret when the release is uninstalled.
             "ownerReferences": [owner],
         },
         "data": data,

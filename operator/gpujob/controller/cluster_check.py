@@ -1,6 +1,7 @@
-"""Looks again and again whether the cluster gives the controller what it needs.
+"""Checks regularly whether the cluster gives the controller what it needs.
 
-What an authorizer can not list, and what is not answered, is no finding.
+Only what is certain is reported. An authorizer that cannot list all rights, or a question without
+an answer, proves nothing.
 """
 
 import asyncio
@@ -16,13 +17,13 @@ from gpujob.controller.settings import Settings
 from gpujob.core.rights import CLUSTER_WIDE, missing, own_rights, webhook_rights
 
 ELSEWHERE = "kube-system"
-"""A namespace that is not the controller's own: what holds there holds everywhere."""
+"""A namespace other than the controller's own: rights there come from cluster-wide roles."""
 
 log = structlog.get_logger("gpujob.cluster_check")
 
 
 async def check_for_ever(kube: KubeClient, settings: Settings, readiness: Readiness) -> None:
-    """Reports missing rights, kinds and the missing Service."""
+    """Reports missing rights, kinds and the missing Service to readiness."""
     while True:
         try:
             await check_once(kube, settings, readiness)
@@ -41,16 +42,18 @@ async def check_once(kube: KubeClient, settings: Settings, readiness: Readiness)
         lacking = missing(needed, everywhere) + missing(own, here)
         words = (
             f"the service account may not {', '.join(lacking[:5])}"
-            f"{' and more' if len(lacking) > 5 else ''}; restore the roles of the chart"
+            f"{' and more' if len(lacking) > 5 else ''}; reinstall the chart"
         )
         readiness.say(Reason.RIGHTS_MISSING, words if lacking else None)
     kinds = await kube.served_resources(API_VERSION)
     absent = [
-        f"the kind {name} is not served" for name in ("gpujobs", "gpunodes") if name not in kinds
+        f"the API server does not serve {name}"
+        for name in ("gpujobs", "gpunodes")
+        if name not in kinds
     ]
     try:
         await kube.get("Service", settings.namespace, settings.name)
     except ObjectGone:
         absent.append(f"Service {settings.namespace}/{settings.name} does not exist")
-    words = f"{'; '.join(absent)}: install the chart anew"
+    words = f"{'; '.join(absent)}; reinstall the chart"
     readiness.say(Reason.CONFIGURATION_BROKEN, words if absent else None)

@@ -1,6 +1,6 @@
-"""The controller's answer to what a job would cost, for the server, which knows no market.
+"""The route that estimates a job's cost: the server has no market data, so it asks the controller.
 
-RBAC decides who may ask: `post` on the path.
+RBAC decides who may ask, by the verb `post` on the path.
 """
 
 from collections.abc import Awaitable, Callable
@@ -24,7 +24,7 @@ from gpujob.web.rate_limit import RateLimit
 from gpujob.web.token_reviews import TokenReviews
 
 PER_SECOND, AT_ONCE = 0.5, 10
-"""For all callers together: a question may cost a search at the provider; jobs need those too."""
+"""The limit of all callers together. An estimate may need a search, and so do waiting jobs."""
 
 WorldNow = Callable[[], World]
 QuotesFor = Callable[[GpuJobSpec], Awaitable[Quotes | Unavailable]]
@@ -33,7 +33,7 @@ QuotesFor = Callable[[GpuJobSpec], Awaitable[Quotes | Unavailable]]
 def estimates_route(
     *, clock: Clock, reviews: TokenReviews, world: WorldNow, quotes: QuotesFor
 ) -> Route:
-    """Returns the route; `reviews` knows the holders of tokens."""
+    """Returns the route; `reviews` finds the account of a token."""
     limit = RateLimit(clock, per_second=PER_SECOND, at_once=AT_ONCE)
 
     async def estimate(request: Request) -> Response:
@@ -47,7 +47,7 @@ def estimates_route(
             words = "; ".join(str(fault) for fault in shape_faults(error))[:1024]
             raise Problem(400, words) from None
         if wait := limit.take("all"):
-            words = f"too many estimates are asked for; try again in {ceil(wait)} s"
+            words = f"too many estimates were requested; try again in {ceil(wait)} s"
             raise Problem(429, words, headers={"Retry-After": str(ceil(wait))})
         found = await quotes(asked.spec)
         return JSONResponse(forecast(world(), asked.spec, found).wire())

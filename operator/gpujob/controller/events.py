@@ -1,4 +1,4 @@
-"""Events, for `kubectl describe` and `kubectl get events`; the loss of one changes nothing."""
+"""Events, for `kubectl describe` and `kubectl get events`. No decision depends on them."""
 
 from datetime import UTC, datetime
 
@@ -14,10 +14,10 @@ log = structlog.get_logger("gpujob.events")
 async def record_event(
     kube: KubeClient, *, regarding: Body, reason: Reason, note: str, instance: str
 ) -> None:
-    """Records one event about an object, which has apiVersion, kind and metadata.
+    """Records an event about an object, of which apiVersion, kind and metadata must be given.
 
-    `instance` is the pod that records it. The name begins with the time in nanoseconds, since
-    `kubectl get events` shows events in the order of their names.
+    `instance` is the pod that records it. The name begins with the time in nanoseconds, because
+    `kubectl get events` sorts by name, see https://github.com/kubernetes/kubernetes/issues/29838.
     """
     meta = regarding["metadata"]
     now = datetime.now(UTC)
@@ -29,7 +29,8 @@ async def record_event(
             "name": f"{nanoseconds:016x}.{meta['name']}",
             "namespace": meta["namespace"],
         },
-        # Exactly six digits: the API server refuses a MicroTime without its fraction.
+        # The API server rejects a MicroTime that has not exactly six digits after the point, see
+        # https://github.com/kubernetes/kubernetes/issues/89156.
         "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "type": reason.kind.severity.value,
         "reason": reason.value,
@@ -49,5 +50,5 @@ async def record_event(
         await kube.create("Event", meta["namespace"], event)
     except ClusterError as error:
         log.warning(
-            "event_lost", namespace=meta["namespace"], name=meta["name"], problem=str(error)
+            "event_not_recorded", namespace=meta["namespace"], name=meta["name"], problem=str(error)
         )

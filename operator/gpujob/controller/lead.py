@@ -1,4 +1,4 @@
-"""What only the holder of the leader lock does."""
+"""All work that only the holder of the leader lock does."""
 
 import asyncio
 from contextlib import suppress
@@ -36,17 +36,17 @@ log = structlog.get_logger("gpujob.controller")
 
 RESYNC_SECONDS = 60.0
 RENT_GRACE_SECONDS = 5.0
-"""A rent request in flight at the end is waited for: its time-out, and this."""
+"""How much longer than its timeout a rent request in flight is waited for at the end."""
 
 
 async def first_ended(tasks: list[asyncio.Task[Any]]) -> asyncio.Task[Any]:
-    """Returns the first of the tasks to end, the earliest named if there are several."""
+    """Returns the first of the tasks that ends; of several, the one that is named first."""
     ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     return next(task for task in tasks if task in ended)
 
 
 class Leader:
-    """What only the holder of the lock does."""
+    """Runs the watch, the passes, the sweep and all other loops of the leader."""
 
     def __init__(
         self,
@@ -101,11 +101,11 @@ class Leader:
 
     @property
     def is_alive(self) -> bool:
-        """Whether no thread has ended that should go on."""
+        """False if a thread has ended that should run."""
         return not self.leads or (self._watcher.is_alive and self._sweep.is_alive)
 
     def figures(self) -> Figures:
-        """Returns what metrics tell now."""
+        """Returns the current values of the metrics."""
         leases = self.market.listings[-1].leases if self.market.listings else ()
         credit = self.market.credit_usd
         return Figures(
@@ -123,9 +123,9 @@ class Leader:
         )
 
     async def lead(self, ends: list[asyncio.Task[Any]]) -> asyncio.Task[Any]:
-        """Leads until one of its parts or of `ends` has ended, and returns that one.
+        """Leads until one of its tasks or of `ends` has ended, and returns that one.
 
-        When it returns, nothing of it goes on: the lock may be given back.
+        When it returns, all its tasks have ended, so the lock may be released.
         """
         self.leads = True
         await self._machines.load()
@@ -141,11 +141,11 @@ class Leader:
             asyncio.create_task(self.market.run(), name="market"),
             asyncio.create_task(_resync(self._kube, self._queue), name="resync"),
             asyncio.create_task(_announce(self._kube, self._settings), name="address"),
-            asyncio.create_task(_mind(self._watcher, self._sweep), name="mind"),
+            asyncio.create_task(_mind(self._watcher, self._sweep), name="threads"),
             asyncio.create_task(
                 check_for_ever(self._kube, self._settings, self.readiness), name="check"
             ),
-            asyncio.create_task(_tell(self._kube, self._settings, self.readiness), name="tell"),
+            asyncio.create_task(_tell(self._kube, self._settings, self.readiness), name="events"),
         ]
         book = MarketBook(
             self._kube,
@@ -156,7 +156,7 @@ class Leader:
             name=self._settings.name,
             limits=self._settings.limits,
         )
-        others.append(asyncio.create_task(book.publish_for_ever(), name="prices"))
+        others.append(asyncio.create_task(book.publish_for_ever(), name="market_book"))
         if self._settings.webhook:
             keeping = keep_for_ever(self._kube, self._clock, self._settings)
             others.append(asyncio.create_task(keeping, name="certificates"))
@@ -168,7 +168,7 @@ class Leader:
             task.cancel()
         await asyncio.gather(*others, *idle, return_exceptions=True)
         if renting and not holding.done():
-            # The lock is held on meanwhile: a successor could only wait for the same answer.
+            # The lock is still held: the next leader could only wait for the same answer.
             patience = self._settings.limits.rent_timeout_seconds + RENT_GRACE_SECONDS
             await asyncio.wait(renting, timeout=patience)
         for task in (holding, *renting):
@@ -180,11 +180,11 @@ class Leader:
         return first
 
     async def guard_fuses(self, stop: asyncio.Event) -> None:
-        """Destroys what passes its money deadline while the API server can not be reached.
+        """Destroys machines that pass their money deadline while the API server cannot be reached.
 
-        For a leader that has lost its lock: nobody may be leading, and what the deadlines are it
-        alone remembers. It ends when the API server answers, so that somebody can lead, or when
-        nothing is leased.
+        This is for a leader that has lost its lock. There may be no other leader, and only this
+        process remembers the deadlines. It ends when the API server answers, because then somebody
+        can lead, or when there is no machine.
         """
         poll = self._settings.limits.poll_seconds
         nodes = [one for one in self._cache.nodes.values() if one.status.released_at is None]
@@ -196,7 +196,7 @@ class Leader:
                     log.error("overdue_destroyed", instance=number)
                     await self._vast.destroy(number)
             except ProviderError as error:
-                log.warning("fuses_not_guarded", problem=str(error))
+                log.warning("overdue_not_destroyed", problem=str(error))
             with suppress(TimeoutError):
                 async with asyncio.timeout(poll):
                     await stop.wait()
@@ -209,11 +209,11 @@ class Leader:
         return True
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections to the provider."""
         await self._vast.close()
 
     def end_watch(self) -> None:
-        """Ends the watch, which may take seconds."""
+        """Stops the watch, which may take seconds."""
         self._watcher.stop()
 
     def _on_listing(self) -> None:
@@ -239,19 +239,19 @@ async def _work(queue: WorkQueue, reconciler: Reconciler) -> None:
             await reconciler.reconcile(key)
             failed = False
         except Conflict as error:
-            # Somebody else wrote: start over from what is stored now.
+            # Somebody else has changed the object. The next pass starts from what is stored now.
             log.debug("conflict", **vars(key), problem=str(error))
         except AdapterError as error:
             log.warning("pass_failed", **vars(key), problem=str(error))
         except Exception:
-            # Our own mistake must not stop the passes over all other objects.
-            log.exception("pass_broke", **vars(key))
+            # A bug that one object triggers must not stop the passes over all others.
+            log.exception("pass_crashed", **vars(key))
         finally:
             queue.done(key, failed=failed)
 
 
 async def _resync(kube: KubeClient, queue: WorkQueue) -> None:
-    """Asks for a pass over everything now and then: no decision hangs on a single event."""
+    """Asks for a pass over every object regularly, so that a lost event only causes a delay."""
     while True:
         await asyncio.sleep(RESYNC_SECONDS)
         try:
@@ -264,7 +264,7 @@ async def _resync(kube: KubeClient, queue: WorkQueue) -> None:
 
 
 async def _announce(kube: KubeClient, settings: Settings) -> None:
-    """Leads drivers here, and goes on doing so whatever others write."""
+    """Directs the Service to this replica, and corrects what others write."""
     while True:
         try:
             await publish_address(kube, settings)
@@ -276,7 +276,7 @@ async def _announce(kube: KubeClient, settings: Settings) -> None:
 
 
 async def _tell(kube: KubeClient, settings: Settings, readiness: Readiness) -> None:
-    """Records an event on the controller's pod whenever it becomes ready or not."""
+    """Records an event on the controller's pod whenever the operator becomes ready or not ready."""
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -301,7 +301,7 @@ async def _tell(kube: KubeClient, settings: Settings, readiness: Readiness) -> N
 
 
 async def _mind(watcher: Watcher, sweep: Sweep) -> None:
-    """Ends when a thread has died: the process must then end, and be started anew."""
+    """Raises RuntimeError when a thread has ended: the process must then end and be restarted."""
     while watcher.is_alive and sweep.is_alive:  # noqa: ASYNC110 - threads set no event of ours
         await asyncio.sleep(1)
-    raise RuntimeError(watcher.problem or "the sweep ended")
+    raise RuntimeError(watcher.problem or "the thread of the sweep ended")

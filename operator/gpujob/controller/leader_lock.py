@@ -1,7 +1,8 @@
-"""The leader lock: of all replicas one acts.
+"""The leader lock: of all replicas, only its holder acts.
 
-The lock is no fence: a leader that was stopped between two calls may still make the second one.
-What keeps money safe then is the marker and the version on each write; the lock saves attempts.
+The lock is not a fence: a leader that is suspended between two calls may make the second one after
+another has taken over. Money is safe even then, because of the marker that is stored before each
+rent and the version that each write is made on. The lock only saves useless attempts.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ log = structlog.get_logger("gpujob.leader")
 
 
 class LockLost(Exception):
-    """This process may no longer lead, and must end."""
+    """This process may no longer lead, so it must end."""
 
 
 class LeaderLock:
@@ -44,20 +45,20 @@ class LeaderLock:
         self._others = OtherReleases(kube, settings)
         self._version = ""
         self._changed_at = 0.0
-        """Monotonic time at which this process first read that version."""
+        """Monotonic time at which this process first read `_version`."""
         self._renewed_at: float | None = None
-        """Monotonic time before the last successful write was sent."""
+        """Monotonic time just before the last successful write was sent."""
         self._write: asyncio.Task[Body] | None = None
         """The last write by which this process wanted to lead. It is not cancelled with its caller:
         the API server may store it after a read that did not show it."""
 
     @property
     def is_held(self) -> bool:
-        """Whether this process leads."""
+        """True while this process leads."""
         return self.is_held_for(0)
 
     def is_held_for(self, seconds: float) -> bool:
-        """Whether nobody else can lead within this time, whatever happens to the API server."""
+        """True if nobody else can lead within this time, whatever happens to the API server."""
         if self._renewed_at is None:
             return False
         until = self._renewed_at + self._limits.lock_duration_seconds
@@ -67,30 +68,30 @@ class LeaderLock:
         """Waits until this process leads; raises OtherRelease if another release leads already."""
         known = await self._others.held()
         until = self._clock.monotonic() + self._limits.lock_duration_seconds
-        # A lock that nobody renews for so long was left behind by a release that is gone.
+        # A lock that nobody renews for this long was left by a release that no longer runs.
         while known and self._clock.monotonic() < until:
             await asyncio.sleep(self._limits.lock_retry_seconds)
             known = await self._others.unless_renewed(known)
         await self.acquire()
         try:
-            # Both may have begun at the same time.
+            # Two releases may have started at the same time.
             await self._others.unless_renewed(known)
         except OtherRelease:
             await self.release()
             raise
 
     async def acquire(self) -> None:
-        """Waits until this process leads; takes no other release into account."""
+        """Waits until this process leads, without regard to other releases."""
         while not await self._attempt():  # noqa: ASYNC110 - another process sets no event of ours
-            # Twice as often as a holder renews: a lock that was given back is taken at once.
+            # Twice as often as the holder renews, so that a released lock is taken soon.
             await asyncio.sleep(self._limits.lock_retry_seconds / 2)
-        log.info("leads", identity=self._identity)
+        log.info("lock_acquired", identity=self._identity)
 
     async def hold(self) -> None:
-        """Renews until that fails for too long, or another one leads; raises LockLost."""
+        """Renews the lock; raises LockLost if that fails for too long or another replica leads."""
         while True:
             await asyncio.sleep(self._limits.lock_retry_seconds)
-            assert self._renewed_at is not None, "held only once it was acquired"
+            assert self._renewed_at is not None, "a lock is acquired before it is held"
             until = self._renewed_at + self._limits.lock_renew_deadline_seconds
             left = until - self._clock.monotonic()
             try:
@@ -103,7 +104,7 @@ class LeaderLock:
                 raise LockLost("the leader lock could not be renewed in time")
 
     async def release(self) -> None:
-        """Lets another replica lead at once; only after all work has ended."""
+        """Lets another replica lead at once. Call it only after all work has ended."""
         self._renewed_at = None
         if self._write is None:
             return
@@ -113,10 +114,10 @@ class LeaderLock:
                 while not await self._given_back():  # noqa: ASYNC110 - the API server sets no event
                     await asyncio.sleep(self._limits.lock_retry_seconds / 2)
         except TimeoutError:
-            log.warning("lock_not_released")
+            log.warning("lock_not_released", problem="the next leader must wait until it expires")
 
     async def _given_back(self) -> bool:
-        """Whether the record surely does not name this replica any more."""
+        """True once the stored record certainly does not name this replica."""
         try:
             stored = await self._kube.find("Lease", self._namespace, self._name)
             if stored is None or (record := _record(stored)).holder != self._identity:
@@ -130,7 +131,7 @@ class LeaderLock:
         return True
 
     async def _attempt(self) -> bool:
-        """Takes or renews the lock if it may; a lost round and a failed call are the same no."""
+        """Takes or renews the lock; returns False if another holds it or if a call fails."""
         try:
             stored = await self._kube.find("Lease", self._namespace, self._name)
             asked_at = self._clock.monotonic()
@@ -185,7 +186,8 @@ def _record(stored: Body) -> LockRecord:
 
 
 def _spec(record: LockRecord, *, acquired_at: str | None) -> dict[str, Any]:
-    # Exactly six digits: the API server refuses a MicroTime without its fraction.
+    # The API server rejects a MicroTime that has not exactly six digits after the point, see
+    # https://github.com/kubernetes/kubernetes/issues/89156.
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return {
         "holderIdentity": record.holder,

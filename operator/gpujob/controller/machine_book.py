@@ -1,7 +1,7 @@
-"""What was learnt of machines, kept in a ConfigMap: readable with kubectl, found by a restart.
+"""What was learnt about machines, in a ConfigMap: kubectl shows it, and it survives restarts.
 
-It only ranks offers, so that nothing ever waits for it: what can not be written now is written
-with the next trial.
+It only ranks offers, so nothing waits for it: what cannot be written now is written with the next
+trial.
 """
 
 import structlog
@@ -20,7 +20,7 @@ KEY_PREFIX = "machine-"
 
 
 class MachineBook:
-    """The memory of this process, and its written form."""
+    """What this process knows about machines, and its ConfigMap."""
 
     def __init__(self, kube: KubeClient, settings: Settings) -> None:
         self._kube = kube
@@ -30,14 +30,14 @@ class MachineBook:
         self.memory = HostMemory()
 
     async def load(self) -> None:
-        """Reads what former processes wrote; a failure is only logged."""
+        """Reads what earlier processes wrote; a failure is only logged."""
         try:
             self.memory = HostMemory(_records(await self._stored()))
         except ClusterError as error:
             log.warning("machines_not_read", problem=str(error))
 
     async def remember(self, trial: Trial) -> None:
-        """Adds a trial to what is written, whoever wrote it; a failure is only logged."""
+        """Adds a trial to the ConfigMap as it is stored now; a failure is only logged."""
         self._unwritten.append(trial)
         self.memory = remembered(self.memory, trial)
         try:

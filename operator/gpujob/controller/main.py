@@ -1,7 +1,7 @@
-"""The controller: wires watch, queue, reconcile, market and sweep together, and runs them.
+"""Starts the controller: probes in every replica, all other work in the one that leads.
 
-Every replica answers probes; the one that holds the leader lock does all the rest. It ends as it
-may crash, at any await, except that a rent request in flight is waited for.
+A stop is like a crash: it may happen at any await. The one exception is a rent request in flight,
+which is waited for.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ log = structlog.get_logger("gpujob.controller")
 
 
 async def run(settings: Settings) -> int:
-    """Runs the controller until it is told to stop; returns the process's exit status."""
+    """Runs the controller until the process is to stop; returns its exit status."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -56,14 +56,14 @@ async def run(settings: Settings) -> int:
         await lock.release()
         leader.end_watch()
     elif failure is not acquiring:
-        # It may have been about to lead.
+        # The lock may have been acquired just now, so it is given back.
         acquiring.cancel()
         await asyncio.wait([acquiring])
         await lock.release()
     if failure is not stopping:
         problem = failure.exception() if not failure.cancelled() else None
-        log.error("controller_broke", task=failure.get_name(), problem=repr(problem))
-    log.info("controller_stops")
+        log.error("controller_failed", task=failure.get_name(), problem=repr(problem))
+    log.info("controller_stopping")
     probes.should_exit = True
     await asyncio.wait([serving], timeout=5)
     await kube.close()
@@ -71,12 +71,12 @@ async def run(settings: Settings) -> int:
 
 
 async def _cluster_id(kube: KubeClient, stop: asyncio.Event) -> str | None:
-    """Returns the uid of `kube-system`; waits for the API server as long as it takes."""
+    """Returns the uid of `kube-system`; None if the process stops before the API server answers."""
     while not stop.is_set():
         try:
             namespace = await kube.get("Namespace", "", "kube-system")
         except ClusterError as error:
-            log.warning("cluster_awaited", problem=str(error))
+            log.warning("waiting_for_api_server", problem=str(error))
             try:
                 await asyncio.wait_for(stop.wait(), 2)
             except TimeoutError:

@@ -1,4 +1,4 @@
-"""What the leader knows of the market, in a ConfigMap: the server has no provider to ask."""
+"""Publishes market data in a ConfigMap, for the server, which cannot ask the provider."""
 
 import asyncio
 
@@ -17,13 +17,13 @@ from gpujob.core.limits import Limits
 
 PUBLISH_SECONDS = 10.0
 NAMES_SECONDS = 3600.0
-"""Between two questions for the names of all GPU models."""
+"""How often the provider is asked for the names of all GPU models."""
 
 log = structlog.get_logger("gpujob.market_book")
 
 
 class MarketBook:
-    """What is published."""
+    """The ConfigMap, and what was last published in it."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class MarketBook:
         self._published: MarketNotes | None = None
 
     async def publish_for_ever(self) -> None:
-        """Publishes whenever something has changed; what fails is tried again."""
+        """Publishes each change; what fails is tried again."""
         while True:
             try:
                 await self._ask_names()
@@ -52,8 +52,8 @@ class MarketBook:
             except AdapterError as error:
                 log.warning("market_not_published", problem=str(error))
             except Exception:
-                # Nothing that only informs may end the leader.
-                log.exception("market_book_broke")
+                # This only informs the server, so a bug in it must not end the leader.
+                log.exception("market_book_crashed")
             await asyncio.sleep(PUBLISH_SECONDS)
 
     async def _ask_names(self) -> None:
@@ -63,14 +63,14 @@ class MarketBook:
         try:
             self._models = await self._vast.gpu_models()
         except ProviderError as error:
-            # What is known goes out all the same.
-            log.warning("models_not_told", problem=str(error))
+            # The names that are known already are published nevertheless.
+            log.warning("gpu_models_not_read", problem=str(error))
             return
         self._asked_at = now
 
     async def _publish(self) -> None:
         if self._published is None:
-            # A former leader's floors are as good as ours.
+            # Start from what an earlier leader has published.
             stored = await self._kube.find("ConfigMap", self._namespace, self._name)
             if (former := notes_in(stored)) is not None:
                 self._market.take_in_floors(former.floors)

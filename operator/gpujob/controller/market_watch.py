@@ -1,7 +1,7 @@
-"""What the provider shows: one listing for all, one cache of searches for all.
+"""What the provider shows: the listings of our machines, and searches for offers, for all passes.
 
-A listing that fails changes nothing that was known; it only becomes old. How old evidence may be,
-and what it proves, the core decides.
+When a listing fails, the earlier ones are kept and only grow older. `core` decides how old evidence
+may be and what it proves.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ log = structlog.get_logger("gpujob.market")
 
 
 class TokenStale(Exception):
-    """The key was refused for so long that only a new start can bring another one."""
+    """The provider has rejected the API key for so long that only a restart can help."""
 
 
 class MarketWatch:
-    """The listings of the last minutes, and recent quotes."""
+    """Holds the listings of the last minutes, and recent quotes."""
 
     def __init__(
         self,
@@ -57,23 +57,23 @@ class MarketWatch:
         self._searching = asyncio.Lock()
         self._began = clock.monotonic()
         self._rejected_since: float | None = None
-        """Monotonic time from which on the key was refused at every listing."""
+        """Monotonic time since which every listing was refused because of the key."""
         self._refusal: CreditRefusal | None = None
         self.floors: dict[str, Floor] = {}
         """The lowest prices of the last day, by GPU model."""
 
     @property
     def listings(self) -> tuple[Listing, ...]:
-        """Complete listings, oldest first."""
+        """Returns the complete listings, oldest first."""
         return tuple(self._listings)
 
     @property
     def account_id(self) -> int | None:
-        """Account of the latest listing; None = none yet."""
+        """The account of the latest listing; None if there is no listing yet."""
         return self._listings[-1].account_id if self._listings else None
 
     def now(self) -> datetime:
-        """Returns our clock, or the provider's if that is ahead: paid time never runs back."""
+        """Returns our time, or the provider's if later, so that paid time never runs back."""
         ours = self._clock.now()
         if not self._listings:
             return ours
@@ -82,10 +82,10 @@ class MarketWatch:
         return max(ours, theirs)
 
     async def run(self) -> None:
-        """Lists for ever, one poll after the other.
+        """Lists the machines at each poll.
 
-        Raises TokenStale if the key stays refused: it may have been replaced in the Secret, and
-        reaches this process only by a new start.
+        Raises TokenStale if the provider keeps rejecting the key: it may have been replaced in the
+        Secret, which this process reads only at its start.
         """
         while True:
             await self.list_once()
@@ -95,11 +95,14 @@ class MarketWatch:
                 and now - rejected >= self._limits.token_rejected_seconds
                 and now - self._began >= self._limits.token_restart_seconds
             ):
-                raise TokenStale(f"the account's key was refused for {now - rejected:.0f} s")
+                raise TokenStale(
+                    f"the provider has rejected the API key for {now - rejected:.0f} s; "
+                    "a restart reads the Secret again"
+                )
             await asyncio.sleep(self._limits.poll_seconds)
 
     async def list_once(self) -> None:
-        """Takes one listing; a failure is remembered, not raised."""
+        """Takes one listing. A failure is reported to readiness, not raised."""
         say = self._readiness.say
         try:
             listing = await self._vast.list_leases()
@@ -119,19 +122,19 @@ class MarketWatch:
         self._on_listing()
 
     def credit_refused(self) -> None:
-        """Takes in that a rent was refused for want of credit."""
+        """Records that a rent request was refused because the account has too little credit."""
         self._refusal = CreditRefusal(self._clock.monotonic(), self.credit_usd)
         self._judge_credit()
 
     def judge_account(self, nodes: Iterable[GpuNode]) -> None:
-        """Takes in whether all that is leased belongs to the account of the latest listing."""
+        """Reports machines that belong to another account than the one listed last."""
         if self.account_id is not None:
             problem = account_problem(nodes, self.account_id)
             self._readiness.say(Reason.ACCOUNT_CHANGED, problem)
 
     @property
     def credit_usd(self) -> Fraction | None:
-        """What the account had by the latest listing; None = not told."""
+        """The account's credit in the latest listing; None if that does not say."""
         return self._listings[-1].credit_usd if self._listings else None
 
     def _judge_credit(self) -> None:
@@ -139,7 +142,7 @@ class MarketWatch:
         self._readiness.say(Reason.CREDIT_EXHAUSTED, problem)
 
     async def quotes(self, spec: GpuJobSpec) -> Quotes | Unavailable:
-        """Returns offers for a job's needs, at most half as old as a decision may rest on."""
+        """Returns offers for a job's needs, at most half as old as a decision may use."""
         needs = spec.model_dump_json(include={"gpu", "resources", "market"})
         async with self._searching:
             known = self._quotes.get(needs)
@@ -151,7 +154,7 @@ class MarketWatch:
             except CredentialsRejected as error:
                 return Unavailable(error.reason, str(error))
             except ProviderError as error:
-                return Unavailable(error.reason, f"the market does not answer: {error}")
+                return Unavailable(error.reason, f"the search for offers failed: {error}")
             self._quotes = {
                 key: held for key, held in self._quotes.items() if held.fetched_at >= fresh_after
             }
@@ -161,9 +164,9 @@ class MarketWatch:
             return quotes
 
     def take_in_floors(self, floors: Mapping[str, Floor]) -> None:
-        """Takes in what a former leader saw; what this one has seen goes before."""
+        """Adds the floors that an earlier leader saw; those of this one take precedence."""
         self.floors = {**floors, **self.floors}
 
     def forget_quotes(self) -> None:
-        """Drops what was quoted: a rent has used up or missed an offer."""
+        """Drops all quotes, because a rent has used up or missed an offer."""
         self._quotes.clear()

@@ -1,7 +1,8 @@
-"""Whether another release of the operator leads in this cluster: two would work on the same jobs.
+"""Finds out whether another release of the operator leads in this cluster.
 
-Anybody who may edit a namespace can write a Lease there that looks like ours. A held lock counts
-only if somebody renews it, and if its holder is a pod whose account may write every ledger.
+Two releases would work on the same jobs. But anybody who may edit a namespace can write a Lease
+there that looks like ours. So a lock counts only if somebody renews it, and if its holder is a pod
+whose service account may update the status of every GpuNode.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from gpujob.controller.settings import Settings
 from gpujob.core.leader_lock import OtherLock, holders_pod, renewed
 
 LABELS = {LABEL_MANAGED_BY: MANAGER}
-"""Every release's lock has them."""
+"""Labels of the Lease of every release."""
 _SELECTOR = ",".join(f"{key}={value}" for key, value in LABELS.items())
 
 log = structlog.get_logger("gpujob.other_releases")
@@ -26,7 +27,7 @@ class OtherRelease(Exception):
 
 
 class OtherReleases:
-    """Looks for the locks of other releases."""
+    """Reads the Leases of other releases."""
 
     def __init__(self, kube: KubeClient, settings: Settings) -> None:
         self._kube = kube
@@ -34,19 +35,19 @@ class OtherReleases:
         self._retry_seconds = settings.limits.lock_retry_seconds
 
     async def held(self) -> dict[str, OtherLock]:
-        """Returns what may be other releases' held locks, by `namespace/name`.
+        """Returns the locks that other releases seem to hold, by `namespace/name`.
 
-        Waits for the API server as long as it takes.
+        Waits until the API server answers.
         """
         while True:
             try:
                 stored = await self._kube.list_all("Lease", _SELECTOR)
             except Forbidden as error:
-                # The check of our rights reports this, and stops all rents.
-                log.warning("other_releases_unseen", problem=str(error))
+                # `cluster_check` reports the missing right, and until then nothing is rented.
+                log.warning("other_releases_not_checked", problem=str(error))
                 return {}
             except ClusterError as error:
-                log.warning("other_releases_awaited", problem=str(error))
+                log.warning("waiting_for_api_server", problem=str(error))
                 await asyncio.sleep(self._retry_seconds)
                 continue
             return {
@@ -56,17 +57,17 @@ class OtherReleases:
             }
 
     async def unless_renewed(self, before: dict[str, OtherLock]) -> dict[str, OtherLock]:
-        """Looks again; raises OtherRelease if a controller has renewed a lock since `before`."""
+        """Reads the locks again; raises OtherRelease if a controller has renewed one since."""
         after = await self.held()
         for name, lock in renewed(before, after):
             if await self._is_controllers(name, lock.holder):
                 raise OtherRelease(
-                    f"release {name} of the operator leads in this cluster; uninstall one"
+                    f"release {name} of the operator leads in this cluster; uninstall one of them"
                 )
         return after
 
     async def _is_controllers(self, name: str, holder: str) -> bool:
-        """Whether a lock is held by a pod that may write every ledger; unknown counts as yes."""
+        """True if the holder is a pod that may update every GpuNode's status, or if unknown."""
         namespace, _, _ = name.partition("/")
         try:
             pod_name = holders_pod(holder)
@@ -76,8 +77,8 @@ class OtherReleases:
             log.warning("other_release_unclear", lock=name, problem=str(error))
             return True
         if not is_one:
-            words = "its holder is not a pod of an account that may update every gpunodes/status"
-            log.warning("lock_not_believed", lock=name, holder=holder[:200], problem=words)
+            words = "its holder is not a pod whose account may update gpunodes/status everywhere"
+            log.warning("other_lock_ignored", lock=name, holder=holder[:200], problem=words)
         return is_one
 
     async def _may_write_ledgers(self, pod: Body) -> bool:

@@ -1,4 +1,4 @@
-"""The driver pod as the cluster shows it, projected to what decisions use."""
+"""Reads from a driver pod what decisions need."""
 
 from datetime import datetime
 
@@ -14,7 +14,7 @@ def is_owned_by(body: Body, uid: str) -> bool:
 
 
 def pod_from(body: Body) -> seen.Pod:
-    """Projects a pod to what decisions use."""
+    """Returns the parts of a pod that decisions need."""
     meta, status = body["metadata"], body.get("status", {})
     containers = status.get("containerStatuses") or [{}]
     waiting = (containers[0].get("state") or {}).get("waiting") or {}
@@ -41,7 +41,7 @@ def pod_from(body: Body) -> seen.Pod:
 
 
 def _outcome(container: Body) -> Outcome | None:
-    """Reads the driver's termination message; anything else in it is none."""
+    """Returns the outcome in the driver's termination message; None if it holds something else."""
     for state in ("state", "lastState"):
         ended = (container.get(state) or {}).get("terminated") or {}
         try:

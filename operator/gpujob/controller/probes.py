@@ -1,4 +1,4 @@
-"""The probes, open to all, and the metrics, which show spending and so ask for a token."""
+"""The probes, which need no token, and the metrics, which need one because they show spending."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from gpujob.web.token_reviews import TokenReviews
 
 METRICS_PATH = "/metrics"
 REVIEW_SECONDS = 10.0
-"""How long the review of a token is kept. What its account may do is asked each time."""
+"""How long the review of a token is reused. RBAC is asked for each request."""
 
 
 def probes_app(
@@ -28,13 +28,13 @@ def probes_app(
     problem: Callable[[], Unavailable | None],
     figures: Callable[[], Figures],
 ) -> Starlette:
-    """Returns the application that the kubelet and Prometheus ask."""
+    """Returns the application that the kubelet and Prometheus call."""
     reviews = TokenReviews(kube, clock, believed_seconds=REVIEW_SECONDS)
 
     async def healthz(_: Request) -> Response:
         if is_alive():
             return PlainTextResponse("ok")
-        return PlainTextResponse("a thread has ended", 500)
+        return PlainTextResponse("the watch or the sweep has ended; the log says why", 500)
 
     async def readyz(_: Request) -> Response:
         if not leads():

@@ -1,7 +1,7 @@
-"""Why the operator can not act: what its administrator has to repair. No job fails for it.
+"""Why the operator cannot rent: problems for its administrator. No job fails because of them.
 
-Whoever finds a problem says so here, and takes it back when it is gone. It is shown where it is
-looked for: the readiness probe, a metric, an event, and on every job that waits.
+Whoever finds a problem reports it here, and withdraws it when it is gone. The readiness probe, a
+metric, an event, and the condition of every job that waits all show it.
 """
 
 import structlog
@@ -17,20 +17,20 @@ ORDER = (
     Reason.CREDIT_EXHAUSTED,
     Reason.PROVIDER_UNAVAILABLE,
 )
-"""All reasons, the one to be repaired first before the others."""
+"""All reasons, in the order in which they should be repaired."""
 
 log = structlog.get_logger("gpujob.readiness")
 
 
 class Readiness:
-    """The problems of this moment."""
+    """The current problems."""
 
     def __init__(self) -> None:
         self._problems = {Reason.PROVIDER_UNAVAILABLE: "the provider has not been asked yet"}
 
     @property
     def problem(self) -> Unavailable | None:
-        """The problem to be repaired first; None = ready."""
+        """The problem that should be repaired first; None if the operator is ready."""
         for reason in ORDER:
             if reason in self._problems:
                 return Unavailable(reason, self._problems[reason])
@@ -38,17 +38,17 @@ class Readiness:
 
     @property
     def reasons(self) -> frozenset[Reason]:
-        """All reasons not to be ready."""
+        """The reasons of all current problems."""
         return frozenset(self._problems)
 
     def say(self, reason: Reason, message: str | None) -> None:
-        """Reports a problem, or with None that there is none of this reason."""
-        assert reason in ORDER, f"{reason} is no reason of the operator's own"
+        """Reports a problem; without a message, withdraws the one with this reason."""
+        assert reason in ORDER, f"{reason} is not a reason for which the operator is not ready"
         before = self._problems.get(reason)
         if message is None:
             self._problems.pop(reason, None)
             if before is not None:
-                log.info("repaired", reason=reason)
+                log.info("problem_repaired", reason=reason)
             return
         self._problems[reason] = message
         if before != message:

@@ -1,8 +1,8 @@
-"""The shell around the core: observe, plan, store, act.
+"""One pass over a GpuJob or a GpuNode: observe, plan, store, act.
 
-A pass reads the object anew, asks the core, stores the status on exactly the version it was
-planned from, and only then acts. Whatever fails ends the pass; the next one observes anew. This is
-the only module that turns plans into deeds.
+A pass reads the object, asks `core` for a plan, stores the planned status on exactly the version
+that was read, and only then carries out the effects. A failure ends the pass, and the next one
+reads everything again. No other module carries out effects.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ from gpujob.core.observation import (
     NodeObservation,
     Pod,
     RentAccepted,
-    RentRefusal,
+    RentRefused,
     RentUnanswered,
     World,
 )
@@ -76,10 +76,10 @@ log = structlog.get_logger("gpujob.reconcile")
 
 
 class Queue(Protocol):
-    """Where passes are asked for."""
+    """Takes the keys that need another pass."""
 
     def add(self, key: Key) -> None:
-        """Asks for a pass."""
+        """Asks for a pass as soon as possible."""
         ...
 
     def add_after(self, key: Key, seconds: float) -> None:
@@ -89,7 +89,7 @@ class Queue(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _Pass:
-    """What one pass came to: the content of its line in the log."""
+    """The result of a pass: what its line in the log shows."""
 
     uid: str
     stage: str
@@ -98,7 +98,7 @@ class _Pass:
 
 
 class Reconciler:
-    """Brings GpuJobs and GpuNodes one pass further."""
+    """Makes passes over GpuJobs and GpuNodes."""
 
     def __init__(
         self,
@@ -127,9 +127,9 @@ class Reconciler:
         self._machines = machines
         self._readiness = readiness
         self.renting: set[asyncio.Task[None] | None] = set()
-        """Tasks with a rent request in flight: the only ones not to be cancelled."""
+        """Tasks with a rent request in flight, which must not be cancelled."""
         self.unfit_paid_seconds: defaultdict[str, list[float]] = defaultdict(list)
-        """Of each machine that was dropped by its measure, by reason."""
+        """Paid seconds of each machine that failed the preflight check, by reason."""
         self._memories: dict[str, NodeMemory] = {}
         self._absent_since: dict[str, float] = {}
         self._service_problems: dict[str, str] = {}
@@ -139,12 +139,13 @@ class Reconciler:
     async def reconcile(self, key: Key) -> None:
         """Makes one pass over an object; raises AdapterError if it could not be finished.
 
-        Each pass has one line in the log that says all about it; every other line that is logged
-        on the way says whose pass it belongs to.
+        One line in the log sums up the pass. This and all other lines of the pass carry its
+        namespace, job, node and attempt, as far as they are known.
         """
         began = self._clock.monotonic()
         clear_contextvars()
-        bind_contextvars(namespace=key.namespace)
+        own = "job" if key.kind == "GpuJob" else "node"
+        bind_contextvars(namespace=key.namespace, **{own: key.name})
         made = await (self._job(key) if key.kind == "GpuJob" else self._node(key))
         if made is None:
             return
@@ -161,7 +162,7 @@ class Reconciler:
         )
 
     def world(self) -> World:
-        """Returns what is the same for all jobs now."""
+        """Returns the part of an observation that is the same for all jobs."""
         return World(
             now=self._market.now(),
             monotonic=self._clock.monotonic(),
@@ -181,17 +182,18 @@ class Reconciler:
     # --- GpuJob -----------------------------------------------------------------------------
 
     async def _job(self, key: Key) -> _Pass | None:
-        bind_contextvars(job=key.name)
         stored = await self._kube.find("GpuJob", key.namespace, key.name)
         if stored is None:
             return None
         try:
             job = GpuJob.model_validate(stored)
         except ValidationError as error:
-            await self._refuse_spec(key, stored, error)
+            await self._refuse_spec(stored, error)
             return None
         status = job.status
         bind_contextvars(attempt=status.attempt)
+        if status.node_name is not None:
+            bind_contextvars(node=status.node_name)
         name = status.node_name or node_name(key.name, status.attempt + 1)
         body = await self._kube.find("GpuNode", key.namespace, name)
         node = GpuNode.model_validate(body) if body is not None else None
@@ -210,12 +212,12 @@ class Reconciler:
         after = job_status(job, plan, self._clock.now())
         before, stored = stored, await self._store(key, stored, after)
         if stored is not before and (node is None or after.node_uid is None):
-            # While an attempt is under way, the pass over its node tells what is new.
+            # While an attempt is under way, the passes over its node record the events.
             await self._tell(job, status.conditions, after.conditions)
         for effect in plan.effects:
             await self._act_on_job(effect, key, stored)
         if status.node_name is not None and plan.status.node_name is None:
-            # It was kept until its cost was taken over.
+            # The node was kept until the job had taken over its cost. Now it can be released.
             self._queue.add(Key("GpuNode", key.namespace, status.node_name))
         self._requeue(key, plan)
         uid, is_change = job.metadata.uid, stored is not before
@@ -236,7 +238,7 @@ class Reconciler:
         try:
             await self._kube.create("Service", key.namespace, manifest)
         except Conflict:
-            # It is there: the next pass sees whose it is.
+            # A Service of this name exists. The next pass sees who owns it.
             return
         except (Forbidden, Invalid) as error:
             self._service_problems[uid] = str(error)
@@ -245,7 +247,7 @@ class Reconciler:
         log.info("service_created", service=manifest["metadata"]["name"])
 
     def _missed(self, uid: str | None, node: GpuNode | None) -> float | None:
-        """Returns since when this process misses a recorded node."""
+        """Returns since when this process has not found a recorded node; None if it is found."""
         if uid is None:
             return None
         if node is not None and node.metadata.uid == uid:
@@ -253,8 +255,8 @@ class Reconciler:
             return None
         return self._absent_since.setdefault(uid, self._clock.monotonic())
 
-    async def _refuse_spec(self, key: Key, stored: Body, error: ValidationError) -> None:
-        """A stored spec that we can not read is shown as such; nothing is done for it."""
+    async def _refuse_spec(self, stored: Body, error: ValidationError) -> None:
+        """Reports in the conditions that the stored spec cannot be read; does nothing else."""
         words = "; ".join(str(fault) for fault in shape_faults(error))[:1024]
         log.error("spec_unreadable", problem=words)
         now = self._clock.now()
@@ -291,18 +293,18 @@ class Reconciler:
                 try:
                     await self._kube.create("GpuNode", key.namespace, manifest)
                 except Conflict:
-                    # An earlier pass made it, or a job of the same name did: the next pass sees.
+                    # An earlier pass or an earlier job of this name has created it. The next pass
+                    # finds out.
                     return
                 log.info("node_created", node=manifest["metadata"]["name"])
             case effects.CreateService(manifest):
                 await self._create_service(key, stored["metadata"]["uid"], manifest)
             case _:
-                raise AssertionError(f"not a job's effect: {effect}")
+                raise AssertionError(f"{effect} is not an effect of a job")
 
     # --- GpuNode ----------------------------------------------------------------------------
 
     async def _node(self, key: Key) -> _Pass | None:
-        bind_contextvars(node=key.name)
         stored = await self._kube.find("GpuNode", key.namespace, key.name)
         if stored is None:
             return None
@@ -345,7 +347,7 @@ class Reconciler:
         elif self._readiness.problem is not None or (
             memory.pod_missing_since is None and node.status.ssh_public_key is not None
         ):
-            # While the operator itself can not act, no pod is missed.
+            # While the operator itself is not ready, a missing pod does not end an attempt.
             memory = replace(memory, pod_missing_since=now)
         if node.status.released_at is None:
             self._memories[uid] = memory
@@ -359,7 +361,7 @@ class Reconciler:
         )
 
     def _report(self, uid: str, pod: Pod | None) -> DriverReport | None:
-        """Returns the last report of this very pod; silence since then adds to its ages."""
+        """Returns the last report of this pod; the time since then adds to the age in it."""
         heard = self._heard.get(uid)
         if heard is None or pod is None or heard.pod_uid != pod.uid:
             return None
@@ -372,12 +374,12 @@ class Reconciler:
     async def _rent(
         self, key: Key, node: GpuNode, stored: Body, after: GpuNodeStatus, request: effects.Rent
     ) -> None:
-        """Opens the line, stores the marker, sends the one request; in this order."""
+        """Opens the connection, stores the marker, and sends the one request, in this order."""
         uid = node.metadata.uid
         async with self._vast.rent_line() as line:
             if after.rent is None or line.account_id != after.rent.account_id:
-                # Nothing was stored: a later pass may still rent under this name.
-                raise RentWithheld(f"the key is now of account {line.account_id}")
+                # Nothing has been stored, so a later pass may still rent for this node.
+                raise RentWithheld(f"the API key now belongs to account {line.account_id}")
             if not self._lock.is_held_for(self._settings.limits.rent_not_after_seconds):
                 raise RentWithheld("the leader lock may be lost before the request is sent")
             task = asyncio.current_task()
@@ -393,7 +395,7 @@ class Reconciler:
 
     async def _send(
         self, line: RentLine, request: effects.Rent
-    ) -> RentAccepted | RentRefusal | RentUnanswered:
+    ) -> RentAccepted | RentRefused | RentUnanswered:
         try:
             number = await line.send(request, self._settings.limits.rent_timeout_seconds)
         except RentUnclear as error:
@@ -403,7 +405,7 @@ class Reconciler:
             log.warning("not_rented", reason=error.reason, problem=str(error))
             if error.reason is Reason.CREDIT_EXHAUSTED:
                 self._market.credit_refused()
-            return RentRefusal(error.reason, str(error))
+            return RentRefused(error.reason, str(error))
         log.info("rent_accepted", instance=number)
         return RentAccepted(number)
 
@@ -421,7 +423,7 @@ class Reconciler:
             case effects.ReadHostKey(instance_id, nonce):
                 await self._read_host_key(uid, instance_id, nonce)
             case effects.Destroy(instance_ids):
-                await self._destroy(key, uid, instance_ids)
+                await self._destroy(uid, instance_ids)
             case effects.RecordDestroy(seconds):
                 late = seconds > self._settings.limits.destroy_lag_cap_seconds
                 self._destroys.append(DestroyRecord(self._clock.now(), late))
@@ -436,10 +438,10 @@ class Reconciler:
             case effects.DeleteNode():
                 await self._kube.delete("GpuNode", key.namespace, key.name, uid)
             case _:
-                raise AssertionError(f"not a node's effect: {effect}")
+                raise AssertionError(f"{effect} is not an effect of a node")
 
     async def _create_key(self, key: Key, node: GpuNode) -> None:
-        """Makes the node's key; one that a former process made but did not record is replaced."""
+        """Makes the node's key. It replaces one that was made before but not recorded."""
         private = Ed25519PrivateKey.generate()
         name = key_secret_name(node)
         text = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
@@ -470,7 +472,8 @@ class Reconciler:
         except Conflict:
             return
         except (Forbidden, Invalid) as error:
-            # Quota, Pod Security, a namespace on its way out: shown, and tried again.
+            # For example a quota, Pod Security, or a namespace that is being deleted. The problem
+            # is shown in the status, and the next pass tries again.
             self._remember(uid, pod_problem=str(error)[:500])
 
     async def _read_host_key(self, uid: str, instance_id: int, nonce: str) -> None:
@@ -485,7 +488,7 @@ class Reconciler:
         if found is not None:
             self._remember(uid, host_key=found)
 
-    async def _destroy(self, key: Key, uid: str, instance_ids: tuple[int, ...]) -> None:
+    async def _destroy(self, uid: str, instance_ids: tuple[int, ...]) -> None:
         now = self._clock.monotonic()
         first = self._memories[uid].destroy_sent_at
         self._remember(
@@ -496,13 +499,14 @@ class Reconciler:
             try:
                 await self._vast.destroy(number)
             except ProviderError as error:
-                # No answer to a destroy proves anything; listings do, and the next pass repeats.
+                # The answer to a destroy proves nothing. Passes repeat the request until listings
+                # prove that the machine is gone.
                 log.warning("destroy_unclear", instance=number, problem=str(error))
 
     # --- Both -------------------------------------------------------------------------------
 
     async def _store(self, key: Key, stored: Body, after: GpuJobStatus | GpuNodeStatus) -> Body:
-        """Writes the status on this very version, if it differs; returns the object as stored."""
+        """Writes the status if it differs, on exactly this version; returns what is stored then."""
         wire = after.wire()
         if wire == stored.get("status"):
             return stored
@@ -511,11 +515,11 @@ class Reconciler:
     async def _tell_of_node(
         self, before: GpuNode, after: GpuNodeStatus, job: GpuJob | None
     ) -> None:
-        """Records the end of an attempt and its release on the node, all else on its job."""
+        """Records the end of an attempt and its release on the node, everything else on its job."""
         if before.status.end is None and after.end is not None:
             await self._record("GpuNode", before, Reason(after.end.reason), after.end.message)
         elif before.status.released_at is None and after.released_at is not None:
-            words = f"the machine is gone; the attempt cost ${after.accrued_usd} at most"
+            words = f"the machine is gone; the attempt cost at most ${after.accrued_usd}"
             await self._record("GpuNode", before, Reason.RELEASED, words)
         elif job is not None:
             await self._tell(job, before.status.conditions, after.conditions)
@@ -523,7 +527,7 @@ class Reconciler:
     async def _tell(
         self, job: GpuJob, before: tuple[Condition, ...], after: tuple[Condition, ...]
     ) -> None:
-        """Records an event on the job if it has come to a reason that a person should know."""
+        """Records an event on the job if its new reason is one that a person should know."""
         old, new = _ready(before), _ready(after)
         if new is None or (old is not None and old.reason == new.reason):
             return

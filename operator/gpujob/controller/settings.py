@@ -1,7 +1,7 @@
 """The settings of the controller, from environment variables.
 
-`GPUJOB_<NAME>` for each field below and for each constant of `Limits`; `VAST_API_KEY` for the
-account's token, which exists nowhere else.
+Each field below and each field of `Limits` is read from `GPUJOB_<NAME>`. The account's API key is
+read from `VAST_API_KEY`; no other program has it.
 """
 
 import ipaddress
@@ -26,27 +26,27 @@ TOKEN_VARIABLE = "VAST_API_KEY"  # noqa: S105 - the name of the variable
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All that the controller is told at its start."""
+    """The settings that the controller is started with."""
 
     vast_api_key: SecretStr
     driver_image: str
     transport_url: str
-    """Where driver pods reach this controller."""
+    """URL at which driver pods and the server reach the leader."""
     namespace: str
-    """Where this controller runs."""
+    """Namespace that this controller runs in."""
     pod_name: str
     pod_ip: str
     pod_uid: str = ""
-    """Lets events about the controller show with its pod."""
+    """UID of the pod, by which `kubectl describe pod` finds the events about the controller."""
     name: str = "gpujob"
-    """Of the Service that drivers are told, and of the leader lock."""
+    """Name of the transport Service and of the leader Lease."""
     webhook: str = ""
-    """Name of the webhook's configuration whose certificates are made here; empty = none."""
+    """ValidatingWebhookConfiguration whose certificates are made here; empty if there is none."""
     driver_image_pull_policy: str = "IfNotPresent"
     provider_url: str = "https://console.vast.ai"
     transport_port: int = 8080
     probes_port: int = 8081
-    listen_host: str = "0.0.0.0"  # noqa: S104 - a pod's own address is not known before
+    listen_host: str = "0.0.0.0"  # noqa: S104 - the pod's address is not known in advance
     log_level: str = "INFO"
     workers: int = 8
     limits: Limits = field(default_factory=Limits)
@@ -72,7 +72,7 @@ class Settings:
         for url in ("provider_url", "transport_url"):
             if not is_address(own.get(url, "https://x")):
                 raise ConfigError(
-                    f"{VARIABLE_PREFIX}{url.upper()} must be an http or https address"
+                    f"{VARIABLE_PREFIX}{url.upper()} must be an http or https URL without a query"
                 )
         try:
             ipaddress.ip_address(str(own["pod_ip"]))
@@ -84,11 +84,11 @@ class Settings:
 
 
 def _check_lock(limits: Limits) -> None:
-    """Raises ConfigError unless a leader stops before another one can lead, and can rent."""
+    """Raises ConfigError unless a leader stops, and has sent its rent, before another can lead."""
     duration = limits.lock_duration_seconds
     for name in ("lock_renew_deadline_seconds", "rent_not_after_seconds"):
         if getattr(limits, name) + limits.lock_retry_seconds > duration:
             raise ConfigError(
-                f"{VARIABLE_PREFIX}{name.upper()} and {VARIABLE_PREFIX}LOCK_RETRY_SECONDS together "
-                f"must be at most {VARIABLE_PREFIX}LOCK_DURATION_SECONDS, which is {duration}"
+                f"{VARIABLE_PREFIX}{name.upper()} plus {VARIABLE_PREFIX}LOCK_RETRY_SECONDS must be "
+                f"at most {VARIABLE_PREFIX}LOCK_DURATION_SECONDS, which is {duration:g}"
             )

@@ -1,8 +1,8 @@
 """The sweep: destroys machines of this cluster that no live GpuNode owns.
 
-It stands apart from everything else, in its own thread and loop with its own clients, so that a
-stuck reconcile can not stop it. It lists the provider first, and the nodes only after that has
-ended: a node that is created in between is then seen, a machine without one is really alone.
+It has its own thread, event loop and clients, so that a stuck reconcile cannot stop it. It lists
+the machines first, and the nodes only once that has ended. So it sees a node that is created in
+between, and a machine without a node really has no owner.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from gpujob.controller.settings import Settings
 from gpujob.core.sweep import Owner, orphans
 
 CONFIRM_SECONDS = 60.0
-"""Many orphans at once look like our own mistake: they must still be there after this time."""
+"""Many orphans at once look like a bug. They are destroyed only if still there after this time."""
 
 log = structlog.get_logger("gpujob.sweep")
 
 
 class Sweep:
-    """Looks for orphans for ever."""
+    """Looks for orphans until the process ends."""
 
     def __init__(self, settings: Settings, clock: Clock, cluster_id: str) -> None:
         self._settings = settings
@@ -37,12 +37,12 @@ class Sweep:
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
 
     def start(self) -> None:
-        """Begins to sweep in a thread that ends with the process."""
+        """Starts the thread, which ends with the process."""
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
-        """Whether the sweep goes on."""
+        """True while the sweep runs."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
@@ -56,7 +56,7 @@ class Sweep:
             try:
                 await self.sweep_once(kube, vast)
             except AdapterError as error:
-                # An incomplete or failed read means no destroy.
+                # After a failed or incomplete read nothing is destroyed.
                 log.warning("sweep_failed", problem=str(error))
             await asyncio.sleep(limits.sweep_seconds)
 
@@ -89,9 +89,20 @@ class Sweep:
             number: self._held_back.get(number, monotonic) for number in found.held_back
         }
         if found.held_back:
-            log.error("orphans_held_back", instances=found.held_back)
+            log.error(
+                "orphans_held_back",
+                instances=found.held_back,
+                problem=f"so many at once look like a bug; those that are still there after "
+                f"{CONFIRM_SECONDS:.0f} s are destroyed",
+            )
+        marks = {lease.instance_id: lease.mark for lease in listing.leases}
         for number in found.to_destroy:
-            log.warning("orphan_destroyed", instance=number, reason=Reason.ORPHAN_DESTROYED)
+            log.warning(
+                "orphan_destroyed",
+                instance=number,
+                mark=marks[number],
+                reason=Reason.ORPHAN_DESTROYED,
+            )
             try:
                 await vast.destroy(number)
             except ProviderError as error:

@@ -1,7 +1,7 @@
-"""DriverTransport's server side: drivers report here, and the answer says what to do.
+"""The server side of the transport: drivers report here, and the answer says what to do.
 
-A driver identifies itself by the token of its pod, and only the pod that its GpuNode records is
-answered. A report is kept as an observation: no spending and no state follows from it directly.
+A driver identifies itself by the token of its pod. Only the pod that the GpuNode records gets an
+answer. A report is kept as an observation for the next pass; nothing is stored or spent right away.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,13 +39,13 @@ from gpujob.web.problems import Problem
 from gpujob.web.token_reviews import TokenReviews
 
 REVIEW_SECONDS = 60.0
-"""How long the review of a token is kept."""
+"""How long the review of a token is reused."""
 
 POD_UID = "authentication.kubernetes.io/pod-uid"
 POD_NAME = "authentication.kubernetes.io/pod-name"
 
 Lookup = Callable[[str], tuple[GpuNode | None, GpuJob | None]]
-"""Finds a node, by its uid, and its job, both as last watched."""
+"""Finds a node by its uid, and its job, both as last seen by the watch."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def transport_app(
     world: WorldNow,
     quotes: QuotesFor,
 ) -> Starlette:
-    """Returns the application that drivers talk to, and the server when it needs an estimate."""
+    """Returns the application that drivers report to, and that the server asks for estimates."""
     reviews = TokenReviews(
         kube, clock, believed_seconds=REVIEW_SECONDS, audience=TRANSPORT_AUDIENCE
     )
@@ -75,7 +75,7 @@ def transport_app(
             raise Problem(401, "the bearer token of the driver's pod is needed")
         user = await reviews.user_of(token)
         if user is None or (caller := _pod_of(user)) is None:
-            raise Problem(401, "the token is not valid here, or not bound to a pod")
+            raise Problem(401, "the token is not valid for this audience, or is not bound to a pod")
         return caller
 
     async def sync(request: Request) -> Response:
@@ -90,17 +90,17 @@ def transport_app(
     def accept(caller: _Caller, report: DriverReport) -> Assignment:
         node, job = lookup(report.node_uid)
         if node is None:
-            raise Problem(404, "this GpuNode is not known here yet")
+            raise Problem(404, "the controller has not seen this GpuNode yet; try again")
         driver = node.status.driver
         if (
             driver is None
             or driver.pod_uid != caller.pod_uid
             or node.metadata.namespace != caller.namespace
         ):
-            raise Problem(403, "the GpuNode does not record this pod as its driver")
+            raise Problem(403, "this pod is not the driver that the GpuNode records")
         held = heard.get(report.node_uid)
         before = held.report if held is not None and held.pod_uid == caller.pod_uid else None
-        # A report that was overtaken on its way, or sent twice, says nothing about the present.
+        # A report that arrives twice, or after a newer one, says nothing about the present.
         if before is None or report.order > before.order:
             heard[report.node_uid] = Heard(report, caller.pod_uid, clock.monotonic())
             if before is None or _is_news(before, report):

@@ -1,8 +1,8 @@
-"""The only module that knows kopf: it watches, and hands each event over.
+"""The only module that uses kopf: it watches objects, and passes each event on.
 
-kopf runs in a thread and a loop of its own, because it cancels what it finds in a shared one. Its
-low-level handlers cost no write and leave nothing on the objects. If its watch ends, so must the
-process: a deaf controller is worse than a restarted one.
+kopf runs in a thread and an event loop of its own: when it stops, it also cancels tasks of its loop
+that it did not start. Its low-level `on.event` handlers write nothing to the objects. If the watch
+ends, the process must end too, because a restart is better than a controller that sees no events.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import kopf
 from gpujob.api.meta import GROUP, LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGER, VERSION
 
 OnEvent = Callable[[str, dict[str, Any], bool], None]
-"""Kind, object, whether it is gone; called in the watcher's thread."""
+"""Gets the kind, the object, and whether it is gone; called in the watcher's thread."""
 
 
 class Watcher:
@@ -27,19 +27,19 @@ class Watcher:
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self.problem: str | None = None
-        """Why the watch ended, if it did by itself."""
+        """Why the watch ended, unless it was stopped."""
 
     def start(self) -> None:
-        """Begins to watch."""
+        """Starts to watch."""
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
-        """Whether the watch goes on."""
+        """True while the watch runs."""
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Ends the watch and waits for it, 10 s at most."""
+        """Stops the watch, and waits up to 10 s until it has ended."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(timeout=10)
@@ -57,9 +57,9 @@ class Watcher:
                 )
             )
             if not self._stop.is_set():
-                self.problem = "the watch ended"
-        except Exception as error:  # noqa: BLE001 - the thread's last word
-            self.problem = f"the watch broke: {type(error).__name__}: {error}"
+                self.problem = "the watch of the API server ended"
+        except Exception as error:  # noqa: BLE001 - the thread ends here, and `problem` says why
+            self.problem = f"the watch of the API server failed: {type(error).__name__}: {error}"
         finally:
             self._loop.close()
 
@@ -86,7 +86,8 @@ def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.scanning.disabled = True
     settings.posting.enabled = False
-    # Never ours: kopf takes what bears this name off any object that no handler of its own holds.
+    # This must not be our finalizer: kopf removes the finalizer of this name from every object that
+    # none of its handlers needs, see https://github.com/nolar/kopf/issues/664.
     settings.persistence.finalizer = f"{GROUP}/never-set"
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10

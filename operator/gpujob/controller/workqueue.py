@@ -1,4 +1,4 @@
-"""A keyed work queue: events for one key merge, one worker at a time holds a key."""
+"""A keyed work queue: events for one key merge, and one worker at a time holds a key."""
 
 import asyncio
 import heapq
@@ -10,7 +10,7 @@ BACKOFF_MAX_SECONDS = 60.0
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """What is reconciled: one object."""
+    """Identifies the object that a pass reconciles."""
 
     kind: str
     namespace: str
@@ -18,9 +18,9 @@ class Key:
 
 
 class WorkQueue:
-    """What controller-runtime's queue gives: merged keys, delays, back-off by key.
+    """Merges keys, delays them, and backs off by key, as controller-runtime's queue does.
 
-    Not safe across threads: other threads go through `loop.call_soon_threadsafe`.
+    It is not thread-safe: other threads must use `loop.call_soon_threadsafe`.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class WorkQueue:
         self._closed = False
 
     def add(self, key: Key) -> None:
-        """Asks for a pass over the key as soon as nobody holds it."""
+        """Asks for a pass over the key, as soon as no worker holds it."""
         self._due.pop(key, None)
         if key in self._working:
             self._again.add(key)
@@ -44,7 +44,7 @@ class WorkQueue:
             self._changed.set()
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """Asks for a pass after a delay; of several delays the earliest counts."""
+        """Asks for a pass after a delay; of several delays the one that ends first counts."""
         due = asyncio.get_running_loop().time() + seconds
         if self._due.get(key, float("inf")) <= due:
             return
@@ -54,12 +54,12 @@ class WorkQueue:
         self._changed.set()
 
     def close(self) -> None:
-        """Lets every `take` return None from now on."""
+        """Makes every `take` return None from now on."""
         self._closed = True
         self._changed.set()
 
     async def take(self) -> Key | None:
-        """Returns a key that nobody else holds, to be given back with `done`; None = closed."""
+        """Returns a key that no other worker holds; give it back with `done`. None means closed."""
         loop = asyncio.get_running_loop()
         while not self._closed:
             while self._timers and self._timers[0][0] <= loop.time():
@@ -74,7 +74,8 @@ class WorkQueue:
             self._changed.clear()
             wait = self._timers[0][0] - loop.time() if self._timers else None
             try:
-                # Not `wait_for`, which may swallow a cancellation that comes with the event.
+                # `wait_for` can lose a cancellation that comes together with the event, see
+                # https://github.com/python/cpython/issues/86296.
                 async with asyncio.timeout(wait):
                     await self._changed.wait()
             except TimeoutError:
@@ -82,7 +83,7 @@ class WorkQueue:
         return None
 
     def done(self, key: Key, *, failed: bool) -> None:
-        """Gives a key back; a failure asks for another pass, later each time."""
+        """Gives a key back. A failure asks for another pass, each time after a longer delay."""
         self._working.discard(key)
         if failed:
             count = self._failures[key] = self._failures.get(key, 0) + 1

@@ -109,7 +109,7 @@ class RentAccepted:
 
 
 @dataclass(frozen=True)
-class RentRefusal:
+class RentRefused:
     """The provider refused, or the request was never sent: nothing was rented."""
 
     reason: Reason
@@ -139,7 +139,7 @@ class NodeMemory:
 
     marker_seen_at: float | None = None
     """Monotonic time at which this process first saw that a machine may be leased."""
-    rent: RentAccepted | RentRefusal | RentUnanswered | None = None
+    rent: RentAccepted | RentRefused | RentUnanswered | None = None
     destroy_sent_at: float | None = None
     """Monotonic time of the first destroy request."""
     destroy_repeated_at: float | None = None

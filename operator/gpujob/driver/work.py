@@ -17,7 +17,7 @@ from gpujob.adapters.ssh import Connection, connect
 from gpujob.api.transport import (
     Assignment,
     Instruction,
-    Machine,
+    MachineAddress,
     MachineFault,
     Measured,
     Outcome,
@@ -66,7 +66,7 @@ class Worker:
         self._assignment = Assignment(version=1, instruction=Instruction.WAIT)
         self._news = asyncio.Event()
         """Set when the assignment has changed."""
-        self._place: tuple[Machine, int] | None = None
+        self._place: tuple[MachineAddress, int] | None = None
         """The machine to work on, and the number of the run there."""
         self._working: asyncio.Task[None] | None = None
         self._sampled_at = float("-inf")
@@ -101,7 +101,7 @@ class Worker:
             self._working.cancel()
             await asyncio.wait([self._working])
 
-    def _turn_to(self, place: tuple[Machine, int] | None) -> asyncio.Task[None] | None:
+    def _turn_to(self, place: tuple[MachineAddress, int] | None) -> asyncio.Task[None] | None:
         """Begins to work on a machine; None = on none, because it was taken away."""
         found = self.findings
         found.contact_at = self._refused_since = found.run = None
@@ -121,7 +121,7 @@ class Worker:
 
     # --- Connections --------------------------------------------------------------------------
 
-    async def _hold_on(self, machine: Machine, run: Run) -> None:
+    async def _hold_on(self, machine: MachineAddress, run: Run) -> None:
         """Connects, launches once, carries output; reconnects until the workload has ended."""
         self.findings.phase = WorkloadPhase.CONNECTING
         tries = 0
@@ -163,7 +163,7 @@ class Worker:
         self.findings.message = words
         _log.info("%s", words)
 
-    def _check_pin(self, machine: Machine) -> None:
+    def _check_pin(self, machine: MachineAddress) -> None:
         """Trusts the first host key only; raises HostKeyMismatch.
 
         An interruption changes host and port, never the key. A controller that names another key
@@ -366,7 +366,7 @@ def _outcome(look: Look, run: Run) -> Outcome:
     )
 
 
-def _place(assignment: Assignment) -> tuple[Machine, int] | None:
+def _place(assignment: Assignment) -> tuple[MachineAddress, int] | None:
     if assignment.machine is None:
         return None
     return assignment.machine, assignment.work.run_number if assignment.work else 0

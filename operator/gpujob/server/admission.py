@@ -55,13 +55,13 @@ class _AdmissionReview(BaseModel):
 def admission_app(
     clock: Clock, market: Callable[[], MarketNotes | None] = lambda: None
 ) -> Starlette:
-    """Returns the application that the API server asks; `market` gives what the controller saw."""
+    """Returns the application that the API server calls; `market` returns the latest notes."""
 
     async def validate(request: Request) -> Response:
         try:
             asked = await _read(request)
         except Problem as problem:
-            log.warning("review_refused", status=problem.status, problem=problem.detail)
+            log.warning("review_rejected", status=problem.status, problem=problem.detail)
             raise
         verdict = review(asked.object, market(), now=clock.now())
         if verdict.faults:
@@ -83,7 +83,8 @@ async def _read(request: Request) -> _AdmissionRequest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise Problem(400, f"this is not a review of a GpuJob: {where}: {first['msg']}") from None
+        words = f"the body is not a review of a GpuJob: {where}: {first['msg']}"
+        raise Problem(400, words) from None
 
 
 def _answer(uid: str, verdict: Review) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Starts the server's listeners and keeps what they need fresh, until the process is to stop.
+"""Starts the server's listeners and keeps their data fresh, until the process is to stop.
 
 Certificates come from the Secret that the controller keeps, and are replaced while connections are
-open. What is known of the market comes from the controller's notes.
+open. Market data comes from the controller's notes.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ log = structlog.get_logger("gpujob.server")
 
 
 def probes(tls: Tls) -> Starlette:
-    """Returns the application that the kubelet asks."""
+    """Returns the application that the kubelet calls."""
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok")
@@ -39,7 +39,8 @@ def probes(tls: Tls) -> Starlette:
     async def readyz(_: Request) -> Response:
         if tls.is_loaded:
             return PlainTextResponse("ok")
-        return PlainTextResponse("there is no certificate yet; the controller makes it", 503)
+        words = "there is no certificate yet; the controller makes it, so see its log"
+        return PlainTextResponse(words, 503)
 
     return listener_app(Route("/healthz", healthz), Route("/readyz", readyz))
 
@@ -74,7 +75,7 @@ async def run(settings: ServerSettings) -> int:
         callers = Callers(kube, SystemClock(), settings.api_bootstrap_token)
         shows_cause = settings.api_mode == "development"
         if shows_cause:
-            log.warning("development_mode", means="answers include why a request failed")
+            log.warning("development_mode", effect="error answers include the cause")
         routes = api_app(
             kube=kube,
             clock=SystemClock(),
@@ -97,8 +98,8 @@ async def run(settings: ServerSettings) -> int:
     if stopping not in ended:
         (broken, *_) = ended
         problem = broken.exception() if not broken.cancelled() else None
-        log.error("server_broke", task=broken.get_name(), problem=repr(problem))
-    # Reviews that are under way are answered; streams are cut.
+        log.error("server_failed", task=broken.get_name(), problem=repr(problem))
+    # Reviews in progress are still answered; streams are cut.
     for listener in (asking, *listeners):
         listener.should_exit = True
     serving = [task for task in tasks if task.get_name() in ("probes", "admission", "api")]
@@ -107,7 +108,7 @@ async def run(settings: ServerSettings) -> int:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await kube.close()
-    log.info("server_stops")
+    log.info("server_stopping")
     return 0 if stopping in ended else 1
 
 

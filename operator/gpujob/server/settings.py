@@ -23,15 +23,15 @@ class ServerSettings:
     listen_host: str = "0.0.0.0"  # noqa: S104 - the pod's address is not known in advance
     log_level: str = "INFO"
     look_seconds: float = 5.0
-    """How often certificates, tokens and the market's notes are read."""
+    """How often certificates, tokens and market notes are read."""
     api_port: int = 0
     """The port of the HTTP API; 0 disables it."""
     transport_url: str = ""
-    """The controller's address, for estimates; needed for the HTTP API."""
+    """The controller's URL, for estimates; required if the HTTP API is served."""
     token_file: str = "/var/run/secrets/gpujob.dev/transport/token"  # noqa: S105 - a path
-    """The file of the token for the controller."""
+    """The file with the token that the controller accepts."""
     api_mode: str = "production"
-    """In `development`, error answers include the cause."""
+    """`development` adds the cause to error answers; `production` does not."""
     api_bootstrap_token: SecretStr = field(default_factory=lambda: SecretStr(""))
     """A token that may do everything until its Secret is deleted; empty if there is none."""
 
@@ -44,7 +44,9 @@ class ServerSettings:
         if own.get("api_mode", "production") not in ("production", "development"):
             raise ConfigError(f"{VARIABLE_PREFIX}API_MODE must be production or development")
         if own.get("api_port") and not is_address(own.get("transport_url", "")):
-            raise ConfigError(f"{VARIABLE_PREFIX}TRANSPORT_URL must be an http or https address")
+            raise ConfigError(
+                f"{VARIABLE_PREFIX}TRANSPORT_URL must be an http or https URL without a query"
+            )
         token = own.get("api_bootstrap_token", SecretStr(""))
         if token and (why := weakness(token.get_secret_value())):
             raise ConfigError(f"{VARIABLE_PREFIX}API_BOOTSTRAP_TOKEN is too weak: {why}; {ADVICE}")

@@ -50,16 +50,16 @@ class Tls:
         try:
             stored = await self._kube.find("Secret", namespace, name)
         except ClusterError as error:
-            log.warning("certificate_unseen", problem=str(error))
+            log.warning("certificate_not_read", problem=str(error))
             return
         if stored is None:
             if not self.is_loaded:
-                log.info("certificate_awaited", secret=f"{namespace}/{name}")
+                log.info("waiting_for_certificate", secret=f"{namespace}/{name}")
             return
         try:
             self._show(stored)
         except (KeyError, ValueError, ssl.SSLError) as error:
-            # The present certificate stays valid for longer than it takes to notice this.
+            # The current certificate stays valid long enough for somebody to notice this.
             log.error("certificate_unusable", secret=f"{namespace}/{name}", problem=repr(error))
 
     def _show(self, stored: Body) -> None:
@@ -68,12 +68,14 @@ class Tls:
         if (shown := (chain, SecretBytes(key))) == self._shown:
             return
         with tempfile.TemporaryDirectory() as folder:
-            # Python's ssl module reads only files. Nobody else can read this folder.
+            # Python's ssl module reads certificates only from files, see
+            # https://github.com/python/cpython/issues/129216. Nobody else can read this folder.
             chain_file, key_file = Path(folder) / "tls.crt", Path(folder) / "tls.key"
             chain_file.write_bytes(chain)
             key_file.write_bytes(key)
-            # A key that does not match would leave the context without a certificate.
+            # A key that does not match would leave the context without a certificate, so the pair
+            # is first tried in another context.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain_file, key_file)
             self.context.load_cert_chain(chain_file, key_file)
         self._shown = shown
-        log.info("certificate_shown")
+        log.info("certificate_loaded")

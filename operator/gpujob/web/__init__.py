@@ -1,1 +1,1 @@
-"""What all HTTP listeners share: the server, reading of bodies and tokens, limits and problems."""
+"""What all HTTP listeners share: the server, the readers of bodies and tokens, limits, problems."""

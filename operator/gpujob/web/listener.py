@@ -22,7 +22,7 @@ HEAD_SECONDS = 10.0
 
 
 def listener_app(*routes: Route) -> Starlette:
-    """Returns an application for programs to ask.
+    """Returns the application of a listener that only programs call.
 
     A route may raise Problem, and ClusterError if the cluster cannot be asked. Those and all other
     exceptions are answered with problem details.
@@ -32,7 +32,7 @@ def listener_app(*routes: Route) -> Starlette:
         middleware=[Middleware(LastResort)],
         exception_handlers={HTTPException: on_http_exception},
     )
-    # A path with a trailing slash is another path, to which the library would redirect.
+    # Starlette would redirect a path with a trailing slash. Here it is a different path: a 404.
     app.router.redirect_slashes = False
     return app
 
@@ -40,7 +40,7 @@ def listener_app(*routes: Route) -> Starlette:
 class _Connection(H11Protocol):
     """Closes a connection on which the head of a request does not arrive in time.
 
-    uvicorn itself waits for ever, see https://github.com/Kludex/uvicorn/issues/157.
+    uvicorn itself waits forever, see https://github.com/Kludex/uvicorn/issues/157.
     """
 
     _patience: asyncio.TimerHandle | None = None
@@ -70,7 +70,7 @@ class _Connection(H11Protocol):
 
 
 class HttpServer(uvicorn.Server):
-    """A server that leaves signals to its process, which may run several servers."""
+    """A server without signal handlers, because one process may run several servers."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -80,9 +80,9 @@ class HttpServer(uvicorn.Server):
 def http_server(
     app: ASGIApp, host: str, port: int, tls: ssl.SSLContext | None = None
 ) -> HttpServer:
-    """Returns a server of an application; with a context it serves over TLS.
+    """Returns a server of an application, which serves over TLS if there is a context.
 
-    The context may be given another certificate while it is in use.
+    The certificate in the context may be replaced while it is in use.
     """
     config = uvicorn.Config(
         app,
@@ -95,7 +95,8 @@ def http_server(
         server_header=False,
     )
     if tls is not None:
-        # uvicorn takes only files of certificates. Its own context is replaced once it is loaded.
+        # uvicorn accepts certificates only as files, see
+        # https://github.com/Kludex/uvicorn/issues/806. So its context is replaced after loading.
         config.load()
         config.ssl = tls
     return HttpServer(config)

@@ -36,16 +36,16 @@ TITLES = {
     500: "Internal Server Error",
     503: "Service Unavailable",
 }
-"""The phrases of RFC 9110, which RFC 9457 wants as titles where the type is `about:blank`."""
+"""The phrases of RFC 9110, which RFC 9457 demands as titles for the type `about:blank`."""
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}
-"""Headers of each answer of a status, unless a problem brings its own."""
+"""Headers of every answer with this status, unless a problem sets its own."""
 INTERNAL = "the request failed inside the server; its log has the cause under this error id"
 
 log = structlog.get_logger("gpujob.web")
 
 
 class FieldFault(BaseModel):
-    """One thing that is wrong with what was sent."""
+    """One thing that is wrong with the request."""
 
     field: str = Field(description="Path from the root.", examples=["spec.gpu.count"])
     message: str = Field(description="What is wrong, and what would be right.")
@@ -104,7 +104,7 @@ def recorded(error: Exception) -> str:
     if isinstance(error, AdapterError):
         log.warning("request_failed", error_id=error_id, problem=str(error))
     else:
-        log.error("request_broke", error_id=error_id, exc_info=error)
+        log.error("request_crashed", error_id=error_id, exc_info=error)
     return error_id
 
 

@@ -4,7 +4,7 @@ from gpujob.adapters.clock import Clock
 
 
 class RateLimit:
-    """A token bucket for each caller: so many requests at once, then so many a second."""
+    """A token bucket for each caller: `at_once` requests in a burst, then `per_second`."""
 
     def __init__(self, clock: Clock, *, per_second: float, at_once: int) -> None:
         self._clock, self._rate, self._most = clock, per_second, float(at_once)

@@ -1,4 +1,4 @@
-"""Whose a token of the cluster is: the API server is asked, and its answer is kept for a while."""
+"""Finds the account of a Kubernetes token: asks the API server, and caches its answer."""
 
 import asyncio
 import hashlib
@@ -27,7 +27,7 @@ class TokenReviews:
         believed_seconds: float,
         audience: str | None = None,
     ) -> None:
-        """Without an audience, tokens must be for the API server itself."""
+        """Accepts tokens for this audience; without one, tokens for the API server itself."""
         self._kube, self._clock = kube, clock
         self._seconds, self._audience = believed_seconds, audience
         self._held: dict[str, tuple[float, Body]] = {}

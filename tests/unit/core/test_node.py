@@ -48,7 +48,7 @@ from gpujob.core.observation import (
     NodeMemory,
     NodeObservation,
     RentAccepted,
-    RentRefusal,
+    RentRefused,
     RentUnanswered,
     Unavailable,
 )
@@ -271,7 +271,7 @@ TABLE = [
     (
         "a refused request is no machine",
         node_observation(
-            renting(), memory=NodeMemory(rent=RentRefusal(Reason.OFFER_GONE, "taken"))
+            renting(), memory=NodeMemory(rent=RentRefused(Reason.OFFER_GONE, "taken"))
         ),
         Reason.OFFER_GONE,
         [],
@@ -1065,7 +1065,7 @@ TABLE = [
         "a refusal after the end frees it",
         node_observation(
             ended(renting(), "JobDeleted"),
-            memory=NodeMemory(rent=RentRefusal(Reason.OFFER_GONE, "taken")),
+            memory=NodeMemory(rent=RentRefused(Reason.OFFER_GONE, "taken")),
         ),
         Reason.OFFER_GONE,
         [],
@@ -1179,7 +1179,7 @@ def test_a_bid_is_what_the_marker_and_the_request_say() -> None:
 
 def test_what_was_not_rented_costs_nothing() -> None:
     """A refused request is charged with nothing."""
-    refused = NodeMemory(rent=RentRefusal(Reason.OFFER_GONE, "taken"))
+    refused = NodeMemory(rent=RentRefused(Reason.OFFER_GONE, "taken"))
     stored = plan_node(node_observation(renting(), memory=refused)).status
     plan = plan_node(
         replace(node_observation(), node=a_node().model_copy(update={"status": stored}))

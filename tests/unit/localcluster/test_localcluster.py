@@ -171,8 +171,8 @@ def test_with_an_engine_it_is_kind(tmp_path: Path) -> None:
     assert sum("create cluster --name mine" in call for call in calls) == 1
     assert f"kind load image-archive {archive} --name mine" in calls
     assert "kubectl helm helm4\n" in done.stdout, "what a user of the cluster needs is built"
-    assert "mine: up by kind" in done.stdout
-    assert "mine: down" in done.stdout
+    assert "mine: runs in kind" in done.stdout
+    assert "mine: does not run" in done.stdout
     dockerfile = f"--file {ROOT / 'operator/Dockerfile'}"
     images = {"operator": "gpujob", "driver": "gpujob-driver", "simulator": "vastsim"}
     for target, name in images.items():

@@ -2,7 +2,7 @@
 
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
-from gpujob.api.transport import Assignment, Instruction, Machine, Work
+from gpujob.api.transport import Assignment, Instruction, MachineAddress, Work
 from gpujob.core.limits import STOP_GRACE_SHARE, Limits
 from gpujob.core.node.stage import CONTRADICTIONS, Stage, stage_of
 
@@ -23,7 +23,7 @@ def assignment(node: GpuNode | None, job: GpuJob | None, limits: Limits) -> Assi
     if status.machine is None or stage is Stage.PAUSED:
         return Assignment(version=1, instruction=Instruction.WAIT)
     place = status.machine
-    machine = Machine(host=place.host, port=place.port, host_key=place.host_key)
+    machine = MachineAddress(host=place.host, port=place.port, host_key=place.host_key)
     if stage is Stage.MEASURING:
         return Assignment(version=1, instruction=Instruction.MEASURE, machine=machine)
     stops = stage in (Stage.STOPPING, Stage.DELIVERING)

@@ -17,7 +17,7 @@ from gpujob.core.money import format_usd, micro_up, parse_usd, short_usd
 from gpujob.core.node.answers import NodePlan, account_doubt, end, progress, wait
 from gpujob.core.node.facts import gone_at, marked_leases
 from gpujob.core.node.stage import Stage
-from gpujob.core.observation import NodeObservation, RentAccepted, RentRefusal, Unavailable
+from gpujob.core.observation import NodeObservation, RentAccepted, RentRefused, Unavailable
 
 BIRTH_GRACE = timedelta(seconds=30)
 """A machine that started more than this after `rentNotAfter` was requested too late."""
@@ -151,7 +151,7 @@ def answered(seen: NodeObservation) -> NodePlan | None:
     match seen.memory.rent:
         case RentAccepted(instance_id):
             return record_lease(seen, instance_id)
-        case RentRefusal(reason, message):
+        case RentRefused(reason, message):
             return _not_rented(seen, reason, message)
         case _:
             return None

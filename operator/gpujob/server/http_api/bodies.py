@@ -85,7 +85,7 @@ def _parsed(raw: bytes) -> Any:
         names = [name for name, _ in items]
         if len(set(names)) < len(names):
             doubled = next(name for name in names if names.count(name) > 1)
-            raise _AmbiguousJson(f"the key '{doubled[:64]}' is twice in one object")
+            raise _AmbiguousJson(f"the key '{doubled[:64]}' appears twice in one object")
         return dict(items)
 
     def constant(name: str) -> Any:

@@ -41,7 +41,7 @@ class Caller:
 
 
 def unauthorized() -> Problem:
-    """One answer whatever is wrong with a token, so that nobody learns how near they were."""
+    """Returns one answer whatever is wrong with a token, so that it helps nobody to guess one."""
     return Problem(
         401,
         "a valid bearer token is needed",
@@ -102,9 +102,9 @@ class Callers:
             raise Problem(403, f"this token may not {verb} {what} {where}")
 
     async def follow(self, namespace: str, secret: str, seconds: float) -> None:
-        """Reads the Secret of tokens again and again; while that fails, the last ones stay valid.
+        """Reads the Secret of tokens regularly; while that fails, the last ones stay valid.
 
-        Expired ones do not: each request compares the time.
+        They still expire in time, because each request compares the time.
         """
         logged: object = None
         while True:
@@ -117,7 +117,7 @@ class Callers:
                         log.error("token_unreadable", secret=secret, token=name)
                 logged = seen
             except ClusterError as error:
-                log.warning("tokens_unseen", problem=str(error))
+                log.warning("tokens_not_read", problem=str(error))
             await asyncio.sleep(seconds)
 
 

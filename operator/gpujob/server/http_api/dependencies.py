@@ -130,7 +130,8 @@ async def _paging(
         raw = cursor.encode() + b"=" * (-len(cursor) % 4)
         return Paging(limit, base64.b64decode(raw, altchars=b"-_", validate=True).decode())
     except (binascii.Error, ValueError):
-        raise Problem(400, "the cursor is not one of this API") from None
+        words = "the cursor is not valid; send `nextCursor` of the previous page"
+        raise Problem(400, words) from None
 
 
 PagingDep = Annotated[Paging, Depends(_paging)]

@@ -1,4 +1,4 @@
-"""Which problem each failure becomes that a route of the API does not catch itself."""
+"""Turns a failure that a route of the API does not catch itself into a problem."""
 
 from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
@@ -38,12 +38,12 @@ def failure_problem(error: Exception, *, shows_cause: bool) -> Problem:
             status, words = 422, "the cluster refuses the object"
         case Forbidden():
             status = 403
-            words = "the cluster refuses: a quota, a namespace that ends, or a right that the "
-            words += "API's server lacks"
+            words = "the cluster refuses this: because of a quota, because the namespace is being "
+            words += "deleted, or because this server lacks a right"
         case ClusterError():
             status, words = 503, "the cluster does not answer now; try again later"
         case ControllerBusy():
-            words = "too many estimates are asked for; try again"
+            words = "too many estimates were requested; try again later"
             return Problem(429, words, headers={"Retry-After": "5"})
         case ControllerUnavailable():
             status, words = 503, "the controller does not answer now; try again later"

@@ -19,7 +19,7 @@ HEADERS = (
     (b"strict-transport-security", b"max-age=31536000"),
     (b"x-content-type-options", b"nosniff"),
 )
-"""Answers are for the caller alone, and are no web pages. No other origin may read them."""
+"""Answers are for the caller alone and are not web pages. No other origin may read them."""
 
 log = structlog.get_logger("gpujob.http_api.access")
 
@@ -50,7 +50,7 @@ class AccessLog:
             log.info(
                 "request",
                 method=scope["method"],
-                # The path of the route: the one that the caller sent may hold anything.
+                # The path of the route. The path that the caller sent could contain anything.
                 route=getattr(scope.get("route"), "path", ""),
                 status=status,
                 caller=getattr(scope.get("state", {}).get("caller"), "name", ""),

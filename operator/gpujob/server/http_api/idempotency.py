@@ -1,4 +1,4 @@
-"""The Idempotency-Key: a request that is sent again with the same key creates nothing again.
+"""The Idempotency-Key: a request that is repeated with the same key creates no second job.
 
 The API server is the only store. The job carries a digest of caller and key as a label, by which it
 is found again, and a digest of the request. The name of the job makes equal requests exclude each

@@ -1,4 +1,4 @@
-"""A job that is only asked for, and what would be wrong with it."""
+"""Checks a job that was sent to the API, before it is created or estimated."""
 
 from gpujob.adapters.kube import Body
 from gpujob.api.meta import API_VERSION
@@ -19,5 +19,5 @@ def object_of(asked: NewJob, backend: Backend) -> Body:
     verdict = review(body, backend.notes(), now=backend.clock.now())
     if verdict.faults:
         faults = tuple((fault.field, fault.message) for fault in verdict.faults)
-        raise Problem(422, "the job cannot run as it is", faults=faults)
+        raise Problem(422, "the job is not valid", faults=faults)
     return body

@@ -1,4 +1,4 @@
-"""Answers without an end: how many there may be, and how one is sent."""
+"""Streams, which are answers without an end: how many may be open, and how one is sent."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ log = structlog.get_logger("gpujob.http_api")
 
 
 class Stream(StreamingResponse):
-    """An answer that ends with its source, or when the caller leaves."""
+    """An answer that ends with its source, or when the caller disconnects."""
 
     def __init__(
         self, chunks: AsyncIterator[bytes], media_type: str, opened: AsyncExitStack
@@ -27,7 +27,7 @@ class Stream(StreamingResponse):
         self._opened = opened
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends it; what was opened for it is closed in any case."""
+        """Sends the stream, and closes what was opened for it in any case."""
         async with self._opened:
             answering = asyncio.create_task(super().__call__(scope, receive, send))
             leaving = asyncio.create_task(_has_left(receive))
@@ -47,7 +47,7 @@ async def _until_it_breaks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]
             yield chunk
     except ClusterError as error:
         # It is too late for another status. The stream ends, and the caller may ask again.
-        log.warning("stream_broke", problem=str(error))
+        log.warning("stream_failed", problem=str(error))
 
 
 async def _has_left(receive: Receive) -> None:
@@ -69,8 +69,8 @@ class OpenStreams:
     ) -> Stream:
         """Opens a source and returns the answer that sends what comes from it.
 
-        Raises Problem if too many streams are open, and what opening raises: later there is no
-        status to tell of a failure.
+        Raises Problem if too many streams are open, and any error of opening the source. A later
+        failure can no longer change the status.
         """
         async with AsyncExitStack() as stack:
             self._enter(caller)

@@ -23,8 +23,8 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
         openapi_version="3.1.0",
         tags=[
-            {"name": "jobs", "description": "What is to run."},
-            {"name": "machines", "description": "What is paid for."},
+            {"name": "jobs", "description": "What to run, and within which cost."},
+            {"name": "machines", "description": "Rented machines, and what they cost."},
         ],
     )
     parts = document["components"]
@@ -36,7 +36,8 @@ def openapi(app: FastAPI) -> dict[str, Any]:
             # The reader of bodies rejects unknown fields at all levels.
             inner = {name: {**one, "additionalProperties": False} for name, one in inner.items()}
         schemas |= {model.__name__: schema} | inner
-    # FastAPI documents its own answer to wrong parameters, which this API never gives.
+    # FastAPI always documents its own answer to wrong parameters, which this API never gives, see
+    # https://github.com/fastapi/fastapi/issues/3424.
     unused = [schemas.pop(name) for name in ("HTTPValidationError", "ValidationError")]
     assert len(unused) == 2, "FastAPI documents its own answer"
     parts["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
