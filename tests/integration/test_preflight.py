@@ -8,7 +8,7 @@ from tests.integration.parts import eventually
 @pytest.mark.parametrize(
     ("fault", "reason", "words"),
     [
-        ("mislabelled", "MachineMislabelled", "the GPU says NVIDIA GeForce GTX 1060 6GB"),
+        ("mislabelled", "MachineMislabelled", "machine's GPU says NVIDIA GeForce GTX 1060 6GB"),
         ("broken_gpu", "MachineBroken", "Unable to determine the device handle"),
         ("slow_disk", "MachineSlow", "MB/s, less than the minimum of 4 MB/s"),
     ],
