@@ -89,7 +89,7 @@ def test_when_the_market_or_the_controller_is_silent(world: World, api: Api) -> 
     assert (silent.status, silent.headers["retry-after"]) == (503, "5")
     assert "127.0.0.1" not in silent.raw.decode()
     (line,) = (line for line in api.server.log.splitlines() if silent.body["errorId"] in line)
-    assert "no answer" in line
+    assert "the controller did not answer" in line
 
 
 @pytest.mark.shared_world

@@ -167,10 +167,10 @@ def test_events_tell_the_story(world: World) -> None:
     world.await_reason("train", "Complete")
 
     def told() -> list[tuple[str, str, str]]:
-        events = world.kubectl.items("events.events.k8s.io", "-n", world.namespace)
-        ours = [one for one in events if one["regarding"]["kind"] in ("GpuJob", "GpuNode")]
+        events = world.kubectl.items("events", "-n", world.namespace)
+        ours = [one for one in events if one["involvedObject"]["kind"] in ("GpuJob", "GpuNode")]
         ours.sort(key=lambda one: one["metadata"]["name"])
-        return [(one["type"], one["regarding"]["name"], one["reason"]) for one in ours]
+        return [(one["type"], one["involvedObject"]["name"], one["reason"]) for one in ours]
 
     wanted = [
         ("Normal", "train", "Admitted"),
