@@ -91,8 +91,11 @@ def give_back(seen: NodeObservation) -> NodePlan | None:
     if waits_from is not None and gone_at(seen, after=waits_from) is not None:
         if not _had_machine(status):
             return _release(seen, 0, ())
-        seconds = (world.now - status.end.at).total_seconds()
-        learnt: list[effects.Effect] = [effects.RecordDestroy(seconds)]
+        learnt: list[effects.Effect] = []
+        if status.lease is not None:
+            # Without a recorded machine the proof took longer, which says nothing about destroys.
+            seconds = (world.now - status.end.at).total_seconds()
+            learnt.append(effects.RecordDestroy(seconds))
         if Reason(status.end.reason).kind.is_misfit and status.rent is not None:
             paid = paid_seconds(seen) - unpaid_seconds(seen)
             learnt.append(effects.RecordUnfit(Reason(status.end.reason), paid))
