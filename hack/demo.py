@@ -225,6 +225,13 @@ def show(stage: Stage) -> None:
     print(stage.kubectl("get", "gpujobs,gpunodes", "-n", "demo"), flush=True)
 
 
+def driver_of(job: Object) -> str:
+    """Returns the driver pod of a job's current attempt, or of its last one."""
+    status = job["status"]
+    node = status.get("nodeName") or status["attempts"][-1]["nodeName"]
+    return f"{node}-driver"
+
+
 @contextlib.contextmanager
 def _log_of_train(stage: Stage) -> Iterator[None]:
     """Prints the driver's log of the first job while it grows."""
@@ -232,7 +239,9 @@ def _log_of_train(stage: Stage) -> Iterator[None]:
     held: list[subprocess.Popen[str]] = []
 
     def follow() -> None:
-        command = stage.command("kubectl", "logs", "-n", "demo", "-f", "train-0-1-driver")
+        # Its first attempt may have lost its offer to another job, so the pod's name is not known.
+        pods = "-lgpujob.dev/job=train"
+        command = stage.command("kubectl", "logs", "-n", "demo", "-f", "--tail=-1", pods)
         found = False
         while not found and not ended.wait(0.5):
             with subprocess.Popen(
