@@ -523,7 +523,7 @@ FAULTS = (
         "if True:",
     ),
     Fault(
-        "a release that can not be asked about is none",
+        "a release that cannot be asked about is none",
         "controller/other_releases.py",
         '"other_release_unclear", lock=name, problem=str(error))\n            return True',
         '"other_release_unclear", lock=name, problem=str(error))\n            return False',
@@ -639,7 +639,7 @@ FAULTS = (
         "key=len",
     ),
     Fault(
-        "a line that can not be rendered is lost",
+        "a line that cannot be rendered is lost",
         "adapters/sink.py",
         "line = super().format(_unrendered(record, problem))",
         "raise problem",

@@ -152,7 +152,7 @@ def test_all_else_is_denied(closed: Pods) -> None:
 
 
 def test_as_the_chart_comes_it_works_and_nobody_else_gets_in(plain: Pods) -> None:
-    """Where the API server is, the chart can not know; drivers are held where they are named."""
+    """Where the API server is, the chart cannot know; drivers are held where they are named."""
     driver, controller, server = plain.driver, plain.controller, plain.server
     needed: dict[str, Connection] = {
         "drivers report, in whatever namespace": (plain.driver_elsewhere, controller, 8080),

@@ -254,7 +254,7 @@ async def test_a_stopped_machine_starts_again_with_its_disk(machine: Machine) ->
 
 
 async def test_an_outbid_machine_stops_and_resumes_by_itself(machine: Machine) -> None:
-    """Its user can not start it meanwhile; it is back when the other one is gone."""
+    """Its user cannot start it meanwhile; it is back when the other one is gone."""
     machine.ask("POST", f"machines/{machine.number}/outbid", {"lasts": -1})
     (outbid,) = (await machine.vast.list_leases()).leases
     answer = machine.ask("PUT", f"/api/v0/instances/{machine.number}/", {"state": "running"})

@@ -237,7 +237,7 @@ async def test_a_machine_without_marks_is_nobodys() -> None:
 
 
 async def test_a_destroyed_machine_may_be_listed_again(simulator: Simulator) -> None:
-    """After it was gone; it can not be destroyed once more."""
+    """After it was gone; it cannot be destroyed once more."""
     one = simulator.rent_by_hand("one")
     await appeared(simulator, {one})
     simulator.faults(reappear={"seconds": 0.8, "lasts": -1})
@@ -451,7 +451,7 @@ def listing_answer(**page: object) -> Answer:
         pytest.param(
             listing_answer(instances=[{"id": "x"}], total_instances=1),
             ProviderUnavailable,
-            id="a row that can not be read",
+            id="a row that cannot be read",
         ),
         pytest.param(
             listing_answer(instances=[], total_instances=0, next_token="x"),

@@ -10,7 +10,7 @@
 | `processes/NAMESPACE/POD/…` | of all processes of a pod: `cmdline`, `environ` |
 | `processes/machines/…`, `node` | of those on rented machines, and of the cluster's own |
 | `processes/others/cmdline` | of whatever else runs on this machine |
-| `files/NAMESPACE/POD/PATH` | all files of a container but its image's, which it can not write |
+| `files/NAMESPACE/POD/PATH` | all files of a container but its image's, which it cannot write |
 | `machines/NUMBER/PATH` | all files of a rented machine |
 | `requests/…` | what the simulator was sent: `targets`, `authorization`, `headers`, `bodies` |
 | `metrics/…`, `answers/…` | of the listeners |

@@ -280,7 +280,7 @@ def says(words: str, found: Object) -> bool:
 
 
 def test_an_image_that_is_not_there_costs_nothing(stage: Stage) -> None:
-    """The drivers' image can not be pulled: nothing is rented, and the job says why."""
+    """The drivers' image cannot be pulled: nothing is rented, and the job says why."""
     before = len(stage.ledger())
     controller = ("deployment/gpujob", "-n", "gpujob-system")
     variable = "{.spec.template.spec.containers[0].env[?(@.name=='GPUJOB_DRIVER_IMAGE')].value}"

@@ -236,7 +236,7 @@ def _pods(stage: Stage, name: str) -> list[Object]:
 
 
 def _has_nothing(inside: Object) -> None:
-    """Not root, no capability, no new privileges, seccomp on, a root that can not be written."""
+    """Not root, no capability, no new privileges, seccomp on, a root that cannot be written."""
     status = inside["status"]
     sets = {
         name: int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")

@@ -1,4 +1,4 @@
-"""Workloads that are told to end, what they say meanwhile, and drivers that can not begin."""
+"""Workloads that are told to end, what they say meanwhile, and drivers that cannot begin."""
 
 from collections.abc import Callable
 

@@ -146,7 +146,7 @@ CALLERS_FAULTS: dict[str, tuple[Provocation, int]] = {
     "a wrong cursor": (lambda one: one.ask("GET", f"{JOBS}?cursor=AAAA"), 400),
     "a wrong header": (lambda one: one.ask("DELETE", f"{JOBS}/x", if_match="x"), 400),
     "no such namespace": (lambda one: one.ask("POST", JOBS.replace("default", "none"), JOB), 404),
-    "what can not run": (
+    "what cannot run": (
         lambda one: one.ask("POST", JOBS, JOB.replace(b"python:3.11", b"-bad-")),
         422,
     ),

@@ -126,7 +126,7 @@ def test_a_driver_is_held_to_more_than_pod_security(
 ) -> None:
     """All of these pass the restricted profile; none of them is a driver's to have.
 
-    Whatever the controller creates is a driver: it can not leave the labels off. So is what bears
+    Whatever the controller creates is a driver: it cannot leave the labels off. So is what bears
     them, whoever creates it.
     """
     pod = pod_of(namespace)

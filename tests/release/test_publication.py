@@ -1,6 +1,6 @@
 """SR-010: nothing is published without its bill of materials, or twice, or in part.
 
-The stub stands for GitHub's REST API, which can not be reached from here.
+The stub stands for GitHub's REST API, which cannot be reached from here.
 """
 
 import json
@@ -243,7 +243,7 @@ def test_the_draft_of_a_failed_run_is_found_again(
 def test_two_drafts_are_left_to_a_person(
     github: GitHub, repository: Repository, files: list[Path]
 ) -> None:
-    """Which one is meant can not be known."""
+    """Which one is meant cannot be known."""
     first, second = (github.add_release(TAG, draft=True) for _ in range(2))
     with pytest.raises(ReleaseError, match=rf"2 drafts \({first}, {second}\)"):
         repository.publish(TAG, files)

@@ -1,5 +1,5 @@
 // The upstream Kubernetes programs of the local cluster, built from source where no container engine is at hand.
-// k8s.io/kubernetes can not be installed by version: its staging modules have to be replaced by their published form.
+// k8s.io/kubernetes cannot be installed by version: its staging modules have to be replaced by their published form.
 module gpujob.dev/hack/localcluster/k8s
 
 go 1.26.0

@@ -123,7 +123,7 @@ def delivered(seconds: float = -5, **changes: Any) -> dict[str, Any]:
 
 
 LONG_DRAIN = a_spec(data={"drainSeconds": 600})
-UNUSABLE = a_report(data_problem="outputs-0 can not be written: Read-only file system")
+UNUSABLE = a_report(data_problem="outputs-0 cannot be written: Read-only file system")
 
 
 def idle(seconds: float, samples: int) -> Any:
@@ -155,7 +155,7 @@ TABLE = [
         ["CreateDriver"],
     ),
     (
-        "a pod that can not be made for too long ends the attempt",
+        "a pod that cannot be made for too long ends the attempt",
         node_observation(
             KEYED,
             pod=None,
@@ -840,7 +840,7 @@ TABLE = [
         [],
     ),
     (
-        "files that can not be copied are known before anything is rented",
+        "files that cannot be copied are known before anything is rented",
         node_observation(KEYED | {"driver": {"podName": "d", "podUID": POD_UID}}, report=UNUSABLE),
         Reason.DATA_UNUSABLE,
         [],
