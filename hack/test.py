@@ -1,12 +1,16 @@
-"""Runs the parts of the test suite one after the other, and says what came of each."""
+"""Runs the parts of the test suite, and says what came of each.
+
+They run one after the other, but for the end-to-end tests, which run beside the others: these use
+the processors and those mostly wait.
+"""
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 import xml.etree.ElementTree as Xml
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +30,8 @@ class Part:
     """Processes that share its tests; 0 = one process, that of pytest itself."""
     programs: tuple[binaries.Program, ...] = ()
     """What its tests run besides our own code, and the tools of a release."""
+    waits: bool = False
+    """Its tests mostly wait, so it runs beside the other parts; its output is printed after it."""
 
 
 PARTS = (
@@ -38,8 +44,8 @@ PARTS = (
     Part("chart", CORES, binaries.CHART),
     # One registry and one image serve all of its tests.
     Part("release", 0, binaries.CHART),
-    # Last and alone: two workers would be two clusters.
-    Part("e2e", 0, binaries.EVERYTHING),
+    # Two workers would be two clusters.
+    Part("e2e", 0, binaries.EVERYTHING, waits=True),
 )
 NAMES = tuple(part.name for part in PARTS)
 
@@ -78,19 +84,34 @@ def prepare(parts: list[Part], images: Path) -> None:
         project_images.build(images)
 
 
-def run(part: Part, options: list[str], images: Path) -> Result:
-    """Runs one part; a part of which no test ran has not ended well."""
-    print(f"=== {part.name} ===", flush=True)
-    started, cpu_before = time.monotonic(), _cpu_seconds()
+def run(part: Part, options: list[str], images: Path, *, aside: bool = False) -> Result:
+    """Runs one part; a part of which no test ran has not ended well.
+
+    The output of one that runs aside is printed when it has ended, since the others print too.
+    """
+    print(f"=== {part.name}{' begins' if aside else ''} ===", flush=True)
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gpujob-test-") as scratch:
         report = Path(scratch) / "report.xml"
         command = [sys.executable, "-m", "pytest", f"tests/{part.name}", f"--junitxml={report}"]
         command += ["-p", "no:cacheprovider", "-q", f"--basetemp={scratch}/t"]
         command += [f"--numprocesses={part.workers}", *options]
         settings = os.environ | {"GPUJOB_IMAGES": str(images)}
-        status = subprocess.run(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, env=settings
-        ).returncode
+        with (Path(scratch) / "output").open("w+b") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output if aside else None,
+                stderr=subprocess.STDOUT if aside else None,
+                env=settings,
+            )
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            output.seek(0)
+            said = output.read().decode(errors="replace")
+        if aside:
+            print(f"=== {part.name} ===\n{said}", flush=True)
         cases = list(Xml.parse(report).iter("testcase")) if report.exists() else []  # noqa: S314
     failed = [
         case for case in cases if case.find("failure") is not None or case.find("error") is not None
@@ -107,14 +128,18 @@ def run(part: Part, options: list[str], images: Path) -> Result:
         failed=len(failed),
         skipped=tuple(skipped),
         seconds=time.monotonic() - started,
-        cpu_seconds=_cpu_seconds() - cpu_before,
-        ended_well=status == 0 and bool(cases),
+        cpu_seconds=used.ru_utime + used.ru_stime,
+        ended_well=process.returncode == 0 and bool(cases),
     )
 
 
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def run_all(parts: list[Part], options: list[str], images: Path) -> list[Result]:
+    """Runs parts, those that wait beside the others, and returns what came of each."""
+    beside = [part for part in parts if part.waits and len(parts) > 1]
+    with ThreadPoolExecutor(max_workers=1) as aside:
+        waiting = [aside.submit(run, part, options, images, aside=True) for part in beside]
+        results = [run(part, options, images) for part in parts if part not in beside]
+        return results + [one.result() for one in waiting]
 
 
 def main() -> int:
@@ -134,7 +159,9 @@ def main() -> int:
     parts = [part for part in PARTS if part.name in (arguments or NAMES)]
     with tempfile.TemporaryDirectory(dir=cache(), prefix="images-") as images:
         prepare(parts, Path(images))
-        results = [run(part, options, Path(images)) for part in parts]
+        started = time.monotonic()
+        results = run_all(parts, options, Path(images))
+        seconds = time.monotonic() - started
     print("\npart          passed  failed  skipped  seconds  CPU seconds")
     for result in results:
         print(
@@ -147,7 +174,6 @@ def main() -> int:
             print(f"skipped: {reason}")
     passed = sum(result.passed for result in results)
     failed = sum(result.failed for result in results)
-    seconds = sum(result.seconds for result in results)
     skips = sum(len(result.skipped) for result in results)
     print(f"{passed} passed, {failed} failed, {skips} skipped in {seconds:.0f} s")
     return 0 if all(result.ended_well for result in results) else 1

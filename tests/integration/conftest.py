@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.integration.api import BOOTSTRAP, TOKENS, Api, api_server, record
+from tests.integration.client import path_of
 from tests.integration.parts import (
     ROOT,
     Kubectl,
@@ -258,28 +259,23 @@ def _is_held(kubectl: Kubectl) -> bool:
 def fresh_namespace(kubectl: Kubectl) -> Iterator[str]:
     """A namespace of a test's own that enforces the restricted profile."""
     name = f"test-{uuid.uuid4().hex[:10]}"
-    kubectl.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {
-                "name": name,
-                "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
-            },
-        }
+    restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
+    client, spaces = kubectl.client, "/api/v1/namespaces"
+    made, answer = client.send("POST", spaces, {"metadata": {"name": name, "labels": restricted}})
+    assert made == 201, answer
+    eventually(
+        "the default service account", lambda: kubectl.get("serviceaccount", "default", name)
     )
-    account = ("get", "serviceaccount", "default", "-n", name)
-    eventually("the default service account", lambda: kubectl.run(*account).returncode == 0)
     yield name
     # The operator is gone by now: what it still held is let go by hand, and surely deleted, since
     # the next test's operator would go on with it.
-    kubectl.run("delete", "gpujobs,gpunodes", "--all", "-n", name, "--wait=false")
     for kind in ("gpunodes", "gpujobs"):
         for one in kubectl.items(kind, "-n", name):
-            patch = '{"metadata":{"finalizers":null}}'
-            target = (kind, one["metadata"]["name"], "-n", name)
-            kubectl.run("patch", *target, "--type=merge", "-p", patch)
-    kubectl.run("delete", "namespace", name, "--wait=false")
+            path = path_of(kind, one["metadata"]["name"], name)
+            client.send("DELETE", path)
+            let_go = {"metadata": {"finalizers": None}}
+            client.send("PATCH", path, let_go, "application/merge-patch+json")
+    client.send("DELETE", f"{spaces}/{name}")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.integration.reader import Reader, connect
+from tests.integration.client import Client, connect, path_of
 
 from localcluster.control_plane import ControlPlane, free_port
 
@@ -33,8 +33,8 @@ PATIENCE_SECONDS = 240.0
 
 LIMITS = {
     "LIST_LAG_SECONDS": "1",
-    "POLL_SECONDS": "0.3",
-    "SWEEP_SECONDS": "0.5",
+    "POLL_SECONDS": "0.5",
+    "SWEEP_SECONDS": "1",
     "BOOT_CAP_SECONDS": "60",
     "DESTROY_LAG_CAP_SECONDS": "30",
     "DRAIN_SECONDS": "6",
@@ -44,8 +44,8 @@ LIMITS = {
     "QUOTE_AGE_SECONDS": "20",
     "RENT_TIMEOUT_SECONDS": "3",
     "STATUS_SECONDS": "1",
-    "LOCK_RETRY_SECONDS": "0.5",
-    "CLUSTER_CHECK_SECONDS": "1",
+    "LOCK_RETRY_SECONDS": "1",
+    "CLUSTER_CHECK_SECONDS": "3",
 }
 LAG_CAP_SECONDS = 30
 
@@ -61,7 +61,7 @@ def eventually(
     while time.monotonic() < deadline:
         if seen := look():
             return seen
-        time.sleep(0.1)
+        time.sleep(0.2)
     raise AssertionError(f"not seen within {patience_seconds:.0f} s: {what}; last: {seen}")
 
 
@@ -72,7 +72,7 @@ class Kubectl:
         self._program = str(plane.bin / "kubectl")
         self.kubeconfig = kubeconfig
         self._home = kubeconfig.parent / "kubectl-cache"
-        self._reader = Reader(kubeconfig)
+        self.client = Client(kubeconfig)
 
     def run(self, *arguments: str, text: str = "") -> "subprocess.CompletedProcess[str]":
         """Runs it, whatever comes of it."""
@@ -92,16 +92,16 @@ class Kubectl:
 
     def get(self, kind: str, name: str, namespace: str) -> Object | None:
         """Returns an object, None if there is none or no answer."""
-        return self._reader.get(kind, name, namespace)
+        return self.client.get(kind, name, namespace)
 
     def items(self, kinds: str, *where: str) -> list[Object]:
         """Returns objects; `where` is `-A` or `-n` and a namespace, and perhaps `-l` and labels."""
         given = dict(zip(where[::2], where[1::2], strict=True)) if where != ("-A",) else {}
-        return self._reader.items(kinds, given.get("-n", ""), given.get("-l", ""))
+        return self.client.items(kinds, given.get("-n", ""), given.get("-l", ""))
 
     def listing(self, kind: str, labels: str) -> list[Object] | None:
         """Returns the objects of all namespaces with these labels; None if there is no answer."""
-        return self._reader.listing(kind, labels=labels)
+        return self.client.listing(kind, labels=labels)
 
     def apply(self, manifest: Object) -> None:
         """Applies an object."""
@@ -594,7 +594,7 @@ class PodRunner:
         return "".join(f"{name}:\n{self.log(name)}" for name in names)
 
     def _run(self) -> None:
-        while not self._stop.wait(0.2):
+        while not self._stop.wait(0.3):
             seen = self._kubectl.listing("pods", "app.kubernetes.io/component=driver")
             if seen is None:
                 continue
@@ -619,16 +619,15 @@ class PodRunner:
             if volume["name"] == "ssh"
         )
         secret = self._kubectl.get("secret", key_name, namespace)
-        token = self._kubectl.run(
-            *("create", "token", "default", "-n", namespace, f"--audience={AUDIENCE}"),
-            *("--bound-object-kind=Pod", f"--bound-object-name={name}"),
-            f"--bound-object-uid={uid}",
-        )
-        if secret is None or token.returncode != 0:
+        account = path_of("serviceaccounts", "default", namespace)
+        bound = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}
+        asked = {"spec": {"audiences": [AUDIENCE], "boundObjectRef": bound}}
+        status, token = self._kubectl.client.send("POST", f"{account}/token", asked)
+        if secret is None or status != 201:
             return
         folder = self._folder / uid
         folder.mkdir(parents=True)
-        (folder / "token").write_text(token.stdout)
+        (folder / "token").write_text(token["status"]["token"])
         key = folder / "key"
         key.touch(mode=0o600)
         key.write_bytes(base64.b64decode(secret["data"]["id_ed25519"]))
@@ -664,8 +663,6 @@ class PodRunner:
         self._set_status(*self._names[uid], status)
 
     def _set_status(self, namespace: str, name: str, status: Object) -> None:
-        patch = json.dumps({"status": status})
-        self._kubectl.run(
-            *("patch", "pod", name, "-n", namespace, "--subresource=status", "--type=merge"),
-            *("-p", patch),
-        )
+        path = f"{path_of('pods', name, namespace)}/status"
+        merge = "application/merge-patch+json"
+        self._kubectl.client.send("PATCH", path, {"status": status}, merge)
