@@ -39,8 +39,8 @@ PARTS = (
     # Its worlds are played on all processors already.
     Part("simulation"),
     # These mostly wait for the processes that they have started, each for its own.
-    Part("contract", CORES + 1),
-    Part("integration", CORES + 1, binaries.CONTROL_PLANE + binaries.CHART),
+    Part("contract", CORES + 2),
+    Part("integration", CORES + 2, binaries.CONTROL_PLANE + binaries.CHART),
     Part("chart", CORES, binaries.CHART),
     # One registry and one image serve all of its tests.
     Part("release", 0, binaries.CHART),
