@@ -126,9 +126,9 @@ class Chance:
         await asyncio.sleep(self._random.choice((0.001, 0.01, 0.1, 1.0)))
 
 
-def _check_transition(before: Body, after: Body) -> None:
+def _check_transition(before: GpuNode, after: GpuNode) -> None:
     """Fails unless the table of a node's stages has this step: it is what the docs show."""
-    old, new = (stage_of(GpuNodeStatus.model_validate(one)) for one in (before, after))
+    old, new = stage_of(before.status), stage_of(after.status)
     assert new is old or new in NEXT[old], f"{old} was followed by {new}"
 
 
@@ -144,8 +144,8 @@ class ModelKube(KubeClient):
         self.names: dict[str, tuple[str, str]] = {}
         """Namespace and name of all that was ever created, by uid."""
         self._read: dict[str, Any] = {}
-        self._packed: dict[str, bytes] = {}
-        """Each stored version, as it is sent."""
+        self._copies: dict[str, Body] = {}
+        """What is sent of each stored version: one copy, which nobody may change."""
         self._clock = VirtualClock()
         self._terminating: set[str] = set()
         self._version = 0
@@ -190,10 +190,12 @@ class ModelKube(KubeClient):
     async def write_status(self, kind: str, stored: Mapping[str, Any], status: Body) -> Body:
         await self._unreliable()
         body = self._current(kind, stored)
-        if kind == "GpuNode":
-            _check_transition(body.get("status") or {}, status)
+        key = (kind, body["metadata"]["namespace"], body["metadata"]["name"])
+        before = self.objects[key]
         body["status"] = _copy(status)
-        self._put((kind, body["metadata"]["namespace"], body["metadata"]["name"]), body)
+        self._put(key, body)
+        if kind == "GpuNode":
+            _check_transition(self.read(GpuNode, before), self.read(GpuNode, body))
         await self._answer_lost()
         return self._sent(body)
 
@@ -236,7 +238,7 @@ class ModelKube(KubeClient):
 
     def vanish(self, kind: str, namespace: str, name: str) -> None:
         """Deletes an object by force: its finalizers are taken away first."""
-        body = _copy(self.objects[kind, namespace, name])
+        body = _next(self.objects[kind, namespace, name])
         self.forced.add(body["metadata"]["uid"])
         body["metadata"]["finalizers"] = []
         self._put((kind, namespace, name), body)
@@ -247,17 +249,17 @@ class ModelKube(KubeClient):
         body = self.objects.get(key)
         if body is None:
             return
-        body = _copy(body)
+        body = _next(body)
         body["metadata"].setdefault("deletionTimestamp", _wire(self._clock.now()))
         self._put(key, body)
 
     def change(self, kind: str, namespace: str, name: str, **spec: Any) -> None:
-        body = _copy(self.objects[kind, namespace, name])
-        body["spec"] |= spec
+        body = _next(self.objects[kind, namespace, name])
+        body["spec"] = body["spec"] | spec
         self._put((kind, namespace, name), body)
 
     def set_status(self, kind: str, namespace: str, name: str, status: Body) -> None:
-        body = _copy(self.objects[kind, namespace, name])
+        body = _next(self.objects[kind, namespace, name])
         body["status"] = status
         self._put((kind, namespace, name), body)
 
@@ -276,12 +278,19 @@ class ModelKube(KubeClient):
         return found
 
     def _sent(self, body: Body) -> Body:
-        """Returns a copy of a stored object, as whoever calls over a wire gets one."""
+        """Returns a stored object as whoever calls over a wire gets it: not the very one.
+
+        A copy for each call would be a tenth of all work, so all get the same one.
+        """
         version = body["metadata"]["resourceVersion"]
-        if version not in self._packed:
-            self._packed[version] = marshal.dumps(body)
-        copied: Body = marshal.loads(self._packed[version])
-        return copied
+        if version not in self._copies:
+            self._copies[version] = _copy(body)
+        return self._copies[version]
+
+    def check_sent(self, body: Body) -> None:
+        """Fails if somebody has changed what was sent to all of this version."""
+        if self._copies.get(body["metadata"]["resourceVersion"], body) != body:
+            raise Broken(f"somebody changed what was read: {body['metadata']['name']}")
 
     def _current(self, kind: str, stored: Mapping[str, Any]) -> Body:
         meta = stored["metadata"]
@@ -291,7 +300,7 @@ class ModelKube(KubeClient):
         same = ("uid", "resourceVersion")
         if any(held["metadata"][field] != meta[field] for field in same):
             raise Conflict(meta["name"])
-        return _copy(held)
+        return _next(held)
 
     def _put(self, key: tuple[str, str, str], body: Body) -> None:
         before, meta = self.objects.get(key), body["metadata"]
@@ -299,6 +308,7 @@ class ModelKube(KubeClient):
             # Nothing is written, and nobody is told.
             return
         if before is not None:
+            self.check_sent(before)
             leaves = "deletionTimestamp" in meta and "deletionTimestamp" not in before["metadata"]
             changed = before.get("spec") != body.get("spec")
             meta["generation"] = before["metadata"]["generation"] + (leaves or changed)
@@ -688,6 +698,14 @@ def _copy(body: Body) -> Body:
     """Returns a copy, as whoever calls over a wire gets one; much faster than a deep copy."""
     copied: Body = marshal.loads(marshal.dumps(body))
     return copied
+
+
+def _next(body: Body) -> Body:
+    """Returns the next version of a stored object: a copy whose parts may be replaced, not changed.
+
+    Only the metadata are changed in place.
+    """
+    return body | {"metadata": dict(body["metadata"])}
 
 
 def _key(body: Body) -> tuple[str, str, str]:

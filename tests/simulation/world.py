@@ -55,6 +55,9 @@ SHUTDOWN_SECONDS = 5.0
 RESTART_SECONDS = 5.0
 """From the crash of a replica to its next start."""
 
+MARKET = read_market()
+"""What every world begins with: nothing in it can change."""
+
 SETTINGS = Settings(
     vast_api_key=SecretStr("token"),
     driver_image="image",
@@ -216,7 +219,7 @@ class World:
     ) -> None:
         self.chance = chance
         self.calls = calls or Calls()
-        self.market = Market(read_market(), seed, Timing(list_lag=chance.list_lag))
+        self.market = Market(MARKET, seed, Timing(list_lag=chance.list_lag))
         self.kube = ModelKube(chance)
         self.vast = ModelProvider(self.market, self.kube, chance)
         self.drivers = ModelDrivers(
@@ -411,6 +414,8 @@ class World:
         self.check()
         if left := self.living():
             raise Broken(f"still leased: {left}")
+        for body in self.kube.objects.values():
+            self.kube.check_sent(body)
         now = self.vast.now()
         for name, job in self.jobs().items():
             bills = [
