@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 
 from vastsim.ledger import STORAGE_MONTH_HOURS, Bill, bill
 from vastsim.offers import Facts
@@ -100,7 +100,7 @@ class Lease:
         bid = self.ask.bid_usd_per_hour
         return _usd(self.facts.dph_base) if bid is None else bid
 
-    @property
+    @cached_property
     def storage_usd_per_hour(self) -> Fraction:
         """The price of its disk."""
         disk = Fraction(str(self.ask.disk_gb))

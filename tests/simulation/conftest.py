@@ -18,9 +18,15 @@ from tests.simulation.world import Verdict
 REPORT = pytest.StashKey["Report"]()
 
 
-def silence() -> None:
-    """Virtual time makes logs long: only a world that is played alone shows its log."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+def silence(*, for_good: bool = False) -> None:
+    """Virtual time makes logs long: only a world that is played alone shows its log.
+
+    Done `for_good` it costs less, but no other test may run in this process then.
+    """
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        cache_logger_on_first_use=for_good,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +97,7 @@ class Players:
 
 
 def _begin() -> None:
-    silence()
+    silence(for_good=True)
     gc.freeze()
     # A world leaves little that goes round in circles.
     gc.set_threshold(100_000)

@@ -40,7 +40,7 @@ from gpujob.adapters.provider import RentLine
 from gpujob.adapters.redact import Scrubber
 from gpujob.adapters.vast import OFFERS_WANTED, PAGE_SIZE, Answer, VastRequests
 from gpujob.api.gpujob import GpuJob
-from gpujob.api.gpunode import GpuNode, GpuNodeStatus
+from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
 from gpujob.api.transport import (
     DriverReport,

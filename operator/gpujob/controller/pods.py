@@ -43,9 +43,11 @@ def pod_from(body: Body) -> seen.Pod:
 def _outcome(container: Body) -> Outcome | None:
     """Returns the outcome in the driver's termination message; None if it holds something else."""
     for state in ("state", "lastState"):
-        ended = (container.get(state) or {}).get("terminated") or {}
+        message = ((container.get(state) or {}).get("terminated") or {}).get("message")
+        if not message:
+            continue
         try:
-            return Outcome.model_validate_json(ended.get("message") or "")
+            return Outcome.model_validate_json(message)
         except ValidationError:
             continue
     return None

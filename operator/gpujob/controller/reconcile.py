@@ -44,6 +44,7 @@ from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_watch import MarketWatch
 from gpujob.controller.pods import is_owned_by, pod_from
 from gpujob.controller.readiness import Readiness
+from gpujob.controller.readings import Readings
 from gpujob.controller.settings import Settings
 from gpujob.controller.workqueue import Key
 from gpujob.core import effects
@@ -130,6 +131,7 @@ class Reconciler:
         """Tasks with a rent request in flight, which must not be cancelled."""
         self.unfit_paid_seconds: defaultdict[str, list[float]] = defaultdict(list)
         """Paid seconds of each machine that failed the preflight check, by reason."""
+        self._readings = Readings()
         self._memories: dict[str, NodeMemory] = {}
         self._absent_since: dict[str, float] = {}
         self._service_problems: dict[str, str] = {}
@@ -183,12 +185,13 @@ class Reconciler:
 
     async def _job(self, key: Key) -> _Pass | None:
         stored = await self._kube.find("GpuJob", key.namespace, key.name)
-        if stored is None:
-            return None
         try:
-            job = GpuJob.model_validate(stored)
+            job = self._readings.read(GpuJob, key, stored)
         except ValidationError as error:
+            assert stored is not None, "what is not stored has no faults"
             await self._refuse_spec(stored, error)
+            return None
+        if stored is None or job is None:
             return None
         status = job.status
         bind_contextvars(attempt=status.attempt)
@@ -196,7 +199,7 @@ class Reconciler:
             bind_contextvars(node=status.node_name)
         name = status.node_name or node_name(key.name, status.attempt + 1)
         body = await self._kube.find("GpuNode", key.namespace, name)
-        node = GpuNode.model_validate(body) if body is not None else None
+        node = self._readings.read(GpuNode, Key("GpuNode", key.namespace, name), body)
         observation = JobObservation(
             world=self.world(),
             job=job,
@@ -306,9 +309,9 @@ class Reconciler:
 
     async def _node(self, key: Key) -> _Pass | None:
         stored = await self._kube.find("GpuNode", key.namespace, key.name)
-        if stored is None:
+        node = self._readings.read(GpuNode, key, stored)
+        if stored is None or node is None:
             return None
-        node = GpuNode.model_validate(stored)
         bind_contextvars(job=node.spec.job_ref.name, attempt=node.spec.attempt)
         observation = await self._observe_node(key, node)
         plan = plan_node(observation)
@@ -335,7 +338,8 @@ class Reconciler:
 
     async def _observe_node(self, key: Key, node: GpuNode) -> NodeObservation:
         uid = node.metadata.uid
-        job_body = await self._kube.find("GpuJob", key.namespace, node.spec.job_ref.name)
+        job_key = Key("GpuJob", key.namespace, node.spec.job_ref.name)
+        job_body = await self._kube.find(job_key.kind, job_key.namespace, job_key.name)
         pod_body = await self._kube.find("Pod", key.namespace, driver_pod_name(key.name))
         pod = pod_from(pod_body) if pod_body is not None and is_owned_by(pod_body, uid) else None
         memory = self._memories.get(uid, NodeMemory())
@@ -354,7 +358,7 @@ class Reconciler:
         return NodeObservation(
             world=self.world(),
             node=node,
-            job=GpuJob.model_validate(job_body) if job_body is not None else None,
+            job=self._readings.read(GpuJob, job_key, job_body),
             pod=pod,
             report=self._report(uid, pod),
             memory=memory,

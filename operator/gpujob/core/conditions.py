@@ -114,6 +114,10 @@ def _flag(holds: bool) -> str:
     return "True" if holds else "False"
 
 
+def _said(condition: Condition) -> tuple[object, ...]:
+    return condition.status, condition.reason, condition.message, condition.observed_generation
+
+
 def _merged(
     stored: tuple[Condition, ...], wanted: dict[str, ConditionValue], generation: int, now: datetime
 ) -> tuple[Condition, ...]:
@@ -126,12 +130,16 @@ def _merged(
         # A condition that stays False keeps the reason for which it became False, except for Ready
         # and Admitted. Otherwise each step would rewrite all conditions.
         quiet = kept and flag == "False" and kind not in ("Ready", "Admitted")
+        said = (old.reason, old.message) if quiet and old else (reason.value, message[:4096])
+        if old and _said(old) == (flag, *said, generation):
+            merged.append(old)
+            continue
         merged.append(
             Condition(
                 type=kind,
                 status=flag,
-                reason=old.reason if quiet and old else reason.value,
-                message=old.message if quiet and old else message[:4096],
+                reason=said[0],
+                message=said[1],
                 observed_generation=generation,
                 last_transition_time=old.last_transition_time if kept and old else now,
             )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
+from functools import cached_property
 
 from gpujob.api.gpujob import GpuJob, GpuJobSpec
 from gpujob.api.gpunode import GpuNode
@@ -167,9 +168,9 @@ class NodeObservation:
     quotes: Quotes | Unavailable | None = None
     """None = not asked for."""
 
-    @property
+    @cached_property
     def stage(self) -> Stage:
-        """Where the node stands by its stored status."""
+        """Where the node stands by its stored status; most steps of a plan ask for it."""
         return stage_of(self.node.status)
 
     @property

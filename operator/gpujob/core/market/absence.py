@@ -20,11 +20,12 @@ def absence_proved_at(
     request, or a 404, proves nothing: the machine may run on. A machine that cannot be attributed
     may be ours, so while one is listed only a known number can be proved absent.
     """
+    label = str(mark)
     first: float | None = None
     proved_at: float | None = None
     for listing in listings:
         seen = any(
-            lease.instance_id == instance_id or lease.mark == str(mark) for lease in listing.leases
+            lease.instance_id == instance_id or lease.mark == label for lease in listing.leases
         )
         doubtful = listing.has_unattributable and instance_id is None
         if seen or doubtful or listing.account_id != account_id:

@@ -88,9 +88,6 @@ class Mark:
 
 def leases_of(listing: Listing, mark: Mark) -> tuple[Lease, ...]:
     """Returns the machines that carry a mark, lowest number first."""
-    return tuple(
-        sorted(
-            (lease for lease in listing.leases if lease.mark == str(mark)),
-            key=lambda lease: lease.instance_id,
-        )
-    )
+    label = str(mark)
+    found = (lease for lease in listing.leases if lease.mark == label)
+    return tuple(sorted(found, key=lambda lease: lease.instance_id))

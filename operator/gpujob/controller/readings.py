@@ -1,0 +1,34 @@
+"""Stored objects in the operator's words: each version is read once.
+
+A pass mostly finds the version that the last pass over the object found.
+"""
+
+from typing import TypeVar
+
+from gpujob.adapters.kube import Body
+from gpujob.api.gpujob import GpuJob
+from gpujob.api.gpunode import GpuNode
+from gpujob.controller.workqueue import Key
+
+Read = TypeVar("Read", GpuJob, GpuNode)
+
+
+class Readings:
+    """Holds what was read last of each object that is stored."""
+
+    def __init__(self) -> None:
+        self._last: dict[Key, GpuJob | GpuNode] = {}
+
+    def read(self, model: type[Read], key: Key, body: Body | None) -> Read | None:
+        """Returns an object as it is stored, None if it is not; may raise ValidationError."""
+        if body is None:
+            self._last.pop(key, None)
+            return None
+        last, meta = self._last.get(key), body["metadata"]
+        if isinstance(last, model) and (last.metadata.uid, last.metadata.resource_version) == (
+            meta["uid"],
+            meta["resourceVersion"],
+        ):
+            return last
+        found = self._last[key] = model.model_validate(body)
+        return found
