@@ -43,6 +43,12 @@ from gpujob.core.money import AmountError, exact
 READ_SECONDS = 20.0
 PAGE_SIZE = 25
 """The most rows that one page of a listing has (vastsim/FACTS.md, Listings)."""
+PAGE_QUERY = {
+    "limit": json.dumps(PAGE_SIZE),
+    "order_by": json.dumps([{"col": "id", "dir": "asc"}]),
+    "select_filters": "{}",
+}
+"""What is asked of each page."""
 LOG_LOOKS = 10
 LOG_LOOK_SECONDS = 0.5
 """A requested log appears seconds after the answer (vastsim/FACTS.md, Logs)."""
@@ -153,12 +159,7 @@ class VastRequests:
         rows: dict[int, Lease] = {}
         token: str | None = None
         while True:
-            query = {
-                "limit": json.dumps(PAGE_SIZE),
-                "order_by": json.dumps([{"col": "id", "dir": "asc"}]),
-                "select_filters": "{}",
-            }
-            query |= {"after_token": token} if token else {}
+            query = PAGE_QUERY | ({"after_token": token} if token else {})
             answer, headers = await self._channel.request("GET", "/api/v1/instances/", query=query)
             page, total = answer.get("instances"), answer.get("total_instances")
             if not isinstance(page, list) or not isinstance(total, int):
