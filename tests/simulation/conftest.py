@@ -5,14 +5,16 @@ import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import pytest
 import structlog
-from tests.simulation.lives import OWNERLESS_SECONDS, UNWANTED_SECONDS
+from tests.simulation.branches import Strikes, first
+from tests.simulation.lives import OWNERLESS_SECONDS, UNWANTED_SECONDS, endured
 from tests.simulation.world import Verdict
 
 REPORT = pytest.StashKey["Report"]()
@@ -78,7 +80,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Players:
-    """Plays worlds on all processors."""
+    """Plays worlds on all processors, and judges them."""
 
     pool: ProcessPoolExecutor
     report: Report
@@ -87,9 +89,21 @@ class Players:
         """Calls a function with each of what is given, somewhere."""
         return self.pool.map(play, *given)
 
-    def judge(self, fault: str, play: Callable[..., Verdict], *given: Iterable[Any]) -> None:
-        """Plays worlds of one class; fails with what broke and the commands that show it."""
-        verdicts = list(self.map(play, *given))
+    def endure(self, name: str, strikes: Sequence[Strikes]) -> list[Verdict]:
+        """Plays a life with each of these faults; returns what came of each, in their order."""
+        order = sorted(range(len(strikes)), key=lambda number: first(strikes[number]))
+        processes = os.cpu_count() or 1
+        # Each process plays what its worlds have in common, so each gets early and late ones.
+        shares = [order[start::processes] for start in range(processes)]
+        given = ([strikes[number] for number in share] for share in shares)
+        found: dict[int, Verdict] = {}
+        for share, verdicts in zip(shares, self.map(endured, repeat(name), given), strict=True):
+            found |= zip(share, verdicts, strict=True)
+        return [found[number] for number in range(len(strikes))]
+
+    def judge(self, fault: str, played: Iterable[Verdict]) -> None:
+        """Judges worlds of one class; fails with what broke and the commands that show it."""
+        verdicts = list(played)
         if verdicts:
             self.report.verdicts.setdefault(fault, []).extend(verdicts)
         broken = [f"{one.again}   # {one.problem}" for one in verdicts if one.problem]

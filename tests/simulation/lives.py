@@ -2,19 +2,17 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.simulation.branches import Branches, Strikes
 from tests.simulation.model import Chance
 from tests.simulation.process import FAULTS, STOPPED_SECONDS, Broken, Calls
 from tests.simulation.world import NAMESPACE, SETTINGS, Verdict, World, play
 
 from gpujob.core.job.end import is_finished
-
-Strikes = Mapping[int, str]
-"""Fault by the number of the call that it strikes."""
 
 JOB = ("GpuJob", NAMESPACE, "train")
 NODE = ("GpuNode", NAMESPACE, "train-0-1")
@@ -187,12 +185,12 @@ LIVES = {
 }
 
 
-async def _lived(life: Life, strikes: Strikes) -> World:
+async def _lived(life: Life, calls: Calls) -> World:
     world = World(
         Chance(0, level=0.0, list_lag=life.list_lag),
         run_seconds=life.run_seconds,
         exit_codes=life.exit_codes,
-        calls=Calls(dict(strikes)),
+        calls=calls,
     )
     await world.apply("train", **life.spec)
     story = asyncio.ensure_future(life.story(world))
@@ -217,13 +215,18 @@ async def _lived(life: Life, strikes: Strikes) -> World:
 
 def live(name: str, strikes: Strikes | None = None) -> World:
     """Plays a life with faults at these calls and returns the world at its end."""
-    world: World = play(lambda: _lived(LIVES[name], strikes or {}))
+    return _played(name, Calls(strikes=strikes or {}))
+
+
+def _played(name: str, calls: Calls) -> World:
+    world: World = play(lambda: _lived(LIVES[name], calls))
     return world
 
 
-def _judged(name: str, strikes: Strikes) -> World:
+def _judged(name: str, branches: Branches) -> World:
     """Plays a life with faults and checks what must hold at its end; raises Broken."""
-    world = live(name, strikes)
+    world = _played(name, Calls(branches))
+    strikes = branches.strikes
     blind = sum(FAULTS[fault].blind_seconds for fault in strikes.values())
     if world.longest_ownerless > OWNERLESS_SECONDS + blind + LIVES[name].blind_seconds:
         raise Broken(f"a machine had no owner for {world.longest_ownerless:.0f} s")
@@ -236,12 +239,16 @@ def _judged(name: str, strikes: Strikes) -> World:
     return world
 
 
-def endured(name: str, strikes: Strikes) -> Verdict:
-    """Plays a life with faults and returns what came of it."""
+def endured(name: str, strikes: Sequence[Strikes]) -> list[Verdict]:
+    """Plays a life with each of these faults and returns what came of it."""
+    return Branches(strikes).played(lambda branches: _endured(name, branches)) if strikes else []
+
+
+def _endured(name: str, branches: Branches) -> Verdict:
     try:
-        world = _judged(name, strikes)
+        world = _judged(name, branches)
     except Exception as error:  # noqa: BLE001 - whatever ends the operator is a finding
-        told = " ".join(f"'{number}={fault}'" for number, fault in strikes.items())
+        told = " ".join(f"'{number}={fault}'" for number, fault in branches.strikes.items())
         again = f".venv/bin/python -m tests.simulation.lives '{name}' {told}"
         return Verdict(problem=f"{type(error).__name__}: {error}", again=again)
     return world.verdict()
@@ -251,7 +258,7 @@ def main() -> None:
     """Plays one life with the log shown: `LIFE [CALL=FAULT …]`."""
     name, *given = sys.argv[1:]
     pairs = (one.partition("=") for one in given)
-    world = _judged(name, {int(number): fault for number, _, fault in pairs})
+    world = _judged(name, Branches([{int(number): fault for number, _, fault in pairs}]))
     print(f"{world.summary()}; {len(world.calls.made)} calls")
     print(world.verdict())
 

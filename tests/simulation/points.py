@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-from tests.simulation.lives import LIVES, Strikes, live
+from tests.simulation.branches import Strikes
+from tests.simulation.lives import LIVES, live
 from tests.simulation.process import ANSWERS, CRASHES, FAULTS, Calls, can_strike, changes_something
 
 One = TypeVar("One")

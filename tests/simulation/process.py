@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from tests.simulation.branches import Branches, Strikes
+
 from gpujob.adapters.errors import (
     AdapterError,
     ClusterUnavailable,
@@ -127,7 +129,9 @@ PRESENT_FAULT: ContextVar[str | None] = ContextVar("PRESENT_FAULT", default=None
 class Calls:
     """The calls of all replicas in their order, and the faults that strike some of them."""
 
-    strikes: dict[int, str] = field(default_factory=dict)
+    branches: Branches | None = None
+    """The worlds that branch off from this one."""
+    strikes: Strikes = field(default_factory=dict)
     """Fault by the call's number."""
     made: list[str] = field(default_factory=list)
     """The calls made so far: `write_status GpuNode`."""
@@ -143,7 +147,10 @@ class Calls:
         """Counts a call and returns the fault that strikes it."""
         self.made.append(name)
         self.moments.append(self.changes)
-        return self.strikes.get(len(self.made) - 1)
+        number = len(self.made) - 1
+        if self.branches is not None:
+            self.strikes = self.branches.at(number)
+        return self.strikes.get(number)
 
     def send_later(self, seconds: float, made: Callable[[], Any], fault: str) -> None:
         """Lets a request take effect a while later, whoever waits for it."""

@@ -7,8 +7,9 @@ from functools import partial
 from itertools import repeat
 
 import pytest
+from tests.simulation.branches import Strikes
 from tests.simulation.conftest import Players
-from tests.simulation.lives import LIVES, Strikes, endured, live
+from tests.simulation.lives import LIVES, live
 from tests.simulation.points import (
     crashes,
     drawn,
@@ -20,6 +21,7 @@ from tests.simulation.points import (
     turn_of,
 )
 from tests.simulation.process import FAULTS, Calls
+from tests.simulation.world import Verdict
 
 pytestmark = pytest.mark.timeout(0)
 """Each world ends by its own patience, in virtual time; how many there are is up to the caller."""
@@ -46,20 +48,50 @@ def share(given: str) -> int | None:
     return int(given) if given.isdecimal() else None
 
 
+@pytest.fixture(scope="module")
+def struck_lives() -> dict[str, dict[str, list[Verdict]]]:
+    """What came of each life that was played with faults, by fault."""
+    return {}
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", LIVES)
 def test_a_fault_at_any_call_is_survived(
-    name: str, fault: str, calm: dict[str, Calls], players: Players, pytestconfig: pytest.Config
+    name: str,
+    fault: str,
+    calm: dict[str, Calls],
+    struck_lives: dict[str, dict[str, list[Verdict]]],
+    players: Players,
+    request: pytest.FixtureRequest,
 ) -> None:
     """Whatever one call does, the promises hold."""
-    given = pytestconfig.getoption("points")
-    calls = calls_of(name, calm)
+    if name not in struck_lives:
+        # The worlds of all faults that are asked for in this run have much in common.
+        given, calls = request.config.getoption("points"), calls_of(name, calm)
+        asked = [one for one in FAULTS if is_asked(request, name, one)]
+        strikes = {one: strikes_of(name, one, calls, given) for one in asked}
+        verdicts = iter(players.endure(name, [one for some in strikes.values() for one in some]))
+        struck_lives[name] = {one: [next(verdicts) for _ in strikes[one]] for one in asked}
+
+    players.judge(fault, struck_lives[name][fault])
+
+
+def is_asked(request: pytest.FixtureRequest, name: str, fault: str) -> bool:
+    """Whether the present test is to run for this life and fault, too."""
+    tests = (item for item in request.session.items if isinstance(item, pytest.Function))
+    wanted = {"name": name, "fault": fault}
+    return any(
+        test.originalname == request.function.__name__ and test.callspec.params == wanted
+        for test in tests
+    )
+
+
+def strikes_of(name: str, fault: str, calls: Calls, given: str) -> list[Strikes]:
+    """Returns where a fault strikes a life, each time another one."""
     found = points(calls, fault, every_call=given == "all")
     always = renting(calls, fault) if name in RENTING else []
     struck = {*drawn(found, share(given), turn_of(name, fault)), *always}
-    strikes: list[Strikes] = [{number: fault} for number in sorted(struck)]
-
-    players.judge(fault, endured, repeat(name), strikes)
+    return [{number: fault} for number in sorted(struck)]
 
 
 @pytest.mark.parametrize("name", LIVES)
@@ -78,7 +110,7 @@ def test_a_crash_and_then_another_fault_are_survived(
     )
     pairs = [pair for some in found for pair in some]
 
-    players.judge("crash, then another", endured, repeat(name), pairs)
+    players.judge("crash, then another", players.endure(name, pairs))
 
 
 @pytest.mark.parametrize("name", ["plain", "retried"])
@@ -90,7 +122,7 @@ def test_a_node_that_goes_during_its_launch_is_survived(
     found = launching(calls_of(name, calm))
     strikes = drawn(found, None if few is None else few * 10)
 
-    players.judge("node goes in launch", endured, repeat(name), strikes)
+    players.judge("node goes in launch", players.endure(name, strikes))
 
 
 @pytest.mark.parametrize("name", ["long", "retried"])
@@ -101,4 +133,4 @@ def test_a_sweep_that_stands_while_another_rents_destroys_nothing(
     strikes = frozen(calls_of(name, calm))
 
     assert strikes, "it looks before a node is made"
-    players.judge("sweep stands", endured, repeat(name), strikes)
+    players.judge("sweep stands", players.endure(name, strikes))

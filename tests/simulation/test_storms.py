@@ -15,7 +15,7 @@ def test_a_storm_leaks_nothing_and_overspends_nothing(
     first, _, last = pytestconfig.getoption("seeds").partition("..")
     seeds = [*KEPT, *range(int(first), int(last or first) + 1)]
 
-    players.judge("storm", weathered, seeds)
+    players.judge("storm", players.map(weathered, seeds))
 
 
 def test_a_calm_world_finishes_everything_well() -> None:
