@@ -89,7 +89,8 @@ def run(part: Part, options: list[str], images: Path, *, aside: bool = False) ->
 
     The output of one that runs aside is printed when it has ended, since the others print too.
     """
-    print(f"=== {part.name}{' begins' if aside else ''} ===", flush=True)
+    # One write for each line: two threads print.
+    print(f"=== {part.name}{' begins' if aside else ''} ===\n", end="", flush=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gpujob-test-") as scratch:
         report = Path(scratch) / "report.xml"
@@ -111,7 +112,7 @@ def run(part: Part, options: list[str], images: Path, *, aside: bool = False) ->
             output.seek(0)
             said = output.read().decode(errors="replace")
         if aside:
-            print(f"=== {part.name} ===\n{said}", flush=True)
+            print(f"=== {part.name} ===\n{said}", end="", flush=True)
         cases = list(Xml.parse(report).iter("testcase")) if report.exists() else []  # noqa: S314
     failed = [
         case for case in cases if case.find("failure") is not None or case.find("error") is not None
