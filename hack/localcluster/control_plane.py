@@ -24,9 +24,6 @@ WORKERS = 16
 """At most so many workers of a test run have ports that no other one is given."""
 GIVEN: set[int] = set()
 SERVICES = "10.0.0.0/24"
-LAZY = {"GOGC": "400"}
-"""Lets a Go program use more memory before it collects: a fifth of the API server's processor time
-goes to that otherwise."""
 
 
 def free_port() -> int:
@@ -103,7 +100,6 @@ class ControlPlane:
                     f"--initial-cluster=default={peer}",
                     "--log-level=warn",
                 ],
-                env=LAZY,
             )
         self._start_apiserver()
         self._start_controller_manager()
@@ -112,7 +108,7 @@ class ControlPlane:
         def ready() -> bool:
             # If it ends right after its start it is restarted, as a kubelet would do.
             if self._processes.pid("kube-apiserver") is None:
-                self._processes.start("kube-apiserver", self._apiserver_command(), env=LAZY)
+                self._processes.start("kube-apiserver", self._apiserver_command())
             return self.is_ready()
 
         wait_for("the API server", READY_SECONDS, ready, quiet=self._quiet)

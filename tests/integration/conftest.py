@@ -129,7 +129,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what takes long, unless it was asked for, and puts first what shares a world."""
+    """Leaves out what takes long, unless it was asked for; puts first what shares a world.
+
+    Next come the longest, so that at the end no worker waits for another one.
+    """
     for item in items:
         if item.get_closest_marker("at_length") and not config.getoption("chaos"):
             item.add_marker(pytest.mark.skip(reason="takes long: by hack/chaos"))
@@ -143,7 +146,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in sharing:
         # Else any two of them might run on different workers, each with a world to start.
         item.add_marker(pytest.mark.xdist_group(group_of[item.path]))
-    items.sort(key=lambda item: item not in set(sharing))
+    first = set(sharing)
+    items.sort(key=lambda item: (item not in first, item.path.stem not in LONGEST))
 
 
 FAILED = pytest.StashKey[bool]()
@@ -159,6 +163,8 @@ def pytest_runtest_makereport(
         item.stash[FAILED] = True
     return report
 
+
+LONGEST = ("test_leader", "test_chaos", "test_faults")
 
 SHARED_WORLDS = 3
 """As many workers can have one at once."""

@@ -146,6 +146,7 @@ def test_users_get_what_the_cluster_and_the_chart_give_them(
         kubectl("delete", "clusterrole", name)
 
 
+@pytest.mark.shared_world
 def test_the_scrapers_token_reads_the_metrics_and_nothing_else(
     world: World, programs: Path
 ) -> None:

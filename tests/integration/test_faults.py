@@ -101,16 +101,15 @@ def _now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
-def test_a_machine_that_never_boots_is_given_back(world: World) -> None:
+def test_a_machine_that_never_boots_is_given_back(stage: World) -> None:
     """The boot cap ends it; the next attempt runs."""
-    world.operator.stop()
-    world.operator.start(GPUJOB_BOOT_CAP_SECONDS="8")
-    world.simulator.faults(slow_boot={"count": 1, "seconds": 3600})
-    world.apply_job("train")
-    job = world.await_reason("train", "Complete")
+    stage.operator.start(GPUJOB_BOOT_CAP_SECONDS="8")
+    stage.simulator.faults(slow_boot={"count": 1, "seconds": 3600})
+    stage.apply_job("train")
+    job = stage.await_reason("train", "Complete")
 
     assert [one["reason"] for one in job["status"]["attempts"]] == ["BootTimeout", "Completed"]
-    assert world.simulator.living() == []
+    assert stage.simulator.living() == []
 
 
 @pytest.mark.shared_world
@@ -158,32 +157,31 @@ def test_nothing_is_taken_for_gone_while_the_key_is_refused(world: World) -> Non
     assert len(world.simulator.of(job)) == 1
 
 
-def test_a_fuse_holds_while_the_api_server_is_away(world: World) -> None:
+def test_a_fuse_holds_while_the_api_server_is_away(stage: World) -> None:
     """The leader can store no decision and has lost its lock: it still knows when a machine goes.
 
     The machine's own watchdog counts from its start, and so comes later.
     """
-    world.operator.stop()
     changes = {"BOOT_CAP_SECONDS": "20", "DESTROY_LAG_CAP_SECONDS": "4", "DRAIN_SECONDS": "1"}
-    world.operator.start(**{f"GPUJOB_{name}": value for name, value in changes.items()})
+    stage.operator.start(**{f"GPUJOB_{name}": value for name, value in changes.items()})
     work = {"command": ["sh", "-c", "sleep 600"], "activeDeadlineSeconds": 20}
-    world.apply_job("probe", cost={"ceiling": "0.000001"}, **work)
-    probe = world.await_reason("probe", "CeilingExceeded")
+    stage.apply_job("probe", cost={"ceiling": "0.000001"}, **work)
+    probe = stage.await_reason("probe", "CeilingExceeded")
     bound = float(probe["status"]["cost"]["estimateUSD"])
-    world.simulator.faults(slow_boot={"count": 1, "seconds": 5})
-    world.apply_job("train", cost={"ceiling": f"{bound * 1.01:.6f}"}, **work)
-    world.await_reason("train", "Running")
-    world.plane.kill_apiserver()
+    stage.simulator.faults(slow_boot={"count": 1, "seconds": 5})
+    stage.apply_job("train", cost={"ceiling": f"{bound * 1.01:.6f}"}, **work)
+    stage.await_reason("train", "Running")
+    stage.plane.kill_apiserver()
     try:
-        eventually("the machine is gone", lambda: not world.simulator.living())
-        assert "overdue_destroyed" in world.operator.log
+        eventually("the machine is gone", lambda: not stage.simulator.living())
+        assert "overdue_destroyed" in stage.operator.log
     finally:
-        world.plane.up()
-    eventually("it lets another one lead", lambda: not world.operator.runs)
-    world.operator.start()
-    job = world.await_reason("train", "BudgetExhausted")
+        stage.plane.up()
+    eventually("it lets another one lead", lambda: not stage.operator.runs)
+    stage.operator.start()
+    job = stage.await_reason("train", "BudgetExhausted")
 
-    (lease,) = world.simulator.of(job)
+    (lease,) = stage.simulator.of(job)
     assert float(lease["total_usd"]) <= float(job["spec"]["cost"]["ceiling"])
 
 

@@ -29,18 +29,17 @@ def test_a_machine_that_is_taken_away_and_comes_back_goes_on(world: World) -> No
     assert float(lease["total_usd"]) <= float(job["status"]["cost"]["finalUSD"])
 
 
-def test_a_machine_that_does_not_come_back_is_replaced(world: World) -> None:
+def test_a_machine_that_does_not_come_back_is_replaced(stage: World) -> None:
     """After a while another one is rented, and the first one is destroyed before it can return."""
-    world.operator.stop()
-    world.operator.start(GPUJOB_OUTBID_PATIENCE_SECONDS="3")
-    world.simulator.faults(outbid={"count": 1, "seconds": 1, "lasts": -1})
-    world.apply_job("train", command=["sh", "-c", "sleep 4"], market=BID)
-    job = world.await_reason("train", "Complete")
+    stage.operator.start(GPUJOB_OUTBID_PATIENCE_SECONDS="3")
+    stage.simulator.faults(outbid={"count": 1, "seconds": 1, "lasts": -1})
+    stage.apply_job("train", command=["sh", "-c", "sleep 4"], market=BID)
+    job = stage.await_reason("train", "Complete")
 
     first, second = job["status"]["attempts"]
     assert (first["reason"], second["reason"]) == ("Outbid", "Completed")
     assert first["machineID"] != second["machineID"]
-    eventually("nothing is left", lambda: world.simulator.living() == [])
+    eventually("nothing is left", lambda: stage.simulator.living() == [])
 
 
 @pytest.mark.shared_world

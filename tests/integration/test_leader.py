@@ -19,33 +19,32 @@ KILLS = 20
 
 
 @pytest.fixture
-def replicas(world: World, operator_kubeconfig: Path, tmp_path: Path) -> Iterator[Replicas]:
+def replicas(stage: World, operator_kubeconfig: Path, tmp_path: Path) -> Iterator[Replicas]:
     """Two processes, not started yet."""
-    world.operator.stop()
-    second = Operator(tmp_path, operator_kubeconfig, world.simulator.url, name="second")
-    made = Replicas(world.kubectl, {"operator": world.operator, "second": second})
+    second = Operator(tmp_path, operator_kubeconfig, stage.simulator.url, name="second")
+    made = Replicas(stage.kubectl, {"operator": stage.operator, "second": second})
     yield made
     made.close()
     print(f"--- second operator's log\n{second.log[-20000:]}")
 
 
-def test_a_leader_that_stops_hands_over_at_once(world: World, replicas: Replicas) -> None:
+def test_a_leader_that_stops_hands_over_at_once(stage: World, replicas: Replicas) -> None:
     """Long before its lock would have run out; the job's machine and its output are kept."""
     replicas.start(GPUJOB_LOCK_DURATION_SECONDS="3600")
     first = replicas.await_leader()
     (other,) = set(replicas.all) - {first}
-    world.apply_job("train", command=world.waits("echo one", "echo two"))
-    world.await_reason("train", "Running")
+    stage.apply_job("train", command=stage.waits("echo one", "echo two"))
+    stage.await_reason("train", "Running")
 
     assert replicas.all[other].probe("readyz") == (200, "ok: another replica leads")
     assert replicas.all[first].stop() == 0
     replicas.await_leader(other)
-    world.let_go()
-    job = world.await_reason("train", "Complete")
+    stage.let_go()
+    job = stage.await_reason("train", "Complete")
 
-    assert len(world.simulator.of(job)) == 1
-    assert world.simulator.rents() == 1
-    log = world.pods.log("train-0-1-driver")
+    assert len(stage.simulator.of(job)) == 1
+    assert stage.simulator.rents() == 1
+    log = stage.pods.log("train-0-1-driver")
     assert (log.count("one\n"), log.count("two\n")) == (1, 1)
 
 
@@ -165,26 +164,26 @@ def test_a_lock_that_another_release_left_behind_holds_nobody(stage: World, name
     stage.await_reason("train", "Complete")
 
 
-def test_a_leader_that_is_cut_off_stops_itself(world: World, replicas: Replicas) -> None:
+def test_a_leader_that_is_cut_off_stops_itself(stage: World, replicas: Replicas) -> None:
     """Its lock taken by force, it ends with an error, and rents nothing more."""
     replicas.start()
     first = replicas.await_leader()
     (other,) = set(replicas.all) - {first}
     replicas.all[other].stop()
     patch = '{"spec":{"holderIdentity":"stranger_1","leaseDurationSeconds":3600}}'
-    world.kubectl("patch", "lease", "gpujob", "-n", "gpujob-system", "--type=merge", "-p", patch)
+    stage.kubectl("patch", "lease", "gpujob", "-n", "gpujob-system", "--type=merge", "-p", patch)
     eventually("the deposed leader has ended", lambda: not replicas.all[first].runs)
-    world.apply_job("train")
+    stage.apply_job("train")
 
     assert "LockLost" in replicas.all[first].log
-    assert world.simulator.rents() == 0
-    world.kubectl("delete", "lease", "gpujob", "-n", "gpujob-system")
+    assert stage.simulator.rents() == 0
+    stage.kubectl("delete", "lease", "gpujob", "-n", "gpujob-system")
     replicas.start()
-    world.await_reason("train", "Complete")
+    stage.await_reason("train", "Complete")
 
 
 def test_a_leader_that_is_killed_at_any_moment_is_followed(
-    world: World, replicas: Replicas, scale: Scale
+    stage: World, replicas: Replicas, scale: Scale
 ) -> None:
     """Twenty times, from renting to giving back: no second machine for an attempt, none left."""
     chance = random.Random(1)
@@ -192,7 +191,7 @@ def test_a_leader_that_is_killed_at_any_moment_is_followed(
     replicas.await_leader()
     for number in range(4):
         script = f"echo start; sleep {2 + number}; echo end"
-        world.apply_job(f"job-{number}", command=["sh", "-c", script], maxRents=100)
+        stage.apply_job(f"job-{number}", command=["sh", "-c", script], maxRents=100)
     for _ in range(KILLS):
         # The moments are chance on purpose: whatever they hit must hold.
         time.sleep(chance.uniform(0.0, 2.0))
@@ -202,14 +201,14 @@ def test_a_leader_that_is_killed_at_any_moment_is_followed(
 
     def all_complete() -> bool:
         replicas.start(**SHORT_LOCK)
-        flags = [world.condition(f"job-{number}", "Complete") for number in range(4)]
+        flags = [stage.condition(f"job-{number}", "Complete") for number in range(4)]
         return all(flag.get("status") == "True" for flag in flags)
 
     last_at = time.time()
     eventually("all jobs are complete", all_complete, patience_seconds=300)
     seconds = [time.time() - last_at]
-    labels = [lease["label"] for lease in world.simulator.ledger()]
+    labels = [lease["label"] for lease in stage.simulator.ledger()]
     assert len(labels) == len(set(labels)), "an attempt has rented twice"
-    assert world.simulator.living() == []
+    assert stage.simulator.living() == []
     orphans = sum(one.log.count("orphan_destroyed") for one in replicas.all.values())
-    scale.note(f"leader killed {KILLS} times, anywhere", world.simulator, orphans, seconds)
+    scale.note(f"leader killed {KILLS} times, anywhere", stage.simulator, orphans, seconds)

@@ -14,6 +14,7 @@ from gpujob.core.machine.driver_pod import driver_pod
 from localcluster.control_plane import ControlPlane
 
 
+@pytest.mark.shared_world
 def test_the_ledger_is_written_by_the_operator_alone(world: World) -> None:
     """No GpuNode and no status of another's making; metadata stays with RBAC."""
     world.apply_job("train")

@@ -64,20 +64,19 @@ def test_a_missing_right_is_named_and_waited_for(world: World) -> None:
     assert 'gpujob_not_ready{reason="RightsMissing"} 0.0' in world.metrics()
 
 
-def test_a_right_that_goes_while_the_driver_starts_costs_no_attempt(world: World) -> None:
+def test_a_right_that_goes_while_the_driver_starts_costs_no_attempt(stage: World) -> None:
     """The pod's patience does not run while the operator itself is the reason."""
-    world.operator.stop()
-    world.operator.start(
+    stage.operator.start(
         GPUJOB_CLUSTER_CHECK_SECONDS="8", GPUJOB_DRIVER_PENDING_SECONDS=str(PENDING_SECONDS)
     )
-    eventually("it is ready", lambda: world.operator.probe("readyz")[0] == 200)
-    with _without_pods(world):
-        world.apply_job("train")
-        world.await_reason("train", "AwaitingDriver")
+    eventually("it is ready", lambda: stage.operator.probe("readyz")[0] == 200)
+    with _without_pods(stage):
+        stage.apply_job("train")
+        stage.await_reason("train", "AwaitingDriver")
         began = time.monotonic()
-        _not_ready(world, "RightsMissing")
+        _not_ready(stage, "RightsMissing")
         eventually("patience is over", lambda: time.monotonic() - began > PENDING_SECONDS + 3)
-    job = world.await_reason("train", "Complete")
+    job = stage.await_reason("train", "Complete")
 
     assert [one["reason"] for one in job["status"]["attempts"]] == ["Completed"]
 
@@ -99,22 +98,21 @@ def test_a_missing_service_is_named(world: World) -> None:
     world.await_reason("train", "Complete")
 
 
-def test_a_key_that_stays_refused_ends_the_leader(world: World) -> None:
+def test_a_key_that_stays_refused_ends_the_leader(stage: World) -> None:
     """Only a new start brings a rotated key; a machine that runs is adopted by it."""
-    world.operator.stop()
     changes = {"GPUJOB_TOKEN_REJECTED_SECONDS": "1", "GPUJOB_TOKEN_RESTART_SECONDS": "2"}
-    world.operator.start(**changes)
-    world.apply_job("train", command=world.waits())
-    world.await_reason("train", "Running")
-    world.simulator.faults(wrong_key={"count": -1})
-    eventually("the operator has ended", lambda: not world.operator.runs)
-    world.simulator.faults()
-    world.operator.start()
-    world.let_go()
-    job = world.await_reason("train", "Complete")
+    stage.operator.start(**changes)
+    stage.apply_job("train", command=stage.waits())
+    stage.await_reason("train", "Running")
+    stage.simulator.faults(wrong_key={"count": -1})
+    eventually("the operator has ended", lambda: not stage.operator.runs)
+    stage.simulator.faults()
+    stage.operator.start()
+    stage.let_go()
+    job = stage.await_reason("train", "Complete")
 
-    assert "TokenStale" in world.operator.log
-    assert len(world.simulator.of(job)) == 1
+    assert "TokenStale" in stage.operator.log
+    assert len(stage.simulator.of(job)) == 1
 
 
 def test_metrics_are_for_whoever_may_read_them(world: World) -> None:
