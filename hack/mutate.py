@@ -23,7 +23,20 @@ SIMULATION = ("tests/simulation", "--points=1", "--pairs=1", "--seeds=0..5", "-k
 PURE = ("tests/unit/core", "tests/unit/test_log.py")
 STAGES: tuple[tuple[str, ...], ...] = (PURE, SIMULATION, ("tests/contract",))
 """The fastest first."""
-ADAPTER_STAGES = STAGES[2:] + STAGES[:2]
+NEAREST = {
+    "adapters/kube.py": "tests/contract/test_kube_answers.py",
+    "adapters/redact.py": "tests/unit/test_log.py",
+    "adapters/sink.py": "tests/unit/test_log.py",
+    "adapters/ssh.py": "tests/contract/test_machines.py",
+    "adapters/vast.py": "tests/contract/test_vast_client.py",
+    "core/machine/start_script.py": "tests/contract/test_machines.py",
+    "driver/files.py": "tests/contract/test_data.py",
+    "driver/main.py": "tests/contract/test_driver.py",
+    "driver/output.py": "tests/contract/test_driver.py",
+    "driver/ports.py": "tests/contract/test_ports.py",
+    "driver/work.py": "tests/contract/test_driver.py",
+}
+"""The tests that most probably catch a fault in a file: they are run first."""
 
 
 class NotPlantable(ValueError):
@@ -759,8 +772,12 @@ def caught(fault: Fault) -> str | None:
         copy = copied(Path(scratch))
         path = copy / "operator/gpujob" / fault.file
         path.write_text(fault.planted(path.read_text()))
-        adapter = fault.file.startswith("adapters/")
-        return first_failure(copy, ADAPTER_STAGES if adapter else STAGES)
+        nearest = NEAREST.get(fault.file)
+        if nearest is not None:
+            return first_failure(copy, ((nearest,), *STAGES))
+        if fault.file.startswith("controller/"):
+            return first_failure(copy, (SIMULATION, PURE, *STAGES[2:]))
+        return first_failure(copy, STAGES)
 
 
 def main() -> int:
