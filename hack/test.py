@@ -1,7 +1,7 @@
 """Runs the parts of the test suite, and says what came of each.
 
-They run one after the other, but for the end-to-end tests, which run beside the others: these use
-the processors and those mostly wait.
+They run one after the other; but those that leave processors unused, as the end-to-end tests do,
+which mostly wait, run one after the other beside the rest.
 """
 
 import os
@@ -31,7 +31,7 @@ class Part:
     programs: tuple[binaries.Program, ...] = ()
     """What its tests run besides our own code, and the tools of a release."""
     waits: bool = False
-    """Its tests mostly wait, so it runs beside the other parts; its output is printed after it."""
+    """It leaves processors unused, so it runs beside the other parts; its output comes at its end."""
 
 
 PARTS = (
@@ -40,12 +40,12 @@ PARTS = (
     Part("simulation"),
     # These mostly wait for the processes that they have started, each for its own.
     Part("contract", CORES + 2),
-    Part("integration", CORES + 2, binaries.CONTROL_PLANE + binaries.CHART),
+    Part("integration", CORES + 3, binaries.CONTROL_PLANE + binaries.CHART),
     Part("chart", CORES, binaries.CHART),
-    # One registry and one image serve all of its tests.
-    Part("release", 0, binaries.CHART),
     # Two workers would be two clusters.
     Part("e2e", 0, binaries.EVERYTHING, waits=True),
+    # One registry and one image serve all of its tests.
+    Part("release", 0, binaries.CHART, waits=True),
 )
 NAMES = tuple(part.name for part in PARTS)
 

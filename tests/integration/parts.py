@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -22,6 +21,7 @@ from typing import Any
 
 import yaml
 from tests.integration.client import Client, connect, path_of
+from tests.integration.loaded import Loader
 
 from localcluster.control_plane import ControlPlane, free_port
 
@@ -151,43 +151,40 @@ class DryRuns:
 
 
 class Process:
-    """A process of ours with its log in a file."""
+    """A process of ours with its log in a file: a run of a program, as `python -m PROGRAM`."""
 
-    def __init__(self, log: Path, command: list[str], env: dict[str, str]) -> None:
+    def __init__(self, log: Path, program: list[str], env: dict[str, str]) -> None:
         self.log = log
-        with log.open("ab") as stream:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                env=env,
-                cwd=log.parent,
-            )
-
-    @property
-    def pid(self) -> int:
-        """Its pid."""
-        return self._process.pid
+        self._loader = Loader.of(program)
+        run = {"module": program[0], "arguments": program[1:], "env": env, "log": str(log)}
+        self.pid = int(self._loader.ask(start=run | {"folder": str(log.parent)})["pid"])
+        self._code: int | None = None
 
     def poll(self) -> int | None:
         """Returns its exit status, None while it runs."""
-        return self._process.poll()
+        if self._code is None:
+            self._code = self._loader.ask(status=self.pid)["code"]
+        return self._code
 
     def kill(self) -> None:
         """Ends it as a crash would."""
-        self._process.kill()
-        self._process.wait()
+        self._signal(signal.SIGKILL)
+        eventually("it is killed", lambda: self.poll() is not None)
 
     def stop(self) -> int:
         """Asks it to end, insists after a while, and returns its exit status."""
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
+        self._signal(signal.SIGTERM)
         try:
-            return self._process.wait(timeout=120)
-        except subprocess.TimeoutExpired:
+            eventually("it ends", lambda: self.poll() is not None, 120)
+        except AssertionError:
             self.kill()
             raise
+        assert self._code is not None, "it has ended"
+        return self._code
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -210,7 +207,7 @@ class Simulator:
 
     def start(self, *, list_lag_seconds: float = 0.4) -> None:
         """Starts it with a fresh market, on its old port."""
-        command = [sys.executable, "-m", "vastsim", "--port", str(self._port), "--seed", "1"]
+        command = ["vastsim", "--port", str(self._port), "--seed", "1"]
         command += ["--boot-seconds", "0.3", "0.6", "--list-lag-seconds", str(list_lag_seconds)]
         self._strangers, self._earlier, self._earlier_requests = set(), set(), 0
         log = self._folder / "simulator.log"
@@ -325,8 +322,7 @@ class AdmissionServer:
 
     def start(self) -> None:
         """Starts it and waits until it is ready."""
-        command = [sys.executable, "-m", "gpujob", "server"]
-        self._process = Process(self._log, command, self._environment)
+        self._process = Process(self._log, ["gpujob", "server"], self._environment)
         eventually("the server is ready", self._is_ready)
 
     def stop(self) -> int:
@@ -392,8 +388,7 @@ class Operator:
 
     def launch(self, **changes: str) -> None:
         """Starts it; whether it lives is another question."""
-        command = [sys.executable, "-m", "gpujob"]
-        self._process = Process(self._log, command, self._environment | changes)
+        self._process = Process(self._log, ["gpujob"], self._environment | changes)
 
     def kill(self) -> None:
         """Ends it as a crash would."""
@@ -643,8 +638,7 @@ class PodRunner:
             "GPUJOB_SYNC_SECONDS": "0.3",
         }
         self._names[uid] = (namespace, name)
-        command = [sys.executable, "-m", "gpujob", "driver"]
-        self._drivers[uid] = Process(folder / "log", command, environment(**variables))
+        self._drivers[uid] = Process(folder / "log", ["gpujob", "driver"], environment(**variables))
         self._set_status(namespace, name, {"phase": "Running"})
 
     def _report_end(self, uid: str, pod: Object, code: int) -> None:

@@ -9,6 +9,7 @@ import re
 import secrets
 import socket
 import ssl
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -23,7 +24,7 @@ import yaml
 from tests.canned import answering
 from tests.integration.api import BOOTSTRAP, INTERNALS, SPEC, Api
 from tests.integration.broken import CAUSE, NAMES, SECRET
-from tests.integration.parts import Process, environment, eventually
+from tests.integration.parts import environment, eventually
 
 from gpujob.api.estimate import ESTIMATE_PATH
 from gpujob.api.transport import SYNC_PATH
@@ -212,7 +213,7 @@ class Servers:
     """The listeners of the broken process."""
 
     ports: dict[str, int]
-    process: Process
+    log: Path
     cluster_port: int
     """Where they think the API server is."""
 
@@ -234,15 +235,24 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     ports = {name: free_port() for name in NAMES}
     program = str(Path(__file__).with_name("broken.py"))
     command = [sys.executable, program, json.dumps({"ports": ports, "token": TOKEN})]
-    process = Process(folder / "log", command, environment(KUBECONFIG=str(config)))
-    servers = Servers(ports, process, cluster_port)
+    servers = Servers(ports, folder / "log", cluster_port)
+    with servers.log.open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment(KUBECONFIG=str(config)),
+            cwd=folder,
+        )
     try:
         for name in NAMES:
             eventually(f"{name} listens", partial(is_there, servers[name]))
         yield servers
     finally:
-        process.stop()
-        print(f"--- log\n{process.log.read_text()[-5000:]}")
+        process.terminate()
+        process.wait(timeout=120)
+        print(f"--- log\n{servers.log.read_text()[-5000:]}")
 
 
 def is_there(listener: Listener) -> bool:
@@ -316,7 +326,7 @@ def test_what_fails_inside_is_an_id_and_its_cause_is_in_the_log(name: str, broke
     assert answer.status == status, answer
     shows_nothing(answer)
     assert answer.error_id, answer
-    log = broken.process.log.read_text()
+    log = broken.log.read_text()
     (line,) = [one for one in log.splitlines() if answer.error_id in one]
     record = json.loads(line)
     cause = record["exception"] if status == 500 else record["problem"]
@@ -386,7 +396,7 @@ def test_what_the_cluster_says_in_its_trouble_is_passed_on_to_nobody(
             broken[listener].ask(method, path, b"{}" if method == "POST" else None)
             for listener, (method, path) in asked.items()
         ]
-    log = broken.process.log.read_text()
+    log = broken.log.read_text()
     for answer in answers:
         assert answer.status in (403, 503), answer
         shows_nothing(answer)

@@ -1,0 +1,110 @@
+"""A process that has loaded one of our programs, and forks each run of it.
+
+Half of the processor time of the integration tests was the same imports again and again. A run that
+is forked is the program's process like any other from its first line on: its arguments, its
+environment, its folder and its log are its own. That a program starts from nothing, too, is for the
+end-to-end tests.
+
+It is run by the path of this file, with the modules to load as arguments. It reads requests as
+lines of JSON, and ends with its input.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import subprocess
+import sys
+import threading
+from typing import Any, ClassVar, NoReturn
+
+LOADED = {
+    ("gpujob",): ("gpujob.controller.main",),
+    ("gpujob", "server"): ("gpujob.server.main",),
+    ("gpujob", "driver"): ("gpujob.driver.main",),
+    ("vastsim",): ("uvicorn", "vastsim.machines", "vastsim.server"),
+}
+"""What each of our programs loads, by what follows `python -m`."""
+
+
+class Loader:
+    """Starts runs of one program, for any number of threads."""
+
+    every: ClassVar[dict[tuple[str, ...], "Loader"]] = {}
+    """Those of this worker, which end with it."""
+    first: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, modules: tuple[str, ...]) -> None:
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", __file__, *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    @classmethod
+    def of(cls, command: list[str]) -> "Loader":
+        """Returns the loader of the program of a command; it is started with the first run."""
+        program = tuple(command[:2]) if tuple(command[:2]) in LOADED else tuple(command[:1])
+        with cls.first:
+            if program not in cls.every:
+                cls.every[program] = cls(LOADED[program])
+            return cls.every[program]
+
+    def ask(self, **request: object) -> dict[str, Any]:
+        """Sends a request and returns the answer."""
+        pipe = self._process
+        assert pipe.stdin is not None, "asked for as a pipe"
+        assert pipe.stdout is not None, "asked for as a pipe"
+        with self._lock:
+            pipe.stdin.write(json.dumps(request).encode() + b"\n")
+            pipe.stdin.flush()
+            found: dict[str, Any] = json.loads(pipe.stdout.readline())
+            return found
+
+
+READ_AT_IMPORT = ("kubernetes.config.kube_config", "kubernetes.aio.config.kube_config")
+"""These keep what `KUBECONFIG` was when they were loaded."""
+
+
+def main() -> None:
+    """Serves requests: `start` one run, or tell the `status` of one."""
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
+    # Not through `sys.stdin`, which would read ahead what is no run's to have.
+    with os.fdopen(os.dup(0), "rb", buffering=0) as requests:
+        for line in iter(requests.readline, b""):
+            request = json.loads(line)
+            if "start" in request:
+                pid = os.fork()
+                if pid == 0:
+                    requests.close()
+                    run(**request["start"])
+                answer: dict[str, int | None] = {"pid": pid}
+            else:
+                ended, status = os.waitpid(request["status"], os.WNOHANG)
+                answer = {"code": os.waitstatus_to_exitcode(status) if ended else None}
+            os.write(1, json.dumps(answer).encode() + b"\n")
+
+
+def run(module: str, arguments: list[str], env: dict[str, str], log: str, folder: str) -> NoReturn:
+    """Becomes one run of a program, as `python -m MODULE ARGUMENTS`."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    written = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for theirs, ours in ((nothing, 0), (written, 1), (written, 2)):
+        os.dup2(theirs, ours)
+    os.close(nothing)
+    os.close(written)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(folder)
+    for name in READ_AT_IMPORT:
+        if name in sys.modules:
+            importlib.reload(sys.modules[name])
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
