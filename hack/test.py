@@ -31,7 +31,7 @@ class Part:
     programs: tuple[binaries.Program, ...] = ()
     """What its tests run besides our own code, and the tools of a release."""
     waits: bool = False
-    """It leaves processors unused, so it runs beside the other parts; its output comes at its end."""
+    """It leaves processors unused, so it runs beside the rest; its output comes at its end."""
 
 
 PARTS = (
