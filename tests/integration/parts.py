@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 from tests.integration.client import Client, connect, path_of
 from tests.integration.loaded import Loader
+from tests.kubelet import variables
 
 from localcluster.control_plane import ControlPlane, free_port
 
@@ -626,11 +627,7 @@ class PodRunner:
         key = folder / "key"
         key.touch(mode=0o600)
         key.write_bytes(base64.b64decode(secret["data"]["id_ed25519"]))
-        variables = {
-            entry["name"]: entry.get("value", "").replace("$$(", "$(")
-            for entry in pod["spec"]["containers"][0]["env"]
-        }
-        variables |= {
+        given = variables(pod["spec"]["containers"][0]) | {
             "GPUJOB_TOKEN_FILE": str(folder / "token"),
             "GPUJOB_SSH_KEY_FILE": str(key),
             "GPUJOB_STATE_DIR": str(folder),
@@ -638,7 +635,7 @@ class PodRunner:
             "GPUJOB_SYNC_SECONDS": "0.3",
         }
         self._names[uid] = (namespace, name)
-        self._drivers[uid] = Process(folder / "log", ["gpujob", "driver"], environment(**variables))
+        self._drivers[uid] = Process(folder / "log", ["gpujob", "driver"], environment(**given))
         self._set_status(namespace, name, {"phase": "Running"})
 
     def _report_end(self, uid: str, pod: Object, code: int) -> None:

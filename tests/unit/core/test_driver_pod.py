@@ -1,11 +1,15 @@
-"""What of a job's files its driver pod is given."""
+"""What of a job's files and variables its driver pod is given."""
 
-import json
 from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.builders import RECORDED, a_job, a_spec, node_observation
+from tests.kubelet import variables
 
 from gpujob.api.data import VARIABLE, DataPlan
+from gpujob.api.transport import WORKLOAD_ENV_PREFIX
 from gpujob.core.machine.driver_pod import driver_pod
 
 DATA = {
@@ -54,11 +58,9 @@ def test_each_claim_is_one_volume_and_inputs_can_not_be_written() -> None:
 
 def test_what_is_copied_is_told_as_it_was_written() -> None:
     """The kubelet would put a variable's value in a path, if it were let."""
-    (told,) = (one["value"] for one in pod(DATA)["containers"][0]["env"] if one["name"] == VARIABLE)
-    plan = DataPlan.model_validate_json(told.replace("$$(", "$("))
+    plan = DataPlan.model_validate_json(variables(pod(DATA)["containers"][0])[VARIABLE])
 
-    assert "$$(HOME)" in told
-    assert "$(HOME)" in json.loads(told.replace("$$(", "$("))["inputs"][0]["path"]
+    assert [copy.path for copy in plan.inputs] == ["in/$(HOME)"]
     assert [copy.path for copy in plan.outputs] == ["/workspace/out", "plots"]
     assert plan.checkpoint is not None
     assert (plan.checkpoint.folder, plan.checkpoint_seconds) == ("/data/checkpoint", 60)
@@ -72,3 +74,36 @@ def test_a_job_without_files_mounts_no_claim() -> None:
 
     assert not any("persistentVolumeClaim" in one for one in spec["volumes"])
     assert VARIABLE not in {one["name"] for one in spec["containers"][0]["env"]}
+
+
+def seen_by_the_driver(**values: str) -> dict[str, str]:
+    """Variables of a job, as its driver's process finds them under their names."""
+    env = [{"name": name, "value": value} for name, value in values.items()]
+    job = a_job(a_spec(env=env), RECORDED)
+    container = driver_pod(node_observation(job=job))["spec"]["containers"][0]
+    return {
+        name.removeprefix(WORKLOAD_ENV_PREFIX): value
+        for name, value in variables(container).items()
+        if name.startswith(WORKLOAD_ENV_PREFIX)
+    }
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("pa$$word", "$$(X)", "$(A)", "$(GPUJOB_WORKLOAD_A)", "$$$(A)", "$", "$$", "x$", "$(A"),
+        *("$é", "${A}", "$A", "$($(A))", "a\n$\n", "$()", "\\$(A)", "$\t(A)"),
+    ],
+)
+def test_a_value_is_what_its_user_wrote(value: str) -> None:
+    """The kubelet reads dollar signs, and passwords have them."""
+    assert seen_by_the_driver(A="first", B=value)["B"] == value
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
+
+
+@given(TEXT | st.text("$()AB_", max_size=20), TEXT)
+def test_any_value_is_what_its_user_wrote(value: str, other: str) -> None:
+    """Whatever stands in it and in the variables before it."""
+    assert seen_by_the_driver(A=other, B=value) == {"A": other, "B": value}

@@ -66,8 +66,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
         )
     plan, mounts = _copies(job.spec.data)
     if mounts:
-        # The kubelet would expand $(NAME) in a path, so it is escaped.
-        settings[VARIABLE] = json.dumps(plan.wire()).replace("$(", "$$(")
+        settings[VARIABLE] = json.dumps(plan.wire())
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -101,7 +100,10 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
                     "image": world.driver_image,
                     "imagePullPolicy": world.driver_image_pull_policy,
                     "args": ["driver"],
-                    "env": [{"name": name, "value": value} for name, value in settings.items()]
+                    "env": [
+                        {"name": name, "value": _verbatim(value)}
+                        for name, value in settings.items()
+                    ]
                     + [_workload_variable(variable) for variable in job.spec.env],
                     **({"ports": container_ports(job.spec)} if job.spec.ports else {}),
                     "terminationMessagePath": TERMINATION_LOG,
@@ -209,6 +211,13 @@ def _claims(data: Data) -> list[dict[str, Any]]:
 def _workload_variable(variable: EnvVar) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": f"{WORKLOAD_ENV_PREFIX}{variable.name}"}
     if variable.value_from is None:
-        # The kubelet would expand $(NAME), but the workload must get what the user wrote.
-        return entry | {"value": (variable.value or "").replace("$(", "$$(")}
+        return entry | {"value": _verbatim(variable.value or "")}
     return entry | {"valueFrom": variable.value_from.wire()}
+
+
+def _verbatim(value: str) -> str:
+    """Returns a variable's value for a manifest, so that the process gets just this value.
+
+    The kubelet replaces `$(NAME)` and makes `$` of `$$`.
+    """
+    return value.replace("$", "$$")
