@@ -23,6 +23,16 @@ PROGRESS_VARIABLE = "GPUJOB_PROGRESS_FILE"
 """Names the file to which a workload may append lines of JSON, as `{"percent": 40, "step": 1200,
 "remainingSeconds": 900, "metrics": {"loss": 0.31}}`; the last line counts."""
 
+SHELLS_OWN = re.compile(
+    r"_|IFS|ENV|PWD|OLDPWD|PPID|SHLVL|LINENO|RANDOM|SECONDS|OPT(IND|ARG|ERR)|PS[0-9]"
+    r"|E?[UG]ID|BASH.*|SHELLOPTS|POSIXLY_CORRECT|EPOCH(SECONDS|REALTIME)|SRANDOM|GROUPS|DIRSTACK"
+    r"|FUNCNAME|HIST.*|PIPESTATUS|MAPFILE|REPLY|COPROC|COMP_.*|READLINE_.*|TMOUT"
+    r"|KSH.*|USER_ID|PGRP|COLUMNS|LINES|PATHSEP|EXECSHELL"
+)
+"""Names with a meaning in dash, bash, busybox's or MirBSD's shell: assigning to one changes the
+shell, has no effect, or ends it with an error, since no one may set it (bash manual, Shell
+Variables)."""
+
 SECONDS_MAX = 10**9
 BYTES_MAX = 2**53 - 1
 MEMORY_MIB_MAX = 10**9
@@ -176,16 +186,23 @@ def work_text(
     """Returns the shell text that becomes the workload.
 
     It removes itself first, then changes to the folder, sets the environment, and is replaced by
-    the command. Any byte but NUL may stand in values.
+    the command. Any byte but NUL may stand in values. They are not arguments, which every user of
+    the machine could read, but for those whose names the shell itself uses: `env` sets them.
     """
-    lines = ['rm -f "$1/work"', f'export {PROGRESS_VARIABLE}="$1/progress"']
+    lines = ['rm -f "$1/work"', "umask 022", f'export {PROGRESS_VARIABLE}="$1/progress"']
+    set_by_env = []
     for name, value in environment.items():
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot be the name of a variable")
-        lines.append(f"export {name}={shlex.quote(value)}")
+        assignment = f"{name}={shlex.quote(value)}"
+        if SHELLS_OWN.fullmatch(name):
+            set_by_env.append(assignment)
+        else:
+            lines.append(f"export {assignment}")
     place = shlex.quote(working_dir) if working_dir else '"$HOME"'
     lines.append(f"cd {place} || exit 127")
-    lines.append(f"exec {' '.join(shlex.quote(part) for part in command)}")
+    words = ["env", *set_by_env] if set_by_env else []
+    lines.append(f"exec {' '.join([*words, *(shlex.quote(part) for part in command)])}")
     return "\n".join(lines).encode("utf-8", "surrogateescape") + b"\n"
 
 
