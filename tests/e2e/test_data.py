@@ -229,16 +229,22 @@ with open(out / "result", "rb") as f:
 
 
 def test_a_port_of_the_workload_is_reached_through_its_service(stage: Stage) -> None:
-    """From a pod in the cluster, by the Service's name in the job's status."""
+    """From a pod in the cluster, by the Service's name in the job's status.
+
+    What it serves are two of its variables, which the kubelet and the machine's shell gave it.
+    """
     serve = (
         "import http.server, os, pathlib\n"
         "home = pathlib.Path(os.environ['HOME'])\n"
-        "(home / 'page').write_text('from the machine')\n"
+        "(home / 'page').write_text(os.environ['PAGE'] + os.environ['UID'])\n"
         "os.chdir(home)\n"
         "http.server.test(http.server.SimpleHTTPRequestHandler, port=8181, bind='127.0.0.1')\n"
     )
     ports = [{"name": "http", "port": 8181}]
-    stage.kubectl("apply", "-f", "-", text=json.dumps(job("serves", serve, ports=ports)))
+    page = "pa$$word, $(HOME), $$(UID), $ä and $"
+    env = [{"name": "UID", "value": "1000"}, {"name": "PAGE", "value": page}]
+    manifest = job("serves", serve, ports=ports, env=env)
+    stage.kubectl("apply", "-f", "-", text=json.dumps(manifest))
     found = eventually(
         stage,
         "serves",
@@ -250,12 +256,12 @@ def test_a_port_of_the_workload_is_reached_through_its_service(stage: Stage) -> 
         f"url = 'http://{service}.demo:8181/page'\n"
         "for _ in range(100):\n"
         "    try:\n"
-        "        print(urllib.request.urlopen(url, timeout=5).read())\n"
+        "        print(urllib.request.urlopen(url, timeout=5).read().decode())\n"
         "        break\n"
         "    except OSError:\n"
         "        time.sleep(0.3)\n"
     )
-    assert on_claim(stage, "logs", ask).strip() == "b'from the machine'"
+    assert on_claim(stage, "logs", ask).strip() == f"{page}1000"
     stage.kubectl("delete", "gpujob", "serves", "-n", "demo", "--timeout=240s")
 
 
