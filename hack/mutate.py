@@ -34,6 +34,7 @@ NEAREST = {
     "driver/main.py": "tests/contract/test_driver.py",
     "driver/output.py": "tests/contract/test_driver.py",
     "driver/ports.py": "tests/contract/test_ports.py",
+    "driver/supervisor.py": "tests/unit/test_workload.py",
     "driver/work.py": "tests/contract/test_driver.py",
 }
 """The tests that most probably catch a fault in a file: they are run first."""
@@ -661,6 +662,24 @@ FAULTS = (
         "what nobody caught is printed as it is",
         "adapters/sink.py",
         "    sys.excepthook = _uncaught\n",
+        "",
+    ),
+    Fault(
+        "a dollar sign is the kubelet's",
+        "core/machine/driver_pod.py",
+        'return value.replace("$", "$$")',
+        'return value.replace("$(", "$$(")',
+    ),
+    Fault(
+        "a name that the shell uses is assigned",
+        "driver/supervisor.py",
+        "if SHELLS_OWN.fullmatch(name):",
+        "if not name:",
+    ),
+    Fault(
+        "the workload's files are for root alone",
+        "driver/supervisor.py",
+        '"umask 022", ',
         "",
     ),
     Fault(
