@@ -156,6 +156,7 @@ class Process:
 
     def __init__(self, log: Path, program: list[str], env: dict[str, str]) -> None:
         self.log = log
+        log.touch()
         self._loader = Loader.of(program)
         run = {"module": program[0], "arguments": program[1:], "env": env, "log": str(log)}
         self.pid = int(self._loader.ask(start=run | {"folder": str(log.parent)})["pid"])
@@ -634,8 +635,9 @@ class PodRunner:
             "GPUJOB_TERMINATION_LOG": str(folder / "termination"),
             "GPUJOB_SYNC_SECONDS": "0.3",
         }
-        self._names[uid] = (namespace, name)
         self._drivers[uid] = Process(folder / "log", ["gpujob", "driver"], environment(**given))
+        # Only now, since others read the logs of all that have a name.
+        self._names[uid] = (namespace, name)
         self._set_status(namespace, name, {"phase": "Running"})
 
     def _report_end(self, uid: str, pod: Object, code: int) -> None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import Any
 
 import pytest
@@ -89,17 +88,31 @@ class Players:
         """Calls a function with each of what is given, somewhere."""
         return self.pool.map(play, *given)
 
-    def endure(self, name: str, strikes: Sequence[Strikes]) -> list[Verdict]:
-        """Plays a life with each of these faults; returns what came of each, in their order."""
+    def begin(self, name: str, strikes: Sequence[Strikes]) -> Callable[[], list[Verdict]]:
+        """Begins to play a life with each of these faults.
+
+        What it returns waits for what comes of each, in their order.
+        """
         order = sorted(range(len(strikes)), key=lambda number: first(strikes[number]))
         processes = os.cpu_count() or 1
         # Each process plays what its worlds have in common, so each gets early and late ones.
         shares = [order[start::processes] for start in range(processes)]
-        given = ([strikes[number] for number in share] for share in shares)
-        found: dict[int, Verdict] = {}
-        for share, verdicts in zip(shares, self.map(endured, repeat(name), given), strict=True):
-            found |= zip(share, verdicts, strict=True)
-        return [found[number] for number in range(len(strikes))]
+        played = [
+            self.pool.submit(endured, name, [strikes[number] for number in share])
+            for share in shares
+        ]
+
+        def verdicts() -> list[Verdict]:
+            found: dict[int, Verdict] = {}
+            for share, future in zip(shares, played, strict=True):
+                found |= zip(share, future.result(), strict=True)
+            return [found[number] for number in range(len(strikes))]
+
+        return verdicts
+
+    def endure(self, name: str, strikes: Sequence[Strikes]) -> list[Verdict]:
+        """Plays a life with each of these faults; returns what came of each, in their order."""
+        return self.begin(name, strikes)()
 
     def judge(self, fault: str, played: Iterable[Verdict]) -> None:
         """Judges worlds of one class; fails with what broke and the commands that show it."""

@@ -3,7 +3,8 @@
 All points are hundreds of thousands: a share of them is drawn evenly, `--points all` takes each.
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from itertools import repeat
 
 import pytest
@@ -49,9 +50,35 @@ def share(given: str) -> int | None:
 
 
 @pytest.fixture(scope="module")
-def struck_lives() -> dict[str, dict[str, list[Verdict]]]:
-    """What came of each life that was played with faults, by fault."""
-    return {}
+def struck_lives(
+    calm: dict[str, Calls], players: Players, request: pytest.FixtureRequest
+) -> dict[str, Callable[[], dict[str, list[Verdict]]]]:
+    """What came of each life that was played with faults, by fault.
+
+    All of them begin at once, so that no processor waits for another one. The worlds of all faults
+    that are asked for have much in common, so they are played together.
+    """
+    test = test_a_fault_at_any_call_is_survived.__name__
+    asked: dict[str, list[str]] = {}
+    for item in request.session.items:
+        if isinstance(item, pytest.Function) and item.originalname == test:
+            given = item.callspec.params
+            asked.setdefault(str(given["name"]), []).append(str(given["fault"]))
+    begun: dict[str, Callable[[], dict[str, list[Verdict]]]] = {}
+    for name, faults in asked.items():
+        calls = calls_of(name, calm)
+        share_asked = request.config.getoption("points")
+        strikes = {one: strikes_of(name, one, calls, share_asked) for one in sorted(faults)}
+        every = [one for some in strikes.values() for one in some]
+        begun[name] = cache(partial(_by_fault, strikes, players.begin(name, every)))
+    return begun
+
+
+def _by_fault(
+    strikes: dict[str, list[Strikes]], played: Callable[[], list[Verdict]]
+) -> dict[str, list[Verdict]]:
+    verdicts = iter(played())
+    return {fault: [next(verdicts) for _ in some] for fault, some in strikes.items()}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -59,31 +86,11 @@ def struck_lives() -> dict[str, dict[str, list[Verdict]]]:
 def test_a_fault_at_any_call_is_survived(
     name: str,
     fault: str,
-    calm: dict[str, Calls],
-    struck_lives: dict[str, dict[str, list[Verdict]]],
+    struck_lives: dict[str, Callable[[], dict[str, list[Verdict]]]],
     players: Players,
-    request: pytest.FixtureRequest,
 ) -> None:
     """Whatever one call does, the promises hold."""
-    if name not in struck_lives:
-        # The worlds of all faults that are asked for in this run have much in common.
-        given, calls = request.config.getoption("points"), calls_of(name, calm)
-        asked = [one for one in FAULTS if is_asked(request, name, one)]
-        strikes = {one: strikes_of(name, one, calls, given) for one in asked}
-        verdicts = iter(players.endure(name, [one for some in strikes.values() for one in some]))
-        struck_lives[name] = {one: [next(verdicts) for _ in strikes[one]] for one in asked}
-
-    players.judge(fault, struck_lives[name][fault])
-
-
-def is_asked(request: pytest.FixtureRequest, name: str, fault: str) -> bool:
-    """Whether the present test is to run for this life and fault, too."""
-    tests = (item for item in request.session.items if isinstance(item, pytest.Function))
-    wanted = {"name": name, "fault": fault}
-    return any(
-        test.originalname == request.function.__name__ and test.callspec.params == wanted
-        for test in tests
-    )
+    players.judge(fault, struck_lives[name]()[fault])
 
 
 def strikes_of(name: str, fault: str, calls: Calls, given: str) -> list[Strikes]:
