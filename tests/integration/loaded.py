@@ -51,6 +51,12 @@ class Loader:
                 cls.every[program] = cls(LOADED[program])
             return cls.every[program]
 
+    def close(self) -> None:
+        """Ends the process; runs that go on, go on."""
+        assert self._process.stdin is not None, "asked for as a pipe"
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+
     def ask(self, **request: object) -> dict[str, Any]:
         """Sends a request and returns the answer."""
         pipe = self._process
