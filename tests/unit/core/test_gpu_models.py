@@ -6,25 +6,30 @@ from gpujob.core.market.gpu_models import KNOWN, is_same_model
 
 SAME = {
     "A10": ["NVIDIA A10"],
-    "A100 PCIE": ["NVIDIA A100-PCIE-40GB", "NVIDIA A100 80GB PCIe"],
-    "A100 SXM4": ["NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB"],
+    "A100 PCIE": ["NVIDIA A100-PCIE-40GB", "NVIDIA A100 80GB PCIe", "NVIDIA A100-PCIE-80GB-LC"],
+    "A100 SXM4": ["NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM-64GB"],
     "A100X": ["NVIDIA A100X"],
     "A800 PCIE": ["NVIDIA A800 80GB PCIe"],
     "B200": ["NVIDIA B200"],
     "B300": ["NVIDIA B300 SXM6 AC"],
-    "GH200": ["NVIDIA GH200 480GB"],
+    "GH200": ["NVIDIA GH200 480GB", "NVIDIA GH200 144G HBM3e", "NVIDIA GH200 96GB HBM3"],
     "GTX 1660 S": ["NVIDIA GeForce GTX 1660 SUPER"],
     "GTX TITAN X": ["NVIDIA GeForce GTX TITAN X"],
     "H100 NVL": ["NVIDIA H100 NVL"],
     "H100 PCIE": ["NVIDIA H100 PCIe"],
     "H100 SXM": ["NVIDIA H100 80GB HBM3"],
-    "H200": ["NVIDIA H200"],
+    "H200": ["NVIDIA H200", "NVIDIA H200 141GiB HBM3e"],
     "L4": ["NVIDIA L4"],
     "L40": ["NVIDIA L40"],
     "L40S": ["NVIDIA L40S"],
-    "Q RTX 6000": ["Quadro RTX 6000"],
+    "Q RTX 6000": [
+        "Quadro RTX 6000",
+        "Quadro RTX 6000 with Max-Q Design",
+        "Quadro RTX 6000 Passive",
+    ],
     "Quadro P4000": ["Quadro P4000"],
     "RTX 2060S": ["NVIDIA GeForce RTX 2060 SUPER"],
+    "RTX 2080S": ["NVIDIA GeForce RTX 2080 SUPER", "GeForce RTX 2080 Super with Max-Q Design"],
     "RTX 3060": ["NVIDIA GeForce RTX 3060"],
     "RTX 3060 Ti": ["NVIDIA GeForce RTX 3060 Ti"],
     "RTX 3060 laptop": ["NVIDIA GeForce RTX 3060 Laptop GPU"],
@@ -32,21 +37,47 @@ SAME = {
     "RTX 4070 Ti": ["NVIDIA GeForce RTX 4070 Ti"],
     "RTX 4070S": ["NVIDIA GeForce RTX 4070 SUPER"],
     "RTX 4070S Ti": ["NVIDIA GeForce RTX 4070 Ti SUPER"],
-    "RTX 4090": ["NVIDIA GeForce RTX 4090"],
+    "RTX 4000Ada": ["NVIDIA RTX 4000 Ada Generation", "NVIDIA RTX 4000 SFF Ada Generation"],
+    "RTX 4090": [
+        "NVIDIA GeForce RTX 4090",
+        "NVIDIA GeForce RTX 4090 24GB GDDR6X",
+        "GeForce RTX 4090 OC",
+    ],
     "RTX 4090D": ["NVIDIA GeForce RTX 4090 D"],
     "RTX 6000Ada": ["NVIDIA RTX 6000 Ada Generation"],
     "RTX A2000": ["NVIDIA RTX A2000", "NVIDIA RTX A2000 12GB"],
     "RTX A6000": ["NVIDIA RTX A6000"],
     "RTX PRO 6000 S": ["NVIDIA RTX PRO 6000 Blackwell Server Edition"],
-    "RTX PRO 6000 WS": ["NVIDIA RTX PRO 6000 Blackwell Workstation Edition"],
+    "RTX 5090": ["NVIDIA GeForce RTX 5090"],
+    "RTX PRO 6000 WS": [
+        "NVIDIA RTX PRO 6000 Blackwell Workstation Edition",
+        "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
+    ],
     "Tesla P4": ["Tesla P4"],
     "Tesla P40": ["Tesla P40"],
     "Tesla T4": ["Tesla T4"],
-    "Tesla V100": ["Tesla V100-SXM2-16GB", "Tesla V100-PCIE-32GB"],
+    "Tesla V100": [
+        *("Tesla V100-SXM2-16GB", "Tesla V100-PCIE-32GB", "Tesla V100-SXM3-32GB-H"),
+        *("Tesla V100-DGXS-32GB", "Tesla V100-FHHL-16GB"),
+    ],
     "Titan V": ["NVIDIA TITAN V"],
     "Titan Xp": ["NVIDIA TITAN Xp"],
 }
-"""Own names by market names, as far as they are publicly shown."""
+"""Own names by market names, as far as they are publicly shown, and such as nobody has shown."""
+
+OTHERS = (
+    *("NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 5090 D", "NVIDIA A10G", "NVIDIA"),
+    *(
+        "NVIDIA Graphics Device",
+        "NVIDIA TITAN RTX",
+        "NVIDIA H800",
+        "NVIDIA GB200",
+        "NVIDIA H20",
+        "",
+    ),
+    *("NVIDIA GeForce RTX 3080", "NVIDIA RTX 6000D", "GRID A100D-40C", "NVIDIA L20", "NVIDIA L4S"),
+)
+"""Own names of none of these models."""
 
 
 def test_the_market_s_names_are_known() -> None:
@@ -57,6 +88,7 @@ def test_the_market_s_names_are_known() -> None:
 @pytest.mark.parametrize("market", SAME)
 def test_only_its_own_names_are_those_of_a_model(market: str) -> None:
     """Each agrees with its own and with none of the others'."""
-    agreeing = {name for names in SAME.values() for name in names if is_same_model(market, name)}
+    names = [*OTHERS, *(name for names in SAME.values() for name in names)]
+    agreeing = {name for name in names if is_same_model(market, name)}
 
     assert agreeing == set(SAME[market])

@@ -101,20 +101,22 @@ KNOWN = frozenset(
 
 
 _PARTS = re.compile(r"[a-z]+[0-9]+[a-z]*|[0-9]+|[a-z]+")
-_SIZE = re.compile(r"\b[0-9]+ ?gb\b")
+_SIZE = re.compile(r"\b[0-9]+ ?g(i?b)?\b")
 _FORM = re.compile(r"\b(sxm|pcie|nvl)[0-9]?\b")
-_SAY_NOTHING = frozenset(
-    {"nvidia", "geforce", "quadro", "tesla", "rtx", "gtx", "q", "generation", "graphics", "gpu"}
-    | {"blackwell", "edition", "ac", "max", "hbm2", "hbm2e", "hbm3", "hbm3e"}
+_MEMORY = re.compile(r"g?ddr[0-9]+x?|hbm[0-9]+e?")
+_VARIANTS = frozenset(
+    {"ti", "super", "laptop", "ada", "d", "x", "v", "xp", "titan", "pro", "server", "workstation"}
 )
+"""Words that make another model of a number."""
 
 
 def is_same_model(market: str, measured: str) -> bool:
     """Whether a GPU that calls itself `measured` is what the market calls `market`.
 
     The two are never spelled alike: `RTX 4070S Ti` is `NVIDIA GeForce RTX 4070 Ti SUPER`, `H100
-    SXM` is `NVIDIA H100 80GB HBM3`. Makers, sizes and words without meaning are left out; number
-    and variant must agree, and so must the form factor if both names give one.
+    SXM` is `NVIDIA H100 80GB HBM3`. Number and variant must agree, and so must the form factor if
+    both names give one. Makers, sizes and all other words say nothing: new ones appear with each
+    generation, and an honest machine is not to be blamed for one.
     """
     claimed, shown = _identity(market), _identity(measured)
     forms = _form(market), _form(measured)
@@ -123,9 +125,14 @@ def is_same_model(market: str, measured: str) -> bool:
 
 def _identity(name: str) -> frozenset[str]:
     text = _FORM.sub(" ", _SIZE.sub(" ", name.lower().replace("-", " ")))
-    parts = set(_PARTS.findall(text)) - _SAY_NOTHING
+    parts = set(_PARTS.findall(text))
     short = {"ws": "workstation", "s": "server" if "pro" in parts else "super"}
-    return frozenset(short.get(part, part) for part in parts)
+    words = (short.get(part, part) for part in parts if not _MEMORY.fullmatch(part))
+    return frozenset(word for word in words if word in _VARIANTS or _has_digit(word))
+
+
+def _has_digit(word: str) -> bool:
+    return any(letter.isdigit() for letter in word)
 
 
 def _form(name: str) -> str | None:
