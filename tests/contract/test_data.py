@@ -63,7 +63,16 @@ def filled(folder: Path, seed: int = 1) -> Path:
 class Case:
     """A driver with folders for its claims, and where they are copied to on the machine."""
 
-    def __init__(self, machine: Machine, home: Path, folder: Path, url: str, **more: Any) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        home: Path,
+        folder: Path,
+        url: str,
+        *,
+        needs_outputs: bool = False,
+        **more: Any,
+    ) -> None:
         self.claims = folder / "claims"
         self.there = home / "work"
         plan: dict[str, Any] = {
@@ -75,6 +84,7 @@ class Case:
             (self.claims / name).mkdir(parents=True)
             copy = {"folder": str(self.claims / name), "path": str(self.there / name)}
             plan[name] = [copy]
+        plan["outputs"][0]["optional"] = not needs_outputs
         (self.claims / "log").mkdir()
         (self.claims / "checkpoint").mkdir()
         plan["logFolder"] = str(self.claims / "log")
@@ -222,6 +232,33 @@ async def test_what_can_not_be_copied_is_said_before_anything_is_rented(
     await case.driver.ended()
 
     assert held.reports[0].data_problem.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("mkdir out; echo 7 > out/result", "not copied: {} on the machine holds no file"),
+        ("mkdir -p outputs/empty", "not copied: {} on the machine holds no file"),
+        ("exit 3", ""),
+        ("mkdir outputs; : > outputs/empty", ""),
+    ],
+    ids=["another folder", "no file", "it failed", "an empty file"],
+)
+async def test_a_result_that_is_not_there_is_told(
+    text: str, lost: str, machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """A path that was mistyped would lose everything, and the job would be complete."""
+    held, url = controller
+    case = await Case.on(machine, tmp_path, url, needs_outputs=True)
+    held.answer = run(machine, machine.port, *case.command(text))
+    await case.driver.start()
+    await until(lambda: is_finished(held))
+    held.answer = EXIT
+    await case.driver.ended()
+    outcome = held.reports[-1].outcome
+
+    assert outcome is not None
+    assert outcome.lost == lost.format(case.there / "outputs")
 
 
 async def test_more_than_is_allowed_is_not_copied(

@@ -17,6 +17,8 @@ class Copy(Model):
     folder: Annotated[str, Field(pattern="^/")]
     path: Annotated[str, Field(min_length=1)]
     """Relative to the machine's home folder unless it begins with /."""
+    optional: bool = True
+    """Whether a workload that succeeds may leave no file there."""
 
 
 class DataPlan(Model):

@@ -305,6 +305,19 @@ class Copied(Claim):
     ]
 
 
+class Result(Copied):
+    """A folder that the workload fills."""
+
+    optional: Annotated[
+        bool,
+        Field(
+            description="Whether a workload that succeeds may leave no file in this folder. "
+            "Otherwise the job then fails with OutputLost, because a path that was mistyped would "
+            "lose all results without a word.",
+        ),
+    ] = False
+
+
 class Checkpoint(Copied):
     """A folder in which the workload saves what it needs to continue later."""
 
@@ -332,7 +345,7 @@ class Data(Model):
         ),
     ] = ()
     outputs: Annotated[
-        tuple[Copied, ...],
+        tuple[Result, ...],
         Field(
             max_length=8,
             description="Folders that are copied from the machine after the workload has ended, "

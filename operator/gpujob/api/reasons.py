@@ -309,7 +309,7 @@ class Reason(StrEnum):
     OUTPUT_LOST = (
         "OutputLost",
         FATAL,
-        "The workload succeeded, but not all of its output could be copied in time.",
+        "The workload succeeded, but an output has no file, or not all could be copied in time.",
     )
     GPU_LOST = "GpuLost", HOSTS, "The workload failed because a GPU of the machine was lost."
     OFFER_GONE = (

@@ -59,11 +59,14 @@ class Claims:
             logged = words
         await asyncio.Event().wait()
 
-    async def fetch(self, connection: Connection) -> None:
-        """Copies outputs and checkpoint from the machine."""
+    async def fetch(self, connection: Connection, *, succeeded: bool) -> None:
+        """Copies outputs and checkpoint from the machine after the workload has ended."""
         problems: list[str] = []
         for copy in self._plan.outputs:
-            problems.extend(await pull(connection, copy, self.uploads, mirrors=False))
+            needed = succeeded and not copy.optional
+            problems.extend(
+                await pull(connection, copy, self.uploads, mirrors=False, needs_files=needed)
+            )
         if (last := self._plan.checkpoint) is not None:
             problems.extend(await pull(connection, last, self.uploads, mirrors=True))
         self.lost = words_for(problems)

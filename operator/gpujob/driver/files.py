@@ -217,12 +217,18 @@ def _listed(line: bytes, path: str) -> File:
 
 
 async def pull(
-    connection: Connection, copy: Copy, allowance: Allowance, *, mirrors: bool
+    connection: Connection,
+    copy: Copy,
+    allowance: Allowance,
+    *,
+    mirrors: bool,
+    needs_files: bool = False,
 ) -> tuple[str, ...]:
     """Copies a folder from the machine; returns what could not be copied.
 
     With `mirrors`, files that are gone from the machine are removed here too, unless none is left
-    there. Raises MachineError if the connection breaks: what was copied so far is kept.
+    there. With `needs_files`, a folder that is not there or holds no file is a problem. Raises
+    MachineError if the connection breaks: what was copied so far is kept.
     """
     folder = Path(copy.folder)
     try:
@@ -230,6 +236,8 @@ async def pull(
     except CopyError as error:
         return (str(error),)
     wanted = {name: file for name, file in wanted.items() if not name.endswith(_PART.encode())}
+    if needs_files and not wanted:
+        return (f"{in_words(copy.path, SHOWN_LENGTH_MAX)} on the machine holds no file",)
 
     async def one(file: File) -> None:
         await _pulled(connection, copy, file, now, allowance)

@@ -205,7 +205,9 @@ class Worker:
         if claims.has_any_for_itself:
             found.ended = outcome
             found.phase = WorkloadPhase.DELIVERING
-            await self._alongside(connection, run, claims.fetch(connection))
+            await self._alongside(
+                connection, run, claims.fetch(connection, succeeded=outcome.exit_code == 0)
+            )
         lost = "; ".join(words for words in (claims.lost, self._output.lost) if words)
         self._finish(outcome.model_copy(update={"lost": in_words(lost)}))
 

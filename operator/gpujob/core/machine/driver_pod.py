@@ -178,7 +178,7 @@ def _copies(data: Data) -> tuple[DataPlan, list[dict[str, Any]]]:
             for at, claim in enumerate(data.inputs)
         ),
         outputs=tuple(
-            Copy(folder=f"{FOLDER}/outputs-{at}", path=claim.path)
+            Copy(folder=f"{FOLDER}/outputs-{at}", path=claim.path, optional=claim.optional)
             for at, claim in enumerate(data.outputs)
         ),
         checkpoint=(
