@@ -403,6 +403,7 @@ def test_the_http_api_answers_whoever_has_a_token(stage: Stage, seen: Seen, api:
     assert "token ci" in logs
 
 
+@pytest.mark.usefixtures("seen")
 def test_no_route_of_the_api_as_installed_lets_anybody_in(stage: Stage, api: Api) -> None:
     """Each route and method that it says it has: no good token is 401, one of another scope 403.
 

@@ -77,6 +77,7 @@ def main() -> None:
     """Serves requests: `start` one run, or tell the `status` of one."""
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    codes: dict[int, int] = {}
     # Not through `sys.stdin`, which would read ahead what is no run's to have.
     with os.fdopen(os.dup(0), "rb", buffering=0) as requests:
         for line in iter(requests.readline, b""):
@@ -88,9 +89,17 @@ def main() -> None:
                     run(**request["start"])
                 answer: dict[str, int | None] = {"pid": pid}
             else:
-                ended, status = os.waitpid(request["status"], os.WNOHANG)
-                answer = {"code": os.waitstatus_to_exitcode(status) if ended else None}
+                answer = {"code": _code(request["status"], codes)}
             os.write(1, json.dumps(answer).encode() + b"\n")
+
+
+def _code(pid: int, codes: dict[int, int]) -> int | None:
+    """Returns the exit status of a run, however often it is asked for; None while it runs."""
+    if pid not in codes:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            codes[pid] = os.waitstatus_to_exitcode(status)
+    return codes.get(pid)
 
 
 def run(module: str, arguments: list[str], env: dict[str, str], log: str, folder: str) -> NoReturn:
