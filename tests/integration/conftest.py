@@ -19,7 +19,6 @@ import pytest
 import yaml
 from tests.integration.api import BOOTSTRAP, TOKENS, Api, api_server, record
 from tests.integration.client import path_of
-from tests.integration.loaded import Loader
 from tests.integration.parts import (
     ROOT,
     Kubectl,
@@ -149,12 +148,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.xdist_group(group_of[item.path]))
     first = set(sharing)
     items.sort(key=lambda item: (item not in first, item.path.stem not in LONGEST))
-
-
-def pytest_sessionfinish() -> None:
-    """Ends the processes that start our programs."""
-    for loader in Loader.every.values():
-        loader.close()
 
 
 FAILED = pytest.StashKey[bool]()
