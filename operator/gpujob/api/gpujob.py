@@ -314,6 +314,7 @@ class Result(Copied):
             description="Whether a workload that succeeds may leave no file in this folder. "
             "Otherwise the job then fails with OutputLost, because a path that was mistyped would "
             "lose all results without a word.",
+            examples=[True],
         ),
     ] = False
 
