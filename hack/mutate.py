@@ -665,6 +665,13 @@ FAULTS = (
         "",
     ),
     Fault(
+        "what was read once is believed for ever",
+        "controller/readings.py",
+        "if isinstance(last, model) and (last.metadata.uid, last.metadata.resource_version) == (\n"
+        '            meta["uid"],\n            meta["resourceVersion"],\n        ):',
+        "if isinstance(last, model) and last.metadata.uid == meta['uid']:",
+    ),
+    Fault(
         "a dollar sign is the kubelet's",
         "core/machine/driver_pod.py",
         'return value.replace("$", "$$")',

@@ -25,6 +25,7 @@ from tests.contract.test_machines import Machine
 
 from gpujob.adapters.errors import MachineError
 from gpujob.api.data import Copy, DataPlan
+from gpujob.api.transport import Outcome
 from gpujob.driver import files
 from gpujob.driver.state import settle
 
@@ -113,6 +114,17 @@ class Case:
     def command(self, text: str) -> list[str]:
         """Returns a workload that begins in the folder that is copied."""
         return ["sh", "-c", f"mkdir -p {self.there} && cd {self.there}; {text}"]
+
+    async def outcome_of(self, text: str, machine: Machine, held: Controller) -> Outcome:
+        """Runs a workload to its end and returns what its driver tells of it at last."""
+        held.answer = run(machine, machine.port, *self.command(text))
+        await self.driver.start()
+        await until(lambda: is_finished(held))
+        held.answer = EXIT
+        await self.driver.ended()
+        outcome = held.reports[-1].outcome
+        assert outcome is not None
+        return outcome
 
 
 async def test_inputs_come_and_outputs_go(
@@ -250,14 +262,8 @@ async def test_a_result_that_is_not_there_is_told(
     """A path that was mistyped would lose everything, and the job would be complete."""
     held, url = controller
     case = await Case.on(machine, tmp_path, url, needs_outputs=True)
-    held.answer = run(machine, machine.port, *case.command(text))
-    await case.driver.start()
-    await until(lambda: is_finished(held))
-    held.answer = EXIT
-    await case.driver.ended()
-    outcome = held.reports[-1].outcome
+    outcome = await case.outcome_of(text, machine, held)
 
-    assert outcome is not None
     assert outcome.lost == lost.format(case.there / "outputs")
 
 
@@ -268,15 +274,9 @@ async def test_more_than_is_allowed_is_not_copied(
     held, url = controller
     case = await Case.on(machine, tmp_path, url, uploadBytesMax=1_000_000)
     text = "mkdir outputs; head -c 2000000 /dev/zero > outputs/big; echo ok > outputs/small"
-    held.answer = run(machine, machine.port, *case.command(text))
-    await case.driver.start()
-    await until(lambda: is_finished(held))
-    held.answer = EXIT
-    await case.driver.ended()
-    outcome = held.reports[-1].outcome
+    outcome = await case.outcome_of(text, machine, held)
 
     assert set(digests(case.claims / "outputs")) == {"small"}
-    assert outcome is not None
     assert outcome.lost == "not copied: big: data.maxUploadGB does not allow 2000000 more bytes"
 
 
@@ -290,16 +290,10 @@ async def test_a_stranger_s_names_lead_nowhere(
     outside.mkdir()
     (case.claims / "outputs/link").symlink_to(outside)
     text = "mkdir -p outputs/link; echo evil > outputs/link/file; ln -s /etc/passwd outputs/passwd"
-    held.answer = run(machine, machine.port, *case.command(text))
-    await case.driver.start()
-    await until(lambda: is_finished(held))
-    held.answer = EXIT
-    await case.driver.ended()
-    outcome = held.reports[-1].outcome
+    outcome = await case.outcome_of(text, machine, held)
 
     assert list(outside.iterdir()) == []
     assert not (case.claims / "outputs/passwd").exists()
-    assert outcome is not None
     assert outcome.lost == "not copied: link/file: a link leads out of the folder"
 
 

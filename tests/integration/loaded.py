@@ -1,9 +1,9 @@
 """A process that has loaded one of our programs, and forks each run of it.
 
-Half of the processor time of the integration tests was the same imports again and again. A run that
-is forked is the program's process like any other from its first line on: its arguments, its
-environment, its folder and its log are its own. That a program starts from nothing, too, is for the
-end-to-end tests.
+The controller's imports alone take 0.9 s of processor time, and the integration tests start it a
+hundred times. A run that is forked is the program's process like any other from its first line on:
+its arguments, its environment, its folder and its log are its own. That a program starts from
+nothing, too, is for the end-to-end tests.
 
 It is run by the path of this file, with the modules to load as arguments. It reads requests as
 lines of JSON, and ends with its input.

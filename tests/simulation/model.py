@@ -280,7 +280,7 @@ class ModelKube(KubeClient):
     def _sent(self, body: Body) -> Body:
         """Returns a stored object as whoever calls over a wire gets it: not the very one.
 
-        A copy for each call would be a tenth of all work, so all get the same one.
+        All get the same copy, since one for each call costs much and nobody may change it.
         """
         version = body["metadata"]["resourceVersion"]
         if version not in self._copies:
