@@ -22,6 +22,8 @@ READY_SECONDS = 120.0
 FIRST_PORT = 10_240
 WORKERS = 16
 """At most so many workers of a test run have ports that no other one is given."""
+OF_DRIVERS = range(20_000, 20_100)
+"""Without networks of their own all drivers listen on these (`gpujob.core.machine.ports`)."""
 GIVEN: set[int] = set()
 SERVICES = "10.0.0.0/24"
 
@@ -32,18 +34,20 @@ def free_port() -> int:
     The kernel takes the ports of outgoing connections from a certain range, which is avoided here.
     Otherwise a server that restarts could find its port taken, even by a client that tries to
     connect to that port. Nor is any port returned twice, by this process or by another worker of
-    the same test run: a server that has ended may restart on it.
+    the same test run: a server that has ended may restart on it. What runs without workers, beside
+    them, has a share of its own.
     """
     range_of_clients = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
     above = max(int(range_of_clients[0]), 2 * FIRST_PORT)
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
+    name = os.environ.get("PYTEST_XDIST_WORKER", f"gw{WORKERS - 1}")
+    worker = int(name.removeprefix("gw")) % WORKERS
     share = range(FIRST_PORT + worker, above, WORKERS)
     while True:
         # Not by `random`: pytest-randomly gives it the same seed before each test.
         port = share[secrets.randbelow(len(share))]
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
-            if port not in GIVEN:
+            if port not in GIVEN and port not in OF_DRIVERS:
                 GIVEN.add(port)
                 return port
 

@@ -102,13 +102,16 @@ def _now() -> str:
 
 
 def test_a_machine_that_never_boots_is_given_back(stage: World) -> None:
-    """The boot cap ends it; the next attempt runs."""
-    stage.operator.start(GPUJOB_BOOT_CAP_SECONDS="8")
+    """The boot cap ends it; another attempt runs, the next one if this machine boots in time."""
+    stage.operator.start(GPUJOB_BOOT_CAP_SECONDS="10")
     stage.simulator.faults(slow_boot={"count": 1, "seconds": 3600})
     stage.apply_job("train")
     job = stage.await_reason("train", "Complete")
 
-    assert [one["reason"] for one in job["status"]["attempts"]] == ["BootTimeout", "Completed"]
+    first, *others = (one["reason"] for one in job["status"]["attempts"])
+    assert first == "BootTimeout"
+    assert others.pop() == "Completed"
+    assert set(others) <= {"BootTimeout"}
     assert stage.simulator.living() == []
 
 
