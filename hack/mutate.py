@@ -476,6 +476,31 @@ FAULTS = (
         "digest.hexdigest() != await _remote_sum(connection, copy.path, file):",
         "False:",
     ),
+    # --- Lines ----------------------------------------------------------------------------------
+    Fault(
+        "any line is fast enough",
+        "core/cost/choice.py",
+        "return seconds is not None and seconds <= limits.boot_cap_seconds",
+        "return True",
+    ),
+    Fault(
+        "a line that nobody knows is fast",
+        "core/cost/estimate.py",
+        "    if not offer.download_mbps:\n        return None",
+        "    if not offer.download_mbps:\n        return Fraction(0)",
+    ),
+    Fault(
+        "a fast line lowers the bound",
+        "core/cost/estimate.py",
+        "time = micro_up(usd_per_hour * seconds / 3600)",
+        "time = micro_up(usd_per_hour * (seconds - saved) / 3600)",
+    ),
+    Fault(
+        "the time to load costs nothing",
+        "core/cost/choice.py",
+        "return self.estimate.likely_microusd / self.trust",
+        "return self.estimate.total_microusd / self.trust",
+    ),
     # --- Sweep --------------------------------------------------------------------------------
     Fault(
         "the sweep asks no age",
