@@ -36,7 +36,7 @@ NEAREST = {
     "driver/main.py": "tests/contract/test_driver.py",
     "driver/output.py": "tests/contract/test_driver.py",
     "driver/ports.py": "tests/contract/test_ports.py",
-    "driver/supervisor.py": "tests/unit/test_workload.py",
+    "driver/supervisor.py": "tests/unit/test_workload.py tests/unit/test_supervisor.py",
     "driver/work.py": "tests/contract/test_driver.py",
 }
 """The tests that most probably catch a fault in a file: they are run first."""
@@ -546,6 +546,18 @@ FAULTS = (
         "core/node/ends.py",
         "left = seen.world.limits.standstill_seconds -",
         "left = seen.world.limits.boot_cap_seconds -",
+    ),
+    Fault(
+        "a restarted machine runs on",
+        "driver/supervisor.py",
+        '[ "$(cat "$dir/born")" != "$(born)" ]',
+        '[ "$(born)" != "$(born)" ]',
+    ),
+    Fault(
+        "any process with its pid is the supervisor",
+        "driver/supervisor.py",
+        '  [ -z "$2" ] || [ "$2" = "$(since "$1")" ] || return 1\n',
+        "",
     ),
     Fault(
         "a machine may restart for ever",
