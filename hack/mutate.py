@@ -30,11 +30,13 @@ NEAREST = {
     "adapters/ssh.py": "tests/contract/test_machines.py",
     "adapters/vast.py": "tests/contract/test_vast_client.py",
     "core/machine/start_script.py": "tests/contract/test_machines.py",
+    "core/market/images.py": "tests/unit/core/test_images.py",
+    "core/node/blame.py": "tests/unit/core/test_blame.py",
     "driver/files.py": "tests/contract/test_data.py",
     "driver/main.py": "tests/contract/test_driver.py",
     "driver/output.py": "tests/contract/test_driver.py",
     "driver/ports.py": "tests/contract/test_ports.py",
-    "driver/supervisor.py": "tests/unit/test_workload.py",
+    "driver/supervisor.py": "tests/unit/test_workload.py tests/unit/test_supervisor.py",
     "driver/work.py": "tests/contract/test_driver.py",
 }
 """The tests that most probably catch a fault in a file: they are run first."""
@@ -113,8 +115,10 @@ FAULTS = (
     Fault(
         "the lock is not asked before a rent",
         "controller/reconcile.py",
-        "if not self._lock.is_held_for(self._settings.limits.rent_not_after_seconds):",
-        "if not self._lock:",
+        """rent_not_after_seconds):
+                raise""",
+        """rent_not_after_seconds) and not self._lock:
+                raise""",
     ),
     Fault(
         "an attempt's name is used again",
@@ -359,7 +363,7 @@ FAULTS = (
     Fault(
         "a bad machine is forgotten",
         "core/node/release.py",
-        "failed = Reason(status.end.reason).kind.blames is Blame.HOST",
+        "failed = _blamed(status.end) is Blame.HOST",
         "failed = False",
     ),
     Fault(
@@ -431,14 +435,14 @@ FAULTS = (
     Fault(
         "files move beyond all caps while they are copied",
         "core/node/stopping.py",
-        "for step in (end_if_faulty, enforce_caps, give_up_lost, start_driver, keep_up):",
-        "for step in (end_if_faulty, give_up_lost, start_driver, keep_up):",
+        "(end_if_faulty, run_again, enforce_caps, give_up_lost, start_driver, keep_up):",
+        "(end_if_faulty, run_again, give_up_lost, start_driver, keep_up):",
     ),
     Fault(
         "nobody minds the machine while files are copied",
         "core/node/stopping.py",
-        "for step in (end_if_faulty, enforce_caps, give_up_lost, start_driver, keep_up):",
-        "for step in (enforce_caps,):",
+        "(end_if_faulty, run_again, enforce_caps, give_up_lost, start_driver, keep_up):",
+        "(enforce_caps,):",
     ),
     Fault(
         "a workload that was told to end is begun",
@@ -475,6 +479,145 @@ FAULTS = (
         "driver/files.py",
         "digest.hexdigest() != await _remote_sum(connection, copy.path, file):",
         "False:",
+    ),
+    # --- Whose fault it is --------------------------------------------------------------------
+    Fault(
+        "one listing's words end a job",
+        "core/node/ends.py",
+        "if not is_refused(lease) or not (known or is_repeated(seen, is_refused)):",
+        "if not is_refused(lease):",
+    ),
+    Fault(
+        "what passes is for good",
+        "core/market/images.py",
+        "    if _PASSING.search(said):\n",
+        "    if False:\n",
+    ),
+    Fault(
+        "an image's name is its registry's word",
+        "core/market/images.py",
+        "said = _without_name(words, image)",
+        "said = words",
+    ),
+    Fault(
+        "one team's image is everybody's",
+        "core/market/images.py",
+        "if (one.namespace, one.image) == (namespace, image) and _is_fresh(one, now)",
+        "if one.image == image and _is_fresh(one, now)",
+    ),
+    Fault(
+        "what was learnt of an image never fades",
+        "core/market/images.py",
+        "return now - trial.at < IMAGES_REMEMBERED_FOR",
+        "return True",
+    ),
+    Fault(
+        "an image that nobody knows is the host's fault",
+        "core/node/blame.py",
+        "return Blame.PROVIDER if unproven and not evidence.image_works else reason.kind.blames",
+        "return reason.kind.blames",
+    ),
+    Fault(
+        "a good image excuses its host",
+        "core/node/blame.py",
+        "return Blame.PROVIDER if unproven and not evidence.image_works else reason.kind.blames",
+        "return Blame.PROVIDER if unproven else reason.kind.blames",
+    ),
+    Fault(
+        "one host is as good as two",
+        "core/node/facts.py",
+        "return (others | own) - {rent.host_id}",
+        "return others | own",
+    ),
+    Fault(
+        "an unknown host is another one",
+        "core/node/facts.py",
+        "if job is None or rent is None or not rent.host_id:",
+        "if job is None or rent is None:",
+    ),
+    Fault(
+        "a machine is told to run again and again",
+        "core/node/ends.py",
+        "if lease.told_to_run_at is None:",
+        "if lease.told_to_run_at is None or still:",
+    ),
+    Fault(
+        "a machine that stands still is kept until the boot cap",
+        "core/node/ends.py",
+        "left = seen.world.limits.standstill_seconds -",
+        "left = seen.world.limits.boot_cap_seconds -",
+    ),
+    Fault(
+        "a restarted machine runs on",
+        "driver/supervisor.py",
+        '[ "$(cat "$dir/born")" != "$(born)" ]',
+        '[ "$(born)" != "$(born)" ]',
+    ),
+    Fault(
+        "any process with its pid is the supervisor",
+        "driver/supervisor.py",
+        '  [ -z "$2" ] || [ "$2" = "$(since "$1")" ] || return 1\n',
+        "",
+    ),
+    Fault(
+        "a machine may restart for ever",
+        "core/node/interruption.py",
+        "past.restarts >= RESTARTS_MAX:",
+        "past.restarts < 0:",
+    ),
+    Fault(
+        "an earlier run's restart is this one's",
+        "core/node/interruption.py",
+        "seen.node.status, seen.world.now, present_report(seen)\n    # What",
+        "seen.node.status, seen.world.now, seen.report\n    # What",
+    ),
+    Fault(
+        "a machine's word lengthens a run",
+        "core/node/interruption.py",
+        "min(report.run_seconds, longest)",
+        "report.run_seconds",
+    ),
+    Fault(
+        "any line is fast enough",
+        "core/cost/choice.py",
+        "return seconds is not None and seconds <= limits.boot_cap_seconds",
+        "return True",
+    ),
+    Fault(
+        "a line that nobody knows is fast",
+        "core/cost/estimate.py",
+        "    if not offer.download_mbps:\n        return None",
+        "    if not offer.download_mbps:\n        return Fraction(0)",
+    ),
+    Fault(
+        "a fast line lowers the bound",
+        "core/cost/estimate.py",
+        "time = micro_up(usd_per_hour * seconds / 3600)",
+        "time = micro_up(usd_per_hour * (seconds - saved) / 3600)",
+    ),
+    Fault(
+        "the time to load costs nothing",
+        "core/cost/choice.py",
+        "return self.estimate.likely_microusd / self.trust",
+        "return self.estimate.total_microusd / self.trust",
+    ),
+    Fault(
+        "a lost race is a rent",
+        "api/reasons.py",
+        "RACE = _attempt(Blame.PROVIDER, counts_to=Limit.NONE)",
+        "RACE = _attempt(Blame.PROVIDER)",
+    ),
+    Fault(
+        "races are lost without a pause",
+        "core/job/after_attempt.py",
+        "status.failures + status.disruptions + _uncounted(status.attempts)",
+        "status.failures + status.disruptions",
+    ),
+    Fault(
+        "a failure is paid again unasked",
+        "api/gpujob.py",
+        "    ] = 0\n    failure_policy:",
+        "    ] = 2\n    failure_policy:",
     ),
     # --- Sweep --------------------------------------------------------------------------------
     Fault(
@@ -800,7 +943,7 @@ def caught(fault: Fault) -> str | None:
         path.write_text(fault.planted(path.read_text()))
         nearest = NEAREST.get(fault.file)
         if nearest is not None:
-            return first_failure(copy, ((nearest,), *STAGES))
+            return first_failure(copy, (tuple(nearest.split()), *STAGES))
         if fault.file.startswith("controller/"):
             return first_failure(copy, (SIMULATION, PURE, *STAGES[2:]))
         return first_failure(copy, STAGES)

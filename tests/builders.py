@@ -19,6 +19,7 @@ from gpujob.api.transport import (
 from gpujob.core.limits import Limits
 from gpujob.core.machine.preflight import as_status
 from gpujob.core.market.hosts import HostMemory
+from gpujob.core.market.images import ImageMemory
 from gpujob.core.market.listings import Lease, Listing, Mark
 from gpujob.core.market.offers import Offer, Quotes
 from gpujob.core.observation import (
@@ -267,6 +268,7 @@ def a_world(*listings: Listing, **changes: Any) -> World:
         not_ready=None,
         destroys=(),
         hosts=HostMemory(),
+        images=ImageMemory(),
     )
     return replace(world, **changes)
 

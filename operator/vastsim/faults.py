@@ -6,6 +6,9 @@
 | `rent_not_accepted` | the request is read, nothing is rented, the connection is cut |
 | `offer_gone` | the rent request is refused: somebody else was faster |
 | `slow_boot` | the machine loads for `seconds` |
+| `pull_fails` | its image is never pulled, its status says `words`, and after `seconds` (420) it |
+|  | is stopped, and still shows as loading |
+| `left_standing` | the machine stands still until it is told to run |
 | `host_dies` | `seconds` after the machine began to run, its host is lost with everything on it |
 | `outbid` | `seconds` after an interruptible machine began to run, its GPUs go to somebody else; |
 |  | it gets them back by itself after `lasts` seconds |
@@ -26,20 +29,22 @@
 
 `count` says how often a fault strikes (1 by default; -1: until it is withdrawn). It strikes only
 rents and machines whose image contains `image`, and only requests whose path contains `path`.
-`seconds` and `lasts` are simulated time.
+`seconds` and `lasts` are simulated time. In `words`, `IMAGE` stands for the image's name.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-OPTIONS = frozenset({"count", "seconds", "lasts", "image", "path"})
+OPTIONS = frozenset({"count", "seconds", "lasts", "image", "path", "words"})
 NAMES = frozenset(
     {
         "rent_answer_lost",
         "rent_not_accepted",
         "offer_gone",
         "slow_boot",
+        "pull_fails",
+        "left_standing",
         "host_dies",
         "outbid",
         "mislabelled",
@@ -77,6 +82,8 @@ class Fault:
     """It strikes only rents and machines whose image contains this."""
     path: str
     """It strikes only requests whose path contains this."""
+    words: str = ""
+    """What the provider says of it."""
 
 
 class Faults:
@@ -106,6 +113,7 @@ class Faults:
                 lasts=float(options.get("lasts", -1)),
                 image=str(options.get("image", "")),
                 path=str(options.get("path", "")),
+                words=str(options.get("words", "")),
             )
         self._asked = asked
 

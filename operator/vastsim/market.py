@@ -58,6 +58,16 @@ class Ask:
 
 
 @dataclass(frozen=True)
+class FailedPull:
+    """How the pull of an image fails (vastsim/FACTS.md, Failed pulls)."""
+
+    words: str
+    """What the status of the machine says, in Docker's words."""
+    gives_up_seconds: float = 420.0
+    """After this time the provider stops the machine, which still shows as loading."""
+
+
+@dataclass(frozen=True)
 class Lease:
     """One rented machine; it is kept after its end."""
 
@@ -66,7 +76,7 @@ class Lease:
     ask: Ask
     label: str | None
     history: tuple[tuple[float, str], ...]
-    """When each state began: loading, running, stopped, offline, destroyed."""
+    """When each state began: loading, given up, running, stopped, offline, destroyed."""
     due_at: float
     """When it should run."""
     account: int = ACCOUNT
@@ -77,6 +87,8 @@ class Lease:
     """Whether it is stopped because somebody else pays more, and not because its user asked."""
     reappears: tuple[float, float] | None = None
     """From when until when it is listed although it was destroyed."""
+    failed_pull: FailedPull | None = None
+    """Why its image is never pulled; None = it is."""
     download_gb: Fraction = Fraction(0)
     upload_gb: Fraction = Fraction(0)
 
@@ -152,8 +164,12 @@ class Market:
         *,
         account: int = ACCOUNT,
         boot_seconds: float | None = None,
+        failed_pull: FailedPull | None = None,
+        is_left_standing: bool = False,
     ) -> Lease:
         """Rents an offer; raises RefusedError.
+
+        A machine that is left standing stays stopped until its user starts it.
 
         A bid that is too low is refused and yet leaves a machine: stopped, and its disk is billed
         (vastsim/FACTS.md, Rent answers).
@@ -179,10 +195,11 @@ class Market:
             facts=facts,
             ask=ask,
             label=ask.label,
-            history=((now, "stopped" if too_low else "loading"),),
+            history=((now, "stopped" if too_low or is_left_standing else "loading"),),
             due_at=now + boot,
             account=account,
             is_outbid=too_low,
+            failed_pull=failed_pull,
         )
         self.leases[lease.number] = lease
         if too_low:
@@ -202,8 +219,15 @@ class Market:
         return tuple(
             lease
             for lease in self.leases.values()
-            if lease.state == "loading" and lease.due_at <= now
+            if lease.state == "loading" and lease.due_at <= now and lease.failed_pull is None
         )
+
+    def give_up_pulls(self, now: float) -> None:
+        """Stops the leases whose image could not be pulled for too long."""
+        for lease in list(self.leases.values()):
+            failed, since = lease.failed_pull, lease.history[-1][0]
+            if failed and lease.state == "loading" and now - since >= failed.gives_up_seconds:
+                self.enter(lease.number, "given up", now)
 
     def dying(self, now: float) -> tuple[Lease, ...]:
         """Returns the leases that should have lost their host by now and have not."""
@@ -246,7 +270,7 @@ class Market:
 
     def resume(self, number: int, now: float) -> Lease:
         """Gives a stopped lease its GPUs back; it loads again, with its old disk."""
-        if self.leases[number].state != "stopped":
+        if self.leases[number].state not in ("stopped", "given up"):
             return self.leases[number]
         self.enter(number, "loading", now)
         due_at = now + self._boot_seconds()

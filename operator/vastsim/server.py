@@ -37,7 +37,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from vastsim.faults import Fault, FaultError, Faults
 from vastsim.ledger import decimal
 from vastsim.machines import Machines
-from vastsim.market import ACCOUNT, Ask, Lease, Market, RefusedError
+from vastsim.market import ACCOUNT, Ask, FailedPull, Lease, Market, RefusedError
 from vastsim.search import OPERATIONS, search
 from vastsim.tools import meminfo, tools
 from vastsim.wire import QUERY_DISK_GB, Endpoint, instance_row, offer_row
@@ -47,6 +47,8 @@ BIDS = (Fraction("0.001"), Fraction(128))
 TICK_SECONDS = 0.1
 PAGE_MAX = 25
 STORED_COLUMNS = frozenset({"id", "label", "actual_status", "gpu_name", "verification"})
+NOT_FOUND = "Error response from daemon: manifest for IMAGE not found: manifest unknown"
+"""What Docker says of an image that its registry does not have (vastsim/FACTS.md, Failed pulls)."""
 LOG_APPEARS_SECONDS = 0.3
 """A requested log appears late, so that clients have to ask again (vastsim/FACTS.md, Logs)."""
 
@@ -108,6 +110,7 @@ class State:
                 except (RuntimeError, OSError) as error:
                     # It stays `loading` and is tried again; the others must not wait for it.
                     log.warning("machine %s does not start: %s", lease.number, error)
+            self.market.give_up_pulls(self.now())
             for lease in self.market.dying(self.now()):
                 await self.lose(lease.number)
             for lease in self.market.outbids(self.now()):
@@ -508,6 +511,8 @@ def _create(state: State, account: int, offer: int, body: Mapping[str, Any]) -> 
     if faults.strikes("offer_gone", image=image):
         state.market.offers.pop(offer, None)
     slow = faults.strikes("slow_boot", image=image)
+    unpulled = faults.strikes("pull_fails", image=image)
+    left_standing = faults.strikes("left_standing", image=image)
     env = body.get("env")
     lease = state.market.rent(
         offer,
@@ -523,6 +528,8 @@ def _create(state: State, account: int, offer: int, body: Mapping[str, Any]) -> 
         state.now(),
         account=account,
         boot_seconds=slow.seconds if slow else None,
+        failed_pull=_failed_pull(unpulled, image) if unpulled else None,
+        is_left_standing=left_standing is not None,
     )
     key = state.machine_key(lease.number)
     if faults.strikes("rent_answer_lost", image=image):
@@ -530,9 +537,14 @@ def _create(state: State, account: int, offer: int, body: Mapping[str, Any]) -> 
     return JSONResponse({"success": True, "new_contract": lease.number, "instance_api_key": key})
 
 
+def _failed_pull(fault: Fault, image: str) -> FailedPull:
+    words = (fault.words or NOT_FOUND).replace("IMAGE", image)
+    return FailedPull(words, fault.seconds) if fault.seconds else FailedPull(words)
+
+
 def _start_again(state: State, lease: Lease) -> None:
     """Starts a stopped machine because its user asked; raises RefusedError."""
-    if lease.state != "stopped":
+    if lease.state not in ("stopped", "given up"):
         return
     if state.market.credit(state.now(), lease.account) <= 0:
         raise RefusedError(400, "insufficient_credit", "Your account lacks credit.")

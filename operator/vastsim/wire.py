@@ -112,6 +112,8 @@ class Endpoint:
 STATUS = {
     # state: actual_status, intended_status, cur_state, next_state
     "loading": ("loading", "running", "running", "running"),
+    # The provider has stopped a machine whose image could not be pulled.
+    "given up": ("loading", "stopped", "stopped", "stopped"),
     "running": ("running", "running", "running", "running"),
     # A machine that its user stopped really shows `exited`, and so does an outbid one.
     "stopped": ("exited", "stopped", "stopped", "stopped"),
@@ -129,6 +131,9 @@ def instance_row(lease: Lease, endpoint: Endpoint | None, now: float) -> dict[st
     running = lease.state == "running" and endpoint is not None
     image = lease.ask.image.replace("/", "_").replace(":", "_")
     port = endpoint.port if endpoint else 0
+    says = f"success, running {image}/ssh" if running else ""
+    if lease.failed_pull is not None and lease.state in ("loading", "given up"):
+        says = f"{lease.failed_pull.words}\n"
     row = _hardware(lease.facts)
     row |= {
         "id": lease.number,
@@ -137,7 +142,7 @@ def instance_row(lease: Lease, endpoint: Endpoint | None, now: float) -> dict[st
         "intended_status": intended,
         "cur_state": current,
         "next_state": following,
-        "status_msg": f"success, running {image}/ssh" if running else "",
+        "status_msg": says,
         "bundle_id": 1_800_000_000 + lease.facts.machine_id,
         "start_date": lease.created_at,
         "end_date": lease.created_at + lease.facts.contract_seconds,

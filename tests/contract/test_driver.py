@@ -302,6 +302,35 @@ async def test_the_environment_is_in_no_command_line(
     assert not [line for line in lines if b"secret 'quoted'" in line]
 
 
+async def test_a_machine_whose_container_was_restarted_is_no_failure_of_the_workload(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """The driver says so, ends nothing, and runs the workload again if it is told to.
+
+    The processes of one container and of the next look alike, but not their first one's start.
+    """
+    held, url = controller
+    held.answer = run(machine, machine.port, "sh", "-c", "echo up; exec sleep 600")
+    driver = Driver(tmp_path, url, machine.key)
+    await driver.start()
+    await until(lambda: driver.out == b"up\n")
+    async with machine.connected() as connection:
+        await connection.run(f"echo another:1 > $HOME/.gpujob/runs/{NODE_UID}/born")
+    await until(lambda: held.reports[-1].fault is not None)
+    told = held.reports[-1]
+    again = run(machine, machine.port, "echo", "again")
+    held.answer = again | {"work": again["work"] | {"runNumber": 1}}
+    await until(lambda: is_finished(held))
+    last = held.reports[-1]
+    held.answer = EXIT
+    await driver.ended()
+
+    assert driver.out == b"up\nagain\n"
+    assert (told.fault, told.outcome, told.run_number) == ("MachineRestarted", None, 0)
+    assert last.outcome is not None
+    assert (last.fault, last.outcome.exit_code, last.run_number) == (None, 0, 1)
+
+
 async def test_a_look_that_hangs_is_not_waited_for(
     machine: Machine, controller: tuple[Controller, str], tmp_path: Path
 ) -> None:

@@ -102,17 +102,79 @@ def _now() -> str:
 
 
 def test_a_machine_that_never_boots_is_given_back(stage: World) -> None:
-    """The boot cap ends it; another attempt runs, the next one if this machine boots in time."""
+    """The boot cap ends it; another attempt runs, the next one if this machine boots in time.
+
+    The image is known to work, so the host is to blame, however many of them are slow.
+    """
+    stage.operator.start()
+    stage.apply_job("before")
+    stage.await_reason("before", "Complete")
+    stage.operator.stop()
     stage.operator.start(GPUJOB_BOOT_CAP_SECONDS="10")
     stage.simulator.faults(slow_boot={"count": 1, "seconds": 3600})
     stage.apply_job("train")
     job = stage.await_reason("train", "Complete")
 
+    assert job["status"]["attempts"][0]["blames"] == "host"
     first, *others = (one["reason"] for one in job["status"]["attempts"])
     assert first == "BootTimeout"
     assert others.pop() == "Completed"
     assert set(others) <= {"BootTimeout"}
     assert stage.simulator.living() == []
+
+
+def test_an_image_that_cannot_be_pulled_ends_its_job_and_no_machine_is_blamed(world: World) -> None:
+    """After one rent, with the registry's words; a job with another image is not touched."""
+    words = "Error response from daemon: manifest for IMAGE not found: manifest unknown"
+    world.simulator.faults(pull_fails={"count": -1, "image": "acme/missing", "words": words})
+    world.apply_job("typo", image="acme/missing:v1")
+    job = world.await_reason("typo", "ImageUnusable")
+    world.apply_job("fine")
+    world.await_reason("fine", "Complete")
+
+    (attempt,) = job["status"]["attempts"]
+    assert (attempt["reason"], attempt["blames"], attempt["booted"]) == (
+        "ImageUnusable",
+        "image",
+        False,
+    )
+    said = "manifest for acme/missing:v1 not found: manifest unknown"
+    assert said in attempt["message"]
+    assert said in world.condition("typo", "Failed")["message"]
+    assert len(world.simulator.of(job)) == 1
+
+    def known() -> dict[str, str]:
+        found = world.kubectl.get("configmap", "gpujob-machines", "gpujob-system") or {}
+        return {
+            key: text
+            for key, text in found.get("data", {}).items()
+            if key.startswith("image-") and "unusable" in text
+        }
+
+    (entry,) = eventually("what was learnt of the image", known).values()
+    assert json.loads(entry)["image"] == "acme/missing:v1"
+    book = (world.kubectl.get("configmap", "gpujob-machines", "gpujob-system") or {})["data"]
+    machines = [json.loads(text) for key, text in book.items() if key.startswith("machine-")]
+    assert [one["failures"] for one in machines if one["failures"]] == []
+    # Another job of the namespace pays for no more than the first listing that says so.
+    world.apply_job("again", image="acme/missing:v1")
+    world.await_reason("again", "ImageUnusable")
+
+
+def test_a_machine_that_is_left_standing_runs_when_it_is_told_to(world: World) -> None:
+    """Once, and then the job runs on it."""
+    world.simulator.faults(left_standing={"count": 1})
+    world.apply_job("train")
+    job = world.await_reason("train", "Complete")
+
+    assert len(world.simulator.of(job)) == 1
+    told = [one for one in world.simulator.requests() if _tells_to_run(one)]
+    assert len(told) == 1
+
+
+def _tells_to_run(request: dict[str, object]) -> bool:
+    path = str(request["path"]).rstrip("/").rpartition("/")
+    return request["method"] == "PUT" and path[0] == "/api/v0/instances" and path[2].isdecimal()
 
 
 @pytest.mark.shared_world

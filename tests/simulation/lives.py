@@ -13,6 +13,7 @@ from tests.simulation.process import FAULTS, STOPPED_SECONDS, Broken, Calls
 from tests.simulation.world import NAMESPACE, SETTINGS, Verdict, World, play
 
 from gpujob.core.job.end import is_finished
+from vastsim.market import FailedPull
 
 JOB = ("GpuJob", NAMESPACE, "train")
 NODE = ("GpuNode", NAMESPACE, "train-0-1")
@@ -127,6 +128,15 @@ async def _host_lost(world: World) -> None:
         world.market.change(number, dies_at=0.0)
 
 
+async def _image_refused(world: World) -> None:
+    world.vast.failed_pulls["image"] = FailedPull("manifest for image not found: manifest unknown")
+
+
+async def _left_standing(world: World) -> None:
+    """The first machine does not start by itself."""
+    world.vast.left_standing = 1
+
+
 async def _leader_cut_off(world: World) -> None:
     """From the API server, while the other replica reaches it."""
     await _reach(world, "Booting")
@@ -157,7 +167,9 @@ LIVES = {
     "with ports": Life("Complete", spec={"ports": [{"name": "http", "port": 8080}]}),
     "listed late": Life("Complete", list_lag=55.0),
     "listed last": Life("Complete", list_lag=SETTINGS.limits.list_lag_seconds),
-    "retried": Life("Complete", exit_codes=(1, 0)),
+    "retried": Life("Complete", exit_codes=(1, 0), spec={"backoffLimit": 2}),
+    "image refused": Life("ImageUnusable", _image_refused),
+    "left standing": Life("Complete", _left_standing),
     "suspended": Life("Complete", _suspended),
     "deleted while booting": Life(None, _deleted_while_booting),
     "deadline": Life("DeadlineExceeded", spec={"activeDeadlineSeconds": 20}, run_seconds=60.0),

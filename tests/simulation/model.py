@@ -57,7 +57,7 @@ from gpujob.core.machine.assignment import assignment
 from gpujob.core.market.listings import Mark
 from gpujob.core.node.stage import NEXT, stage_of
 from gpujob.core.observation import Heard
-from vastsim.market import Ask, Lease, Market, RefusedError
+from vastsim.market import Ask, FailedPull, Lease, Market, RefusedError
 from vastsim.search import search
 from vastsim.wire import Endpoint, instance_row, offer_row
 
@@ -360,6 +360,10 @@ class ModelProvider(VastRequests):
         self.market = market
         self.account = ACCOUNT
         """Whose token is in use."""
+        self.failed_pulls: dict[str, FailedPull] = {}
+        """By image."""
+        self.left_standing = 0
+        """How many of the next machines stand still until they are told to run."""
         self.lies: set[str] = set()
         """Lies that are told in each listing."""
         self.leads: Callable[[Process | None], bool] = lambda _: True
@@ -394,6 +398,7 @@ class ModelProvider(VastRequests):
             if self._chance.strikes(0.5):
                 dies_at = self.now() + self._chance.between(1, 300)
                 self.market.change(lease.number, dies_at=dies_at)
+        self.market.give_up_pulls(self.now())
         for lease in self.market.dying(self.now()):
             self.market.enter(lease.number, "offline", self.now())
         for lease in self.market.outbids(self.now()):
@@ -417,6 +422,8 @@ class ModelProvider(VastRequests):
             answer = {"offers": search(rows, body, OFFERS_WANTED)}
         elif path == "/api/v1/instances/":
             answer = self._listed(query)
+        elif method == "PUT":
+            answer = self._started(int(path.rstrip("/").rpartition("/")[2]), body)
         elif method == "DELETE":
             answer = self._destroyed(int(path.rstrip("/").rpartition("/")[2]))
         else:
@@ -444,6 +451,17 @@ class ModelProvider(VastRequests):
             "total_instances": len(shown),
             "next_token": str(page[-1]["id"]) if more else None,
         }
+
+    def _started(self, number: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        if body != {"state": "running"}:
+            raise AssertionError(f"{body} is not modelled")
+        if self.account != ACCOUNT:
+            raise ProviderUnavailable("status 404: no_such_instance")
+        if PRESENT_FAULT.get() is None and not self.leads(CALLER.get()):
+            raise Broken("a machine is told to run by a process that does not lead")
+        if self.market.leases[number].state in ("stopped", "given up"):
+            self.market.resume(number, self.now())
+        return {"success": True}
 
     def _destroyed(self, number: int) -> dict[str, Any]:
         fault = PRESENT_FAULT.get()
@@ -510,7 +528,16 @@ class ModelProvider(VastRequests):
         )
         never = 10.0**9
         boot = never if self._chance.strikes(0.3) else self._chance.between(5, 200)
-        lease = self.market.rent(request.offer_id, ask, self.now(), boot_seconds=boot)
+        failed, stands = self.failed_pulls.get(request.image), self.left_standing > 0
+        self.left_standing -= stands
+        lease = self.market.rent(
+            request.offer_id,
+            ask,
+            self.now(),
+            boot_seconds=boot,
+            failed_pull=failed,
+            is_left_standing=stands,
+        )
         self._accepted.add(attempt)
         return lease
 

@@ -62,7 +62,7 @@ SWAPPED_SECONDS = 150.0
 """How long the token of another account is in use: longer than any proof takes."""
 
 WRITES = frozenset(
-    {"create", "write_status", "set_finalizers", "replace", "delete", "destroy", "send"}
+    {"create", "write_status", "set_finalizers", "replace", "delete", "destroy", "send", "start"}
 )
 """Calls that change something outside."""
 

@@ -9,13 +9,14 @@ from gpujob.controller.readiness import ORDER
 
 HOSTS = {
     *("BootTimeout", "GpuLost", "HostKeyChanged", "HostKeyUnavailable", "HostLost"),
-    *("LeaseVanished", "LoginRefused", "PriceChanged"),
+    *("LoginRefused", "PriceChanged"),
 }
 MISFITS = {"MachineBroken", "MachineMislabelled", "MachineSlow", "NoWatchdog"}
 FATAL = {
     *("DeadlineExceeded", "BudgetExhausted", "TrafficExceeded", "IdleDeadlineExceeded"),
     *("DataUnusable", "OutputLost"),
 }
+IMAGES = {"ImageUnusable"}
 FAILURES = {"BackoffLimitExceeded", "FailurePolicy", "MaxRentsExceeded", "SpecInvalid"}
 REFUSED = {
     *("CeilingExceeded", "ConfidenceTooLow", "InsufficientHistory", "NoMatchingOffer"),
@@ -27,8 +28,10 @@ OPERATORS = {
     *("ConfigurationBroken", "AccountChanged"),
 }
 AS_WISHED = {"Suspended", "JobDeleted"}
-OWN = {"RentWithheld", "RentLate", "DriverLost", "DriverNotStarted", "StatusContradictory"}
-PROVIDERS = {"OfferGone", "RentNotConfirmed", "Outbid"}
+OWN = {"RentLate", "DriverLost", "StatusContradictory"}
+OWN_UNPAID = {"RentWithheld", "DriverNotStarted"}
+PROVIDERS = {"LeaseVanished", "MachineRestarted", "MachineStopped", "Outbid", "PullFailed"}
+RACES = {"OfferGone", "RentNotConfirmed"}
 JOBS = {"InputsNotCopied", "NodeDeleted", "NodeVanished"}
 
 
@@ -43,9 +46,10 @@ def names(**wanted: object) -> set[str]:
 
 def test_what_each_ends() -> None:
     """An attempt, and with it the job, or nothing at all."""
-    ends_attempts = HOSTS | MISFITS | OPERATORS | AS_WISHED | OWN | PROVIDERS | JOBS
+    unpaid = OWN_UNPAID | RACES
+    ends_attempts = HOSTS | MISFITS | OPERATORS | AS_WISHED | OWN | PROVIDERS | JOBS | unpaid
     assert names(ends=Ends.ATTEMPT) == ends_attempts | {"WorkloadFailed", "Completed"}
-    assert names(ends=Ends.JOB) == FATAL | FAILURES | {"Complete"}
+    assert names(ends=Ends.JOB) == FATAL | IMAGES | FAILURES | {"Complete"}
 
 
 def test_what_each_counts_to() -> None:
@@ -58,8 +62,9 @@ def test_whom_each_blames() -> None:
     """Only the host's own faults are remembered against its machines; each end blames one."""
     assert names(blames=Blame.HOST) == HOSTS | MISFITS
     assert names(is_misfit=True) == MISFITS
-    assert names(blames=Blame.PROVIDER) == PROVIDERS
-    assert names(blames=Blame.OPERATOR) == OWN | OPERATORS
+    assert names(blames=Blame.PROVIDER) == PROVIDERS | RACES
+    assert names(blames=Blame.IMAGE) == IMAGES
+    assert names(blames=Blame.OPERATOR) == OWN | OWN_UNPAID | OPERATORS
     blamed_on_job = JOBS | FATAL | FAILURES | AS_WISHED | {"WorkloadFailed"}
     assert names(blames=Blame.JOB) == blamed_on_job
     nobodys = names(blames=Blame.NOBODY) - names(ends=Ends.NOTHING)

@@ -14,6 +14,7 @@ from gpujob.core.market.gpu_models import is_same_model
 from gpujob.driver.measure import MEASURE_SCRIPT, parse_measure
 from gpujob.driver.state import Printed, next_session
 from gpujob.driver.supervisor import (
+    ALIVE,
     Look,
     follow_script,
     kill_script,
@@ -324,3 +325,97 @@ def test_a_run_whose_start_is_not_known_has_no_length(word: str, told: int) -> N
     look = parse_look(f"{word} {told}".encode())
 
     assert look.run_seconds == (told if told < 1_800_000_000 else None)
+
+
+ALONE = ("unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc")
+"""As a container runs: its pids begin at 1, and all of its processes end with the first one."""
+
+
+def contained(home: Path, script: str, work: bytes = b"") -> bytes:
+    """Runs a script as the first process of a container with these files."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "GPUJOB_CGROUP": str(home / "none")}
+    return subprocess.run(
+        [*ALONE, "sh", "-c", script], input=work, env=environment, capture_output=True, check=True
+    ).stdout
+
+
+def test_after_a_restart_of_the_container_nothing_seems_to_run(tmp_path: Path) -> None:
+    """Its files are there, and another process has got the supervisor's pid."""
+    if subprocess.run([*ALONE, "true"], capture_output=True).returncode != 0:
+        pytest.skip("this kernel lets nobody make a pid namespace")
+    folder = tmp_path / ".gpujob/runs" / RUN
+    waits = f"while [ ! -e {folder}/started ]; do sleep 0.05; done"
+    begun = f"{launch_script(RUN).replace('exit 0', ':')}\n{waits}\n"
+    alive = f"sh -c {shlex.quote(look_script(RUN, samples_gpus=False))}"
+    first = contained(tmp_path, begun + alive, work_text(["sleep", "600"], None, {}))
+    pid = int((folder / "started").read_text())
+    # The next container has as many processes, so that one of them has this pid.
+    crowd = f"n=0; while [ $n -lt {pid + 5} ]; do sleep 60 & n=$((n + 1)); done; kill -0 {pid}\n"
+    again = contained(tmp_path, crowd + alive)
+
+    assert parse_look(first).state == "running"
+    assert parse_look(again).state == "restarted"
+    for script in (stop_script(RUN), kill_script(RUN)):
+        rest = f"sh -c {shlex.quote(script)}; kill -0 {pid} && echo unharmed"
+        assert contained(tmp_path, crowd + rest) == b"unharmed\n"
+    follows = f"sh -c {shlex.quote(follow_script(RUN, 'stdout', 0))}; echo over"
+    assert contained(tmp_path, crowd + follows) == b"over\n"
+
+
+def test_a_pid_that_another_process_got_is_not_the_supervisor_s(tmp_path: Path) -> None:
+    """Without a restart, too: pids come round. Nobody else is told to end."""
+    with subprocess.Popen(["sleep", "600"]) as other:
+        started(tmp_path, other.pid)
+        (tmp_path / ".gpujob/runs" / RUN / "since").write_text("1\n")
+        try:
+            assert (
+                parse_look(sh(look_script(RUN, samples_gpus=False), tmp_path)).state == "vanished"
+            )
+            sh(stop_script(RUN), tmp_path)
+            sh(kill_script(RUN), tmp_path)
+            assert sh(follow_script(RUN, "stdout", 0), tmp_path) == b"said\n"
+            assert other.poll() is None
+        finally:
+            other.kill()
+
+
+@pytest.mark.parametrize("name", ["a b", "x) S 1 2", "((", "sh"])
+def test_a_start_is_read_whatever_the_process_is_called(tmp_path: Path, name: str) -> None:
+    """Its name stands before it, and may hold what separates the fields."""
+    program = tmp_path / name
+    program.symlink_to("/bin/sleep")
+    with subprocess.Popen([program, "600"]) as process:
+        try:
+            told = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
+            assert sh(f"{ALIVE}\nsince {process.pid}", tmp_path).decode().split() == [told]
+        finally:
+            process.kill()
+
+
+def test_a_workload_that_has_ended_has_ended_also_after_a_restart(tmp_path: Path) -> None:
+    """Its exit code is in its files."""
+    launch(tmp_path, "sh", "-c", "exit 3")
+    look_until(tmp_path, "exited")
+    (tmp_path / ".gpujob/runs" / RUN / "born").write_text("another:1\n")
+
+    assert parse_look(sh(look_script(RUN, samples_gpus=False), tmp_path)).exit_code == 3
+
+
+@pytest.mark.parametrize(("born", "state"), [("another:1", "restarted"), ("", "running")])
+def test_what_is_not_known_of_a_start_is_no_restart(tmp_path: Path, born: str, state: str) -> None:
+    """A full disk took no record, or an older driver made none."""
+    launch(tmp_path, "sleep", "600")
+    (tmp_path / ".gpujob/runs" / RUN / "born").write_text(born)
+    try:
+        assert parse_look(sh(look_script(RUN, samples_gpus=False), tmp_path)).state == state
+    finally:
+        sh(kill_script(RUN), tmp_path)
+
+
+def test_a_launch_that_a_restart_cut_short_is_one_too(tmp_path: Path) -> None:
+    """Else it would be waited for, and then fail the workload that never ran."""
+    folder = tmp_path / ".gpujob/runs" / RUN
+    folder.mkdir(parents=True)
+    (folder / "born").write_text("another:1\n")
+
+    assert parse_look(sh(look_script(RUN, samples_gpus=False), tmp_path)).state == "restarted"

@@ -78,6 +78,13 @@ class Provider(Protocol):
         """
         ...
 
+    async def start(self, instance_id: int) -> None:
+        """Asks the provider to run a machine that stands still; it may be asked again.
+
+        Only listings show whether it runs then. It can cost money: only a leader asks.
+        """
+        ...
+
     async def destroy(self, instance_id: int) -> None:
         """Asks the provider to destroy a machine.
 

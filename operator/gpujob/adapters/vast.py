@@ -187,6 +187,11 @@ class VastRequests:
             leases=tuple(rows[number] for number in sorted(rows)),
         )
 
+    async def start(self, instance_id: int) -> None:
+        """Asks the provider to run a machine that stands still."""
+        path = f"/api/v0/instances/{instance_id}/"
+        await self._channel.request("PUT", path, {"state": "running"})
+
     async def destroy(self, instance_id: int) -> None:
         """Asks the provider to destroy a machine; no answer proves anything."""
         await self._channel.request("DELETE", f"/api/v0/instances/{instance_id}/", {})

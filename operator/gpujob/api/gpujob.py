@@ -114,8 +114,8 @@ class FailureRule(Model):
         Literal["FailJob", "Ignore", "Count"],
         Field(
             description="FailJob: the job fails at once. Ignore: the workload is tried again, and "
-            "the failure counts towards maxRents only. Count: the workload is tried again, and "
-            "the failure counts towards backoffLimit.",
+            "the failure counts towards maxRents only. Count: the failure counts towards "
+            "backoffLimit, and the workload is tried again if that allows it.",
             examples=["FailJob"],
         ),
     ]
@@ -388,7 +388,8 @@ class Data(Model):
             ge=0,
             le=100_000,
             description="Maximum download in GB, image included. The machine is destroyed when it "
-            "downloads more.",
+            "downloads more. A machine whose line could not load so much before its boot cap is "
+            "not rented; without files to copy, 100 GB of it count for that.",
             examples=[20],
         ),
     ] = 20
@@ -489,10 +490,10 @@ class GpuJobSpec(Model):
             ge=0,
             le=100,
             description="How many times a failed workload is tried again. The job fails with the "
-            "next failure after that.",
+            "next failure after that. Each try is paid for, so the default is none.",
             examples=[2],
         ),
-    ] = 2
+    ] = 0
     failure_policy: Annotated[
         FailurePolicy, Field(description="What happens after a failure, by exit code.")
     ] = FailurePolicy()
@@ -501,8 +502,9 @@ class GpuJobSpec(Model):
         Field(
             ge=1,
             le=100,
-            description="The job fails once this many attempts have ended through no fault of the "
-            "workload, for example because the machine was lost.",
+            description="The job fails once this many attempts on a rented machine have ended "
+            "through no fault of the workload, for example because the machine was lost. Attempts "
+            "for which nothing was rented do not count.",
             examples=[10],
         ),
     ] = 10
@@ -613,6 +615,22 @@ class AttemptRecord(Model):
             description="The provider's number of the machine, if one was rented.",
         ),
     ] = None
+    host_id: Annotated[
+        int | None,
+        Field(
+            alias="hostID",
+            ge=0,
+            description="The provider's number of the machine's host, if one was rented.",
+            examples=[90001],
+        ),
+    ] = None
+    booted: Annotated[
+        bool | None,
+        Field(
+            description="Whether the machine came up, if one was rented: its host key was read.",
+            examples=[True],
+        ),
+    ] = None
     gpu: Annotated[str | None, Field(max_length=80, description="GPUs of the machine.")] = None
     usd_per_hour: Annotated[
         str | None,
@@ -624,6 +642,15 @@ class AttemptRecord(Model):
     message: Annotated[
         str, Field(max_length=1024, description="Why the attempt ended, in a sentence.")
     ] = ""
+    blames: Annotated[
+        str | None,
+        Field(
+            max_length=16,
+            description="Whose fault it was by the evidence: image, job, host, provider, operator "
+            "or nobody.",
+            examples=["host"],
+        ),
+    ] = None
     exit_code: Annotated[
         int | None,
         Field(ge=0, le=255, description="Exit code of the workload, if there is one."),

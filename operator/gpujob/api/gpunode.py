@@ -152,6 +152,14 @@ class LeaseStatus(Model):
         Amount, Field(alias="usdPerHour", description="Highest hourly price seen, disk included.")
     ]
     recorded_at: Annotated[Time, Field(description="When the instance was recorded here.")]
+    told_to_run_at: Annotated[
+        Time | None,
+        Field(
+            description="When the provider was told to run the machine, because it stood still "
+            "before it had booted. That is done once.",
+            examples=["2026-01-01T12:00:00Z"],
+        ),
+    ] = None
 
 
 class MachineStatus(Model):
@@ -218,13 +226,25 @@ class RunStatus(Model):
 
 
 class InterruptionStatus(Model):
-    """How often the machine was paused because somebody bid more, and resumed."""
+    """How often the machine was paused because somebody bid more, or restarted, and resumed."""
 
-    count: Annotated[int, Field(ge=1, description="How often the machine was paused.")]
+    count: Annotated[
+        int, Field(ge=1, description="How often the machine was paused, or restarted.")
+    ]
     paused_at: Annotated[
         Time | None, Field(description="When it was first seen paused; empty once it has resumed.")
     ] = None
     resumed_at: Annotated[Time | None, Field(description="When it last resumed.")] = None
+    restarts: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description="How many of these interruptions were restarts of the machine's container, "
+            "which nobody asked for.",
+            examples=[1],
+        ),
+    ] = 0
     run_seconds: Annotated[
         int,
         Field(ge=0, description="Seconds that the workload ran before the latest interruption."),
@@ -258,6 +278,15 @@ class EndStatus(Model):
     message: Annotated[str, Field(max_length=1024, description="Why, in a sentence.")] = ""
     exit_code: Annotated[
         int | None, Field(ge=0, le=255, description="Exit code of the workload, if it has one.")
+    ] = None
+    blames: Annotated[
+        str | None,
+        Field(
+            max_length=16,
+            description="Whose fault it is by the evidence: image, job, host, provider, operator "
+            "or nobody. Only a host's faults count against its machines.",
+            examples=["host"],
+        ),
     ] = None
 
 
@@ -301,7 +330,8 @@ class GpuNodeStatus(Model):
     ] = None
     run: Annotated[RunStatus | None, Field(description="The run of the workload.")] = None
     interruptions: Annotated[
-        InterruptionStatus | None, Field(description="How often the machine was paused.")
+        InterruptionStatus | None,
+        Field(description="How often the machine was paused, or restarted."),
     ] = None
     stop: Annotated[
         StopStatus | None, Field(description="Why the workload must stop, or has ended.")

@@ -40,3 +40,14 @@ class MachineEntry(Model):
     """Reason why the last failed attempt on it failed."""
     last_node_uid: Annotated[str, Field(alias="lastNodeUID", max_length=64)] = ""
     """GpuNode of the last attempt, so that no attempt counts twice."""
+
+
+class ImageEntry(Model):
+    """What one attempt showed of its image. It counts for an hour."""
+
+    namespace: Annotated[str, Field(max_length=63)]
+    image: Annotated[str, Field(max_length=1024)]
+    node_uid: Annotated[str, Field(alias="nodeUID", max_length=64)]
+    host_id: Annotated[int, Field(alias="hostID", ge=0)]
+    at: Time
+    found: Annotated[str, Field(pattern="^(works|unbooted|unusable)$")]

@@ -33,9 +33,14 @@ class Limit(StrEnum):
 
 
 class Blame(StrEnum):
-    """Whose fault it is. Only the host's own faults are remembered against its machines."""
+    """Whose fault it is. Only the host's own faults are remembered against its machines.
+
+    The class of a reason says whom it blames as a rule; `core.node.blame` decides by the evidence.
+    What is the fault of nobody that the evidence could name goes with the provider's.
+    """
 
     NOBODY = "nobody"
+    IMAGE = "image"
     JOB = "job"
     HOST = "host"
     PROVIDER = "provider"
@@ -99,12 +104,17 @@ WORKLOADS = _attempt(Blame.JOB, counts_to=Limit.BACKOFF_LIMIT)
 HOSTS = _attempt(Blame.HOST)
 MISFIT = _attempt(Blame.HOST, is_misfit=True)
 PROVIDERS = _attempt(Blame.PROVIDER)
+RACE = _attempt(Blame.PROVIDER, counts_to=Limit.NONE)
+"""Nothing was rented, and nobody can help it: it is tried again."""
 OWN = _attempt(Blame.OPERATOR)
+OWN_UNPAID = _attempt(Blame.OPERATOR, counts_to=Limit.NONE)
+"""Nothing was rented, so it counts to no limit of the user's."""
 JOBS = _attempt(Blame.JOB)
 VANISHED = replace(JOBS, is_told=True)
 SUCCESS = _attempt(Blame.NOBODY, counts_to=Limit.NONE, severity=Severity.NORMAL)
 FATAL = ReasonClass(severity=Severity.WARNING, ends=Ends.JOB, blames=Blame.JOB, is_told=True)
 """The attempt's end is the job's end: another attempt would end in the same way."""
+IMAGES = replace(FATAL, blames=Blame.IMAGE)
 SUSPENSION = ReasonClass(ends=Ends.ATTEMPT, blames=Blame.JOB, is_told=True)
 COMPLETION = ReasonClass(ends=Ends.JOB, is_told=True)
 FAILURE = ReasonClass(severity=Severity.WARNING, ends=Ends.JOB, blames=Blame.JOB, is_told=True)
@@ -312,19 +322,33 @@ class Reason(StrEnum):
         "The workload succeeded, but an output has no file, or not all could be copied in time.",
     )
     GPU_LOST = "GpuLost", HOSTS, "The workload failed because a GPU of the machine was lost."
+    IMAGE_UNUSABLE = (
+        "ImageUnusable",
+        IMAGES,
+        "The image cannot be pulled, or it booted on none of two hosts.",
+    )
+    PULL_FAILED = (
+        "PullFailed",
+        PROVIDERS,
+        "The image was not pulled in time, for a cause that may pass.",
+    )
     OFFER_GONE = (
         "OfferGone",
-        PROVIDERS,
+        RACE,
         "The provider refused the rent request; nothing was rented.",
     )
-    RENT_WITHHELD = "RentWithheld", OWN, "The rent request was never sent; nothing was rented."
+    RENT_WITHHELD = (
+        "RentWithheld",
+        OWN_UNPAID,
+        "The rent request was never sent; nothing was rented.",
+    )
     RENT_NOT_CONFIRMED = (
         "RentNotConfirmed",
-        PROVIDERS,
+        RACE,
         "Complete listings prove that nothing was rented.",
     )
     RENT_LATE = "RentLate", OWN, "The machine started after its rent request had expired."
-    BOOT_TIMEOUT = "BootTimeout", HOSTS, "The workload did not start within the boot cap."
+    BOOT_TIMEOUT = "BootTimeout", HOSTS, "The machine did not come up in time, or its workload."
     HOST_KEY_UNAVAILABLE = (
         "HostKeyUnavailable",
         HOSTS,
@@ -336,6 +360,16 @@ class Reason(StrEnum):
         "The machine showed a host key other than the one in its log.",
     )
     HOST_LOST = "HostLost", HOSTS, "The machine died, or the provider lost it."
+    MACHINE_STOPPED = (
+        "MachineStopped",
+        PROVIDERS,
+        "The provider's side stopped the machine, which the operator did not ask for.",
+    )
+    MACHINE_RESTARTED = (
+        "MachineRestarted",
+        PROVIDERS,
+        "The machine's container was restarted again and again, or while files were copied.",
+    )
     OUTBID = (
         "Outbid",
         PROVIDERS,
@@ -343,7 +377,7 @@ class Reason(StrEnum):
     )
     LEASE_VANISHED = (
         "LeaseVanished",
-        HOSTS,
+        PROVIDERS,
         "The provider no longer lists the machine, although the operator did not destroy it.",
     )
     PRICE_CHANGED = "PriceChanged", HOSTS, "The machine costs more than was quoted."
@@ -351,7 +385,7 @@ class Reason(StrEnum):
     DRIVER_LOST = "DriverLost", OWN, "The driver pod was lost and could not be replaced in time."
     DRIVER_NOT_STARTED = (
         "DriverNotStarted",
-        OWN,
+        OWN_UNPAID,
         "The driver pod did not start in time; nothing was rented.",
     )
     STATUS_CONTRADICTORY = (

@@ -68,6 +68,9 @@ class MachineFault(StrEnum):
     HOST_KEY_CHANGED = "HostKeyChanged"
     LOGIN_REFUSED = "LoginRefused"
     INPUTS_NOT_COPIED = "InputsNotCopied"
+    MACHINE_RESTARTED = "MachineRestarted"
+    """Its container was restarted: the files are there, but nothing runs any more. The workload may
+    be started again on it, as another run."""
 
 
 class Cause(StrEnum):

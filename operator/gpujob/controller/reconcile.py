@@ -179,6 +179,7 @@ class Reconciler:
             not_ready=self._readiness.problem,
             destroys=tuple(self._destroys),
             hosts=self._machines.memory,
+            images=self._machines.images,
         )
 
     # --- GpuJob -----------------------------------------------------------------------------
@@ -435,6 +436,10 @@ class Reconciler:
                 self.unfit_paid_seconds[reason].append(paid_seconds)
             case effects.RememberMachine(trial):
                 await self._machines.remember(trial)
+            case effects.RememberImage(image_trial):
+                await self._machines.remember_image(image_trial)
+            case effects.StartMachine(instance_id):
+                await self._start_machine(instance_id)
             case effects.RemoveFinalizer():
                 await self._remove_finalizer("GpuNode", stored)
                 self._memories.pop(uid, None)
@@ -491,6 +496,18 @@ class Reconciler:
             return
         if found is not None:
             self._remember(uid, host_key=found)
+
+    async def _start_machine(self, instance_id: int) -> None:
+        """Tells a machine to run. That can cost money, so only a leader that stays one does it."""
+        if not self._lock.is_held_for(self._settings.limits.rent_not_after_seconds):
+            log.warning("start_withheld", instance=instance_id)
+            return
+        log.info("start_requested", instance=instance_id)
+        try:
+            await self._vast.start(instance_id)
+        except ProviderError as error:
+            # Listings will show whether it runs; it is not told again.
+            log.warning("start_unclear", instance=instance_id, problem=str(error))
 
     async def _destroy(self, uid: str, instance_ids: tuple[int, ...]) -> None:
         now = self._clock.monotonic()

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from gpujob.api.reasons import Reason
 from gpujob.core.market.hosts import Trial
+from gpujob.core.market.images import ImageTrial
 
 Status = TypeVar("Status")
 
@@ -121,6 +122,20 @@ class RememberMachine:
     trial: Trial
 
 
+@dataclass(frozen=True)
+class RememberImage:
+    """Remember what the attempt showed of its image: later ends are blamed by that."""
+
+    trial: ImageTrial
+
+
+@dataclass(frozen=True)
+class StartMachine:
+    """Tell the provider, once, to run a machine that stands still."""
+
+    instance_id: int
+
+
 Effect = (
     AddFinalizer
     | RemoveFinalizer
@@ -137,6 +152,8 @@ Effect = (
     | RecordDestroy
     | RecordUnfit
     | RememberMachine
+    | RememberImage
+    | StartMachine
 )
 
 

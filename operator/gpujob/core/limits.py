@@ -18,6 +18,8 @@ class Limits:
     sweep_seconds: float = 15
     boot_cap_seconds: float = 1200
     """The longest time from the rent request to the start of the workload."""
+    standstill_seconds: float = 180
+    """A machine that stands still before it has booted is told to run, and given up after this."""
     destroy_lag_cap_seconds: float = 120
     """Time from the decision to destroy until the proof, which the gate assumes for one machine."""
     destroy_lag_per_lease_seconds: float = 3

@@ -13,6 +13,7 @@ from gpujob.core.cost.confidence import DestroyRecord
 from gpujob.core.cost.question import Question
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import HostMemory
+from gpujob.core.market.images import ImageMemory
 from gpujob.core.market.listings import Listing, Mark
 from gpujob.core.market.offers import Quotes
 from gpujob.core.node.stage import Stage, stage_of
@@ -47,6 +48,7 @@ class World:
     """Why the operator can rent nothing now; None = it can."""
     destroys: tuple[DestroyRecord, ...]
     hosts: HostMemory
+    images: ImageMemory
 
     @property
     def leases(self) -> int:

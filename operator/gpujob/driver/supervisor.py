@@ -41,6 +41,19 @@ MEMORY_MIB_MAX = 10**9
 _UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
+# A pid says nothing once the container was restarted: pids begin anew, and files stay. So what
+# started a run is known by when it started: field 22 of /proc/PID/stat, in ticks since the host's
+# boot (proc_pid_stat(5)). The name in field 2 may hold spaces and brackets; the kernel escapes line
+# breaks. `born` tells one life of the container from another by its first process and the host's
+# boot; where /proc does not say that, it is the same for all of them.
+_BORN = r"""
+since() {
+  read -r s 2>/dev/null < "/proc/$1/stat" || return 0
+  s=${s##*) }; set -- $s; shift 19; echo "$1"
+}
+born() { echo "$(cat /proc/sys/kernel/random/boot_id 2>/dev/null):$(since 1)"; }
+"""
+
 # The workload's own shell reads environment and command from a file that only root can read, and
 # removes it: none of it is ever an argument of a process. The supervisor survives a signal to its
 # process group (a trap, unlike an ignored signal, is not inherited), so that it can record the end.
@@ -49,10 +62,14 @@ _LAUNCH = r"""
 umask 077
 base="$HOME/.gpujob/runs"; mkdir -p "$base"; dir="$base/@RUN@"
 if ! mkdir "$dir" 2>/dev/null; then cat >/dev/null; exit 0; fi
+@BORN@
+born > "$dir/born"
 cat > "$dir/work"
 cat > "$dir/supervise" <<'SUPERVISE'
 cd "$1" || exit 1
 trap : TERM INT HUP
+@BORN@
+since $$ > since
 kills() {
   for f in "${GPUJOB_CGROUP:-/sys/fs/cgroup}/memory.events" /sys/fs/cgroup/memory/memory.oom_control; do
     [ -r "$f" ] && while read -r k v; do [ "$k" = oom_kill ] && echo "$v" && return; done < "$f"
@@ -86,13 +103,20 @@ exit 0
 """  # noqa: E501
 
 # A container's first process may never reap zombies, and a zombie can still be signalled.
-ALIVE = r"""
+ALIVE = (
+    _BORN
+    + r"""
 alive() {
   kill -0 "$1" 2>/dev/null && [ -r "/proc/$1/status" ] || return 1
+  [ -z "$2" ] || [ "$2" = "$(since "$1")" ] || return 1
   while read -r k v _; do [ "$k" = State: ] && break; done < "/proc/$1/status"
   [ "$v" != Z ]
 }
+supervised() { alive "$(cat "$1/started")" "$(cat "$1/since" 2>/dev/null)"; }
 """
+)
+"""Shell functions: `alive PID [START]` is true of a process that runs, and began at START if that
+is given; `supervised DIR` of a run whose supervisor runs."""
 
 _LOOK = r"""
 dir="$HOME/.gpujob/runs/@RUN@"
@@ -101,8 +125,9 @@ now=$(date +%s)
 began=$(cat "$dir/began" 2>/dev/null)
 over() { echo "exited $(cat "$dir/exit") $(($(cat "$dir/ended") - began)) $(cat "$dir/cause" 2>/dev/null)"; }
 if [ -e "$dir/exit" ]; then over
+elif [ -s "$dir/born" ] && [ "$(cat "$dir/born")" != "$(born)" ]; then echo "restarted $((now - began))"
 elif [ -e "$dir/started" ]; then
-  if alive "$(cat "$dir/started")"; then echo "running $((now - began))"
+  if supervised "$dir"; then echo "running $((now - began))"
   elif [ -e "$dir/exit" ]; then over
   else echo "vanished $((now - began))"; fi
 elif [ -d "$dir" ]; then echo launching
@@ -121,6 +146,7 @@ smi --query-gpu=utilization.gpu,memory.used --format=csv,noheader,nounits 2>/dev
 _STOP = r"""
 dir="$HOME/.gpujob/runs/@RUN@"
 [ -e "$dir/started" ] && [ ! -e "$dir/exit" ] && [ ! -e "$dir/stopping" ] || exit 0
+supervised "$dir" || exit 0
 date +%s > "$dir/stopping"
 pid=$(cat "$dir/started")
 kill -s TERM -- "-$pid" 2>/dev/null || kill -TERM $(cat "/proc/$pid/task/$pid/children") 2>/dev/null
@@ -129,7 +155,7 @@ exit 0
 
 _KILL = r"""
 dir="$HOME/.gpujob/runs/@RUN@"
-[ -e "$dir/started" ] && [ ! -e "$dir/exit" ] || exit 0
+[ -e "$dir/started" ] && [ ! -e "$dir/exit" ] && supervised "$dir" || exit 0
 pid=$(cat "$dir/started")
 kill -s KILL -- "-$pid" 2>/dev/null || kill -KILL $(cat "/proc/$pid/task/$pid/children") 2>/dev/null
 exit 0
@@ -142,7 +168,7 @@ cd "$HOME/.gpujob/runs/@RUN@" || exit 1
 at=@OFFSET@
 while :; do
   ended=0; [ -e exit ] && ended=1
-  [ "$ended" = 0 ] && ! alive "$(cat started)" && [ ! -e exit ] && ended=1
+  [ "$ended" = 0 ] && ! supervised . && [ ! -e exit ] && ended=1
   size=$(wc -c < @FILE@)
   if [ "$size" -gt "$at" ]; then tail -c +$((at + 1)) @FILE@ | head -c $((size - at)) || exit 1; at=$((size))
   elif [ "$ended" = 1 ]; then exit 0
@@ -156,7 +182,8 @@ class Look:
     """How the workload is, by one look at the machine."""
 
     state: str
-    """absent, launching, running, exited or vanished (its supervisor was killed)."""
+    """absent, launching, running, exited, vanished (its supervisor was killed) or restarted (the
+    whole container was)."""
     run_seconds: int | None = None
     """None = unknown."""
     exit_code: int | None = None
@@ -177,7 +204,7 @@ def run_name(uid: str, number: int) -> str:
 
 def launch_script(run: str) -> str:
     """Returns the script that starts the workload once; its input is `work_text`."""
-    return _LAUNCH.replace("@RUN@", run)
+    return _LAUNCH.replace("@BORN@", _BORN).replace("@RUN@", run)
 
 
 def work_text(
@@ -214,12 +241,12 @@ def look_script(run: str, *, samples_gpus: bool) -> str:
 
 def stop_script(run: str) -> str:
     """Returns the script that asks the workload to end; running it again does nothing."""
-    return _STOP.replace("@RUN@", run)
+    return ALIVE + _STOP.replace("@RUN@", run)
 
 
 def kill_script(run: str) -> str:
     """Returns the script that kills the workload with its supervisor."""
-    return _KILL.replace("@RUN@", run)
+    return ALIVE + _KILL.replace("@RUN@", run)
 
 
 def parse_look(output: bytes) -> Look:
@@ -244,7 +271,7 @@ def parse_look(output: bytes) -> Look:
     match state.split():
         case ["absent" | "launching" as word]:
             return Look(word)
-        case ["running" | "vanished" as word, seconds]:
+        case ["running" | "vanished" | "restarted" as word, seconds]:
             return replace(look, state=word, run_seconds=_seconds(seconds))
         case ["exited", code, seconds, *cause]:
             return replace(

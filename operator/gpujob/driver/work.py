@@ -52,6 +52,11 @@ LOGIN_PATIENCE_SECONDS = 60.0
 """A start script may install the node's key a moment after the SSH server answers."""
 KILLED_EXIT_CODE = 137
 
+
+class MachineRestarted(Exception):
+    """The machine's container was restarted: of the run only files are left."""
+
+
 _log = logging.getLogger(__name__)
 
 
@@ -105,6 +110,8 @@ class Worker:
         """Begins to work on a machine; None = on none, because it was taken away."""
         found = self.findings
         found.contact_at = self._refused_since = found.run = None
+        # A machine that was restarted may be told to run the workload again.
+        found.fault = None
         found.message = ""
         if place is None:
             found.phase = WorkloadPhase.WAITING
@@ -149,6 +156,10 @@ class Worker:
                     self._give_up(MachineFault.LOGIN_REFUSED, str(error))
                     return
                 self.findings.message = str(error)
+            except MachineRestarted:
+                words = "the machine's container was restarted while the workload ran"
+                self._give_up(MachineFault.MACHINE_RESTARTED, words)
+                return
             except MachineError as error:
                 if self.findings.message != str(error):
                     _log.info("no connection: %s", error)
@@ -332,6 +343,8 @@ class Worker:
         except ValueError as error:
             raise MachineError(f"the machine's answer is {error}") from error
         now = self._heard()
+        if look.state == "restarted":
+            raise MachineRestarted
         if look.run_seconds is not None:
             run.seconds = float(look.run_seconds)
         run.is_over = look.state in ("exited", "vanished")

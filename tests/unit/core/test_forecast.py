@@ -58,7 +58,7 @@ def test_what_is_admitted_is_told_with_its_offers() -> None:
     assert told.estimate_usd == taken.bound_usd
     assert taken.against == ""
     assert {one.against for one in dearer} == {
-        "another offer is expected to cost less once failures are counted"
+        "another offer is expected to cost less once failures and boot are counted"
     }
     assert (told.offers_matching, told.quoted_at) == (3, at(0))
 

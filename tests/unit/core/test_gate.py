@@ -244,3 +244,111 @@ def test_no_life_within_the_caps_costs_more_than_the_bound(
     cost = hourly * Fraction(elapsed * longest) / 3600 + down * offer.download_usd_per_gb
 
     assert cost * MICRO <= bound.total_microusd
+
+
+# --- Lines ----------------------------------------------------------------------------------------
+
+SLOW = an_offer(
+    offer_id=1, machine_id=100, gpu_usd_per_hour=Fraction("0.38"), download_mbps=Fraction(10)
+)
+FAST = an_offer(offer_id=2, machine_id=200, host_id=20, gpu_usd_per_hour=Fraction("0.40"))
+
+
+def needing(gb: int, **data: Any) -> dict[str, Any]:
+    """A job that may download so much."""
+    return a_spec(data={"maxDownloadGB": gb, "maxUploadGB": 1} | data)
+
+
+COPIES = {"inputs": [{"claimName": "c", "subPath": "in", "path": "/in"}]}
+SAVES = {"checkpoint": {"claimName": "c", "path": "/ckpt"}}
+
+
+def test_a_line_that_cannot_boot_the_job_in_time_is_passed_over() -> None:
+    """Two cents less an hour are no bargain for sixteen thousand seconds of boot; it is told."""
+    admission = judge(question(needing(20), quotes=quotes(SLOW, FAST, replace(SLOW, offer_id=3))))
+
+    assert admission.offer == FAST
+    assert "2 offers were passed over for a line too slow" in admission.words
+    assert "passed over" not in judge(question(needing(20), quotes=quotes(FAST))).words
+
+
+@pytest.mark.parametrize(
+    ("mbps", "gb", "data", "taken"),
+    [
+        ("133.34", 20, {}, True),
+        ("133.33", 20, {}, False),
+        ("0", 20, {}, False),
+        ("0", 0, {}, True),
+        ("0.001", 0, {}, True),
+        ("7", 1, {}, True),
+        ("6", 1, {}, False),
+        ("667", 100_000, {}, True),
+        ("666", 100_000, {}, False),
+        ("667", 200, COPIES, False),
+        ("1334", 200, COPIES, True),
+        ("667", 200, SAVES, False),
+        ("1334", 200, SAVES, True),
+    ],
+)
+def test_what_must_be_there_in_time(mbps: str, gb: int, data: dict[str, Any], taken: bool) -> None:
+    """The image, and the files that are copied before the start; an unknown line is no good one."""
+    asked = question(
+        needing(gb, **data) | {"cost": {"ceiling": "1000"}},
+        quotes=quotes(an_offer(download_mbps=Fraction(mbps))),
+    )
+    if taken:
+        assert judge(asked).offer.download_mbps == Fraction(mbps)
+        return
+    with pytest.raises(CostGateError) as refused:
+        judge(asked)
+    assert refused.value.reason is Reason.NO_MATCHING_OFFER
+    assert "lower data.maxDownloadGB" in refused.value.message
+
+
+def test_what_it_says_would_be_fast_enough_is() -> None:
+    """Whoever follows its advice gets a machine."""
+    with pytest.raises(CostGateError) as refused:
+        judge(question(needing(20), quotes=quotes(SLOW)))
+    mbps = int(refused.value.message.rpartition(" takes ")[2].partition(" ")[0])
+
+    assert judge(
+        question(needing(20), quotes=quotes(replace(SLOW, download_mbps=Fraction(mbps + 1))))
+    )
+
+
+def test_the_time_to_load_is_part_of_what_an_offer_is_likely_to_cost() -> None:
+    """Both could boot in time; the one that is dearer by the hour costs less."""
+    near = replace(SLOW, download_mbps=Fraction(140))
+    admission = judge(question(needing(20), quotes=quotes(near, FAST)))
+
+    assert admission.offer == FAST
+    assert "machine 100 has a line of 140 Mbit/s and may take 1143 s" in admission.words
+    days = needing(20) | {"activeDeadlineSeconds": 500_000, "cost": {"ceiling": "1000"}}
+    assert judge(question(days, quotes=quotes(near, FAST))).offer == near
+
+
+@given(
+    mbps=st.fractions(0, 20_000),
+    gb=st.integers(0, 1000),
+    run=st.floats(0, 10**6),
+    copies=st.booleans(),
+)
+def test_no_line_makes_the_bound_lower(mbps: Fraction, gb: int, run: float, copies: bool) -> None:
+    """What is likely ranks offers, and the gate asks the bound: with the longest boot."""
+    limits = Limits()
+    needs = Needs(
+        disk_gb=20,
+        max_download_gb=gb,
+        max_upload_gb=1,
+        run_seconds=run,
+        drain_seconds=30,
+        copies_files=copies,
+    )
+    offer = an_offer(download_mbps=mbps)
+    found = estimate(offer, needs, limits, leases=3)
+    seconds = run + limits.boot_cap_seconds + 30 + limits.destroy_lag_seconds(3)
+    hourly = offer.gpu_usd_per_hour + offer.disk_usd_per_hour(20)
+    run_alone = Fraction(run) * hourly / 3600 * MICRO
+
+    assert found.time_microusd >= hourly * Fraction(seconds) / 3600 * MICRO - 1000
+    assert run_alone - 1000 <= found.likely_microusd <= found.total_microusd

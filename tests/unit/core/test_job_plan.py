@@ -23,13 +23,16 @@ from tests.builders import (
     running,
     stamp,
 )
+from tests.unit.core.test_images import a_trial
 
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
 from gpujob.core.conditions import job_status
+from gpujob.core.job.answers import JobPlan
 from gpujob.core.job.end import is_finished
 from gpujob.core.job.plan import plan_job
+from gpujob.core.market.images import Found, ImageMemory, ImageTrial
 from gpujob.core.observation import JobObservation, Unavailable
 
 
@@ -52,6 +55,7 @@ def retried(failures: int = 1, ago: float = 3600.0) -> dict[str, Any]:
     return {"attempt": 1, "attempts": [record], "failures": failures}
 
 
+RETRIES = a_spec(backoffLimit=2)
 PORTS = [{"name": "http", "port": 8080}]
 
 TABLE = [
@@ -193,22 +197,32 @@ TABLE = [
     ),
     (
         "a failure is tried again",
-        job_observation(job=a_job(status=RECORDED), node=released("WorkloadFailed", exitCode=1)),
+        job_observation(
+            job=a_job(RETRIES, status=RECORDED), node=released("WorkloadFailed", exitCode=1)
+        ),
         Reason.RETRYING,
         [],
     ),
     (
         "up to the limit",
         job_observation(
-            job=a_job(status=RECORDED | {"failures": 2}),
+            job=a_job(RETRIES, status=RECORDED | {"failures": 2}),
             node=released("WorkloadFailed", exitCode=1),
         ),
         Reason.BACKOFF_LIMIT_EXCEEDED,
         [],
     ),
     (
+        "unasked it is not even paid a second time",
+        job_observation(job=a_job(status=RECORDED), node=released("WorkloadFailed", exitCode=1)),
+        Reason.BACKOFF_LIMIT_EXCEEDED,
+        [],
+    ),
+    (
         "a lost host is no failure",
-        job_observation(job=a_job(status=RECORDED | {"failures": 2}), node=released("HostLost")),
+        job_observation(
+            job=a_job(RETRIES, status=RECORDED | {"failures": 2}), node=released("HostLost")
+        ),
         Reason.RETRYING,
         [],
     ),
@@ -218,10 +232,34 @@ TABLE = [
         Reason.MAX_RENTS_EXCEEDED,
         [],
     ),
+    *(
+        (
+            f"{reason} counts to no limit",
+            job_observation(
+                job=a_job(RETRIES, status=RECORDED | {"disruptions": 9, "failures": 2}),
+                node=released(reason),
+            ),
+            Reason.RETRYING,
+            [],
+        )
+        for reason in ("OfferGone", "RentNotConfirmed", "RentWithheld", "DriverNotStarted")
+    ),
+    (
+        "an image that cannot be used ends it",
+        job_observation(job=a_job(status=RECORDED), node=released("ImageUnusable")),
+        Reason.IMAGE_UNUSABLE,
+        [],
+    ),
+    (
+        "the number of attempts has an end",
+        job_observation(job=a_job(status=RECORDED | {"attempt": 1000}), node=released("OfferGone")),
+        Reason.MAX_RENTS_EXCEEDED,
+        [],
+    ),
     (
         "suspension counts to no limit",
         job_observation(
-            job=a_job(status=RECORDED | {"disruptions": 9, "failures": 2}),
+            job=a_job(RETRIES, status=RECORDED | {"disruptions": 9, "failures": 2}),
             node=released("Suspended"),
         ),
         Reason.RETRYING,
@@ -408,7 +446,7 @@ def test_exit_codes_decide_about_a_retry(
     """By the job's own rules; what is ignored counts as bad luck, not as a failure."""
     node = released("WorkloadFailed", exitCode=code)
     plan = plan_job(
-        job_observation(job=a_job(a_spec(failurePolicy=POLICY), status=RECORDED), node=node)
+        job_observation(job=a_job(RETRIES | {"failurePolicy": POLICY}, status=RECORDED), node=node)
     )
 
     assert plan.reason is reason
@@ -497,3 +535,69 @@ def test_transition_times_move_only_with_the_status() -> None:
     second = job_status(stored, plan_job(replace(seen, job=stored)), later)
 
     assert [c.last_transition_time for c in second.conditions] == [NOW] * len(second.conditions)
+
+
+@pytest.mark.parametrize(("lost", "waits"), [(1, 10), (2, 20), (3, 40), (9, 360)])
+def test_lost_races_count_to_no_limit_and_yet_are_not_run_without_a_pause(
+    lost: int, waits: int
+) -> None:
+    """Each one in a row doubles the wait; a run in between begins it anew."""
+    races = [
+        {
+            "attempt": number,
+            "nodeName": f"train-0-{number}",
+            "reason": "OfferGone",
+            "costUSD": "0",
+            "endedAt": stamp(0),
+        }
+        for number in range(1, lost + 2)
+    ]
+    suspended = [races[0] | {"reason": "Suspended"}]
+    status = {"attempt": lost + 1, "attempts": [*suspended, *races[1:]]}
+    plan = plan_job(job_observation(job=a_job(status=status), quotes=quotes()))
+
+    assert (plan.reason, plan.requeue_seconds) == (Reason.RETRYING, waits)
+
+
+def test_an_attempt_s_record_says_whose_fault_it_was_and_where() -> None:
+    """What later attempts judge the image by is in the job's own status."""
+    node = released("BootTimeout", blames="provider")
+    found = plan_job(job_observation(job=a_job(status=RECORDED), node=node)).status.attempts[-1]
+
+    assert (found.blames, found.host_id, found.booted) == ("provider", 10, True)
+
+
+def test_what_was_learnt_of_an_image_is_a_warning_and_no_refusal() -> None:
+    """It may have been pushed since; the other namespace's does not even warn."""
+    bad = a_trial(Found.UNUSABLE, ago=300, image="python:3.11")
+    elsewhere = replace(bad, namespace="other")
+
+    def admitted(*trials: ImageTrial) -> JobPlan:
+        world = a_world(images=ImageMemory(trials))
+        return plan_job(job_observation(quotes=quotes(), world=world))
+
+    assert admitted(bad).reason is Reason.ADMITTED
+    assert "a job with this image failed 5 min ago" in admitted(bad).message
+    assert "this image" not in admitted(elsewhere).message
+
+
+@pytest.mark.parametrize(
+    ("reason", "step"),
+    [
+        ("DeadlineExceeded", "activeDeadlineSeconds"),
+        ("BudgetExhausted", "cost.ceiling"),
+        ("TrafficExceeded", "data"),
+        ("WorkloadFailed", "read its output"),
+        ("HostLost", "another attempt follows"),
+    ],
+)
+@pytest.mark.parametrize("said", ["so it is", "so it is " * 110])
+def test_an_end_says_why_what_it_cost_and_what_to_do(reason: str, step: str, said: str) -> None:
+    """However long the cause is, it crowds out neither of the others."""
+    node = released(reason, message=said[:1024], exitCode=1)
+    words = plan_job(job_observation(job=a_job(status=RECORDED), node=node)).message
+
+    assert len(words) <= 1024
+    assert "so it is" in words
+    assert "$0.25" in words
+    assert step in words.rpartition("$0.25")[2]

@@ -337,9 +337,9 @@ TABLE = [
         [],
     ),
     (
-        "a machine on demand that is stopped is lost",
+        "a machine on demand that is stopped is lost, and its host did not do it",
         node_observation(running(), world=thrice(**STOPPED)),
-        Reason.HOST_LOST,
+        Reason.MACHINE_STOPPED,
         [],
     ),
     (
@@ -892,7 +892,7 @@ TABLE = [
         "good enough",
         node_observation(reachable(), world=listed(), report=a_report(measured=measured())),
         Reason.CONNECTING,
-        [],
+        ["RememberImage"],
     ),
     (
         "another GPU than was offered",
@@ -1222,7 +1222,13 @@ def test_planning_is_deterministic() -> None:
 
 TRIALS = [
     ("a lost host", ended(running(), "HostLost"), True),
-    ("a boot that took too long", ended(leased(), "BootTimeout"), True),
+    ("a boot that took too long", ended(leased(), "BootTimeout", blames="host"), True),
+    (
+        "one that the image may be to blame for",
+        ended(leased(), "BootTimeout", blames="provider"),
+        None,
+    ),
+    ("what a version stored that did not say whom it blames", ended(leased(), "BootTimeout"), True),
     ("a workload that failed", ended(running(), "WorkloadFailed", exitCode=1), False),
     ("a deadline", ended(running(), "DeadlineExceeded"), False),
     ("a deletion before it ran", ended(leased(), "JobDeleted"), None),

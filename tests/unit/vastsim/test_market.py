@@ -6,7 +6,7 @@ import pytest
 
 from vastsim.faults import FaultError, Faults
 from vastsim.ledger import bill, decimal
-from vastsim.market import Ask, Lease, Market, RefusedError, Timing
+from vastsim.market import Ask, FailedPull, Lease, Market, RefusedError, Timing
 from vastsim.offers import read_market
 from vastsim.search import search
 from vastsim.wire import instance_row, offer_row
@@ -295,3 +295,39 @@ def test_faults_are_used_up_and_wrong_ones_refused() -> None:
     assert [strike is not None for strike in strikes] == [True, True, False]
     with pytest.raises(FaultError, match="rent_answer_lost"):
         faults.ask({"rent_lost": {}})
+
+
+def test_an_image_that_cannot_be_pulled_loads_until_the_provider_gives_up() -> None:
+    """It says why, with a line break; after seven minutes it is stopped and still shows as loading.
+
+    Told to run it tries again. Its GPUs are never billed.
+    """
+    held = market()
+    failed = FailedPull("manifest for x not found: manifest unknown")
+    lease = held.rent(next(iter(held.offers)), ask(), NOW, boot_seconds=1, failed_pull=failed)
+
+    def shown(now: float) -> tuple[object, ...]:
+        held.give_up_pulls(now)
+        row = instance_row(held.leases[lease.number], None, now)
+        return row["actual_status"], row["intended_status"], row["status_msg"]
+
+    assert held.due(NOW + 1000) == ()
+    assert shown(NOW + 419) == ("loading", "running", f"{failed.words}\n")
+    assert shown(NOW + 420) == ("loading", "stopped", f"{failed.words}\n")
+    held.resume(lease.number, NOW + 500)
+    assert shown(NOW + 900) == ("loading", "running", f"{failed.words}\n")
+    assert shown(NOW + 920) == ("loading", "stopped", f"{failed.words}\n")
+    assert held.leases[lease.number].bill(NOW + 1000).gpu_usd == 0
+    assert held.leases[lease.number].bill(NOW + 1000).storage_usd > 0
+
+
+def test_a_machine_that_is_left_standing_loads_once_it_is_told_to() -> None:
+    """Nothing but a start helps it, and it says nothing."""
+    held = market()
+    lease = held.rent(next(iter(held.offers)), ask(), NOW, is_left_standing=True)
+    row = instance_row(lease, None, NOW)
+
+    assert (row["intended_status"], row["status_msg"]) == ("stopped", "")
+    assert held.due(NOW + 10_000) == ()
+    assert held.resume(lease.number, NOW + 60).state == "loading"
+    assert [one.number for one in held.due(NOW + 10_000)] == [lease.number]

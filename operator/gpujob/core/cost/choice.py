@@ -5,7 +5,7 @@ from statistics import median
 
 from gpujob.api.gpujob import GpuJobStatus
 from gpujob.api.reasons import Reason
-from gpujob.core.cost.estimate import Estimate, Needs, estimate
+from gpujob.core.cost.estimate import Estimate, Needs, estimate, loading_seconds
 from gpujob.core.cost.question import CostGateError, Question
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import TRUST_MIN
@@ -25,8 +25,9 @@ class Candidate:
 
     @property
     def expected(self) -> float:
-        """The bound of one attempt, times the attempts until one succeeds on such a machine."""
-        return self.estimate.total_microusd / self.trust
+        """What one attempt is likely to cost at most, times the attempts until one succeeds on such
+        a machine."""
+        return self.estimate.likely_microusd / self.trust
 
 
 def matching_offers(question: Question) -> list[Candidate]:
@@ -35,7 +36,8 @@ def matching_offers(question: Question) -> list[Candidate]:
     Raises CostGateError if there is none, or if the cost has no bound.
     """
     check_quotes(question)
-    return candidates_of(question, needs_of(question))
+    found, _ = candidates_of(question, needs_of(question))
+    return found
 
 
 def avoided_machines(status: GpuJobStatus) -> frozenset[int]:
@@ -89,11 +91,14 @@ def needs_of(question: Question) -> Needs:
         max_upload_gb=spec.data.max_upload_gb,
         run_seconds=max(spec.active_deadline_seconds - question.run_seconds_used, 0.0),
         drain_seconds=question.limits.drain_seconds_of(spec),
+        copies_files=bool(spec.data.inputs) or spec.data.checkpoint is not None,
     )
 
 
-def candidates_of(question: Question, needs: Needs) -> list[Candidate]:
-    """Returns the offers that meet the needs, lowest bound first; raises if there is none."""
+def candidates_of(question: Question, needs: Needs) -> tuple[list[Candidate], int]:
+    """Returns the offers that meet the needs, lowest bound first, and how many were passed over
+    because their lines are too slow; raises if there is none.
+    """
     quotes, limits, spec = question.quotes, question.limits, question.spec
     offers = quotes.offers
     if spec.market.type == "Interruptible":
@@ -115,8 +120,18 @@ def candidates_of(question: Question, needs: Needs) -> list[Candidate]:
             f"the prices of all {len(matching)} matching offers are so far from the median of "
             "their GPU model that they look wrong; waiting for other offers",
         )
+    fast = [offer for offer in plausible if _loads_in_time(offer, needs, limits)]
+    if not fast:
+        cap, size = limits.boot_cap_seconds, needs.boot_download_gb
+        least = size * 8000 / max(cap, 1)
+        raise CostGateError(
+            Reason.NO_MATCHING_OFFER,
+            f"the lines of all {len(plausible)} matching offers are too slow: bringing {size} GB "
+            f"within the boot cap of {cap:.0f} s takes {least:.0f} Mbit/s; wait for other offers, "
+            "or create the job again with a lower data.maxDownloadGB",
+        )
     ranked = sorted(
-        (_candidate(question, offer, needs) for offer in plausible),
+        (_candidate(question, offer, needs) for offer in fast),
         key=lambda one: (
             one.estimate.total_microusd,
             -one.offer.reliability,
@@ -133,7 +148,13 @@ def candidates_of(question: Question, needs: Needs) -> list[Candidate]:
             f"contracts of all {len(ranked)} matching offers end earlier; wait for other offers, "
             "or create the job again with a shorter activeDeadlineSeconds",
         )
-    return long_enough
+    return long_enough, len(plausible) - len(fast)
+
+
+def _loads_in_time(offer: Offer, needs: Needs, limits: Limits) -> bool:
+    """Whether the offer's own line brings all that the boot may need before the boot cap."""
+    seconds = loading_seconds(offer, needs)
+    return seconds is not None and seconds <= limits.boot_cap_seconds
 
 
 def _candidate(question: Question, offer: Offer, needs: Needs) -> Candidate:
@@ -155,7 +176,8 @@ def _candidate(question: Question, offer: Offer, needs: Needs) -> Candidate:
 def choose(fitting: list[Candidate], *, bound_microusd: int) -> Candidate:
     """Returns the trusted offer of least expected cost; raises CostGateError if none is trusted.
 
-    Expected cost = the bound of one attempt, times the attempts until one succeeds.
+    Expected cost = the bound of one attempt, with the boot that the offer's line suggests, times
+    the attempts until one succeeds.
     """
     trusted = [one for one in fitting if not one.against]
     if not trusted:
@@ -168,8 +190,15 @@ def choose(fitting: list[Candidate], *, bound_microusd: int) -> Candidate:
     return min(trusted, key=lambda one: (one.expected, one.offer.offer_id))
 
 
-def less_trusted(question: Question, one: Candidate) -> str:
-    """Returns why a trusted offer is expected to cost more than its bound suggests."""
+def why_dearer(question: Question, one: Candidate, needs: Needs, trust: float) -> str:
+    """Returns why an offer is expected to cost more than its bound suggests, and more than another
+    one that has this trust.
+    """
+    if one.trust >= trust:
+        seconds = loading_seconds(one.offer, needs)
+        assert seconds is not None, "an offer without a line is no candidate"
+        line = f"machine {one.offer.machine_id} has a line of {float(one.offer.download_mbps):.0f}"
+        return f"{line} Mbit/s and may take {float(seconds):.0f} s to load the image and files"
     why = question.hosts.why(one.offer.machine_id, one.offer.host_id)
     return f"{why}, so its trust is only {one.trust:.0%}"
 

@@ -12,6 +12,9 @@ from gpujob.core.limits import Limits
 from gpujob.core.market.offers import Offer
 from gpujob.core.money import micro_up
 
+IMAGE_GB_MAX = 100
+"""No image is larger. Without files to copy, a job that allows more loads the rest as it runs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
@@ -24,6 +27,15 @@ class Needs:
     """What is left of activeDeadlineSeconds."""
     drain_seconds: float
     """What the workload may take to exit and its files to be copied."""
+    copies_files: bool = False
+    """Files are copied to the machine before the workload starts."""
+
+    @property
+    def boot_download_gb(self) -> int:
+        """The most that may have to be there before the workload starts."""
+        if self.copies_files:
+            return self.max_download_gb
+        return min(self.max_download_gb, IMAGE_GB_MAX)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +47,8 @@ class Estimate:
     """The longest time from the rent request to the proof that the machine is gone."""
     time_microusd: int
     traffic_microusd: int
+    likely_microusd: int
+    """The same with the boot that the offer's own line suggests in place of the longest one."""
 
     @property
     def total_microusd(self) -> int:
@@ -52,12 +66,29 @@ def estimate(offer: Offer, needs: Needs, limits: Limits, *, leases: int) -> Esti
     usd_per_hour = offer.gpu_usd_per_hour + offer.disk_usd_per_hour(needs.disk_gb)
     overhead = overhead_seconds(limits, leases, needs.drain_seconds)
     seconds = Fraction(needs.run_seconds + overhead).limit_denominator(1000)
+    cap = Fraction(limits.boot_cap_seconds).limit_denominator(1000)
+    loading = loading_seconds(offer, needs)
+    saved = cap - min(cap, loading) if loading is not None else Fraction(0)
+    time = micro_up(usd_per_hour * seconds / 3600)
+    traffic = micro_up(traffic_usd(offer, needs, limits, leases=leases))
     return Estimate(
         usd_per_hour=usd_per_hour,
         lease_seconds=seconds,
-        time_microusd=micro_up(usd_per_hour * seconds / 3600),
-        traffic_microusd=micro_up(traffic_usd(offer, needs, limits, leases=leases)),
+        time_microusd=time,
+        traffic_microusd=traffic,
+        likely_microusd=micro_up(usd_per_hour * (seconds - saved) / 3600) + traffic,
     )
+
+
+def loading_seconds(offer: Offer, needs: Needs) -> Fraction | None:
+    """Returns how long the offer's line takes for all that may have to be there before the workload
+    starts; None = for ever, since it has no line that is known.
+    """
+    if not needs.boot_download_gb:
+        return Fraction(0)
+    if not offer.download_mbps:
+        return None
+    return needs.boot_download_gb * 8000 / offer.download_mbps
 
 
 def traffic_usd(offer: Offer, needs: Needs, limits: Limits, *, leases: int) -> Fraction:

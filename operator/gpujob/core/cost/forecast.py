@@ -92,7 +92,7 @@ def _offer(
     if bound > floor_usd(question.spec.cost.ceiling):
         against = f"its bound of {short_usd(bound)} is above the ceiling"
     elif not against and chosen is not None and one.offer.offer_id != chosen:
-        against = "another offer is expected to cost less once failures are counted"
+        against = "another offer is expected to cost less once failures and boot are counted"
     elif not against and chosen is None:
         against = "nothing is rented now"
     return OfferEstimate(

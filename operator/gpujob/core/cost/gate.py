@@ -14,8 +14,8 @@ from gpujob.core.cost.choice import (
     candidates_of,
     check_quotes,
     choose,
-    less_trusted,
     needs_of,
+    why_dearer,
 )
 from gpujob.core.cost.confidence import enforcement_confidence
 from gpujob.core.cost.estimate import Estimate, Needs, overhead_seconds, traffic_usd
@@ -42,6 +42,8 @@ class Verdict:
     """Time from the rent request until the destroy must be sent, so that the fuse holds."""
     passed_over: tuple[Candidate, ...]
     """The offers with a lower bound that were not chosen, cheapest first."""
+    too_slow: int
+    """How many offers meet the needs, but have a line that could not boot the job in time."""
 
     @property
     def bound_microusd(self) -> int:
@@ -56,6 +58,9 @@ class Verdict:
             f"the job may cost up to {bound} of ${self.ceiling} on {self.offer.gpu} in "
             f"{self.offer.location}"
         )
+        if self.too_slow:
+            count = "1 offer was" if self.too_slow == 1 else f"{self.too_slow} offers were"
+            text += f"; {count} passed over for a line too slow to load its image and files in time"
         if not self.passed_over:
             return text
         shown = "; ".join(one.against for one in self.passed_over[:PASSED_OVER_SHOWN])
@@ -93,7 +98,7 @@ def judge(question: Question) -> Verdict:
             f"{question.leases} machines are leased and the operator's cap is {limits.max_leases}; "
             "waiting until one is released",
         )
-    candidates = candidates_of(question, needs)
+    candidates, too_slow = candidates_of(question, needs)
     cheapest = candidates[0]
     bound = question.spent_microusd + cheapest.estimate.total_microusd
     if bound > ceiling:
@@ -132,10 +137,11 @@ def judge(question: Question) -> Verdict:
         confidence=confidence,
         money_deadline_seconds=_money_deadline(fuse, chosen.estimate, lag),
         passed_over=tuple(
-            replace(one, against=one.against or less_trusted(question, one))
+            replace(one, against=one.against or why_dearer(question, one, needs, chosen.trust))
             for one in fitting
             if one.estimate.total_microusd < chosen.estimate.total_microusd
         ),
+        too_slow=too_slow,
     )
 
 

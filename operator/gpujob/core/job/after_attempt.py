@@ -4,19 +4,22 @@ Its cost is charged to the job first; then the job is over, or waits for the nex
 """
 
 from datetime import timedelta
+from itertools import takewhile
 from typing import Any
 
 from gpujob.api.gpujob import AttemptRecord
-from gpujob.api.reasons import Ends, Limit, Reason
+from gpujob.api.reasons import Ends, Limit, Reason, Severity
 from gpujob.core.effects import Plan
 from gpujob.core.job.answers import JobPlan, stay
 from gpujob.core.job.end import over
 from gpujob.core.market.absence import absence_proved_at
 from gpujob.core.market.listings import Mark
-from gpujob.core.money import format_usd, parse_usd
+from gpujob.core.money import format_usd, parse_usd, short_usd
 from gpujob.core.observation import JobObservation
 
 ATTEMPTS_SHOWN = 20
+ATTEMPTS_MAX = 1000
+"""The stored number of an attempt goes no further."""
 
 
 def charge_attempt(seen: JobObservation) -> JobPlan | None:
@@ -35,10 +38,13 @@ def charge_attempt(seen: JobObservation) -> JobPlan | None:
         attempt=status.attempt,
         node_name=node.metadata.name,
         machine_id=rent.machine_id if rent and node.status.lease else None,
+        host_id=rent.host_id if rent and node.status.lease else None,
+        booted=node.status.machine is not None if node.status.lease else None,
         gpu=rent.gpu if rent else None,
         usd_per_hour=node.status.lease.usd_per_hour if node.status.lease else None,
         reason=end.reason,
         message=end.message,
+        blames=end.blames,
         exit_code=end.exit_code,
         run_seconds=node.status.earlier_run_seconds + ((run.seconds or 0) if run else 0),
         cost_usd=node.status.accrued_usd or format_usd(0),
@@ -75,6 +81,7 @@ def _vanished(seen: JobObservation) -> JobPlan:
         node_name=status.node_name or "",
         reason=Reason.NODE_VANISHED,
         message=Reason.NODE_VANISHED.meaning,
+        blames=Reason.NODE_VANISHED.kind.blames,
         cost_usd=status.node_reserved_usd or format_usd(0),
         ended_at=world.now,
     )
@@ -126,8 +133,14 @@ def what_follows(
         lost = f"{_attempts(status.disruptions)} ended for reasons other than the workload"
         words = f"{lost} and {allowed}; the last one: {record.message}"
         return over(seen, status, Reason.MAX_RENTS_EXCEEDED, words, spent)
+    if status.attempt >= ATTEMPTS_MAX:
+        words = f"{_attempts(status.attempt)} were made; the last one: {record.message}"
+        return over(seen, status, Reason.MAX_RENTS_EXCEEDED, words, spent)
+    cost = short_usd(parse_usd(record.cost_usd))
+    follows = f"; it cost at most {cost}, and another attempt follows"
     words = f"attempt {record.attempt} ended with {reason}: {record.message}"
-    return Plan(status=status, reason=Reason.RETRYING, message=words[:1024], requeue_seconds=0)
+    words = words[: 1024 - len(follows)] + follows
+    return Plan(status=status, reason=Reason.RETRYING, message=words, requeue_seconds=0)
 
 
 def _attempts(number: int) -> str:
@@ -143,10 +156,21 @@ def _failure_action(seen: JobObservation, record: AttemptRecord) -> str:
     return "Count"
 
 
+def _uncounted(attempts: tuple[AttemptRecord, ...]) -> int:
+    """Returns how many of the last attempts came to nothing and count to no limit."""
+    endings = [Reason(record.reason).kind for record in reversed(attempts)]
+    return sum(
+        1
+        for _ in takewhile(
+            lambda kind: kind.counts_to is Limit.NONE and kind.severity is Severity.WARNING, endings
+        )
+    )
+
+
 def wait_to_retry(seen: JobObservation) -> JobPlan | None:
     """Waits after an attempt that did not succeed, longer each time."""
     status, limits = seen.job.status, seen.world.limits
-    tries = status.failures + status.disruptions
+    tries = status.failures + status.disruptions + _uncounted(status.attempts)
     if not status.attempts or not tries:
         return None
     wait = min(

@@ -7,13 +7,28 @@ from gpujob.core.job.answers import JobPlan
 from gpujob.core.money import format_usd, short_usd
 from gpujob.core.observation import JobObservation
 
+_SEE_OUTPUT = "read its output with `kubectl logs` of the driver pod, and create the job again"
+_NEXT_STEPS = {
+    Reason.DEADLINE_EXCEEDED: "create the job again with a longer activeDeadlineSeconds",
+    Reason.BUDGET_EXHAUSTED: "create the job again with a higher cost.ceiling",
+    Reason.TRAFFIC_EXCEEDED: "create the job again with higher caps in data",
+    Reason.IDLE_DEADLINE_EXCEEDED: _SEE_OUTPUT,
+    Reason.BACKOFF_LIMIT_EXCEEDED: _SEE_OUTPUT,
+    Reason.FAILURE_POLICY: _SEE_OUTPUT,
+    Reason.MAX_RENTS_EXCEEDED: "status.attempts says whose fault each one was; create the job again"
+    " with other needs, or later",
+    Reason.SPEC_INVALID: "create the job again with a corrected spec",
+}
+"""What a user can do after such an end, where the message does not say it already."""
+
 
 def over(
     seen: JobObservation, status: GpuJobStatus, reason: Reason, message: str, spent_microusd: int
 ) -> JobPlan:
-    """Stores that the job is over, why, and what it has cost."""
-    cost = f"the job cost {short_usd(spent_microusd)} of ${seen.job.spec.cost.ceiling}"
-    words = f"{message}; {cost}"[:1024]
+    """Stores that the job is over, why, what it has cost, and what can be done about it."""
+    step = f"; {_NEXT_STEPS[reason]}" if reason in _NEXT_STEPS else ""
+    tail = f"; the job cost {short_usd(spent_microusd)} of ${seen.job.spec.cost.ceiling}{step}"
+    words = message[: 1024 - len(tail)] + tail
     final = status.cost.model_copy(update={"final_usd": format_usd(spent_microusd)})
     status = status.model_copy(
         update={

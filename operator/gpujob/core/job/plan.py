@@ -229,10 +229,22 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
     return Plan(
         status=job.status.model_copy(update={"cost": cost}),
         reason=Reason.ADMITTED,
-        message=admission.words,
+        message=admission.words + _image_warning(seen),
         effects=(effects.CreateNode(_node_manifest(seen, reserved)),),
         requeue_seconds=0,
     )
+
+
+def _image_warning(seen: JobObservation) -> str:
+    """Returns what another job of the namespace lately learnt of the image; nothing is refused for
+    it, because the image may have been pushed since.
+    """
+    image, world = seen.job.spec.image, seen.world
+    since = world.images.unusable_since(seen.job.metadata.namespace, image, world.now)
+    if since is None:
+        return ""
+    ago = (world.now - since).total_seconds() / 60
+    return f"; but a job with this image failed {ago:.0f} min ago because it could not be used"
 
 
 STEPS: tuple[Step, ...] = (

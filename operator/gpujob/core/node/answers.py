@@ -7,6 +7,7 @@ from gpujob.api.gpunode import EndStatus, GpuNodeStatus, RunStatus, StopStatus
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
 from gpujob.core.effects import Plan
+from gpujob.core.node.blame import blame, evidence_of
 from gpujob.core.node.facts import next_look
 from gpujob.core.node.figures import with_figures
 from gpujob.core.observation import NodeObservation
@@ -59,9 +60,14 @@ def end(
     `run_seconds` = how long the workload ran, if that is known better than by our clock.
     """
     status, now = seen.node.status, seen.world.now
-    update: dict[str, object] = {
-        "end": EndStatus(at=now, reason=reason, message=message[:1024], exit_code=exit_code)
-    }
+    told = EndStatus(
+        at=now,
+        reason=reason,
+        message=message[:1024],
+        exit_code=exit_code,
+        blames=blame(reason, evidence_of(seen)),
+    )
+    update: dict[str, object] = {"end": told}
     if status.run is not None:
         ran = (now - status.run.started_at).total_seconds() if run_seconds is None else run_seconds
         update["run"] = status.run.model_copy(update={"seconds": ceil(max(ran, 0.0))})

@@ -1,23 +1,37 @@
 """Reasons to end an attempt, or to stop its workload."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 from gpujob.api.reasons import Reason
-from gpujob.core.node.answers import NodePlan, end, stop
+from gpujob.core import effects
+from gpujob.core.market.images import PullFailure, pull_failure
+from gpujob.core.market.listings import Lease
+from gpujob.core.node.answers import NodePlan, end, progress, stop, wait
+from gpujob.core.node.blame import blame, evidence_of
 from gpujob.core.node.facts import (
     booting_seconds,
+    failed_hosts,
     gone_at,
+    image_works,
     is_repeated,
+    is_unbooted,
     own_lease,
     paid_seconds,
     silence_seconds,
     stands_still,
 )
 from gpujob.core.node.rent import BIRTH_GRACE
+from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation
 
 STOPPED_STATUSES = ("exited", "stopped", "unknown")
 PRICE_TOLERANCE = Fraction(1001, 1000)
+
+_OTHER_IMAGE = (
+    "create the job again with an image that its registry gives to the provider's machines, for "
+    "linux/amd64"
+)
 
 
 def end_if_unwanted(seen: NodeObservation) -> NodePlan | None:
@@ -59,6 +73,85 @@ def enforce_caps(seen: NodeObservation) -> NodePlan | None:
     return None
 
 
+def _end_if_refused(seen: NodeObservation) -> NodePlan | None:
+    """Ends the attempt, and the job, if the registry will give its image to no machine.
+
+    One listing may show the words of another moment; several that say the same do not, and neither
+    does one that says what another job of the namespace has lately been told.
+    """
+    job, world, lease = seen.job, seen.world, own_lease(seen)
+    if seen.stage is not Stage.BOOTING or job is None or lease is None:
+        return None
+    image, namespace = job.spec.image, job.metadata.namespace
+
+    def is_refused(row: Lease) -> bool:
+        failure = pull_failure(row.status_message, image)
+        return row.status != "running" and failure is PullFailure.PERMANENT
+
+    known = world.images.unusable_since(namespace, image, world.now) is not None
+    if not is_refused(lease) or not (known or is_repeated(seen, is_refused)):
+        return None
+    words = f"image {image[:200]} cannot be pulled; the provider says: {lease.status_message}"
+    return end(seen, Reason.IMAGE_UNUSABLE, f"{words}; {_OTHER_IMAGE}")
+
+
+def _end_unbooted(seen: NodeObservation, reason: Reason, words: str) -> NodePlan:
+    """Ends an attempt whose machine does not come up, and the job if that is its image's fault."""
+    job, rent, others = seen.job, seen.node.status.rent, failed_hosts(seen)
+    is_unknown = is_unbooted(reason, blame(reason, evidence_of(seen)))
+    if not is_unknown or seen.stage is not Stage.BOOTING or not others or image_works(seen):
+        return end(seen, reason, words)
+    assert job is not None, "its image did not come up on other hosts"
+    assert rent is not None, "a machine boots"
+    hosts = f"host {rent.host_id}, nor on host {min(others)}"
+    told = f"image {job.spec.image[:200]} came up neither on {hosts}; the last time {words}"
+    return end(seen, Reason.IMAGE_UNUSABLE, f"{told}; {_OTHER_IMAGE}")
+
+
+def _start_if_still(seen: NodeObservation) -> NodePlan | None:
+    """Tells a machine that was stopped before it had booted to run, once, and waits for that.
+
+    A new machine may be left standing, and runs when it is told again (vastsim/FACTS.md, Instance
+    states).
+    """
+    lease, now, shown = seen.node.status.lease, seen.world.now, own_lease(seen)
+    if seen.stage is not Stage.BOOTING or lease is None:
+        return None
+    still = stands_still(seen)
+    if lease.told_to_run_at is None:
+        if not still:
+            return None
+        told = lease.model_copy(update={"told_to_run_at": now})
+        status = seen.node.status.model_copy(update={"lease": told})
+        words = "the machine stands still, which nobody asked for; it is told to run"
+        plan = progress(status, Reason.BOOTING, words)
+        return replace(plan, effects=(effects.StartMachine(lease.instance_id),))
+    left = seen.world.limits.standstill_seconds - (now - lease.told_to_run_at).total_seconds()
+    stopped = shown is not None and (
+        shown.intended_status == "stopped" or shown.status in STOPPED_STATUSES
+    )
+    if left > 0:
+        return wait(seen, Reason.BOOTING, "the machine was told to run", left) if stopped else None
+    if not still:
+        return None
+    words = "the machine stood still, and did not run when it was told to"
+    if shown is None or not shown.status_message:
+        # Nothing shows that it ever began to pull its image.
+        return end(seen, Reason.MACHINE_STOPPED, words)
+    return _end_booting(seen, words)
+
+
+def _end_booting(seen: NodeObservation, words: str) -> NodePlan:
+    """Ends an attempt whose machine was given enough time to boot."""
+    lease = own_lease(seen)
+    said = lease.status_message if lease and seen.stage is Stage.BOOTING else ""
+    failure = evidence_of(seen).pull_failure if said else None
+    if failure in (PullFailure.PASSING, PullFailure.DISK_FULL):
+        return end(seen, Reason.PULL_FAILED, f"{words}; the provider says: {said}")
+    told = f"{words}; the provider says: {said}" if said else words
+    return _end_unbooted(seen, Reason.BOOT_TIMEOUT, told)
+
+
 def give_up_lost(seen: NodeObservation) -> NodePlan | None:
     """Ends an attempt whose machine is lost, or never came up."""
     status, world, limits = seen.node.status, seen.world, seen.world.limits
@@ -75,15 +168,21 @@ def give_up_lost(seen: NodeObservation) -> NodePlan | None:
             )
     if lease is not None and lease.status == "offline":
         return end(seen, Reason.HOST_LOST, "the provider shows the machine as offline")
+    if (refused := _end_if_refused(seen)) is not None:
+        return refused
     still = stands_still(seen)
     if still and world.not_ready and world.not_ready.reason is Reason.CREDIT_EXHAUSTED:
         # Without credit the provider stops what runs (vastsim/FACTS.md, Credit).
         return end(seen, Reason.CREDIT_EXHAUSTED, world.not_ready.message)
     waits = still and status.rent.bid_usd_per_hour is not None
+    if not waits and (stopped := _start_if_still(seen)) is not None:
+        return stopped
     if not waits and is_repeated(seen, lambda row: row.status in STOPPED_STATUSES):
         shown = lease.status if lease else ""
         words = f"the provider shows the machine as {shown} in several listings in a row"
-        return end(seen, Reason.HOST_LOST, words)
+        if still:
+            return end(seen, Reason.MACHINE_STOPPED, words)
+        return _end_unbooted(seen, Reason.HOST_LOST, words)
     seen_at = seen.memory.marker_seen_at
     if seen_at is not None and gone_at(seen, after=seen_at + limits.list_lag_seconds) is not None:
         return end(seen, Reason.LEASE_VANISHED, "the provider no longer lists the machine")
@@ -94,7 +193,7 @@ def give_up_lost(seen: NodeObservation) -> NodePlan | None:
                 seen, Reason.HOST_KEY_UNAVAILABLE, "the machine's log did not show its host key"
             )
         words = f"the workload did not start within {limits.boot_cap_seconds:.0f} s"
-        return end(seen, Reason.BOOT_TIMEOUT, words)
+        return _end_booting(seen, words)
     # Only the driver's contact with the machine counts: silence of the driver is its own fault.
     silence = seen.report.machine_contact_age_seconds if seen.report else None
     patience = silence_seconds(

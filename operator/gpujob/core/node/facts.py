@@ -4,11 +4,15 @@ from collections.abc import Callable
 from datetime import datetime
 
 from gpujob.api.gpunode import GpuNodeStatus
+from gpujob.api.reasons import Blame, Reason
 from gpujob.api.transport import DriverReport, Outcome, Usage
 from gpujob.core.limits import Limits
 from gpujob.core.market.absence import absence_proved_at
+from gpujob.core.market.images import Found, ImageTrial
 from gpujob.core.market.listings import Lease, leases_of
 from gpujob.core.observation import NodeObservation
+
+_UNBOOTED = (Reason.BOOT_TIMEOUT, Reason.HOST_LOST)
 
 UNREPEATED_STATUSES = 3
 """One `exited`, `stopped` or `unknown` may be a flicker; three listings in a row are not
@@ -44,6 +48,56 @@ def stands_still(seen: NodeObservation) -> bool:
 def can_be_reached(lease: Lease) -> bool:
     """Whether the provider says that the machine runs, and at which address."""
     return lease.status == "running" and bool(lease.ssh_host) and bool(lease.ssh_port)
+
+
+def image_works(seen: NodeObservation) -> bool:
+    """Whether the job's image was seen to work, by this job or lately by another in its namespace.
+
+    A driver that logged in to a machine saw that the image boots and lets it in.
+    """
+    job, world = seen.job, seen.world
+    if job is None:
+        return False
+    if any(record.run_seconds for record in job.status.attempts):
+        return True
+    return world.images.works(job.metadata.namespace, job.spec.image, world.now)
+
+
+def failed_hosts(seen: NodeObservation) -> frozenset[int]:
+    """Returns the other hosts on which the job's image did not come up, and nothing says why.
+
+    The attempts of this job are in its status; what other jobs of the namespace saw lately is only
+    in memory.
+    """
+    job, world, rent = seen.job, seen.world, seen.node.status.rent
+    if job is None or rent is None or not rent.host_id:
+        # An unknown host is not another one.
+        return frozenset()
+    own = {
+        record.host_id
+        for record in job.status.attempts
+        if record.host_id and record.booted is False and is_unbooted(record.reason, record.blames)
+    }
+    others = world.images.failed_hosts(job.metadata.namespace, job.spec.image, world.now)
+    return (others | own) - {rent.host_id}
+
+
+def image_trial(seen: NodeObservation, image: str, found: Found) -> ImageTrial:
+    """Returns what the attempt showed of its image."""
+    rent, meta = seen.node.status.rent, seen.node.metadata
+    return ImageTrial(
+        namespace=meta.namespace,
+        image=image,
+        node_uid=meta.uid,
+        host_id=rent.host_id if rent else 0,
+        at=seen.world.now,
+        found=found,
+    )
+
+
+def is_unbooted(reason: str, blames: str | None) -> bool:
+    """Whether an attempt whose machine did not come up ended without a cause that is known."""
+    return reason in _UNBOOTED and blames == Blame.PROVIDER
 
 
 def ran_seconds(seen: NodeObservation) -> float:

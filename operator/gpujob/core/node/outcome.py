@@ -4,7 +4,7 @@ from math import ceil
 
 from gpujob.api.gpunode import StopStatus
 from gpujob.api.reasons import Reason
-from gpujob.api.transport import Cause, Outcome
+from gpujob.api.transport import Cause, MachineFault, Outcome
 from gpujob.core.node.answers import NodePlan, end, progress
 from gpujob.core.node.facts import (
     outcome_of,
@@ -50,9 +50,14 @@ def take_outcome(seen: NodeObservation) -> NodePlan | None:
 
 
 def end_if_faulty(seen: NodeObservation) -> NodePlan | None:
-    """Ends the attempt if the driver reports that it cannot work with this machine."""
+    """Ends the attempt if the driver reports that it cannot work with this machine.
+
+    A restart is no such fault: see `interruption.run_again`.
+    """
     report = seen.report
     if seen.node.status.machine is None or report is None or report.fault is None:
+        return None
+    if report.fault is MachineFault.MACHINE_RESTARTED:
         return None
     return end(seen, Reason(report.fault.value), report.message)
 

@@ -41,6 +41,7 @@ STEPS: tuple[Step, ...] = (
     outcome.end_if_faulty,  # The driver says that the machine cannot be used.
     deadlines.enforce_fuse,  # Another second could cost more than is allowed.
     deadlines.enforce_active_deadline,  # The workload ran for activeDeadlineSeconds.
+    interruption.run_again,  # The machine's container was restarted: run the workload again.
     ends.enforce_caps,  # The machine moves more data, or costs more, than was agreed.
     deadlines.enforce_idle_deadline,  # No GPU was busy for idleDeadlineSeconds.
     ends.give_up_lost,  # The machine or its driver is gone, or never came up.

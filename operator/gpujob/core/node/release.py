@@ -2,15 +2,24 @@
 
 from dataclasses import replace
 
-from gpujob.api.gpunode import GpuNodeStatus
+from gpujob.api.gpunode import EndStatus, GpuNodeStatus
 from gpujob.api.reasons import Blame, Reason
 from gpujob.core import effects
 from gpujob.core.effects import Plan
 from gpujob.core.market.hosts import Trial
+from gpujob.core.market.images import Found, ImageTrial
 from gpujob.core.money import format_usd
 from gpujob.core.node.answers import NodePlan, account_doubt, end
 from gpujob.core.node.charge import charge_microusd, unpaid_seconds
-from gpujob.core.node.facts import end_message, gone_at, marked_leases, own_lease, paid_seconds
+from gpujob.core.node.facts import (
+    end_message,
+    gone_at,
+    image_trial,
+    is_unbooted,
+    marked_leases,
+    own_lease,
+    paid_seconds,
+)
 from gpujob.core.node.figures import with_figures
 from gpujob.core.node.rent import answered, proof_starts, record_lease
 from gpujob.core.node.stage import Stage
@@ -32,6 +41,8 @@ def let_go(seen: NodeObservation) -> NodePlan | None:
     if seen.node.metadata.holds_finalizer and settled:
         if (trial := _trial(seen)) is not None:
             todo.append(effects.RememberMachine(trial))
+        if (failed := _image_trial(seen)) is not None:
+            todo.append(effects.RememberImage(failed))
         todo.append(effects.RemoveFinalizer())
     if age >= limits.node_retention_seconds and not seen.node.metadata.is_being_deleted:
         todo.append(effects.DeleteNode())
@@ -51,7 +62,7 @@ def _trial(seen: NodeObservation) -> Trial | None:
     status = seen.node.status
     if status.rent is None or status.lease is None or status.end is None:
         return None
-    failed = Reason(status.end.reason).kind.blames is Blame.HOST
+    failed = _blamed(status.end) is Blame.HOST
     if not failed and status.run is None:
         # An attempt that never ran shows nothing, unless it was the host that failed.
         return None
@@ -63,6 +74,23 @@ def _trial(seen: NodeObservation) -> Trial | None:
         failed=failed,
         reason=status.end.reason,
     )
+
+
+def _image_trial(seen: NodeObservation) -> ImageTrial | None:
+    """Returns that the image did not come up; None = it did, or something else was the cause."""
+    told, job = seen.node.status.end, seen.job
+    if told is None or job is None or seen.node.status.machine is not None:
+        return None
+    if told.reason == Reason.IMAGE_UNUSABLE:
+        return image_trial(seen, job.spec.image, Found.UNUSABLE)
+    if is_unbooted(told.reason, told.blames):
+        return image_trial(seen, job.spec.image, Found.UNBOOTED)
+    return None
+
+
+def _blamed(told: EndStatus) -> Blame:
+    """Returns whom a stored end blames; a version that did not store that went by its reason."""
+    return Blame(told.blames) if told.blames else Reason(told.reason).kind.blames
 
 
 def _is_settled(seen: NodeObservation) -> bool:

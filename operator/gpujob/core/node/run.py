@@ -1,5 +1,6 @@
 """The steps from a rented machine to a running workload, and what is kept up while it runs."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from gpujob.api.gpunode import MachineStatus, RunStatus
@@ -7,11 +8,13 @@ from gpujob.api.reasons import Reason
 from gpujob.core import effects
 from gpujob.core.effects import Plan
 from gpujob.core.machine.preflight import as_status, refusal
+from gpujob.core.market.images import Found
 from gpujob.core.money import format_usd, micro_up, parse_usd
 from gpujob.core.node.answers import NodePlan, because, end, progress, wait
 from gpujob.core.node.facts import (
     boot_began,
     can_be_reached,
+    image_trial,
     marked_leases,
     next_look,
     own_lease,
@@ -58,7 +61,9 @@ def measure(seen: NodeObservation) -> NodePlan | None:
     found = as_status(measured, seen.world.now)
     status = status.model_copy(update={"measured": found})
     words = f"the machine passed the preflight check: {found.gpu}"
-    return progress(status, Reason.CONNECTING, words)
+    plan = progress(status, Reason.CONNECTING, words)
+    trial = image_trial(seen, job.spec.image, Found.WORKS)
+    return replace(plan, effects=(effects.RememberImage(trial),))
 
 
 def connect(seen: NodeObservation) -> NodePlan | None:

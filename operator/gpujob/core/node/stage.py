@@ -169,7 +169,10 @@ NEXT: Mapping[Stage, frozenset[Stage]] = {
     Stage.STARTING: frozenset(
         {Stage.RUNNING, Stage.PAUSED, Stage.STOPPING, Stage.DELIVERING, Stage.ENDED_LEASED}
     ),
-    Stage.RUNNING: frozenset({Stage.PAUSED, Stage.STOPPING, Stage.DELIVERING, Stage.ENDED_LEASED}),
+    # After a restart of the machine's container the workload is started there again.
+    Stage.RUNNING: frozenset(
+        {Stage.STARTING, Stage.PAUSED, Stage.STOPPING, Stage.DELIVERING, Stage.ENDED_LEASED}
+    ),
     Stage.PAUSED: frozenset({Stage.STARTING, Stage.ENDED_LEASED}),
     Stage.STOPPING: frozenset({Stage.ENDED_LEASED}),
     Stage.DELIVERING: frozenset({Stage.ENDED_LEASED}),

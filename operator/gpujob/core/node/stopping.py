@@ -10,6 +10,7 @@ from gpujob.core.node.facts import (
     outcome_of,
     stop_seconds_left,
 )
+from gpujob.core.node.interruption import run_again
 from gpujob.core.node.outcome import counted_seconds, end_if_faulty, with_losses
 from gpujob.core.node.run import keep_up
 from gpujob.core.observation import NodeObservation
@@ -38,7 +39,7 @@ def finish_stopping(seen: NodeObservation) -> NodePlan | None:
         reason, words = with_losses(reason, told.message, late)
         return end(seen, reason, words, exit_code=code, run_seconds=ran)
     shown = Reason.STOPPING if ran is None else Reason.DELIVERING
-    for step in (end_if_faulty, enforce_caps, give_up_lost, start_driver, keep_up):
+    for step in (end_if_faulty, run_again, enforce_caps, give_up_lost, start_driver, keep_up):
         if (plan := step(seen)) is None:
             continue
         if plan.status.end is None:
