@@ -12,6 +12,6 @@ def test_no_server_is_given_a_port_of_the_drivers(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(control_plane, "FIRST_PORT", FIRST_LISTENED)
     monkeypatch.setattr(control_plane, "GIVEN", set())
     monkeypatch.setattr(control_plane, "WORKERS", 1)
-    monkeypatch.setattr(control_plane.secrets, "randbelow", lambda _: next(chosen))
+    monkeypatch.setattr("secrets.randbelow", lambda _: next(chosen))
 
     assert control_plane.free_port() == FIRST_LISTENED + len(control_plane.OF_DRIVERS)
