@@ -31,7 +31,25 @@ PYTHON = "3.13"
 """The version in Debian trixie, as in the Dockerfile's base."""
 
 BASE_PACKAGES = ("python3", "ca-certificates")
-MACHINE_PACKAGES = (*BASE_PACKAGES, "dash", "coreutils", "findutils", "util-linux")
+MACHINE_PACKAGES = (
+    *BASE_PACKAGES,
+    "dash",
+    "bash",
+    "busybox",
+    "coreutils",
+    "curl",
+    "findutils",
+    "grep",
+    "gzip",
+    "openssh-client",
+    "openssh-server",
+    "perl",
+    "procps",
+    "sed",
+    "tar",
+    "util-linux",
+    "wget",
+)
 """Rented machines run in the simulator's container, so it needs a shell and its tools."""
 
 UNWANTED = ("debconf", "dpkg", "openssl", "tar")
@@ -39,7 +57,7 @@ UNWANTED = ("debconf", "dpkg", "openssl", "tar")
 
 REMOVED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache", "var/lib/apt", "dev")
 MERGED = ("bin", "lib", "lib64", "sbin")
-"""Links into usr, which the package base-files would create."""
+"""Links into usr, which the package base-files brings where another one needs it."""
 
 PACKAGES = "var/lib/dpkg/status.d"
 """One file for each Debian package in the image, with its version, as in distroless images."""
@@ -133,6 +151,26 @@ def build(target: Path, tags: tuple[str, ...] = (OPERATOR, DRIVER, SIMULATOR)) -
     return made
 
 
+def machine_root() -> Path:
+    """Returns a folder with the file system of the simulator's machines, which is made once.
+
+    It is the Debian root of the simulator's image.
+    """
+    recipe = RECIPES[SIMULATOR].root
+    target = cache() / "machines" / _layer_of(*recipe).stem
+    if target.exists():
+        return target
+    ensure_packages()
+    with locked("images"):
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+                root = Path(scratch) / "root"
+                _extract(_root(*recipe), root)
+                root.rename(target)
+    return target
+
+
 def built(target: Path, tags: tuple[str, ...] = (OPERATOR, DRIVER, SIMULATOR)) -> list[Path]:
     """Returns the archives that `hack/test` has built for all of its parts; else builds them."""
     given = os.environ.get("GPUJOB_IMAGES")
@@ -201,10 +239,14 @@ def _labels(recipe: Recipe) -> dict[str, str]:
     }
 
 
+def _layer_of(name: str, packages: tuple[str, ...], unwanted: tuple[str, ...]) -> Path:
+    digest = _digest([SUITE, *packages, *unwanted, *REMOVED, *MERGED, KEEP_RECORDS, NO_BYTECODE])
+    return cache() / "images" / f"root-{name}-{digest}.layer"
+
+
 def _root(name: str, packages: tuple[str, ...], unwanted: tuple[str, ...]) -> Path:
     """Returns the layer of a Debian root with a few packages, which is built once."""
-    digest = _digest([SUITE, *packages, *unwanted, *REMOVED, *MERGED, KEEP_RECORDS, NO_BYTECODE])
-    layer = cache() / "images" / f"root-{name}-{digest}.layer"
+    layer = _layer_of(name, packages, unwanted)
     if layer.exists():
         return layer
     print(f"images: building a root file system from {', '.join(packages)}", flush=True)
@@ -220,7 +262,8 @@ def _root(name: str, packages: tuple[str, ...], unwanted: tuple[str, ...]) -> Pa
         for folder in REMOVED:
             shutil.rmtree(root / folder, ignore_errors=True)
         for folder in MERGED:
-            (root / folder).symlink_to(f"usr/{folder}")
+            if not (root / folder).is_symlink():
+                (root / folder).symlink_to(f"usr/{folder}")
         (root / "etc/passwd").write_text(
             "root:x:0:0:root:/root:/usr/sbin/nologin\n"
             "gpujob:x:10001:10001:gpujob:/tmp:/usr/sbin/nologin\n"

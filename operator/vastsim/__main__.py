@@ -65,6 +65,20 @@ def main() -> None:
         help="range of ports for the machines (default: any free ones)",
     )
     parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("/"),
+        metavar="FOLDER",
+        help="Debian file system that the images of machines are laid over, with OpenSSH's server "
+        "(default: /, as in the simulator's own image)",
+    )
+    parser.add_argument(
+        "--share",
+        type=Path,
+        metavar="FOLDER",
+        help="folder that every machine sees under the same path (default: none)",
+    )
+    parser.add_argument(
         "--boot-seconds",
         type=float,
         nargs=2,
@@ -136,7 +150,7 @@ async def _serve(
     timing = Timing(boot=tuple(options.boot_seconds), list_lag=options.list_lag_seconds)
     state = State(
         market=Market(facts, options.seed, timing),
-        machines=Machines(options.host, ports),
+        machines=Machines(options.host, ports, options.root, options.share),
         keys={key: ACCOUNT},
         public_host=public_host,
         public_url=public_url,

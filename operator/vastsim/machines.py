@@ -1,4 +1,8 @@
-"""Starts and ends the processes of rented machines."""
+"""Starts and ends rented machines: containers of their own, each behind OpenSSH's server.
+
+A machine needs root, since it has a file system and process numbers of its own. All of its
+processes end with its first one; that one ends with the simulator, however the simulator ends.
+"""
 
 import asyncio
 import contextlib
@@ -6,36 +10,76 @@ import json
 import os
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-KILL_SECONDS = 10.0
-MARK = "VASTSIM_MACHINE"
-"""Variable in the environment of every process on a machine; its value, the machine's folder, is
-unique."""
+from vastsim.images import DEBIAN_PATH, Image, image
+
+NAMESPACES = ("--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child")
+HERE = Path(__file__).parent
+HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
+OTHER_KEY = "/etc/ssh/other_key"
+
+USERS = """root:*:0:0:root:{home}:{shell}
+sshd:*:100:65534::/run/sshd:/usr/sbin/nologin
+user:*:1000:1000::/home/user:/bin/sh
+nobody:*:65534:65534::/nonexistent:/usr/sbin/nologin
+"""
+GROUPS = "root:*:0:\ntty:*:5:\nuser:*:1000:\nnogroup:*:65534:\n"
+SSHD = """# As in Debian's package, but for the addresses; passwords are not used.
+Port {port}
+ListenAddress {host}
+HostKey {key}
+PermitRootLogin yes
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+PrintMotd no
+AcceptEnv LANG LC_*
+Subsystem sftp /usr/lib/openssh/sftp-server
+"""
+LEAVE_OTHER_KEY = """
+for one in /proc/[0-9]*; do
+  read -r name < "$one/comm" && case $name in sshd*) kill -9 "${one#/proc/}";; esac
+done
+sed -i 's|^HostKey .*|HostKey /etc/ssh/other_key|' /etc/ssh/sshd_config
+/usr/sbin/sshd
+"""
+"""Cuts all connections, and lets the server show the other key."""
 
 
 @dataclass
 class Running:
-    """One machine's process."""
+    """One machine's processes."""
 
-    process: asyncio.subprocess.Process
-    folder: Path
+    outside: asyncio.subprocess.Process
+    """It waits for the first one, and ends with it."""
+    first: int
+    """Number of the machine's first process, as it is outside."""
     port: int
 
 
 class Machines:
     """The machines that run now, by the number of their lease."""
 
-    def __init__(self, host: str, ports: range | None) -> None:
+    def __init__(
+        self, host: str, ports: range | None, base: Path, shared: Path | None = None
+    ) -> None:
         self._host = host
         self._ports = ports
+        self._base = base
+        self._shared = shared
         self._home = Path(tempfile.mkdtemp(prefix="vastsim-"))
+        # The processes of images that are not root's must reach their files.
+        self._home.chmod(0o755)
         self._running: dict[int, Running] = {}
+        self._held: dict[int, socket.socket] = {}
+        """Each machine's port is bound from its first start on, so that nobody else takes it."""
 
     def port(self, number: int) -> int | None:
         """Returns the SSH port of a machine, or None if it does not run."""
@@ -46,6 +90,7 @@ class Machines:
         self,
         number: int,
         *,
+        image_name: str,
         environment: Mapping[str, str],
         onstart: str | None,
         authorized_keys: list[str],
@@ -53,38 +98,62 @@ class Machines:
         meminfo: str,
         shows_other_key: bool,
     ) -> None:
-        """Starts a machine, with its old files if it had any; returns when it listens."""
-        folder = self._folder(number)
-        folder.mkdir(exist_ok=True)
+        """Starts a machine, with its old files if it had any; returns when it is launched.
+
+        Raises RuntimeError with the words of what failed.
+        """
+        folder, chosen = self._folder(number), image(image_name)
+        port = self._port(number)
+        for name in ("root", "changes", "work", "cgroup"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / "meminfo").write_text(meminfo)
+        key = OTHER_KEY if shows_other_key else HOST_KEY
+        changes = _Layer(folder / "changes")
+        changes.write("/etc/ssh/sshd_config", SSHD.format(port=port, host=self._host, key=key))
+        changes.write("/.launch", (HERE / "launcher.sh").read_text())
+        changes.write("/root/onstart.sh", onstart or "")
+        changes.add_lines("/root/.ssh/authorized_keys", authorized_keys)
+        for name, text in tools.items():
+            changes.write(f"/usr/local/bin/{name}", text)
+        changes.own_home(chosen)
         told = {
             "folder": str(folder),
-            "host": self._host,
-            "port": self._free_port(),
-            "onstart": onstart,
-            "environment": {**environment, MARK: str(folder)},
-            "authorized_keys": authorized_keys,
-            "tools": dict(tools),
-            "meminfo": meminfo,
-            "shows_other_key": shows_other_key,
+            "base": str(self._base),
+            "layer": str(self._layer(image_name, chosen)),
+            "mounts": {str(folder / "cgroup"): "/sys/fs/cgroup"}
+            | ({str(self._shared): str(self._shared)} if self._shared is not None else {}),
+            "name": f"C.{number}",
+            "working_dir": chosen.working_dir,
+            "launcher": "/.launch",
+            "environment": {"PATH": DEBIAN_PATH, "HOME": chosen.home, "HOSTNAME": f"C.{number}"}
+            | {**chosen.environment, **environment},
         }
-        keep = {name: os.environ[name] for name in ("PYTHONPATH", "LANG") if name in os.environ}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "vastsim.machine",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=keep | {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), MARK: str(folder)},
-            start_new_session=True,
-        )
-        assert process.stdin is not None, "asked for as a pipe"
-        assert process.stdout is not None, "asked for as a pipe"
-        process.stdin.write(json.dumps(told).encode() + b"\n")
-        await process.stdin.drain()
-        line = await process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"machine {number} did not start")
-        self._running[number] = Running(process, folder, int(json.loads(line)["port"]))
+        self._running[number] = await self._launched(folder, told, port)
+
+    async def _launched(self, folder: Path, told: Mapping[str, object], port: int) -> Running:
+        reading, writing = os.pipe()
+        with (folder / "container.log").open("ab") as log:
+            outside = await asyncio.create_subprocess_exec(
+                *("setpriv", "--pdeathsig", "KILL", "unshare", *NAMESPACES, "--"),
+                *(sys.executable, "-I", "-S", str(HERE / "container.py")),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=(writing,),
+                env={"PATH": DEBIAN_PATH},
+                start_new_session=True,
+            )
+        os.close(writing)
+        assert outside.stdin is not None, "asked for as a pipe"
+        outside.stdin.write(json.dumps({**told, "ready": writing}).encode() + b"\n")
+        outside.stdin.close()
+        said = await asyncio.to_thread(os.read, reading, 16)
+        os.close(reading)
+        if not said:
+            await outside.wait()
+            words = (folder / "container.log").read_text(errors="replace").splitlines()[-1:]
+            raise RuntimeError(f"the container did not start: {' '.join(words)}")
+        return Running(outside, _only_child(outside.pid), port)
 
     def log(self, number: int) -> str:
         """Returns the container log of a machine; empty if it has none."""
@@ -95,28 +164,33 @@ class Machines:
         """Lets a key log in to a running machine."""
         running = self._running.get(number)
         if running is not None:
-            with (running.folder / "root/.ssh/authorized_keys").open("a") as stream:
-                stream.write(f"{key.strip()}\n")
+            inside = _Layer(Path(f"/proc/{running.first}/root"))
+            inside.add_lines("/root/.ssh/authorized_keys", [key.strip()])
 
     def change_key(self, number: int) -> None:
         """Cuts all connections to a running machine, which shows another host key from then on."""
         running = self._running.get(number)
         if running is not None:
-            running.process.send_signal(signal.SIGUSR1)
+            inside = ("nsenter", f"--target={running.first}", "--mount", "--pid", "--uts", "--ipc")
+            subprocess.run([*inside, "sh", "-c", LEAVE_OTHER_KEY], check=True, timeout=60)
 
     async def stop(self, number: int) -> None:
         """Kills everything that runs on a machine; its files stay."""
         running = self._running.get(number)
         if running is None:
             return
-        await asyncio.to_thread(_kill_tree, running.process.pid, running.folder)
-        await running.process.wait()
+        # The kernel ends all other processes of the machine before the first one is gone.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(running.first, signal.SIGKILL)
+        await running.outside.wait()
         # Forgotten only after it has ended.
         self._running.pop(number, None)
 
     async def end(self, number: int) -> None:
         """Kills everything that runs on a machine and removes its files."""
         await self.stop(number)
+        if number in self._held:
+            self._held.pop(number).close()
         shutil.rmtree(self._folder(number), ignore_errors=True)
 
     async def end_all(self) -> None:
@@ -128,68 +202,91 @@ class Machines:
     def _folder(self, number: int) -> Path:
         return self._home / str(number)
 
-    def _free_port(self) -> int:
-        if self._ports is None:
-            return 0
-        taken = {running.port for running in self._running.values()}
-        free = next((port for port in self._ports if port not in taken), None)
-        if free is None:
-            raise RuntimeError("no SSH port is free; give a wider range with --ssh-ports")
-        return free
+    def _layer(self, name: str, chosen: Image) -> Path:
+        """Returns the folder of what an image has besides the base; it is made once."""
+        folder = self._home / "images" / name.replace("/", "_").replace(":", "_")
+        if folder.exists():
+            return folder
+        layer = _Layer(folder)
+        layer.write("/etc/passwd", USERS.format(home=chosen.home, shell=chosen.login_shell))
+        layer.write("/etc/group", GROUPS)
+        layer.link("/usr/bin/sh", chosen.sh)
+        layer.make(chosen.working_dir)
+        for path, text in chosen.files.items():
+            layer.write(path, text)
+        for path in chosen.lacks:
+            layer.remove(path)
+        layer.make(chosen.home)
+        layer.own_home(chosen)
+        return folder
+
+    def _port(self, number: int) -> int:
+        """Returns the machine's port, which is the same after a stop and a start."""
+        if number not in self._held:
+            self._held[number] = self._bound()
+        port: int = self._held[number].getsockname()[1]
+        return port
+
+    def _bound(self) -> socket.socket:
+        """Returns a socket that holds a port; the machine's server may listen on it, too."""
+        for port in (0,) if self._ports is None else self._ports:
+            held = socket.socket()
+            try:
+                held.bind((self._host, port))
+            except OSError:
+                held.close()
+                continue
+            # Only now: before, it would share the port with whoever holds it in the same way.
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            return held
+        raise RuntimeError("no SSH port is free; give a wider range with --ssh-ports")
 
 
-def _kill_tree(root: int, folder: Path) -> None:
-    """Kills a machine's whole process tree.
-
-    The machine itself goes last: until then, orphans on it are re-parented to it and can be found.
-    """
-    deadline = time.monotonic() + KILL_SECONDS
-    # It is stopped first, because its SSH server could start further processes meanwhile.
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(root, signal.SIGSTOP)
-    while (below := {*_descendants(root), *_marked(folder)} - {root}) and _living(below):
-        # All are stopped before any is killed, so that none forks meanwhile.
-        for sent in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in below:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, sent)
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"processes of the machine in {folder} did not end: {below}")
-        time.sleep(0.01)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(root, signal.SIGKILL)
+def _only_child(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
 
 
-def _living(pids: set[int]) -> bool:
-    return any(state not in "ZX" for pid, _, state in _processes() if pid in pids)
+class _Layer:
+    """A folder that is laid over others."""
 
+    def __init__(self, root: Path) -> None:
+        self._root = root
 
-def _descendants(root: int) -> set[int]:
-    children: dict[int, list[int]] = {}
-    for pid, parent, _ in _processes():
-        children.setdefault(parent, []).append(pid)
-    found: set[int] = set()
-    todo = [root]
-    while todo:
-        for child in children.get(todo.pop(), ()):
-            found.add(child)
-            todo.append(child)
-    return found
+    def _at(self, path: str) -> Path:
+        place = self._root / path.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return place
 
+    def make(self, path: str) -> None:
+        """Makes a folder."""
+        self._at(path).mkdir(parents=True, exist_ok=True)
 
-def _marked(folder: Path) -> set[int]:
-    mark = f"{MARK}={folder}".encode()
-    found = set()
-    for pid, _, _ in _processes():
-        with contextlib.suppress(OSError):
-            if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                found.add(pid)
-    return found
+    def write(self, path: str, text: str) -> None:
+        """Writes a file, which can be run if it names its interpreter."""
+        place = self._at(path)
+        place.write_text(text)
+        place.chmod(0o755 if text.startswith("#!") else 0o644)
 
+    def add_lines(self, path: str, lines: list[str]) -> None:
+        """Adds the lines that a file, which only its owner may read, does not have yet."""
+        place = self._at(path)
+        place.parent.chmod(0o700)
+        known = place.read_text().splitlines() if place.exists() else []
+        with place.open("a") as stream:
+            stream.writelines(f"{line}\n" for line in lines if line not in known)
+        place.chmod(0o600)
 
-def _processes() -> Iterator[tuple[int, int, str]]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with contextlib.suppress(OSError, IndexError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                yield int(entry.name), int(fields[1]), fields[0]
+    def link(self, path: str, target: str) -> None:
+        """Makes a symbolic link."""
+        self._at(path).symlink_to(target)
+
+    def remove(self, path: str) -> None:
+        """Hides a file of the layers below (Linux, overlayfs, Whiteouts)."""
+        os.mknod(self._at(path), 0o020000, os.makedev(0, 0))
+
+    def own_home(self, chosen: Image) -> None:
+        """Gives root's home the owner and the mode that the image says."""
+        home = self._root / chosen.home.lstrip("/")
+        if home.exists():
+            os.chown(home, chosen.home_owner, chosen.home_owner)
+            home.chmod(chosen.home_mode)

@@ -161,6 +161,7 @@ class State:
 
         await self.machines.start(
             lease.number,
+            image_name=lease.ask.image,
             environment={
                 **{name: value for name, value in lease.ask.env.items() if name[:1] != "-"},
                 "CONTAINER_ID": str(lease.number),

@@ -26,7 +26,7 @@ SLOW_SECONDS = 3
 def nvidia_smi(facts: Facts, *, is_mislabelled: bool = False, is_broken: bool = False) -> str:
     """Returns a script that answers the queries that clients make.
 
-    The load that its GPUs report is read from the machine's file `gpu-load`, in percent.
+    The load that its GPUs report is read from the machine's file `/run/gpu-load`, in percent.
     """
     if is_broken:
         return f"#!/bin/sh\necho '{BROKEN}'\nexit 15\n"
@@ -42,7 +42,7 @@ case "$*" in
 EOF
   ;;
   *utilization.gpu*)
-    load=$(cat "$VASTSIM_MACHINE/gpu-load" 2>/dev/null || echo 0)
+    load=$(cat /run/gpu-load 2>/dev/null || echo 0)
     n=0; while [ $n -lt {count} ]; do echo "$load, 512"; n=$((n + 1)); done ;;
   *memory.total*) cat <<'EOF'
 {sizes}

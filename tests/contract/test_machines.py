@@ -1,11 +1,8 @@
 """Rented machines really run, are reached over real SSH, and die with everything on them."""
 
 import asyncio
-import os
 import re
 import socket
-import subprocess
-import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
@@ -23,6 +20,7 @@ from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineError, MachineUnreachable
 from gpujob.adapters.ssh import OUTPUT_BYTES_MAX, Connection, connect
 from gpujob.adapters.vast import VastClient
+from gpujob.api.transport import MACHINE_FOLDER
 from gpujob.core.effects import Rent
 from gpujob.core.machine.start_script import host_key_in_log, start_script
 
@@ -50,22 +48,33 @@ class Machine:
         self.port = 0
         self.host_key = ""
 
-    async def boot(self, *, money_seconds: int = 10_000, stale_seconds: int = 10_000) -> None:
-        """Rents it, waits for it, and reads its host key from the provider's log."""
-        public = new_key(self.key)
+    async def rent(
+        self,
+        image: str = "python:3.11",
+        *,
+        before: str = "",
+        born_before_hours: int = 1,
+        money_seconds: int = 10_000,
+        stale_seconds: int = 10_000,
+    ) -> None:
+        """Rents it; its start script comes after `before`."""
         script = start_script(
-            ssh_public_key=public,
+            ssh_public_key=new_key(self.key),
             nonce=NONCE,
             provider_url=self._simulator.url,
-            born_before=datetime.now(UTC) + timedelta(hours=1),
+            born_before=datetime.now(UTC) + timedelta(hours=born_before_hours),
             money_deadline_seconds=money_seconds,
             heartbeat_stale_seconds=stale_seconds,
         )
         offer = (await self.vast.search(SPEC)).offers[0]
         asked = request(offer.offer_id)
-        rent = Rent(**{**vars(asked), "start_script": script})
+        rent = Rent(**{**vars(asked), "start_script": before + script, "image": image})
         async with self.vast.rent_line() as line:
             self.number = await line.send(rent, 10)
+
+    async def boot(self, image: str = "python:3.11") -> None:
+        """Rents it, waits for it, and reads its host key from the provider's log."""
+        await self.rent(image)
         while not (found := await self._host_key()):
             await asyncio.sleep(0.1)
         self.host_key = found
@@ -88,15 +97,14 @@ class Machine:
             yield connection
 
     def processes(self) -> list[int]:
-        """Returns what runs on it, by the mark in each process's environment."""
-        mark = re.compile(
-            rf"VASTSIM_MACHINE={re.escape(str(self._folder))}/.*/{self.number}".encode()
+        """Returns what runs on it, by the root of each process: the machine's own folder."""
+        root = re.compile(
+            rf"upperdir={re.escape(str(self._folder))}/vastsim-\w+/{self.number}/changes,"
         )
         found = []
         for entry in Path("/proc").iterdir():
             with suppress(OSError):
-                variables = (entry / "environ").read_bytes() if entry.name.isdecimal() else b""
-                if any(mark.fullmatch(one) for one in variables.split(b"\0")):
+                if entry.name.isdecimal() and root.search((entry / "mountinfo").read_text()):
                     found.append(int(entry.name))
         return found
 
@@ -114,13 +122,13 @@ async def machine(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Machine
 async def test_commands_truly_run(machine: Machine) -> None:
     """Output, input and exit status are those of a real shell in a home of its own."""
     async with machine.connected() as connection:
-        said = await connection.run("cat; echo; echo $CONTAINER_ID; pwd", b"hello")
+        said = await connection.run("cat; echo; hostname; pwd", b"hello")
         with pytest.raises(MachineUnreachable, match="ended with status 7"):
             await connection.run("exit 7")
 
     first, number, home = said.decode().splitlines()
-    assert (first, int(number)) == ("hello", machine.number)
-    assert home.endswith(f"{machine.number}/root")
+    assert (first, number) == ("hello", f"C.{machine.number}")
+    assert home == "/root"
 
 
 async def test_errors_that_come_late_break_nothing(machine: Machine) -> None:
@@ -287,7 +295,9 @@ async def test_without_credit_machines_stop_and_their_disks_stay(machine: Machin
 async def test_the_account_key_is_on_no_machine(machine: Machine) -> None:
     """Not in any environment, command line or file of it."""
     async with machine.connected() as connection:
-        said = await connection.run("env; cat /proc/self/environ; grep -r canary $HOME/.. || true")
+        said = await connection.run(
+            "env; cat /proc/self/environ; grep -rs canary /root /etc /tmp /var /run || true"
+        )
     for pid in machine.processes():
         for part in ("environ", "cmdline"):
             # It may have ended meanwhile.
@@ -299,70 +309,36 @@ async def test_the_account_key_is_on_no_machine(machine: Machine) -> None:
 
 @pytest.mark.parametrize("tool", ["curl", "python3", "wget", "perl"])
 @pytest.mark.parametrize("why", ["money deadline", "no heartbeat", "born too late", "returned"])
-def test_the_watchdog_destroys_its_machine(
+async def test_the_watchdog_destroys_its_machine(
     simulator: Simulator, tmp_path: Path, tool: str, why: str
 ) -> None:
     """By each tool alone, from the start script, without operator or cluster.
 
     A machine that returns after it was stopped counts from its first start.
     """
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    needed = ["sh", "cat", "mkdir", "chmod", "date", "sleep", "grep", "touch", "setsid", tool]
-    for name in needed:
-        found = next(
-            (path for folder in ("/usr/bin", "/bin") if (path := Path(folder, name)).exists()), None
-        )
-        if found is None:
-            pytest.skip(f"{name} is not on this machine")
-        (tools / name).symlink_to(found)
-    number = simulator.rent_by_hand("somebody's")
-    # The machine's own key lets the watchdog destroy it; the account's key stands in for it here.
-    script = start_script(
-        ssh_public_key="ssh-ed25519 " + "A" * 68,
-        nonce=NONCE,
-        provider_url=simulator.url,
-        born_before=datetime.now(UTC) + timedelta(hours=-1 if why == "born too late" else 1),
-        money_deadline_seconds={"money deadline": 1, "returned": 600}.get(why, 10_000),
-        heartbeat_stale_seconds=1 if why == "no heartbeat" else 10_000,
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+    machine = Machine(simulator, vast, tmp_path)
+    began = f"mkdir -p {MACHINE_FOLDER}; echo $(($(date +%s) - 700)) > {MACHINE_FOLDER}/began\n"
+    await machine.rent(
+        f"vastsim/only-{tool}",
+        before=began if why == "returned" else "",
+        born_before_hours=-1 if why == "born too late" else 1,
+        money_seconds={"money deadline": 1, "returned": 600}.get(why, 10_000),
+        stale_seconds=1 if why == "no heartbeat" else 10_000,
     )
-    home = tmp_path / "home"
-    home.mkdir()
-    if why == "returned":
-        (home / ".gpujob").mkdir()
-        (home / ".gpujob/began").write_text(f"{time.time() - 700:.0f}\n")
-    keys = tmp_path / "ssh"
-    keys.mkdir()
-    (keys / "ssh_host_ed25519_key.pub").write_text("ssh-ed25519 " + "B" * 68 + " x\n")
-    environment = {
-        "PATH": str(tools),
-        "HOME": str(home),
-        "CONTAINER_ID": str(number),
-        "CONTAINER_API_KEY": KEY,
-        "SSH_HOST_KEY_DIR": str(keys),
-    }
-    process = subprocess.Popen(
-        ["/bin/sh", "-c", script + "\nwait"],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        states = {"destroyed"}
+    await vast.close()
+    keys: set[bytes] = set()
 
-        def destroyed() -> bool:
-            assert [line for line in _command_lines() if KEY.encode() in line] == []
-            return {one["state"] for one in simulator.ledger()} == states
+    def destroyed() -> bool:
+        for pid in machine.processes():
+            with suppress(OSError):
+                variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                keys.update(one[18:] for one in variables if one.startswith(b"CONTAINER_API_KEY="))
+        assert [line for line in _command_lines() if any(key in line for key in keys)] == []
+        return {one["state"] for one in simulator.ledger()} == {"destroyed"}
 
-        eventually(f"{tool} destroyed it", destroyed)
-    finally:
-        # Not whatever has the same key: another run of this test may be under way.
-        _kill_all(home)
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+    await asyncio.to_thread(eventually, f"{tool} destroyed it", destroyed)
+    assert keys, "its key was looked for"
 
 
 def _command_lines() -> list[bytes]:
@@ -372,11 +348,3 @@ def _command_lines() -> list[bytes]:
         with suppress(OSError):
             held.append((entry / "cmdline").read_bytes())
     return held
-
-
-def _kill_all(home: Path) -> None:
-    """Ends the script and its watchdog, which is in a session of its own."""
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if f"HOME={home}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                os.kill(int(entry.name), 9)

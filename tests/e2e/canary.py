@@ -23,8 +23,10 @@ from cryptography.hazmat.primitives.serialization import (
 PIECE_CHARACTERS = 24
 """Of a secret, at least, that are sought by themselves: messages are cut, key files have lines."""
 WORD_BYTES = 8
-HOMES = "machines/*/root"
-"""Where the keys and the work of a rented machine are: the provider's machines have one user."""
+HOMES = "machines/*/changes/root"
+"""Root's home on a rented machine, where its keys are."""
+WORK = "machines/*/changes/var/lib/gpujob"
+"""Where all else of ours is on a rented machine."""
 JSON_DEPTH = 3
 """Of JSON in JSON: an object in an annotation of an object that a line of a log shows."""
 
@@ -114,7 +116,7 @@ def known(given: Given, seen: Mapping[str, bytes]) -> list[Secret]:
                 variables.format("machines"),
             ),
             # The workload's shell removes it as it reads it.
-            haunts=(f"{HOMES}/.gpujob/runs/*/work*",),
+            haunts=(f"{WORK}/runs/*/work*",),
         ),
         *(
             Secret(

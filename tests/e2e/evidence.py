@@ -269,7 +269,7 @@ class Evidence:
                 command = (entry / "cmdline").read_bytes()
                 if owner != "others":
                     variables = (entry / "environ").read_bytes()
-                    if b"VASTSIM_MACHINE=" in variables:
+                    if any(name in variables for name in OF_MACHINES):
                         owner = "machines"
                     self._processes[f"{owner}/environ"].add(variables)
                 self._processes[f"{owner}/cmdline"].add(command)

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
-from tests.e2e.canary import HOMES, Given, Secret, Sighting, known, leaks, search, spelt, unseen
+from tests.e2e.canary import HOMES, WORK, Given, Secret, Sighting, known, leaks, search, spelt, unseen
 from tests.e2e.conftest import keep_heard
 from tests.e2e.evidence import PYTHON, Evidence, fetch
 
@@ -582,7 +582,7 @@ def test_everything_was_looked_at(searched: Searched, evidence: Evidence) -> Non
             ("processes/machines/cmdline", "/supervise"),
             ("files/demo/*-driver/etc/gpujob/ssh/*", "OPENSSH PRIVATE KEY"),
             (f"{HOMES}/.ssh/authorized_keys", "ssh-ed25519"),
-            (f"{HOMES}/.gpujob/runs/*/stdout*", "epoch"),
+            (f"{WORK}/runs/*/stdout*", "epoch"),
             ("requests/targets", "PUT /api/v0/asks/"),
             ("requests/bodies", "WATCHDOG"),
             ("metrics/gpujob-*", "gpujob_credit_usd"),
@@ -613,7 +613,7 @@ for method, path, body in (("GET", told["target"], None), ("PUT", "/api/v0/asks/
 os.mkdir(machines + "/1")
 open(machines + "/1/leak", "w").write(told["file"])
 command = ["/usr/bin/python3", "-c", "import time; time.sleep(60)", told["command"]]
-marked = os.environ | {"VASTSIM_MACHINE": "1"}
+marked = os.environ | {"CONTAINER_ID": "1"}
 quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 subprocess.Popen(command, env=marked, start_new_session=True, **quiet)
 """

@@ -322,7 +322,7 @@ class SharedWorld:
     def _start(self, plane: ControlPlane) -> World:
         folder = self._factory.mktemp("shared")
         kubectl = Kubectl(plane, plane.kubeconfig)
-        simulator = Simulator(folder)
+        simulator = Simulator(folder, share=self._factory.getbasetemp())
         simulator.start()
         config = operators_config(plane, folder / "operator.kubeconfig")
         operator = Operator(folder, config, simulator.url)

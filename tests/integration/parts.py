@@ -25,6 +25,7 @@ from tests.integration.loaded import Loader
 from tests.kubelet import variables
 
 from localcluster.control_plane import ControlPlane, free_port
+from localcluster.project_images import machine_root
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "canary-4f1d6c0b9a8e7d6c5b4a39281706f5e4"
@@ -198,8 +199,10 @@ def environment(**more: str) -> dict[str, str]:
 class Simulator:
     """The Vast.ai simulator as a process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, share: Path | None = None) -> None:
+        """Its machines see a folder of the test's under the same path, by default its own."""
         self._folder = folder
+        self._share = share or folder
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: Process | None = None
@@ -211,6 +214,7 @@ class Simulator:
         """Starts it with a fresh market, on its old port."""
         command = ["vastsim", "--port", str(self._port), "--seed", "1"]
         command += ["--boot-seconds", "0.3", "0.6", "--list-lag-seconds", str(list_lag_seconds)]
+        command += ["--root", str(machine_root()), "--share", str(self._share)]
         self._strangers, self._earlier, self._earlier_requests = set(), set(), 0
         log = self._folder / "simulator.log"
         self._process = Process(

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.here import here
 
 from gpujob.driver.measure import MEASURE_SCRIPT, parse_measure
 
@@ -45,17 +46,12 @@ def test_what_only_caches_files_is_free(
     (tmp_path / "cgroup/memory").mkdir(parents=True)
     for name, text in files.items():
         (tmp_path / "cgroup" / name).write_text(text + "\n")
-    variables = {
-        "HOME": str(tmp_path),
-        "GPUJOB_MEMINFO": str(tmp_path / "meminfo"),
-        "GPUJOB_CGROUP": str(tmp_path / "cgroup"),
-    }
     # A watchdog that is there at once: none is waited for.
-    (tmp_path / ".gpujob").mkdir()
-    (tmp_path / ".gpujob/watchdog.pid").write_text(f"{os.getpid()}")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/watchdog.pid").write_text(f"{os.getpid()}")
     done = subprocess.run(
-        ["sh", "-c", MEASURE_SCRIPT],
-        env={"PATH": os.environ["PATH"]} | variables,
+        ["sh", "-c", here(MEASURE_SCRIPT, tmp_path)],
+        env={"PATH": os.environ["PATH"]},
         capture_output=True,
         check=True,
         timeout=60,

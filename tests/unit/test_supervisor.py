@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.here import here
 
 from gpujob.api.transport import Cause, Progress
 from gpujob.core.market.gpu_models import is_same_model
@@ -35,13 +36,17 @@ def sh(script: str, home: Path) -> bytes:
     """Runs a script as the machine's shell does."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(home)}
     return subprocess.run(
-        ["/bin/sh"], input=script.encode(), env=environment, capture_output=True, check=True
+        ["/bin/sh"],
+        input=here(script, home).encode(),
+        env=environment,
+        capture_output=True,
+        check=True,
     ).stdout
 
 
 def started(home: Path, pid: int) -> None:
     """Leaves the traces of a supervisor that has started."""
-    folder = home / ".gpujob/runs" / RUN
+    folder = home / "state/runs" / RUN
     folder.mkdir(parents=True)
     (folder / "began").write_text("100\n")
     (folder / "started").write_text(f"{pid}\n")
@@ -81,9 +86,9 @@ def test_each_run_has_a_folder_of_its_own() -> None:
 
 def test_a_look_gives_a_heartbeat(tmp_path: Path) -> None:
     """The machine's watchdog reads it."""
-    (tmp_path / ".gpujob").mkdir()
+    (tmp_path / "state").mkdir()
     assert parse_look(sh(look_script(RUN, samples_gpus=False), tmp_path)) == Look("absent")
-    assert (tmp_path / ".gpujob/heartbeat").read_text().strip().isdecimal()
+    assert (tmp_path / "state/heartbeat").read_text().strip().isdecimal()
 
 
 def test_what_a_workload_says_of_itself() -> None:
@@ -109,14 +114,15 @@ def test_an_answer_that_is_not_understood(output: bytes) -> None:
 
 def launch(home: Path, *command: str, path: Path | None = None) -> None:
     """Starts a workload as the driver does, and waits until it has started."""
+    (home / "state").mkdir(exist_ok=True)
+    (home / "state/environ").write_bytes(b"PATH=/usr/bin:/bin\0")
     environment = {
         "PATH": f"{path}:/usr/bin:/bin" if path else "/usr/bin:/bin",
         "HOME": str(home),
-        "GPUJOB_CGROUP": str(home / "cgroup"),
     }
     # The script comes by -c, as over SSH; its input is the workload's text.
     subprocess.run(
-        ["/bin/sh", "-c", launch_script(RUN)],
+        ["/bin/sh", "-c", here(launch_script(RUN), home)],
         input=work_text(command, str(home), {"WORD": "it's"}),
         env=environment,
         check=True,
@@ -135,7 +141,7 @@ def look_until(home: Path, *states: str) -> Look:
 
 def said(home: Path) -> str:
     """Returns what the workload has printed so far."""
-    return (home / ".gpujob/runs" / RUN / "stdout").read_text()
+    return (home / "state/runs" / RUN / "stdout").read_text()
 
 
 def test_a_workload_that_is_told_to_end_can_save_what_it_has(tmp_path: Path) -> None:
@@ -195,8 +201,8 @@ def test_a_lost_gpu_is_told_apart(tmp_path: Path) -> None:
     tool.parent.mkdir()
     tool.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-0)'\n")
     tool.chmod(0o755)
-    (tmp_path / ".gpujob").mkdir()
-    (tmp_path / ".gpujob/gpus").write_text("2\n")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/gpus").write_text("2\n")
     launch(tmp_path, "sh", "-c", "exit 1", path=tool.parent)
 
     assert look_until(tmp_path, "exited").cause is Cause.GPU_LOST
@@ -212,9 +218,11 @@ def test_a_full_disk_is_told_apart_and_the_end_recorded(tmp_path: Path) -> None:
     fill = work_text(["sh", "-c", "cat /dev/zero > big; exit 5"], str(disk), {})
     script = (
         f"mount -t tmpfs -o size=4m disk {disk} && "
-        f"HOME={disk} sh -c {shlex.quote(launch_script(RUN))}; "
-        f"n=0; while [ $n -lt 600 ] && [ ! -e {disk}/.gpujob/runs/{RUN}/exit ]; do sleep 0.1; "
-        f"n=$((n + 1)); done; HOME={disk} sh -c {shlex.quote(look_script(RUN, samples_gpus=False))}"
+        f"mkdir {disk}/state; : > {disk}/state/environ; "
+        f"sh -c {shlex.quote(here(launch_script(RUN), disk))}; "
+        f"n=0; while [ $n -lt 600 ] && [ ! -e {disk}/state/runs/{RUN}/exit ]; do sleep 0.1; "
+        f"n=$((n + 1)); done; "
+        f"sh -c {shlex.quote(here(look_script(RUN, samples_gpus=False), disk))}"
     )
     done = subprocess.run([*alone, "sh", "-c", script], input=fill, capture_output=True, check=True)
     look = parse_look(done.stdout)
@@ -229,22 +237,19 @@ def test_a_machine_measures_itself(tmp_path: Path, faults: dict[str, bool]) -> N
     every = {"is_mislabelled": False, "is_broken": False, "is_slow": False} | faults
     (tmp_path / "bin").mkdir()
     for name, text in tools(facts, **every).items():
-        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).write_text(here(text, tmp_path))
         (tmp_path / "bin" / name).chmod(0o755)
     (tmp_path / "meminfo").write_text(meminfo(facts))
-    (tmp_path / "home/.gpujob").mkdir(parents=True)
+    (tmp_path / "state").mkdir()
     with subprocess.Popen(["sleep", "60"]) as watchdog:
-        (tmp_path / "home/.gpujob/watchdog.pid").write_text(f"{watchdog.pid}\n")
+        (tmp_path / "state/watchdog.pid").write_text(f"{watchdog.pid}\n")
         environment = {
             "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-            "HOME": str(tmp_path / "home"),
-            "GPUJOB_MEMINFO": str(tmp_path / "meminfo"),
-            "VASTSIM_MACHINE": str(tmp_path),
         }
         told = parse_measure(
             subprocess.run(
                 ["/bin/sh"],
-                input=MEASURE_SCRIPT.encode(),
+                input=here(MEASURE_SCRIPT, tmp_path).encode(),
                 env=environment,
                 capture_output=True,
                 check=True,
@@ -259,14 +264,14 @@ def test_a_machine_measures_itself(tmp_path: Path, faults: dict[str, bool]) -> N
         assert [gpu.name for gpu in told.gpus] == [name] * 2
         assert is_same_model(facts.gpu_name, told.gpus[0].name) == (not faults)
         assert told.cuda_version == f"{facts.cuda_max_good:.1f}"
-        assert (tmp_path / "home/.gpujob/gpus").read_text().strip() == "2"
+        assert (tmp_path / "state/gpus").read_text().strip() == "2"
     assert told.cpu_cores == 32
     assert told.memory_mib == pytest.approx(128_000 * 10**6 / 2**20, rel=0.01)
     assert told.disk_mib > told.disk_free_mib > 0
     assert told.disk_write_mbps > 0
     assert told.watchdog_client is not None
     assert told.watchdog_runs
-    assert not (tmp_path / "home/.gpujob/probe").exists()
+    assert not (tmp_path / "state/probe").exists()
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,10 @@ class ScriptFailed(MachineUnreachable):
         self.status = status
 
 
+class SessionBroken(MachineError):
+    """The login shell of the image comes to no script: its start-up files do not let it."""
+
+
 class HostKeyMismatch(MachineError):
     """The machine shows another host key than the pinned one."""
 

@@ -1,9 +1,17 @@
 """SSH to a rented machine, with one pinned host key and one key of ours.
 
 Neither an agent nor a configuration file of the user has any influence.
+
+An SSH server hands each script to root's login shell, which reads its start-up files first (bash
+manual, Bash Startup Files, "remote shell daemon"). They belong to the user's image, and may print,
+read, set traps or options, or end the session. So the script runs in a shell of its own, which
+replaces the login shell; it prints a nonce before it begins, and another after its output; and its
+input is sent only once it has begun. What stands outside of the nonces is dropped.
 """
 
 import asyncio
+import secrets
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +24,7 @@ from gpujob.adapters.errors import (
     MachineError,
     MachineUnreachable,
     ScriptFailed,
+    SessionBroken,
 )
 from gpujob.api.words import in_words
 
@@ -37,6 +46,56 @@ PORT_WINDOW_BYTES = 1 << 20
 """How much may be on its way to a slow reader, for each connection to a port."""
 SCRIPT_SECONDS = 15.0
 """Our scripts take moments. One that takes longer hangs, and may not hang on a new connection."""
+NOISE_BYTES_MAX = 64 << 10
+"""How much may be printed before a script begins."""
+
+
+class Output:
+    """What a script prints, from its beginning on."""
+
+    def __init__(self, stream: "asyncssh.SSHReader[bytes]") -> None:
+        self._stream = stream
+        self._held = b""
+
+    async def skip_to(self, mark: bytes) -> None:
+        """Drops all up to and including `mark`; raises SessionBroken if it does not come."""
+        while mark not in self._held:
+            if len(self._held) > NOISE_BYTES_MAX:
+                raise SessionBroken(
+                    f"the start-up files of root's shell print more than {NOISE_BYTES_MAX} bytes"
+                )
+            data = await self._stream.read(READ_BYTES)
+            if not data:
+                words = in_words(self._held.decode("utf-8", "replace"), ERROR_BYTES_KEPT)
+                said = f", after they printed: {words}" if words else ""
+                raise SessionBroken(f"the start-up files of root's shell end the session{said}")
+            self._held += data
+        self._held = self._held.partition(mark)[2]
+
+    async def read(self, count: int) -> bytes:
+        """Returns what has arrived, at most `count` bytes; empty at the end."""
+        if not self._held:
+            return await self._stream.read(count)
+        data, self._held = self._held[:count], self._held[count:]
+        return data
+
+
+class Process:
+    """A script that has begun on the machine."""
+
+    def __init__(self, process: "asyncssh.SSHClientProcess[bytes]", stdout: Output) -> None:
+        self.stdout = stdout
+        self.stderr = process.stderr
+        self._process = process
+
+    @property
+    def exit_status(self) -> int | None:
+        """Its exit status; None if it had none."""
+        return self._process.exit_status
+
+    async def wait_closed(self) -> None:
+        """Waits until it has ended."""
+        await self._process.wait_closed()
 
 
 class Connection:
@@ -50,40 +109,43 @@ class Connection:
     ) -> bytes:
         """Runs a script with `text` as its input and returns its output.
 
-        Raises MachineUnreachable if the connection breaks or the script hangs, ScriptFailed if its
-        status is not 0, and MachineError if its output is longer than `OUTPUT_BYTES_MAX`.
+        Raises MachineUnreachable if the connection breaks or the script hangs, SessionBroken if it
+        does not begin, ScriptFailed if its status is not 0, and MachineError if its output is
+        longer than `OUTPUT_BYTES_MAX`.
         """
+        end = secrets.token_hex(16)
+        framed = f"(\n{script}\n)\ncode=$?; echo {end}; exit $code"
         async with (
             self.open(
-                script, text, timeout_seconds=timeout_seconds, stderr=asyncssh.PIPE
+                framed, text, timeout_seconds=timeout_seconds, stderr=asyncssh.PIPE
             ) as process,
             asyncio.timeout(timeout_seconds),
         ):
             # Both are read, because a full buffer of one would hold up the other.
-            output, said = await asyncio.gather(_all_of(process.stdout), _end_of(process.stderr))
+            longest = OUTPUT_BYTES_MAX + len(end) + 1
+            output, said = await asyncio.gather(
+                _all_of(process.stdout, longest), _end_of(process.stderr)
+            )
             await process.wait_closed()
         if process.exit_status != 0:
             raise _failed(process.exit_status, in_words(said.decode("utf-8", "replace")))
+        output, mark, _ = output.rpartition(f"{end}\n".encode())
+        if not mark:
+            raise MachineUnreachable("a script's output on the machine was cut off")
         return output
 
     async def send(self, script: str, chunks: AsyncIterator[bytes]) -> None:
         """Runs a script that reads these chunks from its input.
 
-        Raises MachineUnreachable if the connection breaks, and ScriptFailed if its status is not 0.
+        Raises MachineUnreachable if the connection breaks, SessionBroken if the script does not
+        begin, and ScriptFailed if its status is not 0.
         """
-        with _translated():
-            process = await self._connection.create_process(
-                script, encoding=None, stdout=asyncssh.DEVNULL, stderr=asyncssh.DEVNULL
-            )
-        try:
-            with _translated():
-                async for data in chunks:
-                    process.stdin.write(data)
-                    await process.stdin.drain()
-                process.stdin.write_eof()
-                await process.wait_closed()
-        finally:
-            process.close()
+        async with self._begun(script, SCRIPT_SECONDS, asyncssh.DEVNULL) as (process, _):
+            async for data in chunks:
+                process.stdin.write(data)
+                await process.stdin.drain()
+            process.stdin.write_eof()
+            await process.wait_closed()
         if process.exit_status != 0:
             raise _failed(process.exit_status, "while it read its input")
 
@@ -114,32 +176,52 @@ class Connection:
         *,
         timeout_seconds: float = SCRIPT_SECONDS,
         stderr: int = asyncssh.DEVNULL,
-    ) -> AsyncIterator["asyncssh.SSHClientProcess[bytes]"]:
+    ) -> AsyncIterator[Process]:
         """Starts a script whose output is read as it arrives; it ends with the context.
 
-        Raises MachineUnreachable if it does not start in time, or the connection breaks.
+        Raises MachineUnreachable if it does not start in time, or the connection breaks, and
+        SessionBroken if root's shell does not come to it.
         """
+        async with self._begun(script, timeout_seconds, stderr) as (process, output):
+            # A script that has already ended takes no input.
+            if text:
+                process.stdin.write(text)
+            process.stdin.write_eof()
+            yield Process(process, output)
+
+    @asynccontextmanager
+    async def _begun(
+        self, script: str, timeout_seconds: float, stderr: int
+    ) -> AsyncIterator["tuple[asyncssh.SSHClientProcess[bytes], Output]"]:
+        """Starts a script, and waits until it has begun."""
+        begin = secrets.token_hex(16)
+        command = f"exec /bin/sh -c {shlex.quote(f'echo {begin}{chr(10)}{script}')}"
         with _translated():
             async with asyncio.timeout(timeout_seconds):
                 process = await self._connection.create_process(
-                    script, encoding=None, stderr=stderr
+                    command, encoding=None, stderr=stderr
                 )
         try:
             with _translated():
-                # A script that has already ended takes no input.
-                if text:
-                    process.stdin.write(text)
-                process.stdin.write_eof()
-                yield process
+                output = Output(process.stdout)
+                try:
+                    async with asyncio.timeout(timeout_seconds):
+                        await output.skip_to(f"{begin}\n".encode())
+                except SessionBroken:
+                    await process.wait_closed()
+                    if process.exit_status is None:
+                        raise MachineUnreachable("the machine closed a session") from None
+                    raise
+                yield process, output
         finally:
             process.close()
 
 
-async def _all_of(stream: "asyncssh.SSHReader[bytes]") -> bytes:
+async def _all_of(stream: Output, longest: int) -> bytes:
     output = bytearray()
     while data := await stream.read(READ_BYTES):
         output += data
-        if len(output) > OUTPUT_BYTES_MAX:
+        if len(output) > longest:
             raise MachineError(
                 f"a script on the machine printed more than {OUTPUT_BYTES_MAX} bytes"
             )

@@ -62,6 +62,11 @@ class WorkloadPhase(StrEnum):
     FINISHED = "Finished"
 
 
+MACHINE_FOLDER = "/var/lib/gpujob"
+"""Where everything of ours lies on a machine. Root's home would not do: for the container's first
+process it is what the image says in `HOME`, for an SSH session what its password file says."""
+
+
 class MachineFault(StrEnum):
     """What is wrong with the machine, so that this attempt cannot continue."""
 

@@ -5,7 +5,7 @@ It needs `sh` and the tools of any image. What it cannot find out, it leaves out
 
 from collections.abc import Iterable
 
-from gpujob.api.transport import Gpu, Measured, WatchdogClient
+from gpujob.api.transport import MACHINE_FOLDER, Gpu, Measured, WatchdogClient
 from gpujob.api.words import in_words
 from gpujob.driver.supervisor import ALIVE
 
@@ -15,7 +15,7 @@ MEASURE_SECONDS = 60.0
 # HTTP clients are tried in the order of the start script. At most 64 MiB are written, for at most
 # 5 s; /proc/uptime has hundredths of seconds, which not every `date` has.
 _SCRIPT = r"""
-g="$HOME/.gpujob"; mkdir -p "$g"
+g=@FOLDER@; mkdir -p "$g"
 smi() { if command -v timeout >/dev/null; then timeout 20 nvidia-smi "$@"; else nvidia-smi "$@"; fi; }
 if command -v nvidia-smi >/dev/null; then
   if said=$(smi --query-gpu=name,memory.total --format=csv,noheader,nounits 2>&1); then
@@ -29,14 +29,14 @@ if command -v nvidia-smi >/dev/null; then
 else echo 'gpu-problem nvidia-smi is not there'; fi
 cores() { n=0; while read -r w _; do [ "$w" = processor ] && n=$((n + 1)); done < /proc/cpuinfo; echo $n; }
 echo "cores $(nproc 2>/dev/null || cores)"
-while read -r k v _; do case $k in MemTotal:) echo "memory $v";; MemAvailable:) echo "free $v";; esac; done < "${GPUJOB_MEMINFO:-/proc/meminfo}"
-c=${GPUJOB_CGROUP:-/sys/fs/cgroup}
+while read -r k v _; do case $k in MemTotal:) echo "memory $v";; MemAvailable:) echo "free $v";; esac; done < /proc/meminfo
+c=/sys/fs/cgroup
 for f in "$c/memory.max" "$c/memory/memory.limit_in_bytes"; do [ -r "$f" ] && echo "limit $(cat "$f")"; done
 for f in "$c/memory.current" "$c/memory/memory.usage_in_bytes"; do [ -r "$f" ] && echo "used $(cat "$f")"; done
 for f in "$c/memory.stat" "$c/memory/memory.stat"; do [ -r "$f" ] && while read -r k v; do
   case $k in inactive_file|total_inactive_file) echo "cached $v";; esac
 done < "$f"; done
-echo "disk $(df -Pk "$HOME" | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2,4)"
+echo "disk $(df -Pk "$g" | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2,4)"
 read -r t0 _ < /proc/uptime; n=0; s=${t0%.*}
 while [ $n -lt 8 ]; do
   dd if=/dev/zero of="$g/probe" bs=1048576 count=8 seek=$((n * 8)) conv=notrunc,fsync 2>/dev/null || break
@@ -56,7 +56,7 @@ done
 exit 0
 """  # noqa: E501
 
-MEASURE_SCRIPT = ALIVE + _SCRIPT
+MEASURE_SCRIPT = ALIVE + _SCRIPT.replace("@FOLDER@", MACHINE_FOLDER)
 
 MIB = 2**20
 GPUS_MAX = 64

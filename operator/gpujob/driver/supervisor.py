@@ -12,10 +12,11 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 from pydantic import ValidationError
 
-from gpujob.api.transport import Cause, Progress
+from gpujob.api.transport import MACHINE_FOLDER, Cause, Progress
 
 LAUNCH_PATIENCE_SECONDS = 30
 
@@ -23,15 +24,19 @@ PROGRESS_VARIABLE = "GPUJOB_PROGRESS_FILE"
 """Names the file to which a workload may append lines of JSON, as `{"percent": 40, "step": 1200,
 "remainingSeconds": 900, "metrics": {"loss": 0.31}}`; the last line counts."""
 
-SHELLS_OWN = re.compile(
-    r"_|IFS|ENV|PWD|OLDPWD|PPID|SHLVL|LINENO|RANDOM|SECONDS|OPT(IND|ARG|ERR)|PS[0-9]"
-    r"|E?[UG]ID|BASH.*|SHELLOPTS|POSIXLY_CORRECT|EPOCH(SECONDS|REALTIME)|SRANDOM|GROUPS|DIRSTACK"
-    r"|FUNCNAME|HIST.*|PIPESTATUS|MAPFILE|REPLY|COPROC|COMP_.*|READLINE_.*|TMOUT"
-    r"|KSH.*|USER_ID|PGRP|COLUMNS|LINES|PATHSEP|EXECSHELL"
+SHELLS_OWN = (
+    *("_", "IFS", "ENV", "PWD", "OLDPWD", "PPID", "SHLVL", "LINENO", "RANDOM", "SECONDS", "OPTIND"),
+    *("OPTARG", "OPTERR", "PS[0-9]", "UID", "EUID", "GID", "EGID", "BASH*", "SHELLOPTS"),
+    *("POSIXLY_CORRECT", "EPOCHSECONDS", "EPOCHREALTIME", "SRANDOM", "GROUPS", "DIRSTACK"),
+    *("FUNCNAME", "HIST*", "PIPESTATUS", "MAPFILE", "REPLY", "COPROC", "COMP_*", "READLINE_*"),
+    *("TMOUT", "KSH*", "USER_ID", "PGRP", "COLUMNS", "LINES", "PATHSEP", "EXECSHELL"),
 )
-"""Names with a meaning in dash, bash, busybox's or MirBSD's shell: assigning to one changes the
-shell, has no effect, or ends it with an error, since no one may set it (bash manual, Shell
-Variables)."""
+"""Names, as patterns of a shell, with a meaning in dash, bash, busybox's or MirBSD's shell.
+Assigning to one changes the shell, has no effect, or ends it with an error, since no one may set it
+(bash manual, Shell Variables)."""
+
+PROVIDERS_OWN = ("CONTAINER_API_KEY", "JUPYTER_TOKEN", "OPEN_BUTTON_TOKEN", "SSH_PUBLIC_KEY")
+"""Variables of a container that the provider sets for itself; the first one is a key to its API."""
 
 SECONDS_MAX = 10**9
 BYTES_MAX = 2**53 - 1
@@ -40,6 +45,10 @@ MEMORY_MIB_MAX = 10**9
 
 _UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ENTERS_OWN = ("dir", "home", "env", "path", "line", "mark", "byte", "one", "name")
+"""Names that `_ENTER` uses."""
+_SET_BY_SHELLS = ("_", "PWD", "OLDPWD", "SHLVL")
+"""What shells set for what they start; a container's first process has none of them."""
 
 # A pid says nothing once the container was restarted: pids begin anew, and files stay. So what
 # started a run is known by when it started: field 22 of /proc/PID/stat, in ticks since the host's
@@ -60,18 +69,21 @@ born() { echo "$(cat /proc/sys/kernel/random/boot_id 2>/dev/null):$(since 1)"; }
 # Where the disk is full, removing the reserve makes room for that.
 _LAUNCH = r"""
 umask 077
-base="$HOME/.gpujob/runs"; mkdir -p "$base"; dir="$base/@RUN@"
+base=@FOLDER@/runs; mkdir -p "$base"; dir="$base/@RUN@"
 if ! mkdir "$dir" 2>/dev/null; then cat >/dev/null; exit 0; fi
 @BORN@
 born > "$dir/born"
 cat > "$dir/work"
+cat > "$dir/enter" <<'ENTER'
+@ENTER@
+ENTER
 cat > "$dir/supervise" <<'SUPERVISE'
 cd "$1" || exit 1
 trap : TERM INT HUP
 @BORN@
 since $$ > since
 kills() {
-  for f in "${GPUJOB_CGROUP:-/sys/fs/cgroup}/memory.events" /sys/fs/cgroup/memory/memory.oom_control; do
+  for f in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
     [ -r "$f" ] && while read -r k v; do [ "$k" = oom_kill ] && echo "$v" && return; done < "$f"
   done
   echo 0
@@ -83,13 +95,13 @@ dd if=/dev/zero of=reserve bs=65536 count=4 2>/dev/null
 date +%s > began
 : > stdout; : > stderr
 echo $$ > started.new && mv started.new started
-sh -c '. "$1/work"' workload "$1" > stdout 2> stderr < /dev/null
+env -i sh enter "$1" "$HOME" "$PATH" > stdout 2> stderr < /dev/null
 code=$?
 free=$(df -Pk . | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
 rm -f reserve
 date +%s > ended
 if [ "$code" != 0 ]; then
-  had=$(cat "$HOME/.gpujob/gpus" 2>/dev/null)
+  had=$(cat @FOLDER@/gpus 2>/dev/null)
   if [ "$(kills)" != "$killed" ]; then echo OutOfMemory
   elif [ "${free:-1024}" -lt 1024 ]; then echo DiskFull
   elif [ "${had:-0}" -gt 0 ] && [ "$(smi 2>/dev/null | gpus)" -lt "$had" ]; then echo GpuLost
@@ -100,7 +112,44 @@ SUPERVISE
 if command -v setsid >/dev/null; then setsid sh "$dir/supervise" "$dir" </dev/null >/dev/null 2>&1 &
 else nohup sh "$dir/supervise" "$dir" </dev/null >/dev/null 2>&1 & fi
 exit 0
-"""  # noqa: E501
+"""
+
+# The workload gets the environment of the container's first process, as the start script has kept
+# it, then the job's. Its records end with NUL, which no shell can read: each becomes a line, and a
+# line's end within a value becomes a byte that occurs in none of them. What is a shell's own name,
+# or no name of a variable at all, is set by `env`, after the shell. The session's own path serves
+# until then: the image's might lead to none of the tools that are needed here.
+_ENTER = r"""
+dir=$1 home=$2 PATH=$3
+export PATH
+env=$(command -v env)
+line='
+'
+for byte in 001 002 003 004 005 006; do
+  [ "$(tr -dc "\\$byte" < @FOLDER@/environ | wc -c)" -eq 0 ] && break
+done
+mark=$(printf "\\$byte")
+tr "\n\000" "\\$byte\n" < @FOLDER@/environ > "$dir/environ"
+set --
+while IFS= read -r one; do
+  name=${one%%=*}
+  case $name in @PROVIDERS@) continue;; esac
+  while :; do
+    case $one in *"$mark"*) one=${one%%"$mark"*}$line${one#*"$mark"};; *) break;; esac
+  done
+  case $name in
+    PATH) path=$one;;
+    @OWN@|[0-9]*|*[!A-Za-z0-9_]*|'') set -- "$@" "$one";;
+    HOME) export "$one"; home=;;
+    *) export "$one";;
+  esac
+done < "$dir/environ"
+rm -f "$dir/environ"
+[ -z "$home" ] || export HOME="$home"
+umask 022
+ulimit -n "$(ulimit -H -n)" 2>/dev/null
+. "$dir/work"
+"""
 
 # A container's first process may never reap zombies, and a zombie can still be signalled.
 ALIVE = (
@@ -119,8 +168,8 @@ supervised() { alive "$(cat "$1/started")" "$(cat "$1/since" 2>/dev/null)"; }
 is given; `supervised DIR` of a run whose supervisor runs."""
 
 _LOOK = r"""
-dir="$HOME/.gpujob/runs/@RUN@"
-date +%s > "$HOME/.gpujob/heartbeat.new" && mv "$HOME/.gpujob/heartbeat.new" "$HOME/.gpujob/heartbeat"
+dir=@FOLDER@/runs/@RUN@
+date +%s > @FOLDER@/heartbeat.new && mv @FOLDER@/heartbeat.new @FOLDER@/heartbeat
 now=$(date +%s)
 began=$(cat "$dir/began" 2>/dev/null)
 over() { echo "exited $(cat "$dir/exit") $(($(cat "$dir/ended") - began)) $(cat "$dir/cause" 2>/dev/null)"; }
@@ -144,7 +193,7 @@ smi --query-gpu=utilization.gpu,memory.used --format=csv,noheader,nounits 2>/dev
 
 # Each driver that is started later runs them again: only the first time counts.
 _STOP = r"""
-dir="$HOME/.gpujob/runs/@RUN@"
+dir=@FOLDER@/runs/@RUN@
 [ -e "$dir/started" ] && [ ! -e "$dir/exit" ] && [ ! -e "$dir/stopping" ] || exit 0
 supervised "$dir" || exit 0
 date +%s > "$dir/stopping"
@@ -154,7 +203,7 @@ exit 0
 """
 
 _KILL = r"""
-dir="$HOME/.gpujob/runs/@RUN@"
+dir=@FOLDER@/runs/@RUN@
 [ -e "$dir/started" ] && [ ! -e "$dir/exit" ] && supervised "$dir" || exit 0
 pid=$(cat "$dir/started")
 kill -s KILL -- "-$pid" 2>/dev/null || kill -KILL $(cat "/proc/$pid/task/$pid/children") 2>/dev/null
@@ -164,7 +213,7 @@ exit 0
 # `tail -c +N` and `head -c` copy any byte. Whether the workload has ended is read before the size,
 # so that nothing written before the end is missed.
 _FOLLOW = r"""
-cd "$HOME/.gpujob/runs/@RUN@" || exit 1
+cd @FOLDER@/runs/@RUN@ || exit 1
 at=@OFFSET@
 while :; do
   ended=0; [ -e exit ] && ended=1
@@ -204,49 +253,54 @@ def run_name(uid: str, number: int) -> str:
 
 def launch_script(run: str) -> str:
     """Returns the script that starts the workload once; its input is `work_text`."""
-    return _LAUNCH.replace("@BORN@", _BORN).replace("@RUN@", run)
+    enter = _ENTER.replace("@PROVIDERS@", "|".join((*PROVIDERS_OWN, "GPUJOB_*")))
+    enter = enter.replace("@OWN@", "|".join((*SHELLS_OWN, *_ENTERS_OWN)))
+    return _script(_LAUNCH.replace("@ENTER@", enter), run)
 
 
 def work_text(
     command: Sequence[str], working_dir: str | None, environment: Mapping[str, str]
 ) -> bytes:
-    """Returns the shell text that becomes the workload.
+    """Returns the shell text that becomes the workload, after `_ENTER` has set its image's part.
 
-    It removes itself first, then changes to the folder, sets the environment, and is replaced by
-    the command. Any byte but NUL may stand in values. They are not arguments, which every user of
-    the machine could read, but for those whose names the shell itself uses: `env` sets them.
+    It removes itself first, then sets the job's variables, changes to the folder, and is replaced
+    by the command. Any byte but NUL may stand in values. They are not arguments, which every user
+    of the machine could read, but for those whose names the shell itself uses: `env` sets them.
     """
-    lines = ['rm -f "$1/work"', "umask 022", f'export {PROGRESS_VARIABLE}="$1/progress"']
-    set_by_env = []
+    lines = ['rm -f "$dir/work"', f'export {PROGRESS_VARIABLE}="$dir/progress"']
+    set_by_env, path = [], '${path+"$path"}'
     for name, value in environment.items():
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot be the name of a variable")
         assignment = f"{name}={shlex.quote(value)}"
-        if SHELLS_OWN.fullmatch(name):
+        if name == "PATH":
+            path = assignment
+        elif any(fnmatchcase(name, pattern) for pattern in (*SHELLS_OWN, *_ENTERS_OWN)):
             set_by_env.append(assignment)
         else:
             lines.append(f"export {assignment}")
-    place = shlex.quote(working_dir) if working_dir else '"$HOME"'
-    lines.append(f"cd {place} || exit 127")
-    words = ["env", *set_by_env] if set_by_env else []
-    lines.append(f"exec {' '.join([*words, *(shlex.quote(part) for part in command)])}")
+    place = shlex.quote(working_dir) if working_dir else f'"$(cat {MACHINE_FOLDER}/cwd)"'
+    lines.append(f"mkdir -p -- {place} && cd -- {place} || exit 127")
+    unset = " ".join(f"-u {name}" for name in _SET_BY_SHELLS)
+    words = [f'exec "$env" {unset} "$@"', *set_by_env, path, *map(shlex.quote, command)]
+    lines.append(" ".join(words))
     return "\n".join(lines).encode("utf-8", "surrogateescape") + b"\n"
 
 
 def look_script(run: str, *, samples_gpus: bool) -> str:
     """Returns the script that gives a heartbeat and prints how the workload is."""
-    look = ALIVE + _LOOK.replace("@RUN@", run)
+    look = ALIVE + _script(_LOOK, run)
     return look + _SAMPLE if samples_gpus else look
 
 
 def stop_script(run: str) -> str:
     """Returns the script that asks the workload to end; running it again does nothing."""
-    return ALIVE + _STOP.replace("@RUN@", run)
+    return ALIVE + _script(_STOP, run)
 
 
 def kill_script(run: str) -> str:
     """Returns the script that kills the workload with its supervisor."""
-    return ALIVE + _KILL.replace("@RUN@", run)
+    return ALIVE + _script(_KILL, run)
 
 
 def parse_look(output: bytes) -> Look:
@@ -318,8 +372,15 @@ def _number(text: str, most: int) -> int:
 def follow_script(run: str, file: str, offset: int) -> str:
     """Returns the script that prints a stream from an offset on, until the workload's end."""
     assert file in ("stdout", "stderr"), "there are two streams"
-    text = _FOLLOW.replace("@RUN@", run).replace("@FILE@", file)
+    text = _script(_FOLLOW, run).replace("@FILE@", file)
     return ALIVE + text.replace("@OFFSET@", str(int(offset)))
+
+
+def _script(text: str, run: str) -> str:
+    filled = {"@BORN@": _BORN, "@RUN@": run, "@FOLDER@": MACHINE_FOLDER}
+    for name, value in filled.items():
+        text = text.replace(name, value)
+    return text
 
 
 def _checked(uid: str) -> str:

@@ -152,7 +152,10 @@ class Worker:
                 return
             except LoginRefused as error:
                 self._refused_since = self._refused_since or time.monotonic()
-                if time.monotonic() - self._refused_since > LOGIN_PATIENCE_SECONDS:
+                # The provider or the workload may rewrite the list of keys; the machine's watchdog
+                # puts ours back. So a key that was good before is treated like silence.
+                is_new = self.findings.contact_at is None
+                if is_new and time.monotonic() - self._refused_since > LOGIN_PATIENCE_SECONDS:
                     self._give_up(MachineFault.LOGIN_REFUSED, str(error))
                     return
                 self.findings.message = str(error)

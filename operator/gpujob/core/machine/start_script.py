@@ -1,5 +1,8 @@
 """The machine's start script: watchdog first, then the driver's key, then the host key to the log.
 
+It runs in the environment that the container's image gives its first process, which an SSH session
+does not get; so it keeps that environment, and the working folder, for the workload.
+
 It is POSIX shell and needs only what nearly every container image has. The host's owner can read
 it, so it contains no secret: only a public key, a nonce, an address and three numbers. A machine
 that was stopped runs it again when it comes back, so the time of the first start is stored.
@@ -7,6 +10,8 @@ that was stopped runs it again when it comes back, so the time of the first star
 
 import re
 from datetime import datetime
+
+from gpujob.api.transport import MACHINE_FOLDER
 
 LENGTH_MAX = 4000
 """The provider takes 4,048 bytes (vastsim/FACTS.md, Rent request)."""
@@ -18,9 +23,17 @@ _URL = re.compile(r"https?://[A-Za-z0-9.:\[\]/_-]{1,200}")
 _MARKER = "gpujob-host-key"
 
 _TEMPLATE = r"""
-g="$HOME/.gpujob"; mkdir -p "$g"; chmod 700 "$g"
-cat > "$g/watchdog" <<'WATCHDOG'
-u="@URL@/api/v0/instances/$CONTAINER_ID/"; g="$HOME/.gpujob"; echo $$ > "$g/watchdog.pid"
+g=@FOLDER@; mkdir -p $g; chmod 700 $g
+(umask 77; cat /proc/1/environ > $g/environ || cat /proc/$$/environ > $g/environ; cd /proc/1/cwd/ && pwd -P > $g/cwd) 2>/dev/null
+while IFS=: read -r _ _ u _ _ h _; do [ "$u" = 0 ] && HOME=${h:-/} && break; done < /etc/passwd
+cat > $g/watchdog <<'WATCHDOG'
+u="@URL@/api/v0/instances/$CONTAINER_ID/"; g=@FOLDER@; s="$1/.ssh"; f="$s/authorized_keys"
+key() {
+  mkdir -p "$s"; grep -qsF '@KEY@' "$f" || printf '\n%s\n' '@KEY@' >> "$f"
+  chown 0:0 "$1" "$s" "$f"; chmod go-w "$1" "$s" "$f"
+}
+if [ "$2" ]; then key "$1"; exit; fi
+echo $$ > $g/watchdog.pid
 nl='
 '
 ask() {
@@ -35,8 +48,8 @@ try: a=r.urlopen(q,timeout=20)
 except x.HTTPError as f: a=f
 print(a.read().decode());print(a.status)'
   elif command -v wget >/dev/null; then
-    (umask 77; printf 'header = Authorization: Bearer %s\n' "$CONTAINER_API_KEY" > "$g/w")
-    WGETRC="$g/w" wget -q -T 20 -t 1 -O - --method="$1" --header='Content-Type: application/json' \
+    (umask 77; printf 'header = Authorization: Bearer %s\n' "$CONTAINER_API_KEY" > $g/w)
+    WGETRC=$g/w wget -q -T 20 -t 1 -O - --method="$1" --header='Content-Type: application/json' \
       --body-data="$2" "$u" && printf '\n200'
   elif command -v perl >/dev/null; then
     M=$1 B=$2 U=$u perl -MHTTP::Tiny -e '$r=HTTP::Tiny->new(timeout=>20)->request($ENV{M},$ENV{U},{content=>$ENV{B},
@@ -51,32 +64,34 @@ gone() {
     sleep 10
   done
 }
-began=$(cat "$g/began" 2>/dev/null)
+began=$(cat $g/began 2>/dev/null)
 case $began in ''|*[!0-9]*)
   a=$(ask GET '{}'); a=${a#*'"start_date":'}; a=${a# }; a=${a%%[!0-9]*}
   [ "${a:-0}" -gt @BORN@ ] && gone 'born too late'
-  began=$(date +%s); echo "$began" > "$g/began";;
+  began=$(date +%s); echo "$began" > $g/began;;
 esac
 ticks=$(($(date +%s) - began)); [ "$ticks" -lt 0 ] && began=$(date +%s) && ticks=0
 beat=; silent=0
 while sleep 5; do
+  key "$1"
   ticks=$((ticks + 5)); silent=$((silent + 5))
   wall=$(($(date +%s) - began)); [ "$wall" -gt "$ticks" ] && [ "$wall" -lt $((ticks * 2 + 60)) ] && ticks=$wall
-  now=$(cat "$g/heartbeat" 2>/dev/null)
+  now=$(cat $g/heartbeat 2>/dev/null)
   [ "$now" != "$beat" ] && beat=$now && silent=0
   [ "$ticks" -ge @MONEY@ ] && gone 'money deadline'
   [ "$silent" -ge @STALE@ ] && gone 'no heartbeat'
 done
 WATCHDOG
-if command -v setsid >/dev/null; then setsid sh "$g/watchdog" </dev/null & else nohup sh "$g/watchdog" </dev/null & fi
-mkdir -p "$HOME/.ssh"; chmod 700 "$HOME/.ssh"
-grep -qsF '@KEY@' "$HOME/.ssh/authorized_keys" || printf '%s\n' '@KEY@' >> "$HOME/.ssh/authorized_keys"
-chmod 600 "$HOME/.ssh/authorized_keys"; touch "$HOME/.no_auto_tmux"
-d=${SSH_HOST_KEY_DIR:-/etc/ssh}; f="$d/ssh_host_ed25519_key.pub"
-[ -s "$f" ] || { command -v ssh-keygen >/dev/null && ssh-keygen -A >/dev/null 2>&1; }
+w="sh $g/watchdog"
+if command -v setsid >/dev/null; then setsid $w "$HOME" </dev/null & else nohup $w "$HOME" </dev/null & fi
+$w "$HOME" key; touch "$HOME/.no_auto_tmux"
+f=/etc/ssh/ssh_host_ed25519_key.pub
+[ -s $f ] || { command -v ssh-keygen >/dev/null && ssh-keygen -A >/dev/null 2>&1; }
+runs() { for p in /proc/[0-9]*; do read -r c < $p/comm && [ "$c" = sshd ] && return; done 2>/dev/null; return 1; }
+runs || { mkdir -p /run/sshd; $(command -v sshd || echo /usr/sbin/sshd); }
 n=0
-while [ $n -lt 60 ] && [ ! -s "$f" ]; do sleep 1; n=$((n + 1)); done
-if read -r t k c < "$f"; then echo "@MARKER@ @NONCE@ $t $k @NONCE@"; fi
+while [ $n -lt 60 ] && [ ! -s $f ]; do sleep 1; n=$((n + 1)); done
+if read -r t k c < $f; then echo "@MARKER@ @NONCE@ $t $k @NONCE@"; fi
 """  # noqa: E501
 
 
@@ -111,6 +126,7 @@ def start_script(
         "@MONEY@": str(int(money_deadline_seconds)),
         "@STALE@": str(int(heartbeat_stale_seconds)),
         "@MARKER@": _MARKER,
+        "@FOLDER@": MACHINE_FOLDER,
     }
     script = _TEMPLATE.lstrip("\n")
     for placeholder, value in values.items():

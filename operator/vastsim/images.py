@@ -1,0 +1,92 @@
+"""The container images that machines of the simulator can run, one line for each.
+
+Every image is laid over one Debian file system, as layers are. A name that is not listed here is
+the plain image. What an image needs to be rented at all, and what a session on the machine gets of
+it: vastsim/FACTS.md, "Machines".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+DEBIAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+BANNER = "echo 'Welcome. This container is for authorized users only.'\n"
+TRAINER = '#!/bin/sh\necho "trained with $TRAINER_HOME in $PWD as $(id -un)"\n'
+CONDA_PYTHON = """#!/bin/sh
+PYTHONPATH=/opt/conda/lib exec /usr/bin/python3 "$@"
+"""
+TORCH = """
+class cuda:
+    is_available = staticmethod(lambda: True)
+    device_count = staticmethod(lambda: 1)
+    get_device_name = staticmethod(lambda _=0: "a simulated GPU")
+"""
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a container made from an image has."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Its `ENV`, besides `PATH` if it does not set one."""
+    working_dir: str = "/"
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Texts by path. One that begins with `#!` can be run."""
+    sh: str = "dash"
+    """The program of this name."""
+    login_shell: str = "/bin/bash"
+    """Of root."""
+    home: str = "/root"
+    """Of root, as the password file says."""
+    home_owner: int = 0
+    home_mode: int = 0o700
+    lacks: tuple[str, ...] = ()
+    """Paths of programs. Without `/usr/sbin/sshd` the provider's launcher fails, and the start
+    script never runs."""
+
+
+CLIENTS = ("curl", "python3", "wget", "perl")
+"""Programs that can send a request over HTTP."""
+
+IMAGES: Mapping[str, Image] = {
+    "vastsim/banner": Image(files={"/etc/bash.bashrc": BANNER}),
+    "vastsim/banner-of-home": Image(files={"/root/.bashrc": f"{BANNER}echo to stderr >&2\n"}),
+    "vastsim/greedy": Image(files={"/etc/bash.bashrc": "cat >/dev/null\n"}),
+    "vastsim/exits": Image(files={"/etc/bash.bashrc": "exit 3\n"}),
+    "vastsim/execs": Image(files={"/root/.bashrc": "exec sleep 1000000\n"}),
+    "vastsim/home": Image(environment={"HOME": "/workspace"}, working_dir="/workspace"),
+    "vastsim/moved-home": Image(home="/home/admin"),
+    "vastsim/shared-home": Image(home_owner=1000, home_mode=0o777),
+    "vastsim/bash": Image(sh="bash"),
+    "vastsim/busybox": Image(sh="busybox", login_shell="/bin/sh"),
+    "vastsim/no-sshd": Image(lacks=("/usr/sbin/sshd",)),
+    "vastsim/trainer": Image(
+        environment={"PATH": f"/opt/trainer/bin:{DEBIAN_PATH}", "TRAINER_HOME": "/opt/trainer"},
+        working_dir="/opt/trainer",
+        files={"/opt/trainer/bin/trainer": TRAINER},
+    ),
+    "pytorch/pytorch": Image(
+        environment={"PATH": f"/opt/conda/bin:{DEBIAN_PATH}", "LD_LIBRARY_PATH": "/opt/conda/lib"},
+        working_dir="/workspace",
+        files={
+            "/opt/conda/bin/python": CONDA_PYTHON,
+            "/opt/conda/bin/python3": CONDA_PYTHON,
+            "/opt/conda/lib/torch.py": TORCH,
+        },
+    ),
+    **{
+        f"vastsim/only-{one}": Image(
+            lacks=tuple(f"/usr/bin/{name}" for name in CLIENTS if name != one)
+        )
+        for one in CLIENTS
+    },
+}
+"""By name without tag and digest."""
+
+PLAIN = Image()
+
+
+def image(name: str) -> Image:
+    """Returns the image of this name, whatever its tag or digest."""
+    path, _, last = name.partition("@")[0].rpartition("/")
+    repository = last.partition(":")[0]
+    return IMAGES.get(f"{path}/{repository}" if path else repository, PLAIN)
