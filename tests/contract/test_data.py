@@ -25,7 +25,7 @@ from tests.contract.test_machines import Machine
 
 from gpujob.adapters.errors import MachineError
 from gpujob.api.data import Copy, DataPlan
-from gpujob.api.transport import Outcome
+from gpujob.api.transport import MACHINE_FOLDER, Outcome
 from gpujob.driver import files
 from gpujob.driver.state import settle
 
@@ -208,7 +208,7 @@ async def test_a_checkpoint_outlives_its_machine(
     await case.driver.kill()
     # Another machine: nothing of the first one is there.
     async with machine.connected() as connection:
-        await connection.run(f"rm -rf {case.there} $HOME/.gpujob/runs")
+        await connection.run(f"rm -rf {case.there} {MACHINE_FOLDER}/runs")
     held.answer = run(machine, machine.port, *case.command("cat checkpoint/step"))
     driver = case.next_driver()
     await driver.start()

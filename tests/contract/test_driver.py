@@ -18,7 +18,7 @@ from tests.contract.test_vast_client import CLOCK
 from tests.integration.parts import KEY, Simulator, environment
 
 from gpujob.adapters.vast import VastClient
-from gpujob.api.transport import SYNC_PATH, DriverReport, read_message
+from gpujob.api.transport import MACHINE_FOLDER, SYNC_PATH, DriverReport, read_message
 
 NODE_UID = "12345678-0000-4000-8000-000000000000"
 LINES = 3000
@@ -315,7 +315,7 @@ async def test_a_machine_whose_container_was_restarted_is_no_failure_of_the_work
     await driver.start()
     await until(lambda: driver.out == b"up\n")
     async with machine.connected() as connection:
-        await connection.run(f"echo another:1 > $HOME/.gpujob/runs/{NODE_UID}/born")
+        await connection.run(f"echo another:1 > {MACHINE_FOLDER}/runs/{NODE_UID}/born")
     await until(lambda: held.reports[-1].fault is not None)
     told = held.reports[-1]
     again = run(machine, machine.port, "echo", "again")
@@ -517,7 +517,7 @@ async def test_progress_load_and_position_are_reported(
         "while [ ! -e $HOME/end ]; do sleep 0.1; done"
     )
     async with machine.connected() as connection:
-        await connection.run("echo 83 > $VASTSIM_MACHINE/gpu-load")
+        await connection.run("echo 83 > /run/gpu-load")
     held.answer = run(machine, machine.port, "sh", "-c", tell)
     driver = Driver(tmp_path, url, machine.key)
     await driver.start()

@@ -338,7 +338,8 @@ async def test_the_watchdog_destroys_its_machine(
         return {one["state"] for one in simulator.ledger()} == {"destroyed"}
 
     await asyncio.to_thread(eventually, f"{tool} destroyed it", destroyed)
-    assert keys, "its key was looked for"
+    # One that is born too late may be gone before anybody looks.
+    assert keys or why == "born too late", "its key was looked for"
 
 
 def _command_lines() -> list[bytes]:

@@ -38,6 +38,8 @@ from localcluster.paths import environment
 RECORD = "/tmp/requests"
 """Where the simulator is to write down what it is sent: `--record`."""
 SAMPLE_SECONDS = 0.2
+OF_MACHINES = (b"CONTAINER_ID=", b"SSH_CONNECTION=")
+"""In the environment of what the provider has started on a machine, and of what came over SSH."""
 PYTHON = ("--", "/usr/bin/python3", "-c")
 
 FILES = """

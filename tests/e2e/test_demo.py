@@ -15,7 +15,18 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
-from tests.e2e.canary import HOMES, WORK, Given, Secret, Sighting, known, leaks, search, spelt, unseen
+from tests.e2e.canary import (
+    HOMES,
+    WORK,
+    Given,
+    Secret,
+    Sighting,
+    known,
+    leaks,
+    search,
+    spelt,
+    unseen,
+)
 from tests.e2e.conftest import keep_heard
 from tests.e2e.evidence import PYTHON, Evidence, fetch
 

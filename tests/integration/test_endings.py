@@ -67,7 +67,7 @@ def test_what_a_workload_says_of_itself_is_shown(world: World) -> None:
     """In the job's status and as a metric."""
     tell = (
         'echo \'{"percent": 40, "step": 12, "remainingSeconds": 90, "metrics": {"loss": 0.25}}\''
-        ' >> "$GPUJOB_PROGRESS_FILE"; echo 70 > "$VASTSIM_MACHINE/gpu-load"; sleep 600'
+        ' >> "$GPUJOB_PROGRESS_FILE"; echo 70 > /run/gpu-load; sleep 600'
     )
     world.apply_job("train", command=["sh", "-c", tell])
     told = eventually("its progress", lambda: world.job("train").get("status", {}).get("progress"))

@@ -73,6 +73,8 @@ class MachineFault(StrEnum):
     HOST_KEY_CHANGED = "HostKeyChanged"
     LOGIN_REFUSED = "LoginRefused"
     INPUTS_NOT_COPIED = "InputsNotCopied"
+    IMAGE_UNUSABLE = "ImageUnusable"
+    """The start-up files of root's shell end every session."""
     MACHINE_RESTARTED = "MachineRestarted"
     """Its container was restarted: the files are there, but nothing runs any more. The workload may
     be started again on it, as another run."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineError
+from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineError, SessionBroken
 from gpujob.adapters.ssh import Connection, connect
 from gpujob.api.transport import (
     Assignment,
@@ -50,6 +50,8 @@ SAMPLE_SECONDS = 15.0
 """Between two samples of the GPUs' load: taking one costs the machine a fraction of a second."""
 LOGIN_PATIENCE_SECONDS = 60.0
 """A start script may install the node's key a moment after the SSH server answers."""
+BROKEN_SESSIONS_MAX = 3
+"""In a row. So many tell that the image's start-up files do this to every session."""
 KILLED_EXIT_CODE = 137
 
 
@@ -131,8 +133,12 @@ class Worker:
     async def _hold_on(self, machine: MachineAddress, run: Run) -> None:
         """Connects, launches once, carries output; reconnects until the workload has ended."""
         self.findings.phase = WorkloadPhase.CONNECTING
-        tries = 0
+        tries = broken = 0
+        heard = self.findings.contact_at
         while True:
+            if self.findings.contact_at != heard:
+                # The last connection was good for something.
+                heard, tries, broken = self.findings.contact_at, 0, 0
             try:
                 self._check_pin(machine)
                 async with connect(
@@ -143,7 +149,6 @@ class Worker:
                     machine.host_key,
                 ) as connection:
                     _log.info("connected to %s:%d", machine.host, machine.port)
-                    tries = 0
                     self._refused_since = None
                     await self._attend(connection, run)
                 return
@@ -163,6 +168,13 @@ class Worker:
                 words = "the machine's container was restarted while the workload ran"
                 self._give_up(MachineFault.MACHINE_RESTARTED, words)
                 return
+            except SessionBroken as error:
+                broken += 1
+                if broken == BROKEN_SESSIONS_MAX:
+                    words = f"{error}; change the image so that a shell without a terminal starts"
+                    self._give_up(MachineFault.IMAGE_UNUSABLE, words)
+                    return
+                self.findings.message = str(error)
             except MachineError as error:
                 if self.findings.message != str(error):
                     _log.info("no connection: %s", error)

@@ -1,0 +1,142 @@
+"""The workload runs as its image says, behind a real SSH server, whatever the image does to it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from tests.contract.test_driver import (
+    EXIT,
+    Controller,
+    Driver,
+    controller,
+    is_finished,
+    run,
+    until,
+)
+from tests.contract.test_machines import Machine
+from tests.integration.parts import KEY, Simulator
+
+from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.errors import LoginRefused, MachineUnreachable
+from gpujob.adapters.vast import VastClient
+from gpujob.driver.supervisor import PROGRESS_VARIABLE
+from vastsim.images import DEBIAN_PATH, IMAGES, Image
+
+__all__ = ["controller"]
+
+Boot = Callable[[str], Coroutine[Any, Any, Machine]]
+BREAKS_SESSIONS = {"vastsim/exits", "vastsim/greedy", "vastsim/execs", "vastsim/no-sshd"}
+GOOD = ["python:3.11", *sorted(set(IMAGES) - BREAKS_SESSIONS)]
+
+
+@pytest.fixture
+async def boot(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Boot]:
+    """Rents a machine with an image, and waits until it has booted."""
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+
+    async def booted(image: str) -> Machine:
+        made = Machine(simulator, vast, tmp_path)
+        await made.boot(image)
+        return made
+
+    yield booted
+    await vast.close()
+
+
+async def ran(
+    machine: Machine, controller: tuple[Controller, str], folder: Path, *command: str
+) -> Driver:
+    """Lets a driver run a command, and returns it once it has ended."""
+    held, url = controller
+    held.answer = run(machine, machine.port, *command)
+    driver = Driver(folder, url, machine.key)
+    await driver.start()
+    await until(lambda: is_finished(held) or (held.reports and held.reports[-1].fault))
+    held.answer = EXIT
+    await driver.ended()
+    return driver
+
+
+@pytest.mark.parametrize("image", GOOD)
+async def test_a_workload_finds_the_images_environment_and_no_other(
+    image: str, boot: Boot, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """The image's variables and folder; of the provider's, what is no key of its own.
+
+    What the start-up files of root's shell print is not in its output.
+    """
+    chosen = IMAGES.get(image, Image())
+    machine = await boot(image)
+    show = "pwd; cat /proc/self/environ /dev/null"
+    driver = await ran(machine, controller, tmp_path, "sh", "-c", show)
+    folder, _, rest = driver.out.decode().partition("\n")
+    seen = dict(one.split("=", 1) for one in rest.split("\0") if one)
+
+    assert driver.outcome["exitCode"] == 0
+    assert folder == chosen.working_dir
+    assert {name: seen[name] for name in chosen.environment} == chosen.environment
+    assert seen["HOME"] == chosen.environment.get("HOME", chosen.home)
+    assert seen["PATH"] == chosen.environment.get("PATH", DEBIAN_PATH)
+    assert seen["CONTAINER_ID"] == str(machine.number)
+    shells = {"PWD", "SHLVL", "OLDPWD", "_", PROGRESS_VARIABLE}
+    providers = {"CONTAINER_ID", "VAST_CONTAINERLABEL", "GPU_COUNT", "PUBLIC_IPADDR", "HOSTNAME"}
+    known = {*chosen.environment, "HOME", "PATH", "DATA_DIRECTORY", *shells, *providers}
+    assert set(seen) <= known
+
+
+async def test_a_program_on_the_images_path_is_found(
+    boot: Boot, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """An SSH session does not have that path."""
+    driver = await ran(await boot("vastsim/trainer:1"), controller, tmp_path, "trainer")
+
+    assert driver.out == b"trained with /opt/trainer in /opt/trainer as root\n"
+
+
+async def test_the_images_own_python_runs(
+    boot: Boot, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """Only that one has the package that the job needs."""
+    script = "import torch; print(torch.cuda.is_available())"
+    machine = await boot("pytorch/pytorch:2.3.1-cuda12.1-cudnn8-runtime")
+    driver = await ran(machine, controller, tmp_path, "python", "-c", script)
+
+    assert driver.out == b"True\n"
+
+
+async def test_start_up_files_that_end_every_session_are_the_images_fault(
+    boot: Boot, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """It is told soon, and what ends them is told, too."""
+    await ran(await boot("vastsim/exits"), controller, tmp_path, "true")
+    last = controller[0].reports[-1]
+
+    assert (last.fault, last.outcome) == ("ImageUnusable", None)
+    assert "start-up files of root's shell end the session" in last.message
+    assert last.message.endswith("change the image so that a shell without a terminal starts")
+
+
+async def test_the_key_is_put_back_when_somebody_rewrites_the_list(
+    boot: Boot, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """The provider may do so hours later, and so may the workload."""
+    machine = await boot("python:3.11")
+    remove = "rm -r ~/.ssh; mkdir -m 777 ~/.ssh; echo others > ~/.ssh/authorized_keys; chmod 777 ~"
+    driver = await ran(machine, controller, tmp_path, "sh", "-c", remove)
+
+    async def lets_in() -> bool:
+        # Until it is the watchdog's turn it refuses; then it hangs up on who comes too often.
+        with suppress(LoginRefused, MachineUnreachable):
+            async with machine.connected() as connection:
+                return await connection.run("cat ~/.ssh/authorized_keys") != b""
+        await asyncio.sleep(2)
+        return False
+
+    async with asyncio.timeout(240):
+        while not await lets_in():
+            pass
+    assert driver.outcome["exitCode"] == 0
