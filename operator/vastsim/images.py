@@ -12,7 +12,7 @@ DEBIAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BANNER = "echo 'Welcome. This container is for authorized users only.'\n"
 TRAINER = '#!/bin/sh\necho "trained with $TRAINER_HOME in $PWD as $(id -un)"\n'
 CONDA_PYTHON = """#!/bin/sh
-PYTHONPATH=/opt/conda/lib exec /usr/bin/python3 "$@"
+PATH=/usr/local/bin:/usr/bin PYTHONPATH=/opt/conda/lib exec python3 "$@"
 """
 TORCH = """
 class cuda:

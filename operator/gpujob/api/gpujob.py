@@ -441,7 +441,10 @@ class GpuJobSpec(Model):
             min_length=1,
             max_length=1024,
             pattern="^[!-~]+$",  # not `\s`: regex engines differ in what it matches
-            description="Container image to run on the rented machine.",
+            description="Container image to run on the rented machine. Its variables, PATH and "
+            "working folder apply; its entrypoint and user do not: the command runs as root. It "
+            "needs a shell, the usual tools, one of curl, python3, wget and perl, and an SSH "
+            "server or apt-get to install one.",
             examples=["pytorch/pytorch:2.4.0-cuda12.4-cudnn9-runtime"],
         ),
     ]
@@ -464,15 +467,19 @@ class GpuJobSpec(Model):
     ] = ()
     env: Annotated[
         tuple[EnvVar, ...],
-        Field(max_length=256, description="Environment variables of the workload."),
+        Field(
+            max_length=256,
+            description="Environment variables of the workload, in place of the image's of the "
+            "same name.",
+        ),
     ] = ()
     working_dir: Annotated[
         str | None,
         Field(
             max_length=1024,
             pattern="^/",
-            description="Folder on the machine in which the command starts. Default: the home "
-            "folder.",
+            description="Folder on the machine in which the command starts; it is made if it is "
+            "not there. Default: the image's.",
             examples=["/workspace"],
         ),
     ] = None
