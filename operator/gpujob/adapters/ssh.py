@@ -195,7 +195,7 @@ class Connection:
     ) -> AsyncIterator["tuple[asyncssh.SSHClientProcess[bytes], Output]"]:
         """Starts a script, and waits until it has begun."""
         begin = secrets.token_hex(16)
-        command = f"exec /bin/sh -c {shlex.quote(f'echo {begin}{chr(10)}{script}')}"
+        command = f"exec sh -c {shlex.quote(f'echo {begin}{chr(10)}{script}')}"
         with _translated():
             async with asyncio.timeout(timeout_seconds):
                 process = await self._connection.create_process(
