@@ -189,6 +189,21 @@ async def test_a_channel_that_is_never_opened_is_given_up(tmp_path: Path) -> Non
                 pass
 
 
+async def test_a_line_is_never_compressed(tmp_path: Path) -> None:
+    """One packet of it could become a thousand times as long in memory."""
+    host = asyncssh.generate_private_key("ssh-ed25519")
+    new_key(tmp_path / "key")
+    compression = {"compression_algs": ["zlib@openssh.com", "zlib"]}
+    server = await asyncssh.create_server(
+        Mute, "127.0.0.1", 0, server_host_keys=[host], **compression
+    )
+    shown = host.export_public_key("openssh").decode().strip()
+    async with server:
+        with pytest.raises(MachineUnreachable, match="compression"):
+            async with connect("127.0.0.1", server.get_port(), "root", tmp_path / "key", shown):
+                pass
+
+
 async def test_another_host_key_is_not_accepted(machine: Machine) -> None:
     """Never trust on first use."""
     other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHCjEzNEDKQ3UTnQHzVz0CKCeTTnPIQRf2zOEIyqmtVr"
