@@ -60,7 +60,7 @@ class Worker:
 
     def __init__(self, settings: DriverSettings) -> None:
         self._settings = settings
-        self._claims = Claims(settings.data)
+        self._claims = Claims(settings.data, settings.state_dir)
         self._output = Output(settings, self._claims.uploads)
         self.findings = Findings(data_problem=self._claims.problem)
         self._assignment = Assignment(version=1, instruction=Instruction.WAIT)
@@ -205,9 +205,7 @@ class Worker:
         if claims.has_any_for_itself:
             found.ended = outcome
             found.phase = WorkloadPhase.DELIVERING
-            await self._alongside(
-                connection, run, claims.fetch(connection, succeeded=outcome.exit_code == 0)
-            )
+            await self._alongside(connection, run, claims.fetch(connection, outcome))
         lost = "; ".join(words for words in (claims.lost, self._output.lost) if words)
         self._finish(outcome.model_copy(update={"lost": in_words(lost)}))
 
