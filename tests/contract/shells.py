@@ -91,7 +91,8 @@ class ShellMachine:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+                # asyncio waits for the end of a pipe, too, which nobody reads any more.
+                await process.communicate()
         session.exit(process.returncode or 0)
 
 

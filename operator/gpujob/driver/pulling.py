@@ -47,6 +47,8 @@ from gpujob.driver.listing import (
 from gpujob.driver.places import Place, finish, is_same, part_name
 from gpujob.driver.state import SETTLE_BYTES, settle
 
+WRITE_BYTES = 1 << 20
+"""Bytes that are written at once: to hand fewer to a thread takes longer than to write them."""
 SETTLED_SECONDS = 2
 """Times of files are in whole seconds: a file that has changed within this time may change again
 without getting another time."""
@@ -311,11 +313,16 @@ class _Pulling:
         stream.seek(at)
         stream.truncate()
         script = _READ.replace("@FROM@", str(at + 1))
-        at += await self._written(script, entry, entry.size - at, stream, digest)
-        await asyncio.to_thread(os.fsync, stream.fileno())
-        right = await remote_sum(self.connection, self.path, entry.name)
-        if at != entry.size or digest.hexdigest() != right:
-            raise Changed
+        # Two readings at the same time that agree are of one and the same file.
+        right = asyncio.create_task(remote_sum(self.connection, self.path, entry.name))
+        try:
+            at += await self._written(script, entry, entry.size - at, stream, digest)
+            await asyncio.to_thread(os.fsync, stream.fileno())
+            if at != entry.size or digest.hexdigest() != await right:
+                raise Changed
+        finally:
+            right.cancel()
+            await asyncio.gather(right, return_exceptions=True)
 
     async def _is_there(self, folder: int, last: bytes, entry: Entry) -> bool:
         """Whether a file that looks the same is the same."""
@@ -338,40 +345,50 @@ class _Pulling:
         self, script: str, entry: Entry, count: int, file: FileIO, digest: "hashlib._Hash"
     ) -> int:
         """Writes what a script prints, at most `count` bytes; returns how many came."""
-        came = unsettled = 0
+        came = waiting = unsettled = 0
+        chunks: list[memoryview] = []
         writing: asyncio.Task[None] | None = None
+        settling: asyncio.Task[None] | None = None
         script = script.replace("@PATH@", shlex.quote(self.path))
         text = spelled(entry.name)
         try:
             async with aclosing(printed(self.connection, script, text, count)) as stream:
                 async for data in stream:
-                    chunk = memoryview(data)[: count - came]
-                    self.allowance.take(len(chunk))
-                    came += len(chunk)
-                    unsettled += len(chunk)
+                    chunks.append(memoryview(data)[: count - came])
+                    self.allowance.take(len(chunks[-1]))
+                    came += len(chunks[-1])
+                    waiting += len(chunks[-1])
+                    if waiting < WRITE_BYTES and came < count:
+                        continue
                     if writing is not None:
                         await writing
-                    # The next bytes are received and decrypted meanwhile.
-                    syncs = unsettled >= SETTLE_BYTES
-                    writing = asyncio.create_task(_write(file, chunk, digest, syncs=syncs))
-                    unsettled = 0 if syncs else unsettled
+                    # The next bytes are received and decrypted while these are written, and while
+                    # those before them reach their disk.
+                    writing = asyncio.create_task(asyncio.to_thread(_write, file, chunks, digest))
+                    unsettled += waiting
+                    chunks, waiting = [], 0
+                    if unsettled >= SETTLE_BYTES:
+                        if settling is not None:
+                            await settling
+                        settling = asyncio.create_task(asyncio.to_thread(settle, file.fileno()))
+                        unsettled = 0
         finally:
-            if writing is not None:
-                await writing
+            tasks = [task for task in (writing, settling) if task is not None]
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+        for failed in done:
+            if isinstance(failed, BaseException):
+                raise failed
+        await asyncio.to_thread(_write, file, chunks, digest)
         return came
 
 
-async def _write(file: FileIO, chunk: memoryview, digest: "hashlib._Hash", *, syncs: bool) -> None:
+def _write(file: FileIO, chunks: Sequence[memoryview], digest: "hashlib._Hash") -> None:
     # A thread outlives its task: it may find the file closed, but never another one in its place.
-    def write() -> None:
+    for chunk in chunks:
         digest.update(chunk)
         view = chunk
         while view:
             view = view[file.write(view) :]
-        if syncs:
-            settle(file.fileno())
-
-    await asyncio.to_thread(write)
 
 
 def _created(part: bytes, folder: int) -> int:
