@@ -151,6 +151,8 @@ async def test_inputs_come_and_outputs_go(
     assert (outcome.exit_code, outcome.lost) == (3, "")
     ended = [report.ended.exit_code for report in held.reports if report.ended]
     assert set(ended) <= {3}
+    assert held.reports[0].copy_idle_seconds is None
+    assert held.reports[-1].copy_idle_seconds is not None
 
 
 async def test_a_cut_line_and_a_killed_driver_lose_no_file(

@@ -381,8 +381,10 @@ class Data(Model):
             le=86_400,
             description="Seconds from the moment when the workload is told to stop until its "
             "outputs, checkpoint and log are copied. A third of them is for the workload to end "
-            "by itself. This time is paid for and is part of the cost estimate. Default: the "
-            "operator's drainSeconds, 30.",
+            "by itself. Once it has ended, copying goes on for longer while bytes come and the "
+            "attempt's share of the ceiling pays for it; then this is how long none may come. This "
+            "time is paid for and is part of the cost estimate. Default: the operator's "
+            "drainSeconds, 30.",
             examples=[600],
         ),
     ] = None

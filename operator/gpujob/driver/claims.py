@@ -90,6 +90,12 @@ class Claims:
         self._ended_at: float | None = None
 
     @property
+    def flowed_at(self) -> float | None:
+        """Monotonic time at which bytes were last copied; None = none were."""
+        latest = max(self.downloads.flowed_at, self.uploads.flowed_at)
+        return latest if latest > float("-inf") else None
+
+    @property
     def has_any_for_the_machine(self) -> bool:
         """Whether the machine needs files or folders before the workload starts."""
         return bool(self._plan.inputs or self.has_any_for_itself)

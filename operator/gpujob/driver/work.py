@@ -72,6 +72,12 @@ class Worker:
         self._sampled_at = float("-inf")
         self._refused_since: float | None = None
 
+    @property
+    def copy_idle_seconds(self) -> float | None:
+        """Time since bytes of files were last copied; None = none were."""
+        flowed_at = self._claims.flowed_at
+        return None if flowed_at is None else time.monotonic() - flowed_at
+
     async def take(self, assignment: Assignment) -> None:
         """Takes an assignment. With another machine or another run, the work starts over."""
         if assignment != self._assignment:
