@@ -26,7 +26,8 @@ from tests.contract.test_machines import Machine
 from gpujob.adapters.errors import MachineError
 from gpujob.api.data import Copy, DataPlan
 from gpujob.api.transport import MACHINE_FOLDER, Outcome
-from gpujob.driver import files
+from gpujob.driver import claims, pulling
+from gpujob.driver.files import Allowance
 from gpujob.driver.state import settle
 
 __all__ = ["controller", "machine"]
@@ -76,6 +77,8 @@ class Case:
     ) -> None:
         self.claims = folder / "claims"
         self.there = home / "work"
+        self.seen = machine.seen(self.there)
+        """The same folder, as it is reached from here."""
         plan: dict[str, Any] = {
             "downloadBytesMax": 10**9,
             "uploadBytesMax": 10**9,
@@ -134,7 +137,7 @@ async def test_inputs_come_and_outputs_go(
     held, url = controller
     case = await Case.on(machine, tmp_path, url)
     wanted = digests(filled(case.claims / "inputs"))
-    text = "cp -a inputs outputs; echo more > outputs/more; exit 3"
+    text = "cp -a inputs/. outputs; echo more > outputs/more; exit 3"
     held.answer = run(machine, machine.port, *case.command(text))
     await case.driver.start()
     await until(lambda: is_finished(held))
@@ -150,6 +153,8 @@ async def test_inputs_come_and_outputs_go(
     assert (outcome.exit_code, outcome.lost) == (3, "")
     ended = [report.ended.exit_code for report in held.reports if report.ended]
     assert set(ended) <= {3}
+    assert held.reports[0].copy_idle_seconds is None
+    assert held.reports[-1].copy_idle_seconds is not None
 
 
 async def test_a_cut_line_and_a_killed_driver_lose_no_file(
@@ -182,7 +187,7 @@ async def test_a_cut_line_and_a_killed_driver_lose_no_file(
         await case.driver.ended()
         cable.cut()
 
-    assert digests(outputs) == digests(case.there / "outputs")
+    assert digests(outputs) == digests(case.seen / "outputs")
     assert len(digests(outputs)) == 3
     assert left > 0
     log = (case.claims / "log/train-0-1.stdout").read_bytes()
@@ -201,9 +206,10 @@ async def test_a_checkpoint_outlives_its_machine(
     await case.driver.start()
     kept = case.claims / "checkpoint"
     await until(lambda: (kept / "old").exists() and (kept / "step").exists())
-    part = kept / ".0123.gpujob-part"
+    part = kept / ".gpujob/job/next/.0123.gpujob-part"
+    part.parent.mkdir(exist_ok=True)
     part.write_bytes(b"of a version that was never whole")
-    (case.there / "go").touch()
+    (case.seen / "go").touch()
     await until(lambda: not (kept / "old").exists() and not part.exists())
     await case.driver.kill()
     # Another machine: nothing of the first one is there.
@@ -326,7 +332,7 @@ async def test_a_log_on_a_claim_has_the_cap_of_files(
     held.answer = run(machine, machine.port, *case.command(text))
     await case.driver.start()
     await until(lambda: case.driver.out == b"one\n")
-    (case.there / "go").touch()
+    (case.seen / "go").touch()
     await until(lambda: is_finished(held))
     held.answer = EXIT
     await case.driver.ended()
@@ -355,7 +361,7 @@ async def test_what_an_earlier_pod_has_kept_is_not_carried_again(
     other = case.next_driver(GPUJOB_NODE_NAME="train-0-1")
     await other.start()
     await until(lambda: "stdout up to byte 4 is in train-0-1.stdout on its claim" in other.err)
-    (case.there / "go").touch()
+    (case.seen / "go").touch()
     await until(lambda: is_finished(held))
     held.answer = EXIT
     await other.ended()
@@ -373,14 +379,14 @@ async def test_what_waits_for_a_slow_claim_does_not_grow(
         time.sleep(0.2)
         settle(descriptor)
 
-    monkeypatch.setattr(files, "settle", slowly)
+    monkeypatch.setattr(pulling, "settle", slowly)
     copy = Copy(folder=str(tmp_path / "claim"), path="work")
     async with machine.connected() as connection:
         await connection.run("mkdir work; head -c 100000000 /dev/zero > work/large")
         tracemalloc.start()
         try:
-            allowance = files.Allowance(10**9, "")
-            problems = await files.pull(connection, copy, allowance, mirrors=False)
+            allowance = Allowance(10**9, "")
+            problems = await pulling.pull(connection, copy, allowance)
             _, most = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -396,12 +402,12 @@ async def pulled_with_find(
     """Pulls a folder whose files a machine lists so; returns the problems, and bytes of memory."""
     async with machine.connected() as connection:
         find = b"#!/bin/sh\n" + tells.encode()
-        await connection.run('cd "$HOME/../bin"; rm find; cat > find; chmod +x find', find)
+        await connection.run('cd /usr/local/bin; cat > find; chmod +x find', find)
         await connection.run("mkdir work")
         tracemalloc.start()
         try:
             copy = Copy(folder=str(folder / "claim"), path="work")
-            problems = await files.pull(connection, copy, files.Allowance(0, "x"), mirrors=True)
+            problems = await pulling.pull(connection, copy, Allowance(0, "x"))
             _, most = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -411,9 +417,9 @@ async def pulled_with_find(
 @pytest.mark.parametrize(
     ("tells", "problem"),
     [
-        ("seq -f '1 1 644 ./%.0f' 10000000", "work holds more than 100000 files"),
-        ("yes '1 1 644 ./x'", "work holds more than 100000 files"),
-        ("yes | tr -d '\\n'", "the list of the files in work is longer than 16777216 bytes"),
+        ("seq -f ./%.0f 10000000 | tr '\\n' '\\0'", "work holds more than 100000 files"),
+        ("yes ./x | tr '\\n' '\\0'", "work holds more than 100000 files"),
+        ("yes | tr -d '\\n'", "the list of the files in work is longer than 33554432 bytes"),
     ],
 )
 async def test_files_without_end_are_not_copied(
@@ -428,7 +434,10 @@ async def test_files_without_end_are_not_copied(
 
 async def test_many_files_are_copied_a_few_at_a_time(machine: Machine, tmp_path: Path) -> None:
     """Those that wait take no memory but for their names."""
-    tells = "seq -f '1 1 644 ./%.0f' 10000"
+    tells = (
+        "seq -f ./%.0f 10000 | tr '\\n' '\\0'; printf '\\0'; "
+        "yes '81a4 1 1 1 1' | head -n 10000; printf '\\0\\0'"
+    )
     problems, most = await pulled_with_find(machine, tmp_path, tells)
 
     assert len(problems) == 10_000
@@ -440,13 +449,13 @@ def test_too_many_files_of_ours_are_said_before_anything_is_rented(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine could not tell which of them it has."""
-    monkeypatch.setattr(files, "FILES_MAX", 8)
+    monkeypatch.setattr(claims, "FILES_MAX", 10)
     copy = Copy(folder=str(filled(tmp_path / "inputs")), path="work")
     plan = DataPlan(inputs=(copy,), download_bytes_max=10**9)
-    assert files.data_problem(plan) == ""
-    (tmp_path / "inputs/ninth").touch()
+    assert claims.data_problem(plan) == ""
+    (tmp_path / "inputs/one more").touch()
 
-    assert files.data_problem(plan) == "inputs holds more than 8 files"
+    assert claims.data_problem(plan) == "inputs holds more than 10 files"
 
 
 async def test_a_list_that_breaks_off_is_none(machine: Machine, tmp_path: Path) -> None:
@@ -455,7 +464,7 @@ async def test_a_list_that_breaks_off_is_none(machine: Machine, tmp_path: Path) 
     kept.parent.mkdir()
     kept.touch()
     with pytest.raises(MachineError, match="broke off"):
-        await pulled_with_find(machine, tmp_path, "echo '1 1 644 ./x'; kill $PPID; sleep 1")
+        await pulled_with_find(machine, tmp_path, "printf './x\\0'; kill $PPID; sleep 1")
 
     assert kept.exists()
 
@@ -474,7 +483,7 @@ async def test_each_sink_of_a_log_goes_on_where_it_was(
     await case.driver.kill()
     os.truncate(kept, 2)
     await case.driver.start()
-    (case.there / "go").touch()
+    (case.seen / "go").touch()
     await until(lambda: is_finished(held))
     held.answer = EXIT
     await case.driver.ended()
@@ -493,8 +502,8 @@ async def test_what_was_begun_wrongly_is_copied_anew(machine: Machine, tmp_path:
     async with machine.connected() as connection:
         fill = "head -c 1000 /dev/urandom > work/x; touch -d @1000000000 work/x"
         await connection.run(f"mkdir work; {fill}")
-        allowance = files.Allowance(10**9, "")
-        problems = await files.pull(connection, copy, allowance, mirrors=True)
+        allowance = Allowance(10**9, "")
+        problems = await pulling.pull(connection, copy, allowance)
         right = await connection.run("cat work/x")
 
     assert problems == ()

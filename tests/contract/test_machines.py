@@ -96,6 +96,10 @@ class Machine:
         async with connect("127.0.0.1", self.port, "root", self.key, self.host_key) as connection:
             yield connection
 
+    def seen(self, path: Path) -> Path:
+        """Returns where a file of the machine, while it runs, is reached from here."""
+        return Path(f"/proc/{min(self.processes())}/root", path.relative_to("/"))
+
     def processes(self) -> list[int]:
         """Returns what runs on it, by the root of each process: the machine's own folder."""
         root = re.compile(
@@ -194,6 +198,21 @@ async def test_a_channel_that_is_never_opened_is_given_up(tmp_path: Path) -> Non
             await connection.run("true", timeout_seconds=0.2)
         with pytest.raises(MachineUnreachable, match="Timeout"):
             async with connection.open("true", timeout_seconds=0.2):
+                pass
+
+
+async def test_a_line_is_never_compressed(tmp_path: Path) -> None:
+    """One packet of it could become a thousand times as long in memory."""
+    host = asyncssh.generate_private_key("ssh-ed25519")
+    new_key(tmp_path / "key")
+    compression = {"compression_algs": ["zlib@openssh.com", "zlib"]}
+    server = await asyncssh.create_server(
+        Mute, "127.0.0.1", 0, server_host_keys=[host], **compression
+    )
+    shown = host.export_public_key("openssh").decode().strip()
+    async with server:
+        with pytest.raises(MachineUnreachable, match="compression"):
+            async with connect("127.0.0.1", server.get_port(), "root", tmp_path / "key", shown):
                 pass
 
 

@@ -59,3 +59,38 @@ def test_what_only_caches_files_is_free(
     measured = parse_measure(done.stdout)
 
     assert (measured.memory_mib, measured.memory_free_mib) == (memory_mib, free_mib)
+
+
+HONEST = {
+    "gpu": "NVIDIA RTX 4090, 24564",
+    "cuda": "12.4",
+    "cores": "16",
+    "memory": "65536000",
+    "free": "60000000",
+    "limit": "8388608000",
+    "used": "1000",
+    "cached": "500",
+    "disk": "100000000 90000000",
+    "write": "67108864 100.00 101.00",
+    "client": "curl",
+}
+
+
+@pytest.mark.parametrize(
+    "number", ["9" * 400, "9" * 5000, "-1", "1e999", "nan", "inf", "٣", "1" * 19, "", " ", "0x10"]
+)
+@pytest.mark.parametrize("key", [key for key in HONEST if key != "client"])
+def test_no_number_of_a_machine_ends_the_driver(key: str, number: str) -> None:
+    """It is bounded, left out, or not understood."""
+    said = HONEST | {key: HONEST[key].replace(HONEST[key].split()[-1], number)}
+    if key in ("write", "disk"):
+        said[key] = " ".join([number, *HONEST[key].split()[1:]])
+    try:
+        measured = parse_measure("".join(f"{k} {v}\n" for k, v in said.items()).encode())
+    except ValueError:
+        return
+
+    assert measured.wire()
+    assert 0 <= measured.memory_free_mib <= measured.memory_mib <= 2**53
+    assert all(0 <= gpu.memory_mib <= 2**53 for gpu in measured.gpus)
+    assert 0 <= measured.disk_write_mbps <= 1e6

@@ -259,6 +259,8 @@ async def connect(
             known_hosts=trusted,
             server_host_key_algs=["ssh-ed25519"],
             encryption_algs=CIPHERS,
+            # One packet of a compressed line may become a thousand times as long in memory.
+            compression_algs=["none"],
             preferred_auth="publickey",
             agent_path=None,
             config=None,

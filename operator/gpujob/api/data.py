@@ -16,7 +16,7 @@ class Copy(Model):
 
     folder: Annotated[str, Field(pattern="^/")]
     path: Annotated[str, Field(min_length=1)]
-    """Relative to the machine's home folder unless it begins with /."""
+    """Relative to the home folder on the machine unless it begins with /."""
     optional: bool = True
     """Whether a workload that succeeds may leave no file there."""
 
@@ -24,6 +24,8 @@ class Copy(Model):
 class DataPlan(Model):
     """Everything that must be copied."""
 
+    job: Annotated[str, Field(pattern="^[A-Za-z0-9-]{1,64}$")] = "job"
+    """The job's uid: what its drivers have written on a claim is told from all else by it."""
     inputs: tuple[Copy, ...] = ()
     outputs: tuple[Copy, ...] = ()
     checkpoint: Copy | None = None

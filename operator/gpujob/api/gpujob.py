@@ -289,8 +289,8 @@ class Claim(Model):
 class Copied(Claim):
     """A folder on a claim and a folder on the machine; one is copied to the other.
 
-    Regular files are copied with the folders that they are in. Links and empty folders are not
-    copied.
+    Files are copied with their times and rights, and with all folders. Symbolic links are copied if
+    they are relative and lead to a place in the folder; pipes, sockets and devices are left out.
     """
 
     path: Annotated[
@@ -299,7 +299,8 @@ class Copied(Claim):
             max_length=1024,
             pattern=MACHINE_PATH,
             description="Folder on the machine. A path that does not begin with / is relative to "
-            "the home folder.",
+            "workingDir, or to the home folder if workingDir is not set. The folder exists when "
+            "the workload starts.",
             examples=["/workspace/out"],
         ),
     ]
@@ -327,9 +328,11 @@ class Checkpoint(Copied):
         Field(
             ge=30,
             le=86_400,
-            description="Seconds between two copies while the workload runs. The folder is copied "
-            "once more when the workload has ended, and to the machine of the next attempt before "
-            "the workload starts there.",
+            description="Seconds between two copies while the workload runs. A copy is taken once "
+            "no file is open for writing and none has changed for 10 s; a file that is open for "
+            "writing during a whole interval is left out. The folder is copied once more when the "
+            "workload has ended, and to the machine of the next attempt before the workload "
+            "starts there.",
             examples=[600],
         ),
     ] = 600
@@ -357,7 +360,10 @@ class Data(Model):
         Checkpoint | None,
         Field(
             description="Folder whose files are saved to a claim, and copied to the machine of "
-            "the next attempt."
+            "the next attempt. On the claim the files of the last whole copy have the names that "
+            "they have on the machine: a newer copy replaces them only when all of it is there. "
+            "The folder .gpujob beside them belongs to the operator. Only files that this job has "
+            "saved are ever removed."
         ),
     ] = None
     log: Annotated[
@@ -375,8 +381,10 @@ class Data(Model):
             le=86_400,
             description="Seconds from the moment when the workload is told to stop until its "
             "outputs, checkpoint and log are copied. A third of them is for the workload to end "
-            "by itself. This time is paid for and is part of the cost estimate. Default: the "
-            "operator's drainSeconds, 30.",
+            "by itself. Once it has ended, copying goes on for longer while bytes come and the "
+            "attempt's share of the ceiling pays for it; then this is how long none may come. This "
+            "time is paid for and is part of the cost estimate. Default: the operator's "
+            "drainSeconds, 30.",
             examples=[600],
         ),
     ] = None

@@ -200,6 +200,8 @@ class DriverReport(Model):
     log: LogPosition | None = None
     ended: Outcome | None = None
     """How the workload ended. Set with the phase `Delivering`."""
+    copy_idle_seconds: Seconds | None = None
+    """Time since bytes of files were last copied; None if none were."""
     outcome: Outcome | None = None
     """Set if and only if the phase is `Finished`: all output was copied, as far as possible."""
     fault: MachineFault | None = None

@@ -370,11 +370,13 @@ class Reconciler:
         heard = self._heard.get(uid)
         if heard is None or pod is None or heard.pod_uid != pod.uid:
             return None
-        age = heard.report.machine_contact_age_seconds
-        if age is None:
-            return heard.report
         silence = self._clock.monotonic() - heard.at
-        return heard.report.model_copy(update={"machine_contact_age_seconds": age + silence})
+        ages = {
+            name: age + silence
+            for name in ("machine_contact_age_seconds", "copy_idle_seconds")
+            if (age := getattr(heard.report, name)) is not None
+        }
+        return heard.report.model_copy(update=ages)
 
     async def _rent(
         self, key: Key, node: GpuNode, stored: Body, after: GpuNodeStatus, request: effects.Rent

@@ -3,6 +3,7 @@
 It needs `sh` and the tools of any image. What it cannot find out, it leaves out.
 """
 
+import re
 from collections.abc import Iterable
 
 from gpujob.api.transport import MACHINE_FOLDER, Gpu, Measured, WatchdogClient
@@ -60,6 +61,9 @@ MEASURE_SCRIPT = ALIVE + _SCRIPT.replace("@FOLDER@", MACHINE_FOLDER)
 
 MIB = 2**20
 GPUS_MAX = 64
+_DIGITS = re.compile(r"[0-9]{1,15}")
+"""Up to a petabyte in bytes. cgroups of version 1 write a longer number where there is no limit."""
+_SECONDS = re.compile(r"[0-9]{1,10}(\.[0-9]{1,9})?")
 
 
 def parse_measure(output: bytes) -> Measured:
@@ -78,28 +82,28 @@ def _measured(lines: Iterable[str]) -> Measured:
         key, _, value = line.partition(" ")
         if key == "gpu":
             name, _, size = value.rpartition(",")
-            if name and size.strip().isdecimal():
-                gpus.append(Gpu(name=in_words(name, 64), memory_mib=int(size)))
+            if name and _DIGITS.fullmatch(size.strip()):
+                gpus.append(Gpu(name=in_words(name, 64), memory_mib=_number(size)))
             else:
                 problem = in_words(value, 200)
         elif key == "gpu-problem":
             problem = in_words(value, 200) or "nvidia-smi failed without a message"
         else:
             facts[key] = value
-    memory = int(facts["memory"]) * 1024
-    free = int(facts.get("free", "0")) * 1024
+    memory = _number(facts["memory"]) * 1024
+    free = min(_number(facts.get("free", "0")) * 1024, memory)
     limit = facts.get("limit", "max").strip()
-    if limit.isdecimal() and int(limit) < memory:
-        memory = int(limit)
+    if _DIGITS.fullmatch(limit) and _number(limit) < memory:
+        memory = _number(limit)
         # The cache of files is given up when a process needs memory.
-        used = max(int(facts.get("used", "0")) - int(facts.get("cached", "0")), 0)
+        used = max(_number(facts.get("used", "0")) - _number(facts.get("cached", "0")), 0)
         free = min(free, max(memory - used, 0))
-    disk, disk_free = (int(number) // 1024 for number in facts["disk"].split())
+    disk, disk_free = (_number(number) // 1024 for number in facts["disk"].split())
     return Measured(
         gpus=tuple(gpus[:GPUS_MAX]),
         gpu_problem=problem,
         cuda_version=facts.get("cuda"),
-        cpu_cores=int(facts["cores"]),
+        cpu_cores=_number(facts["cores"]),
         memory_mib=memory // MIB,
         memory_free_mib=free // MIB,
         disk_mib=disk,
@@ -110,8 +114,17 @@ def _measured(lines: Iterable[str]) -> Measured:
     )
 
 
+def _number(text: str) -> int:
+    """Reads a number; raises ValueError for one that no machine has."""
+    if not _DIGITS.fullmatch(text.strip()):
+        raise ValueError(f"{text[:40]!r} is not a number that can be")
+    return int(text)
+
+
 def _speed(text: str) -> float:
     written, began, ended = text.split()
+    if not (_SECONDS.fullmatch(began) and _SECONDS.fullmatch(ended)):
+        raise ValueError(f"{text[:80]!r} is not a time that can be")
     # The clock has steps of this size.
     seconds = max(float(ended) - float(began), 0.01)
-    return min(int(written) / seconds / 1e6, 1e6)
+    return min(_number(written) / seconds / 1e6, 1e6)

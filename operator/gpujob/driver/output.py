@@ -8,7 +8,8 @@ from pathlib import Path
 from gpujob.adapters.errors import MachineError
 from gpujob.adapters.ssh import READ_BYTES, Connection
 from gpujob.api.words import in_words
-from gpujob.driver.files import Allowance, CopyError
+from gpujob.driver.files import Allowance
+from gpujob.driver.listing import CopyError
 from gpujob.driver.settings import DriverSettings
 from gpujob.driver.state import Kept, Printed, Sink
 from gpujob.driver.supervisor import follow_script

@@ -108,6 +108,7 @@ class Reporter:
             usage=run.meter.usage() if run else None,
             log=run.log if run else None,
             ended=found.ended if found.outcome is None else None,
+            copy_idle_seconds=self._worker.copy_idle_seconds,
             outcome=found.outcome,
             fault=found.fault,
             data_problem=found.data_problem,

@@ -19,7 +19,7 @@ def next_session(folder: Path) -> int:
         number = int(path.read_text()) + 1
     except (FileNotFoundError, ValueError):
         number = 1
-    _put(path, str(number))
+    put(path, str(number).encode())
     return number
 
 
@@ -29,14 +29,17 @@ def pinned_host_key(folder: Path, named: str) -> str:
     try:
         return path.read_text()
     except FileNotFoundError:
-        _put(path, named)
+        put(path, named.encode())
         return named
 
 
-def _put(path: Path, text: str) -> None:
+def put(path: Path, data: bytes) -> None:
     """Writes a file completely or not at all."""
     scratch = path.with_suffix(".new")
-    scratch.write_text(text)
+    with scratch.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
     scratch.replace(path)
 
 
@@ -59,37 +62,53 @@ class Sink(Protocol):
         ...
 
 
-class Printed:
-    """One of the driver's own streams, with a count of its bytes in memory that outlives it.
+class Counter:
+    """A number in memory that outlives the driver, in a file of its pod.
 
-    A driver may be killed at any moment. Between the printing of bytes and their being counted is
-    one store to memory, and no system call.
+    A driver may be killed at any moment. Between an act and its being counted is one store to
+    memory, and no system call.
     """
 
-    def __init__(self, target: int, folder: Path, name: str) -> None:
-        self._target = target
-        descriptor = os.open(folder / f"{name}.offset", os.O_RDWR | os.O_CREAT, 0o600)
+    def __init__(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             os.ftruncate(descriptor, _OFFSET.size)
             self._held = mmap.mmap(descriptor, _OFFSET.size)
         finally:
             os.close(descriptor)
 
+    @property
+    def value(self) -> int:
+        """The number; 0 at first."""
+        return int(_OFFSET.unpack_from(self._held)[0])
+
+    @value.setter
+    def value(self, value: int) -> None:
+        _OFFSET.pack_into(self._held, 0, value)
+
+
+class Printed:
+    """One of the driver's own streams, with a count of its bytes that outlives it."""
+
+    def __init__(self, target: int, folder: Path, name: str) -> None:
+        self._target = target
+        self._count = Counter(folder / f"{name}.offset")
+
     def skip_to(self, value: int) -> None:
         """Counts the bytes before this one as printed."""
-        _OFFSET.pack_into(self._held, 0, value)
+        self._count.value = value
 
     @property
     def value(self) -> int:
         """How many bytes were printed."""
-        return int(_OFFSET.unpack_from(self._held)[0])
+        return self._count.value
 
     def write(self, data: bytes | memoryview) -> None:
         """Prints bytes and counts them."""
         view = memoryview(data)
         while view:
             written = os.write(self._target, view)
-            _OFFSET.pack_into(self._held, 0, self.value + written)
+            self._count.value += written
             view = view[written:]
 
 

@@ -67,7 +67,7 @@ class Worker:
 
     def __init__(self, settings: DriverSettings) -> None:
         self._settings = settings
-        self._claims = Claims(settings.data)
+        self._claims = Claims(settings.data, settings.state_dir)
         self._output = Output(settings, self._claims.uploads)
         self.findings = Findings(data_problem=self._claims.problem)
         self._assignment = Assignment(version=1, instruction=Instruction.WAIT)
@@ -78,6 +78,12 @@ class Worker:
         self._working: asyncio.Task[None] | None = None
         self._sampled_at = float("-inf")
         self._refused_since: float | None = None
+
+    @property
+    def copy_idle_seconds(self) -> float | None:
+        """Time since bytes of files were last copied; None = none were."""
+        flowed_at = self._claims.flowed_at
+        return None if flowed_at is None else time.monotonic() - flowed_at
 
     async def take(self, assignment: Assignment) -> None:
         """Takes an assignment. With another machine or another run, the work starts over."""
@@ -231,9 +237,7 @@ class Worker:
         if claims.has_any_for_itself:
             found.ended = outcome
             found.phase = WorkloadPhase.DELIVERING
-            await self._alongside(
-                connection, run, claims.fetch(connection, succeeded=outcome.exit_code == 0)
-            )
+            await self._alongside(connection, run, claims.fetch(connection, outcome))
         lost = "; ".join(words for words in (claims.lost, self._output.lost) if words)
         self._finish(outcome.model_copy(update={"lost": in_words(lost)}))
 

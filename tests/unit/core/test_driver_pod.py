@@ -68,6 +68,33 @@ def test_what_is_copied_is_told_as_it_was_written() -> None:
     assert (plan.download_bytes_max, plan.upload_bytes_max) == (3 * 10**9, 2 * 10**9)
 
 
+@pytest.mark.parametrize(
+    ("working_dir", "path", "found"),
+    [
+        (None, "out", "out"),
+        (None, "/out", "/out"),
+        ("/workspace", "out/a", "/workspace/out/a"),
+        ("/workspace/", "out", "/workspace/out"),
+        ("/", "out", "/out"),
+        ("/workspace", "/out", "/out"),
+    ],
+)
+def test_a_relative_path_is_below_the_working_folder(
+    working_dir: str | None, path: str, found: str
+) -> None:
+    """Where the command finds it, too; without one, below the home folder."""
+    claim = {"claimName": "c", "path": path}
+    data = {"inputs": [claim], "outputs": [claim], "checkpoint": claim}
+    job = a_job(a_spec(data=data, workingDir=working_dir), RECORDED)
+    container = driver_pod(node_observation(job=job))["spec"]["containers"][0]
+    plan = DataPlan.model_validate_json(variables(container)[VARIABLE])
+
+    assert plan.checkpoint is not None
+    copies = (*plan.inputs, *plan.outputs, plan.checkpoint)
+    assert [copy.path for copy in copies] == [found] * 3
+    assert plan.job == job.metadata.uid
+
+
 def test_a_job_without_files_mounts_no_claim() -> None:
     """Nor is anything told of copying."""
     spec = pod({})

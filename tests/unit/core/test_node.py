@@ -110,10 +110,10 @@ def test_a_machine_that_was_away_fails_no_workload_whose_files_are_copied() -> N
     assert (plan.status.stop.reason, plan.status.stop.exit_code) == ("Outbid", None)
 
 
-def delivering(exit_code: int) -> Any:
+def delivering(exit_code: int, **more: Any) -> Any:
     """A driver whose workload has ended, and whose files are being copied."""
     ended = Outcome(exit_code=exit_code, run_seconds=15)
-    return a_report(phase=WorkloadPhase.DELIVERING, run_seconds=15.0, ended=ended)
+    return a_report(phase=WorkloadPhase.DELIVERING, run_seconds=15.0, ended=ended, **more)
 
 
 def delivered(seconds: float = -5, **changes: Any) -> dict[str, Any]:
@@ -771,6 +771,44 @@ TABLE = [
         "nor is one whose files take too long",
         node_observation(delivered(-30), world=listed(), report=delivering(0)),
         Reason.OUTPUT_LOST,
+        [],
+    ),
+    (
+        "they may take long, as long as they come",
+        node_observation(
+            delivered(-3000) | {"rent": marker(-4000, moneyDeadlineSeconds=4001)},
+            world=listed(),
+            report=delivering(0, copy_idle_seconds=29.0),
+        ),
+        Reason.DELIVERING,
+        [],
+    ),
+    (
+        "not longer, if they come no more",
+        node_observation(
+            delivered(-3000) | {"rent": marker(-4000, moneyDeadlineSeconds=9000)},
+            world=listed(),
+            report=delivering(0, copy_idle_seconds=30.0),
+        ),
+        Reason.OUTPUT_LOST,
+        [],
+    ),
+    (
+        "nor longer than is paid for",
+        node_observation(
+            delivered(-3000) | {"rent": marker(-4000, moneyDeadlineSeconds=4000)},
+            world=listed(),
+            report=delivering(0, copy_idle_seconds=0.0),
+        ),
+        Reason.OUTPUT_LOST,
+        [],
+    ),
+    (
+        "a workload that does not end is given no time for its files",
+        node_observation(
+            stopping(-30), world=listed(), report=RUNS.model_copy(update={"copy_idle_seconds": 0.0})
+        ),
+        Reason.DEADLINE_EXCEEDED,
         [],
     ),
     (

@@ -1,10 +1,11 @@
 """The driver pod: restricted Pod Security profile, no capability, and no token but the driver's."""
 
 import json
+from pathlib import PurePosixPath
 from typing import Any
 
 from gpujob.api.data import FOLDER, VARIABLE, Copy, DataPlan
-from gpujob.api.gpujob import Data, EnvVar
+from gpujob.api.gpujob import Data, EnvVar, GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import (
     LABEL_COMPONENT,
@@ -64,7 +65,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
         settings["GPUJOB_PORTS"] = ",".join(
             f"{listened}:{port}" for listened, port in carried(job.spec).items()
         )
-    plan, mounts = _copies(job.spec.data)
+    plan, mounts = _copies(job)
     if mounts:
         settings[VARIABLE] = json.dumps(plan.wire())
     return {
@@ -154,8 +155,11 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
     }
 
 
-def _copies(data: Data) -> tuple[DataPlan, list[dict[str, Any]]]:
+def _copies(job: GpuJob) -> tuple[DataPlan, list[dict[str, Any]]]:
     """Returns what the driver copies, and where the claims for it are mounted."""
+    data = job.spec.data
+    # An absolute path stays as it is.
+    base = PurePosixPath(job.spec.working_dir or "")
     places = [
         *((f"inputs-{at}", claim) for at, claim in enumerate(data.inputs)),
         *((f"outputs-{at}", claim) for at, claim in enumerate(data.outputs)),
@@ -173,16 +177,21 @@ def _copies(data: Data) -> tuple[DataPlan, list[dict[str, Any]]]:
         if claim is not None
     ]
     plan = DataPlan(
+        job=job.metadata.uid,
         inputs=tuple(
-            Copy(folder=f"{FOLDER}/inputs-{at}", path=claim.path)
+            Copy(folder=f"{FOLDER}/inputs-{at}", path=str(base / claim.path))
             for at, claim in enumerate(data.inputs)
         ),
         outputs=tuple(
-            Copy(folder=f"{FOLDER}/outputs-{at}", path=claim.path, optional=claim.optional)
+            Copy(
+                folder=f"{FOLDER}/outputs-{at}",
+                path=str(base / claim.path),
+                optional=claim.optional,
+            )
             for at, claim in enumerate(data.outputs)
         ),
         checkpoint=(
-            Copy(folder=f"{FOLDER}/checkpoint", path=data.checkpoint.path)
+            Copy(folder=f"{FOLDER}/checkpoint", path=str(base / data.checkpoint.path))
             if data.checkpoint
             else None
         ),

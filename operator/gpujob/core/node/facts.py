@@ -122,12 +122,19 @@ def drain_seconds(seen: NodeObservation) -> float:
 
 
 def stop_seconds_left(seen: NodeObservation) -> float:
-    """Returns how long a workload that must stop, and the copying of its files, may still take."""
+    """Returns how long a workload that must stop, and the copying of its files, may still take.
+
+    Once the workload has ended, its files may take as long as they come and are paid for: what is
+    lost here was paid for already. The time to drain is then how long nothing may come.
+    """
     status, drain = seen.node.status, drain_seconds(seen)
     assert status.stop is not None, "asked only once the stop is stored"
     left = drain - (seen.world.now - status.stop.at).total_seconds()
     if status.rent is None:
         return left
+    report = present_report(seen)
+    if report and report.ended and report.copy_idle_seconds is not None:
+        left = max(left, drain - report.copy_idle_seconds)
     # If somebody set the clock back, this still allows no more time than is paid for.
     return min(left, drain, status.rent.money_deadline_seconds - paid_seconds(seen))
 
