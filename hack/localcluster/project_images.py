@@ -35,12 +35,13 @@ MACHINE_PACKAGES = (
     *BASE_PACKAGES,
     "dash",
     "bash",
-    "busybox",
+    "busybox-static",
     "coreutils",
     "curl",
     "findutils",
     "grep",
     "gzip",
+    "mksh",
     "openssh-client",
     "openssh-server",
     "perl",
@@ -50,7 +51,8 @@ MACHINE_PACKAGES = (
     "util-linux",
     "wget",
 )
-"""Rented machines run in the simulator's container, so it needs a shell and its tools."""
+"""Rented machines are containers laid over the simulator's own file system: an SSH server, shells,
+and the tools of nearly every image."""
 
 UNWANTED = ("debconf", "dpkg", "openssl", "tar")
 """Packages that only maintainer scripts need, which are never run."""
@@ -161,6 +163,7 @@ def machine_root() -> Path:
     if target.exists():
         return target
     ensure_packages()
+    # Two at once would make it twice.
     with locked("images"):
         if not target.exists():
             target.parent.mkdir(exist_ok=True)
@@ -169,6 +172,14 @@ def machine_root() -> Path:
                 _extract(_root(*recipe), root)
                 root.rename(target)
     return target
+
+
+def shells() -> tuple[str, ...]:
+    """Returns the shells that images have as `sh`, as far as they are here."""
+    programs = cache() / "machines" / _layer_of(*RECIPES[SIMULATOR].root).stem / "usr/bin"
+    static = (programs / "busybox", programs / "mksh-static")
+    every = (Path("/usr/bin/dash"), Path("/usr/bin/bash"), *static)
+    return tuple(str(one) for one in every if one.exists())
 
 
 def built(target: Path, tags: tuple[str, ...] = (OPERATOR, DRIVER, SIMULATOR)) -> list[Path]:

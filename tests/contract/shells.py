@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -12,6 +11,7 @@ from typing import Any
 import asyncssh
 
 from gpujob.adapters.ssh import Connection, connect
+from localcluster.project_images import machine_root
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
@@ -110,11 +110,9 @@ async def _pump(source: Any, target: Any, *, closes: bool = False) -> bool:
     return True
 
 
-def busybox_tools(folder: Path) -> str | None:
-    """Makes a folder with busybox's tools only; returns it as a PATH, or None."""
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        return None
+def busybox_tools(folder: Path) -> str:
+    """Makes a folder with busybox's tools only; returns it as a PATH."""
+    busybox = machine_root() / "usr/bin/busybox"
     folder.mkdir()
     names = "sh cat chmod date find head ls mkdir mv printf readlink rm rmdir sha256sum stat tail"
     for name in [*names.split(), "tar", "touch", "wc", "xargs", "dd", "sleep", "ln", "mkfifo"]:

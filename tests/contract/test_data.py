@@ -402,7 +402,7 @@ async def pulled_with_find(
     """Pulls a folder whose files a machine lists so; returns the problems, and bytes of memory."""
     async with machine.connected() as connection:
         find = b"#!/bin/sh\n" + tells.encode()
-        await connection.run('cd /usr/local/bin; cat > find; chmod +x find', find)
+        await connection.run("cd /usr/local/bin; cat > find; chmod +x find", find)
         await connection.run("mkdir work")
         tracemalloc.start()
         try:

@@ -62,12 +62,13 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path) -> ShellMachine:
     folder = tmp_path / "machine"
     kind = request.param
     if kind == "bash":
-        return ShellMachine(folder, shell=("/bin/bash",))
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        (tools / "sh").symlink_to("/bin/bash")
+        return ShellMachine(folder, shell=("/bin/bash",), tools=f"{tools}:/usr/bin:/bin")
     if kind == "busybox":
-        tools = busybox_tools(tmp_path / "tools")
-        if tools is None:
-            pytest.skip("busybox is not installed")
-        return ShellMachine(folder, shell=(f"{tools}/sh",), tools=tools)
+        only = busybox_tools(tmp_path / "tools")
+        return ShellMachine(folder, shell=(f"{only}/sh",), tools=only)
     if kind == "nobody":
         for parent in (tmp_path, *tmp_path.parents):
             if parent.owner() == "root" and parent != Path("/tmp"):

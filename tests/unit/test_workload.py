@@ -4,7 +4,6 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shutil import which
 
 import pytest
 from hypothesis import given, settings
@@ -12,9 +11,9 @@ from hypothesis import strategies as st
 from tests.here import here
 
 from gpujob.driver.supervisor import PROGRESS_VARIABLE, launch_script, work_text
+from localcluster.project_images import shells
 
-SHELLS = tuple(path for name in ("dash", "bash", "busybox", "mksh") if (path := which(name)))
-"""Images have one of these as `sh`."""
+SHELLS = shells()
 
 SHELLS_OWN = (
     *("UID", "EUID", "PPID", "PWD", "OLDPWD", "SHLVL", "IFS", "LINENO", "RANDOM", "SECONDS"),

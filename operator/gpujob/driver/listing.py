@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-import asyncssh
-
 from gpujob.adapters.errors import MachineError
-from gpujob.adapters.ssh import READ_BYTES, Connection
+from gpujob.adapters.ssh import READ_BYTES, Connection, Output
 from gpujob.api.words import in_words
 
 LIST_SECONDS = 120.0
@@ -184,7 +182,7 @@ async def remote_listing(
     return found
 
 
-async def _tokens(stream: "asyncssh.SSHReader[bytes]", path: str) -> AsyncIterator[bytes]:
+async def _tokens(stream: Output, path: str) -> AsyncIterator[bytes]:
     """Yields what stands before each NUL."""
     length, rest = 0, bytearray()
     while data := await stream.read(READ_BYTES):
