@@ -68,7 +68,7 @@ from gpujob.core.machine.start_script import host_key_in_log, start_script
 from gpujob.core.observation import Heard
 from gpujob.web.listener import http_server
 from localcluster.control_plane import free_port
-from localcluster.project_images import SMALL
+from localcluster.project_images import SMALL, machine_root
 
 SYNC_SECONDS = 2.0
 """The driver's default."""
@@ -139,9 +139,13 @@ def said(folder: Path) -> str:
     return (folder / "err").read_text()
 
 
-def first_child(pid: int) -> int:
-    """Returns the first child of a process that is still running."""
-    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+def session(pid: int) -> int:
+    """Returns the SSH server's process for the only connection to a machine below a process."""
+    tree = [pid]
+    for one in tree:
+        tree += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+    titles = {one: Path(f"/proc/{one}/cmdline").read_bytes() for one in tree}
+    return max(one for one, title in titles.items() if title.startswith(b"sshd-session: root@"))
 
 
 def proportional(pid: int) -> float | None:
@@ -237,14 +241,15 @@ class Rented:
 
     place: MachineAddress
     key_file: Path
-    pid: int
-    """Process id of its SSH server."""
+    simulator: int
+    """Process id of the simulator, from which all processes of the machine descend."""
 
 
 @asynccontextmanager
 async def rented_machine(folder: Path) -> AsyncIterator[Rented]:
     """A simulator and a machine that was rented there; both end with the context."""
-    quick = ("--port", "0", "--seed", "1", "--boot-seconds", "0.3", "0.6")
+    quick = ["--port", "0", "--seed", "1", "--boot-seconds", "0.3", "0.6"]
+    quick += ["--root", str(machine_root())]
     variables = {"VASTSIM_API_KEY": KEY, "TMPDIR": str(folder)}
     async with process("vastsim", *quick, folder=folder, **variables) as simulator:
         assert simulator.stdout is not None, "asked for as a pipe"
@@ -259,7 +264,7 @@ async def rented_machine(folder: Path) -> AsyncIterator[Rented]:
                 place = await _rent(vast, url, private)
         finally:
             await vast.close()
-        yield Rented(place, key_file, first_child(simulator.pid))
+        yield Rented(place, key_file, simulator.pid)
 
 
 async def _rent(vast: VastClient, url: str, private: asyncssh.SSHKey) -> MachineAddress:
@@ -418,7 +423,7 @@ async def carry(
                 await asyncio.sleep(SETTLE_SECONDS)
                 output.begin()
                 taken, served = await asyncio.gather(
-                    watch(driver.pid, seconds), watch(machine.pid, seconds)
+                    watch(driver.pid, seconds), watch(session(machine.simulator), seconds)
                 )
                 carried = output.bytes / 1e6 / taken.seconds
                 behind = controller.log.behind / 1e6
