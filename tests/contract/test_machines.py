@@ -126,7 +126,7 @@ async def machine(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Machine
 async def test_commands_truly_run(machine: Machine) -> None:
     """Output, input and exit status are those of a real shell in a home of its own."""
     async with machine.connected() as connection:
-        said = await connection.run("cat; echo; hostname; pwd", b"hello")
+        said = await connection.run("cat; echo; uname -n; pwd", b"hello")
         with pytest.raises(MachineUnreachable, match="ended with status 7"):
             await connection.run("exit 7")
 
