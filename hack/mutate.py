@@ -32,7 +32,8 @@ NEAREST = {
     "core/machine/start_script.py": "tests/contract/test_machines.py",
     "core/market/images.py": "tests/unit/core/test_images.py",
     "core/node/blame.py": "tests/unit/core/test_blame.py",
-    "driver/files.py": "tests/contract/test_data.py",
+    "driver/checkpoint.py": "tests/contract/test_checkpoint.py",
+    "driver/files.py": "tests/contract/test_files.py",
     "driver/main.py": "tests/contract/test_driver.py",
     "driver/output.py": "tests/contract/test_driver.py",
     "driver/ports.py": "tests/contract/test_ports.py",
@@ -338,7 +339,7 @@ FAULTS = (
     Fault(
         "a machine that is back counts anew",
         "core/machine/start_script.py",
-        'began=$(cat "$g/began" 2>/dev/null)',
+        "began=$(cat $g/began 2>/dev/null)",
         "began=",
     ),
     # --- Machines that are measured, workloads that end, files -------------------------------
@@ -464,21 +465,27 @@ FAULTS = (
     ),
     Fault(
         "a link on a claim is followed",
-        "driver/files.py",
-        "if not target.parent.resolve().is_relative_to(folder.resolve()):",
-        "if False:",
+        "driver/places.py",
+        "os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC",
+        "os.O_DIRECTORY | os.O_CLOEXEC",
     ),
     Fault(
         "traffic of files has no cap",
         "driver/files.py",
-        "if count > self.left:",
+        "if count > self.left - beside:",
         "if False:",
     ),
     Fault(
         "a copy is not compared",
-        "driver/files.py",
-        "digest.hexdigest() != await _remote_sum(connection, copy.path, file):",
-        "False:",
+        "driver/pulling.py",
+        "if at != entry.size or digest.hexdigest() != await right:",
+        "if at != entry.size or not await right:",
+    ),
+    Fault(
+        "a bundle is not compared",
+        "driver/pulling.py",
+        "if hashlib.sha256(data).hexdigest() != sums.get(entry.name):",
+        "if sums.get(entry.name) is None:",
     ),
     # --- Whose fault it is --------------------------------------------------------------------
     Fault(
@@ -823,14 +830,38 @@ FAULTS = (
     Fault(
         "a name that the shell uses is assigned",
         "driver/supervisor.py",
-        "if SHELLS_OWN.fullmatch(name):",
-        "if not name:",
+        "any(fnmatchcase(name, pattern) for pattern in (*SHELLS_OWN, *_ENTERS_OWN)):",
+        "not name:",
     ),
     Fault(
         "the workload's files are for root alone",
         "driver/supervisor.py",
-        '"umask 022", ',
-        "",
+        "\numask 022\n",
+        "\n",
+    ),
+    Fault(
+        "a workload has the session's environment",
+        "driver/supervisor.py",
+        "env -i sh enter",
+        "sh enter",
+    ),
+    Fault(
+        "a workload gets the key of its machine",
+        "driver/supervisor.py",
+        'PROVIDERS_OWN = ("CONTAINER_API_KEY", ',
+        "PROVIDERS_OWN = (",
+    ),
+    Fault(
+        "what start-up files print is an answer",
+        "adapters/ssh.py",
+        "self._held = self._held.partition(mark)[2]",
+        "pass",
+    ),
+    Fault(
+        "one broken session condemns an image",
+        "driver/work.py",
+        "BROKEN_SESSIONS_MAX = 3",
+        "BROKEN_SESSIONS_MAX = 1",
     ),
     Fault(
         "a job's environment is no secret",

@@ -21,6 +21,7 @@ AdapterError
 └── MachineError
     ├── MachineUnreachable      refused, timed out, or cut
     │   └── ScriptFailed        a script ended with another status than 0; the connection held
+    ├── SessionBroken           the start-up files of root's shell end every session
     ├── HostKeyMismatch         the machine shows another host key than the pinned one
     └── LoginRefused            the machine refuses the node's key
 """
