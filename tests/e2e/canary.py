@@ -123,7 +123,8 @@ def known(given: Given, seen: Mapping[str, bytes]) -> list[Secret]:
                 f"instance key {number}",
                 key.encode(),
                 homes=("requests/authorization",),
-                haunts=(variables.format("machines"),),
+                # Its first process has it, and the start script keeps that one's environment.
+                haunts=(variables.format("machines"), f"{WORK}/environ"),
             )
             for number, key in enumerate(given.instance_keys, 1)
         ),

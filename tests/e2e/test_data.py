@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from tests.e2e.evidence import touch_on_machines
 
 from demo import Object, Stage, condition
 from localcluster.node import Node
@@ -145,7 +146,7 @@ def test_a_log_is_whole_although_drivers_die_and_the_line_is_cut(
             stage.kubectl("wait", f"pod/{pod}", "-n", "demo", READY, "--timeout=240s")
             time.sleep(2)
             _Line(stage, pod).cut(25 if whole else 5)
-    stage.kubectl("exec", "-n", "vastsim", "vastsim", "--", "/bin/touch", "/tmp/go")
+    touch_on_machines(stage, "/tmp/go")
     found = eventually(stage, "talks", over)
     assert condition(found, "Complete")["status"] == "True"
     digest = hashlib.sha256()
