@@ -6,8 +6,8 @@ if ! [ -x /usr/sbin/sshd ]; then
   apt-get install -y -qq openssh-server || echo "E: Unable to install openssh-server" >&2
 fi
 if [ -x /usr/sbin/sshd ]; then
-  for key in ssh_host_ed25519_key other_key; do
-    [ -s "/etc/ssh/$key" ] || ssh-keygen -q -t ed25519 -N '' -f "/etc/ssh/$key"
+  for key in /etc/ssh/ssh_host_ed25519_key $(sed -n 's/^HostKey //p' /etc/ssh/sshd_config); do
+    [ -s "$key" ] || ssh-keygen -q -t ed25519 -N '' -f "$key"
   done
   mkdir -p /run/sshd
   /usr/sbin/sshd

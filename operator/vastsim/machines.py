@@ -47,6 +47,7 @@ LEAVE_OTHER_KEY = """
 for one in /proc/[0-9]*; do
   read -r name < "$one/comm" && case $name in sshd*) kill -9 "${one#/proc/}";; esac
 done
+[ -s /etc/ssh/other_key ] || ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/other_key
 sed -i 's|^HostKey .*|HostKey /etc/ssh/other_key|' /etc/ssh/sshd_config
 /usr/sbin/sshd
 """
