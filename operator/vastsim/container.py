@@ -50,6 +50,10 @@ def main() -> NoReturn:
     for capability in range(int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1):
         if capability not in KEPT:
             _check(_libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0), "drop capabilities")
+    if told["user"] != 0:
+        os.setgroups([])
+        os.setgid(told["user"])
+        os.setuid(told["user"])
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
     os.chdir(told["working_dir"])
     os.write(told["ready"], b"ready")

@@ -29,6 +29,8 @@ class Image:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Its `ENV`, besides `PATH` if it does not set one."""
     working_dir: str = "/"
+    user: int = 0
+    """Its `USER`, unless the rent request names one."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Texts by path. One that begins with `#!` can be run."""
     sh: str = "dash"
@@ -56,6 +58,7 @@ IMAGES: Mapping[str, Image] = {
     "vastsim/home": Image(environment={"HOME": "/workspace"}, working_dir="/workspace"),
     "vastsim/moved-home": Image(home="/home/admin"),
     "vastsim/shared-home": Image(home_owner=1000, home_mode=0o777),
+    "vastsim/user": Image(user=1000),
     "vastsim/bash": Image(sh="bash"),
     "vastsim/busybox": Image(sh="busybox", login_shell="/bin/sh"),
     "vastsim/no-sshd": Image(lacks=("/usr/sbin/sshd",)),

@@ -92,6 +92,7 @@ class Machines:
         number: int,
         *,
         image_name: str,
+        is_root: bool,
         environment: Mapping[str, str],
         onstart: str | None,
         authorized_keys: list[str],
@@ -125,6 +126,7 @@ class Machines:
             | ({str(self._shared): str(self._shared)} if self._shared is not None else {}),
             "name": f"C.{number}",
             "working_dir": chosen.working_dir,
+            "user": 0 if is_root else chosen.user,
             "launcher": "/.launch",
             "environment": {"PATH": DEBIAN_PATH, "HOME": chosen.home, "HOSTNAME": f"C.{number}"}
             | {**chosen.environment, **environment},

@@ -53,6 +53,8 @@ class Ask:
     env: Mapping[str, str]
     onstart: str | None
     runtype: str
+    user: str = ""
+    """Of the container, in place of the image's."""
     bid_usd_per_hour: Fraction | None = None
     """The bid for an interruptible machine; None rents on demand."""
 

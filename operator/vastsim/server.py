@@ -162,6 +162,7 @@ class State:
         await self.machines.start(
             lease.number,
             image_name=lease.ask.image,
+            is_root=lease.ask.user == "root",
             environment={
                 **{name: value for name, value in lease.ask.env.items() if name[:1] != "-"},
                 "CONTAINER_ID": str(lease.number),
@@ -524,6 +525,7 @@ def _create(state: State, account: int, offer: int, body: Mapping[str, Any]) -> 
             env={str(k): str(v) for k, v in env.items()} if isinstance(env, Mapping) else {},
             onstart=str(onstart) if onstart is not None else None,
             runtype=str(body.get("runtype") or "ssh"),
+            user=_user(body.get("user")),
             bid_usd_per_hour=bid,
         ),
         state.now(),
@@ -536,6 +538,12 @@ def _create(state: State, account: int, offer: int, body: Mapping[str, Any]) -> 
     if faults.strikes("rent_answer_lost", image=image):
         raise CutError
     return JSONResponse({"success": True, "new_contract": lease.number, "instance_api_key": key})
+
+
+def _user(given: object) -> str:
+    if given not in (None, "", "root", "0"):
+        raise RefusedError(400, "invalid_args", "the simulator knows no user but root")
+    return "root" if given else ""
 
 
 def _failed_pull(fault: Fault, image: str) -> FailedPull:

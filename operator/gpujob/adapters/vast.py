@@ -341,6 +341,8 @@ class HttpRentLine:
                 "label": request.mark,
                 "onstart": request.start_script,
                 "runtype": "ssh_direc ssh_proxy",
+                # Only root can start an SSH server, whatever user the image names.
+                "user": "root",
                 "cancel_unavail": True,
                 "force": False,
             }
