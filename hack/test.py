@@ -35,11 +35,12 @@ class Part:
 
 
 PARTS = (
-    Part("unit", CORES),
+    # Some of its tests wait for the shells that they have started.
+    Part("unit", CORES + 2),
     # Its worlds are played on all processors already.
     Part("simulation"),
     # These mostly wait for the processes that they have started, each for its own.
-    Part("contract", CORES + 2),
+    Part("contract", CORES + 4),
     Part("integration", CORES + 3, binaries.CONTROL_PLANE + binaries.CHART),
     Part("chart", CORES, binaries.CHART),
     # Two workers would be two clusters.
