@@ -120,6 +120,19 @@ async def test_start_up_files_that_end_every_session_are_the_images_fault(
     assert last.message.endswith("change the image so that a shell without a terminal starts")
 
 
+async def test_a_session_that_breaks_now_and_then_is_nobody_s_fault(
+    boot: Boot, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """It is tried again: only what happens to every session is told of the image."""
+    machine = await boot("python:3.11")
+    breaks = "echo >> /tmp/sessions; [ $(wc -l < /tmp/sessions) -gt 2 ] || exit 3"
+    async with machine.connected() as connection:
+        await connection.run(f"echo '{breaks}' > ~/.bashrc")
+    driver = await ran(machine, controller, tmp_path, "echo", "done")
+
+    assert (driver.out, driver.outcome["exitCode"]) == (b"done\n", 0)
+
+
 async def test_the_key_is_put_back_when_somebody_rewrites_the_list(
     boot: Boot, controller: tuple[Controller, str], tmp_path: Path
 ) -> None:
