@@ -17,7 +17,13 @@ from tests.contract.test_vast_client import CLOCK, SPEC, request
 from tests.integration.parts import KEY, Simulator, eventually
 
 from gpujob.adapters.clock import SystemClock
-from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineError, MachineUnreachable
+from gpujob.adapters.errors import (
+    HostKeyMismatch,
+    LoginRefused,
+    MachineError,
+    MachineUnreachable,
+    SessionBroken,
+)
 from gpujob.adapters.ssh import OUTPUT_BYTES_MAX, Connection, connect
 from gpujob.adapters.vast import VastClient
 from gpujob.api.transport import MACHINE_FOLDER
@@ -183,6 +189,14 @@ class Mute(asyncssh.SSHServer):
 
     def session_requested(self) -> Awaitable[asyncssh.SSHServerSession[bytes]]:
         return self._never()
+
+
+async def test_start_up_files_that_print_without_end_are_given_up(machine: Machine) -> None:
+    """Before a script begins only so much is read."""
+    async with machine.connected() as connection:
+        await connection.run("echo yes > ~/.bashrc")
+        with pytest.raises(SessionBroken, match="print more than 65536 bytes"):
+            await connection.run("true")
 
 
 async def test_a_channel_that_is_never_opened_is_given_up(tmp_path: Path) -> None:

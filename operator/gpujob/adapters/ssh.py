@@ -56,6 +56,8 @@ class Output:
     def __init__(self, stream: "asyncssh.SSHReader[bytes]") -> None:
         self._stream = stream
         self._held = b""
+        self.is_over = False
+        """Nothing more comes."""
 
     async def skip_to(self, mark: bytes) -> None:
         """Drops all up to and including `mark`; raises SessionBroken if it does not come."""
@@ -66,6 +68,7 @@ class Output:
                 )
             data = await self._stream.read(READ_BYTES)
             if not data:
+                self.is_over = True
                 words = in_words(self._held.decode("utf-8", "replace"), ERROR_BYTES_KEPT)
                 said = f", after they printed: {words}" if words else ""
                 raise SessionBroken(f"the start-up files of root's shell end the session{said}")
@@ -208,9 +211,12 @@ class Connection:
                     async with asyncio.timeout(timeout_seconds):
                         await output.skip_to(f"{begin}\n".encode())
                 except SessionBroken:
-                    await process.wait_closed()
-                    if process.exit_status is None:
-                        raise MachineUnreachable("the machine closed a session") from None
+                    # One that goes on printing never closes by itself.
+                    if output.is_over:
+                        async with asyncio.timeout(timeout_seconds):
+                            await process.wait_closed()
+                        if process.exit_status is None:
+                            raise MachineUnreachable("the machine closed a session") from None
                     raise
                 yield process, output
         finally:
