@@ -67,7 +67,8 @@ def _furnish(root: Path) -> None:
         (root / name).mkdir(exist_ok=True)
     (root / "tmp").chmod(0o1777)
     for name in ("hosts", "resolv.conf"):
-        (root / "etc" / name).write_bytes(Path("/etc", name).read_bytes())
+        if (ours := Path("/etc", name)).exists():
+            (root / "etc" / name).write_bytes(ours.read_bytes())
     _mount("tmpfs", root / "dev", "tmpfs", 0, "mode=755,size=64k")
     for device in DEVICES:
         place = root / "dev" / device

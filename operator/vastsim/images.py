@@ -8,6 +8,8 @@ it: vastsim/FACTS.md, "Machines".
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+ROOTS_HOME = "/root"
+"""In the container, unless its image's password file says otherwise."""
 DEBIAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BANNER = "echo 'Welcome. This container is for authorized users only.'\n"
 TRAINER = '#!/bin/sh\necho "trained with $TRAINER_HOME in $PWD as $(id -un)"\n'
@@ -37,7 +39,7 @@ class Image:
     """The program of this name."""
     login_shell: str = "/bin/bash"
     """Of root."""
-    home: str = "/root"
+    home: str = ROOTS_HOME
     """Of root, as the password file says."""
     home_owner: int = 0
     home_mode: int = 0o700
@@ -51,10 +53,10 @@ CLIENTS = ("curl", "python3", "wget", "perl")
 
 IMAGES: Mapping[str, Image] = {
     "vastsim/banner": Image(files={"/etc/bash.bashrc": BANNER}),
-    "vastsim/banner-of-home": Image(files={"/root/.bashrc": f"{BANNER}echo to stderr >&2\n"}),
+    "vastsim/banner-of-home": Image(files={f"{ROOTS_HOME}/.bashrc": BANNER + "echo more >&2\n"}),
     "vastsim/greedy": Image(files={"/etc/bash.bashrc": "cat >/dev/null\n"}),
     "vastsim/exits": Image(files={"/etc/bash.bashrc": "exit 3\n"}),
-    "vastsim/execs": Image(files={"/root/.bashrc": "exec sleep 1000000\n"}),
+    "vastsim/execs": Image(files={f"{ROOTS_HOME}/.bashrc": "exec sleep 1000000\n"}),
     "vastsim/home": Image(environment={"HOME": "/workspace"}, working_dir="/workspace"),
     "vastsim/moved-home": Image(home="/home/admin"),
     "vastsim/shared-home": Image(home_owner=1000, home_mode=0o777),

@@ -11,7 +11,7 @@ if [ -x /usr/sbin/sshd ]; then
   done
   mkdir -p /run/sshd
   /usr/sbin/sshd
-  sh /root/onstart.sh &
+  sh /.onstart &
 fi
 # The first process reaps what its descendants leave behind.
 while :; do sleep 1000000 & wait $!; done

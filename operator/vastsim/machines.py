@@ -18,12 +18,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vastsim.images import DEBIAN_PATH, Image, image
+from vastsim.images import DEBIAN_PATH, ROOTS_HOME, Image, image
 
 NAMESPACES = ("--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child")
 HERE = Path(__file__).parent
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 OTHER_KEY = "/etc/ssh/other_key"
+AUTHORIZED_KEYS = f"{ROOTS_HOME}/.ssh/authorized_keys"
+"""Where the provider puts the keys of the account, whatever home the image gives to root."""
 
 USERS = """root:*:0:0:root:{home}:{shell}
 sshd:*:100:65534::/run/sshd:/usr/sbin/nologin
@@ -113,8 +115,8 @@ class Machines:
         changes = _Layer(folder / "changes")
         changes.write("/etc/ssh/sshd_config", SSHD.format(port=port, host=self._host, key=key))
         changes.write("/.launch", (HERE / "launcher.sh").read_text())
-        changes.write("/root/onstart.sh", onstart or "")
-        changes.add_lines("/root/.ssh/authorized_keys", authorized_keys)
+        changes.write("/.onstart", onstart or "")
+        changes.add_lines(AUTHORIZED_KEYS, authorized_keys)
         for name, text in tools.items():
             changes.write(f"/usr/local/bin/{name}", text)
         changes.own_home(chosen)
@@ -168,7 +170,7 @@ class Machines:
         running = self._running.get(number)
         if running is not None:
             inside = _Layer(Path(f"/proc/{running.first}/root"))
-            inside.add_lines("/root/.ssh/authorized_keys", [key.strip()])
+            inside.add_lines(AUTHORIZED_KEYS, [key.strip()])
 
     def change_key(self, number: int) -> None:
         """Cuts all connections to a running machine, which shows another host key from then on."""
