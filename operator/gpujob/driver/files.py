@@ -1,9 +1,9 @@
 """Copies folders between the driver's claims and a machine.
 
-Small files come in bundles, one stream for many, and large ones each by itself, gone on with where
-a broken connection cut it off. A file is written beside its place, compared with the other side's
-by its SHA-256, and only then moved into place. What a machine says about its files is not trusted:
-no name leads out of the folder, and neither bytes nor files are without end.
+Small files come in bundles, one stream for many, and large ones each by itself; the copy of a large
+one continues where a broken connection cut it off. A file is written beside its place, compared
+with the other side's by its SHA-256, and only then moved into place. What a machine says about its
+files is not trusted: no name leads out of the folder, and neither bytes nor files are without end.
 
 Why own shell scripts, and neither SFTP nor rsync: the machine runs the user's image, and no image
 is bound to hold `sftp-server` or `rsync`; these scripts need `sh`, `find`, `stat` and `sha256sum`
@@ -57,6 +57,16 @@ _HASHES = "cd -- @PATH@ && xargs -0 sha256sum -- 2>/dev/null; exit 0"
 
 class Changed(Exception):
     """A file changed while it was copied."""
+
+
+async def copied_unchanged(copy: Callable[[], Awaitable[None]]) -> None:
+    """Copies a file, again if it changes meanwhile; raises CopyError if it always does."""
+    for _ in range(TRIES):
+        try:
+            return await copy()
+        except Changed:
+            continue
+    raise CopyError("it changed while it was copied")
 
 
 class Unreadable(CopyError):

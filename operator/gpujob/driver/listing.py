@@ -283,5 +283,5 @@ def _take(found: Listing, listed: bytes, line: bytes, target: bytes) -> None:
             name, kind, size, mtime, mode & 0o777, (ctime, inode), target=target
         )
     else:
-        # Of a copy to the machine that broke off: it is gone on with.
+        # Left by a copy to the machine that broke off; the next copy continues it.
         found.parts[name] = int(match[2])

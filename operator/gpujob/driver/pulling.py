@@ -22,10 +22,10 @@ from gpujob.driver.files import (
     BUNDLE_NAME_BYTES,
     CHUNK_BYTES,
     NAMED,
-    TRIES,
     Allowance,
     Changed,
     Unreadable,
+    copied_unchanged,
     digested,
     fits_bundle,
     printed,
@@ -281,12 +281,7 @@ class _Pulling:
     async def _one(self, entry: Entry) -> None:
         """Copies one file."""
         with self._told(entry):
-            for _ in range(TRIES):
-                try:
-                    return await self._alone(entry)
-                except Changed:
-                    continue
-            raise CopyError("it changed while it was copied")
+            await copied_unchanged(lambda: self._alone(entry))
 
     async def _alone(self, entry: Entry) -> None:
         with self.place.parent(entry.name, makes=True) as (folder, last):
@@ -300,7 +295,7 @@ class _Pulling:
                     finish(stream.fileno(), entry, is_settled=self._is_settled(entry))
                 os.replace(part, last, src_dir_fd=folder, dst_dir_fd=folder)
             except (CopyError, Changed, OSError):
-                # Only after a broken connection it is gone on with.
+                # Only a copy that a broken connection has cut off is continued.
                 with suppress(OSError):
                     os.unlink(part, dir_fd=folder)
                 raise

@@ -22,9 +22,9 @@ from gpujob.driver.files import (
     HASH_SECONDS,
     NAMED,
     PLAIN,
-    TRIES,
     Allowance,
     Changed,
+    copied_unchanged,
     digested,
     fits_bundle,
     remote_sum,
@@ -243,12 +243,7 @@ class _Pushing:
     async def _one(self, entry: Entry) -> None:
         """Copies one entry."""
         try:
-            for _ in range(TRIES):
-                try:
-                    return await self._alone(entry)
-                except Changed:
-                    continue
-            raise CopyError("it changed while it was copied")
+            await copied_unchanged(lambda: self._alone(entry))
         except CopyError as error:
             self.problems.append(f"{entry.shown}: {error}")
         except OSError as error:
