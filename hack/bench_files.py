@@ -1,7 +1,7 @@
 """Measures how fast the driver copies files from a machine and to it, beside the line itself.
 
-The machine is one of the simulator, over real SSH. The line's own rate is that of `cat`, over the
-same connection and in the same rounds: other work on this computer changes both.
+The machine is one of the simulator, over real SSH. The line's own rates are those of `cat` in each
+direction, over the same connection and in the same rounds: other work on this computer changes all.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,6 +44,17 @@ async def cat(connection: Connection) -> None:
             pass
 
 
+async def cat_to(connection: Connection, megabytes: int) -> None:
+    """Writes a large file as the line takes it."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        data = os.urandom(1_000_000)
+        for _ in range(megabytes):
+            yield data
+
+    await connection.send("cat > large-there", chunks())
+
+
 async def copied(copying: Awaitable[tuple[str, ...]]) -> None:
     """Copies a folder; raises RuntimeError if anything was not copied."""
     if problems := await copying:
@@ -75,6 +86,7 @@ async def measure(files: int, size: int, megabytes: int, rounds: int, scratch: P
                 )
                 works = {
                     "cat": cat(connection),
+                    "cat to": cat_to(connection, megabytes),
                     "from": copied(pull(connection, large, plenty)),
                     "small from": copied(pull(connection, small, plenty)),
                     "small to": copied(
@@ -86,18 +98,12 @@ async def measure(files: int, size: int, megabytes: int, rounds: int, scratch: P
                 }
                 for name, work in works.items():
                     took.setdefault(name, []).append(await seconds_of(work))
-    rates = {name: megabytes / median(took[name]) for name in ("cat", "from", "to")}
-    print(f"the line itself (cat)     {rates['cat']:8.1f} MB/s")
-    print(
-        f"a large file, from there  {rates['from']:8.1f} MB/s, {rates['from'] / rates['cat']:.0%}"
-    )
-    print(f"a large file, to there    {rates['to']:8.1f} MB/s, {rates['to'] / rates['cat']:.0%}")
-    for name, words in (("small from", "from there"), ("small to", "to there  ")):
-        rate = files / median(took[name])
-        print(
-            f"small files, {words}   {rate:8.0f} files/s, {rate * size / 1e6:.1f} MB/s, "
-            f"{rate * size / 1e6 / rates['cat']:.0%}"
-        )
+    rates = {name: megabytes / median(took[name]) for name in ("cat", "cat to", "from", "to")}
+    for line, name, words in (("cat", "from", "from there"), ("cat to", "to", "to there  ")):
+        print(f"the line itself, {words} {rates[line]:8.1f} MB/s")
+        print(f"a large file, {words}    {rates[name]:8.1f} MB/s, {rates[name] / rates[line]:.0%}")
+        rate = files / median(took[f"small {name}"])
+        print(f"small files, {words}     {rate:8.0f} files/s, {rate * size / 1e6:.1f} MB/s")
 
 
 def main() -> int:

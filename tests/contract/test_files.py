@@ -353,6 +353,29 @@ async def test_a_stream_without_end_is_cut(tmp_path: Path, cat: str) -> None:
     assert PLENTY - allowance.left < 60_000_000
 
 
+@pytest.mark.parametrize(
+    ("tee", "words"),
+    [
+        ("exec /usr/bin/tee /dev/full", "the machine does not take it: its disk may be full"),
+        ('/usr/bin/tee "$@" | tr a b', "it changed while it was copied"),
+        ('/usr/bin/tee "$@" >/dev/null; echo hello', "it changed while it was copied"),
+    ],
+)
+async def test_what_the_machine_did_not_get_whole_is_told(
+    tmp_path: Path, tee: str, words: str
+) -> None:
+    machine = hostile(tmp_path, tee=tee)
+    claim = tmp_path / "claim"
+    claim.mkdir()
+    (claim / "large").write_bytes(b"a" * 5_000_000)
+    copy = Copy(folder=str(claim), path="in")
+    async with machine.connected() as connection:
+        problems = await push(connection, copy, Allowance(PLENTY, "x"))
+
+    assert problems == (f"large: {words}",)
+    assert not (machine.home / "in/large").exists()
+
+
 async def test_thousands_of_small_files_take_few_scripts(tmp_path: Path) -> None:
     """A script for each would take seconds over any line."""
     machine = ShellMachine(tmp_path / "machine")

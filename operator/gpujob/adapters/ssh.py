@@ -35,6 +35,9 @@ READ_BYTES = 4 << 20
 """How much is read from a stream at once: all that has arrived, which is at most its window. With
 smaller reads the other side sends more than was read, and the buffer grows, because asyncssh 2.24
 opens the whole window again for each part that is read."""
+WRITE_BYTES = 64 << 10
+"""How much is written to a stream at once: asyncssh 2.24 moves what remains of it for each packet,
+so that a longer piece takes longer (hack/bench files)."""
 CIPHERS = "^aes256-gcm@openssh.com,aes128-gcm@openssh.com"
 """Preferred to all others that the library knows, because processors have instructions for them: a
 stream costs a quarter less CPU than with the library's first choice (hack/bench driver)."""
@@ -137,20 +140,24 @@ class Connection:
             raise MachineUnreachable("a script's output on the machine was cut off")
         return output
 
-    async def send(self, script: str, chunks: AsyncIterator[bytes]) -> None:
-        """Runs a script that reads these chunks from its input.
+    async def send(self, script: str, chunks: AsyncIterator[bytes]) -> bytes:
+        """Runs a script that reads these chunks from its input, and returns its output.
 
         Raises MachineUnreachable if the connection breaks, SessionBroken if the script does not
-        begin, and ScriptFailed if its status is not 0.
+        begin, ScriptFailed if its status is not 0, and MachineError if its output is longer than
+        `OUTPUT_BYTES_MAX`.
         """
-        async with self._begun(script, SCRIPT_SECONDS, asyncssh.DEVNULL) as (process, _):
+        async with self._begun(script, SCRIPT_SECONDS, asyncssh.DEVNULL) as (process, output):
             async for data in chunks:
-                process.stdin.write(data)
-                await process.stdin.drain()
+                for at in range(0, len(data), WRITE_BYTES):
+                    process.stdin.write(data[at : at + WRITE_BYTES])
+                    await process.stdin.drain()
             process.stdin.write_eof()
+            said = await _all_of(output, OUTPUT_BYTES_MAX)
             await process.wait_closed()
         if process.exit_status != 0:
             raise _failed(process.exit_status, "while it read its input")
+        return said
 
     @asynccontextmanager
     async def reach(

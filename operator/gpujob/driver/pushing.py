@@ -4,8 +4,16 @@ import asyncio
 import hashlib
 import os
 import shlex
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +26,6 @@ from gpujob.driver.files import (
     BUNDLE_BYTES,
     BUNDLE_FILES,
     CHANGED_STATUS,
-    CHUNK_BYTES,
     HASH_SECONDS,
     NAMED,
     PLAIN,
@@ -43,6 +50,9 @@ from gpujob.driver.listing import (
 from gpujob.driver.places import part_name
 from gpujob.driver.pulling import tell_special
 
+READ_BYTES = 1 << 20
+"""Bytes that are read at once: to ask a thread for fewer takes longer than to read them."""
+
 _MAKE = "umask 022; mkdir -p -- @PATH@"
 _PART = (
     NAMED
@@ -57,14 +67,13 @@ _WRITE = (
 mkdir -p "${p%/*}" || exit 1
 [ @FROM@ = 0 ] && : > "$p"
 [ "$(wc -c < "$p")" -eq @FROM@ ] || exit 4
-exec cat >> "$p"
+{ cat "$p"; exec tee -a "$p"; } | sha256sum
 """
 )
 _FINISH = (
     _PART
     + r"""
-sum=$(sha256sum < "$p") || exit 1
-[ "${sum%% *}" = @SUM@ ] || { rm -f "$p"; exit 4; }
+[ "$(wc -c < "$p")" -eq @SIZE@ ] || exit 1
 touch -d @TIME@ "$p" 2>/dev/null
 chmod @MODE@ "$p" && mv -f "$p" "./$f"
 """
@@ -262,21 +271,39 @@ class _Pushing:
             await asyncio.to_thread(digested, descriptor, digest, at)
             self.allowance.check(entry.size - at)
 
-            async def chunks(at: int) -> AsyncIterator[bytes]:
-                yield spelled(entry.name)
-                while data := await asyncio.to_thread(os.pread, descriptor, CHUNK_BYTES, at):
-                    self.allowance.take(len(data))
-                    digest.update(data)
-                    at += len(data)
-                    yield data
-
             script = _WRITE.replace("@FROM@", str(at)).replace("@PART@", part_name(entry).decode())
+            script = script.replace("@PATH@", shlex.quote(self.path))
             with _refusals():
-                script = script.replace("@PATH@", shlex.quote(self.path))
-                await self.connection.send(script, chunks(at))
-        script = _FINISH.replace("@SUM@", digest.hexdigest())
-        script = script.replace("@MODE@", f"{entry.mode:o}")
+                async with aclosing(self._read(entry, descriptor, at, digest)) as stream:
+                    theirs = await self.connection.send(script, stream)
+        if theirs[: len(digest.hexdigest())] != digest.hexdigest().encode():
+            await remove(self.connection, self.path, [part])
+            raise Changed
+        script = _FINISH.replace("@SIZE@", str(entry.size)).replace("@MODE@", f"{entry.mode:o}")
         return await self._run(script.replace("@TIME@", f"@{entry.mtime}"), entry)
+
+    async def _read(
+        self, entry: Entry, descriptor: int, at: int, digest: "hashlib._Hash"
+    ) -> AsyncGenerator[bytes, None]:
+        """Yields a file's name and what it holds from `at` on, which it feeds into the digest."""
+
+        def read(at: int) -> bytes:
+            data = os.pread(descriptor, READ_BYTES, at)
+            digest.update(data)
+            return data
+
+        yield spelled(entry.name)
+        reading = asyncio.create_task(asyncio.to_thread(read, at))
+        try:
+            while data := await reading:
+                at += len(data)
+                # The next bytes are read while these are encrypted and sent.
+                reading = asyncio.create_task(asyncio.to_thread(read, at))
+                self.allowance.take(len(data))
+                yield data
+        finally:
+            # A thread outlives its task, and may not find another file under the same number.
+            await asyncio.wait([reading])
 
     async def _run(self, script: str, entry: Entry, more: bytes = b"") -> None:
         with _refusals():
