@@ -141,6 +141,39 @@ async def test_commands_truly_run(machine: Machine) -> None:
     assert home == "/root"
 
 
+async def test_a_user_who_logs_in_gets_a_terminal_and_files(machine: Machine) -> None:
+    """As at the provider: a login shell on a terminal of its own, and SFTP."""
+    known = asyncssh.import_known_hosts(f"* {machine.host_key}\n")
+    async with (
+        asyncssh.connect(
+            "127.0.0.1",
+            machine.port,
+            username="root",
+            client_keys=[str(machine.key)],
+            known_hosts=known,
+            config=None,
+        ) as client,
+        client.start_sftp_client() as sftp,
+    ):
+        lines = "shopt -q login_shell && tty && stty size && echo $TERM && exit 7\n"
+        shell = await client.run(
+            input=lines, term_type="xterm-256color", term_size=(133, 37), timeout=60
+        )
+        async with sftp.open("/root/a file", "wb") as file:
+            await file.write(bytes(3_000_000))
+        await sftp.rename("/root/a file", "/root/another")
+        facts = await sftp.stat("/root/another")
+        names = await sftp.listdir("/root")
+
+    said = str(shell.stdout)
+    assert re.search(r"^/dev/pts/\d+\r$", said, re.MULTILINE), said
+    assert "\r\n37 133\r\nxterm-256color\r\n" in said
+    assert shell.exit_status == 7
+    assert (facts.size, facts.uid) == (3_000_000, 0)
+    assert "another" in names
+    assert "a file" not in names
+
+
 async def test_errors_that_come_late_break_nothing(machine: Machine) -> None:
     """A command ends when both of its streams do; the connection is good for the next one."""
     late = "(sleep 0.3; echo late >&2) >/dev/null & exit 0"
