@@ -4,6 +4,7 @@ It is pure: it neither sleeps nor listens. The caller says what time it is, and 
 is due has really started; what is random comes from the seed.
 """
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -151,6 +152,8 @@ class Market:
         self._chance = random.Random(self.seed)
         self._next_offer = FIRST_OFFER
         self._paid_in: dict[int, Fraction] = {}
+        self._solvent_until = -math.inf
+        """No account's credit is used up before this time, unless something changes."""
         for facts in self.facts:
             self._offer(facts)
 
@@ -203,7 +206,7 @@ class Market:
             is_outbid=too_low,
             failed_pull=failed_pull,
         )
-        self.leases[lease.number] = lease
+        self._keep(lease)
         if too_low:
             raise RefusedError(
                 400,
@@ -259,11 +262,17 @@ class Market:
 
     def unpaid(self, now: float) -> tuple[Lease, ...]:
         """Returns the leases that are on although the credit of their account is used up."""
+        # To add up all bills takes long, so it is done only when the credit can be used up.
+        if now < self._solvent_until:
+            return ()
         on = [lease for lease in self.leases.values() if lease.state in ("loading", "running")]
-        broke = {
-            account for account in {lease.account for lease in on} if self.credit(now, account) <= 0
-        }
-        return tuple(lease for lease in on if lease.account in broke)
+        left = {account: self.credit(now, account) for account in {one.account for one in on}}
+        if on and min(left.values()) > 0:
+            # What is stopped pays less, and what is destroyed nothing.
+            every = self.leases.values()
+            most = sum(one.gpu_usd_per_hour + one.storage_usd_per_hour for one in every)
+            self._solvent_until = now + float(min(left.values()) / most * 3600)
+        return tuple(lease for lease in on if left[lease.account] <= 0)
 
     def outbid(self, number: int, now: float) -> Lease:
         """Takes the GPUs from a lease; its disk stays and is still billed."""
@@ -283,16 +292,19 @@ class Market:
         lease = self.leases[number]
         if lease.state in (state, "destroyed"):
             return lease
-        lease = replace(lease, history=(*lease.history, (now, state)))
-        self.leases[number] = lease
+        lease = self.change(number, history=(*lease.history, (now, state)))
         if state == "destroyed":
             self._offer(lease.facts)
         return lease
 
     def change(self, number: int, **changes: object) -> Lease:
         """Changes what is not a state, such as label, time of death or traffic."""
-        self.leases[number] = replace(self.leases[number], **changes)  # type: ignore[arg-type]
-        return self.leases[number]
+        return self._keep(replace(self.leases[number], **changes))  # type: ignore[arg-type]
+
+    def _keep(self, lease: Lease) -> Lease:
+        self.leases[lease.number] = lease
+        self._solvent_until = -math.inf
+        return lease
 
     def find(self, number: int, account: int = ACCOUNT) -> Lease:
         """Returns a lease of an account that is not destroyed; raises RefusedError."""
@@ -320,6 +332,7 @@ class Market:
     def set_credit(self, usd: Fraction, now: float, account: int = ACCOUNT) -> None:
         """Sets the money that an account has left."""
         self._paid_in[account] = usd + self._spent(now, account)
+        self._solvent_until = -math.inf
 
     def _spent(self, now: float, account: int) -> Fraction:
         leases = (lease for lease in self.leases.values() if lease.account == account)

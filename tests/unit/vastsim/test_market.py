@@ -1,5 +1,6 @@
 """The market model, its ledger and its search, by figures that a pencil gives."""
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -108,6 +109,32 @@ def test_without_credit_what_runs_is_to_stop() -> None:
     held.set_credit(Fraction(0), NOW + 1)
 
     assert [lease.number for lease in held.unpaid(NOW + 1)] == [broke.number]
+
+
+def test_credit_ends_on_time_whatever_changes() -> None:
+    """Looked at every minute, it is found as soon as when it is added up anew."""
+    held = market()
+    runs, stands, later = list(held.offers)[:3]
+    held.set_credit(Fraction(1, 2), NOW)
+    first = held.rent(runs, ask(), NOW)
+    held.rent(stands, ask(), NOW, is_left_standing=True)
+    changes: dict[int, Callable[[], object]] = {
+        1: lambda: held.enter(first.number, "running", NOW + 60),
+        10: lambda: held.change(first.number, upload_gb=Fraction(1)),
+        20: lambda: held.rent(later, ask(), NOW + 20 * 60, account=12),
+        30: lambda: held.set_credit(held.credit(NOW + 1800) + Fraction(1, 10), NOW + 1800),
+    }
+    for minute in range(10_000):
+        now = NOW + minute * 60
+        if act := changes.get(minute):
+            act()
+        is_broke = held.credit(now) <= 0
+        assert (first.number in {one.number for one in held.unpaid(now)}) == is_broke, minute
+        if is_broke:
+            break
+
+    assert is_broke
+    assert minute > 30
 
 
 def test_an_account_sees_its_own_machines_only() -> None:
