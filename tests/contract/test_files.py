@@ -1,9 +1,11 @@
 """Files of all sorts between a claim and machines of all sorts."""
 
+import asyncio
 import hashlib
 import os
 import socket
 import stat
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -416,6 +418,30 @@ async def test_a_file_that_changes_costs_no_other_one(tmp_path: Path, change: st
 
     assert problems == ("m: it changed while it was copied",)
     assert {name.decode() for name in tree(tmp_path / "claim")} == set("abcxyz")
+
+
+async def test_a_large_file_that_is_compared_is_not_idle(tmp_path: Path) -> None:
+    """To read one again takes minutes; a copy that seems to stand still is given up."""
+    ready, go = tmp_path / "ready", tmp_path / "go"
+    wait = f"touch {ready}; until [ -e {go} ]; do sleep 0.05; done"
+    machine = hostile(tmp_path, sha256sum=f'{wait}; exec /usr/bin/sha256sum "$@"')
+    (tmp_path / "tools/find").unlink()
+    (machine.home / "out/large").write_bytes(bytes(9_000_000))
+    copy = Copy(folder=str(tmp_path / "claim"), path="out")
+    allowance = Allowance(PLENTY, "x")
+    async with machine.connected() as connection:
+        pulling = asyncio.create_task(pull(connection, copy, allowance))
+        while not ready.exists() or PLENTY - allowance.left < 9_000_000:
+            await asyncio.sleep(0.05)
+        copied_at = time.monotonic()
+        while allowance.flowed_at < copied_at and not pulling.done():
+            await asyncio.sleep(0.05)
+        go.touch()
+        assert await pulling == ()
+
+    over = allowance.flowed_at
+    assert copied_at < over <= time.monotonic()
+    assert allowance.flowed_at == over
 
 
 def test_an_allowance_outlives_its_driver(tmp_path: Path) -> None:

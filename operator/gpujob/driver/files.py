@@ -18,6 +18,7 @@ import re
 import shlex
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from gpujob.adapters.errors import MachineError
 from gpujob.adapters.ssh import READ_BYTES, Connection
@@ -34,6 +35,9 @@ BUNDLE_FILES = 1000
 BUNDLE_NAME_BYTES = 128 << 10
 """Of the names in one bundle: with their sums, they fit into a script's output."""
 HASH_SECONDS = 900.0
+"""For many files at once, none of them large."""
+SLOWEST_HASH = 20_000_000
+"""Bytes per second of the slowest disk that a large file may lie on."""
 STALL_SECONDS = 120.0
 """A machine that is asked for a file and says nothing for this long hangs."""
 TRIES = 3
@@ -85,8 +89,24 @@ class Allowance:
         self._field = field
         self._counter = used
         self._used = used.value if used is not None else 0
-        self.flowed_at = float("-inf")
-        """Monotonic time at which the last bytes were copied."""
+        self._flowed_at = float("-inf")
+        self._compared = 0
+        """Files that are being compared now."""
+
+    @property
+    def flowed_at(self) -> float:
+        """Monotonic time at which bytes were last copied, or files compared."""
+        return time.monotonic() if self._compared else self._flowed_at
+
+    @contextmanager
+    def comparing(self) -> Iterator[None]:
+        """Counts the time as if bytes were copied: to read a large file takes minutes."""
+        self._compared += 1
+        try:
+            yield
+        finally:
+            self._compared -= 1
+            self._flowed_at = time.monotonic()
 
     @property
     def left(self) -> int:
@@ -104,7 +124,7 @@ class Allowance:
         self._used += count
         if self._counter is not None:
             self._counter.value = self._used
-        self.flowed_at = time.monotonic()
+        self._flowed_at = time.monotonic()
 
 
 def fits_bundle(entry: Entry) -> bool:
@@ -192,7 +212,9 @@ async def remote_sums(
     return {match[2]: match[1].decode() for match in _SUM.finditer(said)}
 
 
-async def remote_sum(connection: Connection, path: str, name: bytes) -> str:
+async def remote_sum(connection: Connection, path: str, entry: Entry) -> str:
+    """Returns the SHA-256 of one file on the machine; raises MachineError."""
     script = _HASH.replace("@PATH@", shlex.quote(path))
-    said = await connection.run(script, spelled(name), timeout_seconds=HASH_SECONDS)
+    seconds = HASH_SECONDS + entry.size / SLOWEST_HASH
+    said = await connection.run(script, spelled(entry.name), timeout_seconds=seconds)
     return said[:64].decode("ascii", "replace")

@@ -303,18 +303,20 @@ class _Pulling:
     async def _continued(self, entry: Entry, stream: FileIO) -> None:
         """Adds to a half copied file what it lacks, and compares the whole."""
         digest = hashlib.sha256()
-        at = await asyncio.to_thread(digested, stream.fileno(), digest, entry.size)
+        with self.allowance.comparing():
+            at = await asyncio.to_thread(digested, stream.fileno(), digest, entry.size)
         self.allowance.check(entry.size - at)
         stream.seek(at)
         stream.truncate()
         script = _READ.replace("@FROM@", str(at + 1))
         # Two readings at the same time that agree are of one and the same file.
-        right = asyncio.create_task(remote_sum(self.connection, self.path, entry.name))
+        right = asyncio.create_task(remote_sum(self.connection, self.path, entry))
         try:
             at += await self._written(script, entry, entry.size - at, stream, digest)
-            await asyncio.to_thread(os.fsync, stream.fileno())
-            if at != entry.size or digest.hexdigest() != await right:
-                raise Changed
+            with self.allowance.comparing():
+                await asyncio.to_thread(os.fsync, stream.fileno())
+                if at != entry.size or digest.hexdigest() != await right:
+                    raise Changed
         finally:
             right.cancel()
             await asyncio.gather(right, return_exceptions=True)
@@ -328,8 +330,10 @@ class _Pulling:
                 if not is_same(os.fstat(descriptor), entry):
                     return False
                 digest = hashlib.sha256()
-                await asyncio.to_thread(digested, descriptor, digest, entry.size)
-                if digest.hexdigest() == await remote_sum(self.connection, self.path, entry.name):
+                with self.allowance.comparing():
+                    await asyncio.to_thread(digested, descriptor, digest, entry.size)
+                    theirs = await remote_sum(self.connection, self.path, entry)
+                if digest.hexdigest() == theirs:
                     finish(descriptor, entry, is_settled=self._is_settled(entry))
                     return True
             finally:

@@ -181,9 +181,7 @@ class _Pushing:
                 names = [entry.name for entry in some if PLAIN.fullmatch(entry.name)]
                 sums = await remote_sums(self.connection, self.path, names)
             for entry in some:
-                theirs = sums.get(entry.name) or await remote_sum(
-                    self.connection, self.path, entry.name
-                )
+                theirs = sums.get(entry.name) or await remote_sum(self.connection, self.path, entry)
                 if theirs != await asyncio.to_thread(self._sum, entry):
                     rest.append(entry)
         return rest
