@@ -376,8 +376,14 @@ FAULTS = (
     Fault(
         "the fuse leaves no time to save anything",
         "core/node/deadlines.py",
-        "elapsed >= rent.money_deadline_seconds - drain_seconds(seen):",
+        "elapsed >= rent.money_deadline_seconds - stop_seconds(seen):",
         "elapsed >= rent.money_deadline_seconds:",
+    ),
+    Fault(
+        "the fuse has no time for much to copy",
+        "core/cost/estimate.py",
+        "copying = needs.delivered_gb * 8000",
+        "copying = needs.delivered_gb * 0",
     ),
     Fault(
         "what has just begun is not told to end",

@@ -384,7 +384,8 @@ class Data(Model):
             "by itself. Once it has ended, copying goes on for longer while bytes come and the "
             "attempt's share of the ceiling pays for it; then this is how long none may come. This "
             "time is paid for and is part of the cost estimate. Default: the operator's "
-            "drainSeconds, 30.",
+            "drainSeconds, 30; then the estimate of a job with outputs or a checkpoint also has "
+            "the time that the machine's own line takes for maxUploadGB.",
             examples=[600],
         ),
     ] = None

@@ -120,6 +120,14 @@ class RentMarker(Model):
             ge=0, description="Seconds after the request by which the machine must be destroyed."
         ),
     ]
+    stop_seconds: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="Seconds before moneyDeadlineSeconds at which a workload is told to stop: "
+            "as long as it may take to exit, and its files to be copied.",
+        ),
+    ] = None
     nonce: Annotated[
         str,
         Field(

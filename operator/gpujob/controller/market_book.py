@@ -38,7 +38,7 @@ class MarketBook:
     ) -> None:
         self._kube, self._vast, self._market, self._clock = kube, vast, market, clock
         self._namespace, self._name = namespace, book_name(name)
-        self._overhead = overhead_seconds(limits, leases=0, drain_seconds=limits.drain_seconds)
+        self._overhead = float(overhead_seconds(limits, 0, limits.drain_seconds))
         self._models: tuple[str, ...] = ()
         self._asked_at: float | None = None
         self._published: MarketNotes | None = None

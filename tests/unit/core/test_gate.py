@@ -246,6 +246,34 @@ def test_no_life_within_the_caps_costs_more_than_the_bound(
     assert cost * MICRO <= bound.total_microusd
 
 
+CLAIM = {"claimName": "results", "path": "out"}
+
+
+@pytest.mark.parametrize(
+    ("data", "upload_mbps", "seconds"),
+    [
+        ({"outputs": [CLAIM], "maxUploadGB": 2}, 400, 30 + 40),
+        ({"outputs": [CLAIM], "maxUploadGB": 2}, 4, 30 + 4000),
+        ({"checkpoint": {**CLAIM, "intervalSeconds": 600}, "maxUploadGB": 1}, 400, 30 + 20),
+        ({"outputs": [CLAIM], "maxUploadGB": 2, "drainSeconds": 600}, 4, 600),
+        ({"maxUploadGB": 2}, 4, 30),
+        ({"outputs": [CLAIM], "maxUploadGB": 0}, 4, 30),
+        ({"outputs": [CLAIM], "maxUploadGB": 2}, 0, 30 + 16_000),
+    ],
+)
+def test_the_time_to_copy_files_follows_the_line(
+    data: dict[str, Any], upload_mbps: int, seconds: int
+) -> None:
+    """Unless the job says how long; it is paid for, so the bound has it."""
+    quoted = quotes(an_offer(upload_mbps=Fraction(upload_mbps)))
+    found = judge(question(a_spec(data=data), quotes=quoted))
+    spec = a_spec(data={"maxUploadGB": data["maxUploadGB"]})
+    plain = judge(question(spec, quotes=quoted))
+
+    assert found.estimate.stop_seconds == seconds
+    assert found.estimate.lease_seconds - plain.estimate.lease_seconds == seconds - 30
+
+
 # --- Lines ----------------------------------------------------------------------------------------
 
 SLOW = an_offer(

@@ -530,6 +530,24 @@ TABLE = [
         [],
     ),
     (
+        "with much to copy, earlier",
+        node_observation(
+            running() | {"rent": marker(-40, moneyDeadlineSeconds=430, stopSeconds=391)},
+            world=listed(),
+        ),
+        Reason.STOPPING,
+        [],
+    ),
+    (
+        "but not before that",
+        node_observation(
+            running() | {"rent": marker(-40, moneyDeadlineSeconds=430, stopSeconds=389)},
+            world=listed(),
+        ),
+        Reason.RUNNING,
+        [],
+    ),
+    (
         "what does not run yet goes on until the fuse",
         node_observation(
             reachable() | {"rent": marker(-40, moneyDeadlineSeconds=41)}, world=listed()

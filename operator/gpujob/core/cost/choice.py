@@ -85,13 +85,16 @@ def needs_of(question: Question) -> Needs:
             Reason.INSUFFICIENT_HISTORY,
             "spec.activeDeadlineSeconds is not set, so the cost has no bound; set it",
         )
+    data = spec.data
+    delivers = data.drain_seconds is None and (data.outputs or data.checkpoint is not None)
     return Needs(
         disk_gb=spec.resources.disk_gb,
-        max_download_gb=spec.data.max_download_gb,
-        max_upload_gb=spec.data.max_upload_gb,
+        max_download_gb=data.max_download_gb,
+        max_upload_gb=data.max_upload_gb,
         run_seconds=max(spec.active_deadline_seconds - question.run_seconds_used, 0.0),
         drain_seconds=question.limits.drain_seconds_of(spec),
-        copies_files=bool(spec.data.inputs) or spec.data.checkpoint is not None,
+        delivered_gb=data.max_upload_gb if delivers else 0,
+        copies_files=bool(data.inputs) or data.checkpoint is not None,
     )
 
 

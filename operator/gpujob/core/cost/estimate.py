@@ -26,7 +26,9 @@ class Needs:
     run_seconds: float
     """What is left of activeDeadlineSeconds."""
     drain_seconds: float
-    """What the workload may take to exit and its files to be copied."""
+    """What the workload may take to exit and its files to be copied, however few they are."""
+    delivered_gb: int = 0
+    """The most that may have to be copied from the machine once the workload has ended."""
     copies_files: bool = False
     """Files are copied to the machine before the workload starts."""
 
@@ -45,6 +47,8 @@ class Estimate:
     usd_per_hour: Fraction
     lease_seconds: Fraction
     """The longest time from the rent request to the proof that the machine is gone."""
+    stop_seconds: Fraction
+    """The part of it that is kept for the workload to exit and for its files to be copied."""
     time_microusd: int
     traffic_microusd: int
     likely_microusd: int
@@ -56,16 +60,27 @@ class Estimate:
         return self.time_microusd + self.traffic_microusd
 
 
-def overhead_seconds(limits: Limits, leases: int, drain_seconds: float) -> float:
+def overhead_seconds(limits: Limits, leases: int, stop_seconds: float | Fraction) -> Fraction:
     """Returns the most seconds of an attempt that are paid for beyond its run."""
-    return limits.boot_cap_seconds + drain_seconds + limits.destroy_lag_seconds(leases)
+    seconds = limits.boot_cap_seconds + limits.destroy_lag_seconds(leases)
+    return (Fraction(seconds) + Fraction(stop_seconds)).limit_denominator(1000)
+
+
+def stop_seconds(offer: Offer, needs: Needs) -> Fraction:
+    """Returns how long the workload may take to exit and the offer's line to bring its files.
+
+    A line that is not known is taken for one of 1 Mbit/s.
+    """
+    copying = needs.delivered_gb * 8000 / (offer.upload_mbps or Fraction(1))
+    return (Fraction(needs.drain_seconds) + copying).limit_denominator(1000)
 
 
 def estimate(offer: Offer, needs: Needs, limits: Limits, *, leases: int) -> Estimate:
     """Returns the bound of an attempt on an offer while `leases` machines are leased."""
     usd_per_hour = offer.gpu_usd_per_hour + offer.disk_usd_per_hour(needs.disk_gb)
-    overhead = overhead_seconds(limits, leases, needs.drain_seconds)
-    seconds = Fraction(needs.run_seconds + overhead).limit_denominator(1000)
+    stop = stop_seconds(offer, needs)
+    run = Fraction(needs.run_seconds).limit_denominator(1000)
+    seconds = run + overhead_seconds(limits, leases, stop)
     cap = Fraction(limits.boot_cap_seconds).limit_denominator(1000)
     loading = loading_seconds(offer, needs)
     saved = cap - min(cap, loading) if loading is not None else Fraction(0)
@@ -74,6 +89,7 @@ def estimate(offer: Offer, needs: Needs, limits: Limits, *, leases: int) -> Esti
     return Estimate(
         usd_per_hour=usd_per_hour,
         lease_seconds=seconds,
+        stop_seconds=stop,
         time_microusd=time,
         traffic_microusd=traffic,
         likely_microusd=micro_up(usd_per_hour * (seconds - saved) / 3600) + traffic,

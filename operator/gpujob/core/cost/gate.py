@@ -154,19 +154,19 @@ def _money_deadline(fuse: int, cheapest: Estimate, lag: float) -> int:
 def _what_would_fit(question: Question, one: Candidate, needs: Needs, ceiling: int) -> str:
     offer, cheapest = one.offer, one.estimate
     bound = question.spent_microusd + cheapest.total_microusd
-    overhead = overhead_seconds(question.limits, question.leases, needs.drain_seconds)
+    overhead = overhead_seconds(question.limits, question.leases, cheapest.stop_seconds)
     traffic = micro_up(traffic_usd(offer, needs, question.limits, leases=question.leases))
     left = Fraction(ceiling - question.spent_microusd - traffic, MICRO)
-    run = left / cheapest.usd_per_hour * 3600 - Fraction(overhead)
+    run = left / cheapest.usd_per_hour * 3600 - overhead
     fits = (
         f"or activeDeadlineSeconds of {int(run + Fraction(question.run_seconds_used))}"
         if run >= 1
         else "but no activeDeadlineSeconds would"
     )
     parts = (
-        f"{needs.run_seconds:.0f} s of run and up to {overhead:.0f} s of boot and destroy at "
-        f"{float(cheapest.usd_per_hour):.4f} $/h = {short_usd(cheapest.time_microusd)}, traffic "
-        f"{short_usd(cheapest.traffic_microusd)}"
+        f"{needs.run_seconds:.0f} s of run and up to {float(overhead):.0f} s of boot, copying and "
+        f"destroy at {float(cheapest.usd_per_hour):.4f} $/h = {short_usd(cheapest.time_microusd)}, "
+        f"traffic {short_usd(cheapest.traffic_microusd)}"
     )
     spent = f", spent {short_usd(question.spent_microusd)}" if question.spent_microusd else ""
     return (

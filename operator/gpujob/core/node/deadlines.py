@@ -3,9 +3,9 @@
 from gpujob.api.reasons import Reason
 from gpujob.core.node.answers import NodePlan, end, stop
 from gpujob.core.node.facts import (
-    drain_seconds,
     paid_seconds,
     ran_seconds,
+    stop_seconds,
     usage_of,
 )
 from gpujob.core.observation import NodeObservation
@@ -26,7 +26,7 @@ def enforce_fuse(seen: NodeObservation) -> NodePlan | None:
     words = f"{elapsed:.0f} s after the rent request the fuse of ${rent.fuse_usd} leaves"
     if elapsed >= rent.money_deadline_seconds:
         return end(seen, Reason.BUDGET_EXHAUSTED, f"{words} no more time")
-    if seen.stage.may_run and elapsed >= rent.money_deadline_seconds - drain_seconds(seen):
+    if seen.stage.may_run and elapsed >= rent.money_deadline_seconds - stop_seconds(seen):
         return stop(seen, Reason.BUDGET_EXHAUSTED, f"{words} only the time to save files")
     return None
 

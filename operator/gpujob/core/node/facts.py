@@ -121,6 +121,13 @@ def drain_seconds(seen: NodeObservation) -> float:
     return limits.drain_seconds_of(seen.job.spec) if seen.job else limits.drain_seconds
 
 
+def stop_seconds(seen: NodeObservation) -> float:
+    """Returns how long before its money deadline a workload is told to stop."""
+    rent = seen.node.status.rent
+    kept = rent.stop_seconds if rent else None
+    return drain_seconds(seen) if kept is None else kept
+
+
 def stop_seconds_left(seen: NodeObservation) -> float:
     """Returns how long a workload that must stop, and the copying of its files, may still take.
 
@@ -195,7 +202,7 @@ def next_look(seen: NodeObservation) -> float:
         left = status.rent.money_deadline_seconds - paid_seconds(seen)
         due.append(left)
         if seen.stage.may_run and status.stop is None:
-            due.append(left - drain_seconds(seen))
+            due.append(left - stop_seconds(seen))
         if status.run is None and not status.is_paused:
             due.append(world.limits.boot_cap_seconds - booting_seconds(seen))
     if status.run is not None and job is not None and job.spec.active_deadline_seconds:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from math import ceil
 
 from gpujob.api.gpunode import LeaseStatus, RentAnswer, RentMarker
 from gpujob.api.reasons import Reason
@@ -118,6 +119,7 @@ def _marker(seen: NodeObservation, admission: Verdict, account_id: int) -> RentM
         confidence=rounded_down(admission.confidence),
         fuse_usd=format_usd(admission.fuse_microusd),
         money_deadline_seconds=admission.money_deadline_seconds,
+        stop_seconds=ceil(admission.estimate.stop_seconds),
         nonce=seen.node.metadata.uid.replace("-", ""),
     )
 
