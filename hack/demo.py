@@ -6,6 +6,7 @@ The end-to-end tests run the same story with their own checks.
 import argparse
 import contextlib
 import json
+import re
 import secrets
 import signal
 import subprocess
@@ -24,6 +25,7 @@ import yaml
 from localcluster import binaries, kind, project_images
 from localcluster.node import Node
 from localcluster.paths import ROOT, cache, environment
+from localcluster.patience import TELL_SECONDS, told
 
 PARTS = ROOT / "hack/demo.d"
 JOBS = ("train", "too-cheap", "overdue", "unlucky")
@@ -65,25 +67,27 @@ class Stage:
         *others, pod = yaml.safe_load_all((PARTS / "vastsim.yaml").read_text())
         pod["spec"]["containers"][0]["args"] += simulator_options
         self.apply({"apiVersion": "v1", "kind": "List", "items": [*others, pod]})
-        self.kubectl(
-            "wait", "-n", "vastsim", "--for=condition=Ready", "pod/vastsim", "--timeout=120s"
-        )
+        with told("waiting for the simulator", say):
+            self.kubectl(
+                "wait", "-n", "vastsim", "--for=condition=Ready", "pod/vastsim", "--timeout=120s"
+            )
         say("the simulator is running in the cluster")
 
     def install(self, *options: str) -> None:
         """Installs the operator with its chart. The options are passed to helm."""
         self.namespace("demo")
-        self.helm(
-            "upgrade",
-            "--install",
-            "gpujob",
-            str(ROOT / "helm/gpujob"),
-            "--namespace=gpujob-system",
-            f"--values={PARTS / 'values.yaml'}",
-            "--wait",
-            "--timeout=180s",
-            *options,
-        )
+        with told("installing the chart, and waiting for the operator", say):
+            self.helm(
+                "upgrade",
+                "--install",
+                "gpujob",
+                str(ROOT / "helm/gpujob"),
+                "--namespace=gpujob-system",
+                f"--values={PARTS / 'values.yaml'}",
+                "--wait",
+                "--timeout=180s",
+                *options,
+            )
         say("the chart is installed, and the operator is ready")
 
     def down(self) -> None:
@@ -178,6 +182,7 @@ def play(stage: Stage, on_look: Callable[[dict[str, Object]], None] = lambda _: 
         stage.kubectl("apply", "-f", str(PARTS / f"{name}.yaml"))
         say(f"kubectl apply -f hack/demo.d/{name}.yaml")
     shown: dict[str, str] = {}
+    figures = re.compile(r"[0-9.]+")
     table_due = time.monotonic() + 15
     deadline = time.monotonic() + STORY_SECONDS
     with _log_of_train(stage):
@@ -185,9 +190,13 @@ def play(stage: Stage, on_look: Callable[[dict[str, Object]], None] = lambda _: 
             jobs = {job["metadata"]["name"]: job for job in stage.get("gpujobs", "demo")}
             for name, job in jobs.items():
                 line = _line(job)
-                if shown.get(name) != line:
+                # A refusal is repeated with the figures of each new look at the market.
+                if figures.sub("", shown.get(name, "")) != figures.sub("", line):
                     shown[name] = line
                     say(f"{name}: {line}")
+            if time.monotonic() - _said_at > TELL_SECONDS:
+                rest = [name for name, job in jobs.items() if not is_settled(name, job)]
+                say(f"waiting for the end of {' and '.join(rest)}")
             on_look(jobs)
             if time.monotonic() > table_due:
                 table_due = float("inf")
@@ -361,55 +370,90 @@ def check(stage: Stage) -> None:
 
 
 def say(text: str) -> None:
-    """Prints a line with the time since the start."""
-    print(f"[{time.monotonic() - STARTED:6.1f}] {text}", flush=True)
+    """Prints a line with the seconds since the start."""
+    global _said_at
+    _said_at = time.monotonic()
+    print(f"[{_said_at - STARTED:6.1f}] {text}", flush=True)
 
 
 STARTED = time.monotonic()
+_said_at = STARTED
 
 
 def main() -> int:
     """Runs the demo; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="hack/demo", description=__doc__)
-    parser.add_argument("--keep", action="store_true", help="leave everything running afterwards")
-    keep = parser.parse_args().keep
-    # SIGTERM cleans up in the same way as an interrupt from the keyboard.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    stage = Stage("gpujob-demo")
+    parser = argparse.ArgumentParser(
+        prog="hack/demo",
+        description="Makes a local cluster with a simulator of Vast.ai, installs the operator, "
+        "runs four GpuJobs, checks what came of them and what they cost, and removes the cluster. "
+        "It never touches a cluster that it has not made itself.",
+    )
+    parser.add_argument(
+        "--name",
+        default="gpujob-demo",
+        help="name of the cluster (default: gpujob-demo); demos with different names can run at "
+        "the same time",
+    )
+    parser.add_argument("--keep", action="store_true", help="do not remove the cluster")
+    arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    stage = Stage(arguments.name)
+    try:
+        stage.cluster.reserve()
+    except FileExistsError:
+        print(
+            f"hack/demo: there is a cluster {stage.name} already, of a demo that was kept or still "
+            f"runs. Remove it with `hack/cluster --name {stage.name} down`, or choose another name "
+            "with --name.",
+            file=sys.stderr,
+        )
+        return 1
     try:
         stage.up()
         play(stage)
         check(stage)
     except (DemoError, TimeoutError) as error:
         print(f"\nhack/demo: {error}", file=sys.stderr)
-        if keep:
-            _how_to_look(stage)
         return 1
     except KeyboardInterrupt:
         print("\nhack/demo: interrupted", file=sys.stderr)
         return 130
     finally:
-        if not keep:
-            say("cleaning up")
+        _ignore_interrupts()
+        if arguments.keep:
+            _how_to_look(stage)
+        else:
+            say("removing the cluster; this cannot be interrupted")
             stage.down()
-    if keep:
-        _how_to_look(stage)
     say("done")
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    # Another one must not stop the cleaning half way.
+    _ignore_interrupts()
+    raise KeyboardInterrupt
+
+
+def _ignore_interrupts() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _how_to_look(stage: Stage) -> None:
     print(
         f"""
-Everything is still running. To look around:
+The cluster {stage.name} is kept. To look around:
   export KUBECONFIG={stage.kubeconfig} PATH={binaries.folder()}:$PATH
   kubectl get gpujobs,gpunodes -A
   kubectl describe gpujob -n demo unlucky
-  kubectl logs -n demo train-0-1-driver
+  kubectl logs -n demo -l gpujob.dev/job=train --tail=-1
   kubectl logs -n gpujob-system -l app.kubernetes.io/name=gpujob --prefix --tail=-1
   kubectl get --raw /api/v1/namespaces/vastsim/pods/vastsim:8000/proxy/sim/ledger
 To remove it:
-  hack/cluster --name {stage.name} down"""
+  hack/cluster --name {stage.name} down""",
+        flush=True,
     )
 
 

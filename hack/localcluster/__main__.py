@@ -1,6 +1,8 @@
 """The commands of hack/cluster."""
 
 import argparse
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from localcluster import binaries, kind
@@ -48,7 +50,10 @@ def main() -> None:
         case "kubeconfig":
             print(cluster.kubeconfig if cluster.kubeconfig.exists() else plane.kubeconfig)
         case "bin":
-            print(binaries.ensure(binaries.CONTROL_PLANE + binaries.CHART))
+            # Standard output is for the path.
+            with redirect_stdout(sys.stderr):
+                folder = binaries.ensure(binaries.CONTROL_PLANE + binaries.CHART)
+            print(folder)
         case "load":
             for archive in arguments.archives:
                 cluster.load(archive.resolve())

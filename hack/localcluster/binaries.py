@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localcluster.paths import SOURCES, cache, environment, locked
+from localcluster.patience import told
 
 GO_LOCK = Path(__file__).resolve().parents[1] / "locks/go.txt"
 KUBERNETES = "v1.36.3"
@@ -116,12 +117,11 @@ def ensure(programs: tuple[Program, ...]) -> Path:
     target = folder(RELEASE_MODULES if release else CLUSTER_MODULES)
     missing = [program for program in programs if not (target / program.name).exists()]
     for number, program in enumerate(missing, 1):
-        print(f"binaries: {number}/{len(missing)} {program.name} …", end=" ", flush=True)
-        started = time.monotonic()
-        with locked("build"):
+        what, started = f"{program.name} ({number} of {len(missing)})", time.monotonic()
+        with told(f"binaries: building {what}"), locked("build"):
             if not (target / program.name).exists():
                 _build(go(), program, target / program.name)
-        print(f"{time.monotonic() - started:.0f} s", flush=True)
+        print(f"binaries: built {what} in {time.monotonic() - started:.0f} s", flush=True)
     return target
 
 
@@ -193,9 +193,11 @@ def ensure_packages() -> None:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise SystemExit(f"packages: install {' '.join(missing)}, or run this as root on Debian")
-    print(f"packages: installing {' '.join(missing)}", flush=True)
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
     settings = environment() | {"DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(["apt-get", "update", "-qq"], check=True, env=settings, **quiet)  # type: ignore[call-overload]
-    subprocess.run(install, check=True, env=settings, **quiet)  # type: ignore[call-overload]
+    what = f"packages: installing {' '.join(missing)}"
+    print(what, flush=True)
+    with told(what):
+        subprocess.run(["apt-get", "update", "-qq"], check=True, env=settings, **quiet)  # type: ignore[call-overload]
+        subprocess.run(install, check=True, env=settings, **quiet)  # type: ignore[call-overload]

@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Self
 
 from localcluster import binaries
+from localcluster.patience import wait_for
 from localcluster.pki import Authority
-from localcluster.processes import Processes, wait_for
+from localcluster.processes import Processes
 
 READY_SECONDS = 120.0
 FIRST_PORT = 10_240

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from localcluster import binaries
 from localcluster.paths import cache, environment, locked, state
+from localcluster.patience import told
 
 KIND = "sigs.k8s.io/kind@v0.31.0"
 
@@ -27,6 +28,12 @@ class Kind:
         self.name = name
         self.state = state(f"{name}-kind")
         self.kubeconfig = self.state / "admin.kubeconfig"
+
+    def reserve(self) -> None:
+        """Takes the name for a new cluster; raises FileExistsError if there is one."""
+        if self.name in self._run("get", "clusters").split():
+            raise FileExistsError(self.name)
+        self.state.mkdir(parents=True)
 
     def up(self) -> None:
         """Creates the cluster, unless it exists."""
@@ -54,9 +61,11 @@ class Kind:
 
     def _run(self, *arguments: str) -> str:
         settings = environment() | {"KUBECONFIG": str(self.state / "kind.kubeconfig")}
-        done = subprocess.run(
-            [_program(), *arguments], capture_output=True, text=True, env=settings, check=False
-        )
+        program = _program()
+        with told(f"cluster: kind {' '.join(arguments[:2])}"):
+            done = subprocess.run(
+                [program, *arguments], capture_output=True, text=True, env=settings, check=False
+            )
         if done.returncode != 0:
             raise SystemExit(f"cluster: kind {' '.join(arguments)} failed:\n{done.stderr}")
         return done.stdout
@@ -67,9 +76,8 @@ def _program() -> str:
     if found := shutil.which("kind"):
         return found
     target = cache() / "kind"
-    with locked("build"):
+    with told(f"cluster: building {KIND}"), locked("build"):
         if not (target / "kind").exists():
-            print(f"cluster: building {KIND}", flush=True)
             settings = environment() | {"GOBIN": str(target), "CGO_ENABLED": "0"}
             subprocess.run([binaries.go(), "install", KIND], check=True, env=settings)
     return str(target / "kind")

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -18,8 +19,9 @@ from localcluster import binaries, configs, images
 from localcluster.configs import NODE_ADDRESS, NODE_NAME
 from localcluster.control_plane import free_port
 from localcluster.paths import SOURCES, cache, environment, locked, state
+from localcluster.patience import told, wait_for
 from localcluster.pki import Authority
-from localcluster.processes import Processes, start_time, wait_for
+from localcluster.processes import Processes, start_time
 
 VOLUMES = 4
 SYSCTLS = (
@@ -54,6 +56,10 @@ class Node:
 
     # --- Up ---------------------------------------------------------------------------------
 
+    def reserve(self) -> None:
+        """Takes the name for a new cluster; raises FileExistsError if there is one."""
+        self.state.mkdir(parents=True)
+
     def up(self) -> None:
         """Starts what does not run yet; waits until the node is Ready and a Service answers."""
         if os.geteuid() != 0:
@@ -74,10 +80,11 @@ class Node:
     def _start_namespaces(self) -> None:
         if self.init_pid() is not None:
             return
-        _save_sysctls()
         for stale in ("init.ready", "init.json"):
             (self.state / stale).unlink(missing_ok=True)
+        # In this order: from its cgroups, another cluster that ends meanwhile knows of this one.
         joins = self._make_cgroups()
+        _save_sysctls()
         command = "unshare --net --mount --pid --ipc --uts --cgroup --fork --mount-proc"
         command += " --propagation private --kill-child=KILL"
         init = f"bash {SOURCES / 'node-init.sh'} {self.state} {NODE_ADDRESS}"
@@ -159,14 +166,17 @@ class Node:
 
     def _start_forwarder(self) -> None:
         recorded = self.state / "api.port"
-        if not recorded.exists():
-            recorded.write_text(str(free_port()))
-        port = recorded.read_text()
+        # Until it listens, another cluster that starts could find the same port free.
+        with locked("ports"):
+            if not recorded.exists():
+                recorded.write_text(str(free_port()))
+            port = recorded.read_text()
+            if self._processes.pid("forwarder") is None:
+                python = str(SOURCES.parent.parent / ".venv/bin/python")
+                command = [python, str(SOURCES / "forward.py"), port, str(self.init_pid()), "6443"]
+                self._processes.start("forwarder", command)
+            wait_for("the forwarded port", 30, lambda: _listens(int(port)), quiet=True)
         self._authority.write_kubeconfig("admin", f"https://127.0.0.1:{port}", self.kubeconfig)
-        if self._processes.pid("forwarder") is None:
-            python = str(SOURCES.parent.parent / ".venv/bin/python")
-            command = [python, str(SOURCES / "forward.py"), port, str(self.init_pid()), "6443"]
-            self._processes.start("forwarder", command)
 
     def _start_node(self) -> None:
         programs, cfg, keys = self._programs, self._cfg, self._pki
@@ -255,7 +265,8 @@ class Node:
 
     def load(self, archive: Path) -> None:
         """Imports an image archive into the node."""
-        done = self._inside([*self._ctr("-n"), "k8s.io", "images", "import", str(archive)])
+        with told(f"cluster: importing {archive.name}"):
+            done = self._inside([*self._ctr("-n"), "k8s.io", "images", "import", str(archive)])
         if done.returncode != 0:
             raise SystemExit(f"cluster: importing {archive} failed:\n{done.stderr}")
 
@@ -282,9 +293,10 @@ class Node:
         """Ends everything and removes every trace, even after an interrupted `up`."""
         if not self.state.exists():
             return
-        self._end_processes()
-        self._remove_cgroups()
-        shutil.rmtree(self.state)
+        with told(f"cluster: ending {self.name}"):
+            self._end_processes()
+            self._remove_cgroups()
+            shutil.rmtree(self.state)
         _restore_sysctls()
 
     def _end_processes(self) -> None:
@@ -417,6 +429,12 @@ def _cgroup_mount(number: str, controllers: str) -> Path | None:
         if kind == "cgroup2" and number == "0":
             return Path(where)
     return None
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 def _only_child(pid: int) -> int:

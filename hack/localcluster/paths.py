@@ -3,11 +3,15 @@
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent
 ROOT = SOURCES.parent.parent
+
+NAME = re.compile("[a-z][a-z0-9-]{0,59}")
+"""Of a state folder, which may add a few letters to the name of its cluster."""
 
 FORBIDDEN = ("/run", "/var/lib", "/var/log")
 """The node mounts its own tmpfs on these folders, which hides what the host has there."""
@@ -30,7 +34,10 @@ def _user_cache() -> Path:
 
 
 def state(name: str) -> Path:
-    """Returns the folder of one cluster; it need not exist."""
+    """Returns the folder of one cluster, which need not exist; raises SystemExit for a bad name."""
+    if not NAME.fullmatch(name):
+        words = "use at most 40 lower-case letters, digits and hyphens, and begin with a letter"
+        raise SystemExit(f"cluster: {name!r} cannot be the name of a cluster; {words}")
     return cache() / "clusters" / name
 
 

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from localcluster.paths import environment
@@ -96,16 +96,3 @@ class Processes:
         scratch = self._record.with_suffix(".new")
         scratch.write_text(json.dumps(held))
         scratch.rename(self._record)
-
-
-def wait_for(what: str, seconds: float, ready: Callable[[], bool], *, quiet: bool = False) -> None:
-    """Waits until `ready` returns True; raises TimeoutError, which names what was awaited."""
-    started = time.monotonic()
-    if not quiet:
-        print(f"cluster: waiting for {what} …", end=" ", flush=True)
-    while not ready():
-        if time.monotonic() - started > seconds:
-            raise TimeoutError(f"{what} took longer than {seconds:.0f} s")
-        time.sleep(0.05)
-    if not quiet:
-        print(f"{time.monotonic() - started:.1f} s", flush=True)

@@ -20,6 +20,7 @@ from localcluster import kind
 from localcluster.binaries import ensure_packages
 from localcluster.images import Image, write_archive, write_layer
 from localcluster.paths import ROOT, cache, environment, locked
+from localcluster.patience import told
 
 USER = "10001:10001"
 SMALL = {"PYTHONOPTIMIZE": "2", "PYTHONNODEBUGRANGES": "1"}
@@ -135,7 +136,7 @@ def build(target: Path, tags: tuple[str, ...] = (OPERATOR, DRIVER, SIMULATOR)) -
     if engine is not None:
         return [_by_engine(engine, tag, target) for tag in tags]
     ensure_packages()
-    with locked("images"):
+    with told("images: preparing what rarely changes"), locked("images"):
         # Two builds at once would make the same layers twice.
         kept = {
             tag: (_root(*RECIPES[tag].root), _standard(RECIPES[tag]), _wheels(RECIPES[tag]))
@@ -144,7 +145,7 @@ def build(target: Path, tags: tuple[str, ...] = (OPERATOR, DRIVER, SIMULATOR)) -
     made = []
     for tag in tags:
         recipe = RECIPES[tag]
-        with tempfile.TemporaryDirectory(dir=target) as scratch:
+        with told(f"images: building {tag}"), tempfile.TemporaryDirectory(dir=target) as scratch:
             archive = target / f"{_name(tag)}.tar"
             code = _code(recipe, Path(scratch))
             write_archive(_image(tag, recipe, (*kept[tag], code)), archive)
@@ -164,7 +165,7 @@ def machine_root() -> Path:
         return target
     ensure_packages()
     # Two at once would make it twice.
-    with locked("images"):
+    with told("images: preparing the machines' file system"), locked("images"):
         if not target.exists():
             target.parent.mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -216,8 +217,9 @@ def _by_engine(engine: str, tag: str, target: Path) -> Path:
     archive = target / f"{_name(tag)}.tar"
     print(f"images: {tag} by {engine}", flush=True)
     source = ["--file", str(ROOT / "operator/Dockerfile"), "--target", RECIPES[tag].target]
-    _run([engine, "build", "--quiet", *source, "--tag", tag, str(ROOT)])
-    _run([engine, "save", "--output", str(archive), tag])
+    with told(f"images: building {tag}"):
+        _run([engine, "build", "--quiet", *source, "--tag", tag, str(ROOT)])
+        _run([engine, "save", "--output", str(archive), tag])
     return archive
 
 

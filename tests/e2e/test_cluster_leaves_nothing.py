@@ -103,3 +103,32 @@ def test_an_interrupted_start_leaves_nothing_after_down() -> None:
         node.down()
 
     assert traces() == before
+
+
+def test_a_demo_that_is_interrupted_twice_leaves_nothing() -> None:
+    """The second interrupt comes while it cleans up, as from a user who is impatient."""
+    before = traces()
+    name = NAMES[0]
+    node = Node(name)
+    command = [str(ROOT / "hack/demo"), "--name", name]
+    try:
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            eventually("the namespaces are there", lambda: node.init_pid() is not None)
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.stdout is not None, "it was requested as a pipe"
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if "removing the cluster" in line:
+                    os.killpg(process.pid, signal.SIGINT)
+        assert process.returncode == 130, said
+        assert "hack/demo: interrupted\n" in said
+        assert traces() == before
+    finally:
+        node.down()

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import demo
 from localcluster.images import Image, write_archive, write_layer
-from localcluster.paths import ROOT
+from localcluster.node import Node
+from localcluster.paths import ROOT, state
 from localcluster.processes import Processes, start_time
 
 
@@ -179,3 +181,26 @@ def test_with_an_engine_it_is_kind(tmp_path: Path) -> None:
         tag = f"localhost/{name}:dev"
         assert f"docker build --quiet {dockerfile} --target {target} --tag {tag} {ROOT}" in lines
         assert f"docker save --output {tmp_path / name}.tar {tag}" in lines
+
+
+def test_a_demo_leaves_a_cluster_alone_that_it_has_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says so, and how to go on."""
+    monkeypatch.setenv("GPUJOB_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))  # no container engine
+    monkeypatch.setattr(sys, "argv", ["demo", "--name", "somebodys"])
+    Node("somebodys").reserve()
+
+    assert demo.main() == 1
+    assert Node("somebodys").state.exists()
+    said = capsys.readouterr().err
+    assert "there is a cluster somebodys already" in said
+    assert "hack/cluster --name somebodys down" in said
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "A", "-a", "a" * 61, "a b"])
+def test_what_could_be_another_folder_is_no_name_of_a_cluster(name: str) -> None:
+    """Its folder is removed with it."""
+    with pytest.raises(SystemExit, match="cannot be the name of a cluster"):
+        state(name)
