@@ -25,13 +25,15 @@ import yaml
 from localcluster import binaries, kind, project_images
 from localcluster.node import Node
 from localcluster.paths import ROOT, cache, environment
-from localcluster.patience import TELL_SECONDS, told
+from localcluster.patience import told
 
 PARTS = ROOT / "hack/demo.d"
 JOBS = ("train", "too-cheap", "overdue", "unlucky")
 LAG_CAP_SECONDS = 60
 """destroyLagCapSeconds of hack/demo.d/values.yaml."""
 STORY_SECONDS = 400
+SILENCE_SECONDS = 8
+"""After which it is said what is waited for."""
 HOST_DIES = {"host_dies": {"count": 1, "seconds": 6, "image": "demo/host-dies"}}
 
 Object = dict[str, Any]
@@ -194,7 +196,7 @@ def play(stage: Stage, on_look: Callable[[dict[str, Object]], None] = lambda _: 
                 if figures.sub("", shown.get(name, "")) != figures.sub("", line):
                     shown[name] = line
                     say(f"{name}: {line}")
-            if time.monotonic() - _said_at > TELL_SECONDS:
+            if time.monotonic() - _said_at > SILENCE_SECONDS:
                 rest = [name for name, job in jobs.items() if not is_settled(name, job)]
                 say(f"waiting for the end of {' and '.join(rest)}")
             on_look(jobs)

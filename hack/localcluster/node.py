@@ -269,6 +269,7 @@ class Node:
             done = self._inside([*self._ctr("-n"), "k8s.io", "images", "import", str(archive)])
         if done.returncode != 0:
             raise SystemExit(f"cluster: importing {archive} failed:\n{done.stderr}")
+        print(f"cluster: imported {archive.name}", flush=True)
 
     def kubectl(self, *arguments: str, text: str | None = None) -> str:
         """Runs kubectl as administrator and returns what it printed; raises SystemExit."""

@@ -5,8 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-TELL_SECONDS = 8.0
-"""Nothing is silent for longer than ten seconds, on a busy machine, either."""
+TELL_SECONDS = 5.0
+"""With a short step before it that says nothing, it is still said within ten seconds."""
 
 
 def _print(text: str) -> None:
