@@ -252,11 +252,14 @@ async def test_what_can_not_be_copied_is_said_before_anything_is_rented(
     assert held.reports[0].data_problem.startswith(words)
 
 
+NO_FILE = "not copied: {} on the machine holds no file; correct the path, or set optional"
+
+
 @pytest.mark.parametrize(
     ("text", "lost"),
     [
-        ("mkdir out; echo 7 > out/result", "not copied: {} on the machine holds no file"),
-        ("mkdir -p outputs/empty", "not copied: {} on the machine holds no file"),
+        ("mkdir out; echo 7 > out/result", NO_FILE),
+        ("mkdir -p outputs/empty", NO_FILE),
         ("exit 3", ""),
         ("mkdir outputs; : > outputs/empty", ""),
     ],

@@ -543,6 +543,8 @@ class Reconciler:
             await self._record("GpuNode", before, Reason(after.end.reason), after.end.message)
         elif before.status.released_at is None and after.released_at is not None:
             words = f"the machine is gone; the attempt cost at most ${after.accrued_usd}"
+            if after.lease is None:
+                words = "nothing was rented"
             await self._record("GpuNode", before, Reason.RELEASED, words)
         elif job is not None:
             await self._tell(job, before.status.conditions, after.conditions)

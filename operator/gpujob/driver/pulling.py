@@ -100,7 +100,8 @@ async def pull(
     except CopyError as error:
         return (str(error),)
     if needs_files and all(one.kind is Kind.FOLDER for one in listing.entries.values()):
-        none = f"{in_words(copy.path, SHOWN_LENGTH_MAX)} on the machine holds no file"
+        path = in_words(copy.path, SHOWN_LENGTH_MAX)
+        none = f"{path} on the machine holds no file; correct the path, or set optional"
         return (*listing.skipped, none)
     tell_special(listing.special)
     wanted = list(listing.entries.values())

@@ -173,6 +173,18 @@ def test_a_refusal_says_what_would_fit() -> None:
         judge(question(a_spec(cost={"ceiling": "0.40"}, activeDeadlineSeconds=deadline + 1)))
 
 
+def test_a_refusal_for_traffic_alone_names_its_caps() -> None:
+    """With less of it, the same job is admitted; no shorter run would be."""
+    wanted = {"cost": {"ceiling": "1.00"}, "activeDeadlineSeconds": 60}
+    data = {"maxDownloadGB": 20, "maxUploadGB": 5000}
+    with pytest.raises(CostGateError) as refused:
+        judge(question(a_spec(**wanted, data=data)))
+
+    caps = "or less of data.maxDownloadGB, now 20, or maxUploadGB, now 5000"
+    assert refused.value.message.endswith(caps)
+    judge(question(a_spec(**wanted, data=data | {"maxUploadGB": 2})))
+
+
 def test_the_cheapest_whole_wins_not_the_cheapest_hour() -> None:
     """Traffic and disk are part of the price."""
     cheap_hour = an_offer(

@@ -25,6 +25,7 @@ from tests.builders import (
 )
 from tests.unit.core.test_images import a_trial
 
+from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
@@ -579,6 +580,30 @@ def test_what_was_learnt_of_an_image_is_a_warning_and_no_refusal() -> None:
     assert admitted(bad).reason is Reason.ADMITTED
     assert "a job with this image failed 5 min ago" in admitted(bad).message
     assert "this image" not in admitted(elsewhere).message
+
+
+def test_what_follows_a_wish_of_the_user_is_no_other_attempt() -> None:
+    """Nobody is told of one when the job was suspended or deleted; nor of a cost without a rent."""
+
+    def told(job: GpuJob, reason: str, *, cost: str = "0.25") -> tuple[str, str]:
+        node = released(reason, cost=cost)
+        plan = plan_job(job_observation(job=job, node=node))
+        return plan.reason, plan.message.rpartition("; ")[2]
+
+    suspended = a_job(a_spec(suspend=True), status=RECORDED)
+    deleted = a_job(status=RECORDED, deletionTimestamp=stamp())
+    assert told(suspended, "Suspended") == (
+        "Suspended",
+        "it cost at most $0.250, and the job is suspended",
+    )
+    assert told(deleted, "JobDeleted") == (
+        "JobDeleted",
+        "it cost at most $0.250, and the job is being deleted",
+    )
+    assert told(a_job(status=RECORDED), "OfferGone", cost="0") == (
+        "Retrying",
+        "it cost nothing, and another attempt follows",
+    )
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,8 @@ def choose(fitting: list[Candidate], *, bound_microusd: int) -> Candidate:
         raise CostGateError(
             Reason.MACHINES_DISTRUSTED,
             f"all {len(fitting)} offers that fit are on machines that failed recently, for "
-            f"example: {fitting[0].against}; they are trusted again as time passes",
+            f"example: {fitting[0].against}; waiting for other offers, or until these are trusted "
+            "again",
             bound_microusd=bound_microusd,
         )
     return min(trusted, key=lambda one: (one.expected, one.offer.offer_id))

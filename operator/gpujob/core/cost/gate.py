@@ -158,11 +158,12 @@ def _what_would_fit(question: Question, one: Candidate, needs: Needs, ceiling: i
     traffic = micro_up(traffic_usd(offer, needs, question.limits, leases=question.leases))
     left = Fraction(ceiling - question.spent_microusd - traffic, MICRO)
     run = left / cheapest.usd_per_hour * 3600 - overhead
-    fits = (
-        f"or activeDeadlineSeconds of {int(run + Fraction(question.run_seconds_used))}"
-        if run >= 1
-        else "but no activeDeadlineSeconds would"
-    )
+    fits = f"or activeDeadlineSeconds of {int(run + Fraction(question.run_seconds_used))}"
+    if run < 1:
+        fits = "but no activeDeadlineSeconds would"
+        if bound - cheapest.traffic_microusd <= ceiling:
+            caps = f"maxDownloadGB, now {needs.max_download_gb}, or maxUploadGB"
+            fits = f"or less of data.{caps}, now {needs.max_upload_gb}"
     parts = (
         f"{needs.run_seconds:.0f} s of run and up to {float(overhead):.0f} s of boot, copying and "
         f"destroy at {float(cheapest.usd_per_hour):.4f} $/h = {short_usd(cheapest.time_microusd)}, "

@@ -136,11 +136,22 @@ def what_follows(
     if status.attempt >= ATTEMPTS_MAX:
         words = f"{_attempts(status.attempt)} were made; the last one: {record.message}"
         return over(seen, status, Reason.MAX_RENTS_EXCEEDED, words, spent)
-    cost = short_usd(parse_usd(record.cost_usd))
-    follows = f"; it cost at most {cost}, and another attempt follows"
+    charged = parse_usd(record.cost_usd)
+    cost = f"cost at most {short_usd(charged)}" if charged else "cost nothing"
+    next_reason, next_words = _next_of(seen)
+    follows = f"; it {cost}, and {next_words}"
     words = f"attempt {record.attempt} ended with {reason}: {record.message}"
     words = words[: 1024 - len(follows)] + follows
-    return Plan(status=status, reason=Reason.RETRYING, message=words, requeue_seconds=0)
+    return Plan(status=status, reason=next_reason, message=words, requeue_seconds=0)
+
+
+def _next_of(seen: JobObservation) -> tuple[Reason, str]:
+    """Returns what becomes of a job that is not over, and that in words."""
+    if seen.job.metadata.is_being_deleted:
+        return Reason.JOB_DELETED, "the job is being deleted"
+    if seen.job.spec.suspend:
+        return Reason.SUSPENDED, "the job is suspended"
+    return Reason.RETRYING, "another attempt follows"
 
 
 def _attempts(number: int) -> str:

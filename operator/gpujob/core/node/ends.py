@@ -189,9 +189,12 @@ def give_up_lost(seen: NodeObservation) -> NodePlan | None:
     booted = status.run is not None or status.is_paused
     if not booted and booting_seconds(seen) >= limits.boot_cap_seconds:
         if status.machine is None and lease is not None and lease.status == "running":
-            return end(
-                seen, Reason.HOST_KEY_UNAVAILABLE, "the machine's log did not show its host key"
+            words = (
+                "the machine runs, but its log did not show its host key within "
+                f"{limits.boot_cap_seconds:.0f} s: the machine is broken, or its image holds "
+                "neither an SSH server nor apt-get to install one"
             )
+            return end(seen, Reason.HOST_KEY_UNAVAILABLE, words)
         words = f"the workload did not start within {limits.boot_cap_seconds:.0f} s"
         return _end_booting(seen, words)
     # Only the driver's contact with the machine counts: silence of the driver is its own fault.

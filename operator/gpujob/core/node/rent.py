@@ -183,7 +183,9 @@ def record_lease(seen: NodeObservation, found: Lease | int) -> NodePlan:
         instance_id=number, usd_per_hour=format_usd(rate), recorded_at=seen.world.now
     )
     status = seen.node.status.model_copy(update={"lease": lease})
-    return progress(status, Reason.RENTED, f"rented as instance {number}")
+    what = f"{rent.gpu} in {rent.location}" if rent else "a machine"
+    words = f"rented {what} for {short_usd(rate)} per hour, as instance {number}"
+    return progress(status, Reason.RENTED, words)
 
 
 def proof_starts(seen: NodeObservation) -> float | None:
