@@ -346,6 +346,7 @@ class Data(Model):
         Field(
             max_length=8,
             description="Folders that are copied to the machine before the workload starts.",
+            examples=[[{"claimName": "code", "path": "/workspace/src"}]],
         ),
     ] = ()
     outputs: Annotated[
@@ -363,7 +364,8 @@ class Data(Model):
             "the next attempt. On the claim the files of the last whole copy have the names that "
             "they have on the machine: a newer copy replaces them only when all of it is there. "
             "The folder .gpujob beside them belongs to the operator. Only files that this job has "
-            "saved are ever removed."
+            "saved are ever removed.",
+            examples=[{"claimName": "state", "subPath": "runs/7", "path": "/workspace/state"}],
         ),
     ] = None
     log: Annotated[
@@ -371,7 +373,8 @@ class Data(Model):
         Field(
             description="Stores everything that the workload prints, in the files NODE.stdout and "
             "NODE.stderr. The log of the driver pod does not hold everything: the cluster rotates "
-            "it."
+            "it.",
+            examples=[{"claimName": "logs"}],
         ),
     ] = None
     drain_seconds: Annotated[
@@ -463,7 +466,7 @@ class GpuJobSpec(Model):
             min_length=1,
             max_length=64,
             description="Program and its first arguments. They are not passed to a shell.",
-            examples=[["python3", "train.py"]],
+            examples=[["python3", "src/train.py"]],
         ),
     ]
     args: Annotated[

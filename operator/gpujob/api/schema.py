@@ -69,7 +69,10 @@ def _immutable(field: str) -> tuple[Schema, ...]:
 def _column(
     name: str, path: str, *, of: str = "string", wide: bool = False, description: str = ""
 ) -> Schema:
-    """Returns a printer column. Its name is one word without symbols, so that `awk` can split."""
+    """Returns a printer column. Its name is one word without symbols, so that `awk` can split.
+
+    It ends with the unit, since no description of a column is shown with it.
+    """
     column = {"name": name, "type": of, "jsonPath": path}
     return (
         column
@@ -170,17 +173,13 @@ GPUJOB = Kind(
         _column("State", ".status.phase"),
         _column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
         _column("GPU", ".status.gpu"),
-        _column("Price", ".status.usdPerHour", description="US dollars per hour, disk included."),
-        _column("Spent", ".status.cost.accruedUSD"),
-        _column("Ceiling", ".spec.cost.ceiling"),
+        _column("USDPerHour", ".status.usdPerHour", description="Disk included."),
+        _column("SpentUSD", ".status.cost.accruedUSD"),
+        _column("CeilingUSD", ".spec.cost.ceiling"),
         _AGE,
-        _column("Estimate", ".status.cost.estimateUSD", wide=True),
-        _column(
-            "Done", ".status.progress.percent", of="integer", wide=True, description="Percent."
-        ),
-        _column(
-            "Busy", ".status.usage.gpuPercent", of="integer", wide=True, description="Percent."
-        ),
+        _column("EstimateUSD", ".status.cost.estimateUSD", wide=True),
+        _column("DonePercent", ".status.progress.percent", of="integer", wide=True),
+        _column("BusyPercent", ".status.usage.gpuPercent", of="integer", wide=True),
         _column("Attempt", ".status.attempt", of="integer", wide=True),
         _column("Node", ".status.nodeName", wide=True),
         _column("Message", '.status.conditions[?(@.type=="Ready")].message', wide=True),
@@ -208,14 +207,12 @@ GPUNODE = Kind(
         _column("Job", ".spec.jobRef.name"),
         _column("GPU", ".status.rent.gpu"),
         _column("Instance", ".status.lease.instanceID", of="integer"),
-        _column(
-            "Price", ".status.lease.usdPerHour", description="US dollars per hour, disk included."
-        ),
-        _column("Accrued", ".status.accruedUSD"),
+        _column("USDPerHour", ".status.lease.usdPerHour", description="Disk included."),
+        _column("AccruedUSD", ".status.accruedUSD"),
         _AGE,
         _column("Machine", ".status.rent.machineID", of="integer", wide=True),
         _column("Location", ".status.rent.location", wide=True),
-        _column("Fuse", ".status.rent.fuseUSD", wide=True),
+        _column("FuseUSD", ".status.rent.fuseUSD", wide=True),
         _column("Message", '.status.conditions[?(@.type=="Ready")].message', wide=True),
     ),
     selectable=(".status.phase", ".spec.jobRef.name"),
