@@ -11,7 +11,7 @@ from tests.e2e.evidence import RECORD
 from demo import Stage
 from localcluster.node import Node
 
-ORDER = ("test_demo", "test_data", "test_release", "test_rights")
+ORDER = ("test_demo", "test_data", "test_documents", "test_release", "test_rights")
 """Modules that use the one cluster, one after the other. The first installs the chart in a way of
 its own and uninstalls it; the last reads what was asked of the API server all the while."""
 HERE = Path(__file__).parent
@@ -85,7 +85,7 @@ def cluster() -> Iterator[Stage]:
 def stage(cluster: Stage) -> Stage:
     """The cluster with the chart installed, and claims in a namespace."""
     cluster.install()
-    for name in ("results", "state", "logs"):
+    for name in ("code", "results", "state", "logs"):
         cluster.apply(_claim(name))
     return cluster
 

@@ -36,11 +36,13 @@ def job(name: str, script: str, **spec: Any) -> Object:
     }
 
 
-def eventually(stage: Stage, name: str, look: Callable[[Object], Any]) -> Any:
+def eventually(
+    stage: Stage, name: str, look: Callable[[Object], Any], *, namespace: str = "demo"
+) -> Any:
     """Looks at a job until something true is seen, and returns it."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        text = stage.kubectl("get", "gpujob", name, "-n", "demo", "-o", "json")
+        text = stage.kubectl("get", "gpujob", name, "-n", namespace, "-o", "json")
         found: Object = json.loads(text)
         if seen := look(found):
             return seen
@@ -54,14 +56,20 @@ def over(found: Object) -> Object | None:
     return found if "True" in ended else None
 
 
-def on_claim(stage: Stage, claim: str, script: str) -> str:
-    """Runs Python in a pod of our own that mounts a claim, and returns what it prints."""
+def on_claim(
+    stage: Stage, claim: str, script: str, *, user: int = 10001, writes: bool = False
+) -> str:
+    """Runs Python in a pod of our own that mounts a claim, and returns what it prints.
+
+    For one that writes, the kubelet gives the claim and all files on it to the pod's group.
+    """
     image = stage.get("pods", "vastsim")[0]["spec"]["containers"][0]["image"]
     security = {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
         "runAsNonRoot": True,
-        "runAsUser": 10001,
+        "runAsUser": user,
+        "runAsGroup": user,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     stage.apply(
@@ -71,6 +79,7 @@ def on_claim(stage: Stage, claim: str, script: str) -> str:
             "metadata": {"name": "look", "namespace": "demo"},
             "spec": {
                 "restartPolicy": "Never",
+                "securityContext": {"fsGroup": user} if writes else {},
                 "containers": [
                     {
                         "name": "look",

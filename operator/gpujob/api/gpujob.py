@@ -402,7 +402,7 @@ class Data(Model):
             description="Maximum download in GB, image included. The machine is destroyed when it "
             "downloads more. A machine whose line could not load so much before its boot cap is "
             "not rented; without files to copy, 100 GB of it count for that.",
-            examples=[20],
+            examples=[5],
         ),
     ] = 20
     max_upload_gb: Annotated[
