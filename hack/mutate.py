@@ -287,6 +287,18 @@ FAULTS = (
         "spent = parse_usd(status.cost.spent_usd) + parse_usd(record.cost_usd)",
         "spent = parse_usd(record.cost_usd)",
     ),
+    Fault(
+        "a suspended job is promised another attempt",
+        "core/job/after_attempt.py",
+        "    if seen.job.spec.suspend:\n        return Reason.SUSPENDED",
+        "    if False:\n        return Reason.SUSPENDED",
+    ),
+    Fault(
+        "a job with too much traffic is told to run shorter",
+        "core/cost/gate.py",
+        "if bound - cheapest.traffic_microusd <= ceiling:",
+        "if bound <= ceiling:",
+    ),
     # --- Accounts and interruptions -------------------------------------------------------------
     Fault(
         "a node may rent with any account",
