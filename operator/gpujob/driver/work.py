@@ -183,7 +183,7 @@ class Worker:
                 self.findings.message = str(error)
             except MachineError as error:
                 if self.findings.message != str(error):
-                    _log.info("no connection: %s", error)
+                    _log.info("no connection to the machine; trying again: %s", error)
                 self.findings.message = str(error)
             tries += 1
             longest = min(0.5 * 2 ** min(tries, 10), RECONNECT_MAX_SECONDS)

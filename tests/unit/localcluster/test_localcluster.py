@@ -147,7 +147,9 @@ def test_with_an_engine_it_is_kind(tmp_path: Path) -> None:
         "binaries.ensure = lambda programs: print(*(program.name for program in programs))\n"
         "assert kind.engine() == 'docker'\n"
         "cluster = kind.Kind('mine')\n"
-        "cluster.up(); cluster.up()\n"
+        "cluster.reserve(); cluster.up(); cluster.up()\n"
+        "try: kind.Kind('mine').reserve()\n"
+        "except FileExistsError: print('refused')\n"
         f"cluster.load(Path('{archive}'))\n"
         "assert cluster.kubeconfig.read_text() == 'apiVersion: v1\\n'\n"
         "print(cluster.status()); cluster.down(); print(cluster.status())\n"
@@ -173,6 +175,7 @@ def test_with_an_engine_it_is_kind(tmp_path: Path) -> None:
     assert sum("create cluster --name mine" in call for call in calls) == 1
     assert f"kind load image-archive {archive} --name mine" in calls
     assert "kubectl helm helm4\n" in done.stdout, "what a user of the cluster needs is built"
+    assert "refused\n" in done.stdout
     assert "mine: runs in kind" in done.stdout
     assert "mine: does not run" in done.stdout
     dockerfile = f"--file {ROOT / 'operator/Dockerfile'}"
