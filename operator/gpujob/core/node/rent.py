@@ -154,7 +154,8 @@ def answered(seen: NodeObservation) -> NodePlan | None:
         case RentAccepted(instance_id):
             return record_lease(seen, instance_id)
         case RentRefused(reason, message):
-            return _not_rented(seen, reason, message)
+            words = f"the provider refused the rent request: {message}"
+            return _not_rented(seen, reason, words)
         case _:
             return None
 
