@@ -56,6 +56,7 @@ from gpujob.core.job.plan import node_name, plan_job
 from gpujob.core.machine.driver_pod import KEY_FILE, driver_pod_name, key_secret_name, owned_by
 from gpujob.core.machine.ports import service_name
 from gpujob.core.machine.start_script import host_key_in_log
+from gpujob.core.money import parse_usd
 from gpujob.core.node.plan import plan_node
 from gpujob.core.node.stage import stage_of
 from gpujob.core.observation import (
@@ -543,7 +544,7 @@ class Reconciler:
             await self._record("GpuNode", before, Reason(after.end.reason), after.end.message)
         elif before.status.released_at is None and after.released_at is not None:
             words = f"the machine is gone; the attempt cost at most ${after.accrued_usd}"
-            if after.lease is None:
+            if after.lease is None and not parse_usd(after.accrued_usd or "0"):
                 words = "nothing was rented"
             await self._record("GpuNode", before, Reason.RELEASED, words)
         elif job is not None:
