@@ -15,6 +15,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import ssl
 import sys
 import tempfile
 import time
@@ -29,8 +30,9 @@ from typing import Any
 import asyncssh
 from aiohttp import web
 from kubernetes.aio import client
-from pydantic import SecretStr
+from pydantic import SecretBytes, SecretStr
 
+from gpujob.adapters import pki
 from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.errors import ControllerUnavailable
 from gpujob.adapters.kube import Body, KubeClient
@@ -62,11 +64,13 @@ from gpujob.api.transport import (
     read_message,
 )
 from gpujob.controller.transport import POD_NAME, POD_UID, transport_app
+from gpujob.core.certificates import Certificate
 from gpujob.core.effects import Rent
 from gpujob.core.limits import Limits
 from gpujob.core.machine.start_script import host_key_in_log, start_script
 from gpujob.core.observation import Heard
 from gpujob.web.listener import http_server
+from gpujob.web.tls import ShownCertificate
 from localcluster.control_plane import free_port
 from localcluster.project_images import SMALL, machine_root
 
@@ -302,11 +306,24 @@ async def _rent(vast: VastClient, url: str, private: asyncssh.SSHKey) -> Machine
     return machine
 
 
+def a_certificate() -> Certificate:
+    """Makes one for the loopback."""
+    return pki.make(frozenset({"127.0.0.1"}), now=datetime.now(UTC), life_seconds=86_400)
+
+
+def listening(made: Certificate) -> ssl.SSLContext:
+    """Returns the context of the controller's listener."""
+    shown = ShownCertificate(ssl.TLSVersion.TLSv1_3)
+    shown.show(made.chain.encode(), SecretBytes(made.key.get_secret_value().encode()))
+    return shown.context
+
+
 class Controller:
     """Tells one driver what to do."""
 
     def __init__(self) -> None:
         self._runner: web.AppRunner | None = None
+        self.certificate = a_certificate()
         self.answer = Assignment(version=1, instruction=Instruction.WAIT)
         self.runs = asyncio.Event()
         """Set once the driver has reported that its workload runs."""
@@ -319,8 +336,9 @@ class Controller:
         app.router.add_post(SYNC_PATH, self._sync)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        tls = listening(self.certificate)
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=tls).start()
+        return f"https://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:
         """Stops answering."""
@@ -398,6 +416,7 @@ async def carry(
     controller = Controller()
     settings = bytecode | {
         "GPUJOB_TRANSPORT_URL": await controller.start(),
+        "GPUJOB_TRANSPORT_AUTHORITIES": controller.certificate.authority,
         "GPUJOB_TOKEN_FILE": str(folder / "token"),
         "GPUJOB_SSH_KEY_FILE": str(machine.key_file),
         "GPUJOB_NODE_NAME": "bench",
@@ -549,7 +568,7 @@ def a_report(name: str, sequence: int) -> bytes:
     return json.dumps(report.wire()).encode()
 
 
-def serve(port: int, drivers: int, line: Connection) -> None:
+def serve(port: int, drivers: int, made: Certificate, line: Connection) -> None:
     """Serves until it is told to stop."""
 
     async def run() -> None:
@@ -566,8 +585,9 @@ def serve(port: int, drivers: int, line: Connection) -> None:
             on_news=lambda _: None,
             world=unasked,
             quotes=unasked,
+            authorities=lambda: made.authority,
         )
-        server = http_server(app, "127.0.0.1", port)
+        server = http_server(app, "127.0.0.1", port, listening(made))
         serving = asyncio.create_task(server.serve())
         while not server.started:  # noqa: ASYNC110 - it sets no event
             await asyncio.sleep(0.01)
@@ -592,9 +612,9 @@ class Heartbeats:
     latencies_ms: list[float] = field(default_factory=list)
 
 
-async def heartbeat(url: str, name: str, first: float, found: Heartbeats) -> None:
+async def heartbeat(url: str, authority: str, name: str, first: float, found: Heartbeats) -> None:
     """Reports like a driver, over one connection, from a given time until it is cancelled."""
-    client = TransportClient(url)
+    client = TransportClient(url, authority)
     sequence = 0
     try:
         while True:
@@ -616,7 +636,9 @@ async def heartbeat(url: str, name: str, first: float, found: Heartbeats) -> Non
         client.close()
 
 
-async def measure_controller(seconds: float, drivers: int, pid: int, port: int) -> None:
+async def measure_controller(
+    seconds: float, drivers: int, pid: int, port: int, authority: str
+) -> None:
     """Lets the drivers report, and prints the table."""
     print(
         f"the controller's transport, {drivers} drivers, one report every {SYNC_SECONDS:g} s for "
@@ -628,7 +650,11 @@ async def measure_controller(seconds: float, drivers: int, pid: int, port: int) 
     beating = [
         asyncio.create_task(
             heartbeat(
-                f"http://127.0.0.1:{port}", name, began + SYNC_SECONDS * number / drivers, found
+                f"https://127.0.0.1:{port}",
+                authority,
+                name,
+                began + SYNC_SECONDS * number / drivers,
+                found,
             )
         )
         for number, name in enumerate(node_names(drivers))
@@ -667,15 +693,17 @@ def main() -> int:
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(prefix="gpujob-bench-") as scratch:
         asyncio.run(measure_driver(given.seconds, given.megabytes, Path(scratch)))
-    port = free_port()
+    port, made = free_port(), a_certificate()
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    server = context.Process(target=serve, args=(port, given.drivers, theirs))
+    server = context.Process(target=serve, args=(port, given.drivers, made, theirs))
     server.start()
     ours.recv()
     try:
         assert server.pid is not None, "it was started"
-        asyncio.run(measure_controller(given.seconds, given.drivers, server.pid, port))
+        asyncio.run(
+            measure_controller(given.seconds, given.drivers, server.pid, port, made.authority)
+        )
     finally:
         ours.send("end")
         server.join(10)

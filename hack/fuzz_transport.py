@@ -50,7 +50,7 @@ MESSAGES = 100_000
 
 SECRET = "Wq7xCanary"  # noqa: S105
 """A marker in values that bent messages have in the wrong place; no error may quote it."""
-NOT_SHOWN = {"host", "user", "hostKey", "command", "workingDir"}
+NOT_SHOWN = {"host", "user", "hostKey", "command", "workingDir", "authorities"}
 """Members whose text may hold control characters, for which JSON Schema has no word; others not."""
 MATCHES = {r"^[0-9]{1,2}\.[0-9]{1,2}$": ("0.0", "12.4", "99.99", "00.00", "1.23")}
 """Texts for the patterns of the schema."""

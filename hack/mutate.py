@@ -29,6 +29,8 @@ NEAREST = {
     "adapters/sink.py": "tests/unit/test_log.py",
     "adapters/ssh.py": "tests/contract/test_machines.py",
     "adapters/vast.py": "tests/contract/test_vast_client.py",
+    "adapters/transport.py": "tests/contract/test_transport_client.py",
+    "controller/transport.py": "tests/integration/test_tls.py",
     "core/machine/start_script.py": "tests/contract/test_machines.py",
     "core/market/images.py": "tests/unit/core/test_images.py",
     "core/node/blame.py": "tests/unit/core/test_blame.py",
@@ -37,6 +39,7 @@ NEAREST = {
     "driver/main.py": "tests/contract/test_driver.py",
     "driver/output.py": "tests/contract/test_driver.py",
     "driver/ports.py": "tests/contract/test_ports.py",
+    "driver/reporting.py": "tests/contract/test_driver.py",
     "driver/supervisor.py": "tests/unit/test_workload.py tests/unit/test_supervisor.py",
     "driver/work.py": "tests/contract/test_driver.py",
 }
@@ -931,6 +934,24 @@ FAULTS = (
         "core/certificates.py",
         "former_authority=held.used.authority",
         'former_authority=""',
+    ),
+    Fault(
+        "drivers are not told of the next authorities",
+        "controller/transport.py",
+        'update={"authorities": authorities()}',
+        'update={"authorities": ""}',
+    ),
+    Fault(
+        "a controller with another name is believed",
+        "adapters/transport.py",
+        "    context.minimum_version = ssl.TLSVersion.TLSv1_3\n",
+        "    context.check_hostname = False\n",
+    ),
+    Fault(
+        "new authorities are forgotten at a restart",
+        "driver/reporting.py",
+        "            put(self._settings.state_dir / AUTHORITIES, told.encode())\n",
+        "",
     ),
     Fault(
         "any text is an image",

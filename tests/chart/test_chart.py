@@ -248,13 +248,19 @@ def test_drivers_are_led_to_the_leader_alone(programs: Path) -> None:
 
 
 def test_no_right_is_wide(programs: Path) -> None:
-    """No wildcard anywhere, and no Secret is read but that of the webhook's certificates."""
+    """No wildcard anywhere; of Secrets only certificates are read, the transport's by no server."""
     roles = [one for one in objects(programs) if one["kind"] in ("ClusterRole", "Role")]
     assert len(roles) == 5
-    for rule in (rule for role in roles for rule in role["rules"]):
+    read = set()
+    for owner, rule in ((one["metadata"]["name"], rule) for one in roles for rule in one["rules"]):
         assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
         if "secrets" in rule["resources"] and not set(rule["verbs"]) <= {"create", "delete"}:
-            assert rule["resourceNames"] == ["gpujob-server-tls"]
+            read |= {(owner, name) for name in rule["resourceNames"]}
+    assert read == {
+        ("gpujob", "gpujob-server-tls"),
+        ("gpujob", "gpujob-transport-tls"),
+        ("gpujob-server", "gpujob-server-tls"),
+    }
 
 
 def test_the_server_reads_its_certificates_and_prices_and_nothing_else(programs: Path) -> None:

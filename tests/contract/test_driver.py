@@ -13,6 +13,7 @@ import asyncssh
 import pytest
 from aiohttp import web
 from pydantic import SecretStr
+from tests.authority import certificate, show, shown
 from tests.contract.test_machines import Machine
 from tests.contract.test_vast_client import CLOCK
 from tests.integration.parts import KEY, Simulator, environment
@@ -20,6 +21,7 @@ from tests.integration.parts import KEY, Simulator, environment
 from gpujob.adapters.vast import VastClient
 from gpujob.api.transport import MACHINE_FOLDER, SYNC_PATH, DriverReport, read_message
 
+CERTIFICATE = certificate("127.0.0.1")
 NODE_UID = "12345678-0000-4000-8000-000000000000"
 LINES = 3000
 WAIT: dict[str, Any] = {"version": 1, "instruction": "Wait"}
@@ -34,6 +36,7 @@ class Controller:
         self.broken = False
         self.reports: list[DriverReport] = []
         self.tokens: set[str] = set()
+        self.certificate = shown(CERTIFICATE)
 
     async def sync(self, request: web.Request) -> web.Response:
         """Takes a report."""
@@ -41,7 +44,10 @@ class Controller:
         self.reports.append(read_message(DriverReport, await request.read()))
         if self.broken:
             return web.Response(status=500, text="<html>")
-        return web.json_response(self.answer)
+        answer = web.json_response(self.answer)
+        # The next report comes over a connection of its own.
+        answer.force_close()
+        return answer
 
 
 class Cable:
@@ -88,10 +94,10 @@ async def controller() -> AsyncIterator[tuple[Controller, str]]:
     app.router.add_post(SYNC_PATH, held.sync)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=held.certificate.context)
     await site.start()
     port = runner.addresses[0][1]
-    yield held, f"http://127.0.0.1:{port}"
+    yield held, f"https://127.0.0.1:{port}"
     await runner.cleanup()
 
 
@@ -113,6 +119,7 @@ class Driver:
         (folder / "token").write_text("the-token\n")
         self._environment = environment(
             GPUJOB_TRANSPORT_URL=url,
+            GPUJOB_TRANSPORT_AUTHORITIES=CERTIFICATE.authority,
             GPUJOB_TOKEN_FILE=str(folder / "token"),
             GPUJOB_SSH_KEY_FILE=str(key),
             GPUJOB_NODE_UID=NODE_UID,
@@ -584,6 +591,53 @@ async def test_an_answer_that_is_not_understood_changes_nothing(
     assert await driver.ended() == 0
 
 
+async def test_a_driver_outlives_the_authorities_that_it_began_with(
+    controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """Old and new are trusted, then the new one alone; so it goes on, also after a restart."""
+    held, url = controller
+    old, new, newest = CERTIFICATE, certificate("127.0.0.1"), certificate("127.0.0.1")
+    (tmp_path / "key").write_text("")
+    driver = Driver(tmp_path, url, tmp_path / "key")
+    await driver.start()
+
+    async def reports(more: int = 3) -> None:
+        before = len(held.reports)
+        await until(lambda: len(held.reports) >= before + more)
+
+    await reports()
+    held.answer = WAIT | {"authorities": old.authority + new.authority}
+    await reports()
+    show(held.certificate, new)
+    await reports()
+    held.answer = WAIT | {"authorities": new.authority}
+    await reports()
+    await driver.kill()
+    await driver.start()
+    await until(lambda: held.reports[-1].session == 2)
+    held.answer = WAIT | {"authorities": new.authority + newest.authority}
+    await reports()
+    show(held.certificate, newest)
+    await reports()
+    assert "no contact" not in driver.err
+
+    # What is trusted no more is refused, though the pod began with it: nothing comes any more.
+    show(held.certificate, old)
+    await until(lambda: "CERTIFICATE_VERIFY_FAILED" in driver.err)
+    before = len(held.reports)
+    await driver.kill()
+    await driver.start()
+    await until(lambda: driver.err.count("CERTIFICATE_VERIFY_FAILED") == 2)
+    assert len(held.reports) == before
+    # A text that is no certificate changes nothing, but for what is said of it.
+    show(held.certificate, newest)
+    held.answer = WAIT | {"authorities": "nothing"}
+    await reports()
+    assert driver.err.count("new authorities were not taken over") == 1
+    held.answer = EXIT
+    assert await driver.ended() == 0
+
+
 async def test_a_host_key_that_changes_in_mid_run_is_a_fault(
     machine: Machine, controller: tuple[Controller, str], tmp_path: Path
 ) -> None:
@@ -655,9 +709,10 @@ def test_a_crash_shows_no_secret(tmp_path: Path, secret: str) -> None:
     """The exception names a folder, which bears the secret's name; it can still be read."""
     (tmp_path / "key").write_text("-----BEGIN-----\nb3BlbnNzaC1canary\n-----END-----\n")
     (tmp_path / "bound").write_text("canary-of-the-pod\n")
-    needed = {"TRANSPORT_URL": "http://127.0.0.1:1", "NODE_UID": NODE_UID, "NODE_NAME": "x"}
+    needed = {"TRANSPORT_URL": "https://127.0.0.1:1", "NODE_UID": NODE_UID, "NODE_NAME": "x"}
     needed |= {"TOKEN_FILE": str(tmp_path / "bound"), "SSH_KEY_FILE": str(tmp_path / "key")}
     needed |= {"STATE_DIR": f"/none/{secret}"}
+    needed |= {"TRANSPORT_AUTHORITIES": CERTIFICATE.authority}
     variables = {f"GPUJOB_{name}": value for name, value in needed.items()}
     done = subprocess.run(
         [sys.executable, "-m", "gpujob", "driver"],
@@ -674,7 +729,7 @@ def test_a_crash_shows_no_secret(tmp_path: Path, secret: str) -> None:
 
 async def test_a_missing_setting_is_named(tmp_path: Path) -> None:
     """The first line says which variable has to be set."""
-    driver = Driver(tmp_path, "http://127.0.0.1:1", tmp_path / "key")
+    driver = Driver(tmp_path, "https://127.0.0.1:1", tmp_path / "key")
     driver._environment.pop("GPUJOB_NODE_UID")
     await driver.start()
 

@@ -18,6 +18,7 @@ from tests.integration.parts import (
     AdmissionServer,
     Kubectl,
     Object,
+    authorities,
     eventually,
     operators_config,
 )
@@ -132,6 +133,13 @@ def token_file(kubectl: Kubectl, account: str, folder: Path) -> Path:
     return path
 
 
+def authorities_file(kubectl: Kubectl, folder: Path) -> Path:
+    """The controller's authorities, in a file as the kubelet would keep it."""
+    path = folder / "authorities.pem"
+    path.write_text(authorities(kubectl))
+    return path
+
+
 def secret(name: str, data: dict[str, str]) -> Object:
     return {
         "apiVersion": "v1",
@@ -161,7 +169,7 @@ def api_server(
     told = {
         "GPUJOB_API_PORT": str(port),
         "GPUJOB_LOOK_SECONDS": "0.3",
-        "GPUJOB_TRANSPORT_URL": f"http://127.0.0.1:{free_port()}",
+        "GPUJOB_TRANSPORT_URL": f"https://127.0.0.1:{free_port()}",
     }
     server = AdmissionServer(folder, config, **told | settings)
     server.start()

@@ -76,13 +76,16 @@ def applications(token: str, cut_off: KubeClient) -> dict[str, Any]:
             on_news=broken,
             world=broken,
             quotes=broken,
+            authorities=broken,
         )
 
     def probing(kube: Any) -> Any:
         parts = dict.fromkeys(("is_alive", "leads", "problem", "figures"), broken)
         return probes_app(kube, clock, **parts)
 
-    nobody = ControllerClient("http://127.0.0.1:9", Path(__file__))
+    nobody = ControllerClient(
+        "https://127.0.0.1:9", token_file=Path(__file__), authorities_file=Path(__file__)
+    )
     return {
         "api": api(broken, broken),
         "transport": transport(broken),

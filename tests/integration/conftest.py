@@ -6,6 +6,7 @@ test that asks for a `world` gets all of it fresh.
 """
 
 import json
+import ssl
 import statistics
 import subprocess
 import uuid
@@ -26,11 +27,13 @@ from tests.integration.parts import (
     Operator,
     PodRunner,
     Simulator,
+    authorities,
     environment,
     eventually,
     operators_config,
 )
 
+from gpujob.adapters.transport import trust_in
 from localcluster import binaries
 from localcluster.control_plane import ControlPlane
 
@@ -104,6 +107,11 @@ class World:
             self.kubectl("create", "clusterrolebinding", "scraper", "--clusterrole=scraper", who)
         token = self.kubectl("create", "token", "scraper", *system).strip()
         return self.operator.probe("metrics", token)[1]
+
+    def trust(self) -> ssl.SSLContext:
+        """Returns what a client needs that believes the controller alone."""
+
+        return trust_in(authorities(self.kubectl))
 
     def await_listings(self, count: int) -> None:
         """Waits until the operator has asked for its machines so often again: it has had time."""
@@ -301,15 +309,19 @@ def staged(
             if operator.runs:
                 operator.stop()
             pods.stop()
-            forget_machines(kubectl)
+            forget(kubectl)
             print(f"--- operator's log\n{operator.log[-20000:]}")
             print(f"--- drivers' logs\n{pods.logs()[-5000:]}")
 
 
-def forget_machines(kubectl: Kubectl) -> None:
-    """What one market did to its machines is nothing to the next one's."""
-    book = ("configmap", "gpujob-machines", "-n", "gpujob-system")
-    kubectl("delete", *book, "--ignore-not-found")
+def forget(kubectl: Kubectl) -> None:
+    """What one market did to its machines is nothing to the next one's; nor are certificates."""
+    for held in (
+        "configmap/gpujob-machines",
+        "configmap/gpujob-transport-ca",
+        "secret/gpujob-transport-tls",
+    ):
+        kubectl("delete", held, "-n", "gpujob-system", "--ignore-not-found")
 
 
 class SharedWorld:
@@ -339,7 +351,7 @@ class SharedWorld:
                 self._running.operator.stop()
             self._running.pods.stop()
             self._running.simulator.stop()
-            forget_machines(self._running.kubectl)
+            forget(self._running.kubectl)
             self._running = None
 
     @contextmanager

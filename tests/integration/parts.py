@@ -125,6 +125,17 @@ def operators_config(
     return path
 
 
+def authorities(kubectl: Kubectl) -> str:
+    """Waits until the controller has said by which authorities it is known; returns them as PEM."""
+
+    def look() -> str:
+        found = kubectl.get("configmap", "gpujob-transport-ca", "gpujob-system") or {}
+        return str(found.get("data", {}).get("ca.crt", ""))
+
+    told: str = eventually("the controller has authorities", look)
+    return told
+
+
 class DryRuns:
     """Asks the API server what it would say to GpuJobs; nothing is stored.
 
@@ -363,7 +374,7 @@ class Operator:
     ) -> None:
         self._log = folder / f"{name}.log"
         self.transport_port, self.probes_port = free_port(), free_port()
-        self.transport_url = f"http://127.0.0.1:{self.transport_port}"
+        self.transport_url = f"https://127.0.0.1:{self.transport_port}"
         self._environment = environment(
             VAST_API_KEY=KEY,
             KUBECONFIG=str(kubeconfig),
@@ -431,7 +442,7 @@ class Front:
     def __init__(self, kubectl: Kubectl) -> None:
         self._kubectl = kubectl
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def port(self) -> int | None:

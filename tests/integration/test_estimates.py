@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.api import BOOTSTRAP, Api, api_server, token_file
+from tests.integration.api import BOOTSTRAP, Api, api_server, authorities_file, token_file
 from tests.integration.conftest import World
 from tests.integration.parts import AUDIENCE, eventually
 
@@ -36,6 +36,7 @@ def api(world: World, tmp_path: Path) -> Iterator[Api]:
         "GPUJOB_API_BOOTSTRAP_TOKEN": BOOTSTRAP,
         "GPUJOB_TRANSPORT_URL": world.operator.transport_url,
         "GPUJOB_TOKEN_FILE": str(token_file(world.kubectl, "gpujob-server", tmp_path)),
+        "GPUJOB_AUTHORITIES_FILE": str(authorities_file(world.kubectl, tmp_path)),
     }
     with api_server(world.plane, tmp_path, {}, **settings) as served:
         served.namespace, served.token = world.namespace, BOOTSTRAP
@@ -110,7 +111,7 @@ def test_the_controller_answers_the_server_alone(world: World, tmp_path: Path) -
             | ({"Authorization": f"Bearer {bearer}"} if bearer else {}),
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=30, context=world.trust()) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             with error:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.integration.api import Api, api_server, record, token_file
+from tests.integration.api import Api, api_server, authorities_file, record, token_file
 from tests.integration.conftest import control_plane, fresh_namespace, staged
 from tests.integration.parts import ROOT, Simulator
 
@@ -91,6 +91,7 @@ def another_clusters_controller(folder: Path) -> Iterator[dict[str, str]]:
             yield {
                 "GPUJOB_TRANSPORT_URL": world.operator.transport_url,
                 "GPUJOB_TOKEN_FILE": str(token_file(world.kubectl, "gpujob-server", folder)),
+                "GPUJOB_AUTHORITIES_FILE": str(authorities_file(world.kubectl, folder)),
             }
     finally:
         simulator.stop()

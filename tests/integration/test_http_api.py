@@ -527,7 +527,7 @@ def test_without_a_cluster_there_is_an_error_id_and_its_cause_in_the_log(
         settings = {
             "GPUJOB_API_PORT": str(port),
             "GPUJOB_API_BOOTSTRAP_TOKEN": BOOTSTRAP,
-            "GPUJOB_TRANSPORT_URL": f"http://127.0.0.1:{free_port()}",
+            "GPUJOB_TRANSPORT_URL": f"https://127.0.0.1:{free_port()}",
         }
         server = AdmissionServer(tmp_path, config, **settings)
         server.start()

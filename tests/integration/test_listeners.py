@@ -80,6 +80,7 @@ def applications() -> dict[str, Starlette]:
             on_news=lambda _: None,
             world=nobody,
             quotes=nobody,
+            authorities=lambda: "",
         ),
         "controller's probes": probes_app(
             nobody,
@@ -123,6 +124,8 @@ class Listener:
     port: int
     tokens: Tokens
     tls: ssl.SSLContext | None = None
+    host: str = "localhost"
+    """The name that its certificate is for."""
     body: str = JOB
 
     def status(self, method: str, path: str, headers: Mapping[str, str]) -> int:
@@ -130,7 +133,7 @@ class Listener:
         place = path.replace("{namespace}", "default").replace("{name}", "train")
         line: http.client.HTTPConnection
         if self.tls:
-            line = http.client.HTTPSConnection("localhost", self.port, context=self.tls, timeout=30)
+            line = http.client.HTTPSConnection(self.host, self.port, context=self.tls, timeout=30)
         else:
             line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with closing(line):
@@ -319,7 +322,9 @@ def test_the_controller_answers_nobody_without_a_good_token(
     node = kubectl.get("gpunode", "train-0-1", world.namespace) or {}
     report = {"version": 1, "nodeUid": node["metadata"]["uid"], "session": 1, "sequence": 1}
     port, body = operator.transport_port, json.dumps(report | {"phase": "Running"})
-    drivers = Listener("transport", apps["transport"], port, transport, body=body)
+    drivers = Listener(
+        "transport", apps["transport"], port, transport, world.trust(), "127.0.0.1", body
+    )
     # The server's own, bound to none of its pods, since it runs as a process here.
     server = ("create", "token", "gpujob-server", "-n", "gpujob-system")
     asks = tokens_of_the_cluster(

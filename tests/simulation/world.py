@@ -61,7 +61,7 @@ MARKET = read_market()
 SETTINGS = Settings(
     vast_api_key=SecretStr("token"),
     driver_image="image",
-    transport_url="http://controller",
+    transport_url="https://controller",
     namespace="system",
     pod_name="gpujob",
     pod_ip="192.0.2.1",
@@ -115,6 +115,7 @@ class Operator:
             lock=self.lock,
             machines=MachineBook(kube, SETTINGS),
             readiness=readiness,
+            authorities=lambda: "authorities",
         )
         self._sweep = Sweep(SETTINGS, clock, CLUSTER)
         self._life = asyncio.create_task(self._live())

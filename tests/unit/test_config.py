@@ -11,7 +11,7 @@ from gpujob.server.settings import ServerSettings
 GOOD = {
     "VAST_API_KEY": "token-1234",
     "GPUJOB_DRIVER_IMAGE": "x:1",
-    "GPUJOB_TRANSPORT_URL": "http://x:8080",
+    "GPUJOB_TRANSPORT_URL": "https://x:8080",
     "GPUJOB_NAMESPACE": "gpujob-system",
     "GPUJOB_POD_NAME": "gpujob-0",
     "GPUJOB_POD_IP": "192.0.2.1",
@@ -25,6 +25,7 @@ GOOD = {
         ({"VAST_API_KEY": "token\n"}, "VAST_API_KEY"),
         ({"GPUJOB_DRIVER_IMAGE": None}, "GPUJOB_DRIVER_IMAGE"),
         ({"GPUJOB_TRANSPORT_URL": None}, "GPUJOB_TRANSPORT_URL"),
+        ({"GPUJOB_TRANSPORT_URL": "http://x:8080"}, "GPUJOB_TRANSPORT_URL"),
         ({"GPUJOB_NAMESPACE": None}, "GPUJOB_NAMESPACE"),
         ({"GPUJOB_POD_NAME": None}, "GPUJOB_POD_NAME"),
         ({"GPUJOB_POD_IP": "localhost"}, "GPUJOB_POD_IP"),
@@ -74,11 +75,11 @@ def test_the_api_s_token_is_shown_to_nobody() -> None:
 def test_the_api_needs_a_controller_to_ask() -> None:
     """Where it is, is told at the start and not missed at the first question."""
     environment = {"GPUJOB_NAMESPACE": "x", "GPUJOB_API_PORT": "8444"}
-    for url in ("", "gpujob:8080", "ftp://gpujob"):
+    for url in ("", "gpujob:8080", "http://gpujob"):
         with pytest.raises(ConfigError, match="GPUJOB_TRANSPORT_URL"):
             ServerSettings.from_environment(environment | {"GPUJOB_TRANSPORT_URL": url})
 
-    environment["GPUJOB_TRANSPORT_URL"] = "http://gpujob.system.svc:8080"
+    environment["GPUJOB_TRANSPORT_URL"] = "https://gpujob.system.svc:8080"
     assert ServerSettings.from_environment(environment).api_port == 8444
 
 

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from gpujob.adapters.body import whole_body
 from gpujob.adapters.errors import ControllerBusy, ControllerUnavailable
+from gpujob.adapters.transport import UntrustedAuthorities, trust_in
 from gpujob.api.estimate import (
     ESTIMATE_BYTES_MAX,
     ESTIMATE_PATH,
@@ -20,16 +21,18 @@ ANSWER_SECONDS = 40.0
 
 
 class ControllerClient:
-    """Asks the leading controller, with the token that the kubelet renews in a file."""
+    """Asks the leading controller; the kubelet renews the token and the authorities in files."""
 
-    def __init__(self, url: str, token_file: Path) -> None:
-        self._url, self._token_file = url.rstrip("/"), token_file
+    def __init__(self, url: str, *, token_file: Path, authorities_file: Path) -> None:
+        self._url = url.rstrip("/")
+        self._token_file, self._authorities_file = token_file, authorities_file
 
     async def estimate(self, spec: GpuJobSpec) -> JobEstimate:
         """Returns what a job would cost; raises ControllerUnavailable or ControllerBusy."""
         question = EstimateQuestion(version=1, spec=spec)
         try:
             token = self._token_file.read_text().strip()
+            trusting = trust_in(self._authorities_file.read_text())
             async with (
                 aiohttp.ClientSession(
                     timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS), trust_env=False
@@ -39,6 +42,7 @@ class ControllerClient:
                     json=question.wire(),
                     headers={"Authorization": f"Bearer {token}"},
                     allow_redirects=False,
+                    ssl=trusting,
                 ) as response,
             ):
                 raw = await whole_body(response, ESTIMATE_BYTES_MAX)
@@ -52,7 +56,7 @@ class ControllerClient:
                         f"the controller answered {response.status}: {told}"
                     )
                 return JobEstimate.model_validate_json(raw)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, UntrustedAuthorities) as error:
             raise ControllerUnavailable(f"the controller did not answer: {error!r}") from error
         except ValidationError as error:
             raise ControllerUnavailable(

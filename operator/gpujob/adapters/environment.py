@@ -38,10 +38,12 @@ def taken(
     return own
 
 
-def is_address(text: str) -> bool:
-    """True for an http or https URL with a host and without a query."""
+def is_address(text: str, *schemes: str) -> bool:
+    """True for a URL with one of the schemes (http or https), a host, and no query."""
     parts = urlsplit(text)
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
+    return (
+        parts.scheme in (schemes or ("http", "https")) and bool(parts.hostname) and not parts.query
+    )
 
 
 def converted(kind: Any, name: str, text: str) -> Any:

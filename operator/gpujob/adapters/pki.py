@@ -1,5 +1,6 @@
 """Makes certificates, and reads them back (DECISIONS.md, Our own certificates)."""
 
+import ipaddress
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -25,7 +26,7 @@ def make(names: frozenset[str], *, now: datetime, life_seconds: float) -> Certif
     signer = ec.generate_private_key(ec.SECP256R1())
     # Two authorities are trusted during a rotation: their names must differ.
     own_id = x509.SubjectKeyIdentifier.from_public_key(signer.public_key())
-    issuer = _name(f"gpujob admission {own_id.digest.hex()[:16]}")
+    issuer = _name(f"gpujob authority {own_id.digest.hex()[:16]}")
     builder = _builder(issuer, issuer, signer.public_key(), now, ends_at)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_usage(signs=True), critical=True)
@@ -37,7 +38,7 @@ def make(names: frozenset[str], *, now: datetime, life_seconds: float) -> Certif
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (_usage(signs=False), True),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
-        (x509.SubjectAlternativeName([x509.DNSName(name) for name in sorted(names)]), False),
+        (x509.SubjectAlternativeName([_alternative(name) for name in sorted(names)]), False),
         (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
         (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own_id), False),
     )
@@ -71,13 +72,20 @@ def read(*, authority: str, chain: str, key: SecretStr) -> Certificate:
         key=key,
         made_at=certificate.not_valid_before_utc + BACKDATED,
         ends_at=certificate.not_valid_after_utc,
-        names=frozenset(names.get_values_for_type(x509.DNSName)),
+        names=frozenset(str(one.value) for one in names),
     )
 
 
 def _name(text: str) -> x509.Name:
     # A common name has at most 64 characters, and nobody reads it.
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _builder(

@@ -1,9 +1,10 @@
-"""The controller, as a driver reports to it: HTTP/1.1 by h11, over one connection that is kept.
+"""The controller, as a driver reports to it: HTTP/1.1 by h11, over one TLS connection that is kept.
 
 aiohttp, which the other programs use, would take 10 MiB of each driver's memory, a quarter of all.
 """
 
 import asyncio
+import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -24,14 +25,38 @@ class _Line:
     http: h11.Connection
 
 
+class UntrustedAuthorities(ValueError):
+    """A text holds no certificates of authorities."""
+
+
+def trust_in(authorities: str) -> ssl.SSLContext:
+    """Returns the TLS context of a client that trusts these authorities (PEM), and no others.
+
+    Nobody is spoken to before the certificate was verified: its chain, its dates and its name.
+    Raises UntrustedAuthorities.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Both ends are ours, so a proposal of an older version is no mistake.
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_verify_locations(cadata=authorities)
+    except (ssl.SSLError, TypeError, ValueError) as error:
+        raise UntrustedAuthorities(f"no certificates of authorities: {error}") from error
+    return context
+
+
 class TransportClient:
     """Posts to the controller; one request at a time."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, authorities: str) -> None:
+        """Trusts these authorities, as PEM; raises UntrustedAuthorities."""
         self._url = urlsplit(url)
-        self._is_tls = self._url.scheme == "https"
-        self._port = self._url.port or (443 if self._is_tls else 80)
+        self._trust = trust_in(authorities)
         self._kept: _Line | None = None
+
+    def trust(self, authorities: str) -> None:
+        """Trusts others in all connections to come; raises UntrustedAuthorities."""
+        self._trust = trust_in(authorities)
 
     async def post(self, path: str, body: bytes, *, token: str, bytes_max: int) -> bytes:
         """Returns the body of an answer with status 200.
@@ -82,7 +107,7 @@ class TransportClient:
                 return kept
             kept.writer.close()
         streams = await asyncio.open_connection(
-            self._url.hostname, self._port, ssl=self._is_tls or None
+            self._url.hostname, self._url.port or 443, ssl=self._trust
         )
         return _Line(*streams, h11.Connection(h11.CLIENT))
 

@@ -264,6 +264,8 @@ class Assignment(Model):
     """Set with `Run` and `Stop`."""
     grace_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] | None = None
     """Time that the workload has to end before it is killed. Set with `Stop`."""
+    authorities: Annotated[str, Field(max_length=16384)] = ""
+    """The certificate authorities to trust from now on, as PEM; empty = those of before."""
 
 
 MESSAGES: tuple[type[Model], ...] = (DriverReport, Assignment)

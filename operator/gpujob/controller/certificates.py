@@ -1,15 +1,22 @@
-"""Makes and rotates the webhook's certificates, and keeps the API server's trust in them current.
+"""Makes and rotates the webhook's and the transport's certificates, and makes callers trust them.
 
-The certificates are in a Secret that every replica of the server reads. The authorities that signed
-them are in `caBundle` of the webhook configuration. Only the leader writes these two objects.
+Each listener has a Secret of its own with its certificates. The authorities that signed them are
+where its callers look: in `caBundle` of the webhook configuration, and for the transport in a
+ConfigMap and in the assignments of drivers. Only the leader writes these objects.
 """
 
 import asyncio
 import base64
-from dataclasses import replace
+import ipaddress
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Protocol
+from urllib.parse import urlsplit
 
 import structlog
-from pydantic import SecretStr
+from pydantic import SecretBytes, SecretStr
 
 from gpujob.adapters import pki
 from gpujob.adapters.clock import Clock
@@ -17,78 +24,222 @@ from gpujob.adapters.errors import ClusterError, ObjectGone
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
 from gpujob.controller.settings import Settings
-from gpujob.core.certificates import Certificate, Held, Rotation, due, secret_name, used_next
+from gpujob.core.certificates import (
+    Certificate,
+    Held,
+    Rotation,
+    due,
+    secret_name,
+    transport_authorities_name,
+    transport_secret_name,
+    used_next,
+)
+from gpujob.web.tls import ShownCertificate
 
 CONFIGURATION = "ValidatingWebhookConfiguration"
 LOOK_SECONDS = 10.0
-"""How often the Secret is checked, unless the overlap is so short that it needs more checks."""
+"""How often a Secret is checked, unless the overlap is so short that it needs more checks."""
 LOOKS_PER_OVERLAP = 4
+AUTHORITIES_KEY = "ca.crt"
 
 log = structlog.get_logger("gpujob.certificates")
 
 
-def server_names(settings: Settings) -> frozenset[str]:
-    """Returns the DNS names by which the API server reaches the Service of the server."""
-    service = f"{settings.name}-server.{settings.namespace}"
-    return frozenset({f"{service}.svc", f"{service}.svc.cluster.local"})
+class Trust(Protocol):
+    """Where the callers of a listener learn which authorities to trust, as PEM."""
+
+    async def read(self) -> str:
+        """Returns what they are told at present, empty if nothing; raises ClusterError."""
+        ...
+
+    async def publish(self, authorities: str) -> None:
+        """Tells them; raises ClusterError."""
+        ...
 
 
-async def keep_for_ever(kube: KubeClient, clock: Clock, settings: Settings) -> None:
-    """Keeps the certificates current; what fails is tried again."""
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    """Whose certificates are kept, and where."""
+
+    secret: str
+    service: str
+    """The Service in front of it, with which Kubernetes deletes the Secret."""
+    names: frozenset[str]
+    """DNS names and IP addresses by which callers reach it."""
+    trust: Trust
+
+
+def webhook_listener(kube: KubeClient, settings: Settings) -> Listener:
+    """Returns the server's listener, which the API server calls."""
+    service = f"{settings.name}-server"
+    names = (f"{service}.{settings.namespace}.svc{ending}" for ending in ("", ".cluster.local"))
+    return Listener(
+        secret=secret_name(settings.name),
+        service=service,
+        names=frozenset(names),
+        trust=_WebhookTrust(kube, settings.webhook),
+    )
+
+
+def transport_listener(kube: KubeClient, settings: Settings) -> Listener:
+    """Returns this program's listener, which drivers and the server call by `transport_url`."""
+    host = urlsplit(settings.transport_url).hostname or ""
+    with suppress(ValueError):
+        host = str(ipaddress.ip_address(host))
+    return Listener(
+        secret=transport_secret_name(settings.name),
+        service=settings.name,
+        names=frozenset({host}),
+        trust=_TransportTrust(kube, settings),
+    )
+
+
+class TransportTls:
+    """The certificate that the transport shows, and the authorities that its callers trust."""
+
+    def __init__(self) -> None:
+        # Both ends are ours, so nothing older than the latest version has to be accepted.
+        self._certificate = ShownCertificate(ssl.TLSVersion.TLSv1_3)
+        self.context = self._certificate.context
+        self.authorities = ""
+        """As PEM; empty until there is a certificate."""
+        self.is_loaded = asyncio.Event()
+
+    def take(self, held: Held) -> None:
+        """Shows the certificate that is in use to all new connections."""
+        assert held.used is not None, "one is made before anything else"
+        key = held.used.key.get_secret_value().encode()
+        try:
+            if self._certificate.show(held.used.chain.encode(), SecretBytes(key)):
+                log.info("transport_certificate_loaded", used=repr(held.used))
+        except ssl.SSLError as error:
+            # Somebody has edited the Secret. What is shown stays valid long enough to notice it.
+            log.error("transport_certificate_unusable", problem=repr(error))
+            return
+        self.authorities = held.trusted
+        self.is_loaded.set()
+
+
+async def keep_for_ever(
+    kube: KubeClient,
+    clock: Clock,
+    settings: Settings,
+    listener: Listener,
+    on_held: Callable[[Held], None] = lambda _: None,
+) -> None:
+    """Keeps a listener's certificates current and tells about them; what fails is tried again."""
     overlap = settings.limits.certificate_overlap_seconds
     while True:
+        pause = min(LOOK_SECONDS, overlap / LOOKS_PER_OVERLAP)
         try:
-            await keep_once(kube, clock, settings)
+            on_held(await keep_once(kube, clock, settings, listener))
         except ObjectGone as error:
-            # Either the configuration or the Service of the server is missing.
-            log.warning("webhook_missing", name=settings.webhook, problem=str(error))
+            # Either the webhook configuration or the Service is missing.
+            log.warning("listener_missing", service=listener.service, problem=str(error))
         except ClusterError as error:
-            log.warning("certificates_not_updated", problem=str(error))
+            log.warning("certificates_not_updated", secret=listener.secret, problem=str(error))
+            pause = min(pause, 1.0)
         except Exception:
-            # Without certificates no new job is stored, but jobs that run still need the leader.
-            log.exception("certificates_crashed")
-        await asyncio.sleep(min(LOOK_SECONDS, overlap / LOOKS_PER_OVERLAP))
+            # Without certificates nothing new begins, but jobs that run still need the leader.
+            log.exception("certificates_crashed", secret=listener.secret)
+        await asyncio.sleep(pause)
 
 
-async def keep_once(kube: KubeClient, clock: Clock, settings: Settings) -> None:
-    """Takes the step that is due, and makes the API server trust what is stored.
+async def keep_once(kube: KubeClient, clock: Clock, settings: Settings, listener: Listener) -> Held:
+    """Takes the step that is due, makes callers trust what is stored, and returns it.
 
-    Trust comes before use: the next certificate is used by a later pass, when the API server has
+    Trust comes before use: the next certificate is used by a later pass, when callers have
     trusted it for a while. Raises ClusterError.
     """
-    limits, names = settings.limits, server_names(settings)
-    configuration = await kube.get(CONFIGURATION, "", settings.webhook)
-    stored = await kube.find("Secret", settings.namespace, secret_name(settings.name))
+    trusted = await listener.trust.read()
+    stored = await kube.find("Secret", settings.namespace, listener.secret)
     held = _held(stored)
-    step = due(held, names=names, trusted=_trusted(configuration), now=clock.now(), limits=limits)
+    limits = settings.limits
+    step = due(held, names=listener.names, trusted=trusted, now=clock.now(), limits=limits)
     if step is not Rotation.NOTHING:
         life = limits.certificate_life_seconds
         match step:
             case Rotation.MAKE:
-                made = pki.make(names, now=clock.now(), life_seconds=life)
+                made = pki.make(listener.names, now=clock.now(), life_seconds=life)
                 former = held.used.authority if held.used else ""
                 held = Held(used=made, former_authority=former)
             case Rotation.MAKE_NEXT:
-                made = pki.make(names, now=clock.now(), life_seconds=life)
+                made = pki.make(listener.names, now=clock.now(), life_seconds=life)
                 held = replace(held, coming=made)
             case Rotation.USE_NEXT:
                 held = used_next(held)
-        await _store(kube, settings, stored, held)
-        log.info("certificate_rotated", step=step.name.lower(), used=repr(held.used))
-    if _trusted(configuration) != held.trusted:
-        bundle = base64.b64encode(held.trusted.encode()).decode()
+        await _store(kube, settings.namespace, listener, stored, held)
+        log.info(
+            "certificate_rotated",
+            secret=listener.secret,
+            step=step.name.lower(),
+            used=repr(held.used),
+        )
+    if trusted != held.trusted:
+        await listener.trust.publish(held.trusted)
+    return held
+
+
+class _WebhookTrust:
+    """`caBundle` of all webhooks of a configuration."""
+
+    def __init__(self, kube: KubeClient, name: str) -> None:
+        self._kube, self._name = kube, name
+
+    async def read(self) -> str:
+        """Returns what all of them trust; empty if they differ."""
+        configuration = await self._kube.get(CONFIGURATION, "", self._name)
+        webhooks = configuration.get("webhooks") or []
+        bundles = {one["clientConfig"].get("caBundle", "") for one in webhooks}
+        if len(bundles) != 1:
+            return ""
+        return base64.b64decode(bundles.pop()).decode(errors="replace")
+
+    async def publish(self, authorities: str) -> None:
+        """Writes it into all of them."""
+        configuration = await self._kube.get(CONFIGURATION, "", self._name)
+        bundle = base64.b64encode(authorities.encode()).decode()
         webhooks = [
             one | {"clientConfig": one["clientConfig"] | {"caBundle": bundle}}
             for one in configuration.get("webhooks") or []
         ]
-        await kube.replace(CONFIGURATION, configuration | {"webhooks": webhooks})
+        await self._kube.replace(CONFIGURATION, configuration | {"webhooks": webhooks})
 
 
-def _trusted(configuration: Body) -> str:
-    """Returns the authorities that all webhooks of a configuration trust; empty if they differ."""
-    webhooks = configuration.get("webhooks") or []
-    bundles = {one["clientConfig"].get("caBundle", "") for one in webhooks}
-    return base64.b64decode(bundles.pop()).decode(errors="replace") if len(bundles) == 1 else ""
+class _TransportTrust:
+    """A ConfigMap beside the controller, which the server mounts; drivers are told directly."""
+
+    def __init__(self, kube: KubeClient, settings: Settings) -> None:
+        self._kube, self._namespace, self._service = kube, settings.namespace, settings.name
+        self._name = transport_authorities_name(settings.name)
+
+    async def read(self) -> str:
+        """Returns what it holds."""
+        stored = await self._kube.find("ConfigMap", self._namespace, self._name)
+        return str(((stored or {}).get("data") or {}).get(AUTHORITIES_KEY, ""))
+
+    async def publish(self, authorities: str) -> None:
+        """Writes it."""
+        data = {AUTHORITIES_KEY: authorities}
+        stored = await self._kube.find("ConfigMap", self._namespace, self._name)
+        if stored is not None:
+            await self._kube.replace("ConfigMap", stored | {"data": data})
+            return
+        metadata = await _metadata(self._kube, self._namespace, self._name, self._service)
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+        await self._kube.create("ConfigMap", self._namespace, body)
+
+
+async def _metadata(kube: KubeClient, namespace: str, name: str, service: str) -> Body:
+    """Returns the metadata of an object that Kubernetes deletes when the release is uninstalled."""
+    found = (await kube.get("Service", namespace, service))["metadata"]
+    owner = {"apiVersion": "v1", "kind": "Service", "name": found["name"], "uid": found["uid"]}
+    return {
+        "name": name,
+        "namespace": namespace,
+        "labels": {LABEL_MANAGED_BY: MANAGER},
+        "ownerReferences": [owner],
+    }
 
 
 def _held(stored: Body | None) -> Held:
@@ -118,7 +269,9 @@ def _certificate(texts: dict[str, str], authority: str, chain: str, key: str) ->
         return None
 
 
-async def _store(kube: KubeClient, settings: Settings, stored: Body | None, held: Held) -> None:
+async def _store(
+    kube: KubeClient, namespace: str, listener: Listener, stored: Body | None, held: Held
+) -> None:
     assert held.used is not None
     texts = {
         "ca.crt": held.used.authority,
@@ -136,24 +289,11 @@ async def _store(kube: KubeClient, settings: Settings, stored: Body | None, held
     if stored is not None:
         await kube.replace("Secret", stored | {"data": data})
         return
-    service = await kube.get("Service", settings.namespace, f"{settings.name}-server")
-    owner = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "name": service["metadata"]["name"],
-        "uid": service["metadata"]["uid"],
-    }
     body = {
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "kubernetes.io/tls",
-        "metadata": {
-            "name": secret_name(settings.name),
-            "namespace": settings.namespace,
-            "labels": {LABEL_MANAGED_BY: MANAGER},
-            # Kubernetes deletes the Secret when the release is uninstalled.
-            "ownerReferences": [owner],
-        },
+        "metadata": await _metadata(kube, namespace, listener.secret, listener.service),
         "data": data,
     }
-    await kube.create("Secret", settings.namespace, body)
+    await kube.create("Secret", namespace, body)

@@ -14,7 +14,12 @@ from gpujob.adapters.vast import VastClient
 from gpujob.api.reasons import Reason
 from gpujob.controller.address import publish_address
 from gpujob.controller.cache import Cache
-from gpujob.controller.certificates import keep_for_ever
+from gpujob.controller.certificates import (
+    TransportTls,
+    keep_for_ever,
+    transport_listener,
+    webhook_listener,
+)
 from gpujob.controller.cluster_check import check_for_ever
 from gpujob.controller.events import record_event
 from gpujob.controller.leader_lock import LeaderLock
@@ -70,6 +75,7 @@ class Leader:
             self._vast, clock, settings.limits, self.readiness, self._on_listing
         )
         self._machines = MachineBook(kube, settings)
+        self._tls = TransportTls()
         self._reconciler = Reconciler(
             kube=kube,
             vast=self._vast,
@@ -82,6 +88,7 @@ class Leader:
             lock=lock,
             machines=self._machines,
             readiness=self.readiness,
+            authorities=lambda: self._tls.authorities,
         )
         self._watcher = Watcher(self._on_event)
         self._sweep = Sweep(settings, clock, cluster_id)
@@ -94,8 +101,11 @@ class Leader:
             on_news=self._queue.add,
             world=self._reconciler.world,
             quotes=self.market.quotes,
+            authorities=lambda: self._tls.authorities,
         )
-        self._transport = http_server(app, settings.listen_host, settings.transport_port)
+        self._transport = http_server(
+            app, settings.listen_host, settings.transport_port, self._tls.context
+        )
         self._loop = asyncio.get_running_loop()
         self.leads = False
 
@@ -132,7 +142,7 @@ class Leader:
         self._watcher.start()
         self._sweep.start()
         holding = asyncio.create_task(self._lock.hold(), name="lock")
-        serving = asyncio.create_task(self._transport.serve(), name="transport")
+        serving = asyncio.create_task(self._serve_transport(), name="transport")
         workers = [
             asyncio.create_task(_work(self._queue, self._reconciler), name=f"worker-{number}")
             for number in range(self._settings.workers)
@@ -157,9 +167,12 @@ class Leader:
             limits=self._settings.limits,
         )
         others.append(asyncio.create_task(book.publish_for_ever(), name="market_book"))
+        common = (self._kube, self._clock, self._settings)
+        transport = transport_listener(self._kube, self._settings)
+        keeping = [keep_for_ever(*common, transport, self._tls.take)]
         if self._settings.webhook:
-            keeping = keep_for_ever(self._kube, self._clock, self._settings)
-            others.append(asyncio.create_task(keeping, name="certificates"))
+            keeping.append(keep_for_ever(*common, webhook_listener(self._kube, self._settings)))
+        others += [asyncio.create_task(one, name="certificates") for one in keeping]
         first = await first_ended([*ends, holding, serving, *others, *workers])
         self._queue.close()
         renting = [worker for worker in workers if worker in self._reconciler.renting]
@@ -200,6 +213,10 @@ class Leader:
             with suppress(TimeoutError):
                 async with asyncio.timeout(poll):
                     await stop.wait()
+
+    async def _serve_transport(self) -> None:
+        await self._tls.is_loaded.wait()
+        await self._transport.serve()
 
     async def _answers(self) -> bool:
         try:

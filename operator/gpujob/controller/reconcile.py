@@ -7,6 +7,7 @@ reads everything again. No other module carries out effects.
 
 import asyncio
 from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -116,6 +117,7 @@ class Reconciler:
         lock: LeaderLock,
         machines: MachineBook,
         readiness: Readiness,
+        authorities: Callable[[], str],
     ) -> None:
         self._kube = kube
         self._vast = vast
@@ -128,6 +130,7 @@ class Reconciler:
         self._lock = lock
         self._machines = machines
         self._readiness = readiness
+        self._authorities = authorities
         self.renting: set[asyncio.Task[None] | None] = set()
         """Tasks with a rent request in flight, which must not be cancelled."""
         self.unfit_paid_seconds: defaultdict[str, list[float]] = defaultdict(list)
@@ -176,6 +179,7 @@ class Reconciler:
             driver_image=self._settings.driver_image,
             driver_image_pull_policy=self._settings.driver_image_pull_policy,
             transport_url=self._settings.transport_url,
+            transport_authorities=self._authorities(),
             listings=self._market.listings,
             not_ready=self._readiness.problem,
             destroys=tuple(self._destroys),

@@ -31,7 +31,7 @@ class Settings:
     vast_api_key: SecretStr
     driver_image: str
     transport_url: str
-    """URL at which driver pods and the server reach the leader."""
+    """URL at which drivers and the server reach the leader; its certificate names this host."""
     namespace: str
     """Namespace that this controller runs in."""
     pod_name: str
@@ -69,11 +69,14 @@ class Settings:
             raise ConfigError(
                 f"{TOKEN_VARIABLE} must hold the account's API key, without white space"
             )
-        for url in ("provider_url", "transport_url"):
-            if not is_address(own.get(url, "https://x")):
-                raise ConfigError(
-                    f"{VARIABLE_PREFIX}{url.upper()} must be an http or https URL without a query"
-                )
+        if not is_address(own.get("provider_url", "https://x")):
+            raise ConfigError(
+                f"{VARIABLE_PREFIX}PROVIDER_URL must be an http or https URL without a query"
+            )
+        if not is_address(own["transport_url"], "https"):
+            raise ConfigError(
+                f"{VARIABLE_PREFIX}TRANSPORT_URL must be an https URL without a query"
+            )
         try:
             ipaddress.ip_address(str(own["pod_ip"]))
         except ValueError:

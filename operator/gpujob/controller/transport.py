@@ -1,7 +1,8 @@
 """The server side of the transport: drivers report here, and the answer says what to do.
 
-A driver identifies itself by the token of its pod. Only the pod that the GpuNode records gets an
-answer. A report is kept as an observation for the next pass; nothing is stored or spent right away.
+A driver knows the controller by its certificate, and the controller a driver by the token of its
+pod. Only the pod that the GpuNode records gets an answer. A report is kept as an observation for
+the next pass; nothing is stored or spent right away.
 """
 
 from collections.abc import Callable, Mapping
@@ -64,6 +65,7 @@ def transport_app(
     on_news: Callable[[Key], None],
     world: WorldNow,
     quotes: QuotesFor,
+    authorities: Callable[[], str],
 ) -> Starlette:
     """Returns the application that drivers report to, and that the server asks for estimates."""
     reviews = TokenReviews(
@@ -105,7 +107,8 @@ def transport_app(
             heard[report.node_uid] = Heard(report, caller.pod_uid, clock.monotonic())
             if before is None or _is_news(before, report):
                 on_news(Key("GpuNode", node.metadata.namespace, node.metadata.name))
-        return assignment(node, job, limits)
+        told = assignment(node, job, limits)
+        return told.model_copy(update={"authorities": authorities()})
 
     return listener_app(
         Route(SYNC_PATH, sync, methods=["POST"]),

@@ -1,8 +1,8 @@
-"""When the webhook's certificates are made, trusted, used and forgotten.
+"""When certificates are made, trusted, used and forgotten: the webhook's, and the transport's.
 
-A new certificate is trusted first and used later, and the one before it stays trusted. So a review
-succeeds whichever of the two a replica presents, even if an API server has not yet read the latest
-webhook configuration.
+A new certificate is trusted first and used later, and the one before it stays trusted. So a call
+succeeds whichever of the two a listener presents, even if the caller has not yet read the latest
+authorities.
 
 made (trusted beside the one in use) ─ overlap ─ used ─ two thirds of its life ─ the next is made
 """
@@ -29,7 +29,7 @@ class Certificate:
     made_at: datetime
     ends_at: datetime
     names: frozenset[str]
-    """DNS names that the certificate covers."""
+    """DNS names and IP addresses that the certificate covers."""
 
     def __repr__(self) -> str:
         """Leaves out the key, so that it cannot get into a log."""
@@ -69,7 +69,7 @@ class Rotation(Enum):
 def due(
     held: Held, *, names: frozenset[str], trusted: str, now: datetime, limits: Limits
 ) -> Rotation:
-    """Returns the next step; `trusted` is what API servers are configured to trust at present."""
+    """Returns the next step; `trusted` is what callers are configured to trust at present."""
     used, coming = held.used, held.coming
     if used is None or not used.made_at <= now < used.ends_at or not names <= used.names:
         return Rotation.MAKE
@@ -89,5 +89,15 @@ def used_next(held: Held) -> Held:
 
 
 def secret_name(name: str) -> str:
-    """Returns the name of the Secret for a release of this name."""
+    """Returns the name of the Secret with the server's certificates, for a release of this name."""
     return f"{name}-server-tls"
+
+
+def transport_secret_name(name: str) -> str:
+    """Returns the name of the Secret with the transport's certificates; the server reads it not."""
+    return f"{name}-transport-tls"
+
+
+def transport_authorities_name(name: str) -> str:
+    """Returns the name of the ConfigMap with the authorities that the transport's callers trust."""
+    return f"{name}-transport-ca"

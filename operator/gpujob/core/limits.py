@@ -65,8 +65,8 @@ class Limits:
     cluster_check_seconds: float = 30
     """Interval between two checks of the operator's rights and of what the chart installs."""
     certificate_life_seconds: float = 7_776_000
-    """The webhook's certificates live 90 days; the next one is made after two thirds of that."""
-    certificate_overlap_seconds: float = 600
+    """Certificates live 90 days; the next one is made after two thirds of that."""
+    certificate_overlap_seconds: float = 86_400
     """A certificate is trusted for this long before it is used."""
     max_leases: int = 20
     max_usd_per_hour: str = "50"

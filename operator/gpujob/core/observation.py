@@ -42,6 +42,8 @@ class World:
     driver_image: str
     driver_image_pull_policy: str
     transport_url: str
+    transport_authorities: str
+    """The certificate authorities that a driver trusts, as PEM; empty = none are made yet."""
     listings: tuple[Listing, ...]
     """The complete listings of the last minutes, oldest first."""
     not_ready: Unavailable | None

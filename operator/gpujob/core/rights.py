@@ -4,6 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpujob.core.certificates import (
+    secret_name,
+    transport_authorities_name,
+    transport_secret_name,
+)
+
 
 @dataclass(frozen=True)
 class Rights:
@@ -44,7 +50,7 @@ def webhook_rights(name: str) -> tuple[Rights, ...]:
 
 def own_rights(name: str, *, webhook: bool) -> tuple[Rights, ...]:
     """Returns what a release of this name needs in its own namespace."""
-    certificates = (Rights("", "secrets", ("get", "update"), f"{name}-server-tls"),)
+    certificates = (Rights("", "secrets", ("get", "update"), secret_name(name)),)
     return (
         # RBAC cannot restrict a create to one name.
         Rights("coordination.k8s.io", "leases", ("create",)),
@@ -52,6 +58,8 @@ def own_rights(name: str, *, webhook: bool) -> tuple[Rights, ...]:
         Rights("", "configmaps", ("create",)),
         Rights("", "configmaps", ("get", "update"), f"{name}-machines"),
         Rights("", "configmaps", ("get", "update"), f"{name}-market"),
+        Rights("", "configmaps", ("get", "update"), transport_authorities_name(name)),
+        Rights("", "secrets", ("get", "update"), transport_secret_name(name)),
         Rights("discovery.k8s.io", "endpointslices", ("create",)),
         Rights("discovery.k8s.io", "endpointslices", ("get", "update"), name),
         *(certificates if webhook else ()),

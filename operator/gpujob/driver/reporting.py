@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from gpujob.adapters.errors import ControllerUnavailable
 from gpujob.adapters.redact import Scrubber
-from gpujob.adapters.transport import TransportClient
+from gpujob.adapters.transport import TransportClient, UntrustedAuthorities
 from gpujob.api.transport import (
     ASSIGNMENT_BYTES_MAX,
     SYNC_PATH,
@@ -24,7 +24,7 @@ from gpujob.api.transport import (
 from gpujob.api.words import in_words
 from gpujob.driver.findings import encoded
 from gpujob.driver.settings import DriverSettings
-from gpujob.driver.state import next_session
+from gpujob.driver.state import AUTHORITIES, known_authorities, next_session, put
 from gpujob.driver.work import Worker
 
 SYNC_BACKOFF_MAX_SECONDS = 15.0
@@ -41,7 +41,9 @@ class Reporter:
         self._settings = settings
         self._scrub = scrub
         self._worker = worker
-        self._client = TransportClient(settings.transport_url)
+        self._authorities = known_authorities(settings.state_dir, settings.authorities)
+        self._client = TransportClient(settings.transport_url, self._authorities)
+        self._problem = ""
         self._session = next_session(settings.state_dir)
         self._sequence = 0
 
@@ -83,12 +85,29 @@ class Reporter:
                 token=self._settings.token_file.read_text().strip(),
                 bytes_max=ASSIGNMENT_BYTES_MAX,
             )
-            return read_message(Assignment, raw)
+            told = read_message(Assignment, raw)
+            self._take_authorities(told.authorities)
         except ValidationError as error:
             _log.info("the controller's answer is not understood: %s", message_faults(error))
             return None
-        except (ControllerUnavailable, OSError):
+        except (ControllerUnavailable, OSError) as error:
+            if (problem := str(error)) != self._problem:
+                _log.info("no contact with the controller: %s", problem)
+                self._problem = problem
             return None
+        self._problem = ""
+        return told
+
+    def _take_authorities(self, told: str) -> None:
+        """Trusts other authorities from now on, after a restart too: the pod may outlive some."""
+        if told in ("", self._authorities):
+            return
+        self._authorities = told
+        try:
+            self._client.trust(told)
+            put(self._settings.state_dir / AUTHORITIES, told.encode())
+        except (UntrustedAuthorities, OSError) as error:
+            _log.info("the controller's new authorities were not taken over: %s", error)
 
     def _report(self) -> DriverReport:
         found = self._worker.findings

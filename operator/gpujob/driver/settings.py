@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import SecretStr, ValidationError
 
 from gpujob.adapters.environment import is_address
+from gpujob.adapters.transport import UntrustedAuthorities, trust_in
 from gpujob.api.data import VARIABLE, DataPlan
 from gpujob.api.transport import WORKLOAD_ENV_PREFIX
 
@@ -21,6 +22,8 @@ class DriverSettings:
     """All that a driver knows at its start."""
 
     transport_url: str
+    authorities: str
+    """The certificate authorities by which the controller was known when the pod was made; PEM."""
     token_file: Path
     ssh_key_file: Path
     node_uid: str
@@ -44,8 +47,13 @@ class DriverSettings:
             return value
 
         url = needed("GPUJOB_TRANSPORT_URL").rstrip("/")
-        if not is_address(url):
-            raise DriverSettingsError("GPUJOB_TRANSPORT_URL must be an http or https address")
+        if not is_address(url, "https"):
+            raise DriverSettingsError("GPUJOB_TRANSPORT_URL must be an https address")
+        authorities = needed("GPUJOB_TRANSPORT_AUTHORITIES")
+        try:
+            trust_in(authorities)
+        except UntrustedAuthorities as error:
+            raise DriverSettingsError(f"GPUJOB_TRANSPORT_AUTHORITIES: {error}") from None
         try:
             sync_seconds = float(environment.get("GPUJOB_SYNC_SECONDS", "2"))
         except ValueError:
@@ -54,6 +62,7 @@ class DriverSettings:
             raise DriverSettingsError("GPUJOB_SYNC_SECONDS must be between 0.05 and 60")
         return cls(
             transport_url=url,
+            authorities=authorities,
             token_file=Path(needed("GPUJOB_TOKEN_FILE")),
             ssh_key_file=Path(needed("GPUJOB_SSH_KEY_FILE")),
             node_uid=needed("GPUJOB_NODE_UID"),

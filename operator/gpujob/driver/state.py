@@ -9,6 +9,8 @@ from typing import Protocol
 SETTLE_BYTES = 16 << 20
 """Data that is not on its disk yet counts as the container's memory: never more than this."""
 
+AUTHORITIES = "authorities.pem"
+
 _OFFSET = struct.Struct("<Q")
 
 
@@ -31,6 +33,14 @@ def pinned_host_key(folder: Path, named: str) -> str:
     except FileNotFoundError:
         put(path, named.encode())
         return named
+
+
+def known_authorities(folder: Path, given: str) -> str:
+    """Returns the authorities that the controller named last; at first those that were given."""
+    try:
+        return (folder / AUTHORITIES).read_text()
+    except FileNotFoundError:
+        return given
 
 
 def put(path: Path, data: bytes) -> None:

@@ -81,7 +81,11 @@ async def run(settings: ServerSettings) -> int:
             clock=SystemClock(),
             callers=callers,
             notes=lambda: market.notes,
-            controller=ControllerClient(settings.transport_url, Path(settings.token_file)),
+            controller=ControllerClient(
+                settings.transport_url,
+                token_file=Path(settings.token_file),
+                authorities_file=Path(settings.authorities_file),
+            ),
             shows_cause=shows_cause,
         )
         api = http_server(routes, settings.listen_host, settings.api_port, tls.context)

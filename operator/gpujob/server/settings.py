@@ -30,6 +30,8 @@ class ServerSettings:
     """The controller's URL, for estimates; required if the HTTP API is served."""
     token_file: str = "/var/run/secrets/gpujob.dev/transport/token"  # noqa: S105 - a path
     """The file with the token that the controller accepts."""
+    authorities_file: str = "/etc/gpujob/transport/ca.crt"
+    """The file with the certificate authorities by which the controller is known."""
     api_mode: str = "production"
     """`development` adds the cause to error answers; `production` does not."""
     api_bootstrap_token: SecretStr = field(default_factory=lambda: SecretStr(""))
@@ -43,9 +45,9 @@ class ServerSettings:
             raise ConfigError(f"{VARIABLE_PREFIX}NAMESPACE must be set")
         if own.get("api_mode", "production") not in ("production", "development"):
             raise ConfigError(f"{VARIABLE_PREFIX}API_MODE must be production or development")
-        if own.get("api_port") and not is_address(own.get("transport_url", "")):
+        if own.get("api_port") and not is_address(own.get("transport_url", ""), "https"):
             raise ConfigError(
-                f"{VARIABLE_PREFIX}TRANSPORT_URL must be an http or https URL without a query"
+                f"{VARIABLE_PREFIX}TRANSPORT_URL must be an https URL without a query"
             )
         token = own.get("api_bootstrap_token", SecretStr(""))
         if token and (why := weakness(token.get_secret_value())):

@@ -3,8 +3,6 @@
 import asyncio
 import base64
 import ssl
-import tempfile
-from pathlib import Path
 
 import structlog
 from pydantic import SecretBytes
@@ -13,6 +11,7 @@ from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.core.certificates import secret_name
 from gpujob.server.settings import ServerSettings
+from gpujob.web.tls import ShownCertificate
 
 log = structlog.get_logger("gpujob.server")
 
@@ -23,14 +22,13 @@ class Tls:
     def __init__(self, kube: KubeClient, settings: ServerSettings) -> None:
         self._kube = kube
         self._settings = settings
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._shown: tuple[bytes, SecretBytes] | None = None
+        self._certificate = ShownCertificate(ssl.TLSVersion.TLSv1_2)
+        self.context = self._certificate.context
 
     @property
     def is_loaded(self) -> bool:
         """True once there is a certificate."""
-        return self._shown is not None
+        return self._certificate.is_loaded
 
     async def load(self) -> None:
         """Waits until there is a certificate."""
@@ -65,17 +63,5 @@ class Tls:
     def _show(self, stored: Body) -> None:
         data = stored["data"]
         chain, key = (base64.b64decode(data[name]) for name in ("tls.crt", "tls.key"))
-        if (shown := (chain, SecretBytes(key))) == self._shown:
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            # Python's ssl module reads certificates only from files, see
-            # https://github.com/python/cpython/issues/129216. Nobody else can read this folder.
-            chain_file, key_file = Path(folder) / "tls.crt", Path(folder) / "tls.key"
-            chain_file.write_bytes(chain)
-            key_file.write_bytes(key)
-            # A key that does not match would leave the context without a certificate, so the pair
-            # is first tried in another context.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain_file, key_file)
-            self.context.load_cert_chain(chain_file, key_file)
-        self._shown = shown
-        log.info("certificate_loaded")
+        if self._certificate.show(chain, SecretBytes(key)):
+            log.info("certificate_loaded")

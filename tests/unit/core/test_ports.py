@@ -1,8 +1,7 @@
 """From a Service's port to the driver's, and on to the workload's."""
 
-from typing import Any
-
 import pytest
+from tests.authority import driver_variables
 from tests.builders import RECORDED, a_job, a_spec, node_observation
 
 from gpujob.core.machine.driver_pod import driver_pod
@@ -20,9 +19,7 @@ def test_each_port_leads_to_the_workload_s_own_number() -> None:
     made = service(job)
     listened = {one["name"]: one["containerPort"] for one in container["ports"]}
     (told,) = (one["value"] for one in container["env"] if one["name"] == "GPUJOB_PORTS")
-    needed = ("TRANSPORT_URL", "TOKEN_FILE", "SSH_KEY_FILE", "NODE_UID", "STATE_DIR", "NODE_NAME")
-    environment = {f"GPUJOB_{name}": "http://x" for name in needed}
-    settings = DriverSettings.from_environment(environment | {"GPUJOB_PORTS": told})
+    settings = DriverSettings.from_environment(driver_variables() | {"GPUJOB_PORTS": told})
 
     asked = {one["port"]: listened[one["targetPort"]] for one in made["spec"]["ports"]}
     assert {port: settings.ports[ours] for port, ours in asked.items()} == {80: 80, 9090: 9090}
@@ -54,8 +51,5 @@ def test_a_service_s_name_is_one_that_services_may_have(name: str) -> None:
 @pytest.mark.parametrize("text", ["80", "a:b", "1:2:3", "1:2,x"])
 def test_ports_that_are_not_understood_are_named(text: str) -> None:
     """The variable is in the error."""
-    variables: dict[str, Any] = {"GPUJOB_PORTS": text}
-    needed = ("TRANSPORT_URL", "TOKEN_FILE", "SSH_KEY_FILE", "NODE_UID", "STATE_DIR", "NODE_NAME")
-    variables |= {f"GPUJOB_{name}": "http://x" for name in needed}
     with pytest.raises(DriverSettingsError, match="GPUJOB_PORTS"):
-        DriverSettings.from_environment(variables)
+        DriverSettings.from_environment(driver_variables() | {"GPUJOB_PORTS": text})

@@ -52,6 +52,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
     assert job is not None, "a driver is made for a job"
     settings = {
         "GPUJOB_TRANSPORT_URL": world.transport_url,
+        "GPUJOB_TRANSPORT_AUTHORITIES": world.transport_authorities,
         "GPUJOB_NODE_UID": node.metadata.uid,
         "GPUJOB_TOKEN_FILE": f"{TOKEN_FOLDER}/token",
         "GPUJOB_SSH_KEY_FILE": f"{KEY_FOLDER}/{KEY_FILE}",
