@@ -287,6 +287,7 @@ async def _rent(vast: VastClient, url: str, private: asyncssh.SSHKey) -> Machine
         image=SPEC.image,
         disk_gb=10,
         bid_usd_per_hour=None,
+        needs_login=False,
         mark="bench/bench/bench",
         start_script=script,
         not_after=now + timedelta(seconds=5),
@@ -585,6 +586,7 @@ def serve(port: int, drivers: int, made: Certificate, line: Connection) -> None:
             on_news=lambda _: None,
             world=unasked,
             quotes=unasked,
+            logins={},
             authorities=lambda: made.authority,
         )
         server = http_server(app, "127.0.0.1", port, listening(made))

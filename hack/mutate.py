@@ -39,6 +39,7 @@ NEAREST = {
     "driver/main.py": "tests/contract/test_driver.py",
     "driver/output.py": "tests/contract/test_driver.py",
     "driver/ports.py": "tests/contract/test_ports.py",
+    "driver/registry.py": "tests/unit/test_registry.py",
     "driver/reporting.py": "tests/contract/test_driver.py",
     "driver/supervisor.py": "tests/unit/test_workload.py tests/unit/test_supervisor.py",
     "driver/work.py": "tests/contract/test_driver.py",
@@ -938,8 +939,8 @@ FAULTS = (
     Fault(
         "drivers are not told of the next authorities",
         "controller/transport.py",
-        'update={"authorities": authorities()}',
-        'update={"authorities": ""}',
+        '"authorities": authorities()}',
+        '"authorities": ""}',
     ),
     Fault(
         "a controller with another name is believed",
@@ -951,6 +952,24 @@ FAULTS = (
         "new authorities are forgotten at a restart",
         "driver/reporting.py",
         "            put(self._settings.state_dir / AUTHORITIES, told.encode())\n",
+        "",
+    ),
+    Fault(
+        "a login is asked for after the rent",
+        "core/machine/assignment.py",
+        "is not None and stage in _BEFORE_RENT",
+        "is not None",
+    ),
+    Fault(
+        "a private image is rented for without its login",
+        "core/node/rent.py",
+        "if job.spec.image_pull_secret is not None and not seen.has_login:",
+        "if False:",
+    ),
+    Fault(
+        "another path's credentials are handed out",
+        "driver/registry.py",
+        "        and path[: len(key_path)] == key_path\n",
         "",
     ),
     Fault(

@@ -5,6 +5,7 @@ the plain image. What an image needs to be rented at all, and what a session on 
 it: vastsim/FACTS.md, "Machines".
 """
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -25,8 +26,20 @@ class cuda:
 
 
 @dataclass(frozen=True)
+class Login:
+    """What a registry asks for before it gives an image out."""
+
+    registry: str
+    user: str
+    password: str
+
+
+@dataclass(frozen=True)
 class Image:
     """What a container made from an image has."""
+
+    login: Login | None = None
+    """None = anybody may pull it."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
     """Its `ENV`, besides `PATH` if it does not set one."""
@@ -63,6 +76,12 @@ IMAGES: Mapping[str, Image] = {
     "vastsim/user": Image(user=1000),
     "vastsim/bash": Image(sh="bash"),
     "vastsim/busybox": Image(sh="busybox", login_shell="/bin/sh"),
+    "vastsim/private": Image(
+        login=Login("docker.io", "robot", "vastsim-canary-8d1f0c2b7a6e5f49+/=")
+    ),
+    "registry.example.com:5000/team/private": Image(
+        login=Login("registry.example.com:5000", "robot@team", "vastsim-canary-5e4d3c2b1a0f9e8d:x")
+    ),
     "vastsim/no-sshd": Image(lacks=("/usr/sbin/sshd",)),
     "vastsim/trainer": Image(
         environment={"PATH": f"/opt/trainer/bin:{DEBIAN_PATH}", "TRAINER_HOME": "/opt/trainer"},
@@ -88,6 +107,37 @@ IMAGES: Mapping[str, Image] = {
 """By name without tag and digest."""
 
 PLAIN = Image()
+
+
+def denied(name: str, image_login: str | None) -> str | None:
+    """Returns what Docker says if the login does not let it pull an image; None if it does.
+
+    Raises ValueError if the login has not the form `-u USER -p PASSWORD [REGISTRY]`.
+    """
+    asked = image(name).login
+    given = _login(image_login) if image_login else None
+    if asked is None or given == asked:
+        return None
+    if given is None or given.registry != asked.registry:
+        repository = name.partition("@")[0].rpartition(":")[0] or name
+        return (
+            f"Error response from daemon: pull access denied for {repository}, repository does not "
+            "exist or may require 'docker login': denied: requested access to the resource is "
+            "denied"
+        )
+    return (
+        f'Error response from daemon: Get "https://{asked.registry}/v2/": unauthorized: incorrect '
+        "username or password"
+    )
+
+
+def _login(arguments: str) -> Login:
+    match shlex.split(arguments):
+        case ["-u", user, "-p", password]:
+            return Login("docker.io", user, password)
+        case ["-u", user, "-p", password, registry]:
+            return Login(registry, user, password)
+    raise ValueError("image_login must be: -u USER -p PASSWORD REGISTRY")
 
 
 def image(name: str) -> Image:

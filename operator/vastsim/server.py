@@ -35,6 +35,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from vastsim.faults import Fault, FaultError, Faults
+from vastsim.images import denied
 from vastsim.ledger import decimal
 from vastsim.machines import Machines
 from vastsim.market import ACCOUNT, Ask, FailedPull, Lease, Market, RefusedError
@@ -514,6 +515,7 @@ def _create(state: State, account: int, offer: int, body: Mapping[str, Any]) -> 
         state.market.offers.pop(offer, None)
     slow = faults.strikes("slow_boot", image=image)
     unpulled = faults.strikes("pull_fails", image=image)
+    failed_pull = _failed_pull(unpulled, image) if unpulled else _denied(body, image)
     left_standing = faults.strikes("left_standing", image=image)
     env = body.get("env")
     lease = state.market.rent(
@@ -531,7 +533,7 @@ def _create(state: State, account: int, offer: int, body: Mapping[str, Any]) -> 
         state.now(),
         account=account,
         boot_seconds=slow.seconds if slow else None,
-        failed_pull=_failed_pull(unpulled, image) if unpulled else None,
+        failed_pull=failed_pull,
         is_left_standing=left_standing is not None,
     )
     key = state.machine_key(lease.number)
@@ -549,6 +551,16 @@ def _user(given: object) -> str:
 def _failed_pull(fault: Fault, image: str) -> FailedPull:
     words = (fault.words or NOT_FOUND).replace("IMAGE", image)
     return FailedPull(words, fault.seconds) if fault.seconds else FailedPull(words)
+
+
+def _denied(body: Mapping[str, Any], image: str) -> FailedPull | None:
+    """Returns why a private image cannot be pulled; nothing of the login is kept."""
+    login = body.get("image_login")
+    try:
+        words = denied(image, None if login is None else str(login))
+    except ValueError:
+        raise RefusedError(400, "invalid_args", "image_login is malformed") from None
+    return None if words is None else FailedPull(words)
 
 
 def _start_again(state: State, lease: Lease) -> None:

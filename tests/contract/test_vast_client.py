@@ -51,6 +51,7 @@ def request(offer: int, mark: str = "c/n/j", late_seconds: float = 0.0) -> Rent:
         image="python:3.11",
         disk_gb=10,
         bid_usd_per_hour=None,
+        needs_login=False,
         mark=mark,
         start_script="true",
         not_after=CLOCK.now() + timedelta(seconds=5 - late_seconds),

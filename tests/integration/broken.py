@@ -76,6 +76,7 @@ def applications(token: str, cut_off: KubeClient) -> dict[str, Any]:
             on_news=broken,
             world=broken,
             quotes=broken,
+            logins={},
             authorities=broken,
         )
 

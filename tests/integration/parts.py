@@ -225,6 +225,7 @@ class Simulator:
         """Starts it with a fresh market, on its old port."""
         command = ["vastsim", "--port", str(self._port), "--seed", "1"]
         command += ["--boot-seconds", "0.3", "0.6", "--list-lag-seconds", str(list_lag_seconds)]
+        command += ["--record", str(self._folder / "record")]
         command += ["--root", str(machine_root()), "--share", str(self._share)]
         self._strangers, self._earlier, self._earlier_requests = set(), set(), 0
         log = self._folder / "simulator.log"
@@ -282,6 +283,10 @@ class Simulator:
         """Returns every request that came since the page was turned."""
         found: list[Object] = self.ask("GET", "requests")["requests"]
         return found[self._earlier_requests :]
+
+    def sent(self) -> list[Object]:
+        """Returns all that was ever sent, with headers and bodies (vastsim/record.py)."""
+        return [json.loads(line) for line in (self._folder / "record").read_text().splitlines()]
 
     def rents(self) -> int:
         """Returns how many rent requests came."""
@@ -638,7 +643,7 @@ class PodRunner:
         if secret is None or status != 201:
             return
         folder = self._folder / uid
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "token").write_text(token["status"]["token"])
         key = folder / "key"
         key.touch(mode=0o600)
@@ -650,10 +655,34 @@ class PodRunner:
             "GPUJOB_TERMINATION_LOG": str(folder / "termination"),
             "GPUJOB_SYNC_SECONDS": "0.3",
         }
+        if not self._mount(pod, given):
+            return
         self._drivers[uid] = Process(folder / "log", ["gpujob", "driver"], environment(**given))
         # Only now, since others read the logs of all that have a name.
         self._names[uid] = (namespace, name)
         self._set_status(namespace, name, {"phase": "Running"})
+
+    def _mount(self, pod: Object, given: dict[str, str]) -> bool:
+        """Mounts the Secret for the image's registry, if the pod has one; else it has to wait."""
+        (name, *_) = (
+            *(
+                volume["secret"]["secretName"]
+                for volume in pod["spec"]["volumes"]
+                if volume["name"] == "registry"
+            ),
+            "",
+        )
+        if not name:
+            return True
+        found = self._kubectl.get("secret", name, pod["metadata"]["namespace"])
+        if found is None:
+            return False
+        folder = self._folder / pod["metadata"]["uid"] / "registry"
+        folder.mkdir(exist_ok=True)
+        for key, value in (found.get("data") or {}).items():
+            (folder / key).write_bytes(base64.b64decode(value))
+        given["GPUJOB_PULL_SECRET"] = str(folder)
+        return True
 
     def _report_end(self, uid: str, pod: Object, code: int) -> None:
         termination = self._folder / uid / "termination"

@@ -80,6 +80,7 @@ def applications() -> dict[str, Starlette]:
             on_news=lambda _: None,
             world=nobody,
             quotes=nobody,
+            logins={},
             authorities=lambda: "",
         ),
         "controller's probes": probes_app(

@@ -48,6 +48,7 @@ from gpujob.api.transport import (
     Instruction,
     Measured,
     Outcome,
+    RegistryLogin,
     WatchdogClient,
     WorkloadPhase,
 )
@@ -572,7 +573,9 @@ class ModelLine:
         self._clock = _CallersClock()
         self.account_id = vast.account
 
-    async def send(self, request: Rent, timeout_seconds: float) -> int:
+    async def send(
+        self, request: Rent, timeout_seconds: float, login: RegistryLogin | None = None
+    ) -> int:
         """Rents, or not; answers, or not."""
         left = (request.not_after - self._clock.now()).total_seconds()
         if PRESENT_FAULT.get() == "request astray":

@@ -115,6 +115,7 @@ class Operator:
             lock=self.lock,
             machines=MachineBook(kube, SETTINGS),
             readiness=readiness,
+            logins={},
             authorities=lambda: "authorities",
         )
         self._sweep = Sweep(SETTINGS, clock, CLUSTER)

@@ -66,6 +66,7 @@ def test_each_program_keeps_its_memory(program: str) -> None:
             on_news=lambda _: None,
             world=ANYTHING,
             quotes=ANYTHING,
+            logins={},
             authorities=lambda: "",
         ),
     ],

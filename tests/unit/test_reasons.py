@@ -14,7 +14,7 @@ HOSTS = {
 MISFITS = {"MachineBroken", "MachineMislabelled", "MachineSlow", "NoWatchdog"}
 FATAL = {
     *("DeadlineExceeded", "BudgetExhausted", "TrafficExceeded", "IdleDeadlineExceeded"),
-    *("DataUnusable", "OutputLost"),
+    *("DataUnusable", "PullSecretUnusable", "OutputLost"),
 }
 IMAGES = {"ImageUnusable"}
 FAILURES = {"BackoffLimitExceeded", "FailurePolicy", "MaxRentsExceeded", "SpecInvalid"}

@@ -16,6 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from gpujob.api.gpujob import GpuJobSpec
+from gpujob.api.transport import RegistryLogin
 from gpujob.core.effects import Rent
 from gpujob.core.market.listings import Listing
 from gpujob.core.market.offers import Quotes
@@ -29,9 +30,12 @@ class RentLine(Protocol):
         """The account that the request will be charged to, as the provider named it just now."""
         ...
 
-    async def send(self, request: Rent, timeout_seconds: float) -> int:
+    async def send(
+        self, request: Rent, timeout_seconds: float, login: RegistryLogin | None = None
+    ) -> int:
         """Sends the one rent request and returns the number of the machine that was rented.
 
+        With `login` the provider pulls the image; no message of an error contains its password.
         The request leaves this process at most once: no layer repeats it, no redirect is followed,
         and it is not sent at all after `request.not_after`. What is known afterwards:
 

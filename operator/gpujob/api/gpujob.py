@@ -26,6 +26,11 @@ Fraction = Annotated[
 """A fraction between 0 and 1, as a decimal string."""
 
 
+MUST_EXPOSE = (
+    "must be true: the provider and the owner of the host can read these credentials, so use a "
+    "token that can only read and is valid for a short time"
+)
+
 MACHINE_PATH = r"^/?[^/\x00-\x1f]+(/[^/\x00-\x1f]+)*$"
 SUB_PATH = r"^[^/\x00-\x1f]+(/[^/\x00-\x1f]+)*$"
 
@@ -441,6 +446,30 @@ class Port(Model):
     ]
 
 
+class ImagePullSecret(Model):
+    """A Secret with credentials for the image's registry, which the provider and the host get."""
+
+    name: Annotated[
+        str,
+        Field(
+            max_length=253,
+            pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+            description="Name of a Secret of type kubernetes.io/dockerconfigjson in the job's "
+            "namespace. Of its entries only that for the image's registry is used.",
+            examples=["registry"],
+        ),
+    ]
+    expose_to_provider: Annotated[
+        bool,
+        Field(
+            description="Must be true: the provider stores these credentials, and it and the "
+            "owner of the host can read them. Use a token that can only read and is valid for a "
+            "short time.",
+            examples=[True],
+        ),
+    ] = False
+
+
 Argument = Annotated[str, Field(max_length=16384)]
 
 
@@ -460,6 +489,13 @@ class GpuJobSpec(Model):
             examples=["pytorch/pytorch:2.4.0-cuda12.4-cudnn9-runtime"],
         ),
     ]
+    image_pull_secret: Annotated[
+        ImagePullSecret | None,
+        Field(
+            description="Credentials with which the provider pulls a private image. Unlike all "
+            "other secrets of the job they pass through the provider's API."
+        ),
+    ] = None
     command: Annotated[
         tuple[Argument, ...],
         Field(

@@ -311,6 +311,11 @@ class Reason(StrEnum):
         "The machine has no working watchdog that could destroy it if all else fails.",
     )
     DATA_UNUSABLE = "DataUnusable", FATAL, "The job's files cannot be copied; nothing was rented."
+    PULL_SECRET_UNUSABLE = (
+        "PullSecretUnusable",
+        FATAL,
+        "The job's pull secret has no usable credentials for its image; nothing was rented.",
+    )
     INPUTS_NOT_COPIED = (
         "InputsNotCopied",
         JOBS,

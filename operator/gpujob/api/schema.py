@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from gpujob.api.gpujob import NAME_LENGTH_MAX, GpuJobSpec, GpuJobStatus
+from gpujob.api.gpujob import MUST_EXPOSE, NAME_LENGTH_MAX, GpuJobSpec, GpuJobStatus
 from gpujob.api.gpunode import GpuNodeSpec, GpuNodeStatus
 from gpujob.api.meta import GROUP, VERSION, Model
 
@@ -100,6 +100,10 @@ GPUJOB = Kind(
     rules={
         "spec": (
             _rule(
+                "has(self.imagePullSecret) == has(oldSelf.imagePullSecret)",
+                "imagePullSecret is immutable: delete the job and create it again",
+            ),
+            _rule(
                 "has(self.workingDir) == has(oldSelf.workingDir)",
                 "workingDir is immutable: delete the job and create it again",
             ),
@@ -121,6 +125,10 @@ GPUJOB = Kind(
             _rule("double(self) >= 0.95", "confidence must be at least 0.95"),
             _rule("double(self) < 1.0", "confidence must be below 1: no cost is certain"),
             *_immutable("confidence"),
+        ),
+        "spec.imagePullSecret": (
+            _rule("self.exposeToProvider", f"exposeToProvider {MUST_EXPOSE}"),
+            *_immutable("imagePullSecret"),
         ),
         "spec.market": _immutable("market"),
         "spec.ports": (

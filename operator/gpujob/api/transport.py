@@ -7,10 +7,20 @@ number show whether a report is older than one already received. Every payload i
 sides; the generated schema of both is stored beside this file.
 """
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, FailFast, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    FailFast,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic.json_schema import models_json_schema
 
 from gpujob.api.meta import Model
@@ -178,6 +188,42 @@ class Outcome(Model):
     """Which files could not be copied, and why; empty if all were."""
 
 
+_LOGIN_TEXT = re.compile(r"[A-Za-z0-9_.,:@%+=/!][A-Za-z0-9_.,:@%+=/!-]*")
+
+
+def _is_plain(value: SecretStr) -> SecretStr:
+    if _LOGIN_TEXT.fullmatch(value.get_secret_value()) is None:
+        raise ValueError("must consist of letters, digits and _ . , : @ % + = / ! -")
+    return value
+
+
+LoginText = Annotated[
+    SecretStr,
+    Field(min_length=1, max_length=8192),
+    AfterValidator(_is_plain),
+    PlainSerializer(lambda value: value.get_secret_value(), return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 8192,
+            "pattern": f"^{_LOGIN_TEXT.pattern}$",
+        }
+    ),
+]
+"""A part of a login. It has only characters that no reader of a command's arguments interprets:
+how the provider reads them is not documented (vastsim/FACTS.md, Private images)."""
+
+
+class RegistryLogin(Model):
+    """Credentials for the registry of the job's image, from the job's pull secret."""
+
+    registry: Annotated[str, Field(max_length=260, pattern=r"^[a-z0-9.-]+(:[0-9]{1,5})?$")]
+    """Host, and port if there is one."""
+    username: LoginText
+    password: LoginText
+
+
 class DriverReport(Model):
     """Everything that a driver knows now."""
 
@@ -207,6 +253,10 @@ class DriverReport(Model):
     fault: MachineFault | None = None
     data_problem: Words = ""
     """Why the job's files cannot be copied on any machine; known before one is rented."""
+    login: RegistryLogin | None = None
+    """Set only if the last assignment wanted it."""
+    login_problem: Words = ""
+    """Why the job's pull secret cannot be used for its image."""
     message: Words = ""
     """The last problem, in a sentence for people."""
 
@@ -264,6 +314,8 @@ class Assignment(Model):
     """Set with `Run` and `Stop`."""
     grace_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] | None = None
     """Time that the workload has to end before it is killed. Set with `Stop`."""
+    wants_login: bool = False
+    """The next report is to have the login for the image's registry, which a rent needs."""
     authorities: Annotated[str, Field(max_length=16384)] = ""
     """The certificate authorities to trust from now on, as PEM; empty = those of before."""
 

@@ -12,6 +12,7 @@ from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.metrics import Figures
 from gpujob.adapters.vast import VastClient
 from gpujob.api.reasons import Reason
+from gpujob.api.transport import RegistryLogin
 from gpujob.controller.address import publish_address
 from gpujob.controller.cache import Cache
 from gpujob.controller.certificates import (
@@ -69,6 +70,8 @@ class Leader:
         self._queue = WorkQueue()
         self._cache = Cache()
         self._heard: dict[str, Heard] = {}
+        self._logins: dict[str, RegistryLogin] = {}
+        """For the registries of images, by the node's uid, until the rent request is sent."""
         self._vast = VastClient(settings.provider_url, settings.vast_api_key, clock)
         self.readiness = Readiness()
         self.market = MarketWatch(
@@ -88,6 +91,7 @@ class Leader:
             lock=lock,
             machines=self._machines,
             readiness=self.readiness,
+            logins=self._logins,
             authorities=lambda: self._tls.authorities,
         )
         self._watcher = Watcher(self._on_event)
@@ -101,6 +105,7 @@ class Leader:
             on_news=self._queue.add,
             world=self._reconciler.world,
             quotes=self.market.quotes,
+            logins=self._logins,
             authorities=lambda: self._tls.authorities,
         )
         self._transport = http_server(
@@ -245,6 +250,7 @@ class Leader:
                 self._queue.add(key)
             if gone:
                 self._heard.pop(body["metadata"]["uid"], None)
+                self._logins.pop(body["metadata"]["uid"], None)
 
         self._loop.call_soon_threadsafe(take_in)
 

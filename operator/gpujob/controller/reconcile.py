@@ -38,7 +38,7 @@ from gpujob.api.gpujob import GpuJob, GpuJobStatus
 from gpujob.api.gpunode import GpuNode, GpuNodeStatus
 from gpujob.api.meta import API_VERSION, FINALIZER, LABEL_MANAGED_BY, MANAGER, Condition
 from gpujob.api.reasons import Reason
-from gpujob.api.transport import DriverReport
+from gpujob.api.transport import DriverReport, RegistryLogin
 from gpujob.controller.events import record_event
 from gpujob.controller.leader_lock import LeaderLock
 from gpujob.controller.machine_book import MachineBook
@@ -117,6 +117,7 @@ class Reconciler:
         lock: LeaderLock,
         machines: MachineBook,
         readiness: Readiness,
+        logins: dict[str, RegistryLogin],
         authorities: Callable[[], str],
     ) -> None:
         self._kube = kube
@@ -130,6 +131,7 @@ class Reconciler:
         self._lock = lock
         self._machines = machines
         self._readiness = readiness
+        self._logins = logins
         self._authorities = authorities
         self.renting: set[asyncio.Task[None] | None] = set()
         """Tasks with a rent request in flight, which must not be cancelled."""
@@ -336,6 +338,8 @@ class Reconciler:
                 await self._tell_of_node(node, after, observation.job)
             for effect in plan.effects:
                 await self._act_on_node(effect, key, node, stored)
+        if after.end is not None:
+            self._logins.pop(node.metadata.uid, None)
         self._requeue(key, plan)
         if plan.requeue_seconds == 0 or node.status.end != after.end:
             self._queue.add(Key("GpuJob", key.namespace, node.spec.job_ref.name))
@@ -367,6 +371,7 @@ class Reconciler:
             job=self._readings.read(GpuJob, job_key, job_body),
             pod=pod,
             report=self._report(uid, pod),
+            has_login=uid in self._logins,
             memory=memory,
         )
 
@@ -401,15 +406,18 @@ class Reconciler:
                 self._remember(uid, marker_seen_at=self._clock.monotonic())
                 self._market.forget_quotes()
                 log.info("rent_requested", offer=request.offer_id, fuse_usd=after.rent.fuse_usd)
-                self._remember(uid, rent=await self._send(line, request))
+                login = self._logins.pop(uid, None)
+                self._remember(uid, rent=await self._send(line, request, login))
             finally:
                 self.renting.discard(task)
 
     async def _send(
-        self, line: RentLine, request: effects.Rent
+        self, line: RentLine, request: effects.Rent, login: RegistryLogin | None
     ) -> RentAccepted | RentRefused | RentUnanswered:
         try:
-            number = await line.send(request, self._settings.limits.rent_timeout_seconds)
+            if request.needs_login and login is None:
+                raise RentWithheld("the login for the image's registry is not here any more")
+            number = await line.send(request, self._settings.limits.rent_timeout_seconds, login)
         except RentUnclear as error:
             log.warning("rent_unanswered", problem=str(error))
             return RentUnanswered(str(error))

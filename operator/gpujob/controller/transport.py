@@ -25,6 +25,7 @@ from gpujob.api.transport import (
     SYNC_PATH,
     Assignment,
     DriverReport,
+    RegistryLogin,
     message_faults,
     read_message,
 )
@@ -65,6 +66,7 @@ def transport_app(
     on_news: Callable[[Key], None],
     world: WorldNow,
     quotes: QuotesFor,
+    logins: dict[str, RegistryLogin],
     authorities: Callable[[], str],
 ) -> Starlette:
     """Returns the application that drivers report to, and that the server asks for estimates."""
@@ -100,6 +102,13 @@ def transport_app(
             or node.metadata.namespace != caller.namespace
         ):
             raise Problem(403, "this pod is not the driver that the GpuNode records")
+        told = assignment(node, job, limits)
+        if report.login is not None:
+            # It is kept apart from all else that is heard, and until the rent only.
+            if told.wants_login:
+                logins[report.node_uid] = report.login
+                on_news(Key("GpuNode", node.metadata.namespace, node.metadata.name))
+            report = report.model_copy(update={"login": None})
         held = heard.get(report.node_uid)
         before = held.report if held is not None and held.pod_uid == caller.pod_uid else None
         # A report that arrives twice, or after a newer one, says nothing about the present.
@@ -107,8 +116,8 @@ def transport_app(
             heard[report.node_uid] = Heard(report, caller.pod_uid, clock.monotonic())
             if before is None or _is_news(before, report):
                 on_news(Key("GpuNode", node.metadata.namespace, node.metadata.name))
-        told = assignment(node, job, limits)
-        return told.model_copy(update={"authorities": authorities()})
+        wants = told.wants_login and report.node_uid not in logins
+        return told.model_copy(update={"wants_login": wants, "authorities": authorities()})
 
     return listener_app(
         Route(SYNC_PATH, sync, methods=["POST"]),
@@ -124,7 +133,7 @@ def _is_news(before: DriverReport, after: DriverReport) -> bool:
 def _deciding(report: DriverReport) -> tuple[object, ...]:
     return (
         *(report.phase, report.measured, report.ended, report.outcome),
-        *(report.fault, report.data_problem, report.message),
+        *(report.fault, report.data_problem, report.login_problem, report.message),
     )
 
 

@@ -113,6 +113,10 @@ def _warnings(spec: GpuJobSpec, metadata: Mapping[str, Any]) -> tuple[str, ...]:
         found.append(
             "spec.market.hosts is Any: your data may go to a host that nobody has verified"
         )
+    if spec.image_pull_secret is not None:
+        found.append(
+            "spec.imagePullSecret: provider and host can read it; use a short-lived read-only token"
+        )
     if ":" not in spec.image.rpartition("/")[2]:
         found.append("spec.image has no tag or digest: two attempts may run different images")
     return tuple(found)

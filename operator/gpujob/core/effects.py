@@ -80,6 +80,8 @@ class Rent:
     disk_gb: int
     bid_usd_per_hour: Fraction | None
     """None = on demand."""
+    needs_login: bool
+    """With the login for the image's registry, which the driver has handed over."""
     mark: str
     start_script: str
     not_after: datetime

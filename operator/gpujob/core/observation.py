@@ -168,6 +168,8 @@ class NodeObservation:
     """None = it certainly does not exist."""
     report: DriverReport | None
     """The latest report of the recorded driver pod."""
+    has_login: bool = False
+    """Whether its driver has handed over the login for the image's registry."""
     memory: NodeMemory = NodeMemory()
     quotes: Quotes | Unavailable | None = None
     """None = not asked for."""

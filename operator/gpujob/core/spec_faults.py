@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from pydantic import ValidationError
 
-from gpujob.api.gpujob import Claim, GpuJobSpec
+from gpujob.api.gpujob import MUST_EXPOSE, Claim, GpuJobSpec
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _HOST = (
@@ -66,6 +66,8 @@ def _faults(spec: GpuJobSpec) -> Iterator[Fault]:
     yield from _environment(spec)
     yield from _folders(spec)
     yield from _ports(spec)
+    if spec.image_pull_secret is not None and not spec.image_pull_secret.expose_to_provider:
+        yield Fault("spec.imagePullSecret.exposeToProvider", MUST_EXPOSE)
 
 
 def _money(spec: GpuJobSpec) -> Iterator[Fault]:

@@ -18,11 +18,13 @@ from gpujob.api.transport import (
     Assignment,
     DriverReport,
     Instruction,
+    RegistryLogin,
     message_faults,
     read_message,
 )
 from gpujob.api.words import in_words
 from gpujob.driver.findings import encoded
+from gpujob.driver.registry import NoLogin, read_login
 from gpujob.driver.settings import DriverSettings
 from gpujob.driver.state import AUTHORITIES, known_authorities, next_session, put
 from gpujob.driver.work import Worker
@@ -44,6 +46,7 @@ class Reporter:
         self._authorities = known_authorities(settings.state_dir, settings.authorities)
         self._client = TransportClient(settings.transport_url, self._authorities)
         self._problem = ""
+        self._wants_login = False
         self._session = next_session(settings.state_dir)
         self._sequence = 0
 
@@ -87,6 +90,7 @@ class Reporter:
             )
             told = read_message(Assignment, raw)
             self._take_authorities(told.authorities)
+            self._wants_login = told.wants_login
         except ValidationError as error:
             _log.info("the controller's answer is not understood: %s", message_faults(error))
             return None
@@ -109,9 +113,20 @@ class Reporter:
         except (UntrustedAuthorities, OSError) as error:
             _log.info("the controller's new authorities were not taken over: %s", error)
 
+    def _login(self) -> tuple[RegistryLogin | None, str]:
+        """Returns the login for the image's registry if it is wanted, or why there is none."""
+        folder = self._settings.pull_secret
+        if not self._wants_login or folder is None:
+            return None, ""
+        try:
+            return read_login(folder, self._settings.image), ""
+        except NoLogin as error:
+            return None, in_words(f"the image pull secret cannot be used: {error}")
+
     def _report(self) -> DriverReport:
         found = self._worker.findings
         contact, run = found.contact_at, found.run
+        login, login_problem = self._login()
         self._sequence += 1
         return DriverReport(
             version=1,
@@ -131,5 +146,7 @@ class Reporter:
             outcome=found.outcome,
             fault=found.fault,
             data_problem=found.data_problem,
+            login=login,
+            login_problem=login_problem,
             message=in_words(self._scrub(found.message)),
         )

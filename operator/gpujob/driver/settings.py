@@ -32,6 +32,9 @@ class DriverSettings:
     sync_seconds: float
     workload_environment: Mapping[str, SecretStr]
     node_name: str
+    image: str
+    pull_secret: Path | None
+    """The folder with the job's pull secret; None = it has none."""
     data: DataPlan | None
     ports: Mapping[int, int]
     """The machine's port for each of the driver's ports."""
@@ -70,6 +73,8 @@ class DriverSettings:
             termination_log=Path(environment.get("GPUJOB_TERMINATION_LOG", "/dev/termination-log")),
             sync_seconds=sync_seconds,
             node_name=needed("GPUJOB_NODE_NAME"),
+            image=environment.get("GPUJOB_IMAGE", ""),
+            pull_secret=Path(folder) if (folder := environment.get("GPUJOB_PULL_SECRET")) else None,
             data=_data_plan(environment.get(VARIABLE)),
             ports=_ports(environment.get("GPUJOB_PORTS", "")),
             workload_environment={

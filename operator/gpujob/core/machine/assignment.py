@@ -12,6 +12,7 @@ _OVER = CONTRADICTIONS | {
     Stage.ENDED_LEASED,
     Stage.RELEASED,
 }
+_BEFORE_RENT = {Stage.AWAITING_DRIVER, Stage.READY_TO_RENT}
 
 
 def assignment(node: GpuNode | None, job: GpuJob | None, limits: Limits) -> Assignment:
@@ -21,7 +22,8 @@ def assignment(node: GpuNode | None, job: GpuJob | None, limits: Limits) -> Assi
     if status is None or job is None or stage in _OVER:
         return Assignment(version=1, instruction=Instruction.EXIT)
     if status.machine is None or stage is Stage.PAUSED:
-        return Assignment(version=1, instruction=Instruction.WAIT)
+        wants = job.spec.image_pull_secret is not None and stage in _BEFORE_RENT
+        return Assignment(version=1, instruction=Instruction.WAIT, wants_login=wants)
     place = status.machine
     machine = MachineAddress(host=place.host, port=place.port, host_key=place.host_key)
     if stage is Stage.MEASURING:

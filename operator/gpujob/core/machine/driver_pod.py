@@ -23,6 +23,7 @@ USER_ID = 10001
 KEY_FOLDER = "/etc/gpujob/ssh"
 KEY_FILE = "id_ed25519"
 TOKEN_FOLDER = "/var/run/secrets/gpujob.dev"  # noqa: S105 - a folder, not a token
+REGISTRY_FOLDER = "/etc/gpujob/registry"
 STATE_FOLDER = "/var/lib/gpujob"
 TERMINATION_LOG = "/dev/termination-log"
 
@@ -69,6 +70,12 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
     plan, mounts = _copies(job)
     if mounts:
         settings[VARIABLE] = json.dumps(plan.wire())
+    volumes = _claims(job.spec.data)
+    if (pulls := job.spec.image_pull_secret) is not None:
+        settings |= {"GPUJOB_PULL_SECRET": REGISTRY_FOLDER, "GPUJOB_IMAGE": job.spec.image}
+        mounts.append({"name": "registry", "mountPath": REGISTRY_FOLDER, "readOnly": True})
+        held = {"secretName": pulls.name, "defaultMode": 0o440}
+        volumes.append({"name": "registry", "secret": held})
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -150,7 +157,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
                     },
                 },
                 {"name": "state", "emptyDir": {"sizeLimit": "16Mi"}},
-                *_claims(job.spec.data),
+                *volumes,
             ],
         },
     }

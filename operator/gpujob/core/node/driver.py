@@ -46,6 +46,8 @@ def start_driver(seen: NodeObservation) -> NodePlan | None:
     if seen.report is not None:
         if seen.report.data_problem and status.rent is None:
             return end(seen, Reason.DATA_UNUSABLE, seen.report.data_problem)
+        if seen.report.login_problem and status.rent is None:
+            return end(seen, Reason.PULL_SECRET_UNUSABLE, seen.report.login_problem)
         if driver.ready_at is None:
             ready = driver.model_copy(update={"ready_at": world.now})
             status = status.model_copy(update={"driver": ready})
@@ -54,6 +56,9 @@ def start_driver(seen: NodeObservation) -> NodePlan | None:
     if driver.ready_at is None:
         waited = (world.now - pod.created_at).total_seconds()
         detail = because(pod.waiting)
+        if seen.job is not None and (pulls := seen.job.spec.image_pull_secret) is not None:
+            # Kubernetes says this in an event of the pod alone.
+            detail += f"; it cannot start unless Secret {pulls.name} exists"
         if waited >= patience:
             return _driver_ended(
                 seen, f"the driver pod did not report within {patience:.0f} s{detail}"

@@ -43,6 +43,9 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
         # If this node vanished, the job would look for its machine on the account it has recorded.
         words = f"the API key now belongs to account {world.account_id}; nothing was rented"
         return end(seen, Reason.ACCOUNT_CHANGED, words)
+    if job.spec.image_pull_secret is not None and not seen.has_login:
+        words = "waiting for the driver to read the image pull secret"
+        return wait(seen, Reason.AWAITING_DRIVER, words, 2.0)
     if seen.quotes is None:
         return replace(
             wait(seen, Reason.AWAITING_QUOTE, "asking the provider for prices", 1.0),
@@ -72,6 +75,7 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
         image=job.spec.image,
         disk_gb=job.spec.resources.disk_gb,
         bid_usd_per_hour=bid,
+        needs_login=job.spec.image_pull_secret is not None,
         mark=str(seen.mark),
         start_script=start_script(
             ssh_public_key=status.ssh_public_key or "",
