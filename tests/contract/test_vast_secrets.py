@@ -22,6 +22,7 @@ from tests.contract.test_vast_client import (
 
 from gpujob.adapters.errors import ProviderError, RentDenied
 from gpujob.adapters.vast import VastClient
+from gpujob.api.transport import RegistryLogin
 
 TOKEN = "canary-0123456789-abcdef"
 OTHER = "0ddba11" * 9 + "f"
@@ -36,6 +37,7 @@ WORDS = {
     "a machine's key": f"refused: {{'instance_api_key': '{OTHER}'}}",
     "a machine's key, bare": f"the key {OTHER} may not do this",
     "a notebook's token": f"see jupyter_token={OTHER}&x=1",
+    "an image's login": f"docker login -u robot -p {OTHER[:20]} docker.io: exit status 1",
     "an address with a query": f"moved to https://s.example/x?sig={OTHER[:20]}&t={quote(TOKEN)}",
 }
 ASKS: dict[str, Callable[[VastClient], Awaitable[Any]]] = {
@@ -99,6 +101,36 @@ async def test_a_refusal_to_rent_is_told_without_secrets(words: str) -> None:
             await line.send(request(7), 5)
 
     assert shows(told(refused.value)) == []
+
+
+async def test_a_login_that_is_sent_is_shown_by_nothing() -> None:
+    """Neither by an error that quotes it, nor by the line."""
+    password = "canary-of-a-registry"
+    login = RegistryLogin.model_validate(
+        {"registry": "docker.io", "username": "robot", "password": password}
+    )
+    refusal = refusing(400, error="no_such_ask", msg=f"no: {password} {quote(password)}")
+    async with (
+        peer(account_then(refusal)) as (url, _),
+        client(url, TOKEN) as made,
+        made.rent_line() as line,
+    ):
+        with pytest.raises(RentDenied) as refused:
+            await line.send(request(7), 5, login)
+        assert password not in repr(vars(line)) + repr(login)
+
+    assert password not in told(refused.value)
+
+
+async def test_a_row_that_shows_a_login_is_read_without_it() -> None:
+    """No capture shows one, but nobody has promised that none will."""
+    row = {"id": 7, "machine_id": 3, "dph_base": 1, "storage_cost": 0, "disk_space": 1}
+    secret = {"image_login": f"-u robot -p {OTHER} docker.io"}
+    listing = account_then(lambda *_: good({"instances": [row | secret], "total_instances": 1}))
+    async with peer(listing) as (url, _), client(url, TOKEN) as made:
+        (lease,) = (await made.list_leases()).leases
+
+    assert shows(repr(lease)) == []
 
 
 @pytest.mark.parametrize("words", WORDS)

@@ -78,10 +78,14 @@ def test_a_pull_secret_gets_to_the_provider_and_nowhere_else(world: World, image
         "the metrics": world.metrics(),
         "the simulator's ledger": json.dumps(world.simulator.ledger()),
     }
-    for folder in (world.namespace, "gpujob-system"):
-        for one in world.kubectl.items(KINDS, "-n", folder):
+    for space in (world.namespace, "gpujob-system"):
+        found = world.kubectl.items(KINDS, "-n", space)
+        assert (
+            any(one["metadata"]["name"] == "registry" for one in found) or space != world.namespace
+        )
+        for one in found:
             if one["metadata"]["name"] != "registry":
-                seen[f"{one['kind']} {one['metadata']['name']}"] = json.dumps(one)
+                seen[f"{space}/{one['metadata']['name']} {len(seen)}"] = json.dumps(one)
     for token in world.pods.files("token"):
         for path in (one for one in token.parent.rglob("*") if one.is_file()):
             if path.parent.name != "registry":
@@ -134,7 +138,7 @@ def test_a_secret_without_the_right_entry_rents_nothing(world: World) -> None:
 def test_a_missing_secret_keeps_the_pod_waiting_and_a_new_leader_asks_again(stage: World) -> None:
     """What was handed over dies with the process that had it, and is handed over once more."""
     world = stage
-    world.operator.start(**SHORT_LOCK)
+    world.operator.start(**SHORT_LOCK, GPUJOB_QUOTE_AGE_SECONDS="2")
     world.apply_job("train", image="vastsim/private", imagePullSecret=PULL)
 
     def says() -> str:
@@ -142,12 +146,14 @@ def test_a_missing_secret_keeps_the_pod_waiting_and_a_new_leader_asks_again(stag
 
     eventually("it is said", lambda: "cannot start unless Secret registry exists" in says())
     world.simulator.faults(server_error={"count": -1, "path": "/bundles"})
+    # The prices that are known by now are used for two seconds.
+    world.await_listings(8)
     put_secret(world, "vastsim/private")
     world.await_reason("train", "ProviderUnavailable")
     world.operator.kill()
     world.simulator.faults()
     assert creates(world) == []
-    world.operator.start(**SHORT_LOCK)
+    world.operator.start(**SHORT_LOCK, GPUJOB_QUOTE_AGE_SECONDS="2")
     world.await_reason("train", "Complete")
 
     (body,) = creates(world)

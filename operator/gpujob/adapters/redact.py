@@ -47,6 +47,8 @@ _SHAPES = re.compile(
 )
 _QUERY = re.compile(r"""(https?://[^\s"'?#]{1,500}[?])[^\s"']+""")
 
+_LOGIN = re.compile(r"((?:-u|--username)[ =]\S{1,8192} (?:-p|--password)[ =])\S+")
+
 
 class Scrubber:
     """Replaces secrets in texts."""
@@ -65,8 +67,11 @@ class Scrubber:
         return _SHAPES.sub(_kept, text)
 
     def foreign(self, text: str) -> str:
-        """Returns somebody else's text without secrets, and without the queries of addresses."""
-        return _QUERY.sub(_kept, self(text))
+        """Returns somebody else's text without secrets, queries of addresses, and passwords.
+
+        A provider may quote the login of an image when nobody here knows it any more.
+        """
+        return _LOGIN.sub(_kept, _QUERY.sub(_kept, self(text)))
 
 
 def _kept(found: re.Match[str]) -> str:

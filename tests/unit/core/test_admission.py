@@ -165,6 +165,7 @@ def test_a_list_without_end_is_cut() -> None:
         ({"activeDeadlineSeconds": None}, "activeDeadlineSeconds"),
         ({"market": {"hosts": "Any"}}, "hosts"),
         ({"image": "localhost:5000/app"}, "tag"),
+        ({"imagePullSecret": {"name": "x", "exposeToProvider": True}}, "short-lived read-only"),
     ],
 )
 def test_what_is_soon_regretted_is_warned_of(changes: dict[str, Any], word: str) -> None:
@@ -250,3 +251,12 @@ def test_what_is_no_price_or_no_name_is_no_floor() -> None:
 def test_the_builders_spec_passes() -> None:
     """What all other tests use is nothing that the webhook would refuse."""
     assert review({"spec": a_spec()}).faults == ()
+
+
+@pytest.mark.parametrize("given", [{}, {"exposeToProvider": False}])
+def test_who_exposes_a_secret_has_to_say_so(given: dict[str, Any]) -> None:
+    """Because no other secret goes through the provider."""
+    (fault,) = review(body(imagePullSecret={"name": "registry"} | given)).faults
+
+    assert fault.field == "spec.imagePullSecret.exposeToProvider"
+    assert "the provider and the owner of the host can read these credentials" in fault.message

@@ -1,7 +1,20 @@
 """What a driver is told."""
 
 import pytest
-from tests.builders import a_job, a_node, booted, ended, leased, reachable, running, stamp
+from tests.builders import (
+    DRIVEN,
+    KEYED,
+    a_job,
+    a_node,
+    a_spec,
+    booted,
+    ended,
+    leased,
+    reachable,
+    renting,
+    running,
+    stamp,
+)
 
 from gpujob.api.transport import Instruction
 from gpujob.core.limits import Limits
@@ -51,3 +64,22 @@ def test_each_run_on_a_machine_has_its_number() -> None:
 
     assert work is not None
     assert work.run_number == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "wanted"),
+    [
+        (KEYED | {"driver": {"podName": "d", "podUID": "p"}}, True),
+        (DRIVEN, True),
+        (renting(), False),
+        (leased(), False),
+        (booted() | PAUSED, False),
+    ],
+)
+def test_a_login_is_wanted_before_the_rent_alone(status: object, wanted: bool) -> None:
+    """Of a job that has a pull secret; later nobody needs it any more."""
+    node = a_node(status)  # type: ignore[arg-type]
+    pulls = a_job(a_spec(imagePullSecret={"name": "registry", "exposeToProvider": True}))
+
+    assert assignment(node, pulls, LIMITS).wants_login is wanted
+    assert not assignment(node, a_job(), LIMITS).wants_login

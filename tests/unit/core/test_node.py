@@ -123,6 +123,9 @@ def delivered(seconds: float = -5, **changes: Any) -> dict[str, Any]:
 
 
 LONG_DRAIN = a_spec(data={"drainSeconds": 600})
+PRIVATE_JOB = a_job(
+    a_spec(imagePullSecret={"name": "registry", "exposeToProvider": True}), RECORDED
+)
 UNUSABLE = a_report(data_problem="outputs-0 cannot be written: Read-only file system")
 
 
@@ -254,6 +257,30 @@ TABLE = [
         node_observation(DRIVEN, quotes=quotes()),
         Reason.RENT_REQUESTED,
         ["Rent"],
+    ),
+    (
+        "without its login no private image is rented for",
+        node_observation(DRIVEN, quotes=quotes(), job=PRIVATE_JOB),
+        Reason.AWAITING_DRIVER,
+        [],
+    ),
+    (
+        "with its login it is",
+        node_observation(DRIVEN, quotes=quotes(), job=PRIVATE_JOB, has_login=True),
+        Reason.RENT_REQUESTED,
+        ["Rent"],
+    ),
+    (
+        "a pull secret without the login is known before anything is rented",
+        node_observation(DRIVEN, job=PRIVATE_JOB, report=a_report(login_problem="no entry")),
+        Reason.PULL_SECRET_UNUSABLE,
+        [],
+    ),
+    (
+        "a driver needs to know whom to believe",
+        node_observation(KEYED, pod=None, world=a_world(transport_authorities="")),
+        Reason.AWAITING_DRIVER,
+        [],
     ),
     # --- After the marker
     (
