@@ -130,6 +130,9 @@ CREDENTIALS = [
         "_json_key_base64",
         packed('{"type": "service_account"}'),
     ),
+    # Prescribed by NGC and by Harbor
+    ({"auth": packed("$oauthtoken:nvapi-x_y")}, "$oauthtoken", "nvapi-x_y"),
+    ({"username": "robot$team+x", "password": "x"}, "robot$team+x", "x"),
     (
         {"username": "00000000-0000-0000-0000-000000000000", "password": "x", "identitytoken": "t"},
         "00000000-0000-0000-0000-000000000000",
@@ -164,8 +167,8 @@ UNUSABLE = [
     ("hunter2", "not an object"),
     # https://github.com/docker-java/docker-java/issues/691
     ({"username": "developer", "password": "qW*2Y9_M>?kPK[3;hunter2"}, "password in its entry"),
-    ({"username": "$oauthtoken", "password": "hunter2"}, "username in its entry"),
-    ({"username": "robot$team+x", "password": "hunter2"}, "username in its entry"),
+    ({"username": "$(id)", "password": "hunter2"}, "username in its entry"),
+    ({"username": "a", "password": "hunter2$x"}, "password in its entry"),
     ({"username": "-p", "password": "hunter2"}, "username in its entry"),
     ({"username": "a", "password": "x hunter2"}, "password in its entry"),
     ({"username": "a", "password": "hunter2\n"}, "password in its entry"),

@@ -188,12 +188,18 @@ class Outcome(Model):
     """Which files could not be copied, and why; empty if all were."""
 
 
-_LOGIN_TEXT = re.compile(r"[A-Za-z0-9_.,:@%+=/!][A-Za-z0-9_.,:@%+=/!-]*")
+_LOGIN_TEXT = re.compile(r"[A-Za-z0-9_.,:@%+=/!$][A-Za-z0-9_.,:@%+=/!$-]*")
 
 
 def _is_plain(value: SecretStr) -> SecretStr:
     if _LOGIN_TEXT.fullmatch(value.get_secret_value()) is None:
-        raise ValueError("must consist of letters, digits and _ . , : @ % + = / ! -")
+        raise ValueError("must consist of letters, digits and _ . , : @ % + = / ! $ -")
+    return value
+
+
+def _has_no_dollar(value: SecretStr) -> SecretStr:
+    if "$" in value.get_secret_value():
+        raise ValueError("must have no $")
     return value
 
 
@@ -211,8 +217,8 @@ LoginText = Annotated[
         }
     ),
 ]
-"""A part of a login. It has only characters that no reader of a command's arguments interprets:
-how the provider reads them is not documented (vastsim/FACTS.md, Private images)."""
+"""A part of a login. But for `$`, it has only characters that no reader of a command's arguments
+interprets: how the provider reads them is not documented (vastsim/FACTS.md, Private images)."""
 
 
 class RegistryLogin(Model):
@@ -221,7 +227,9 @@ class RegistryLogin(Model):
     registry: Annotated[str, Field(max_length=260, pattern=r"^[a-z0-9.-]+(:[0-9]{1,5})?$")]
     """Host, and port if there is one."""
     username: LoginText
-    password: LoginText
+    """Some registries prescribe a name with a `$`, so it is passed on. If it were interpreted, it
+    could only be replaced by nothing, and the registry would refuse the pull."""
+    password: Annotated[LoginText, AfterValidator(_has_no_dollar)]
 
 
 class DriverReport(Model):
