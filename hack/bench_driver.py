@@ -298,9 +298,9 @@ async def _rent(vast: VastClient, url: str, private: asyncssh.SSHKey) -> Machine
     async def look() -> MachineAddress | None:
         host_key = host_key_in_log(await vast.read_log(number) or "", NONCE)
         (lease,) = (await vast.list_leases()).leases
-        if host_key is None or lease.status != "running" or lease.ssh_port is None:
+        if host_key is None or lease.status != "running" or not lease.addresses:
             return None
-        return MachineAddress(host="127.0.0.1", port=lease.ssh_port, host_key=host_key)
+        return MachineAddress(host="127.0.0.1", port=lease.addresses[0].port, host_key=host_key)
 
     while (machine := await look()) is None:  # noqa: ASYNC110 - the provider tells nobody
         await asyncio.sleep(0.1)

@@ -20,7 +20,7 @@ from gpujob.core.limits import Limits
 from gpujob.core.machine.preflight import as_status
 from gpujob.core.market.hosts import HostMemory
 from gpujob.core.market.images import ImageMemory
-from gpujob.core.market.listings import Lease, Listing, Mark
+from gpujob.core.market.listings import Address, Lease, Listing, Mark
 from gpujob.core.market.offers import Offer, Quotes
 from gpujob.core.observation import (
     JobObservation,
@@ -232,8 +232,7 @@ def a_lease(**changes: Any) -> Lease:
         disk_usd_per_hour=Fraction("0.005"),
         download_gb=Fraction(0),
         upload_gb=Fraction(0),
-        ssh_host="h",
-        ssh_port=22,
+        addresses=(Address("h", 22),),
         status_message="",
     )
     return replace(lease, **changes)

@@ -90,8 +90,7 @@ class Machine:
         """Waits until it runs, and learns where it listens."""
         while (lease := (await self.vast.list_leases()).leases[0]).status != "running":
             await asyncio.sleep(0.1)
-        assert lease.ssh_port is not None
-        self.port = lease.ssh_port
+        (_, self.port), *_ = lease.addresses
 
     async def _host_key(self) -> str | None:
         return host_key_in_log(await self.vast.read_log(self.number) or "", NONCE)

@@ -30,7 +30,7 @@ from gpujob.adapters.errors import (
     RentWithheld,
 )
 from gpujob.adapters.redact import Scrubber
-from gpujob.adapters.vast_wire import MARK_VARIABLE, Malformed, lease_from, offer_from
+from gpujob.adapters.vast_wire import MARK_VARIABLE, Malformed, is_local, lease_from, offer_from
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import RegistryLogin
@@ -98,10 +98,13 @@ class VastRequests:
     See `Provider` for the promises of each.
     """
 
-    def __init__(self, channel: Channel, clock: Clock, scrub: Scrubber) -> None:
+    def __init__(
+        self, channel: Channel, clock: Clock, scrub: Scrubber, *, is_local: bool = False
+    ) -> None:
         self._channel = channel
         self._clock = clock
         self._scrub = scrub
+        self._is_local = is_local
 
     async def search(self, spec: GpuJobSpec) -> Quotes:
         """Returns offers for a job's needs, cheapest first."""
@@ -166,7 +169,9 @@ class VastRequests:
             if not isinstance(page, list) or not isinstance(total, int):
                 raise ProviderUnavailable("a page of the listing has no rows or no total")
             try:
-                leases = [lease_from(row, self._scrub.foreign) for row in page]
+                leases = [
+                    lease_from(row, self._scrub.foreign, is_local=self._is_local) for row in page
+                ]
             except (Malformed, TypeError) as error:
                 problem = in_words(self._scrub.foreign(str(error)), SAID_LENGTH_MAX)
                 raise ProviderUnavailable(f"a listed machine cannot be read: {problem}") from None
@@ -264,7 +269,7 @@ class VastClient(VastRequests):
         self._url = url.rstrip("/")
         self._token = token
         self._http = HttpChannel(self._url, token, Scrubber([token]))
-        super().__init__(self._http, clock, Scrubber([token]))
+        super().__init__(self._http, clock, Scrubber([token]), is_local=is_local(self._url))
 
     def __repr__(self) -> str:
         """Shows the address only: a client prints no token."""

@@ -4,14 +4,17 @@ Nothing is guessed: an offer whose price or size is missing, or is not a finite 
 and counted. Secrets in an answer (`instance_api_key`, `jupyter_token`) are not read at all.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from fractions import Fraction
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from gpujob.api.words import in_words
 from gpujob.core.market.floors import is_name
-from gpujob.core.market.listings import Lease
+from gpujob.core.market.listings import Address, Lease
 from gpujob.core.market.offers import Offer
 from gpujob.core.money import AmountError, exact
 
@@ -19,6 +22,12 @@ MARK_VARIABLE = "GPUJOB_MARK"
 PLACE_LENGTH_MAX = 100
 STATUS_LENGTH_MAX = 64
 MESSAGE_LENGTH_MAX = 300
+
+_HOST_NAME = re.compile(
+    r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
+    re.IGNORECASE,
+)
+_DIGITS = re.compile(r"[0-9]{1,5}")
 
 Row = Mapping[str, Any]
 
@@ -65,14 +74,14 @@ def offer_from(row: Row) -> Offer:
     )
 
 
-def lease_from(row: Row, redacted: Callable[[str], str]) -> Lease:
+def lease_from(row: Row, redacted: Callable[[str], str], *, is_local: bool = False) -> Lease:
     """Returns a machine of a listing (vastsim/FACTS.md, Instances); raises Malformed.
 
-    Users see what the machine says of itself: `redacted` takes secrets out of it.
+    Users see what the machine says of itself: `redacted` takes secrets out of it. A provider that
+    `is_local` may have its machines in a private network.
     """
     environment = _environment(row.get("extra_env"))
     label = row.get("label")
-    host, port = _endpoint(row)
     return Lease(
         instance_id=_count(row, "id"),
         label=label if isinstance(label, str) and label else None,
@@ -89,26 +98,55 @@ def lease_from(row: Row, redacted: Callable[[str], str]) -> Lease:
         # The counters are cumulative kilobytes (vastsim/FACTS.md, Traffic).
         download_gb=(_optional_amount(row, "inet_down_billed") or Fraction(0)) / 10**6,
         upload_gb=(_optional_amount(row, "inet_up_billed") or Fraction(0)) / 10**6,
-        ssh_host=host,
-        ssh_port=port,
+        addresses=tuple(_addresses(row, is_local=is_local)),
         status_message=in_words(redacted(str(row.get("status_msg") or "")), MESSAGE_LENGTH_MAX),
     )
 
 
-def _endpoint(row: Row) -> tuple[str | None, int | None]:
-    """Returns the direct address if port 22 is mapped, else that of the provider's proxy."""
+def is_local(url: str) -> bool:
+    """Whether a provider is no public one, as a simulator is: it is in the cluster, or nearby."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return not ip_address(host).is_global
+    except ValueError:
+        return _is_near(host)
+
+
+def _addresses(row: Row, *, is_local: bool) -> Iterator[Address]:
+    """Yields where a machine is reached: directly, if port 22 is mapped, then through the proxy.
+
+    See vastsim/FACTS.md, SSH. What cannot be an address of somebody else's machine is left out.
+    """
     ports = row.get("ports")
     mapped = ports.get("22/tcp") if isinstance(ports, Mapping) else None
-    address = str(row.get("public_ipaddr") or "").strip()
-    if address and isinstance(mapped, list) and mapped and isinstance(mapped[0], Mapping):
-        return address, _port(mapped[0].get("HostPort"))
-    proxy = str(row.get("ssh_host") or "").strip()
-    return (proxy, _port(row.get("ssh_port"))) if proxy else (None, None)
+    first = mapped[0] if isinstance(mapped, list) and mapped else None
+    direct = first.get("HostPort") if isinstance(first, Mapping) else None
+    places = ((row.get("public_ipaddr"), direct), (row.get("ssh_host"), row.get("ssh_port")))
+    for host, port in dict.fromkeys((_host(host, is_local), _port(port)) for host, port in places):
+        if host is not None and port is not None:
+            yield Address(host, port)
+
+
+def _host(value: object, is_local: bool) -> str | None:
+    text = value.strip() if isinstance(value, str) else ""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        # What ends in a number would be read as an address after all.
+        is_name = bool(_HOST_NAME.fullmatch(text)) and not text.rpartition(".")[2].isdecimal()
+        return text if is_name and (is_local or not _is_near(text)) else None
+    is_public = address.is_global and not address.is_multicast
+    return text if is_public or (is_local and not address.is_unspecified) else None
+
+
+def _is_near(name: str) -> bool:
+    """Whether a name means something only in our own network; so does `null`."""
+    return "." not in name or name.lower().endswith((".svc", ".local", ".localhost", ".internal"))
 
 
 def _port(value: object) -> int | None:
     text = str(value)
-    return int(text) if text.isdecimal() and 0 < int(text) < 65536 else None
+    return int(text) if _DIGITS.fullmatch(text) and 0 < int(text) < 65536 else None
 
 
 def _environment(value: object) -> dict[str, str] | None:

@@ -170,11 +170,25 @@ class LeaseStatus(Model):
     ] = None
 
 
-class MachineStatus(Model):
-    """How to reach the machine."""
+class AddressStatus(Model):
+    """Where an SSH server listens."""
 
     host: Annotated[str, Field(max_length=253, description="Host name or IP address.")]
     port: Annotated[int, Field(ge=1, le=65535, description="SSH port.")]
+
+
+class MachineStatus(AddressStatus):
+    """How to reach the machine."""
+
+    other_addresses: Annotated[
+        tuple[AddressStatus, ...],
+        Field(
+            max_length=4,
+            description="Where the same machine is reached as well, for example through the "
+            "provider's proxy. The driver tries them in turn, always with the same host key.",
+            examples=[[{"host": "ssh7.vast.ai", "port": 37044}]],
+        ),
+    ] = ()
     host_key: Annotated[
         str,
         Field(

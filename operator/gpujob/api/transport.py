@@ -287,11 +287,19 @@ class Instruction(StrEnum):
     """Nothing is left to do: the outcome is stored, or the attempt has ended in another way."""
 
 
-class MachineAddress(Model):
-    """How to reach the rented machine, and how to verify that it is the right one."""
+class Address(Model):
+    """Where an SSH server listens."""
 
     host: Annotated[str, Field(min_length=1, max_length=253)]
     port: Annotated[int, Field(ge=1, le=65535)]
+
+
+class MachineAddress(Address):
+    """How to reach the rented machine, and how to verify that it is the right one."""
+
+    others: Annotated[tuple[Address, ...], Field(max_length=4), FailFast()] = ()
+    """Where the same machine is reached as well. They may change while it is worked on: only the
+    host key says which machine it is."""
     user: Annotated[str, Field(min_length=1, max_length=32)] = "root"
     host_key: Annotated[str, Field(min_length=1, max_length=1024)]
     """One public key, as in a `.pub` file without the comment."""

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineError, SessionBroken
-from gpujob.adapters.ssh import Connection, connect
+from gpujob.adapters.ssh import Connection
 from gpujob.api.transport import (
     Assignment,
     Instruction,
@@ -43,6 +43,7 @@ from gpujob.driver.supervisor import (
     stop_script,
     work_text,
 )
+from gpujob.driver.ways import Ways
 
 RECONNECT_MAX_SECONDS = 10.0
 LOOK_SECONDS = 2.0
@@ -59,6 +60,15 @@ class MachineRestarted(Exception):
     """The machine's container was restarted: of the run only files are left."""
 
 
+class Place(NamedTuple):
+    """What the work is bound to; where the machine can be reached may change meanwhile."""
+
+    host_key: str
+    """Of the machine to work on."""
+    run_number: int
+    """Of the run there."""
+
+
 _log = logging.getLogger(__name__)
 
 
@@ -73,8 +83,7 @@ class Worker:
         self._assignment = Assignment(version=1, instruction=Instruction.WAIT)
         self._news = asyncio.Event()
         """Set when the assignment has changed."""
-        self._place: tuple[MachineAddress, int] | None = None
-        """The machine to work on, and the number of the run there."""
+        self._place: Place | None = None
         self._working: asyncio.Task[None] | None = None
         self._sampled_at = float("-inf")
         self._refused_since: float | None = None
@@ -114,7 +123,7 @@ class Worker:
             self._working.cancel()
             await asyncio.wait([self._working])
 
-    def _turn_to(self, place: tuple[MachineAddress, int] | None) -> asyncio.Task[None] | None:
+    def _turn_to(self, place: Place | None) -> asyncio.Task[None] | None:
         """Begins to work on a machine; None = on none, because it was taken away."""
         found = self.findings
         found.contact_at = self._refused_since = found.run = None
@@ -124,9 +133,8 @@ class Worker:
         if place is None:
             found.phase = WorkloadPhase.WAITING
             return None
-        machine, number = place
-        found.run = Run(number, self._output.sinks(number))
-        return asyncio.create_task(self._hold_on(machine, found.run))
+        found.run = Run(place.run_number, self._output.sinks(place.run_number))
+        return asyncio.create_task(self._hold_on(found.run))
 
     async def _wait_for_news(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -136,25 +144,23 @@ class Worker:
 
     # --- Connections --------------------------------------------------------------------------
 
-    async def _hold_on(self, machine: MachineAddress, run: Run) -> None:
+    async def _hold_on(self, run: Run) -> None:
         """Connects, launches once, carries output; reconnects until the workload has ended."""
         self.findings.phase = WorkloadPhase.CONNECTING
+        ways = Ways(self._settings.ssh_key_file)
         tries = broken = 0
         heard = self.findings.contact_at
         while True:
             if self.findings.contact_at != heard:
                 # The last connection was good for something.
                 heard, tries, broken = self.findings.contact_at, 0, 0
+            else:
+                ways.turn()
+            machine = self._assignment.machine
+            assert machine is not None, "without one this is cancelled"
             try:
                 self._check_pin(machine)
-                async with connect(
-                    machine.host,
-                    machine.port,
-                    machine.user,
-                    self._settings.ssh_key_file,
-                    machine.host_key,
-                ) as connection:
-                    _log.info("connected to %s:%d", machine.host, machine.port)
+                async with ways.connected(machine) as connection:
                     self._refused_since = None
                     await self._attend(connection, run)
                 return
@@ -187,7 +193,8 @@ class Worker:
                 self.findings.message = str(error)
             tries += 1
             longest = min(0.5 * 2 ** min(tries, 10), RECONNECT_MAX_SECONDS)
-            await asyncio.sleep(longest * random.uniform(0.5, 1.0))
+            # New addresses are tried at once.
+            await self._wait_for_news(longest * random.uniform(0.5, 1.0))
 
     def _give_up(self, fault: MachineFault, words: str) -> None:
         """Reports that this machine cannot do the work."""
@@ -198,7 +205,7 @@ class Worker:
     def _check_pin(self, machine: MachineAddress) -> None:
         """Trusts the first host key only; raises HostKeyMismatch.
 
-        An interruption changes host and port, never the key. A controller that names another key
+        Another start changes host and port, never the key. A controller that names another key
         may be an impostor: only this check keeps the job's data from whoever answers instead.
         """
         if pinned_host_key(self._settings.state_dir, machine.host_key) != machine.host_key:
@@ -400,7 +407,8 @@ def _outcome(look: Look, run: Run) -> Outcome:
     )
 
 
-def _place(assignment: Assignment) -> tuple[MachineAddress, int] | None:
+def _place(assignment: Assignment) -> Place | None:
     if assignment.machine is None:
         return None
-    return assignment.machine, assignment.work.run_number if assignment.work else 0
+    run_number = assignment.work.run_number if assignment.work else 0
+    return Place(assignment.machine.host_key, run_number)

@@ -32,6 +32,7 @@ from gpujob.api.transport import MachineFault, WorkloadPhase
 from gpujob.core import effects
 from gpujob.core.limits import Limits
 from gpujob.core.market.images import Found, ImageMemory, PullFailure
+from gpujob.core.market.listings import Address
 from gpujob.core.node import plan
 from gpujob.core.node.blame import UNPROVEN, Evidence, blame
 from gpujob.core.node.interruption import RESTARTS_MAX
@@ -106,7 +107,7 @@ def plan_node(seen: NodeObservation) -> Any:
 
 def told(*words: str, every: float = 15, **changes: Any) -> Any:
     """A world whose listings showed these words of our machine, the latest last."""
-    shown: dict[str, Any] = {"status": "loading", "ssh_host": None, "ssh_port": None} | changes
+    shown: dict[str, Any] = {"status": "loading", "addresses": ()} | changes
     listings = [
         a_listing(a_lease(status_message=said, **shown), ago=1 + every * before)
         for before, said in reversed(list(enumerate(reversed(words))))
@@ -181,7 +182,7 @@ def test_the_provider_stops_such_a_machine_after_minutes() -> None:
 
 def test_old_words_of_a_machine_that_runs_say_nothing() -> None:
     """It pulled its image after all."""
-    world = told(UNKNOWN, UNKNOWN, UNKNOWN, status="running", ssh_host="h", ssh_port=22)
+    world = told(UNKNOWN, UNKNOWN, UNKNOWN, status="running", addresses=(Address("h", 22),))
 
     assert decided(world).status.end is None
 

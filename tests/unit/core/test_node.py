@@ -43,6 +43,7 @@ from gpujob.api.reasons import Reason
 from gpujob.api.transport import Cause, Gpu, MachineFault, Outcome, Usage, WorkloadPhase
 from gpujob.core import effects
 from gpujob.core.limits import Limits
+from gpujob.core.market.listings import Address
 from gpujob.core.node.plan import plan_node
 from gpujob.core.observation import (
     NodeMemory,
@@ -416,7 +417,7 @@ TABLE = [
     ),
     (
         "back and running it is used again",
-        node_observation(paused(-600), world=listed(ssh_port=23)),
+        node_observation(paused(-600), world=listed(addresses=(Address("h", 23),))),
         Reason.CONNECTING,
         [],
     ),
@@ -1229,7 +1230,7 @@ def test_an_interrupted_run_is_counted_and_its_machine_kept() -> None:
     assert plan.status.run is None
     assert held is not None
     assert (held.count, held.run_seconds, held.paused_at) == (1, 20, NOW)
-    back = plan_node(node_observation(paused(-600), world=listed(ssh_port=23))).status
+    back = plan_node(node_observation(paused(-600), world=listed(addresses=(Address("h", 23),)))).status
     assert back.machine is not None
     assert (back.machine.port, back.machine.host_key) == (23, SSH_KEY)
     assert (back.run_number, back.is_paused, back.earlier_run_seconds) == (1, False, 700)

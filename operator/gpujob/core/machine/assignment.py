@@ -2,7 +2,7 @@
 
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
-from gpujob.api.transport import Assignment, Instruction, MachineAddress, Work
+from gpujob.api.transport import Address, Assignment, Instruction, MachineAddress, Work
 from gpujob.core.limits import STOP_GRACE_SHARE, Limits
 from gpujob.core.node.stage import CONTRADICTIONS, Stage, stage_of
 
@@ -25,7 +25,10 @@ def assignment(node: GpuNode | None, job: GpuJob | None, limits: Limits) -> Assi
         wants = job.spec.image_pull_secret is not None and stage in _BEFORE_RENT
         return Assignment(version=1, instruction=Instruction.WAIT, wants_login=wants)
     place = status.machine
-    machine = MachineAddress(host=place.host, port=place.port, host_key=place.host_key)
+    others = tuple(Address(host=one.host, port=one.port) for one in place.other_addresses)
+    machine = MachineAddress(
+        host=place.host, port=place.port, others=others, host_key=place.host_key
+    )
     if stage is Stage.MEASURING:
         return Assignment(version=1, instruction=Instruction.MEASURE, machine=machine)
     stops = stage in (Stage.STOPPING, Stage.DELIVERING)

@@ -7,6 +7,14 @@ GB, which are 1e9 bytes.
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
+from typing import NamedTuple
+
+
+class Address(NamedTuple):
+    """Where a machine's SSH server listens."""
+
+    host: str
+    port: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +36,8 @@ class Lease:
     disk_usd_per_hour: Fraction
     download_gb: Fraction
     upload_gb: Fraction
-    ssh_host: str | None
-    ssh_port: int | None
+    addresses: tuple[Address, ...]
+    """Where it can be reached, in the order in which that is tried: first without the proxy."""
     status_message: str
 
     @property

@@ -9,7 +9,7 @@ from gpujob.core import effects
 from gpujob.core.effects import Plan
 from gpujob.core.node.blame import blame, evidence_of
 from gpujob.core.node.facts import next_look
-from gpujob.core.node.figures import with_figures
+from gpujob.core.node.figures import up_to_date
 from gpujob.core.observation import NodeObservation
 
 NodePlan = Plan[GpuNodeStatus]
@@ -25,7 +25,7 @@ def wait(
 ) -> NodePlan:
     """Says what the node waits for; looks again after `seconds`, or when a deadline comes first."""
     return Plan(
-        status=with_figures(seen),
+        status=up_to_date(seen),
         reason=reason,
         message=message,
         effects=todo,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from gpujob.api.gpunode import GpuNodeStatus
+from gpujob.api.gpunode import AddressStatus, GpuNodeStatus, MachineStatus
 from gpujob.api.reasons import Blame, Reason
 from gpujob.api.transport import DriverReport, Outcome, Usage
 from gpujob.core.limits import Limits
@@ -47,7 +47,14 @@ def stands_still(seen: NodeObservation) -> bool:
 
 def can_be_reached(lease: Lease) -> bool:
     """Whether the provider says that the machine runs, and at which address."""
-    return lease.status == "running" and bool(lease.ssh_host) and bool(lease.ssh_port)
+    return lease.status == "running" and bool(lease.addresses)
+
+
+def reached(lease: Lease, host_key: str) -> MachineStatus:
+    """Returns how a listed machine is reached; it has an address."""
+    (host, port), *others = lease.addresses
+    further = tuple(AddressStatus(host=host, port=port) for host, port in others)
+    return MachineStatus(host=host, port=port, other_addresses=further, host_key=host_key)
 
 
 def image_works(seen: NodeObservation) -> bool:

@@ -1,11 +1,24 @@
-"""Figures of the cost and of the run that are shown while an attempt is under way."""
+"""What is kept current while an attempt is under way: addresses, figures of cost and run."""
 
 from gpujob.api.gpunode import GpuNodeStatus, RunStatus
 from gpujob.api.workload import ProgressStatus, UsageStatus
 from gpujob.core.money import format_usd
 from gpujob.core.node.charge import accrued_microusd
-from gpujob.core.node.facts import present_report
+from gpujob.core.node.facts import can_be_reached, own_lease, present_report, reached
 from gpujob.core.observation import NodeObservation
+
+
+def up_to_date(seen: NodeObservation) -> GpuNodeStatus:
+    """Returns the status with the addresses at which the machine is listed now, and figures.
+
+    A stop and a start may change the addresses. The machine is known by its host key: a driver goes
+    on with what it does, and uses the new addresses when it next connects.
+    """
+    status, lease = with_figures(seen), own_lease(seen)
+    if status.machine is None or lease is None or not can_be_reached(lease):
+        return status
+    machine = reached(lease, status.machine.host_key)
+    return status.model_copy(update={"machine": machine})
 
 
 def with_figures(seen: NodeObservation) -> GpuNodeStatus:

@@ -14,6 +14,7 @@ from gpujob.core.node.facts import (
     can_be_reached,
     own_lease,
     present_report,
+    reached,
     stands_still,
 )
 from gpujob.core.node.stage import Stage
@@ -76,8 +77,7 @@ def wait_while_paused(seen: NodeObservation) -> NodePlan | None:
     if lease is not None and lease.intended_status == "running" and can_be_reached(lease):
         assert status.machine is not None, "it had booted before it was taken away"
         # Its disk still has the pinned host key, so no other key is accepted.
-        place = {"host": lease.ssh_host, "port": lease.ssh_port}
-        machine = status.machine.model_copy(update=place)
+        machine = reached(lease, status.machine.host_key)
         back = past.model_copy(update={"paused_at": None, "resumed_at": now})
         status = status.model_copy(update={"machine": machine, "interruptions": back})
         return progress(status, Reason.CONNECTING, "the machine came back; the driver connects")

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from gpujob.api.gpunode import MachineStatus, RunStatus
+from gpujob.api.gpunode import RunStatus
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
 from gpujob.core.effects import Plan
@@ -19,9 +19,10 @@ from gpujob.core.node.facts import (
     next_look,
     own_lease,
     present_report,
+    reached,
     running_message,
 )
-from gpujob.core.node.figures import with_figures
+from gpujob.core.node.figures import up_to_date
 from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation
 
@@ -40,9 +41,7 @@ def boot(seen: NodeObservation) -> NodePlan | None:
         todo = (effects.ReadHostKey(status.lease.instance_id, status.rent.nonce),)
         words = "reading the host key from the machine's log"
         return wait(seen, Reason.BOOTING, words, 2.0, todo)
-    assert lease.ssh_host is not None, "checked above"
-    assert lease.ssh_port is not None, "checked above"
-    machine = MachineStatus(host=lease.ssh_host, port=lease.ssh_port, host_key=seen.memory.host_key)
+    machine = reached(lease, seen.memory.host_key)
     status = status.model_copy(update={"machine": machine})
     return progress(status, Reason.CONNECTING, "the host key is pinned; the driver connects")
 
@@ -92,7 +91,7 @@ def keep_up(seen: NodeObservation) -> NodePlan | None:
         for lease in marked_leases(seen)
         if lease.instance_id != status.lease.instance_id
     )
-    lease, recorded, status = own_lease(seen), status.lease, with_figures(seen)
+    lease, recorded, status = own_lease(seen), status.lease, up_to_date(seen)
     if lease is not None and micro_up(lease.usd_per_hour) > parse_usd(recorded.usd_per_hour):
         dearer = {"usd_per_hour": format_usd(micro_up(lease.usd_per_hour))}
         status = status.model_copy(update={"lease": recorded.model_copy(update=dearer)})
