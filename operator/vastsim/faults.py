@@ -15,6 +15,8 @@
 | `mislabelled` | the machine's GPUs report another model than the offer names |
 | `broken_gpu` | its GPUs do not answer |
 | `slow_disk` | its disk is slow |
+| `direct_filtered` | packets to its own SSH port are dropped; the proxy still works |
+| `proxy_broken` | the provider's proxy closes each connection to it; its own port still works |
 | `other_key` | it shows another SSH host key than the one in its log |
 | `destroy_ignored` | a destroy request is answered with success and does nothing |
 | `reappear` | `seconds` after its end a destroyed machine is listed again, for `lasts` seconds |
@@ -50,6 +52,8 @@ NAMES = frozenset(
         "mislabelled",
         "broken_gpu",
         "slow_disk",
+        "direct_filtered",
+        "proxy_broken",
         "other_key",
         "destroy_ignored",
         "reappear",

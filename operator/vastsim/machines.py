@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vastsim.doors import Doors
 from vastsim.images import DEBIAN_PATH, ROOTS_HOME, Image, image
 
 NAMESPACES = ("--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child")
@@ -34,9 +34,7 @@ nobody:*:65534:65534::/nonexistent:/usr/sbin/nologin
 """
 GROUPS = "root:*:0:\ntty:*:5:\nuser:*:1000:\nnogroup:*:65534:\n"
 SSHD = """# As in Debian's package, but for the addresses; passwords are not used.
-Port {port}
-ListenAddress {host}
-HostKey {key}
+{listen}HostKey {key}
 PermitRootLogin yes
 PasswordAuthentication no
 KbdInteractiveAuthentication no
@@ -45,15 +43,14 @@ PrintMotd no
 AcceptEnv LANG LC_*
 Subsystem sftp /usr/lib/openssh/sftp-server
 """
-LEAVE_OTHER_KEY = """
+SERVE_ANEW = """
 for one in /proc/[0-9]*; do
   read -r name < "$one/comm" && case $name in sshd*) kill -9 "${one#/proc/}";; esac
 done
 [ -s /etc/ssh/other_key ] || ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/other_key
-sed -i 's|^HostKey .*|HostKey /etc/ssh/other_key|' /etc/ssh/sshd_config
 /usr/sbin/sshd
 """
-"""Cuts all connections, and lets the server show the other key."""
+"""Cuts all connections, and starts the server with its present configuration."""
 
 
 @dataclass
@@ -64,7 +61,7 @@ class Running:
     """It waits for the first one, and ends with it."""
     first: int
     """Number of the machine's first process, as it is outside."""
-    port: int
+    doors: Doors
 
 
 class Machines:
@@ -81,13 +78,13 @@ class Machines:
         # The processes of images that are not root's must reach their files.
         self._home.chmod(0o755)
         self._running: dict[int, Running] = {}
-        self._held: dict[int, socket.socket] = {}
-        """Each machine's port is bound from its first start on, so that nobody else takes it."""
+        self._doors: dict[int, Doors] = {}
+        """Their ports are bound from the first start on, so that nobody else takes them."""
 
-    def port(self, number: int) -> int | None:
-        """Returns the SSH port of a machine, or None if it does not run."""
+    def ports(self, number: int) -> tuple[int, int] | None:
+        """Returns the SSH port of a machine and that of its proxy, or None if it does not run."""
         running = self._running.get(number)
-        return running.port if running else None
+        return (running.doors.port, running.doors.proxy_port) if running else None
 
     async def start(
         self,
@@ -107,13 +104,13 @@ class Machines:
         Raises RuntimeError with the words of what failed.
         """
         folder, chosen = self._folder(number), image(image_name)
-        port = self._port(number)
+        doors = self._doors_of(number)
         for name in ("root", "changes", "work", "cgroup"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "meminfo").write_text(meminfo)
         key = OTHER_KEY if shows_other_key else HOST_KEY
         changes = _Layer(folder / "changes")
-        changes.write("/etc/ssh/sshd_config", SSHD.format(port=port, host=self._host, key=key))
+        changes.write("/etc/ssh/sshd_config", SSHD.format(listen=doors.listen, key=key))
         changes.write("/.launch", (HERE / "launcher.sh").read_text())
         changes.write("/.onstart", onstart or "")
         changes.add_lines(AUTHORIZED_KEYS, authorized_keys)
@@ -133,9 +130,11 @@ class Machines:
             "environment": {"PATH": DEBIAN_PATH, "HOME": chosen.home, "HOSTNAME": f"C.{number}"}
             | {**chosen.environment, **environment},
         }
-        self._running[number] = await self._launched(folder, told, port)
+        doors.filter()
+        await doors.open_proxy()
+        self._running[number] = await self._launched(folder, told, doors)
 
-    async def _launched(self, folder: Path, told: Mapping[str, object], port: int) -> Running:
+    async def _launched(self, folder: Path, told: Mapping[str, object], doors: Doors) -> Running:
         reading, writing = os.pipe()
         with (folder / "container.log").open("ab") as log:
             outside = await asyncio.create_subprocess_exec(
@@ -158,7 +157,7 @@ class Machines:
             await outside.wait()
             words = (folder / "container.log").read_text(errors="replace").splitlines()[-1:]
             raise RuntimeError(f"the container did not start: {' '.join(words)}")
-        return Running(outside, _only_child(outside.pid), port)
+        return Running(outside, _only_child(outside.pid), doors)
 
     def log(self, number: int) -> str:
         """Returns the container log of a machine; empty if it has none."""
@@ -174,10 +173,26 @@ class Machines:
 
     def change_key(self, number: int) -> None:
         """Cuts all connections to a running machine, which shows another host key from then on."""
+        self._serve_anew(number, OTHER_KEY)
+
+    def set_direct(self, number: int, state: str) -> None:
+        """Changes how a machine's own port is; cuts all connections to it if it runs."""
+        self._doors_of(number).set_direct(state)
+        self._serve_anew(number, HOST_KEY)
+
+    async def set_proxy(self, number: int, state: str) -> None:
+        """Changes how the proxy of a machine is; cuts what it carries."""
+        await self._doors_of(number).set_proxy(state)
+
+    def _serve_anew(self, number: int, key: str) -> None:
         running = self._running.get(number)
-        if running is not None:
-            inside = ("nsenter", f"--target={running.first}", "--mount", "--pid", "--uts", "--ipc")
-            subprocess.run([*inside, "sh", "-c", LEAVE_OTHER_KEY], check=True, timeout=60)
+        if running is None:
+            return
+        config = SSHD.format(listen=running.doors.listen, key=key)
+        _Layer(Path(f"/proc/{running.first}/root")).write("/etc/ssh/sshd_config", config)
+        inside = ("nsenter", f"--target={running.first}", "--mount", "--pid", "--uts", "--ipc")
+        subprocess.run([*inside, "sh", "-c", SERVE_ANEW], check=True, timeout=60)
+        running.doors.filter()
 
     async def stop(self, number: int) -> None:
         """Kills everything that runs on a machine; its files stay."""
@@ -188,14 +203,15 @@ class Machines:
         with contextlib.suppress(ProcessLookupError):
             os.kill(running.first, signal.SIGKILL)
         await running.outside.wait()
+        await running.doors.close_proxy()
         # Forgotten only after it has ended.
         self._running.pop(number, None)
 
     async def end(self, number: int) -> None:
         """Kills everything that runs on a machine and removes its files."""
         await self.stop(number)
-        if number in self._held:
-            self._held.pop(number).close()
+        if number in self._doors:
+            await self._doors.pop(number).close()
         shutil.rmtree(self._folder(number), ignore_errors=True)
 
     async def end_all(self) -> None:
@@ -206,6 +222,11 @@ class Machines:
 
     def _folder(self, number: int) -> Path:
         return self._home / str(number)
+
+    def _doors_of(self, number: int) -> Doors:
+        if number not in self._doors:
+            self._doors[number] = Doors(self._host, self._ports)
+        return self._doors[number]
 
     def _layer(self, name: str, chosen: Image) -> Path:
         """Returns the folder of what an image has besides the base; it is made once."""
@@ -224,27 +245,6 @@ class Machines:
         layer.make(chosen.home)
         layer.own_home(chosen)
         return folder
-
-    def _port(self, number: int) -> int:
-        """Returns the machine's port, which is the same after a stop and a start."""
-        if number not in self._held:
-            self._held[number] = self._bound()
-        port: int = self._held[number].getsockname()[1]
-        return port
-
-    def _bound(self) -> socket.socket:
-        """Returns a socket that holds a port; the machine's server may listen on it, too."""
-        for port in (0,) if self._ports is None else self._ports:
-            held = socket.socket()
-            try:
-                held.bind((self._host, port))
-            except OSError:
-                held.close()
-                continue
-            # Only now: before, it would share the port with whoever holds it in the same way.
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            return held
-        raise RuntimeError("no SSH port is free; give a wider range with --ssh-ports")
 
 
 def _only_child(pid: int) -> int:

@@ -14,6 +14,8 @@ use them.
 | POST `/sim/hosts/N/die` | | loses the host of machine N |
 | POST `/sim/machines/N/outbid` | `lasts` | outbids it for `lasts` seconds; -1: for ever |
 | POST `/sim/machines/N/change-key` | | it shows another SSH host key from now on |
+| POST `/sim/machines/N/direct` | `state` | its own SSH port is open, refused or filtered |
+| POST `/sim/machines/N/proxy` | `state` | its port of the proxy is open, refused or broken |
 | POST `/sim/machines/N/resume` | | gives a stopped machine its GPUs back |
 | POST `/sim/traffic/N` | `download_gb`, `upload_gb` | sets its traffic counters |
 """
@@ -34,6 +36,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
+from vastsim.doors import DIRECT_STATES, PROXY_STATES
 from vastsim.faults import Fault, FaultError, Faults
 from vastsim.images import denied
 from vastsim.ledger import decimal
@@ -93,8 +96,8 @@ class State:
 
     def endpoint(self, lease: Lease) -> Endpoint | None:
         """Returns the address of a machine, or None if it does not run."""
-        port = self.machines.port(lease.number)
-        return Endpoint(self.public_host, port) if port else None
+        ports = self.machines.ports(lease.number)
+        return Endpoint(self.public_host, *ports) if ports else None
 
     def row(self, lease: Lease) -> dict[str, Any]:
         """Returns a machine as a listing shows it, including the secret token of its notebook."""
@@ -159,6 +162,11 @@ class State:
 
         def strikes(name: str) -> bool:
             return self.faults.strikes(name, image=lease.ask.image) is not None
+
+        if strikes("direct_filtered"):
+            self.machines.set_direct(lease.number, "filtered")
+        if strikes("proxy_broken"):
+            await self.machines.set_proxy(lease.number, "broken")
 
         await self.machines.start(
             lease.number,
@@ -714,6 +722,18 @@ def _control_routes(app: FastAPI, state: State) -> None:
         state.machines.change_key(_there(state, number).number)
         return JSONResponse({})
 
+    @app.post("/sim/machines/{number}/direct")
+    async def direct(number: int, request: Request) -> JSONResponse:
+        state.machines.set_direct(_there(state, number).number, await _door(request, DIRECT_STATES))
+        return JSONResponse({"success": True})
+
+    @app.post("/sim/machines/{number}/proxy")
+    async def proxy(number: int, request: Request) -> JSONResponse:
+        await state.machines.set_proxy(
+            _there(state, number).number, await _door(request, PROXY_STATES)
+        )
+        return JSONResponse({"success": True})
+
     @app.post("/sim/machines/{number}/outbid")
     async def outbid(number: int, request: Request) -> JSONResponse:
         lasts = _number((await _body(request)).get("lasts", -1))
@@ -744,6 +764,14 @@ def _control_routes(app: FastAPI, state: State) -> None:
             upload_gb=Fraction(str(body.get("upload_gb", 0))),
         )
         return JSONResponse({"success": True})
+
+
+async def _door(request: Request, states: tuple[str, ...]) -> str:
+    """Returns the state that a control asks for; raises RefusedError."""
+    wanted = str((await _body(request)).get("state"))
+    if wanted not in states:
+        raise RefusedError(400, "invalid_args", f"state must be one of {', '.join(states)}")
+    return wanted
 
 
 def _there(state: State, number: int) -> Lease:

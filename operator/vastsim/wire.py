@@ -107,6 +107,7 @@ class Endpoint:
 
     host: str
     port: int
+    proxy_port: int
 
 
 STATUS = {
@@ -157,7 +158,7 @@ def instance_row(lease: Lease, endpoint: Endpoint | None, now: float) -> dict[st
         "template_hash_id": None,
         "ssh_host": endpoint.host if endpoint else "",
         "ssh_idx": "1",
-        "ssh_port": port or None,
+        "ssh_port": endpoint.proxy_port if endpoint else None,
         "public_ipaddr": endpoint.host if endpoint else lease.facts.address,
         "local_ipaddrs": "172.17.0.3 \n",
         "direct_port_start": port or -1,

@@ -29,6 +29,7 @@ from gpujob.adapters.vast import VastClient
 from gpujob.api.transport import MACHINE_FOLDER
 from gpujob.core.effects import Rent
 from gpujob.core.machine.start_script import host_key_in_log, start_script
+from gpujob.core.market.listings import Address
 
 NONCE = "ab" * 16
 
@@ -52,6 +53,7 @@ class Machine:
         self._folder = folder
         self.number = 0
         self.port = 0
+        self.addresses: tuple[Address, ...] = ()
         self.host_key = ""
 
     async def rent(
@@ -90,6 +92,7 @@ class Machine:
         """Waits until it runs, and learns where it listens."""
         while (lease := (await self.vast.list_leases()).leases[0]).status != "running":
             await asyncio.sleep(0.1)
+        self.addresses = lease.addresses
         (_, self.port), *_ = lease.addresses
 
     async def _host_key(self) -> str | None:

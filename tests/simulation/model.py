@@ -443,7 +443,9 @@ class ModelProvider(VastRequests):
             shown = [one for one in shown if one.number in self.foreign]
         after = int(query.get("after_token") or 0)
         rest = [one for one in shown if one.number > after]
-        page = [instance_row(one, Endpoint("h.example", 22), now) for one in rest[:PAGE_SIZE]]
+        page = [
+            instance_row(one, Endpoint("h.example", 22, 10_022), now) for one in rest[:PAGE_SIZE]
+        ]
         if "marks left out" in (fault, *self.lies):
             page = [row | {"label": None, "extra_env": None} for row in page]
         more = len(rest) > PAGE_SIZE

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gpujob.adapters.vast_wire import Malformed, lease_from, offer_from
+from gpujob.adapters.vast_wire import Malformed, is_local, lease_from, offer_from
 
 ROW = {
     "id": 1,
@@ -86,3 +86,65 @@ def test_an_offer_of_a_gpu_whose_name_can_not_be_shown_is_left_out(name: object)
     """Cut to what can be shown it would be another model's name."""
     with pytest.raises(Malformed, match="gpu_name"):
         offer_from(OFFER | {"gpu_name": name})
+
+
+PORTS = {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": "40022"}]}
+PLACES = {"public_ipaddr": " 8.8.4.4 \n", "ports": PORTS} | {
+    "ssh_host": "ssh7.vast.ai",
+    "ssh_port": 37044,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        pytest.param({}, ["8.8.4.4:40022", "ssh7.vast.ai:37044"], id="directly first"),
+        pytest.param({"ports": {}}, ["ssh7.vast.ai:37044"], id="no direct port"),
+        pytest.param({"ports": None}, ["ssh7.vast.ai:37044"], id="ports are null"),
+        pytest.param({"ports": {"22/tcp": None}}, ["ssh7.vast.ai:37044"], id="the port is null"),
+        pytest.param({"ports": {"22/tcp": []}}, ["ssh7.vast.ai:37044"], id="mapped to nothing"),
+        pytest.param({"ssh_host": None}, ["8.8.4.4:40022"], id="no proxy"),
+        pytest.param({"ssh_host": "null"}, ["8.8.4.4:40022"], id="null as a word"),
+        pytest.param({"ssh_host": ""}, ["8.8.4.4:40022"], id="empty"),
+        pytest.param({"ssh_port": None}, ["8.8.4.4:40022"], id="no port of the proxy"),
+        pytest.param({"ssh_port": 0}, ["8.8.4.4:40022"], id="port 0"),
+        pytest.param({"ssh_port": 65536}, ["8.8.4.4:40022"], id="port 65536"),
+        pytest.param({"ssh_port": True}, ["8.8.4.4:40022"], id="a truth value"),
+        pytest.param({"ssh_port": "٢٢"}, ["8.8.4.4:40022"], id="digits of others"),
+        pytest.param({"ssh_port": "37044"}, ["8.8.4.4:40022", "ssh7.vast.ai:37044"], id="text"),
+        pytest.param({"public_ipaddr": "127.0.0.1"}, ["ssh7.vast.ai:37044"], id="loopback"),
+        pytest.param({"public_ipaddr": "10.0.0.7"}, ["ssh7.vast.ai:37044"], id="private"),
+        pytest.param({"public_ipaddr": "169.254.169.254"}, ["ssh7.vast.ai:37044"], id="metadata"),
+        pytest.param({"public_ipaddr": "0.0.0.0"}, ["ssh7.vast.ai:37044"], id="any"),
+        pytest.param({"public_ipaddr": "224.0.0.1"}, ["ssh7.vast.ai:37044"], id="multicast"),
+        pytest.param({"public_ipaddr": "2130706433"}, ["ssh7.vast.ai:37044"], id="a number"),
+        pytest.param({"public_ipaddr": "127.1"}, ["ssh7.vast.ai:37044"], id="a short form"),
+        pytest.param({"public_ipaddr": ["8.8.4.4"]}, ["ssh7.vast.ai:37044"], id="a list"),
+        pytest.param({"ssh_host": "localhost"}, ["8.8.4.4:40022"], id="a name for loopback"),
+        pytest.param({"ssh_host": "a.default.svc"}, ["8.8.4.4:40022"], id="in our own cluster"),
+        pytest.param({"ssh_host": "kubernetes"}, ["8.8.4.4:40022"], id="a name without a domain"),
+        pytest.param({"ssh_host": "x y.example"}, ["8.8.4.4:40022"], id="no name at all"),
+        pytest.param(
+            {"ssh_host": "8.8.4.4", "ssh_port": 40022}, ["8.8.4.4:40022"], id="the same twice"
+        ),
+        pytest.param({"ports": None, "ssh_host": None}, [], id="none"),
+    ],
+)
+def test_only_what_may_be_an_address_is_one(changes: dict[str, Any], found: list[str]) -> None:
+    """The direct one comes first; a driver is sent nowhere inside of our own network."""
+    lease = lease_from(ROW | PLACES | changes, str)
+
+    assert [f"{host}:{port}" for host, port in lease.addresses] == found
+
+
+def test_a_provider_nearby_has_its_machines_nearby() -> None:
+    """As the simulator has; a public one has not."""
+    near = {"public_ipaddr": "127.0.0.1", "ssh_host": "vastsim.vastsim.svc.cluster.local"}
+    row = ROW | PLACES | near
+
+    assert len(lease_from(row, str, is_local=True).addresses) == 2
+    assert lease_from(row, str).addresses == ()
+    near_by = ("127.0.0.1", "[::1]", "10.1.2.3", "vastsim", "vastsim.vastsim.svc.cluster.local")
+    assert all(is_local(f"http://{host}:8000") for host in near_by)
+    assert not is_local("https://console.vast.ai")
+    assert not is_local("https://8.8.4.4")

@@ -52,6 +52,17 @@ def test_what_it_is_to_do(status: object, instruction: Instruction) -> None:
     assert (found.grace_seconds is not None) == (instruction is Instruction.STOP)
 
 
+def test_it_gets_every_address_of_its_machine() -> None:
+    """In the order of the listing, with the one host key."""
+    status = booted()
+    status["machine"] |= {"otherAddresses": [{"host": "p.example", "port": 10}]}
+    found = assignment(a_node(status), a_job(), LIMITS).machine
+
+    assert found is not None
+    places = [(one.host, one.port) for one in (found, *found.others)]
+    assert places == [("h", 22), ("p.example", 10)]
+
+
 def test_without_its_node_or_job_it_leaves() -> None:
     """Nothing is left to do."""
     assert assignment(None, a_job(), LIMITS).instruction is Instruction.EXIT

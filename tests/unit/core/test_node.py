@@ -1230,10 +1230,29 @@ def test_an_interrupted_run_is_counted_and_its_machine_kept() -> None:
     assert plan.status.run is None
     assert held is not None
     assert (held.count, held.run_seconds, held.paused_at) == (1, 20, NOW)
-    back = plan_node(node_observation(paused(-600), world=listed(addresses=(Address("h", 23),)))).status
+    back = plan_node(
+        node_observation(paused(-600), world=listed(addresses=(Address("h", 23),)))
+    ).status
     assert back.machine is not None
     assert (back.machine.port, back.machine.host_key) == (23, SSH_KEY)
     assert (back.run_number, back.is_paused, back.earlier_run_seconds) == (1, False, 700)
+
+
+def test_addresses_are_stored_as_they_are_listed() -> None:
+    """All of them, and new ones while it runs; an attempt goes on, and its host key stays."""
+    moved = (Address("h", 24), Address("p.example", 10))
+    plan = plan_node(node_observation(running(), world=listed(addresses=moved)))
+    held = plan.status.machine
+    assert held is not None
+    again = node_observation(plan.status.wire(), world=listed(addresses=moved))
+    unlisted = node_observation(plan.status.wire(), world=listed(addresses=()))
+
+    assert (held.host, held.port, held.host_key) == ("h", 24, SSH_KEY)
+    assert [(one.host, one.port) for one in held.other_addresses] == [("p.example", 10)]
+    assert plan.status.run is not None
+    assert not plan.effects
+    assert plan_node(again).status.machine == held
+    assert plan_node(unlisted).status.machine == held
 
 
 @pytest.mark.parametrize("was_killed", [True, False])
