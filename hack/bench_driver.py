@@ -274,13 +274,15 @@ async def rented_machine(folder: Path) -> AsyncIterator[Rented]:
 async def _rent(vast: VastClient, url: str, private: asyncssh.SSHKey) -> MachineAddress:
     """Rents a machine and waits until it has booted."""
     now = datetime.now(UTC)
-    script = start_script(
+    started = start_script(
         ssh_public_key=private.export_public_key("openssh").decode().strip(),
         nonce=NONCE,
         provider_url=url,
         born_before=now + timedelta(hours=1),
         money_deadline_seconds=100_000,
         heartbeat_stale_seconds=100_000,
+        max_download_gb=1000,
+        max_upload_gb=1000,
     )
     rent = Rent(
         offer_id=(await vast.search(SPEC)).offers[0].offer_id,
@@ -289,7 +291,8 @@ async def _rent(vast: VastClient, url: str, private: asyncssh.SSHKey) -> Machine
         bid_usd_per_hour=None,
         needs_login=False,
         mark="bench/bench/bench",
-        start_script=script,
+        start_script=started.script,
+        setup=started.setup,
         not_after=now + timedelta(seconds=5),
     )
     async with vast.rent_line() as line:

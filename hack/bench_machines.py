@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from bench_driver import KEY, NONCE, new_folder, process
 from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.vast import VastClient
-from gpujob.core.machine.start_script import start_script
+from gpujob.core.machine.start_script import SETUP_VARIABLE, start_script
 from localcluster.project_images import machine_root
 
 MARKET = Path(__file__).parents[1] / "operator/vastsim/market.csv"
@@ -80,15 +80,22 @@ async def rented(count: int, folder: Path, *, does_nothing: bool) -> AsyncIterat
         assert simulator.stdout is not None, "asked for as a pipe"
         url = json.loads(await simulator.stdout.readline())["url"]
         public = asyncssh.generate_private_key("ssh-ed25519").export_public_key("openssh")
-        script = start_script(
+        started = start_script(
             ssh_public_key=public.decode().strip(),
             nonce=NONCE,
             provider_url=url,
             born_before=datetime.now(UTC) + timedelta(hours=1),
             money_deadline_seconds=100_000,
             heartbeat_stale_seconds=100_000,
+            max_download_gb=1000,
+            max_upload_gb=1000,
         )
-        body = {"image": "python:3.11", "disk": 10, "onstart": ":" if does_nothing else script}
+        body = {
+            "image": "python:3.11",
+            "disk": 10,
+            "onstart": ":" if does_nothing else started.script,
+            "env": {SETUP_VARIABLE: started.setup},
+        }
         headers = {"Authorization": f"Bearer {KEY}"}
         async with aiohttp.ClientSession(url, headers=headers, raise_for_status=True) as session:
             query = {"limit": count, "type": "on-demand", "order": [["dph_total", "asc"]]}

@@ -29,9 +29,10 @@ NEAREST = {
     "adapters/sink.py": "tests/unit/test_log.py",
     "adapters/ssh.py": "tests/contract/test_machines.py",
     "adapters/vast.py": "tests/contract/test_vast_client.py",
+    "adapters/vast_wire.py": "tests/unit/test_vast_wire.py",
     "adapters/transport.py": "tests/contract/test_transport_client.py",
     "controller/transport.py": "tests/integration/test_tls.py",
-    "core/machine/start_script.py": "tests/contract/test_machines.py",
+    "core/machine/start_script.py": "tests/unit/test_watchdog.py tests/contract/test_machines.py",
     "core/market/images.py": "tests/unit/core/test_images.py",
     "core/node/blame.py": "tests/unit/core/test_blame.py",
     "driver/checkpoint.py": "tests/contract/test_checkpoint.py",
@@ -42,7 +43,8 @@ NEAREST = {
     "driver/registry.py": "tests/unit/test_registry.py",
     "driver/reporting.py": "tests/contract/test_driver.py",
     "driver/supervisor.py": "tests/unit/test_workload.py tests/unit/test_supervisor.py",
-    "driver/work.py": "tests/contract/test_driver.py",
+    "driver/ways.py": "tests/contract/test_ways.py",
+    "driver/work.py": "tests/contract/test_driver.py tests/contract/test_ways.py",
 }
 """The tests that most probably catch a fault in a file: they are run first."""
 
@@ -358,6 +360,24 @@ FAULTS = (
         "began=$(cat $g/began 2>/dev/null)",
         "began=",
     ),
+    Fault(
+        "a container that restarts may download anew",
+        "core/machine/start_script.py",
+        "read -r down up 2>/dev/null < $g/traffic",
+        "down=0 up=0",
+    ),
+    Fault(
+        "a machine counts no uploads",
+        "core/machine/start_script.py",
+        '[ "$down" -gt @DOWN@ ] || [ "$up" -gt @UP@ ] && gone',
+        '[ "$down" -gt @DOWN@ ] && gone',
+    ),
+    Fault(
+        "bytes that stay within a machine count",
+        "core/machine/start_script.py",
+        '[ "$i" = /sys/class/net/lo ] && continue',
+        "",
+    ),
     # --- Machines that are measured, workloads that end, files -------------------------------
     Fault(
         "any machine is good enough",
@@ -472,6 +492,30 @@ FAULTS = (
         "driver/work.py",
         "if self._assignment.instruction is Instruction.RUN:",
         "if True:",
+    ),
+    Fault(
+        "one address with another key ends the attempt",
+        "driver/ways.py",
+        "self._strange_rounds >= STRANGE_ROUNDS_MAX",
+        "True",
+    ),
+    Fault(
+        "one address is enough",
+        "driver/ways.py",
+        "for one in (machine, *machine.others)]",
+        "for one in (machine,)]",
+    ),
+    Fault(
+        "a new address starts the work over",
+        "driver/work.py",
+        "return Place(assignment.machine.host_key, run_number)",
+        "return Place(str(assignment.machine), run_number)",
+    ),
+    Fault(
+        "a listing may send the driver into our own network",
+        "adapters/vast_wire.py",
+        "is_public = address.is_global and not address.is_multicast",
+        "is_public = True",
     ),
     Fault(
         "the driver goes to any machine that it is told",

@@ -78,6 +78,8 @@ class Machines:
         # The processes of images that are not root's must reach their files.
         self._home.chmod(0o755)
         self._running: dict[int, Running] = {}
+        self._traffic_before: dict[int, tuple[int, int]] = {}
+        """What each machine had downloaded and uploaded when it last started, in bytes."""
         self._doors: dict[int, Doors] = {}
         """Their ports are bound from the first start on, so that nobody else takes them."""
 
@@ -97,17 +99,21 @@ class Machines:
         authorized_keys: list[str],
         tools: Mapping[str, str],
         meminfo: str,
+        traffic: tuple[int, int],
         shows_other_key: bool,
     ) -> None:
         """Starts a machine, with its old files if it had any; returns when it is launched.
 
-        Raises RuntimeError with the words of what failed.
+        `traffic` is what was downloaded and uploaded before, in bytes. Raises RuntimeError with
+        the words of what failed.
         """
         folder, chosen = self._folder(number), image(image_name)
         doors = self._doors_of(number)
         for name in ("root", "changes", "work", "cgroup"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "meminfo").write_text(meminfo)
+        self._traffic_before[number] = traffic
+        self.count(number, traffic)
         key = OTHER_KEY if shows_other_key else HOST_KEY
         changes = _Layer(folder / "changes")
         changes.write("/etc/ssh/sshd_config", SSHD.format(listen=doors.listen, key=key))
@@ -121,7 +127,10 @@ class Machines:
             "folder": str(folder),
             "base": str(self._base),
             "layer": str(self._layer(image_name, chosen)),
-            "mounts": {str(folder / "cgroup"): "/sys/fs/cgroup"}
+            "mounts": {
+                str(folder / "cgroup"): "/sys/fs/cgroup",
+                str(folder / "net"): "/sys/class/net",
+            }
             | ({str(self._shared): str(self._shared)} if self._shared is not None else {}),
             "name": f"C.{number}",
             "working_dir": chosen.working_dir,
@@ -158,6 +167,20 @@ class Machines:
             words = (folder / "container.log").read_text(errors="replace").splitlines()[-1:]
             raise RuntimeError(f"the container did not start: {' '.join(words)}")
         return Running(outside, _only_child(outside.pid), doors)
+
+    def count(self, number: int, traffic: tuple[int, int]) -> None:
+        """Lets the counters of a machine's interfaces show its traffic since it last started.
+
+        `traffic` is what was downloaded and uploaded up to now, in bytes; some more stays within.
+        """
+        if number not in self._traffic_before:
+            return
+        both = zip(traffic, self._traffic_before[number], strict=True)
+        down, up = (now - before for now, before in both)
+        for name, received, sent in (("eth0", down, up), ("lo", 9 * down, 9 * down)):
+            counters = _Layer(self._folder(number) / "net" / name / "statistics")
+            counters.write("rx_bytes", f"{received}\n")
+            counters.write("tx_bytes", f"{sent}\n")
 
     def log(self, number: int) -> str:
         """Returns the container log of a machine; empty if it has none."""

@@ -14,10 +14,12 @@ use them.
 | POST `/sim/hosts/N/die` | | loses the host of machine N |
 | POST `/sim/machines/N/outbid` | `lasts` | outbids it for `lasts` seconds; -1: for ever |
 | POST `/sim/machines/N/change-key` | | it shows another SSH host key from now on |
+| POST `/sim/machines/N/restart` | | restarts its container in place |
 | POST `/sim/machines/N/direct` | `state` | its own SSH port is open, refused or filtered |
 | POST `/sim/machines/N/proxy` | `state` | its port of the proxy is open, refused or broken |
 | POST `/sim/machines/N/resume` | | gives a stopped machine its GPUs back |
-| POST `/sim/traffic/N` | `download_gb`, `upload_gb` | sets its traffic counters |
+| POST `/sim/traffic/N` | `download_gb`, `upload_gb` | sets its traffic, as the provider and the |
+| | | interfaces of the machine count it |
 """
 
 import asyncio
@@ -48,6 +50,8 @@ from vastsim.wire import QUERY_DISK_GB, Endpoint, instance_row, offer_row
 
 BIDS = (Fraction("0.001"), Fraction(128))
 """The lowest and highest bid, in US dollars per hour, that a rent request may contain."""
+ENV_NAME_MAX, ENV_MAX = 256, 32_768
+"""Bytes of a name, and of all names and values (vastsim/FACTS.md, Rent request)."""
 TICK_SECONDS = 0.1
 PAGE_MAX = 25
 STORED_COLUMNS = frozenset({"id", "label", "actual_status", "gpu_name", "verification"})
@@ -134,6 +138,14 @@ class State:
         await self.machines.stop(number)
         self.market.enter(number, "stopped", self.now())
 
+    async def restart(self, number: int) -> None:
+        """Restarts the container of a running machine in place: only its files stay."""
+        async with self.changing:
+            lease = self.market.leases[number]
+            if lease.state == "running":
+                await self.machines.stop(number)
+                await self._start(lease)
+
     async def outbid(self, number: int) -> None:
         """Stops a machine because somebody else pays more."""
         await self.machines.stop(number)
@@ -193,6 +205,7 @@ class State:
                 is_slow=strikes("slow_disk"),
             ),
             meminfo=meminfo(facts),
+            traffic=_bytes(lease),
             shows_other_key=strikes("other_key"),
         )
         self.market.enter(lease.number, "running", self.now())
@@ -204,6 +217,10 @@ class State:
             if fault is not None:
                 at = self.now() + fault.seconds
                 self.market.change(lease.number, outbid_at=at, resumes_at=at + _lasting(fault))
+
+
+def _bytes(lease: Lease) -> tuple[int, int]:
+    return int(lease.download_gb * 10**9), int(lease.upload_gb * 10**9)
 
 
 def _lasting(fault: Fault) -> float:
@@ -513,6 +530,10 @@ def _create(state: State, account: int, offer: int, body: Mapping[str, Any]) -> 
     onstart = body.get("onstart")
     if onstart is not None and len(str(onstart)) > 4048:
         raise RefusedError(400, "invalid_args", "error 400/3467: onstart is too long")
+    env = body.get("env")
+    held = {str(k): str(v) for k, v in env.items()} if isinstance(env, Mapping) else {}
+    if any(len(name) > ENV_NAME_MAX for name in held) or _size(held) > ENV_MAX:
+        raise RefusedError(400, "invalid_args", "error 400/3467: env is too long")
     bid = None if body.get("price") is None else Fraction(str(_number(body["price"])))
     if bid is not None and not BIDS[0] <= bid <= BIDS[1]:
         raise RefusedError(400, "invalid_price", "The bid is out of range.")
@@ -525,14 +546,13 @@ def _create(state: State, account: int, offer: int, body: Mapping[str, Any]) -> 
     unpulled = faults.strikes("pull_fails", image=image)
     failed_pull = _failed_pull(unpulled, image) if unpulled else _denied(body, image)
     left_standing = faults.strikes("left_standing", image=image)
-    env = body.get("env")
     lease = state.market.rent(
         offer,
         Ask(
             image=image,
             disk_gb=_number(body.get("disk") or 10),
             label=body.get("label"),
-            env={str(k): str(v) for k, v in env.items()} if isinstance(env, Mapping) else {},
+            env=held,
             onstart=str(onstart) if onstart is not None else None,
             runtype=str(body.get("runtype") or "ssh"),
             user=_user(body.get("user")),
@@ -548,6 +568,10 @@ def _create(state: State, account: int, offer: int, body: Mapping[str, Any]) -> 
     if faults.strikes("rent_answer_lost", image=image):
         raise CutError
     return JSONResponse({"success": True, "new_contract": lease.number, "instance_api_key": key})
+
+
+def _size(env: Mapping[str, str]) -> int:
+    return sum(len(name.encode()) + len(value.encode()) for name, value in env.items())
 
 
 def _user(given: object) -> str:
@@ -734,6 +758,11 @@ def _control_routes(app: FastAPI, state: State) -> None:
         )
         return JSONResponse({"success": True})
 
+    @app.post("/sim/machines/{number}/restart")
+    async def restart(number: int) -> JSONResponse:
+        await state.restart(_there(state, number).number)
+        return JSONResponse({"success": True})
+
     @app.post("/sim/machines/{number}/outbid")
     async def outbid(number: int, request: Request) -> JSONResponse:
         lasts = _number((await _body(request)).get("lasts", -1))
@@ -758,11 +787,12 @@ def _control_routes(app: FastAPI, state: State) -> None:
     @app.post("/sim/traffic/{number}")
     async def traffic(number: int, request: Request) -> JSONResponse:
         body = await _body(request)
-        state.market.change(
+        lease = state.market.change(
             number,
             download_gb=Fraction(str(body.get("download_gb", 0))),
             upload_gb=Fraction(str(body.get("upload_gb", 0))),
         )
+        state.machines.count(number, _bytes(lease))
         return JSONResponse({"success": True})
 
 

@@ -19,7 +19,7 @@ from tests.contract.test_vast_client import CLOCK
 from tests.integration.parts import KEY, Simulator, environment
 
 from gpujob.adapters.vast import VastClient
-from gpujob.api.transport import MACHINE_FOLDER, SYNC_PATH, DriverReport, read_message
+from gpujob.api.transport import SYNC_PATH, DriverReport, read_message
 
 CERTIFICATE = certificate("127.0.0.1")
 NODE_UID = "12345678-0000-4000-8000-000000000000"
@@ -321,8 +321,7 @@ async def test_a_machine_whose_container_was_restarted_is_no_failure_of_the_work
     driver = Driver(tmp_path, url, machine.key)
     await driver.start()
     await until(lambda: driver.out == b"up\n")
-    async with machine.connected() as connection:
-        await connection.run(f"echo another:1 > {MACHINE_FOLDER}/runs/{NODE_UID}/born")
+    await asyncio.to_thread(machine.ask, "POST", f"machines/{machine.number}/restart", {})
     await until(lambda: held.reports[-1].fault is not None)
     told = held.reports[-1]
     again = run(machine, machine.port, "echo", "again")

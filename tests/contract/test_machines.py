@@ -1,12 +1,16 @@
 """Rented machines really run, are reached over real SSH, and die with everything on them."""
 
 import asyncio
+import json
 import re
 import socket
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -29,7 +33,7 @@ from gpujob.adapters.vast import VastClient
 from gpujob.api.transport import MACHINE_FOLDER
 from gpujob.core.effects import Rent
 from gpujob.core.machine.start_script import host_key_in_log, start_script
-from gpujob.core.market.listings import Address
+from gpujob.core.market.listings import Address, Lease
 
 NONCE = "ab" * 16
 
@@ -64,19 +68,28 @@ class Machine:
         born_before_hours: int = 1,
         money_seconds: int = 10_000,
         stale_seconds: int = 10_000,
+        max_download_gb: int = 1000,
+        max_upload_gb: int = 1000,
+        setup: str | None = None,
     ) -> None:
         """Rents it; its start script comes after `before`."""
-        script = start_script(
+        started = start_script(
             ssh_public_key=new_key(self.key),
             nonce=NONCE,
             provider_url=self._simulator.url,
             born_before=datetime.now(UTC) + timedelta(hours=born_before_hours),
             money_deadline_seconds=money_seconds,
             heartbeat_stale_seconds=stale_seconds,
+            max_download_gb=max_download_gb,
+            max_upload_gb=max_upload_gb,
         )
         offer = (await self.vast.search(SPEC)).offers[0]
         asked = request(offer.offer_id)
-        rent = Rent(**{**vars(asked), "start_script": before + script, "image": image})
+        what = {
+            "start_script": before + started.script,
+            "setup": started.setup if setup is None else setup,
+        }
+        rent = Rent(**{**vars(asked), **what, "image": image})
         async with self.vast.rent_line() as line:
             self.number = await line.send(rent, 10)
 
@@ -90,10 +103,14 @@ class Machine:
 
     async def up(self) -> None:
         """Waits until it runs, and learns where it listens."""
-        while (lease := (await self.vast.list_leases()).leases[0]).status != "running":
+        while not (up := [row for row in await self._listed() if row.status == "running"]):
             await asyncio.sleep(0.1)
+        (lease,) = up
         self.addresses = lease.addresses
         (_, self.port), *_ = lease.addresses
+
+    async def _listed(self) -> tuple[Lease, ...]:
+        return (await self.vast.list_leases()).leases
 
     async def _host_key(self) -> str | None:
         return host_key_in_log(await self.vast.read_log(self.number) or "", NONCE)
@@ -408,6 +425,186 @@ async def test_the_watchdog_destroys_its_machine(
     await asyncio.to_thread(eventually, f"{tool} destroyed it", destroyed)
     # One that is born too late may be gone before anybody looks.
     assert keys or why == "born too late", "its key was looked for"
+
+
+@pytest.mark.parametrize("which", ["download", "upload", "the pull of the image"])
+async def test_the_watchdog_destroys_its_machine_past_a_traffic_cap(
+    simulator: Simulator, tmp_path: Path, which: str
+) -> None:
+    """Nobody leads, and the workload goes on: what is billed is the cap and a little more.
+
+    A restart of the container, whose counters begin anew, does not begin the sum anew.
+    """
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+    offer = (await vast.search(SPEC)).offers[0]
+    machine = Machine(simulator, vast, tmp_path)
+    pulled = 2.0 if which == "the pull of the image" else 0.0
+    if pulled:
+        simulator.faults(slow_boot={"seconds": 3})
+    await machine.rent(max_download_gb=3, max_upload_gb=1)
+    machine.ask("POST", f"traffic/{machine.number}", {"download_gb": pulled})
+    await machine.up()
+
+    async def moved(down: float, up: float) -> None:
+        traffic = {"download_gb": down, "upload_gb": up}
+        await asyncio.to_thread(machine.ask, "POST", f"traffic/{machine.number}", traffic)
+
+    def counted(words: str) -> None:
+        def is_counted() -> bool:
+            with suppress(OSError, ValueError):
+                told = machine.seen(Path(MACHINE_FOLDER, "traffic")).read_text()
+                return told == f"{words}\n"
+            return False
+
+        eventually(f"it counts {words}", is_counted)
+
+    def begun_after(earlier: int) -> int:
+        def began_at() -> int:
+            with suppress(OSError, ValueError):
+                at = machine.seen(Path(MACHINE_FOLDER, "watchdog.pid")).stat().st_mtime_ns
+                return at if at > earlier else 0
+            return 0
+
+        eventually("its watchdog has begun", began_at)
+        return began_at()
+
+    began = await asyncio.to_thread(begun_after, 0)
+    await moved(2.5, 0.9)
+    await asyncio.to_thread(counted, "2500 900")
+    await asyncio.to_thread(machine.ask, "POST", f"machines/{machine.number}/restart", {})
+    await asyncio.to_thread(begun_after, began)
+    await moved(2.9, 0.9)
+    await asyncio.to_thread(counted, "2900 900")
+    assert [one["state"] for one in simulator.ledger()] == ["running"]
+    last = (2.9, 1.1) if which == "upload" else (3.1, 0.9)
+    await moved(*last)
+    destroyed = lambda: simulator.ledger()[0]["state"] == "destroyed"  # noqa: E731
+    await asyncio.to_thread(eventually, "it is destroyed", destroyed)
+    await vast.close()
+
+    prices = (offer.download_usd_per_gb, offer.upload_usd_per_gb)
+    billed = sum(Fraction(gb) * price for gb, price in zip(last, prices, strict=True))
+    assert Fraction(simulator.ledger()[0]["traffic_usd"]) == pytest.approx(float(billed))
+
+
+@pytest.mark.parametrize("setup", ["", "!not base64!", "ZXhpdCAx"])
+async def test_the_watchdog_needs_nothing_of_the_setup(
+    simulator: Simulator, tmp_path: Path, setup: str
+) -> None:
+    """Whoever takes the variable away, or changes it, gets a machine that destroys itself."""
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+    machine = Machine(simulator, vast, tmp_path)
+    await machine.rent(money_seconds=1, setup=setup)
+    await vast.close()
+
+    destroyed = lambda: simulator.ledger()[0]["state"] == "destroyed"  # noqa: E731
+    await asyncio.to_thread(eventually, "it is destroyed", destroyed)
+
+
+OUTSIDE = r'''
+import http.server, json, os, subprocess, sys, threading, time
+script, folder = sys.argv[1:]
+WITHIN = """
+import socket, threading
+one = socket.create_server(("127.0.0.1", 9000)); two = socket.create_connection(("127.0.0.1", 9000))
+three = one.accept()[0]
+threading.Thread(target=lambda: [three.recv(1 << 20) for _ in iter(int, 1)], daemon=True).start()
+for _ in range(400): two.sendall(bytes(4 << 20))
+"""
+made, log = b"x" * (1 << 20), []
+
+class Provider(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        if self.path.startswith("/data/"):
+            count = int(self.path.split("/")[2])
+            self.send_response(200); self.send_header("Content-Length", str(count << 20)); self.end_headers()
+            for _ in range(count): self.wfile.write(made)
+            return
+        self.answer({"instances": {"inet_down_billed": 0, "start_date": 1}})
+    def do_DELETE(self):
+        log.append(self.path); self.answer({"success": True})
+    def answer(self, body):
+        raw = json.dumps(body).encode()
+        self.send_response(200); self.send_header("Content-Length", str(len(raw))); self.end_headers()
+        self.wfile.write(raw)
+    def log_message(self, *_): pass
+
+def run(*command, **more): return subprocess.run(command, check=True, **more)
+
+def connect(pid):
+    run("ip", "link", "add", "there", "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+    run("ip", "address", "add", "198.18.0.1/24", "dev", "there"); run("ip", "link", "set", "there", "up")
+    for one in ("address add 198.18.0.2/24 dev eth0", "link set eth0 up", "link set lo up"):
+        inside("ip", *one.split())
+
+def inside(*command):
+    run("nsenter", f"--target={machine.pid}", "--net", "--mount", "--", *command)
+
+def traffic():
+    try: return open(f"/proc/{machine.pid}/root{folder}/traffic").read().split()
+    except OSError: return ["0", "0"]
+
+def until(look):
+    end = time.monotonic() + 120
+    while not look():
+        assert time.monotonic() < end, traffic()
+        time.sleep(0.2)
+
+run("ip", "link", "set", "lo", "up")
+machine = subprocess.Popen(["unshare", "--net", "--mount", "sh", "-c",
+    f"mount -t sysfs sysfs /sys && mkdir -p {folder} && mount -t tmpfs tmpfs {folder} && exec sleep 1000"])
+until(lambda: subprocess.run(["nsenter", f"--target={machine.pid}", "--mount", "mountpoint", "-q", folder]).returncode == 0)
+connect(machine.pid)
+server = http.server.ThreadingHTTPServer(("198.18.0.1", 8000), Provider)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+own = {**os.environ, "CONTAINER_ID": "7", "CONTAINER_API_KEY": "k", "GPUJOB_SETUP": ""}
+begin = ("nsenter", f"--target={machine.pid}", "--net", "--mount", "--", "sh", script)
+subprocess.run(begin, env=own)
+until(lambda: os.path.exists(f"/proc/{machine.pid}/root{folder}/began"))
+time.sleep(1)
+load = lambda mib: inside("curl", "-sS", "-o", "/dev/null", f"http://198.18.0.1:8000/data/{mib}")
+inside(sys.executable, "-c", WITHIN)
+load(700)
+until(lambda: int(traffic()[0]) >= 700)
+between, early = traffic(), list(log)
+run("ip", "link", "delete", "there"); connect(machine.pid)
+load(400)
+until(lambda: log)
+machine.kill()
+print(json.dumps({"between": between, "early": early, "log": log}))
+os._exit(0)
+'''  # noqa: E501
+
+
+def test_real_bytes_of_a_real_interface_are_counted(tmp_path: Path) -> None:
+    """In network namespaces of the test's own: an interface that begins anew changes nothing."""
+    started = start_script(
+        ssh_public_key=new_key(tmp_path / "key"),
+        nonce=NONCE,
+        provider_url="http://198.18.0.1:8000",
+        born_before=datetime.now(UTC) + timedelta(hours=1),
+        money_deadline_seconds=10_000,
+        heartbeat_stale_seconds=10_000,
+        max_download_gb=1,
+        max_upload_gb=1,
+    )
+    (tmp_path / "onstart").write_text(started.script)
+    done = subprocess.run(
+        [
+            *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *(sys.executable, "-c", OUTSIDE, str(tmp_path / "onstart"), MACHINE_FOLDER),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+
+    assert 734 <= int(told["between"][0]) < 900
+    assert told["early"] == []
+    assert set(told["log"]) == {"/api/v0/instances/7/"}
 
 
 def _command_lines() -> list[bytes]:

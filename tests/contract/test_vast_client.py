@@ -54,6 +54,7 @@ def request(offer: int, mark: str = "c/n/j", late_seconds: float = 0.0) -> Rent:
         needs_login=False,
         mark=mark,
         start_script="true",
+        setup="",
         not_after=CLOCK.now() + timedelta(seconds=5 - late_seconds),
     )
 

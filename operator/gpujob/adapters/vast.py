@@ -36,6 +36,7 @@ from gpujob.api.reasons import Reason
 from gpujob.api.transport import RegistryLogin
 from gpujob.api.words import in_words
 from gpujob.core.effects import Rent
+from gpujob.core.machine.start_script import SETUP_VARIABLE
 from gpujob.core.market.floors import MODELS_MAX, is_name
 from gpujob.core.market.listings import Lease, Listing
 from gpujob.core.market.offers import Offer, Quotes
@@ -344,7 +345,7 @@ class HttpRentLine:
                 "client_id": "me",
                 "image": request.image,
                 "image_login": None if login is None else _image_login(login),
-                "env": {MARK_VARIABLE: request.mark},
+                "env": {MARK_VARIABLE: request.mark, SETUP_VARIABLE: request.setup},
                 "price": None if bid is None else float(bid),
                 "disk": request.disk_gb,
                 "label": request.mark,

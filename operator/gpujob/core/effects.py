@@ -84,6 +84,8 @@ class Rent:
     """With the login for the image's registry, which the driver has handed over."""
     mark: str
     start_script: str
+    setup: str
+    """What the start script continues with, see `core.machine.start_script`."""
     not_after: datetime
 
 

@@ -1,5 +1,6 @@
 """The life of a node: a decision table, and the order of what matters."""
 
+from base64 import b64decode
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -1186,7 +1187,8 @@ def test_the_marker_holds_all_that_the_request_is_judged_by() -> None:
     assert (rent.offer_id, rent.account_id, rent.fuse_usd) == (1, 7, "5.000000")
     assert request.not_after == rent.not_after == at(5)
     assert request.mark == f"c-1/{NODE_UID}/j-1"
-    assert SSH_KEY in request.start_script
+    assert SSH_KEY in b64decode(request.setup).decode()
+    assert '[ "$down" -gt 10000 ] || [ "$up" -gt 1000 ]' in request.start_script, "the job's caps"
 
 
 @pytest.mark.parametrize(

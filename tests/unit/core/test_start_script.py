@@ -1,5 +1,6 @@
 """What a machine is started with, and which host key its log may tell."""
 
+from base64 import b64decode
 from datetime import UTC, datetime
 from typing import Any
 
@@ -59,7 +60,9 @@ def test_nothing_slips_into_the_shell(changes: dict[str, Any]) -> None:
         "born_before": datetime(2026, 1, 1, tzinfo=UTC),
         "money_deadline_seconds": 100,
         "heartbeat_stale_seconds": 900,
+        "max_download_gb": 20,
+        "max_upload_gb": 2,
     }
-    assert KEY in start_script(**given)
+    assert KEY in b64decode(start_script(**given).setup).decode()
     with pytest.raises(ValueError, match="is not safe inside a start script"):
         start_script(**given | changes)

@@ -1,20 +1,37 @@
-"""The machine's start script: watchdog first, then the driver's key, then the host key to the log.
+"""The machine's start script: first the watchdog, then all else.
 
-It runs in the environment that the container's image gives its first process, which an SSH session
-does not get; so it keeps that environment, and the working folder, for the workload.
+The provider takes only so many bytes of a start script, and the watchdog needs most of them. So
+what follows it, the *setup*, comes in a variable of the container's environment: the driver's key,
+the SSH server, and the host key to the log. Without it a machine cannot be reached, but its
+watchdog runs all the same. No workload sees the variable.
 
-It is POSIX shell and needs only what nearly every container image has. The host's owner can read
-it, so it contains no secret: only a public key, a nonce, an address and three numbers. A machine
-that was stopped runs it again when it comes back, so the time of the first start is stored.
+The setup runs in the environment that the container's image gives its first process, which an SSH
+session does not get; so it keeps that environment, and the working folder, for the workload.
+
+Both are POSIX shell and need only what nearly every container image has. The host's owner can read
+them, so they contain no secret: only a public key, a nonce, an address and some numbers. A machine
+that was stopped runs them again when it comes back, so what must not begin anew is stored.
+
+The watchdog counts the bytes of the container's network interfaces, but for `lo`. It reads them
+from /sys/class/net: every container has that folder (OCI runtime specification, Default
+Filesystems), and a file in it holds one number, which a shell reads without another program. They
+are counted in megabytes, because a shell may reckon with 32 bits (mksh does), and only what comes
+while the watchdog looks: a counter that is smaller than before has begun anew. What the provider
+had counted before, such as the pull of the image, is asked for once.
 """
 
 import re
+from base64 import b64encode
 from datetime import datetime
+from typing import NamedTuple
 
 from gpujob.api.transport import MACHINE_FOLDER
 
 LENGTH_MAX = 4000
 """The provider takes 4,048 bytes (vastsim/FACTS.md, Rent request)."""
+SETUP_LENGTH_MAX = 16_000
+"""It takes 32,768 bytes of environment, names and other variables included."""
+SETUP_VARIABLE = "GPUJOB_SETUP"
 
 _KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/=]{20,200}")
 _NONCE = re.compile(r"[0-9a-f]{16,64}")
@@ -22,18 +39,10 @@ _URL = re.compile(r"https?://[A-Za-z0-9.:\[\]/_-]{1,200}")
 
 _MARKER = "gpujob-host-key"
 
-_TEMPLATE = r"""
+_WATCHDOG = r"""
 g=@FOLDER@; mkdir -p $g; chmod 700 $g
-(umask 77; cat /proc/1/environ > $g/environ || cat /proc/$$/environ > $g/environ; cd /proc/1/cwd/ && pwd -P > $g/cwd) 2>/dev/null
-while IFS=: read -r _ _ u _ _ h _; do [ "$u" = 0 ] && HOME=${h:-/} && break; done < /etc/passwd
 cat > $g/watchdog <<'WATCHDOG'
-u="@URL@/api/v0/instances/$CONTAINER_ID/"; g=@FOLDER@; s="$1/.ssh"; f="$s/authorized_keys"
-key() {
-  mkdir -p "$s"; grep -qsF '@KEY@' "$f" || printf '\n%s\n' '@KEY@' >> "$f"
-  chown 0:0 "$1" "$s" "$f"; chmod go-w "$1" "$s" "$f"
-}
-if [ "$2" ]; then key "$1"; exit; fi
-echo $$ > $g/watchdog.pid
+u="@URL@/api/v0/instances/$CONTAINER_ID/"; g=@FOLDER@
 nl='
 '
 ask() {
@@ -64,35 +73,82 @@ gone() {
     sleep 10
   done
 }
+field() { a=${row#*"\"$1\":"}; a=${a# }; a=${a%%[!0-9]*}; }
+mb() { n=; read -r n < "$1"; case $n in *[!0-9]*) n=0;; ???????*) n=${n%??????};; *) n=0;; esac; }
+count() {
+  x=0 y=0
+  for i in /sys/class/net/*; do
+    [ "$i" = /sys/class/net/lo ] && continue
+    mb $i/statistics/rx_bytes; x=$((x + n)); mb $i/statistics/tx_bytes; y=$((y + n))
+  done 2>/dev/null
+}
+count; px=$x py=$y
+echo $$ > $g/watchdog.pid
 began=$(cat $g/began 2>/dev/null)
 case $began in ''|*[!0-9]*)
-  a=$(ask GET '{}'); a=${a#*'"start_date":'}; a=${a# }; a=${a%%[!0-9]*}
-  [ "${a:-0}" -gt @BORN@ ] && gone 'born too late'
+  row=$(ask GET '{}')
+  field start_date; [ "${a:-0}" -gt @BORN@ ] && gone 'born too late'
+  field inet_down_billed; case $a in ????*) echo "${a%???} 0" > $g/traffic;; esac
   began=$(date +%s); echo "$began" > $g/began;;
 esac
+read -r down up 2>/dev/null < $g/traffic
+case $down$up in ''|*[!0-9]*) down=0 up=0;; esac
 ticks=$(($(date +%s) - began)); [ "$ticks" -lt 0 ] && began=$(date +%s) && ticks=0
 beat=; silent=0
 while sleep 5; do
-  key "$1"
+  sh $g/keep >/dev/null 2>&1
   ticks=$((ticks + 5)); silent=$((silent + 5))
   wall=$(($(date +%s) - began)); [ "$wall" -gt "$ticks" ] && [ "$wall" -lt $((ticks * 2 + 60)) ] && ticks=$wall
   now=$(cat $g/heartbeat 2>/dev/null)
   [ "$now" != "$beat" ] && beat=$now && silent=0
   [ "$ticks" -ge @MONEY@ ] && gone 'money deadline'
   [ "$silent" -ge @STALE@ ] && gone 'no heartbeat'
+  count
+  [ $x -lt $px ] && px=0; [ $y -lt $py ] && py=0
+  if [ "$x $y" != "$px $py" ]; then
+    down=$((down + x - px)) up=$((up + y - py)) px=$x py=$y
+    echo "$down $up" > $g/traffic.new && mv $g/traffic.new $g/traffic
+  fi
+  [ "$down" -gt @DOWN@ ] || [ "$up" -gt @UP@ ] && gone 'traffic cap'
 done
 WATCHDOG
 w="sh $g/watchdog"
-if command -v setsid >/dev/null; then setsid $w "$HOME" </dev/null & else nohup $w "$HOME" </dev/null & fi
-$w "$HOME" key; touch "$HOME/.no_auto_tmux"
+if command -v setsid >/dev/null; then setsid $w </dev/null & else nohup $w </dev/null & fi
+printf %s "$@SETUP@" | base64 -d > $g/setup && sh $g/setup
+"""  # noqa: E501
+
+_SETUP = r"""
+g=@FOLDER@
+(umask 77; cat /proc/1/environ > $g/environ || cat /proc/$$/environ > $g/environ; cd /proc/1/cwd/ && pwd -P > $g/cwd) 2>/dev/null
+cat > $g/keep <<'KEEP'
+while IFS=: read -r _ _ u _ _ h _; do [ "$u" = 0 ] && HOME=${h:-/} && break; done < /etc/passwd
+s="$HOME/.ssh"; f="$s/authorized_keys"
+mkdir -p "$s"; grep -qsF '@KEY@' "$f" || printf '\n%s\n' '@KEY@' >> "$f"
+chown 0:0 "$HOME" "$s" "$f"; chmod go-w "$HOME" "$s" "$f"
+KEEP
+. $g/keep
+touch "$HOME/.no_auto_tmux"
 f=/etc/ssh/ssh_host_ed25519_key.pub
 [ -s $f ] || { command -v ssh-keygen >/dev/null && ssh-keygen -A >/dev/null 2>&1; }
 runs() { for p in /proc/[0-9]*; do read -r c < $p/comm && [ "$c" = sshd ] && return; done 2>/dev/null; return 1; }
-runs || { mkdir -p /run/sshd; $(command -v sshd || echo /usr/sbin/sshd); }
+runs || {
+  # An image may have it as somebody else's, and then sshd does not start.
+  mkdir -p /run/sshd; chown 0:0 /run/sshd; chmod 755 /run/sshd
+  $(command -v sshd || echo /usr/sbin/sshd)
+}
 n=0
 while [ $n -lt 60 ] && [ ! -s $f ]; do sleep 1; n=$((n + 1)); done
 if read -r t k c < $f; then echo "@MARKER@ @NONCE@ $t $k @NONCE@"; fi
 """  # noqa: E501
+
+
+class StartScript(NamedTuple):
+    """What a machine is started with."""
+
+    script: str
+    """At most `LENGTH_MAX` bytes."""
+    setup: str
+    """The value of `SETUP_VARIABLE`, in letters that no shell or engine reads as anything else."""
 
 
 def start_script(
@@ -103,13 +159,16 @@ def start_script(
     born_before: datetime,
     money_deadline_seconds: int,
     heartbeat_stale_seconds: int,
-) -> str:
-    """Returns the start script of a machine, at most `LENGTH_MAX` bytes.
+    max_download_gb: int,
+    max_upload_gb: int,
+) -> StartScript:
+    """Returns what a machine is started with.
 
     A machine whose contract began after `born_before` destroys itself at once, because its rent
     request was sent too late. The money deadline counts from the script's first start, which is
-    later than the rent request, so the operator's own deadline comes first. Raises ValueError for
-    anything that is not surely harmless inside shell text.
+    later than the rent request, so the operator's own deadline comes first. The caps are those of
+    the job: the gate reckons with what the line carries beyond them until the machine is gone.
+    Raises ValueError for anything that is not surely harmless inside shell text.
     """
     for name, pattern, value in (
         ("ssh_public_key", _KEY, ssh_public_key),
@@ -125,15 +184,24 @@ def start_script(
         "@BORN@": str(int(born_before.timestamp())),
         "@MONEY@": str(int(money_deadline_seconds)),
         "@STALE@": str(int(heartbeat_stale_seconds)),
+        "@DOWN@": str(int(max_download_gb) * 1000),
+        "@UP@": str(int(max_upload_gb) * 1000),
         "@MARKER@": _MARKER,
         "@FOLDER@": MACHINE_FOLDER,
+        "@SETUP@": SETUP_VARIABLE,
     }
-    script = _TEMPLATE.lstrip("\n")
+    script, setup = (_filled(text, values) for text in (_WATCHDOG, _SETUP))
+    setup = b64encode(setup.encode()).decode()
+    for name, text, most in (("script", script, LENGTH_MAX), ("setup", setup, SETUP_LENGTH_MAX)):
+        if len(text.encode()) > most:
+            raise ValueError(f"the {name} of a machine has {len(text)} bytes, more than {most}")
+    return StartScript(script, setup)
+
+
+def _filled(template: str, values: dict[str, str]) -> str:
     for placeholder, value in values.items():
-        script = script.replace(placeholder, value)
-    if len(script.encode()) > LENGTH_MAX:
-        raise ValueError(f"the start script has {len(script)} bytes, more than {LENGTH_MAX}")
-    return script
+        template = template.replace(placeholder, value)
+    return template.lstrip("\n")
 
 
 def host_key_in_log(log: str, nonce: str) -> str | None:

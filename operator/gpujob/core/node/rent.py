@@ -70,6 +70,16 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
     marker = _marker(seen, admission, world.account_id)
     bid = admission.offer.gpu_usd_per_hour if marker.bid_usd_per_hour else None
     status = status.model_copy(update={"rent": marker})
+    started = start_script(
+        ssh_public_key=status.ssh_public_key or "",
+        nonce=marker.nonce,
+        provider_url=world.provider_url,
+        born_before=marker.not_after + BIRTH_GRACE,
+        money_deadline_seconds=marker.money_deadline_seconds,
+        heartbeat_stale_seconds=int(world.limits.heartbeat_stale_seconds),
+        max_download_gb=job.spec.data.max_download_gb,
+        max_upload_gb=job.spec.data.max_upload_gb,
+    )
     request = effects.Rent(
         offer_id=admission.offer.offer_id,
         image=job.spec.image,
@@ -77,14 +87,8 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
         bid_usd_per_hour=bid,
         needs_login=job.spec.image_pull_secret is not None,
         mark=str(seen.mark),
-        start_script=start_script(
-            ssh_public_key=status.ssh_public_key or "",
-            nonce=marker.nonce,
-            provider_url=world.provider_url,
-            born_before=marker.not_after + BIRTH_GRACE,
-            money_deadline_seconds=marker.money_deadline_seconds,
-            heartbeat_stale_seconds=int(world.limits.heartbeat_stale_seconds),
-        ),
+        start_script=started.script,
+        setup=started.setup,
         not_after=marker.not_after,
     )
     bound = short_usd(admission.estimate.total_microusd)

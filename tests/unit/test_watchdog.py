@@ -1,0 +1,154 @@
+"""How the machine's watchdog counts bytes, in whatever shell the image's `sh` is."""
+
+import json
+import subprocess
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpujob.api.transport import MACHINE_FOLDER
+from gpujob.core.machine.start_script import start_script
+from localcluster.project_images import shells
+
+Reading = tuple[int, int]
+"""Bytes that an interface has received and sent."""
+
+SLEEP = """#!/bin/sh
+[ "$1" = 5 ] || kill $PPID
+n=$(($(cat step) + 1)); [ -e "steps/$n" ] || kill $PPID
+echo $n > step; cp -r steps/$n/. net/
+"""
+"""Stands for the time that passes: it shows the next reading, and ends the watchdog after all."""
+CURL = """#!/bin/sh
+cat > /dev/null
+while [ "$1" != -X ]; do shift; done
+echo "$2" >> requests
+[ "$2" = GET ] && cat row
+echo 200
+"""
+
+
+def watch(
+    shell: str,
+    folder: Path,
+    readings: list[Reading],
+    *,
+    billed_kilobytes: float | None = 0.0,
+    caps_gb: Reading = (20, 2),
+) -> str:
+    """Lets the watchdog see these readings, one after another; returns what it asks for last."""
+    text = start_script(
+        ssh_public_key="ssh-ed25519 " + "A" * 68,
+        nonce="ab" * 16,
+        provider_url="https://provider.example",
+        born_before=datetime.now(UTC) + timedelta(hours=1),
+        money_deadline_seconds=10**9,
+        heartbeat_stale_seconds=10**9,
+        max_download_gb=caps_gb[0],
+        max_upload_gb=caps_gb[1],
+    ).script
+    watchdog = text.split("<<'WATCHDOG'\n")[1].split("\nWATCHDOG\n")[0]
+    here = watchdog.replace(MACHINE_FOLDER, str(folder / "state")).replace(
+        "/sys/class/net", str(folder / "net")
+    )
+    (folder / "state").mkdir(exist_ok=True)
+    (folder / "step").write_text("0")
+    (folder / "requests").write_text("")
+    row = {"id": 7, "inet_down_billed": billed_kilobytes, "start_date": 1_767_225_600.5}
+    (folder / "row").write_text(json.dumps({"instances": row}))
+    for place, (received, sent) in [(folder / "net", readings[0])] + [
+        (folder / "steps" / str(number), reading) for number, reading in enumerate(readings)
+    ]:
+        # What stays within is far beyond all caps.
+        for name, pair in (("eth0", (received, sent)), ("lo", (received * 99, sent * 99))):
+            counters = place / name / "statistics"
+            counters.mkdir(parents=True, exist_ok=True)
+            (counters / "rx_bytes").write_text(f"{pair[0]}\n")
+            (counters / "tx_bytes").write_text(f"{pair[1]}\n")
+    for name, program in (("sleep", SLEEP), ("curl", CURL)):
+        (folder / name).write_text(program)
+        (folder / name).chmod(0o755)
+    (folder / "sh").unlink(missing_ok=True)
+    (folder / "sh").symlink_to(shell)
+    subprocess.run(
+        # busybox has programs of its own before those on the path, but after functions.
+        [str(folder / "sh"), "-c", f'sleep() {{ {folder}/sleep "$@"; }}\n{here}'],
+        cwd=folder,
+        env={"PATH": f"{folder}:/usr/bin:/bin", "CONTAINER_ID": "7", "CONTAINER_API_KEY": "k"},
+        check=False,
+        capture_output=True,
+        timeout=60,
+    )
+    return ((folder / "requests").read_text().splitlines() or [""])[-1]
+
+
+def counted(folder: Path) -> Reading:
+    """Returns what it has stored: megabytes of both directions."""
+    stored = folder / "state/traffic"
+    if not stored.exists():
+        return 0, 0
+    down, up = stored.read_text().split()
+    return int(down), int(up)
+
+
+GB = 10**9
+
+
+@pytest.mark.parametrize("shell", shells())
+@pytest.mark.parametrize(
+    ("readings", "billed", "asked"),
+    [
+        pytest.param([(0, 0), (20 * GB, 2 * GB)], 0.0, "GET", id="the caps themselves"),
+        pytest.param([(0, 0), (20 * GB + 10**6, 0)], 0.0, "DELETE", id="one megabyte more"),
+        pytest.param([(0, 0), (0, 2 * GB + 10**6)], 0.0, "DELETE", id="the other direction"),
+        pytest.param([(2**40, 2**40)] * 3, 0.0, "GET", id="only what it sees come"),
+        pytest.param([(0, 0), (15 * GB, 0), (0, 0), (6 * GB, 0)], 0.0, "DELETE", id="begun anew"),
+        pytest.param([(0, 0), (15 * GB, 0)], 5.1e6, "DELETE", id="the provider had counted some"),
+        pytest.param([(0, 0), (15 * GB, 0)], None, "GET", id="the provider does not say"),
+        pytest.param([(0, 0), (2**50, 0)], 0.0, "DELETE", id="a petabyte at once"),
+    ],
+)
+def test_past_a_cap_it_destroys_its_machine(
+    shell: str, readings: list[Reading], billed: float | None, asked: str, tmp_path: Path
+) -> None:
+    """Downloads and uploads apart; what stays within the container does not count."""
+    assert watch(shell, tmp_path, readings, billed_kilobytes=billed) == asked
+
+
+@pytest.mark.parametrize("shell", shells())
+def test_what_was_counted_stays_counted(shell: str, tmp_path: Path) -> None:
+    """The container is started again: counters and shell begin anew, the sum does not."""
+    first = watch(shell, tmp_path, [(0, 0), (15 * GB, GB)], billed_kilobytes=3e6)
+    between = counted(tmp_path)
+    again = watch(shell, tmp_path, [(0, 0), (GB, GB)], billed_kilobytes=19e6)
+    after = counted(tmp_path)
+    (tmp_path / "state/traffic").write_text("garbage")
+    unread = watch(shell, tmp_path, [(0, 0), (GB, GB)])
+
+    assert (first, between) == ("GET", (18_000, 1000))
+    assert (again, after) == ("", (19_000, 2000)), "the provider is asked for it only once"
+    assert (unread, counted(tmp_path)) == ("", (1000, 1000))
+
+
+@pytest.mark.parametrize("shell", shells())
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_the_sum_is_that_of_all_growth(
+    shell: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """To the megabyte, whatever the counters show, in a shell of 32 bits as in one of 64."""
+    one = st.integers(0, 2**49) | st.integers(0, 10**7)
+    readings = data.draw(st.lists(st.tuples(one, one), min_size=2, max_size=4))
+    folder = tmp_path_factory.mktemp("watchdog")
+    watch(shell, folder, readings, caps_gb=(2_100_000, 2_100_000))
+    sums = []
+    for column in zip(*readings, strict=True):
+        shown = [value // 10**6 for value in column]
+        pairs = pairwise(shown)
+        sums.append(sum(now - old if now >= old else now for old, now in pairs))
+
+    assert counted(folder) == tuple(sums)
