@@ -155,8 +155,8 @@ FAULTS = (
     Fault(
         "a second machine under one mark is kept",
         "core/node/run.py",
-        "effects=(effects.Destroy(others),) if others else (),",
-        "effects=(),",
+        "destroys = (effects.Destroy(others),) if others else ()",
+        "destroys = ()",
     ),
     Fault(
         "not seen at once is not rented",
@@ -928,6 +928,42 @@ FAULTS = (
         "driver/work.py",
         "BROKEN_SESSIONS_MAX = 3",
         "BROKEN_SESSIONS_MAX = 1",
+    ),
+    Fault(
+        "a slow machine makes its image unusable",
+        "driver/work.py",
+        "is_slow = isinstance(error, SessionHangs) and not self._is_unproven",
+        "is_slow = False",
+    ),
+    Fault(
+        "a mute line is taken for start-up files that hang",
+        "adapters/ssh.py",
+        "if not await self._answers():",
+        "if False:",
+    ),
+    Fault(
+        "a host without a network makes its image unusable",
+        "core/market/images.py",
+        "if any(passing.search(said) for passing in (_DISK_FULL, _HOSTS_OWN, _PASSING)):",
+        "if False:",
+    ),
+    Fault(
+        "an installer that goes on is not waited for",
+        "core/node/ends.py",
+        "world.monotonic - log.since < world.limits.installer_silence_seconds",
+        "False",
+    ),
+    Fault(
+        "a node's key is given for another's machine",
+        "core/node/run.py",
+        "or lease.mark != str(seen.mark):",
+        "or False:",
+    ),
+    Fault(
+        "the provider is asked to take a key in each pass",
+        "core/node/run.py",
+        "seen.world.monotonic - memory.key_tried_at < pause",
+        "False",
     ),
     Fault(
         "a job's environment is no secret",

@@ -155,7 +155,7 @@ def renting(seconds: float = -40) -> dict[str, Any]:
 def leased(seconds: float = -40) -> dict[str, Any]:
     """Status of a node with a recorded machine."""
     lease = {"instanceID": INSTANCE, "usdPerHour": "0.405000", "recordedAt": stamp(seconds + 1)}
-    return renting(seconds) | {"lease": lease}
+    return renting(seconds) | {"lease": lease | {"keyAttachedAt": stamp(seconds + 20)}}
 
 
 def reachable(seconds: float = -40) -> dict[str, Any]:

@@ -57,10 +57,22 @@ class Image:
     home_owner: int = 0
     home_mode: int = 0o700
     lacks: tuple[str, ...] = ()
-    """Paths of programs. Without `/usr/sbin/sshd` the provider's launcher fails, and the start
-    script never runs."""
+    """Paths of programs. Without `/usr/sbin/sshd` the provider's launcher asks apt-get for it; if
+    that fails, too, the start script never runs. Without `/bin/sh` nothing can be started."""
+    moved: Mapping[str, str] = field(default_factory=dict)
+    """Files of the base that are elsewhere, by their new path."""
+    foreign: tuple[str, ...] = ()
+    """Folders that are not root's, and that everybody may write."""
 
 
+SSHD, APT = "/usr/sbin/sshd", "/usr/bin/apt-get"
+NO_PACKAGE = "#!/bin/sh\necho 'E: Unable to locate package openssh-server' >&2\nexit 100\n"
+NO_NETWORK = """#!/bin/sh
+echo "Err:1 http://deb.debian.org/debian bookworm InRelease" >&2
+echo "  Temporary failure resolving 'deb.debian.org'" >&2
+echo 'E: Unable to locate package openssh-server' >&2
+exit 100
+"""
 CLIENTS = ("curl", "python3", "wget", "perl")
 """Programs that can send a request over HTTP."""
 
@@ -82,7 +94,14 @@ IMAGES: Mapping[str, Image] = {
     "registry.example.com:5000/team/private": Image(
         login=Login("registry.example.com:5000", "robot@team", "vastsim-canary-5e4d3c2b1a0f9e8d:x")
     ),
-    "vastsim/no-sshd": Image(lacks=("/usr/sbin/sshd",)),
+    "vastsim/no-sshd": Image(lacks=(SSHD,), files={APT: NO_PACKAGE}),
+    "vastsim/no-apt": Image(lacks=(SSHD, APT)),
+    "vastsim/no-network": Image(lacks=(SSHD,), files={APT: NO_NETWORK}),
+    "vastsim/no-shell": Image(lacks=("/bin/sh",)),
+    "vastsim/installs-sshd": Image(
+        lacks=(SSHD,), moved={"/opt/sshd": SSHD}, files={APT: f"#!/bin/sh\nmv /opt/sshd {SSHD}\n"}
+    ),
+    "vastsim/foreign-run": Image(foreign=("/run/sshd",)),
     "vastsim/trainer": Image(
         environment={"PATH": f"/opt/trainer/bin:{DEBIAN_PATH}", "TRAINER_HOME": "/opt/trainer"},
         working_dir="/opt/trainer",

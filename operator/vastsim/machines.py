@@ -263,8 +263,12 @@ class Machines:
         layer.make(chosen.working_dir)
         for path, text in chosen.files.items():
             layer.write(path, text)
+        for path, source in chosen.moved.items():
+            layer.write(path, (self._base / source.lstrip("/")).read_bytes())
         for path in chosen.lacks:
             layer.remove(path)
+        for path in chosen.foreign:
+            layer.give_away(path)
         layer.make(chosen.home)
         layer.own_home(chosen)
         return folder
@@ -289,11 +293,17 @@ class _Layer:
         """Makes a folder."""
         self._at(path).mkdir(parents=True, exist_ok=True)
 
-    def write(self, path: str, text: str) -> None:
-        """Writes a file, which can be run if it names its interpreter."""
-        place = self._at(path)
-        place.write_text(text)
-        place.chmod(0o755 if text.startswith("#!") else 0o644)
+    def write(self, path: str, text: str | bytes) -> None:
+        """Writes a file, which can be run if it is a program, or names its interpreter."""
+        place, data = self._at(path), text.encode() if isinstance(text, str) else text
+        place.write_bytes(data)
+        place.chmod(0o755 if data.startswith((b"#!", b"\x7fELF")) else 0o644)
+
+    def give_away(self, path: str) -> None:
+        """Makes a folder that is somebody else's, and that everybody may write."""
+        self.make(path)
+        os.chown(self._at(path), 1000, 1000)
+        self._at(path).chmod(0o777)
 
     def add_lines(self, path: str, lines: list[str]) -> None:
         """Adds the lines that a file, which only its owner may read, does not have yet."""

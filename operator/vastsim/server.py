@@ -41,6 +41,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from vastsim.doors import DIRECT_STATES, PROXY_STATES
 from vastsim.faults import Fault, FaultError, Faults
 from vastsim.images import denied
+from vastsim.images import image as image_of
 from vastsim.ledger import decimal
 from vastsim.machines import Machines
 from vastsim.market import ACCOUNT, Ask, FailedPull, Lease, Market, RefusedError
@@ -57,6 +58,12 @@ PAGE_MAX = 25
 STORED_COLUMNS = frozenset({"id", "label", "actual_status", "gpu_name", "verification"})
 NOT_FOUND = "Error response from daemon: manifest for IMAGE not found: manifest unknown"
 """What Docker says of an image that its registry does not have (vastsim/FACTS.md, Failed pulls)."""
+NO_SHELL = (
+    "Error response from daemon: failed to create task for container: failed to create shim task: "
+    "OCI runtime create failed: runc create failed: unable to start container process: "
+    'exec: "bash": executable file not found in $PATH: unknown'
+)
+"""What Docker says of an image in which the provider's launcher cannot run."""
 LOG_APPEARS_SECONDS = 0.3
 """A requested log appears late, so that clients have to ask again (vastsim/FACTS.md, Logs)."""
 
@@ -467,9 +474,11 @@ def _provider_routes(app: FastAPI, state: State) -> None:
     async def attach_key(number: int, request: Request) -> JSONResponse:
         _own(request, state, number)
         key = str((await _body(request)).get("ssh_key") or "").strip()
-        if not key:
-            raise RefusedError(400, "invalid_args", "ssh_key is missing")
-        state.attached.setdefault(number, []).append(key)
+        if not key.startswith(("ssh-", "ecdsa-", "sk-")) or len(key.split()) < 2:
+            raise RefusedError(400, "invalid_args", "ssh_key is missing, or is no public key")
+        if key in state.attached.setdefault(number, []):
+            raise RefusedError(400, "invalid_args", "duplicate: the key is already attached")
+        state.attached[number].append(key)
         state.machines.authorize(number, key)
         return JSONResponse({"success": True, "msg": "SSH key added to instance."})
 
@@ -545,6 +554,8 @@ def _create(state: State, account: int, offer: int, body: Mapping[str, Any]) -> 
     slow = faults.strikes("slow_boot", image=image)
     unpulled = faults.strikes("pull_fails", image=image)
     failed_pull = _failed_pull(unpulled, image) if unpulled else _denied(body, image)
+    if failed_pull is None and "/bin/sh" in image_of(image).lacks:
+        failed_pull = FailedPull(NO_SHELL)
     left_standing = faults.strikes("left_standing", image=image)
     lease = state.market.rent(
         offer,

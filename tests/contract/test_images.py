@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
+import asyncssh
 import pytest
 from pydantic import SecretStr
 from tests.contract.test_driver import (
@@ -21,15 +23,17 @@ from tests.contract.test_machines import Machine
 from tests.integration.parts import KEY, Simulator
 
 from gpujob.adapters.clock import SystemClock
-from gpujob.adapters.errors import LoginRefused, MachineUnreachable
+from gpujob.adapters.errors import LoginRefused, MachineUnreachable, ProviderUnavailable
 from gpujob.adapters.vast import VastClient
+from gpujob.core.market.images import PullFailure, missing_server, pull_failure
 from gpujob.driver.supervisor import PROGRESS_VARIABLE
 from vastsim.images import DEBIAN_PATH, IMAGES, Image
 
 __all__ = ["controller"]
 
 Boot = Callable[[str], Coroutine[Any, Any, Machine]]
-BREAKS_SESSIONS = {"vastsim/exits", "vastsim/greedy", "vastsim/execs", "vastsim/no-sshd"}
+NO_SERVER = {f"vastsim/no-{what}" for what in ("sshd", "apt", "network", "shell")}
+BREAKS_SESSIONS = {"vastsim/exits", "vastsim/greedy", "vastsim/execs"} | NO_SERVER
 GOOD = ["python:3.11", *sorted(set(IMAGES) - BREAKS_SESSIONS)]
 
 
@@ -118,6 +122,90 @@ async def test_start_up_files_that_end_every_session_are_the_images_fault(
     assert (last.fault, last.outcome) == ("ImageUnusable", None)
     assert "start-up files of root's shell end the session" in last.message
     assert last.message.endswith("change the image so that a shell without a terminal starts")
+
+
+@pytest.mark.parametrize("is_measured", [False, True])
+async def test_start_up_files_that_hang(
+    boot: Boot, controller: tuple[Controller, str], tmp_path: Path, is_measured: bool
+) -> None:
+    """It is told within a minute: three sessions in a row, on a machine that answers.
+
+    Where somebody was let in before, the machine may only be slow.
+    """
+    held, url = controller
+    machine = await boot("vastsim/execs")
+    answer = run(machine, machine.port, "true")
+    held.answer = answer if is_measured else {**answer, "instruction": "Measure", "work": None}
+    driver = Driver(tmp_path, url, machine.key)
+    await driver.start()
+    await until(lambda: _hanging(machine) > 3 or (held.reports and held.reports[-1].fault))
+    last, sessions = held.reports[-1], _hanging(machine)
+    held.answer = EXIT
+    await driver.ended()
+
+    assert last.fault == (None if is_measured else "ImageUnusable")
+    assert sessions == (4 if is_measured else 3)
+    assert "the start-up files of root's shell did not end within 15 s" in last.message
+
+
+def _hanging(machine: Machine) -> int:
+    """Returns how many sessions have come to a start-up file that does not end."""
+    count = 0
+    for pid in machine.processes():
+        with suppress(OSError):
+            count += Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x001000000\0"
+    # The provider's launcher sleeps as long.
+    return count - 1
+
+
+@pytest.mark.parametrize("image", sorted(NO_SERVER))
+async def test_what_is_told_of_an_image_without_an_ssh_server(
+    simulator: Simulator, tmp_path: Path, image: str
+) -> None:
+    """In its log, or by the provider; where the host has no network, that is nobody's fault."""
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+    machine = Machine(simulator, vast, tmp_path)
+    await machine.rent(image)
+    said = ""
+    while not said:
+        await asyncio.sleep(0.2)
+        (lease,) = (await vast.list_leases()).leases or (None,)
+        if lease and image == "vastsim/no-shell":
+            said = lease.status_message
+        elif lease and lease.status == "running":
+            log = await vast.read_log(machine.number) or ""
+            said = log if "openssh-server" in log else ""
+    await vast.close()
+
+    if image == "vastsim/no-shell":
+        assert pull_failure(said, image) is PullFailure.PERMANENT
+    else:
+        assert (missing_server(said) is None) is (image == "vastsim/no-network")
+
+
+async def test_a_key_that_only_the_provider_puts_there_lets_in(
+    simulator: Simulator, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """Where the start script cannot write the list of keys; asked again, nothing changes."""
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+    machine = Machine(simulator, vast, tmp_path)
+    await machine.boot("python:3.11", writes_key=False)
+    with pytest.raises(LoginRefused):
+        async with machine.connected():
+            pass
+    public = asyncssh.read_private_key(machine.key).export_public_key("openssh").decode()
+    for _ in range(2):
+        await vast.attach_key(machine.number, public.strip())
+    driver = await ran(machine, controller, tmp_path, "echo", "done")
+    with pytest.raises(ProviderUnavailable, match="no public key"):
+        await vast.attach_key(machine.number, "no key")
+    with pytest.raises(HTTPError) as none:
+        machine.ask("GET", "/api/v0/ssh/", None)
+    none.value.close()
+    await vast.close()
+
+    assert driver.out == b"done\n"
+    assert none.value.code == 404, "the account has no key"
 
 
 async def test_a_session_that_breaks_now_and_then_is_nobody_s_fault(

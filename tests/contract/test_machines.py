@@ -7,11 +7,13 @@ import socket
 import subprocess
 import sys
 import tracemalloc
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 
 import asyncssh
@@ -27,6 +29,7 @@ from gpujob.adapters.errors import (
     MachineError,
     MachineUnreachable,
     SessionBroken,
+    SessionHangs,
 )
 from gpujob.adapters.ssh import OUTPUT_BYTES_MAX, Connection, connect
 from gpujob.adapters.vast import VastClient
@@ -71,6 +74,7 @@ class Machine:
         max_download_gb: int = 1000,
         max_upload_gb: int = 1000,
         setup: str | None = None,
+        writes_key: bool = True,
     ) -> None:
         """Rents it; its start script comes after `before`."""
         started = start_script(
@@ -89,13 +93,19 @@ class Machine:
             "start_script": before + started.script,
             "setup": started.setup if setup is None else setup,
         }
+        if not writes_key:
+            text = b64decode(started.setup).replace(b'>> "$f"', b">/dev/null")
+            what["setup"] = b64encode(text).decode()
         rent = Rent(**{**vars(asked), **what, "image": image})
         async with self.vast.rent_line() as line:
             self.number = await line.send(rent, 10)
 
-    async def boot(self, image: str = "python:3.11") -> None:
-        """Rents it, waits for it, and reads its host key from the provider's log."""
-        await self.rent(image)
+    async def boot(self, image: str = "python:3.11", *, writes_key: bool = True) -> None:
+        """Rents it, waits for it, and reads its host key from the provider's log.
+
+        Its start script may be unable to write the list of keys.
+        """
+        await self.rent(image, writes_key=writes_key)
         while not (found := await self._host_key()):
             await asyncio.sleep(0.1)
         self.host_key = found
@@ -265,6 +275,50 @@ async def test_a_channel_that_is_never_opened_is_given_up(tmp_path: Path) -> Non
         with pytest.raises(MachineUnreachable, match="Timeout"):
             async with connection.open("true", timeout_seconds=0.2):
                 pass
+
+
+class Refusing(asyncssh.SSHServer):
+    """Lets everybody in; no session says a word, and no port is open, or nothing is answered."""
+
+    def __init__(self, *, answers: bool) -> None:
+        self._answers = answers
+
+    def begin_auth(self, username: str) -> bool:
+        return False
+
+    async def connection_requested(self, *_: Any) -> bool:  # type: ignore[override]
+        if not self._answers:
+            await asyncio.Event().wait()
+        return False
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_session_that_hangs_is_told_from_a_machine_that_does(
+    tmp_path: Path, answers: bool
+) -> None:
+    """The server is asked for something that no start-up file has a part in."""
+    host = asyncssh.generate_private_key("ssh-ed25519")
+    new_key(tmp_path / "key")
+
+    async def says_nothing(_: Any) -> None:
+        await asyncio.Event().wait()
+
+    server = await asyncssh.create_server(
+        lambda: Refusing(answers=answers),
+        "127.0.0.1",
+        0,
+        server_host_keys=[host],
+        process_factory=says_nothing,
+    )
+    shown = host.export_public_key("openssh").decode().strip()
+    async with (
+        server,
+        connect("127.0.0.1", server.get_port(), "root", tmp_path / "key", shown) as connection,
+    ):
+        with pytest.raises(MachineUnreachable) as told:
+            await connection.run("true", timeout_seconds=0.5)
+
+    assert isinstance(told.value, SessionHangs) is answers
 
 
 async def test_a_line_is_never_compressed(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ AdapterError
 ├── ControllerBusy              429: the controller answers a limited number of questions
 └── MachineError
     ├── MachineUnreachable      refused, timed out, or cut
+    │   ├── SessionHangs        start-up files of root's shell do not end; the machine answers
     │   └── ScriptFailed        a script ended with another status than 0; the connection held
     ├── SessionBroken           the start-up files of root's shell end every session
     ├── HostKeyMismatch         the machine shows another host key than the pinned one
@@ -140,6 +141,10 @@ class ScriptFailed(MachineUnreachable):
 
 class SessionBroken(MachineError):
     """The login shell of the image comes to no script: its start-up files do not let it."""
+
+
+class SessionHangs(MachineUnreachable):
+    """The start-up files of root's shell do not end, while the machine itself answers."""
 
 
 class HostKeyMismatch(MachineError):

@@ -82,6 +82,13 @@ class Provider(Protocol):
         """
         ...
 
+    async def attach_key(self, instance_id: int, public_key: str) -> None:
+        """Lets a key log in to one machine, and to no other; returns if it does already.
+
+        It may be asked again.
+        """
+        ...
+
     async def start(self, instance_id: int) -> None:
         """Asks the provider to run a machine that stands still; it may be asked again.
 

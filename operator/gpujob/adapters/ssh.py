@@ -25,6 +25,7 @@ from gpujob.adapters.errors import (
     MachineUnreachable,
     ScriptFailed,
     SessionBroken,
+    SessionHangs,
 )
 from gpujob.api.words import in_words
 
@@ -215,8 +216,7 @@ class Connection:
             with _translated():
                 output = Output(process.stdout)
                 try:
-                    async with asyncio.timeout(timeout_seconds):
-                        await output.skip_to(f"{begin}\n".encode())
+                    await self._await_begin(output, begin, min(timeout_seconds, SCRIPT_SECONDS))
                 except SessionBroken:
                     # One that goes on printing never closes by itself.
                     if output.is_over:
@@ -228,6 +228,30 @@ class Connection:
                 yield process, output
         finally:
             process.close()
+
+    async def _await_begin(self, output: Output, begin: str, timeout_seconds: float) -> None:
+        """Waits until a script begins; raises SessionHangs if only its session is mute."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await output.skip_to(f"{begin}\n".encode())
+        except TimeoutError:
+            if not await self._answers():
+                raise
+            raise SessionHangs(
+                f"the start-up files of root's shell did not end within {timeout_seconds:.0f} s"
+            ) from None
+
+    async def _answers(self) -> bool:
+        """Whether the server itself still answers, by asking for what no shell has a part in."""
+        try:
+            async with asyncio.timeout(KEEPALIVE_SECONDS):
+                _, writer = await self._connection.open_connection("localhost", 1, encoding=None)
+        except asyncssh.ChannelOpenError:
+            return True
+        except (asyncssh.Error, OSError, TimeoutError):
+            return False
+        writer.channel.abort()
+        return True
 
 
 async def _all_of(stream: Output, longest: int) -> bytes:

@@ -9,6 +9,7 @@ the body can be read only once; so the body is a generator.
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -60,6 +61,9 @@ in its first line and the other in its last: no part of it can stand for the who
 SAID_LENGTH_MAX = 200
 OFFERS_WANTED = 64
 """The provider's own cap on one search answer (vastsim/FACTS.md, Search)."""
+
+_KNOWN_KEY = re.compile(r"duplicate|already (exists|attached|added|associated)", re.IGNORECASE)
+"""What is said of a key that a machine has (vastsim/FACTS.md, SSH)."""
 
 REFUSALS = {
     "no_such_ask": Reason.OFFER_GONE,
@@ -193,6 +197,15 @@ class VastRequests:
             credit_usd=_credit(user),
             leases=tuple(rows[number] for number in sorted(rows)),
         )
+
+    async def attach_key(self, instance_id: int, public_key: str) -> None:
+        """Lets a key log in to one machine, and to no other; returns if it does already."""
+        path = f"/api/v0/instances/{instance_id}/ssh/"
+        try:
+            await self._channel.request("POST", path, {"ssh_key": public_key})
+        except ProviderUnavailable as error:
+            if not _KNOWN_KEY.search(str(error)):
+                raise
 
     async def start(self, instance_id: int) -> None:
         """Asks the provider to run a machine that stands still."""

@@ -160,6 +160,14 @@ class LeaseStatus(Model):
         Amount, Field(alias="usdPerHour", description="Highest hourly price seen, disk included.")
     ]
     recorded_at: Annotated[Time, Field(description="When the instance was recorded here.")]
+    key_attached_at: Annotated[
+        Time | None,
+        Field(
+            description="When the provider took the node's public key for this machine. The start "
+            "script puts it there too, but the provider may write the list of keys anew.",
+            examples=["2026-01-01T12:00:00Z"],
+        ),
+    ] = None
     told_to_run_at: Annotated[
         Time | None,
         Field(

@@ -330,7 +330,7 @@ class Reason(StrEnum):
     IMAGE_UNUSABLE = (
         "ImageUnusable",
         IMAGES,
-        "The image cannot be pulled, or it booted on none of two hosts.",
+        "The image cannot be pulled or started, lets nobody in, or booted on none of two hosts.",
     )
     PULL_FAILED = (
         "PullFailed",

@@ -34,11 +34,13 @@ from gpujob.adapters.errors import (
 )
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.adapters.provider import Provider, RentLine
+from gpujob.adapters.redact import Scrubber
 from gpujob.api.gpujob import GpuJob, GpuJobStatus
 from gpujob.api.gpunode import GpuNode, GpuNodeStatus
 from gpujob.api.meta import API_VERSION, FINALIZER, LABEL_MANAGED_BY, MANAGER, Condition
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, RegistryLogin
+from gpujob.api.words import in_words
 from gpujob.controller.events import record_event
 from gpujob.controller.leader_lock import LeaderLock
 from gpujob.controller.machine_book import MachineBook
@@ -57,10 +59,12 @@ from gpujob.core.job.plan import node_name, plan_job
 from gpujob.core.machine.driver_pod import KEY_FILE, driver_pod_name, key_secret_name, owned_by
 from gpujob.core.machine.ports import service_name
 from gpujob.core.machine.start_script import host_key_in_log
+from gpujob.core.market.images import missing_server
 from gpujob.core.money import parse_usd
 from gpujob.core.node.plan import plan_node
 from gpujob.core.node.stage import stage_of
 from gpujob.core.observation import (
+    BootLog,
     Heard,
     JobObservation,
     NodeMemory,
@@ -74,6 +78,7 @@ from gpujob.core.observation import (
 from gpujob.core.spec_faults import shape_faults
 
 DESTROYS_KEPT = 1000
+SAID_LENGTH_MAX = 200
 
 log = structlog.get_logger("gpujob.reconcile")
 
@@ -442,6 +447,8 @@ class Reconciler:
                 await self._kube.delete("Pod", key.namespace, name, pod_uid)
             case effects.ReadHostKey(instance_id, nonce):
                 await self._read_host_key(uid, instance_id, nonce)
+            case effects.AttachKey(instance_id, public_key):
+                await self._attach_key(uid, instance_id, public_key)
             case effects.Destroy(instance_ids):
                 await self._destroy(uid, instance_ids)
             case effects.RecordDestroy(seconds):
@@ -511,6 +518,26 @@ class Reconciler:
             return
         if found is not None:
             self._remember(uid, host_key=found)
+            return
+        said, digest = missing_server(text) or "", hash(text)
+        before = self._memories.get(uid, NodeMemory()).boot_log
+        if before is None or before.digest != digest:
+            # What a stranger's machine says is shown to users.
+            shown = in_words(Scrubber().foreign(said), SAID_LENGTH_MAX)
+            log_now = BootLog(digest, self._clock.monotonic(), shown)
+            self._remember(uid, boot_log=log_now)
+
+    async def _attach_key(self, uid: str, instance_id: int, public_key: str) -> None:
+        tries = self._memories.get(uid, NodeMemory()).key_tries
+        self._remember(uid, key_tried_at=self._clock.monotonic(), key_tries=tries + 1)
+        try:
+            await self._vast.attach_key(instance_id, public_key)
+        except ProviderError as error:
+            # The start script has put the key there, too; it is tried again later.
+            log.warning("key_not_attached", instance=instance_id, problem=str(error))
+            return
+        log.info("key_attached", instance=instance_id)
+        self._remember(uid, key_attached_at=self._clock.now())
 
     async def _start_machine(self, instance_id: int) -> None:
         """Tells a machine to run. That can cost money, so only a leader that stays one does it."""

@@ -98,6 +98,14 @@ class ReadHostKey:
 
 
 @dataclass(frozen=True)
+class AttachKey:
+    """Give the node's public key to the provider, for this machine only."""
+
+    instance_id: int
+    public_key: str
+
+
+@dataclass(frozen=True)
 class Destroy:
     """Ask the provider to destroy these machines."""
 
@@ -152,6 +160,7 @@ Effect = (
     | DeleteDriver
     | Rent
     | ReadHostKey
+    | AttachKey
     | Destroy
     | RecordDestroy
     | RecordUnfit

@@ -18,6 +18,9 @@ class Limits:
     sweep_seconds: float = 15
     boot_cap_seconds: float = 1200
     """The longest time from the rent request to the start of the workload."""
+    installer_silence_seconds: float = 60
+    """If no SSH server could be installed, and the log has said nothing more for this long, the
+    image is given up."""
     standstill_seconds: float = 180
     """A machine that stands still before it has booted is told to run, and given up after this."""
     destroy_lag_cap_seconds: float = 120

@@ -138,6 +138,18 @@ class Heard:
     """Monotonic time at which it arrived."""
 
 
+@dataclass(frozen=True)
+class BootLog:
+    """The container's log of a machine whose host key is not in it yet."""
+
+    digest: int
+    """Of its text."""
+    since: float
+    """Monotonic time since when it has been the same."""
+    missing_server: str
+    """Why the image has no SSH server, in the log's words; empty if it does not say so."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class NodeMemory:
     """What this process knows of a node beyond its stored status; a restart can do without it."""
@@ -151,6 +163,12 @@ class NodeMemory:
     """Monotonic time of the latest one."""
     public_key: str | None = None
     host_key: str | None = None
+    boot_log: BootLog | None = None
+    key_tried_at: float | None = None
+    """Monotonic time at which the node's key was last sent to the provider for the machine."""
+    key_tries: int = 0
+    key_attached_at: datetime | None = None
+    """When the provider took it; stored with the next status."""
     pod_missing_since: float | None = None
     pod_problem: str = ""
     """Why the driver pod could not be created, in the API server's words."""

@@ -12,7 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpujob.adapters.errors import HostKeyMismatch, LoginRefused, MachineError, SessionBroken
+from gpujob.adapters.errors import (
+    HostKeyMismatch,
+    LoginRefused,
+    MachineError,
+    SessionBroken,
+    SessionHangs,
+)
 from gpujob.adapters.ssh import Connection
 from gpujob.api.transport import (
     Assignment,
@@ -180,9 +186,11 @@ class Worker:
                 words = "the machine's container was restarted while the workload ran"
                 self._give_up(MachineFault.MACHINE_RESTARTED, words)
                 return
-            except SessionBroken as error:
-                broken += 1
-                if broken == BROKEN_SESSIONS_MAX:
+            except (SessionBroken, SessionHangs) as error:
+                # What was measured has let somebody in before: now it may be slow.
+                is_slow = isinstance(error, SessionHangs) and not self._is_unproven
+                broken += not is_slow
+                if broken >= BROKEN_SESSIONS_MAX:
                     words = f"{error}; change the image so that a shell without a terminal starts"
                     self._give_up(MachineFault.IMAGE_UNUSABLE, words)
                     return
@@ -195,6 +203,12 @@ class Worker:
             longest = min(0.5 * 2 ** min(tries, 10), RECONNECT_MAX_SECONDS)
             # New addresses are tried at once.
             await self._wait_for_news(longest * random.uniform(0.5, 1.0))
+
+    @property
+    def _is_unproven(self) -> bool:
+        """Whether no session on this machine has ever come to a script of ours."""
+        is_new = self._assignment.instruction is Instruction.MEASURE
+        return is_new and self.findings.contact_at is None
 
     def _give_up(self, fault: MachineFault, words: str) -> None:
         """Reports that this machine cannot do the work."""

@@ -36,7 +36,7 @@ from gpujob.core.market.listings import Address
 from gpujob.core.node import plan
 from gpujob.core.node.blame import UNPROVEN, Evidence, blame
 from gpujob.core.node.interruption import RESTARTS_MAX
-from gpujob.core.observation import NodeMemory, NodeObservation, Unavailable
+from gpujob.core.observation import BootLog, NodeMemory, NodeObservation, Unavailable
 
 IMAGE = "python:3.11"
 NEVER = Evidence(logged_in=False, image_works=False, shown="loading", pull_failure=None)
@@ -193,6 +193,34 @@ def test_a_machine_that_has_booted_has_its_image(status: dict[str, Any]) -> None
     made = decided(told(UNKNOWN, UNKNOWN, UNKNOWN), status)
 
     assert made.status.end is None or made.status.end.reason != "ImageUnusable"
+
+
+NO_APT = "sh: apt-get: not found"
+
+
+@pytest.mark.parametrize(
+    ("ago", "said", "reason"),
+    [
+        (60, NO_APT, "ImageUnusable"),
+        (59, NO_APT, None),
+        (600, "", None),
+    ],
+)
+def test_an_image_without_an_ssh_server_ends_the_job(
+    ago: float, said: str, reason: str | None
+) -> None:
+    """Soon, once the installer has said nothing more, and with its words; no host is blamed."""
+    memory = NodeMemory(boot_log=BootLog(1, MONOTONIC - ago, said))
+    world = told("success, running x/ssh", status="running", addresses=(Address("h", 22),))
+    made = decided(world, memory=memory)
+
+    assert (made.status.end.reason if made.status.end else None) == reason
+    if made.status.end:
+        assert made.status.end.blames == "image"
+        assert NO_APT in made.status.end.message
+        assert "openssh-server" in made.status.end.message
+    booted_since = decided(world, reachable(), memory=memory)
+    assert booted_since.status.end is None
 
 
 def with_images(world: Any, *trials: Any) -> Any:

@@ -14,6 +14,7 @@ from gpujob.core.market.images import (
     ImageMemory,
     ImageTrial,
     PullFailure,
+    missing_server,
     pull_failure,
     remembered_image,
 )
@@ -47,6 +48,11 @@ PERMANENT = [
     "denied: permission_denied: read_package",
     "invalid reference format: repository name must be lowercase",
     "MANIFEST UNKNOWN",
+    # Docker, where the provider's launcher cannot be started in the image.
+    'OCI runtime create failed: exec: "bash": executable file not found in $PATH: unknown',
+    r'process caused "exec: \"/bin/sh\": stat /bin/sh: no such file or directory": unknown',
+    'unable to start container process: exec: "/bin/bash": permission denied: unknown',
+    "standard_init_linux.go:228: exec user process caused: exec format error",
 ]
 PASSING = [
     LIMITED,
@@ -72,7 +78,56 @@ SILENT = [
     "Error response from daemon: OCI runtime create failed: runc create failed",
     "exec: bash: executable file not found in $PATH",
     "container not found",
+    'exec: "nvidia-smi": executable file not found in $PATH',
+    "OCI runtime create failed: nvidia-container-cli: initialization error: load library failed",
 ]
+
+NO_SERVER = [
+    ("sh: apt-get: not found", "sh: apt-get: not found"),
+    (
+        "/.launch: line 6: apt-get: command not found",
+        "/.launch: line 6: apt-get: command not found",
+    ),
+    ("bash: /usr/sbin/sshd: No such file or directory", None),
+    ("Reading package lists...\nE: Unable to locate package openssh-server\nbye", "E: Unable to l"),
+    ("E: Package 'openssh-server' has no installation candidate", None),
+    ("Error: Unable to find a match: openssh-server", None),
+    (
+        "ERROR: unable to select packages:\n  openssh-server (no such package):",
+        "openssh-server (no",
+    ),
+    ("sshd: /run/sshd must be owned by root and not group or world-writable.", None),
+    ("Missing privilege separation directory: /run/sshd", None),
+    ("exec /bin/sh: no such file or directory", None),
+    ("exec /bin/bash: exec format error", None),
+]
+OF_THE_HOST = [
+    "",
+    "gpujob: hello\nSetting up openssh-server (1:9.2p1-2) ...",
+    "Temporary failure resolving 'deb.debian.org'\nE: Unable to locate package openssh-server",
+    "Could not connect to deb.debian.org:80\nE: Unable to locate package openssh-server",
+    "E: You don't have enough free space: No space left on device\nsshd: not found",
+    "WARNING: fetching https://dl-cdn.alpinelinux.org: temporary error (try again later)\n"
+    "ERROR: unable to select packages:\n  openssh-server (no such package):",
+    "E: Could not get lock /var/lib/dpkg/lock-frontend\nsshd: not found",
+    "curl: not found",
+    "the workload wants sshd, which was not found",
+]
+
+
+@pytest.mark.parametrize(("log", "line"), NO_SERVER)
+def test_why_an_image_has_no_ssh_server(log: str, line: str | None) -> None:
+    """The words of shells, package managers and OpenSSH."""
+    found = missing_server(f"The image has no SSH server; installing one.\n{log}\n")
+
+    assert found is not None
+    assert found.startswith(line or log)
+
+
+@pytest.mark.parametrize("log", OF_THE_HOST)
+def test_what_is_not_the_image_s_fault(log: str) -> None:
+    """Another host may have a network, or room on its disk."""
+    assert missing_server(log) is None
 
 
 @pytest.mark.parametrize("words", PERMANENT)

@@ -1257,6 +1257,63 @@ def test_addresses_are_stored_as_they_are_listed() -> None:
     assert plan_node(unlisted).status.machine == held
 
 
+def unattached(status: dict[str, Any]) -> dict[str, Any]:
+    """The same node, whose key the provider has not taken yet."""
+    lease = {name: held for name, held in status["lease"].items() if name != "keyAttachedAt"}
+    return status | {"lease": lease}
+
+
+def attaches(seen: NodeObservation) -> bool:
+    """Whether the next pass gives the node's key to the provider."""
+    return any(isinstance(effect, effects.AttachKey) for effect in plan_node(seen).effects)
+
+
+@pytest.mark.parametrize(
+    ("status", "changes", "memory", "is_asked"),
+    [
+        pytest.param(leased(), {}, {}, True, id="as soon as it runs"),
+        pytest.param(running(), {}, {}, True, id="also later"),
+        pytest.param(leased(), {"status": "loading"}, {}, False, id="not before"),
+        pytest.param(leased(), {"env_mark": "c-1/other/j-1"}, {}, False, id="not to another's"),
+        pytest.param(leased(), {}, {"key_attached_at": NOW}, False, id="once"),
+        pytest.param(
+            leased(), {}, {"key_tried_at": MONOTONIC - 59, "key_tries": 1}, False, id="not at once"
+        ),
+        pytest.param(
+            leased(), {}, {"key_tried_at": MONOTONIC - 60, "key_tries": 1}, True, id="again later"
+        ),
+        pytest.param(
+            running(), {}, {"key_tried_at": MONOTONIC - 1919, "key_tries": 99}, False, id="rarely"
+        ),
+        pytest.param(
+            running(), {}, {"key_tried_at": MONOTONIC - 1920, "key_tries": 99}, True, id="for ever"
+        ),
+    ],
+)
+def test_the_key_is_given_to_the_provider_as_well(
+    status: dict[str, Any], changes: dict[str, Any], memory: dict[str, Any], is_asked: bool
+) -> None:
+    """Once for each machine; what fails is tried again less and less, and ends nothing."""
+    seen = node_observation(
+        unattached(status), world=listed(**changes), memory=NodeMemory(**memory)
+    )
+
+    assert attaches(seen) is is_asked
+    assert plan_node(seen).status.end is None
+    stored = node_observation(status, world=listed(**changes), memory=NodeMemory(**memory))
+    assert not attaches(stored), "the status says that it was done"
+
+
+def test_that_the_provider_took_the_key_is_stored() -> None:
+    """With what is stored anyway: a new leader does not ask again."""
+    memory = NodeMemory(key_attached_at=NOW, host_key=SSH_KEY)
+    plan = plan_node(node_observation(unattached(leased()), world=listed(), memory=memory))
+
+    assert plan.status.lease is not None
+    assert plan.status.lease.key_attached_at == NOW
+    assert plan.status.machine is not None
+
+
 @pytest.mark.parametrize("was_killed", [True, False])
 def test_an_end_that_is_told_during_a_pause_counts_no_run_twice(was_killed: bool) -> None:
     """The pause has counted it already."""

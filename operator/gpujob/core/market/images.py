@@ -18,7 +18,8 @@ class PullFailure(StrEnum):
     """Why an image was not pulled, by the provider's words."""
 
     PERMANENT = "permanent"
-    """The registry does not have it, or does not give it to us: it never will on any machine."""
+    """The registry does not have it, or does not give it to us, or nothing of ours can start in it:
+    it never will on any machine."""
     DISK_FULL = "disk full"
     PASSING = "passing"
     """A rate limit, a time-out, a registry that is down."""
@@ -40,13 +41,51 @@ _PERMANENT = re.compile(
     r"|repository \S* ?(does not exist|not found)|repository name not known|name unknown"
     r"|unauthorized|authentication required|no basic auth credentials|access forbidden"
     r"|denied: (access|permission)|invalid reference format"
-    r"|failed to resolve reference .*not found",
+    r"|failed to resolve reference .*not found"
+    # The engine cannot start the provider's launcher in it: no shell, or another processor's.
+    r'|exec: \\*"(/(usr/)?bin/)?(ba)?sh\\*": (executable file not found|stat \S+ no such file|'
+    r"permission denied)|exec format error",
     re.IGNORECASE,
 )
 
+# What the container's log says where no SSH server can be installed or started in an image: the
+# words of shells, package managers and OpenSSH (vastsim/FACTS.md, Machines).
+_NO_SERVER = re.compile(
+    r"\b(apt-get|apt|sshd|ssh-keygen): ((command )?not found|inaccessible or not found)"
+    r"|/sshd: no such file or directory"
+    r"|unable to locate package openssh|package '?openssh\S* has no installation candidate"
+    r"|(no match for argument|no package|unable to find a match): openssh"
+    r"|openssh\S* \(no such package\)"
+    r"|unable to install openssh|exec (/usr)?/bin/(ba)?sh: no such file|exec format error"
+    r"|must be owned by root and not group or world-writable"
+    r"|privilege separation user sshd does not exist|missing privilege separation directory",
+    re.IGNORECASE,
+)
+_HOSTS_OWN = re.compile(
+    r"temporary failure|could not resolve|could not connect|unable to connect|connection failed"
+    r"|temporary error \(try again|bad address|could not get lock|hash sum mismatch"
+    r"|read-only file system",
+    re.IGNORECASE,
+)
+"""What keeps packages away on one host, and not on another."""
+LOG_CHARACTERS_READ = 64 << 10
+"""Of the end of a log: the installer's words are the last ones."""
+
+
+def missing_server(log: str) -> str | None:
+    """Returns the line of a container's log that says why its image has no SSH server; None = none
+    says so, or the host's network or disk may be the cause.
+    """
+    said = log[-LOG_CHARACTERS_READ:]
+    if any(passing.search(said) for passing in (_DISK_FULL, _HOSTS_OWN, _PASSING)):
+        return None
+    lines = [line for line in said.splitlines() if _NO_SERVER.search(line)]
+    return lines[-1].strip() if lines else None
+
 
 def pull_failure(words: str, image: str) -> PullFailure | None:
-    """Returns why the image was not pulled, by the words of the provider; None = they do not say.
+    """Returns why the image was not pulled, or not started, by the words of the provider; None =
+    they do not say.
 
     An image may have any of these words in its name, so its name is taken out of them first.
     """
@@ -83,7 +122,7 @@ class Found(StrEnum):
     UNBOOTED = "unbooted"
     """It did not come up on a host, and nothing says why."""
     UNUSABLE = "unusable"
-    """It cannot be pulled, or it came up on none of two hosts."""
+    """It cannot be pulled or started, or has no SSH server, or came up on none of two hosts."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,11 @@ _OTHER_IMAGE = (
     "linux/amd64"
 )
 
+_SERVED_IMAGE = (
+    "create the job again with an image that has openssh-server, or at least a shell and apt-get, "
+    "with which the provider installs it"
+)
+
 
 def end_if_unwanted(seen: NodeObservation) -> NodePlan | None:
     """Ends an attempt that nobody wants any more, and stops the workload of a suspended job."""
@@ -91,8 +96,24 @@ def _end_if_refused(seen: NodeObservation) -> NodePlan | None:
     known = world.images.unusable_since(namespace, image, world.now) is not None
     if not is_refused(lease) or not (known or is_repeated(seen, is_refused)):
         return None
-    words = f"image {image[:200]} cannot be pulled; the provider says: {lease.status_message}"
+    words = f"image {image[:200]} cannot be used; the provider says: {lease.status_message}"
     return end(seen, Reason.IMAGE_UNUSABLE, f"{words}; {_OTHER_IMAGE}")
+
+
+def _end_without_server(seen: NodeObservation) -> NodePlan | None:
+    """Ends the attempt, and the job, if no SSH server can be installed in its image.
+
+    An installer may fail by one way and go on by another; while it does, its log grows.
+    """
+    log, job, world = seen.memory.boot_log, seen.job, seen.world
+    if seen.stage is not Stage.BOOTING or job is None or log is None or not log.missing_server:
+        return None
+    if world.monotonic - log.since < world.limits.installer_silence_seconds:
+        return None
+    words = f"no SSH server can be started in image {job.spec.image[:200]}"
+    return end(
+        seen, Reason.IMAGE_UNUSABLE, f"{words}; its log says: {log.missing_server}; {_SERVED_IMAGE}"
+    )
 
 
 def _end_unbooted(seen: NodeObservation, reason: Reason, words: str) -> NodePlan:
@@ -168,8 +189,8 @@ def give_up_lost(seen: NodeObservation) -> NodePlan | None:
             )
     if lease is not None and lease.status == "offline":
         return end(seen, Reason.HOST_LOST, "the provider shows the machine as offline")
-    if (refused := _end_if_refused(seen)) is not None:
-        return refused
+    if (unusable := _end_if_refused(seen) or _end_without_server(seen)) is not None:
+        return unusable
     still = stands_still(seen)
     if still and world.not_ready and world.not_ready.reason is Reason.CREDIT_EXHAUSTED:
         # Without credit the provider stops what runs (vastsim/FACTS.md, Credit).

@@ -9,12 +9,17 @@ from gpujob.core.observation import NodeObservation
 
 
 def up_to_date(seen: NodeObservation) -> GpuNodeStatus:
-    """Returns the status with the addresses at which the machine is listed now, and figures.
+    """Returns the status with figures, the addresses at which the machine is listed now, and when
+    the provider took the node's key.
 
     A stop and a start may change the addresses. The machine is known by its host key: a driver goes
     on with what it does, and uses the new addresses when it next connects.
     """
     status, lease = with_figures(seen), own_lease(seen)
+    attached = seen.memory.key_attached_at
+    if status.lease is not None and status.lease.key_attached_at is None and attached is not None:
+        told = status.lease.model_copy(update={"key_attached_at": attached})
+        status = status.model_copy(update={"lease": told})
     if status.machine is None or lease is None or not can_be_reached(lease):
         return status
     machine = reached(lease, status.machine.host_key)

@@ -26,6 +26,10 @@ from gpujob.core.node.figures import up_to_date
 from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation
 
+KEY_RETRY_SECONDS = 30.0
+"""Until the provider is asked again to take the node's key; doubled with each time it did not."""
+KEY_DOUBLINGS_MAX = 6
+
 
 def boot(seen: NodeObservation) -> NodePlan | None:
     """Waits for the machine to boot, and reads its host key before anything is sent to it."""
@@ -38,12 +42,32 @@ def boot(seen: NodeObservation) -> NodePlan | None:
         words = f"the machine is {shown}" + because(lease.status_message if lease else "")
         return wait(seen, Reason.BOOTING, words, 2.0)
     if seen.memory.host_key is None:
-        todo = (effects.ReadHostKey(status.lease.instance_id, status.rent.nonce),)
+        reading = effects.ReadHostKey(status.lease.instance_id, status.rent.nonce)
+        todo = (*_key_to_attach(seen), reading)
         words = "reading the host key from the machine's log"
         return wait(seen, Reason.BOOTING, words, 2.0, todo)
     machine = reached(lease, seen.memory.host_key)
-    status = status.model_copy(update={"machine": machine})
+    status = up_to_date(seen).model_copy(update={"machine": machine})
     return progress(status, Reason.CONNECTING, "the host key is pinned; the driver connects")
+
+
+def _key_to_attach(seen: NodeObservation) -> tuple[effects.Effect, ...]:
+    """Returns what gives the node's key to the provider, too, which may write the list of keys
+    anew, hours later.
+
+    Once for each machine, and only for a machine that carries this node's mark. The start script
+    has put the key there already; so a failure ends nothing, and is tried again less and less.
+    """
+    status, memory, lease = seen.node.status, seen.memory, own_lease(seen)
+    if status.lease is None or status.ssh_public_key is None or lease is None:
+        return ()
+    done = status.lease.key_attached_at is not None or memory.key_attached_at is not None
+    if done or lease.status != "running" or lease.mark != str(seen.mark):
+        return ()
+    pause = KEY_RETRY_SECONDS * 2 ** min(memory.key_tries, KEY_DOUBLINGS_MAX)
+    if memory.key_tried_at is not None and seen.world.monotonic - memory.key_tried_at < pause:
+        return ()
+    return (effects.AttachKey(status.lease.instance_id, status.ssh_public_key),)
 
 
 def measure(seen: NodeObservation) -> NodePlan | None:
@@ -95,12 +119,14 @@ def keep_up(seen: NodeObservation) -> NodePlan | None:
     if lease is not None and micro_up(lease.usd_per_hour) > parse_usd(recorded.usd_per_hour):
         dearer = {"usd_per_hour": format_usd(micro_up(lease.usd_per_hour))}
         status = status.model_copy(update={"lease": recorded.model_copy(update=dearer)})
-    if status == seen.node.status and not others:
+    destroys = (effects.Destroy(others),) if others else ()
+    todo = (*destroys, *_key_to_attach(seen))
+    if status == seen.node.status and not todo:
         return None
     return Plan(
         status=status,
         reason=Reason.RUNNING,
         message=running_message(seen),
-        effects=(effects.Destroy(others),) if others else (),
+        effects=todo,
         requeue_seconds=next_look(seen),
     )
