@@ -161,6 +161,46 @@ def test_an_image_that_cannot_be_pulled_ends_its_job_and_no_machine_is_blamed(wo
     world.await_reason("again", "ImageUnusable")
 
 
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("vastsim/no-sshd", "E: Unable to locate package openssh-server"),
+        ("vastsim/no-shell", 'exec: "bash": executable file not found in $PATH'),
+    ],
+)
+def test_an_image_that_lets_nobody_in_ends_its_job(stage: World, image: str, words: str) -> None:
+    """Soon, after one rent, with the words of its log or of the engine; nobody else is blamed."""
+    world = stage
+    world.operator.start(GPUJOB_INSTALLER_SILENCE_SECONDS="2")
+    world.apply_job("train", image=image)
+    job = world.await_reason("train", "ImageUnusable")
+
+    (attempt,) = job["status"]["attempts"]
+    assert (attempt["reason"], attempt["blames"]) == ("ImageUnusable", "image")
+    assert words in attempt["message"]
+    assert len(world.simulator.of(job)) == 1
+
+
+def test_a_key_is_given_to_the_provider_once(world: World) -> None:
+    """For the job's machine, not for the account, and not in each pass."""
+    world.apply_job("train", command=world.waits())
+    world.await_reason("train", "Running")
+
+    def asked() -> list[str]:
+        return [
+            one["path"]
+            for one in world.simulator.requests()
+            if one["method"] == "POST" and one["path"].rstrip("/").endswith("/ssh")
+        ]
+
+    eventually("it was asked for", asked)
+    world.let_go()
+    world.await_reason("train", "Complete")
+    (lease,) = world.simulator.ledger()
+
+    assert asked() == [f"/api/v0/instances/{lease['id']}/ssh/"]
+
+
 def test_a_machine_that_is_left_standing_runs_when_it_is_told_to(world: World) -> None:
     """Once, and then the job runs on it."""
     world.simulator.faults(left_standing={"count": 1})

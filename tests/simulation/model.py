@@ -9,6 +9,7 @@ import marshal
 import random
 import re
 import selectors
+from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -425,6 +426,8 @@ class ModelProvider(VastRequests):
             answer = self._listed(query)
         elif method == "PUT":
             answer = self._started(int(path.rstrip("/").rpartition("/")[2]), body)
+        elif method == "POST" and path.endswith("/ssh/"):
+            answer = self._attached(int(path.split("/")[-3]), body)
         elif method == "DELETE":
             answer = self._destroyed(int(path.rstrip("/").rpartition("/")[2]))
         else:
@@ -466,6 +469,19 @@ class ModelProvider(VastRequests):
             self.market.resume(number, self.now())
         return {"success": True}
 
+    def _attached(self, number: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A node's key may go to its own machine only."""
+        if self.account != ACCOUNT or number not in self.market.leases:
+            raise ProviderUnavailable("status 404: no_such_instance")
+        mark = Mark.parse(self.market.leases[number].label)
+        node = self._kube.by_uid(mark.node_uid) if mark is not None else None
+        key = node.get("status", {}).get("sshPublicKey") if node is not None else None
+        if key is not None and key != body["ssh_key"]:
+            raise Broken(f"{number} gets the key of another node")
+        if self._chance.strikes():
+            raise ProviderUnavailable("the answer was lost")
+        return {"success": True}
+
     def _destroyed(self, number: int) -> dict[str, Any]:
         fault = PRESENT_FAULT.get()
         if fault == "not found" or self.account != ACCOUNT:
@@ -487,7 +503,8 @@ class ModelProvider(VastRequests):
         if PRESENT_FAULT.get() == "not found" or self.account != ACCOUNT:
             raise ProviderUnavailable("status 404: no_such_instance")
         lease = self.market.leases[instance_id]
-        nonce = re.search(r"gpujob-host-key ([0-9a-f]+)", lease.ask.onstart or "")
+        setup = b64decode(lease.ask.env.get("GPUJOB_SETUP", "")).decode()
+        nonce = re.search(r"gpujob-host-key ([0-9a-f]+)", setup)
         if lease.state != "running" or nonce is None:
             return None
         return f"noise\ngpujob-host-key {nonce[1]} {HOST_KEY} {nonce[1]}\n"
@@ -524,7 +541,7 @@ class ModelProvider(VastRequests):
             image=request.image,
             disk_gb=request.disk_gb,
             label=request.mark,
-            env={"GPUJOB_MARK": request.mark},
+            env={"GPUJOB_MARK": request.mark, "GPUJOB_SETUP": request.setup},
             onstart=request.start_script,
             runtype="ssh_direc ssh_proxy",
             bid_usd_per_hour=request.bid_usd_per_hour,

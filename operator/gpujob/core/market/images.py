@@ -73,14 +73,14 @@ LOG_CHARACTERS_READ = 64 << 10
 
 
 def missing_server(log: str) -> str | None:
-    """Returns the line of a container's log that says why its image has no SSH server; None = none
-    says so, or the host's network or disk may be the cause.
+    """Returns the first line of a container's log that says why its image has no SSH server; None =
+    none does, or the host's network or disk may be the cause.
     """
     said = log[-LOG_CHARACTERS_READ:]
     if any(passing.search(said) for passing in (_DISK_FULL, _HOSTS_OWN, _PASSING)):
         return None
-    lines = [line for line in said.splitlines() if _NO_SERVER.search(line)]
-    return lines[-1].strip() if lines else None
+    lines = (line.strip() for line in said.splitlines() if _NO_SERVER.search(line))
+    return next(lines, None)
 
 
 def pull_failure(words: str, image: str) -> PullFailure | None:
