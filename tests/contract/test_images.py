@@ -34,7 +34,8 @@ __all__ = ["controller"]
 Boot = Callable[[str], Coroutine[Any, Any, Machine]]
 NO_SERVER = {f"vastsim/no-{what}" for what in ("sshd", "apt", "network", "shell")}
 BREAKS_SESSIONS = {"vastsim/exits", "vastsim/greedy", "vastsim/execs"} | NO_SERVER
-GOOD = ["python:3.11", *sorted(set(IMAGES) - BREAKS_SESSIONS)]
+PRIVATE = {name for name, image in IMAGES.items() if image.login is not None}
+GOOD = ["python:3.11", *sorted(set(IMAGES) - BREAKS_SESSIONS - PRIVATE)]
 
 
 @pytest.fixture
