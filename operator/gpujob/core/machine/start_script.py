@@ -96,10 +96,10 @@ case $down$up in ''|*[!0-9]*) down=0 up=0;; esac
 ticks=$(($(date +%s) - began)); [ "$ticks" -lt 0 ] && began=$(date +%s) && ticks=0
 beat=; silent=0
 while sleep 5; do
-  sh $g/keep >/dev/null 2>&1
+  [ $((ticks % 15)) -lt 5 ] && sh $g/keep >/dev/null 2>&1
   ticks=$((ticks + 5)); silent=$((silent + 5))
   wall=$(($(date +%s) - began)); [ "$wall" -gt "$ticks" ] && [ "$wall" -lt $((ticks * 2 + 60)) ] && ticks=$wall
-  now=$(cat $g/heartbeat 2>/dev/null)
+  now=; read -r now 2>/dev/null < $g/heartbeat
   [ "$now" != "$beat" ] && beat=$now && silent=0
   [ "$ticks" -ge @MONEY@ ] && gone 'money deadline'
   [ "$silent" -ge @STALE@ ] && gone 'no heartbeat'
