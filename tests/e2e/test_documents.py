@@ -142,6 +142,9 @@ os.utime(path, (1_500_000_000, 1_500_000_000))
         stage.apply(
             {"apiVersion": "v1", "kind": kind, "metadata": meta, field: {key["key"]: source}}
         )
+    pulls = manifest["spec"]["imagePullSecret"]["name"]
+    login = ("--docker-username=robot", "--docker-password=token")
+    stage.kubectl("create", "secret", "docker-registry", pulls, *login, "-n", "demo")
     stage.kubectl("apply", "-f", "-", text=json.dumps(manifest))
     job: Object = eventually(stage, "exemplary", over)
     return job

@@ -84,7 +84,7 @@ def test_what_a_workload_says_of_itself_is_shown(world: World) -> None:
     assert usage["gpuPercent"] > 0
     labels = f'{{job="train",namespace="{world.namespace}"}}'
     assert f"gpujob_progress_percent{labels} 40.0" in metrics
-    assert "DONE" in row.splitlines()[0].split()
+    assert "DONEPERCENT" in row.splitlines()[0].split()
 
 
 def _busy(world: World) -> dict[str, int] | None:

@@ -5,6 +5,7 @@ Crashes of the operator and outages of the API server and the provider are in te
 
 import json
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 from tests.integration.conftest import World
@@ -71,6 +72,25 @@ def test_a_host_that_dies_is_replaced_by_another(world: World) -> None:
     good = json.loads(machines[f"machine-{second['machineID']}"])
     assert (bad["failures"], bad["lastFailure"]) == (1, "HostLost")
     assert (good["failures"], good["successes"]) == (0, 1)
+
+
+def test_a_machine_left_alone_ends_at_its_traffic_cap(stage: World) -> None:
+    """By its own watchdog, long before its money deadline; the bill is within the ceiling."""
+    stage.operator.start()
+    caps = {"maxDownloadGB": 1, "maxUploadGB": 1}
+    stage.apply_job("train", command=stage.waits(), data=caps)
+    job = stage.await_reason("train", "Running")
+    (node,) = stage.kubectl.items("gpunodes", "-n", stage.namespace)
+    stage.operator.stop()
+    stage.pods.stop()
+    (lease,) = stage.simulator.ledger()
+    stage.simulator.ask("POST", f"traffic/{lease['id']}", {"download_gb": 1.01})
+    eventually("the machine has ended", lambda: stage.simulator.living() == [])
+    (lease,) = stage.simulator.ledger()
+
+    lived = lease["ended_at"] - lease["created_at"]
+    assert lived < node["status"]["rent"]["moneyDeadlineSeconds"]
+    assert Decimal(lease["total_usd"]) <= Decimal(job["spec"]["cost"]["ceiling"])
 
 
 def test_what_was_learnt_of_a_machine_outlives_the_operator(world: World) -> None:

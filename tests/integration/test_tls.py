@@ -5,12 +5,14 @@ import http.client
 import socket
 import ssl
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 
 import pytest
 from tests.authority import certificate
 from tests.integration.conftest import World
 from tests.integration.parts import SHORT_LOCK, Object, authorities, eventually
 
+from gpujob.adapters import pki
 from gpujob.adapters.transport import trust_in
 
 HURRIED = SHORT_LOCK | {
@@ -113,9 +115,10 @@ def test_who_does_not_speak_our_tls_is_not_answered(world: World) -> None:
 def test_a_certificate_that_somebody_puts_there_is_used_without_a_restart(stage: World) -> None:
     """An administrator's own, for example; one that is unusable is refused, and the last stays."""
     world = stage
-    world.operator.start(**HURRIED)
+    # A Secret is looked at four times in each overlap.
+    world.operator.start(GPUJOB_CERTIFICATE_OVERLAP_SECONDS="2")
     eventually("it listens", lambda: presented(world))
-    made = certificate("127.0.0.1")
+    made = pki.make(frozenset({"127.0.0.1"}), now=datetime.now(UTC), life_seconds=86_400)
 
     def put(key: str) -> None:
         texts = {"ca.crt": made.authority, "tls.crt": made.chain, "tls.key": key}

@@ -62,8 +62,8 @@ class Listener:
     """Whose certificates are kept, and where."""
 
     secret: str
-    service: str
-    """The Service in front of it, with which Kubernetes deletes the Secret."""
+    owner: str | None
+    """The Service with which Kubernetes deletes the Secret; None = it outlives the release."""
     names: frozenset[str]
     """DNS names and IP addresses by which callers reach it."""
     trust: Trust
@@ -75,7 +75,7 @@ def webhook_listener(kube: KubeClient, settings: Settings) -> Listener:
     names = (f"{service}.{settings.namespace}.svc{ending}" for ending in ("", ".cluster.local"))
     return Listener(
         secret=secret_name(settings.name),
-        service=service,
+        owner=service,
         names=frozenset(names),
         trust=_WebhookTrust(kube, settings.webhook),
     )
@@ -88,7 +88,8 @@ def transport_listener(kube: KubeClient, settings: Settings) -> Listener:
         host = str(ipaddress.ip_address(host))
     return Listener(
         secret=transport_secret_name(settings.name),
-        service=settings.name,
+        # Drivers outlive the release, and know the controller by this certificate only.
+        owner=None,
         names=frozenset({host}),
         trust=_TransportTrust(kube, settings),
     )
@@ -135,7 +136,7 @@ async def keep_for_ever(
             on_held(await keep_once(kube, clock, settings, listener))
         except ObjectGone as error:
             # Either the webhook configuration or the Service is missing.
-            log.warning("listener_missing", service=listener.service, problem=str(error))
+            log.warning("listener_missing", secret=listener.secret, problem=str(error))
         except ClusterError as error:
             log.warning("certificates_not_updated", secret=listener.secret, problem=str(error))
             pause = min(pause, 1.0)
@@ -230,16 +231,14 @@ class _TransportTrust:
         await self._kube.create("ConfigMap", self._namespace, body)
 
 
-async def _metadata(kube: KubeClient, namespace: str, name: str, service: str) -> Body:
-    """Returns the metadata of an object that Kubernetes deletes when the release is uninstalled."""
-    found = (await kube.get("Service", namespace, service))["metadata"]
-    owner = {"apiVersion": "v1", "kind": "Service", "name": found["name"], "uid": found["uid"]}
-    return {
-        "name": name,
-        "namespace": namespace,
-        "labels": {LABEL_MANAGED_BY: MANAGER},
-        "ownerReferences": [owner],
-    }
+async def _metadata(kube: KubeClient, namespace: str, name: str, owner: str | None) -> Body:
+    """Returns the metadata of an object that Kubernetes deletes with a Service of the release."""
+    body: Body = {"name": name, "namespace": namespace, "labels": {LABEL_MANAGED_BY: MANAGER}}
+    if owner is None:
+        return body
+    found = (await kube.get("Service", namespace, owner))["metadata"]
+    service = {"apiVersion": "v1", "kind": "Service", "name": found["name"], "uid": found["uid"]}
+    return body | {"ownerReferences": [service]}
 
 
 def _held(stored: Body | None) -> Held:
@@ -293,7 +292,7 @@ async def _store(
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "kubernetes.io/tls",
-        "metadata": await _metadata(kube, namespace, listener.secret, listener.service),
+        "metadata": await _metadata(kube, namespace, listener.secret, listener.owner),
         "data": data,
     }
     await kube.create("Secret", namespace, body)
