@@ -40,6 +40,7 @@ NEAREST = {
     "driver/main.py": "tests/contract/test_driver.py",
     "driver/output.py": "tests/contract/test_driver.py",
     "driver/ports.py": "tests/contract/test_ports.py",
+    "driver/pulling.py": "tests/contract/test_files.py",
     "driver/registry.py": "tests/unit/test_registry.py",
     "driver/reporting.py": "tests/contract/test_driver.py",
     "driver/supervisor.py": "tests/unit/test_workload.py tests/unit/test_supervisor.py",

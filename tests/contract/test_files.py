@@ -444,6 +444,22 @@ async def test_a_large_file_that_is_compared_is_not_idle(tmp_path: Path) -> None
     assert allowance.flowed_at == over
 
 
+async def test_a_file_of_a_bundle_that_changes_in_place_is_copied_anew(tmp_path: Path) -> None:
+    """It has the same size; only its SHA-256 shows that it is another one."""
+    # One call of `xargs` prints the files, the next one their sums.
+    act = "head -c 1000 /dev/urandom > m"
+    machine = hostile(tmp_path, xargs=f'(cd "$HOME/out"; {act}); exec /usr/bin/xargs "$@"')
+    (tmp_path / "tools/find").unlink()
+    for name in "am":
+        (machine.home / "out" / name).write_bytes(name.encode() * 1000)
+    copy = Copy(folder=str(tmp_path / "claim"), path="out")
+    async with machine.connected() as connection:
+        problems = await pull(connection, copy, Allowance(PLENTY, "x"))
+
+    assert problems == ()
+    assert tree(tmp_path / "claim") == tree(machine.home / "out")
+
+
 def test_an_allowance_outlives_its_driver(tmp_path: Path) -> None:
     """Otherwise each restart of the container would begin it anew."""
     first = Allowance(100, "data.maxUploadGB", Counter(tmp_path / "uploaded"))
