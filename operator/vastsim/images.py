@@ -68,8 +68,8 @@ class Image:
 SSHD, APT = "/usr/sbin/sshd", "/usr/bin/apt-get"
 NO_PACKAGE = "#!/bin/sh\necho 'E: Unable to locate package openssh-server' >&2\nexit 100\n"
 NO_NETWORK = """#!/bin/sh
-echo "Err:1 http://deb.debian.org/debian bookworm InRelease" >&2
-echo "  Temporary failure resolving 'deb.debian.org'" >&2
+echo "Err:1 http://deb.example.org/debian bookworm InRelease" >&2
+echo "  Temporary failure resolving 'deb.example.org'" >&2
 echo 'E: Unable to locate package openssh-server' >&2
 exit 100
 """

@@ -188,11 +188,11 @@ async def test_a_user_who_logs_in_gets_a_terminal_and_files(machine: Machine) ->
         shell = await client.run(
             input=lines, term_type="xterm-256color", term_size=(133, 37), timeout=60
         )
-        async with sftp.open("/root/a file", "wb") as file:
+        async with sftp.open("a file", "wb") as file:
             await file.write(bytes(3_000_000))
-        await sftp.rename("/root/a file", "/root/another")
-        facts = await sftp.stat("/root/another")
-        names = await sftp.listdir("/root")
+        await sftp.rename("a file", "another")
+        facts = await sftp.stat("another")
+        names = await sftp.listdir()
 
     said = str(shell.stdout)
     assert re.search(r"^/dev/pts/\d+\r$", said, re.MULTILINE), said

@@ -104,10 +104,10 @@ NO_SERVER = [
 OF_THE_HOST = [
     "",
     "gpujob: hello\nSetting up openssh-server (1:9.2p1-2) ...",
-    "Temporary failure resolving 'deb.debian.org'\nE: Unable to locate package openssh-server",
-    "Could not connect to deb.debian.org:80\nE: Unable to locate package openssh-server",
+    "Temporary failure resolving 'deb.example.org'\nE: Unable to locate package openssh-server",
+    "Could not connect to deb.example.org:80\nE: Unable to locate package openssh-server",
     "E: You don't have enough free space: No space left on device\nsshd: not found",
-    "WARNING: fetching https://dl-cdn.alpinelinux.org: temporary error (try again later)\n"
+    "WARNING: fetching https://deb.example.org: temporary error (try again later)\n"
     "ERROR: unable to select packages:\n  openssh-server (no such package):",
     "E: Could not get lock /var/lib/dpkg/lock-frontend\nsshd: not found",
     "curl: not found",
