@@ -27,6 +27,7 @@ from gpujob.adapters.provider import Provider
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
+from gpujob.api.transport import RegistryLogin
 from gpujob.controller.lead import RESYNC_SECONDS
 from gpujob.controller.leader_lock import LeaderLock, LockLost
 from gpujob.controller.machine_book import MachineBook
@@ -96,6 +97,7 @@ class Operator:
     ) -> None:
         clock = process.clock
         self.queue = WorkQueue()
+        self.logins: dict[str, RegistryLogin] = {}
         self.process = process
         self._objects = kube
         self._kube = kube = process.view(kube)
@@ -115,7 +117,7 @@ class Operator:
             lock=self.lock,
             machines=MachineBook(kube, SETTINGS),
             readiness=readiness,
-            logins={},
+            logins=self.logins,
             authorities=lambda: "authorities",
         )
         self._sweep = Sweep(SETTINGS, clock, CLUSTER)

@@ -343,7 +343,8 @@ class Reconciler:
                 await self._tell_of_node(node, after, observation.job)
             for effect in plan.effects:
                 await self._act_on_node(effect, key, node, stored)
-        if after.end is not None:
+        if after.rent is not None or after.end is not None:
+            # If the watch was behind, the driver was asked once more than needed.
             self._logins.pop(node.metadata.uid, None)
         self._requeue(key, plan)
         if plan.requeue_seconds == 0 or node.status.end != after.end:
