@@ -9,7 +9,7 @@ from gpujob.core import effects
 from gpujob.core.effects import Plan
 from gpujob.core.node.blame import blame, evidence_of
 from gpujob.core.node.facts import next_look
-from gpujob.core.node.figures import up_to_date
+from gpujob.core.node.upkeep import up_to_date
 from gpujob.core.observation import NodeObservation
 
 NodePlan = Plan[GpuNodeStatus]

@@ -20,9 +20,9 @@ from gpujob.core.node.facts import (
     own_lease,
     paid_seconds,
 )
-from gpujob.core.node.figures import with_figures
 from gpujob.core.node.rent import answered, proof_starts, record_lease
 from gpujob.core.node.stage import Stage
+from gpujob.core.node.upkeep import with_figures
 from gpujob.core.observation import NodeObservation
 
 

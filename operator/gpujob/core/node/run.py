@@ -22,8 +22,8 @@ from gpujob.core.node.facts import (
     reached,
     running_message,
 )
-from gpujob.core.node.figures import up_to_date
 from gpujob.core.node.stage import Stage
+from gpujob.core.node.upkeep import up_to_date
 from gpujob.core.observation import NodeObservation
 
 KEY_RETRY_SECONDS = 30.0
