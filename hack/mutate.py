@@ -32,6 +32,7 @@ NEAREST = {
     "adapters/vast_wire.py": "tests/unit/test_vast_wire.py",
     "adapters/transport.py": "tests/contract/test_transport_client.py",
     "controller/transport.py": "tests/integration/test_tls.py",
+    "controller/reconcile.py": "tests/simulation/test_logins.py",
     "core/machine/start_script.py": "tests/unit/test_watchdog.py tests/contract/test_machines.py",
     "core/market/images.py": "tests/unit/core/test_images.py",
     "core/node/blame.py": "tests/unit/core/test_blame.py",
@@ -1040,6 +1041,12 @@ FAULTS = (
         "core/machine/assignment.py",
         "is not None and stage in _BEFORE_RENT",
         "is not None",
+    ),
+    Fault(
+        "a login is kept after the rent",
+        "controller/reconcile.py",
+        "if after.rent is not None or after.end is not None:",
+        "if after.end is not None:",
     ),
     Fault(
         "a private image is rented for without its login",
