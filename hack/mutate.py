@@ -38,6 +38,7 @@ NEAREST = {
     "core/node/blame.py": "tests/unit/core/test_blame.py",
     "driver/checkpoint.py": "tests/contract/test_checkpoint.py",
     "driver/files.py": "tests/contract/test_files.py",
+    "driver/listing.py": "tests/contract/test_files.py tests/contract/test_images.py",
     "driver/main.py": "tests/contract/test_driver.py",
     "driver/output.py": "tests/contract/test_driver.py",
     "driver/ports.py": "tests/contract/test_ports.py",
@@ -512,6 +513,12 @@ FAULTS = (
         "driver/work.py",
         "return Place(assignment.machine.host_key, run_number)",
         "return Place(str(assignment.machine), run_number)",
+    ),
+    Fault(
+        "a relative folder is looked for in root's home",
+        "driver/listing.py",
+        'cat {kept} || echo .)"/',
+        'echo . || echo .)"/',
     ),
     Fault(
         "a listing may send the driver into our own network",

@@ -385,7 +385,7 @@ async def test_what_waits_for_a_slow_claim_does_not_grow(
     monkeypatch.setattr(pulling, "settle", slowly)
     copy = Copy(folder=str(tmp_path / "claim"), path="work")
     async with machine.connected() as connection:
-        await connection.run("mkdir work; head -c 100000000 /dev/zero > work/large")
+        await connection.run("mkdir /work; head -c 100000000 /dev/zero > /work/large")
         tracemalloc.start()
         try:
             allowance = Allowance(10**9, "")
@@ -406,7 +406,7 @@ async def pulled_with_find(
     async with machine.connected() as connection:
         find = b"#!/bin/sh\n" + tells.encode()
         await connection.run("cd /usr/local/bin; cat > find; chmod +x find", find)
-        await connection.run("mkdir work")
+        await connection.run("mkdir /work")
         tracemalloc.start()
         try:
             copy = Copy(folder=str(folder / "claim"), path="work")
@@ -503,11 +503,11 @@ async def test_what_was_begun_wrongly_is_copied_anew(machine: Machine, tmp_path:
     (claim / f".{version}.gpujob-part").write_bytes(b"wrong" * 100)
     copy = Copy(folder=str(claim), path="work")
     async with machine.connected() as connection:
-        fill = "head -c 1000 /dev/urandom > work/x; touch -d @1000000000 work/x"
-        await connection.run(f"mkdir work; {fill}")
+        fill = "head -c 1000 /dev/urandom > /work/x; touch -d @1000000000 /work/x"
+        await connection.run(f"mkdir /work; {fill}")
         allowance = Allowance(10**9, "")
         problems = await pulling.pull(connection, copy, allowance)
-        right = await connection.run("cat work/x")
+        right = await connection.run("cat /work/x")
 
     assert problems == ()
     assert (claim / "x").read_bytes() == right

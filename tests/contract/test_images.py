@@ -1,6 +1,7 @@
 """The workload runs as its image says, behind a real SSH server, whatever the image does to it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -100,6 +101,31 @@ async def test_a_program_on_the_images_path_is_found(
     driver = await ran(await boot("vastsim/trainer:1"), controller, tmp_path, "trainer")
 
     assert driver.out == b"trained with /opt/trainer in /opt/trainer as root\n"
+
+
+async def test_a_relative_folder_is_below_the_one_in_which_the_command_starts(
+    boot: Boot, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """The image's, which is not the home of an SSH session; the command's own paths begin there."""
+    held, url = controller
+    copies = {}
+    for name in ("inputs", "outputs"):
+        (tmp_path / name).mkdir()
+        folder = {"folder": str(tmp_path / name), "path": f"its {name}", "optional": False}
+        copies[name] = [folder]
+    (tmp_path / "inputs/one").write_text("1\n")
+    allowed = {"downloadBytesMax": 10**6, "uploadBytesMax": 10**6}
+    machine = await boot("vastsim/trainer:1")
+    move = ("mv", "its inputs/one", "its outputs/two")
+    held.answer = run(machine, machine.port, *move)
+    driver = Driver(tmp_path, url, machine.key, GPUJOB_DATA=json.dumps(copies | allowed))
+    await driver.start()
+    await until(lambda: is_finished(held) or (held.reports and held.reports[-1].fault))
+    held.answer = EXIT
+    await driver.ended()
+
+    assert (driver.outcome["exitCode"], driver.outcome["lost"]) == (0, "")
+    assert (tmp_path / "outputs/two").read_text() == "1\n"
 
 
 async def test_the_images_own_python_runs(

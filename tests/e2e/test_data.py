@@ -182,7 +182,7 @@ def test_files_are_whole_although_the_machine_dies(
     megabytes = 1000 if request.config.getoption("whole") else 100
     script = f"""
 import hashlib, os, pathlib, random, time
-work = pathlib.Path(os.environ["HOME"])
+work = pathlib.Path.cwd()
 state, out = work / "state", work / "out"
 state.mkdir(exist_ok=True); out.mkdir(exist_ok=True)
 step = int((state / "step").read_text()) if (state / "step").exists() else 0

@@ -16,7 +16,7 @@ class Copy(Model):
 
     folder: Annotated[str, Field(pattern="^/")]
     path: Annotated[str, Field(min_length=1)]
-    """Relative to the home folder on the machine unless it begins with /."""
+    """Relative to the image's working folder unless it begins with /."""
     optional: bool = True
     """Whether a workload that succeeds may leave no file there."""
 

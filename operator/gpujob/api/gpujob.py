@@ -303,9 +303,9 @@ class Copied(Claim):
         Field(
             max_length=1024,
             pattern=MACHINE_PATH,
-            description="Folder on the machine. A path that does not begin with / is relative to "
-            "workingDir, or to the home folder if workingDir is not set. The folder exists when "
-            "the workload starts.",
+            description="Folder on the machine. It exists when the workload starts. A path that "
+            "does not begin with / is relative to the folder in which the command starts: "
+            "workingDir, or else the image's.",
             examples=["/workspace/out"],
         ),
     ]

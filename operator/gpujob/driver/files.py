@@ -15,14 +15,13 @@ import asyncio
 import hashlib
 import os
 import re
-import shlex
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from gpujob.adapters.errors import MachineError
 from gpujob.adapters.ssh import READ_BYTES, Connection
-from gpujob.driver.listing import CopyError, Entry
+from gpujob.driver.listing import CopyError, Entry, spelled_path
 from gpujob.driver.state import Counter
 
 AT_ONCE = 3
@@ -206,7 +205,7 @@ async def remote_sums(
     """Returns the SHA-256 of files on the machine that can be read; raises MachineError."""
     if not names:
         return {}
-    script = _HASHES.replace("@PATH@", shlex.quote(path))
+    script = _HASHES.replace("@PATH@", spelled_path(path))
     text = b"".join(b"./%s\0" % name for name in names)
     said = await connection.run(script, text, timeout_seconds=HASH_SECONDS)
     return {match[2]: match[1].decode() for match in _SUM.finditer(said)}
@@ -214,7 +213,7 @@ async def remote_sums(
 
 async def remote_sum(connection: Connection, path: str, entry: Entry) -> str:
     """Returns the SHA-256 of one file on the machine; raises MachineError."""
-    script = _HASH.replace("@PATH@", shlex.quote(path))
+    script = _HASH.replace("@PATH@", spelled_path(path))
     seconds = HASH_SECONDS + entry.size / SLOWEST_HASH
     said = await connection.run(script, spelled(entry.name), timeout_seconds=seconds)
     return said[:64].decode("ascii", "replace")

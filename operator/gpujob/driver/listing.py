@@ -16,6 +16,7 @@ from pathlib import Path
 
 from gpujob.adapters.errors import MachineError
 from gpujob.adapters.ssh import READ_BYTES, Connection, Output
+from gpujob.api.transport import MACHINE_FOLDER
 from gpujob.api.words import in_words
 
 LIST_SECONDS = 120.0
@@ -165,6 +166,18 @@ def local_entries(folder: Path) -> Iterator[Entry]:
                     waiting.append(name)
 
 
+def spelled_path(path: str) -> str:
+    """Returns a folder on the machine as a word of its shell.
+
+    A relative one is below the image's folder, where the command starts, and not below root's home,
+    where a session starts. Where the image's is not known, no workload can start either.
+    """
+    if path.startswith("/"):
+        return shlex.quote(path)
+    kept = f"{MACHINE_FOLDER}/cwd"
+    return f'"$([ -s {kept} ] && cat {kept} || echo .)"/{shlex.quote(path)}'
+
+
 async def remote_listing(
     connection: Connection, path: str, *, sees_writers: bool = False
 ) -> Listing:
@@ -173,7 +186,7 @@ async def remote_listing(
     Raises CopyError for a list that no retry could mend, and MachineError.
     """
     script = _LIST.replace("@WRITERS@", _WRITERS if sees_writers else "")
-    script = script.replace("@MARK@", MARK_FILE).replace("@PATH@", shlex.quote(path))
+    script = script.replace("@MARK@", MARK_FILE).replace("@PATH@", spelled_path(path))
     async with connection.open(script) as process, asyncio.timeout(LIST_SECONDS):
         found = await _read(_tokens(process.stdout, path), path)
         await process.wait_closed()

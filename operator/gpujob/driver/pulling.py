@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import logging
 import os
-import shlex
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from gpujob.driver.listing import (
     Kind,
     Listing,
     remote_listing,
+    spelled_path,
 )
 from gpujob.driver.places import Place, finish, is_same, part_name
 from gpujob.driver.state import SETTLE_BYTES, settle
@@ -229,7 +229,7 @@ class _Pulling:
         names = b"".join(b"./%s\0%s\0" % (one.name, MARK_FILE.encode()) for one in bundle)
         most = sum(one.size + len(mark) for one in bundle) + CHUNK_BYTES
         held = bytearray()
-        script = _BUNDLE.replace("@PATH@", shlex.quote(self.path))
+        script = _BUNDLE.replace("@PATH@", spelled_path(self.path))
         # More than that is printed only if some of them have grown.
         async with aclosing(printed(self.connection, script, names, most)) as stream:
             async for data in stream:
@@ -349,7 +349,7 @@ class _Pulling:
         chunks: list[memoryview] = []
         writing: asyncio.Task[None] | None = None
         settling: asyncio.Task[None] | None = None
-        script = script.replace("@PATH@", shlex.quote(self.path))
+        script = script.replace("@PATH@", spelled_path(self.path))
         text = spelled(entry.name)
         try:
             async with aclosing(printed(self.connection, script, text, count)) as stream:

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import os
-import shlex
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -46,6 +45,7 @@ from gpujob.driver.listing import (
     Listing,
     local_entries,
     remote_listing,
+    spelled_path,
 )
 from gpujob.driver.places import part_name
 from gpujob.driver.pulling import tell_special
@@ -113,13 +113,13 @@ exit 0
 
 async def make_folder(connection: Connection, path: str) -> None:
     """Makes a folder on the machine if it is not there; raises MachineError."""
-    await connection.run(_MAKE.replace("@PATH@", shlex.quote(path)))
+    await connection.run(_MAKE.replace("@PATH@", spelled_path(path)))
 
 
 async def remove(connection: Connection, path: str, names: Iterable[bytes]) -> None:
     """Removes files below a folder on the machine; raises MachineError."""
     text = b"".join(spelled(name) for name in names)
-    script = _REMOVE.replace("@PATH@", shlex.quote(path))
+    script = _REMOVE.replace("@PATH@", spelled_path(path))
     await connection.run(script, text, timeout_seconds=HASH_SECONDS)
 
 
@@ -224,7 +224,7 @@ class _Pushing:
         self.bundles += 1
         script = _UNPACK.replace("@NUMBER@", str(self.bundles))
         try:
-            script = script.replace("@PATH@", shlex.quote(self.path))
+            script = script.replace("@PATH@", spelled_path(self.path))
             await self.connection.send(script, self._archive(bundle))
         except (ScriptFailed, CopyError, OSError, Changed):
             for entry in bundle:
@@ -270,7 +270,7 @@ class _Pushing:
             self.allowance.check(entry.size - at)
 
             script = _WRITE.replace("@FROM@", str(at)).replace("@PART@", part_name(entry).decode())
-            script = script.replace("@PATH@", shlex.quote(self.path))
+            script = script.replace("@PATH@", spelled_path(self.path))
             with _refusals():
                 async with aclosing(self._read(entry, descriptor, at, digest)) as stream:
                     theirs = await self.connection.send(script, stream)
@@ -306,7 +306,7 @@ class _Pushing:
     async def _run(self, script: str, entry: Entry, more: bytes = b"") -> None:
         with _refusals():
             script = script.replace("@PART@", part_name(entry).decode())
-            script = script.replace("@PATH@", shlex.quote(self.path))
+            script = script.replace("@PATH@", spelled_path(self.path))
             await self.connection.run(
                 script, spelled(entry.name) + more, timeout_seconds=HASH_SECONDS
             )

@@ -82,7 +82,7 @@ def test_what_is_copied_is_told_as_it_was_written() -> None:
 def test_a_relative_path_is_below_the_working_folder(
     working_dir: str | None, path: str, found: str
 ) -> None:
-    """Where the command finds it, too; without one, below the home folder."""
+    """Where the command finds it, too; without one, the driver takes the image's."""
     claim = {"claimName": "c", "path": path}
     data = {"inputs": [claim], "outputs": [claim], "checkpoint": claim}
     job = a_job(a_spec(data=data, workingDir=working_dir), RECORDED)
