@@ -131,7 +131,7 @@ class Claims:
             await asyncio.sleep(self._plan.checkpoint_seconds)
             words = await checkpoint.take(connection, self.uploads)
             if words != logged:
-                _log.info("%s", words or "the checkpoint is copied again")
+                _log.info("%s", words or "the checkpoint is copied to the claim")
             logged = words
         await asyncio.Event().wait()
 

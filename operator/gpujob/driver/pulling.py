@@ -47,6 +47,7 @@ from gpujob.driver.listing import (
 from gpujob.driver.places import Place, finish, is_same, part_name
 from gpujob.driver.state import SETTLE_BYTES, settle
 
+LINK_LEFT_OUT = "this link is absolute or leads out of the folder"
 WRITE_BYTES = 1 << 20
 """Bytes that are written at once: to hand fewer to a thread takes longer than to write them."""
 SETTLED_SECONDS = 2
@@ -165,7 +166,7 @@ class _Pulling:
                 elif entry.kind is Kind.FOLDER:
                     self.place.make_folder(entry)
                 elif entry.leads_out:
-                    tell_special([f"{entry.shown}: this link leads out of the folder"])
+                    tell_special([f"{entry.shown}: {LINK_LEFT_OUT}"])
                 else:
                     self.place.make_link(entry)
         return files

@@ -48,7 +48,7 @@ from gpujob.driver.listing import (
     spelled_path,
 )
 from gpujob.driver.places import part_name
-from gpujob.driver.pulling import tell_special
+from gpujob.driver.pulling import LINK_LEFT_OUT, tell_special
 
 READ_BYTES = 1 << 20
 """Bytes that are read at once: to ask a thread for fewer takes longer than to read them."""
@@ -167,7 +167,7 @@ class _Pushing:
         for entry in entries:
             other = there.get(entry.name)
             if entry.kind is Kind.LINK and entry.leads_out:
-                tell_special([f"{entry.shown}: this link leads out of the folder"])
+                tell_special([f"{entry.shown}: {LINK_LEFT_OUT}"])
             elif other is None or other.kind is not entry.kind:
                 rest.append(entry)
             elif entry.kind is Kind.FILE and other.size == entry.size:

@@ -284,7 +284,7 @@ class Worker:
         """Copies inputs and the last checkpoint to the machine; False = it does not take them."""
         if not self._claims.has_any_for_the_machine:
             return True
-        _log.info("copying inputs to the machine")
+        _log.info("preparing the job's folders on the machine")
         self.findings.phase = WorkloadPhase.COPYING
         problems = ""
 
