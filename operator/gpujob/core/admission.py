@@ -21,6 +21,7 @@ from gpujob.core.money import floor_usd, short_usd
 from gpujob.core.spec_faults import Fault, shape_faults, spec_faults
 
 FAULTS_TOLD = 20
+VARIANTS_TOLD = 4
 TRACKED = frozenset(
     {
         "argocd.argoproj.io/instance",
@@ -71,11 +72,21 @@ def _unknown_models(spec: GpuJobSpec, known: frozenset[str]) -> tuple[Fault, ...
     for at, model in enumerate(spec.gpu.models):
         if model in known or not model.isprintable() or not model.isascii():
             continue
-        near = get_close_matches(_plain(model), by_plain, n=1, cutoff=0.6)
-        hint = f"did you mean '{by_plain[near[0]]}'?" if near else "write it like 'RTX 4090'"
+        near = " or ".join(f"'{by_plain[one]}'" for one in _nearest(_plain(model), [*by_plain]))
+        hint = f"did you mean {near}?" if near else "write it like 'RTX 4090'"
         words = f"the market has no GPU called '{model}'; {hint}"
         found.append(Fault(f"spec.gpu.models[{at}]", words))
     return tuple(found)
+
+
+def _nearest(plain: str, known: list[str]) -> list[str]:
+    """Returns the name itself, the variants of a model that was named without one, or what is most
+    like it.
+    """
+    if plain in known:
+        return [plain]
+    variants = [one for one in known if plain and one.startswith(plain)]
+    return variants[:VARIANTS_TOLD] or get_close_matches(plain, known, n=1, cutoff=0.6)
 
 
 def _plain(model: str) -> str:

@@ -107,6 +107,8 @@ def test_an_unknown_gpu_is_told_its_nearest_neighbour() -> None:
     assert [fault.field for fault in found] == [f"spec.gpu.models[{at}]" for at in range(5)]
     for fault, near in zip(found, wrong.values(), strict=True):
         assert f"did you mean '{near}'?" in fault.message
+    (several,) = review(body(gpu={"models": ["H100"]})).faults
+    assert "did you mean 'H100 NVL' or 'H100 PCIE' or 'H100 SXM'?" in several.message
     (strange,) = review(body(gpu={"models": ["Voodoo"]})).faults
     assert "did you mean" not in strange.message
 
