@@ -131,6 +131,7 @@ def test_an_image_that_the_registry_refuses_ends_the_job() -> None:
     assert (end.reason, end.blames) == ("ImageUnusable", "image")
     assert UNKNOWN in end.message
     assert "create the job again" in end.message
+    assert "spec.imagePullSecret" in end.message
     assert Reason(end.reason).kind.ends is Ends.JOB
 
 

@@ -173,6 +173,14 @@ def test_a_refusal_says_what_would_fit() -> None:
         judge(question(a_spec(cost={"ceiling": "0.40"}, activeDeadlineSeconds=deadline + 1)))
 
 
+def test_a_refusal_says_that_no_shorter_run_would_fit() -> None:
+    """Boot and destroy alone cost more than the ceiling."""
+    with pytest.raises(CostGateError) as refused:
+        judge(question(a_spec(cost={"ceiling": "0.0001"}, activeDeadlineSeconds=60)))
+
+    assert refused.value.message.endswith("but a shorter activeDeadlineSeconds would not")
+
+
 def test_a_refusal_for_traffic_alone_names_its_caps() -> None:
     """With less of it, the same job is admitted; no shorter run would be."""
     wanted = {"cost": {"ceiling": "1.00"}, "activeDeadlineSeconds": 60}

@@ -568,6 +568,14 @@ def test_an_attempt_s_record_says_whose_fault_it_was_and_where() -> None:
     assert (found.blames, found.host_id, found.booted) == ("provider", 10, True)
 
 
+def test_a_workload_that_failed_says_where_its_output_is() -> None:
+    """With a command that shows it, whatever the attempt's number."""
+    node = released("WorkloadFailed", exitCode=3)
+    message = plan_job(job_observation(job=a_job(status=RECORDED), node=node)).message
+
+    assert "kubectl logs -n team -l gpujob.dev/job=train --tail=-1" in message
+
+
 def test_what_was_learnt_of_an_image_is_a_warning_and_no_refusal() -> None:
     """It may have been pushed since; the other namespace's does not even warn."""
     bad = a_trial(Found.UNUSABLE, ago=300, image="python:3.11")
@@ -579,6 +587,8 @@ def test_what_was_learnt_of_an_image_is_a_warning_and_no_refusal() -> None:
 
     assert admitted(bad).reason is Reason.ADMITTED
     assert "a job with this image failed 5 min ago" in admitted(bad).message
+    fresh = a_trial(Found.UNUSABLE, ago=20, image="python:3.11")
+    assert "a job with this image failed just now" in admitted(fresh).message
     assert "this image" not in admitted(elsewhere).message
 
 

@@ -160,7 +160,7 @@ def _what_would_fit(question: Question, one: Candidate, needs: Needs, ceiling: i
     run = left / cheapest.usd_per_hour * 3600 - overhead
     fits = f"or activeDeadlineSeconds of {int(run + Fraction(question.run_seconds_used))}"
     if run < 1:
-        fits = "but no activeDeadlineSeconds would"
+        fits = "but a shorter activeDeadlineSeconds would not"
         if bound - cheapest.traffic_microusd <= ceiling:
             caps = f"maxDownloadGB, now {needs.max_download_gb}, or maxUploadGB"
             fits = f"or less of data.{caps}, now {needs.max_upload_gb}"

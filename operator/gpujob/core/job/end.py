@@ -1,13 +1,17 @@
 """The end of a job: it is stored once, as a fact, and everything else follows from it."""
 
 from gpujob.api.gpujob import GpuJobStatus, JobEndStatus
+from gpujob.api.meta import LABEL_JOB
 from gpujob.api.reasons import Reason
 from gpujob.core.effects import Plan
 from gpujob.core.job.answers import JobPlan
 from gpujob.core.money import format_usd, short_usd
 from gpujob.core.observation import JobObservation
 
-_SEE_OUTPUT = "read its output with `kubectl logs` of the driver pod, and create the job again"
+_SEE_OUTPUT = (
+    f"read its output with `kubectl logs -n {{job.namespace}} -l {LABEL_JOB}={{job.name}} "
+    "--tail=-1`, and create the job again"
+)
 _NEXT_STEPS = {
     Reason.DEADLINE_EXCEEDED: "create the job again with a longer activeDeadlineSeconds",
     Reason.BUDGET_EXHAUSTED: "create the job again with a higher cost.ceiling",
@@ -19,15 +23,17 @@ _NEXT_STEPS = {
     " with other needs, or later",
     Reason.SPEC_INVALID: "create the job again with a corrected spec",
 }
-"""What a user can do after such an end, where the message does not say it already."""
+"""What a user can do after such an end, where the message does not say it already; `{job}` is the
+job's metadata."""
 
 
 def over(
     seen: JobObservation, status: GpuJobStatus, reason: Reason, message: str, spent_microusd: int
 ) -> JobPlan:
     """Stores that the job is over, why, what it has cost, and what can be done about it."""
-    step = f"; {_NEXT_STEPS[reason]}" if reason in _NEXT_STEPS else ""
-    tail = f"; the job cost {short_usd(spent_microusd)} of ${seen.job.spec.cost.ceiling}{step}"
+    step = "; " + _NEXT_STEPS[reason] if reason in _NEXT_STEPS else ""
+    cost = f"{short_usd(spent_microusd)} of ${seen.job.spec.cost.ceiling}"
+    tail = f"; the job cost {cost}{step.format(job=seen.job.metadata)}"
     words = message[: 1024 - len(tail)] + tail
     final = status.cost.model_copy(update={"final_usd": format_usd(spent_microusd)})
     status = status.model_copy(

@@ -243,8 +243,9 @@ def _image_warning(seen: JobObservation) -> str:
     since = world.images.unusable_since(seen.job.metadata.namespace, image, world.now)
     if since is None:
         return ""
-    ago = (world.now - since).total_seconds() / 60
-    return f"; but a job with this image failed {ago:.0f} min ago because it could not be used"
+    minutes = round((world.now - since).total_seconds() / 60)
+    ago = f"{minutes} min ago" if minutes else "just now"
+    return f"; but a job with this image failed {ago} because it could not be used"
 
 
 STEPS: tuple[Step, ...] = (

@@ -29,8 +29,8 @@ STOPPED_STATUSES = ("exited", "stopped", "unknown")
 PRICE_TOLERANCE = Fraction(1001, 1000)
 
 _OTHER_IMAGE = (
-    "create the job again with an image that its registry gives to the provider's machines, for "
-    "linux/amd64"
+    "create the job again with an image that the provider's machines can pull and start: check its "
+    "name, spec.imagePullSecret if it is private, and that it is for linux/amd64 and has a shell"
 )
 
 _SERVED_IMAGE = (
