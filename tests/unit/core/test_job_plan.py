@@ -568,6 +568,18 @@ def test_an_attempt_s_record_says_whose_fault_it_was_and_where() -> None:
     assert (found.blames, found.host_id, found.booted) == ("provider", 10, True)
 
 
+@pytest.mark.parametrize("reason", ["HostLost", "Completed"])
+def test_a_machine_that_is_gone_is_not_shown_as_the_current_one(reason: str) -> None:
+    """Neither to a job that waits for the next one, nor to one that is over."""
+    usage = {"gpuPercent": 40, "gpuMemoryMiB": 512, "idleSeconds": 0}
+    shown = {"gpu": "1x RTX 4090", "usdPerHour": "0.405000", "usage": usage}
+    job = a_job(status=RECORDED | shown)
+    status = plan_job(job_observation(job=job, node=released(reason, exitCode=0))).status
+
+    assert (status.gpu, status.usd_per_hour, status.usage) == (None, None, None)
+    assert status.attempts[-1].gpu == "1x RTX 4090"
+
+
 def test_a_workload_that_failed_says_where_its_output_is() -> None:
     """With a command that shows it, whatever the attempt's number."""
     node = released("WorkloadFailed", exitCode=3)

@@ -107,6 +107,9 @@ def what_follows(
             "node_uid": None,
             "node_reserved_usd": None,
             "node_account_id": None,
+            "gpu": None,
+            "usd_per_hour": None,
+            "usage": None,
             "start_time": status.start_time or started,
             "cost": status.cost.model_copy(
                 update={
