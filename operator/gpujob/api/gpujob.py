@@ -545,7 +545,7 @@ class GpuJobSpec(Model):
             ge=0,
             le=100,
             description="How many times a failed workload is tried again. The job fails with the "
-            "next failure after that. Each try is paid for, so the default is none.",
+            "next failure after that. Each try is paid for.",
             examples=[2],
         ),
     ] = 0
@@ -569,7 +569,8 @@ class GpuJobSpec(Model):
             ge=1,
             le=31_536_000,
             description="Seconds that the workload may run, summed over all attempts. Waiting and "
-            "booting do not count. It may be raised while the job runs, never lowered.",
+            "booting do not count. Without it the cost has no bound, so the job waits until it is "
+            "set. It may be raised while the job runs, never lowered.",
             examples=[3600],
         ),
     ] = None

@@ -295,8 +295,10 @@ def _node(schema: Schema, definitions: Schema, kind: Kind, path: str) -> Schema:
         result["enum"] = [schema["const"]]
     if "examples" in schema and "description" in result:
         # kubectl explain shows only the description.
-        example = json.dumps(schema["examples"][0])
-        result["description"] = f"{result['description']} Example: {example}"
+        told = [f"Example: {json.dumps(schema['examples'][0])}"]
+        if path.startswith("spec") and result.get("default") not in (None, [], {}):
+            told.insert(0, f"Default: {json.dumps(result['default'])}.")
+        result["description"] = " ".join((result["description"], *told))
     match result.get("type"):
         case "object" if "properties" in schema:
             result.pop("additionalProperties", None)
