@@ -60,7 +60,7 @@ def serve(port: int, folder: Path, line: Connection) -> None:
     """Serves until it is told to stop; on request, it sends the CPU seconds that it has used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
-    app = admission_app(SystemClock())
+    app = admission_app(SystemClock(), own_namespace="x")
 
     async def nothing(_: Request) -> PlainTextResponse:
         return PlainTextResponse("")

@@ -515,6 +515,18 @@ FAULTS = (
         "return Place(str(assignment.machine), run_number)",
     ),
     Fault(
+        "a job may be beside the account's key",
+        "core/spec_faults.py",
+        "if namespace != own_namespace and not",
+        "if not",
+    ),
+    Fault(
+        "a machine that is gone is shown as the current one",
+        "core/job/after_attempt.py",
+        '"usd_per_hour": None,',
+        "",
+    ),
+    Fault(
         "a relative folder is looked for in root's home",
         "driver/listing.py",
         'cat {kept} || echo .)"/',

@@ -258,6 +258,7 @@ def a_world(*listings: Listing, **changes: Any) -> World:
         monotonic=MONOTONIC,
         limits=Limits(),
         cluster_id=CLUSTER,
+        own_namespace="gpujob-system",
         account_id=ACCOUNT,
         provider_url="https://provider.example",
         driver_image="registry.example/gpujob:1",

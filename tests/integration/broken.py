@@ -92,7 +92,7 @@ def applications(token: str, cut_off: KubeClient) -> dict[str, Any]:
         "transport": transport(broken),
         "probes": probing(broken),
         "server's probes": probes(broken),
-        "admission": admission_app(broken, broken),
+        "admission": admission_app(broken, broken, own_namespace="x"),
         "api cut off": api(cut_off, nobody),
         "transport cut off": transport(cut_off),
         "probes cut off": probing(cut_off),

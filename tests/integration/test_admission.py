@@ -141,6 +141,19 @@ def test_a_job_is_refused_with_every_fault_and_its_remedy(cast: Cast) -> None:
     assert "Warning: spec.market.hosts is Any" in told
 
 
+def test_no_job_is_stored_beside_the_operators_secrets(cast: Cast) -> None:
+    """The webhook knows in which namespace it is itself, and needs no policy for that."""
+    kubectl, binding = cast.world.kubectl, "gpujob-system-gpujob-places"
+    kubectl("delete", "validatingadmissionpolicybinding", binding)
+    text = manifest("gpujob-system", GOOD, "job")
+
+    def is_refused() -> bool:
+        done = kubectl.run("create", "-f", "-", "--dry-run=server", text=text)
+        return "metadata.namespace: no GpuJob may be in gpujob-system" in done.stderr
+
+    eventually("the webhook alone refuses it", is_refused)
+
+
 def test_a_ceiling_that_nothing_meets_is_warned_of(cast: Cast) -> None:
     """By what the controller last saw of the market and has published."""
     deadline = GOOD | {"activeDeadlineSeconds": 3600, "gpu": {"models": ["RTX 4090"]}}

@@ -92,7 +92,7 @@ def applications() -> dict[str, Starlette]:
             figures=lambda: nobody,
         ),
         "server's probes": probes(nobody),
-        "admission": admission_app(clock),
+        "admission": admission_app(clock, own_namespace="x"),
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.builders import node_observation
 from tests.integration.conftest import World
+from tests.integration.corpus import GOOD
 from tests.integration.parts import Kubectl, Object
 
 from gpujob.core.machine.driver_pod import driver_pod
@@ -54,6 +55,22 @@ def test_the_ledger_is_written_by_the_operator_alone(world: World) -> None:
     kubectl("label", "gpunode", "train-0-1", *here, "team=vision")
     kubectl("annotate", "gpujob", "train", *here, "note=kept")
     kubectl("delete", "gpunode", "train-0-1", *here, "--timeout=240s")
+
+
+@pytest.mark.shared_world
+@pytest.mark.parametrize("place", ["gpujob-system", "kube-system"])
+def test_no_job_may_read_the_operators_secrets(world: World, place: str) -> None:
+    """A driver is given each Secret of its namespace that the job names."""
+    manifest = {
+        "apiVersion": "gpujob.dev/v1alpha1",
+        "kind": "GpuJob",
+        "metadata": {"name": "train", "namespace": place},
+        "spec": GOOD,
+    }
+    done = world.kubectl.run("create", "--dry-run=server", "-f", "-", text=json.dumps(manifest))
+
+    assert done.returncode != 0
+    assert f"no GpuJob may be in {place}" in done.stderr
 
 
 def _writable(pod: Object) -> None:

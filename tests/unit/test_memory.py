@@ -47,7 +47,7 @@ def test_each_program_keeps_its_memory(program: str) -> None:
 @pytest.mark.parametrize(
     "app",
     [
-        admission_app(SystemClock()),
+        admission_app(SystemClock(), own_namespace="x"),
         probes(ANYTHING),
         probes_app(
             ANYTHING,

@@ -181,6 +181,7 @@ class Reconciler:
             monotonic=self._clock.monotonic(),
             limits=self._settings.limits,
             cluster_id=self._cluster_id,
+            own_namespace=self._settings.namespace,
             account_id=self._market.account_id,
             provider_url=self._settings.provider_url,
             driver_image=self._settings.driver_image,

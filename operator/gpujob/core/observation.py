@@ -36,6 +36,8 @@ class World:
     monotonic: float
     limits: Limits
     cluster_id: str
+    own_namespace: str
+    """The release's."""
     account_id: int | None
     """The account of the present API key; None = not known yet."""
     provider_url: str

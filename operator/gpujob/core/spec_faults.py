@@ -45,6 +45,18 @@ def spec_faults(spec: GpuJobSpec) -> tuple[Fault, ...]:
     return tuple(_faults(spec))
 
 
+def place_faults(namespace: str, own_namespace: str) -> tuple[Fault, ...]:
+    """Returns what speaks against a job in a namespace; `own_namespace` is the operator's.
+
+    The driver is given each Secret of its namespace that the job names, and the machine gets it: in
+    the operator's own that is the account's key.
+    """
+    if namespace != own_namespace and not namespace.startswith("kube-"):
+        return ()
+    words = f"no GpuJob may be in {namespace}, because it could read the Secrets there; choose "
+    return (Fault("metadata.namespace", f"{words}another namespace"),)
+
+
 def shape_faults(error: ValidationError) -> tuple[Fault, ...]:
     """Returns the faults that pydantic found in a document, each with its path."""
     return tuple(

@@ -5,6 +5,7 @@ Fail, so the API server then refuses the object.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import structlog
@@ -17,6 +18,7 @@ from starlette.routing import Route
 from gpujob.adapters.clock import Clock
 from gpujob.api.notes import MarketNotes
 from gpujob.core.admission import Review, review
+from gpujob.core.spec_faults import place_faults
 from gpujob.web.bodies import json_body
 from gpujob.web.listener import listener_app
 from gpujob.web.problems import Problem
@@ -53,9 +55,12 @@ class _AdmissionReview(BaseModel):
 
 
 def admission_app(
-    clock: Clock, market: Callable[[], MarketNotes | None] = lambda: None
+    clock: Clock, market: Callable[[], MarketNotes | None] = lambda: None, *, own_namespace: str
 ) -> Starlette:
-    """Returns the application that the API server calls; `market` returns the latest notes."""
+    """Returns the application that the API server calls; `market` returns the latest notes.
+
+    No job may be in `own_namespace`, the release's.
+    """
 
     async def validate(request: Request) -> Response:
         try:
@@ -64,6 +69,8 @@ def admission_app(
             log.warning("review_rejected", status=problem.status, problem=problem.detail)
             raise
         verdict = review(asked.object, market(), now=clock.now())
+        places = place_faults(asked.namespace, own_namespace)
+        verdict = replace(verdict, faults=(*places, *verdict.faults))
         if verdict.faults:
             log.info(
                 "denied",

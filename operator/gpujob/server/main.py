@@ -55,7 +55,7 @@ async def run(settings: ServerSettings) -> int:
     tls = Tls(kube, settings)
     asking = http_server(probes(tls), settings.listen_host, settings.probes_port)
     market = MarketReader(kube, namespace=settings.namespace, name=settings.name)
-    app = admission_app(SystemClock(), lambda: market.notes)
+    app = admission_app(SystemClock(), lambda: market.notes, own_namespace=settings.namespace)
     admission = http_server(app, settings.listen_host, settings.admission_port, tls.context)
 
     async def serve(listener: HttpServer) -> None:

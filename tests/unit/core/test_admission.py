@@ -13,6 +13,7 @@ from gpujob.core import admission
 from gpujob.core.admission import Review
 from gpujob.core.market.floors import lowered
 from gpujob.core.market.gpu_models import KNOWN
+from gpujob.core.spec_faults import place_faults
 
 NOTES = MarketNotes(
     overhead_seconds=1400,
@@ -27,6 +28,16 @@ NOTES = MarketNotes(
 def review(job: dict[str, Any], notes: MarketNotes | None = None) -> Review:
     """Judges a job now."""
     return admission.review(job, notes, now=NOW)
+
+
+@pytest.mark.parametrize("place", ["gpujob-system", "kube-system", "kube-public"])
+def test_no_job_is_beside_the_operators_secrets(place: str) -> None:
+    """Its driver could read the account's key there, and the machine would have it (SR-006)."""
+    (fault,) = place_faults(place, "gpujob-system")
+
+    assert fault.field == "metadata.namespace"
+    assert place in fault.message
+    assert place_faults("kubernetes", "gpujob-system") == ()
 
 
 def body(**changes: Any) -> dict[str, Any]:

@@ -568,6 +568,15 @@ def test_an_attempt_s_record_says_whose_fault_it_was_and_where() -> None:
     assert (found.blames, found.host_id, found.booted) == ("provider", 10, True)
 
 
+def test_a_job_beside_the_operators_secrets_is_refused_again() -> None:
+    """The webhook and the policy may have been absent."""
+    world = a_world(own_namespace="team")
+    plan = plan_job(job_observation(quotes=quotes(), world=world))
+
+    assert plan.reason is Reason.SPEC_INVALID
+    assert "metadata.namespace: no GpuJob may be in team" in plan.message
+
+
 @pytest.mark.parametrize("reason", ["HostLost", "Completed"])
 def test_a_machine_that_is_gone_is_not_shown_as_the_current_one(reason: str) -> None:
     """Neither to a job that waits for the next one, nor to one that is over."""

@@ -24,7 +24,7 @@ from gpujob.core.job.end import finished_as, over
 from gpujob.core.machine.ports import service, service_name
 from gpujob.core.money import floor_usd, format_usd, parse_usd
 from gpujob.core.observation import JobObservation, Unavailable
-from gpujob.core.spec_faults import spec_faults
+from gpujob.core.spec_faults import place_faults, spec_faults
 
 Step = Callable[[JobObservation], JobPlan | None]
 
@@ -153,7 +153,8 @@ def _stay_suspended(seen: JobObservation) -> JobPlan | None:
 
 def _refuse_spec(seen: JobObservation) -> JobPlan | None:
     """Refuses again what the webhook refuses, because the webhook may have been absent."""
-    if not (faults := spec_faults(seen.job.spec)):
+    places = place_faults(seen.job.metadata.namespace, seen.world.own_namespace)
+    if not (faults := (*places, *spec_faults(seen.job.spec))):
         return None
     status = seen.job.status
     words = "; ".join(str(fault) for fault in faults)[:900]
