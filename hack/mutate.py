@@ -933,6 +933,18 @@ FAULTS = (
         "sh enter",
     ),
     Fault(
+        "a program with an equals sign in its path is a variable",
+        "driver/supervisor.py",
+        '["nice -n 0"] if "=" in command[0] else []',
+        '[""][1:]',
+    ),
+    Fault(
+        "a text that was cut off starts a workload",
+        "driver/supervisor.py",
+        """[ "$(tail -n 1 "$dir/work")" = '@WHOLE@' ]""",
+        ":",
+    ),
+    Fault(
         "a workload gets the key of its machine",
         "driver/supervisor.py",
         'PROVIDERS_OWN = ("CONTAINER_API_KEY", ',

@@ -16,6 +16,7 @@ from gpujob.driver.measure import MEASURE_SCRIPT, parse_measure
 from gpujob.driver.state import Printed, next_session
 from gpujob.driver.supervisor import (
     ALIVE,
+    PROGRESS_VARIABLE,
     Look,
     follow_script,
     kill_script,
@@ -99,7 +100,8 @@ def test_what_a_workload_says_of_itself() -> None:
     assert look.progress == Progress(percent=40, metrics={"loss": 0.5})
     assert (look.stdout_bytes, look.stderr_bytes) == (12, 3)
     assert look.gpus == ((37, 2048),)
-    for wrong in (b'{"percent": 140}', b'{"percent": 4', b"", b'{"percent": NaN}', b"\xff"):
+    wrongs = (b'{"percent": 140}', b'{"percent": 4', b"", b'{"percent": NaN}', b"\xff", b"1\rlog x")
+    for wrong in wrongs:
         assert parse_look(b"running 7\nprogress " + wrong + b"\n").progress is None
 
 
@@ -173,6 +175,21 @@ def test_a_workload_that_does_not_end_is_killed(tmp_path: Path) -> None:
     for pid in pids:
         while Path(f"/proc/{pid}").exists() and _state(int(pid)) != "Z":
             time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "odd", ["mkfifo FILE", "truncate -s 1T FILE", "mkdir FILE", "ln -s /dev/stdout FILE"]
+)
+def test_a_look_does_not_hang_on_what_a_workload_makes_of_its_progress(
+    tmp_path: Path, odd: str
+) -> None:
+    """Else the machine would seem to be silent, and its host be blamed."""
+    make = odd.replace("FILE", f'"${PROGRESS_VARIABLE}"')
+    launch(tmp_path, "sh", "-c", f"{make}; echo up; exec sleep 600")
+    while "up" not in said(tmp_path):
+        time.sleep(0.05)
+    assert look_until(tmp_path, "running").progress is None
+    sh(kill_script(RUN), tmp_path)
 
 
 def test_a_lack_of_memory_is_told_apart(tmp_path: Path) -> None:

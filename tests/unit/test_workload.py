@@ -1,5 +1,7 @@
 """What a workload finds when it starts, whatever shell the image's `sh` is."""
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -20,12 +22,55 @@ SHELLS_OWN = (
     *("OPTIND", "HISTCMD", "SHELLOPTS", "BASHOPTS", "BASH_VERSINFO", "BASHPID", "BASH_COMMAND"),
     *("EPOCHSECONDS", "GROUPS", "DIRSTACK", "FUNCNAME", "PS4", "ENV", "BASH_ENV", "HOSTNAME"),
     *("COMP_WORDBREAKS", "SRANDOM", "BASH_ARGV0", "PIPESTATUS", "MAPFILE", "POSIXLY_CORRECT", "_"),
+    *("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "EXECIGNORE", "FUNCNEST"),
 )
-OURS = ("dir", "home", "env", "path", "line", "mark", "byte", "one", "name")
+OURS = ("dir", "home", "env", "path", "mark", "byte", "one", "name")
 NO_SHELLS = ("my.var", "1ST", "a-b", "BASH_FUNC_f%%", "über")
 """Names that no shell can assign to; a container's environment may have them."""
 
 RUN = "0000"
+
+
+def launch(
+    shell: str,
+    folder: Path,
+    image: Mapping[str, str],
+    job: Mapping[str, str],
+    *command: str,
+    working_dir: str | None = None,
+    received: slice = slice(None),
+) -> int:
+    """Starts a workload by a shell under the name of `sh`, of whose text so much is received.
+
+    Returns the status of the script that starts it.
+    """
+    state = folder / "state"
+    state.mkdir(exist_ok=True)
+    entries = (f"{name}={value}\0" for name, value in image.items())
+    (state / "environ").write_bytes("".join(entries).encode("utf-8", "surrogateescape"))
+    (state / "cwd").write_text(f"{folder}\n")
+    (folder / "sh").unlink(missing_ok=True)
+    (folder / "sh").symlink_to(shell)
+    script = here(launch_script(RUN), folder).replace("env -i sh", f"env -i {folder}/sh")
+    text = work_text(command, working_dir, job).decode("utf-8", "surrogateescape")
+    return subprocess.run(
+        # As `adapters/ssh.py` frames it.
+        [str(folder / "sh"), "-c", f"({script})\nexit $?"],
+        input=here(text, folder).encode("utf-8", "surrogateescape")[received],
+        env={"PATH": f"{folder}:/usr/bin:/bin", "HOME": "/home/of-root", "SESSION": "sshd's own"},
+        check=False,
+    ).returncode
+
+
+def printed(folder: Path) -> tuple[bytes, bytes]:
+    """Returns what a workload has printed once it has ended well."""
+    of_run = folder / "state/runs" / RUN
+    deadline = time.monotonic() + 240
+    while not (of_run / "exit").exists():
+        assert time.monotonic() < deadline, "it does not end"
+        time.sleep(0.002)
+    assert (of_run / "exit").read_text() == "0\n"
+    return (of_run / "stdout").read_bytes(), (of_run / "stderr").read_bytes()
 
 
 def run(
@@ -36,29 +81,11 @@ def run(
     *command: str,
     working_dir: str | None = None,
 ) -> bytes:
-    """Starts a workload by a shell under the name of `sh`; returns what it prints."""
-    state = folder / "state"
-    state.mkdir(exist_ok=True)
-    entries = (f"{name}={value}\0" for name, value in image.items())
-    (state / "environ").write_bytes("".join(entries).encode("utf-8", "surrogateescape"))
-    (state / "cwd").write_text(f"{folder}\n")
-    (folder / "sh").unlink(missing_ok=True)
-    (folder / "sh").symlink_to(shell)
-    script = here(launch_script(RUN), folder).replace("env -i sh", f"env -i {folder}/sh")
-    text = work_text(command, working_dir, job).decode("utf-8", "surrogateescape")
-    subprocess.run(
-        [str(folder / "sh"), "-c", script],
-        input=here(text, folder).encode("utf-8", "surrogateescape"),
-        env={"PATH": f"{folder}:/usr/bin:/bin", "HOME": "/home/of-root", "SESSION": "sshd's own"},
-        check=True,
-    )
-    of_run = state / "runs" / RUN
-    deadline = time.monotonic() + 240
-    while not (of_run / "exit").exists():
-        assert time.monotonic() < deadline, "it does not end"
-        time.sleep(0.002)
-    assert ((of_run / "exit").read_text(), (of_run / "stderr").read_bytes()) == ("0\n", b"")
-    return (of_run / "stdout").read_bytes()
+    """Runs a workload; returns what it prints."""
+    assert launch(shell, folder, image, job, *command, working_dir=working_dir) == 0
+    out, err = printed(folder)
+    assert err == b""
+    return out
 
 
 def found(
@@ -87,7 +114,7 @@ def test_a_name_that_shells_use_is_a_variable_like_any_other(
 
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,12}", fullmatch=True).filter(
-    lambda name: not name.startswith(("LC_", "LANG", "LD_", "GPUJOB_"))
+    lambda name: not name.startswith(("LD_", "GPUJOB_"))
 )
 VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
 RAW = st.binary(max_size=30).map(
@@ -178,3 +205,57 @@ def test_as_many_files_may_be_open_as_the_container_allows(shell: str, tmp_path:
         run(shell, tmp_path, {}, {}, "sh", "-c", "[ $(ulimit -n) = $(ulimit -H -n) ] && echo")
         == b"\n"
     )
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_program_may_have_an_equals_sign_in_its_path(shell: str, tmp_path: Path) -> None:
+    """As below folders that are named by parameters. To `env` it looks like a variable."""
+    program = tmp_path / "lr=0.1/train"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nprintenv A PWD SHLVL _; echo trained with $*\n")
+    program.chmod(0o755)
+
+    said = run(shell, tmp_path, {}, {"A": "1", "PWD": "/x"}, str(program), "a=b")
+    assert said.startswith(b"1\n")
+    assert said.endswith(b"trained with a=b\n")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_no_signal_is_ignored(shell: str, tmp_path: Path) -> None:
+    """A program that is told to end by SIGINT, as by its parent, ends."""
+    said = run(shell, tmp_path, {}, {}, "grep", "SigIgn", "/proc/self/status")
+    assert int(said.split()[1], 16) == 0
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_its_output_can_be_opened_by_name(shell: str, tmp_path: Path) -> None:
+    """Nothing that was printed before is lost: scripts print to /dev/stderr so."""
+    lines = "echo 1; echo 2 > /dev/stdout; echo 3; echo 4 >&2; echo 5 > /dev/stderr; echo 6 >&2"
+    assert launch(shell, tmp_path, {}, {}, "sh", "-c", lines) == 0
+
+    assert printed(tmp_path) == (b"1\n2\n3\n", b"4\n5\n6\n")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_what_it_leaves_running_does_not_hold_up_its_end(shell: str, tmp_path: Path) -> None:
+    """Whoever has its output open may print for ever."""
+    said = run(shell, tmp_path, {}, {}, "sh", "-c", "sleep 300 & echo $!")
+    os.kill(int(said), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_text_that_was_cut_off_starts_nothing(shell: str, tmp_path: Path) -> None:
+    """A line that breaks looks like the text's end; the next one starts the workload."""
+    for cut in (-2, -len("\n# the whole\n"), -len("exec env echo 1\n# the whole\n"), 10, 0):
+        received = slice(0, cut)
+        assert launch(shell, tmp_path, {}, {"A": "1\n2"}, "echo", "1", received=received) != 0
+        assert not (tmp_path / "state/runs" / RUN).exists()
+
+    assert run(shell, tmp_path, {}, {}, "echo", "1") == b"1\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_value_of_the_image_may_have_many_lines(shell: str, tmp_path: Path) -> None:
+    """A list of hosts or a certificate bundle: its time grows with its length only."""
+    value = "1234\n" * 25_000 + "\n"
+    assert run(shell, tmp_path, {"A": value}, {}, "printenv", "A") == f"{value}\n".encode()

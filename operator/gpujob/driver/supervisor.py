@@ -30,10 +30,12 @@ SHELLS_OWN = (
     *("POSIXLY_CORRECT", "EPOCHSECONDS", "EPOCHREALTIME", "SRANDOM", "GROUPS", "DIRSTACK"),
     *("FUNCNAME", "HIST*", "PIPESTATUS", "MAPFILE", "REPLY", "COPROC", "COMP_*", "READLINE_*"),
     *("TMOUT", "KSH*", "USER_ID", "PGRP", "COLUMNS", "LINES", "PATHSEP", "EXECSHELL"),
+    *("LANG", "LC_*", "LD_*", "EXECIGNORE", "FUNCNEST"),
 )
 """Names, as patterns of a shell, with a meaning in dash, bash, busybox's or MirBSD's shell.
 Assigning to one changes the shell, has no effect, or ends it with an error, since no one may set it
-(bash manual, Shell Variables)."""
+(bash manual, Shell Variables); bash warns of a locale that is not there, and what a linker is told
+for the workload may be no good for the shell's tools."""
 
 PROVIDERS_OWN = ("CONTAINER_API_KEY", "JUPYTER_TOKEN", "OPEN_BUTTON_TOKEN", "SSH_PUBLIC_KEY")
 """Variables of a container that the provider sets for itself; the first one is a key to its API."""
@@ -45,8 +47,10 @@ MEMORY_MIB_MAX = 10**9
 
 _UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_ENTERS_OWN = ("dir", "home", "env", "path", "line", "mark", "byte", "one", "name")
+_ENTERS_OWN = ("dir", "home", "env", "path", "mark", "byte", "one", "name")
 """Names that `_ENTER` uses."""
+_WHOLE = "# the whole"
+"""The last line of a workload's text: to the machine, a line that breaks looks like its end."""
 _SET_BY_SHELLS = ("_", "PWD", "OLDPWD", "SHLVL")
 """What shells set for what they start; a container's first process has none of them."""
 
@@ -67,6 +71,11 @@ born() { echo "$(cat /proc/sys/kernel/random/boot_id 2>/dev/null):$(since 1)"; }
 # removes it: none of it is ever an argument of a process. The supervisor survives a signal to its
 # process group (a trap, unlike an ignored signal, is not inherited), so that it can record the end.
 # Where the disk is full, removing the reserve makes room for that.
+#
+# The first `setsid` leads a session, so that the second one forks and returns: what a shell starts
+# by `&` would ignore SIGINT and SIGQUIT, and hand that on (POSIX, Shell Command Language, 2.11).
+# The workload prints into pipes, as in a container: if its output were a file, to write to
+# /dev/stdout or /dev/stderr would empty it. What it leaves running may hold them open for ever.
 _LAUNCH = r"""
 umask 077
 base=@FOLDER@/runs; mkdir -p "$base"; dir="$base/@RUN@"
@@ -74,6 +83,7 @@ if ! mkdir "$dir" 2>/dev/null; then cat >/dev/null; exit 0; fi
 @BORN@
 born > "$dir/born"
 cat > "$dir/work"
+[ "$(tail -n 1 "$dir/work")" = '@WHOLE@' ] || { rm -rf "$dir"; exit 1; }
 cat > "$dir/enter" <<'ENTER'
 @ENTER@
 ENTER
@@ -95,8 +105,17 @@ dd if=/dev/zero of=reserve bs=65536 count=4 2>/dev/null
 date +%s > began
 : > stdout; : > stderr
 echo $$ > started.new && mv started.new started
-env -i sh enter "$1" "$HOME" "$PATH" > stdout 2> stderr < /dev/null
+for s in stdout stderr; do
+  mkfifo $s.pipe
+  (trap '' TERM INT HUP; until cat; do sleep 1; done; rm $s.pipe) < $s.pipe > $s &
+done
+env -i sh enter "$1" "$HOME" "$PATH" > stdout.pipe 2> stderr.pipe < /dev/null
 code=$?
+n=0
+while [ -e stdout.pipe ] || [ -e stderr.pipe ]; do
+  [ $n -lt 20 ] || break
+  n=$((n + 1)); sleep 0.1 2>/dev/null || sleep 1
+done
 free=$(df -Pk . | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
 rm -f reserve
 date +%s > ended
@@ -109,10 +128,10 @@ if [ "$code" != 0 ]; then
 fi
 echo "$code" > exit.new && mv exit.new exit
 SUPERVISE
-if command -v setsid >/dev/null; then setsid sh "$dir/supervise" "$dir" </dev/null >/dev/null 2>&1 &
+if command -v setsid >/dev/null; then setsid setsid sh "$dir/supervise" "$dir" </dev/null >/dev/null 2>&1
 else nohup sh "$dir/supervise" "$dir" </dev/null >/dev/null 2>&1 & fi
 exit 0
-"""
+"""  # noqa: E501
 
 # The workload gets the environment of the container's first process, as the start script has kept
 # it, then the job's. Its records end with NUL, which no shell can read: each becomes a line, and a
@@ -123,8 +142,6 @@ _ENTER = r"""
 dir=$1 home=$2 PATH=$3
 export PATH
 env=$(command -v env)
-line='
-'
 for byte in 001 002 003 004 005 006; do
   [ "$(tr -dc "\\$byte" < @FOLDER@/environ | wc -c)" -eq 0 ] && break
 done
@@ -134,9 +151,7 @@ set --
 while IFS= read -r one; do
   name=${one%%=*}
   case $name in @PROVIDERS@) continue;; esac
-  while :; do
-    case $one in *"$mark"*) one=${one%%"$mark"*}$line${one#*"$mark"};; *) break;; esac
-  done
+  case $one in *"$mark"*) one=$(printf %s. "$one" | tr "\\$byte" "\n"); one=${one%.};; esac
   case $name in
     PATH) path=$one;;
     @OWN@|[0-9]*|*[!A-Za-z0-9_]*|'') set -- "$@" "$one";;
@@ -182,7 +197,7 @@ elif [ -e "$dir/started" ]; then
 elif [ -d "$dir" ]; then echo launching
 else echo absent; fi
 if [ -e "$dir/stderr" ]; then echo "log $(wc -c < "$dir/stdout") $(wc -c < "$dir/stderr")"; fi
-if [ -e "$dir/progress" ]; then echo "progress $(tail -n 1 "$dir/progress" | head -c 4096 | tr '\n' ' ')"; fi
+if [ -f "$dir/progress" ]; then echo "progress $(tail -c 4096 "$dir/progress" | tail -n 1 | tr '\n' ' ')"; fi
 """  # noqa: E501
 
 _SAMPLE = r"""
@@ -282,8 +297,10 @@ def work_text(
     place = shlex.quote(working_dir) if working_dir else f'"$(cat {MACHINE_FOLDER}/cwd)"'
     lines.append(f"mkdir -p -- {place} && cd -- {place} || exit 127")
     unset = " ".join(f"-u {name}" for name in _SET_BY_SHELLS)
-    words = [f'exec "$env" {unset} "$@"', *set_by_env, path, *map(shlex.quote, command)]
-    lines.append(" ".join(words))
+    # To `env`, such a program would be one more variable.
+    runner = ["nice -n 0"] if "=" in command[0] else []
+    words = [f'exec "$env" {unset} "$@"', *set_by_env, path, *runner, *map(shlex.quote, command)]
+    lines += [" ".join(words), _WHOLE]
     return "\n".join(lines).encode("utf-8", "surrogateescape") + b"\n"
 
 
@@ -305,7 +322,8 @@ def kill_script(run: str) -> str:
 
 def parse_look(output: bytes) -> Look:
     """Reads the output of `look_script`; raises ValueError."""
-    state, *lines = output.decode("utf-8", "replace").splitlines() or [""]
+    # What ends a line for Python, as a carriage return does, may stand in the workload's own words.
+    state, *lines = output.decode("utf-8", "replace").split("\n")
     facts: dict[str, str] = {}
     gpus = []
     for line in lines:
@@ -377,7 +395,7 @@ def follow_script(run: str, file: str, offset: int) -> str:
 
 
 def _script(text: str, run: str) -> str:
-    filled = {"@BORN@": _BORN, "@RUN@": run, "@FOLDER@": MACHINE_FOLDER}
+    filled = {"@BORN@": _BORN, "@RUN@": run, "@FOLDER@": MACHINE_FOLDER, "@WHOLE@": _WHOLE}
     for name, value in filled.items():
         text = text.replace(name, value)
     return text
