@@ -27,7 +27,7 @@ NEAREST = {
     "adapters/kube.py": "tests/contract/test_kube_answers.py",
     "adapters/redact.py": "tests/unit/test_log.py",
     "adapters/sink.py": "tests/unit/test_log.py",
-    "adapters/ssh.py": "tests/contract/test_machines.py",
+    "adapters/ssh.py": "tests/contract/test_start_up_files.py tests/contract/test_machines.py",
     "adapters/vast.py": "tests/contract/test_vast_client.py",
     "adapters/vast_wire.py": "tests/unit/test_vast_wire.py",
     "adapters/transport.py": "tests/contract/test_transport_client.py",
@@ -949,6 +949,12 @@ FAULTS = (
         "driver/supervisor.py",
         'PROVIDERS_OWN = ("CONTAINER_API_KEY", ',
         "PROVIDERS_OWN = (",
+    ),
+    Fault(
+        "backslashes are left to root's shell",
+        "adapters/ssh.py",
+        'rb"[^A-Za-z0-9 _./:=,@-]"',
+        'rb"[^A-Za-z0-9 _./:=,@\\\\-]"',
     ),
     Fault(
         "what start-up files print is an answer",

@@ -74,6 +74,11 @@ ENDING = st.one_of(
 )
 """Does not come to the script. What hangs is another matter: it takes its time."""
 
+LIKE = {
+    "like fish": r"command=${command//'\\'/'\'}",
+    "like tcsh": r"[[ $command != *$'\n'* ]] || exit 1",
+}
+
 NUMBERS = count()
 
 
@@ -114,3 +119,20 @@ def test_a_session_that_ends_is_said_to(scratch: Path, before: list[str], end: s
     # What comes before may keep the end from happening.
     assert said in (b"", WHOLE)
     assert not said or before
+
+
+@pytest.mark.parametrize("shell", ["like fish", "like tcsh", "fish", "tcsh", "zsh"])
+async def test_root_s_shell_may_be_none_of_posix(shell: str, tmp_path: Path) -> None:
+    """Where the shells are not installed, their reading of quotes is imitated."""
+    program = Path(f"/bin/{shell}")
+    if shell in LIKE:
+        program = tmp_path / "shell"
+        program.write_text(f'#!/bin/bash\ncommand=$2\n{LIKE[shell]}\neval "$command"\n')
+        program.chmod(0o755)
+    elif not program.exists():
+        pytest.skip(f"{shell} is not installed")
+    script = "printf '%s|' '\\\\' \"it's\" \"\\$HOME `echo !` %s\" 'é'; printf \"\\\\101\"; cat"
+    async with ShellMachine(tmp_path / "machine", shell=(str(program),)).connected() as connection:
+        said = await connection.run(script, TEXT)
+
+    assert said == "\\\\|it's|$HOME ! %s|é|A".encode() + TEXT

@@ -10,8 +10,8 @@ input is sent only once it has begun. What stands outside of the nonces is dropp
 """
 
 import asyncio
+import re
 import secrets
-import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -52,6 +52,7 @@ SCRIPT_SECONDS = 15.0
 """Our scripts take moments. One that takes longer hangs, and may not hang on a new connection."""
 NOISE_BYTES_MAX = 64 << 10
 """How much may be printed before a script begins."""
+_INTERPRETED = re.compile(rb"[^A-Za-z0-9 _./:=,@-]")
 
 
 class Output:
@@ -206,7 +207,9 @@ class Connection:
     ) -> AsyncIterator["tuple[asyncssh.SSHClientProcess[bytes], Output]"]:
         """Starts a script, and waits until it has begun."""
         begin = secrets.token_hex(16)
-        command = f"exec sh -c {shlex.quote(f'echo {begin}{chr(10)}{script}')}"
+        command = (
+            f"""exec sh -c 'eval "$(printf "{_spelled(f"echo {begin}{chr(10)}{script}")}")"'"""
+        )
         with _translated():
             async with asyncio.timeout(timeout_seconds):
                 process = await self._connection.create_process(
@@ -252,6 +255,15 @@ class Connection:
             return False
         writer.channel.abort()
         return True
+
+
+def _spelled(script: str) -> str:
+    """Returns a script so that `printf` makes it of it again, whoever's quotes it stands in.
+
+    Root's login shell may be any: within quotes, fish reads two backslashes as one, and tcsh takes
+    no newline.
+    """
+    return _INTERPRETED.sub(lambda found: b"\\%03o" % found[0][0], script.encode()).decode()
 
 
 async def _all_of(stream: Output, longest: int) -> bytes:
