@@ -40,7 +40,7 @@ NEAREST = {
     "driver/files.py": "tests/contract/test_files.py",
     "driver/listing.py": "tests/contract/test_files.py tests/contract/test_images.py",
     "driver/main.py": "tests/contract/test_driver.py",
-    "driver/output.py": "tests/contract/test_driver.py",
+    "driver/output.py": "tests/contract/test_data.py tests/contract/test_driver.py",
     "driver/ports.py": "tests/contract/test_ports.py",
     "driver/pulling.py": "tests/contract/test_files.py",
     "driver/registry.py": "tests/unit/test_registry.py",
@@ -955,6 +955,18 @@ FAULTS = (
         "adapters/ssh.py",
         'rb"[^A-Za-z0-9 _./:=,@-]"',
         'rb"[^A-Za-z0-9 _./:=,@\\\\-]"',
+    ),
+    Fault(
+        "another job's log is taken for this one's",
+        "driver/output.py",
+        "if not ours.exists():",
+        "if False:",
+    ),
+    Fault(
+        "a workload that removes our files is started again",
+        "driver/work.py",
+        'if look.state == "absent" and run.seconds is not None:',
+        "if False:",
     ),
     Fault(
         "what start-up files print is an answer",

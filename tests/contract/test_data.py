@@ -350,6 +350,47 @@ async def test_a_log_on_a_claim_has_the_cap_of_files(
     )
 
 
+async def test_the_log_of_a_job_that_had_the_same_name_stays(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """It is no part of this one's, of which nothing is left out."""
+    held, url = controller
+    case = await Case.on(machine, tmp_path, url)
+    for name in ("train-0-1.stdout", "train-0-1.stdout.1"):
+        (case.claims / "log" / name).write_text(f"{name} of another job\n")
+    outcome = await case.outcome_of("echo hello", machine, held)
+
+    assert case.driver.out == b"hello\n"
+    assert outcome.lost == ""
+    kept = {path.name: path.read_text() for path in (case.claims / "log").glob("*.stdout*")}
+    assert kept == {
+        "train-0-1.stdout": "hello\n",
+        "train-0-1.stdout.1": "train-0-1.stdout.1 of another job\n",
+        "train-0-1.stdout.2": "train-0-1.stdout of another job\n",
+    }
+
+
+@pytest.mark.parametrize("name", ["inputs", "outputs", "checkpoint"])
+async def test_a_folder_that_the_image_does_not_let_be_made_is_told(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path, name: str
+) -> None:
+    """A link that leads nowhere is in its place, on each host: no host is to blame."""
+    held, url = controller
+    case = await Case.on(machine, tmp_path, url)
+    case.seen.mkdir()
+    (case.seen / name).symlink_to("/data/of-another-image")
+    held.answer = run(machine, machine.port, "true")
+    await case.driver.start()
+    await until(lambda: bool(held.reports) and held.reports[-1].fault is not None)
+    last = held.reports[-1]
+    held.answer = EXIT
+    await case.driver.ended()
+
+    assert last.fault == "InputsNotCopied"
+    assert f"/{name} cannot be a folder: " in last.message
+    assert "File exists" in last.message
+
+
 async def test_what_an_earlier_pod_has_kept_is_not_carried_again(
     machine: Machine, controller: tuple[Controller, str], tmp_path: Path
 ) -> None:

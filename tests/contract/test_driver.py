@@ -19,7 +19,7 @@ from tests.contract.test_vast_client import CLOCK
 from tests.integration.parts import KEY, Simulator, environment
 
 from gpujob.adapters.vast import VastClient
-from gpujob.api.transport import SYNC_PATH, DriverReport, read_message
+from gpujob.api.transport import MACHINE_FOLDER, SYNC_PATH, DriverReport, read_message
 
 CERTIFICATE = certificate("127.0.0.1")
 NODE_UID = "12345678-0000-4000-8000-000000000000"
@@ -202,6 +202,24 @@ COUNT = f"""i=0
 while [ $i -lt {LINES} ]; do
   i=$((i+1)); echo line $i; [ $((i % 300)) = 0 ] && sleep 0.4
 done; true"""
+
+
+async def test_a_workload_that_removes_our_files_is_not_started_again(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """It may run on: a second one beside it would be paid for, and spoil what it writes."""
+    held, url = controller
+    lines = f"echo began >> /root/began; sleep 3; rm -rf {MACHINE_FOLDER}; sleep 600"
+    held.answer = run(machine, machine.port, "sh", "-c", lines)
+    driver = Driver(tmp_path, url, machine.key)
+    await driver.start()
+    await until(lambda: is_finished(held))
+    held.answer = EXIT
+    await driver.ended()
+
+    assert driver.outcome["exitCode"] == 137
+    assert driver.outcome["message"].endswith(f"or {MACHINE_FOLDER} was removed")
+    assert machine.seen(Path("/root/began")).read_text() == "began\n"
 
 
 async def test_every_byte_comes_once_over_cut_lines_and_restarts(

@@ -377,8 +377,8 @@ class Data(Model):
         Claim | None,
         Field(
             description="Stores everything that the workload prints, in the files NODE.stdout and "
-            "NODE.stderr. The log of the driver pod does not hold everything: the cluster rotates "
-            "it.",
+            "NODE.stderr. Files that a deleted job of this name has left get a number at their "
+            "end. The log of the driver pod does not hold everything: the cluster rotates it.",
             examples=[{"claimName": "logs"}],
         ),
     ] = None

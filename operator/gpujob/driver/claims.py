@@ -14,7 +14,7 @@ from gpujob.api.transport import Cause, Outcome
 from gpujob.api.words import in_words
 from gpujob.driver.checkpoint import Checkpoint
 from gpujob.driver.files import Allowance, words_for
-from gpujob.driver.listing import FILES_MAX, Kind, local_entries
+from gpujob.driver.listing import FILES_MAX, CopyError, Kind, local_entries
 from gpujob.driver.pulling import pull
 from gpujob.driver.pushing import make_folder, push
 from gpujob.driver.state import Counter
@@ -112,7 +112,10 @@ class Claims:
         """
         problems: list[str] = []
         for copy in self._plan.outputs:
-            await make_folder(connection, copy.path)
+            try:
+                await make_folder(connection, copy.path)
+            except CopyError as error:
+                problems.append(str(error))
         for copy in self._plan.inputs:
             problems.extend(await push(connection, copy, self.downloads))
         if self._checkpoint is not None:

@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from gpujob.adapters.errors import MachineError
 from gpujob.adapters.ssh import READ_BYTES, Connection
 from gpujob.api.words import in_words
 from gpujob.driver.files import Allowance
-from gpujob.driver.listing import CopyError
+from gpujob.driver.listing import OWN_FOLDER, CopyError
 from gpujob.driver.settings import DriverSettings
 from gpujob.driver.state import Kept, Printed, Sink
 from gpujob.driver.supervisor import follow_script
@@ -50,7 +52,7 @@ class Output:
             return [printed]
         name = f"{settings.node_name}{f'.{number}' if number else ''}.{stream}"
         try:
-            kept = Kept(Path(settings.data.log_folder) / name)
+            kept = self._kept(Path(settings.data.log_folder), name)
         except OSError as error:
             self.lost = in_words(f"there is no log on its claim: {error.strerror}")
             _log.info("%s", self.lost)
@@ -60,6 +62,20 @@ class Output:
             _log.info("%s up to byte %d is in %s on its claim", stream, kept.value, name)
             printed.skip_to(kept.value)
         return [printed, kept]
+
+    def _kept(self, folder: Path, name: str) -> Kept:
+        """Opens a file on the claim; raises OSError.
+
+        A job that had this one's name, and was deleted, may have left a file. It gets another name.
+        """
+        ours = folder / os.fsdecode(OWN_FOLDER) / self._settings.node_uid / name
+        if not ours.exists():
+            if (path := folder / name).is_file() and not path.is_symlink():
+                names = (folder / f"{name}.{number}" for number in count(1))
+                path.rename(next(one for one in names if not os.path.lexists(one)))
+            ours.parent.mkdir(parents=True, exist_ok=True)
+            ours.touch()
+        return Kept(folder / name)
 
     async def follow(
         self, connection: Connection, run_name: str, sinks: Sinks, heard: Callable[[], object]

@@ -45,6 +45,7 @@ from gpujob.driver.listing import (
     Listing,
     local_entries,
     remote_listing,
+    shown,
     spelled_path,
 )
 from gpujob.driver.places import part_name
@@ -112,8 +113,11 @@ exit 0
 
 
 async def make_folder(connection: Connection, path: str) -> None:
-    """Makes a folder on the machine if it is not there; raises MachineError."""
-    await connection.run(_MAKE.replace("@PATH@", spelled_path(path)))
+    """Makes a folder on the machine if it is not there; raises CopyError and MachineError."""
+    try:
+        await connection.run(_MAKE.replace("@PATH@", spelled_path(path)))
+    except ScriptFailed as error:
+        raise CopyError(f"{shown(os.fsencode(path))} cannot be a folder: {error}") from error
 
 
 async def remove(connection: Connection, path: str, names: Iterable[bytes]) -> None:
@@ -134,11 +138,11 @@ async def push(
     try:
         listing = await remote_listing(connection, copy.path)
         entries = await asyncio.to_thread(lambda: list(local_entries(folder)))
+        await make_folder(connection, copy.path)
     except CopyError as error:
         return (str(error),)
     except OSError as error:
         return (f"{folder.name} cannot be read: {error.strerror}",)
-    await make_folder(connection, copy.path)
     pushing = _Pushing(connection, copy.path, folder, listing, allowance, [])
     await work(pushing.jobs(await pushing.missing(entries)))
     if mirrors:

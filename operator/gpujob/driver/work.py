@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from gpujob.adapters.errors import (
 )
 from gpujob.adapters.ssh import Connection
 from gpujob.api.transport import (
+    MACHINE_FOLDER,
     Assignment,
     Instruction,
     MachineAddress,
@@ -385,6 +387,9 @@ class Worker:
         now = self._heard()
         if look.state == "restarted":
             raise MachineRestarted
+        if look.state == "absent" and run.seconds is not None:
+            # It has run, and has removed what tells of it. To start it again could run it twice.
+            look = replace(look, state="vanished", run_seconds=int(run.seconds))
         if look.run_seconds is not None:
             run.seconds = float(look.run_seconds)
         run.is_over = look.state in ("exited", "vanished")
@@ -407,7 +412,9 @@ class Worker:
 
 def _outcome(look: Look, run: Run) -> Outcome:
     vanished = look.state != "exited"
-    message = "the workload's supervisor was killed" if vanished else ""
+    message = ""
+    if vanished:
+        message = f"the workload's supervisor was killed, or {MACHINE_FOLDER} was removed"
     if run.is_killed:
         message = "the workload did not end in time and was killed"
     if look.state == "absent":

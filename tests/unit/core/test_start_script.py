@@ -1,10 +1,13 @@
 """What a machine is started with, and which host key its log may tell."""
 
+import subprocess
 from base64 import b64decode
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.here import here
 
 from gpujob.core.machine.start_script import host_key_in_log, start_script
 
@@ -41,6 +44,36 @@ def test_two_keys_are_none() -> None:
     """One of them may be a workload's."""
     with pytest.raises(ValueError, match="2 different host keys"):
         host_key_in_log(told() + told(OTHER_KEY), NONCE)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\nsshd:x:1:1::/:/bin/false\n"])
+def test_root_s_home_is_found_and_a_folder_kept(tmp_path: Path, end: str) -> None:
+    """Though no line ends the password file, and the first process can be looked at by nobody."""
+    began = start_script(
+        ssh_public_key=KEY,
+        nonce=NONCE,
+        provider_url="https://provider.example",
+        born_before=datetime(2026, 1, 1, tzinfo=UTC),
+        money_deadline_seconds=3600,
+        heartbeat_stale_seconds=600,
+        max_download_gb=20,
+        max_upload_gb=2,
+    )
+    # What follows is for a container only.
+    text = b64decode(began.setup).decode().partition("touch ")[0]
+    (tmp_path / "state").mkdir()
+    passwd = tmp_path / "passwd"
+    passwd.write_text(f"ann:x:10:0::/ann:/bin/sh\nroot:x:0:0:root:{tmp_path}/of-root:/bin/sh{end}")
+    text = here(text, tmp_path).replace("/etc/passwd", str(passwd)).replace("/proc/1/", "/none/")
+    # Only root may give a folder to root.
+    text = text.replace("chown 0:0", ":")
+    environment = {"HOME": str(tmp_path / "workspace"), "PATH": "/usr/bin:/bin"}
+    subprocess.run(["sh", "-c", text], cwd=tmp_path, env=environment, check=True)
+
+    keys = (tmp_path / "of-root/.ssh/authorized_keys").read_text()
+    assert keys.split("\n") == ["", KEY, ""]
+    assert (tmp_path / "state/cwd").read_text() == f"{tmp_path}\n"
+    assert b"HOME=" in (tmp_path / "state/environ").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -119,9 +119,9 @@ printf %s "$@SETUP@" | base64 -d > $g/setup && sh $g/setup
 
 _SETUP = r"""
 g=@FOLDER@
-(umask 77; cat /proc/1/environ > $g/environ || cat /proc/$$/environ > $g/environ; cd /proc/1/cwd/ && pwd -P > $g/cwd) 2>/dev/null
+(umask 77; cat /proc/1/environ > $g/environ || cat /proc/$$/environ > $g/environ; cd /proc/1/cwd/; pwd -P > $g/cwd) 2>/dev/null
 cat > $g/keep <<'KEEP'
-while IFS=: read -r _ _ u _ _ h _; do [ "$u" = 0 ] && HOME=${h:-/} && break; done < /etc/passwd
+while IFS=: read -r _ _ u _ _ h _ || [ -n "$u" ]; do [ "$u" = 0 ] && HOME=${h:-/} && break; done < /etc/passwd
 s="$HOME/.ssh"; f="$s/authorized_keys"
 mkdir -p "$s"; grep -qsF '@KEY@' "$f" || printf '\n%s\n' '@KEY@' >> "$f"
 chown 0:0 "$HOME" "$s" "$f"; chmod go-w "$HOME" "$s" "$f"
