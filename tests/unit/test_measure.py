@@ -61,6 +61,25 @@ def test_what_only_caches_files_is_free(
     assert (measured.memory_mib, measured.memory_free_mib) == (memory_mib, free_mib)
 
 
+def test_cores_are_those_of_the_machine(tmp_path: Path) -> None:
+    """Not what start-up files tell OpenMP, and GNU's nproc prints."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/watchdog.pid").write_text(f"{os.getpid()}")
+    done = subprocess.run(
+        [
+            "sh",
+            "-c",
+            here(MEASURE_SCRIPT, tmp_path).replace(str(tmp_path / "meminfo"), "/dev/null"),
+        ],
+        env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "777", "OMP_THREAD_LIMIT": "666"},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+
+    assert f"cores {len(os.sched_getaffinity(0))}" in done.stdout.decode().splitlines()
+
+
 HONEST = {
     "gpu": "NVIDIA RTX 4090, 24564",
     "cuda": "12.4",
@@ -94,3 +113,23 @@ def test_no_number_of_a_machine_ends_the_driver(key: str, number: str) -> None:
     assert 0 <= measured.memory_free_mib <= measured.memory_mib <= 2**53
     assert all(0 <= gpu.memory_mib <= 2**53 for gpu in measured.gpus)
     assert 0 <= measured.disk_write_mbps <= 1e6
+
+
+WARNINGS = [
+    "WARNING: infoROM is corrupted at gpu 0000:04:00.0",
+    "ERROR: ld.so: object '/x.so' from LD_PRELOAD cannot be preloaded: ignored.",
+]
+
+
+@pytest.mark.parametrize("warning", WARNINGS)
+def test_a_warning_beside_gpus_is_no_problem_of_theirs(warning: str) -> None:
+    """Only where none is listed it is what is told; what stands in a GPU's own line counts."""
+    facts = "".join(f"{key} {value}\n" for key, value in HONEST.items() if key != "gpu")
+    gpu = f"gpu {HONEST['gpu']}\n"
+    for listed in (f"gpu {warning}\n{gpu}{gpu}", f"{gpu}{gpu}gpu {warning}\n"):
+        measured = parse_measure((listed + facts).encode())
+        assert (len(measured.gpus), measured.gpu_problem) == (2, "")
+    assert parse_measure(f"gpu {warning}\n{facts}".encode()).gpu_problem == warning
+    lost = "gpu NVIDIA A100-SXM4-80GB, [GPU is lost]\n"
+    told = parse_measure((lost + gpu + facts).encode()).gpu_problem
+    assert told == "NVIDIA A100-SXM4-80GB, [GPU is lost]"

@@ -13,10 +13,12 @@ from gpujob.driver.supervisor import ALIVE
 MEASURE_SECONDS = 60.0
 """A measure takes about two seconds; with a GPU that hangs or a very slow disk, far longer."""
 
-# HTTP clients are tried in the order of the start script. At most 64 MiB are written, for at most
-# 5 s; /proc/uptime has hundredths of seconds, which not every `date` has.
+# GNU's nproc prints what OpenMP is told, which start-up files may export. HTTP clients are tried in
+# the order of the start script. At most 64 MiB are written, for at most 5 s; /proc/uptime has
+# hundredths of seconds, which not every `date` has.
 _SCRIPT = r"""
 g=@FOLDER@; mkdir -p "$g"
+unset OMP_NUM_THREADS OMP_THREAD_LIMIT
 smi() { if command -v timeout >/dev/null; then timeout 20 nvidia-smi "$@"; else nvidia-smi "$@"; fi; }
 if command -v nvidia-smi >/dev/null; then
   if said=$(smi --query-gpu=name,memory.total --format=csv,noheader,nounits 2>&1); then
@@ -77,15 +79,18 @@ def parse_measure(output: bytes) -> Measured:
 def _measured(lines: Iterable[str]) -> Measured:
     facts: dict[str, str] = {}
     gpus: list[Gpu] = []
-    problem = ""
+    problem = remark = ""
     for line in lines:
         key, _, value = line.partition(" ")
         if key == "gpu":
             name, _, size = value.rpartition(",")
             if name and _DIGITS.fullmatch(size.strip()):
                 gpus.append(Gpu(name=in_words(name, 64), memory_mib=_number(size)))
-            else:
+            elif name:
                 problem = in_words(value, 200)
+            else:
+                # A warning: of a linker, or of memory that only describes the board.
+                remark = in_words(value, 200)
         elif key == "gpu-problem":
             problem = in_words(value, 200) or "nvidia-smi failed without a message"
         else:
@@ -101,7 +106,7 @@ def _measured(lines: Iterable[str]) -> Measured:
     disk, disk_free = (_number(number) // 1024 for number in facts["disk"].split())
     return Measured(
         gpus=tuple(gpus[:GPUS_MAX]),
-        gpu_problem=problem,
+        gpu_problem=problem or ("" if gpus else remark),
         cuda_version=facts.get("cuda"),
         cpu_cores=_number(facts["cores"]),
         memory_mib=memory // MIB,

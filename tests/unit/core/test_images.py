@@ -48,6 +48,13 @@ PERMANENT = [
     "denied: permission_denied: read_package",
     "invalid reference format: repository name must be lowercase",
     "MANIFEST UNKNOWN",
+    'Error response from daemon: Head "https://ghcr.io/v2/acme/trainer/manifests/v7": denied: '
+    "denied",
+    "Error response from daemon: denied",
+    "Error response from daemon: error from registry: denied\ndenied",
+    'Head "https://ghcr.io/v2/acme/trainer/manifests/v7": denied.',
+    f"Error response from daemon: pull of {IMAGE}: denied: Your authorization token has expired.",
+    'Get "https://r/v2/": http: server gave HTTP response to HTTPS client',
     # Docker, where the provider's launcher cannot be started in the image.
     'OCI runtime create failed: exec: "bash": executable file not found in $PATH: unknown',
     r'process caused "exec: \"/bin/sh\": stat /bin/sh: no such file or directory": unknown',
@@ -78,6 +85,9 @@ SILENT = [
     "Error response from daemon: OCI runtime create failed: runc create failed",
     "exec: bash: executable file not found in $PATH",
     "container not found",
+    "mkdir /var/lib/docker/x: permission denied",
+    # A name that is spelled wrong is on no host: two of them tell.
+    "dial tcp: lookup ghrc.io on 127.0.0.53:53: no such host",
     'exec: "nvidia-smi": executable file not found in $PATH',
     "OCI runtime create failed: nvidia-container-cli: initialization error: load library failed",
 ]

@@ -28,7 +28,8 @@ class PullFailure(StrEnum):
 # The sources of these words are in vastsim/FACTS.md, Failed pulls. What passes is looked for first:
 # a rate limit of Docker Hub advises to authenticate, and a proxy may wrap one error in another.
 _PASSING = re.compile(
-    r"toomanyrequests|too many requests|rate limit|time-?d? ?out|deadline exceeded|no such host"
+    r"toomanyrequests|too many requests|rate limit|time-?d? ?out|deadline exceeded"
+    r"|lookup (\S+\.)?docker\.io\b.*no such host"
     r"|connection (refused|reset)|temporary failure|server misbehaving|unexpected EOF"
     r"|service unavailable|bad gateway|internal server error|network is unreachable"
     r"|context canceled|no route to host|\b(429|50[0234])\b",
@@ -41,6 +42,8 @@ _PERMANENT = re.compile(
     r"|repository \S* ?(does not exist|not found)|repository name not known|name unknown"
     r"|unauthorized|authentication required|no basic auth credentials|access forbidden"
     r"|denied: (access|permission)|invalid reference format"
+    # GitHub's registry and Amazon's give no other reason than the registry's own words.
+    r"|(daemon:|registry:|IMAGE:?) denied\b|server gave HTTP response to HTTPS client"
     r"|failed to resolve reference .*not found"
     # The engine cannot start the provider's launcher in it: no shell, or another processor's.
     r'|exec: \\*"(/(usr/)?bin/)?(ba)?sh\\*": (executable file not found|stat \S+ no such file|'
