@@ -939,6 +939,12 @@ FAULTS = (
         '[""][1:]',
     ),
     Fault(
+        "what a workload leaves running goes on",
+        "driver/supervisor.py",
+        'kill -KILL "${p%/environ}"',
+        ":",
+    ),
+    Fault(
         "a text that was cut off starts a workload",
         "driver/supervisor.py",
         """[ "$(tail -n 1 "$dir/work")" = '@WHOLE@' ]""",
@@ -949,6 +955,12 @@ FAULTS = (
         "driver/supervisor.py",
         'PROVIDERS_OWN = ("CONTAINER_API_KEY", ',
         "PROVIDERS_OWN = (",
+    ),
+    Fault(
+        "a server that allows few sessions is asked in vain",
+        "adapters/ssh.py",
+        "if len(self._lines) < LINES_MAX and",
+        "if not self._lines and",
     ),
     Fault(
         "backslashes are left to root's shell",

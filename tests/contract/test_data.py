@@ -391,6 +391,20 @@ async def test_a_folder_that_the_image_does_not_let_be_made_is_told(
     assert "File exists" in last.message
 
 
+async def test_what_a_workload_leaves_running_does_not_spoil_its_output(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """As the log of a helper that nobody has ended."""
+    case = await Case.on(machine, tmp_path, controller[1], needs_outputs=True)
+    helper = "while :; do echo more >> outputs/log; sleep 0.01; done"
+    text = f"echo model > outputs/model; setsid sh -c '{helper}' & sleep 1"
+    outcome = await case.outcome_of(text, machine, controller[0])
+
+    assert (outcome.exit_code, outcome.lost) == (0, "")
+    assert (case.claims / "outputs/model").read_text() == "model\n"
+    assert "more\n" in (case.claims / "outputs/log").read_text()
+
+
 async def test_what_an_earlier_pod_has_kept_is_not_carried_again(
     machine: Machine, controller: tuple[Controller, str], tmp_path: Path
 ) -> None:

@@ -100,12 +100,14 @@ class Machine:
         async with self.vast.rent_line() as line:
             self.number = await line.send(rent, 10)
 
-    async def boot(self, image: str = "python:3.11", *, writes_key: bool = True) -> None:
+    async def boot(
+        self, image: str = "python:3.11", *, writes_key: bool = True, before: str = ""
+    ) -> None:
         """Rents it, waits for it, and reads its host key from the provider's log.
 
         Its start script may be unable to write the list of keys.
         """
-        await self.rent(image, writes_key=writes_key)
+        await self.rent(image, writes_key=writes_key, before=before)
         while not (found := await self._host_key()):
             await asyncio.sleep(0.1)
         self.host_key = found
@@ -168,6 +170,21 @@ async def test_commands_truly_run(machine: Machine) -> None:
     first, number, home = said.decode().splitlines()
     assert (first, number) == ("hello", f"C.{machine.number}")
     assert home == "/root"
+
+
+@pytest.mark.parametrize("most", [1, 3])
+async def test_an_image_may_allow_few_sessions_for_a_connection(
+    simulator: Simulator, tmp_path: Path, most: int
+) -> None:
+    """As advisers on security say, while we need up to ten at a time."""
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+    machine = Machine(simulator, vast, tmp_path)
+    few = f"echo MaxSessions {most} >> /etc/ssh/sshd_config; kill -HUP $(cat /run/sshd.pid)\n"
+    await machine.boot(before=few)
+    gathered = "echo >> /root/come; while [ $(wc -l < /root/come) -lt 6 ]; do sleep 0.05; done"
+    async with machine.connected() as connection, asyncio.timeout(120):
+        await asyncio.gather(*(connection.run(gathered, timeout_seconds=60) for _ in range(6)))
+    await vast.close()
 
 
 async def test_a_user_who_logs_in_gets_a_terminal_and_files(machine: Machine) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -237,9 +238,21 @@ def test_its_output_can_be_opened_by_name(shell: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_what_it_leaves_running_does_not_hold_up_its_end(shell: str, tmp_path: Path) -> None:
+def test_what_it_leaves_running_ends_with_it(shell: str, tmp_path: Path) -> None:
+    """As with a container: it might go on to write to the files that are copied."""
+    leave = "sleep 300 & echo $!; setsid sh -c 'echo $$; exec sleep 300' & sleep 0.2"
+    for pid in run(shell, tmp_path, {}, {}, "sh", "-c", leave).split():
+        state = Path(f"/proc/{int(pid)}/stat")
+        deadline = time.monotonic() + 60
+        with suppress(FileNotFoundError):
+            while state.read_text().rpartition(")")[2].split()[0] not in "ZX":
+                assert time.monotonic() < deadline, "it still runs"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_what_hides_from_its_end_does_not_hold_it_up(shell: str, tmp_path: Path) -> None:
     """Whoever has its output open may print for ever."""
-    said = run(shell, tmp_path, {}, {}, "sh", "-c", "sleep 300 & echo $!")
+    said = run(shell, tmp_path, {}, {}, "sh", "-c", "env -i sleep 300 & echo $!; sleep 0.2")
     os.kill(int(said), signal.SIGKILL)
 
 

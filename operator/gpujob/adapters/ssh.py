@@ -12,8 +12,8 @@ input is sent only once it has begun. What stands outside of the nonces is dropp
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import asyncssh
@@ -46,6 +46,8 @@ OUTPUT_BYTES_MAX = 256 << 10
 """The longest output of a script; ours print a few thousand bytes. What we make of an output takes
 far more memory than the output itself."""
 ERROR_BYTES_KEPT = 200
+LINES_MAX = 10
+"""OpenSSH's server lets as many log in at a time (sshd_config(5), MaxStartups)."""
 PORT_WINDOW_BYTES = 1 << 20
 """How much may be on its way to a slow reader, for each connection to a port."""
 SCRIPT_SECONDS = 15.0
@@ -109,8 +111,15 @@ class Process:
 class Connection:
     """An open connection to one machine."""
 
-    def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
+    def __init__(
+        self,
+        connection: asyncssh.SSHClientConnection,
+        another: Callable[[], Awaitable[asyncssh.SSHClientConnection]],
+    ) -> None:
+        """Wraps a connection of the library; `another` makes one more, to the same address."""
         self._connection = connection
+        self._another = another
+        self._lines = [connection]
 
     async def run(
         self, script: str, text: bytes = b"", *, timeout_seconds: float = SCRIPT_SECONDS
@@ -212,9 +221,7 @@ class Connection:
         )
         with _translated():
             async with asyncio.timeout(timeout_seconds):
-                process = await self._connection.create_process(
-                    command, encoding=None, stderr=stderr
-                )
+                process = await self._session(command, stderr)
         try:
             with _translated():
                 output = Output(process.stdout)
@@ -231,6 +238,24 @@ class Connection:
                 yield process, output
         finally:
             process.close()
+
+    async def _session(self, command: str, stderr: int) -> "asyncssh.SSHClientProcess[bytes]":
+        """Opens a session; raises ChannelOpenError.
+
+        An image's server may allow fewer for one connection than the ten of OpenSSH's default
+        (sshd_config(5), MaxSessions), and fewer than are needed at a time.
+        """
+        for line in self._lines:
+            with suppress(asyncssh.ChannelOpenError):
+                return await line.create_process(command, encoding=None, stderr=stderr)
+        if len(self._lines) < LINES_MAX and not self._connection.is_closed():
+            self._lines.append(await self._another())
+        return await self._lines[-1].create_process(command, encoding=None, stderr=stderr)
+
+    def abort(self) -> None:
+        """Closes it, with all that runs over it."""
+        for line in self._lines:
+            line.abort()
 
     async def _await_begin(self, output: Output, begin: str, timeout_seconds: float) -> None:
         """Waits until a script begins; raises SessionHangs if only its session is mute."""
@@ -299,8 +324,9 @@ async def connect(
     Raises HostKeyMismatch, LoginRefused or MachineUnreachable.
     """
     trusted = asyncssh.import_known_hosts(f"* {host_key}\n")
-    with _translated():
-        connection = await asyncssh.connect(
+
+    async def line() -> asyncssh.SSHClientConnection:
+        return await asyncssh.connect(
             host,
             port,
             username=user,
@@ -318,8 +344,11 @@ async def connect(
             keepalive_interval=KEEPALIVE_SECONDS,
             keepalive_count_max=KEEPALIVES_MISSED,
         )
+
+    with _translated():
+        connection = Connection(await line(), line)
     try:
-        yield Connection(connection)
+        yield connection
     finally:
         connection.abort()
 

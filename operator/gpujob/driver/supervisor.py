@@ -75,7 +75,9 @@ born() { echo "$(cat /proc/sys/kernel/random/boot_id 2>/dev/null):$(since 1)"; }
 # The first `setsid` leads a session, so that the second one forks and returns: what a shell starts
 # by `&` would ignore SIGINT and SIGQUIT, and hand that on (POSIX, Shell Command Language, 2.11).
 # The workload prints into pipes, as in a container: if its output were a file, to write to
-# /dev/stdout or /dev/stderr would empty it. What it leaves running may hold them open for ever.
+# /dev/stdout or /dev/stderr would empty it. What it leaves running is killed, as in a container:
+# else it would go on to write to the files that are being copied. It is known by its environment;
+# if some of it is not found, it may hold the pipes open for ever.
 _LAUNCH = r"""
 umask 077
 base=@FOLDER@/runs; mkdir -p "$base"; dir="$base/@RUN@"
@@ -111,6 +113,9 @@ for s in stdout stderr; do
 done
 env -i sh enter "$1" "$HOME" "$PATH" > stdout.pipe 2> stderr.pipe < /dev/null
 code=$?
+for p in $(grep -lzsxF "@PROGRESS@=$1/progress" /proc/[0-9]*/environ); do
+  p=${p#/proc/}; kill -KILL "${p%/environ}"
+done
 n=0
 while [ -e stdout.pipe ] || [ -e stderr.pipe ]; do
   [ $n -lt 20 ] || break
@@ -396,6 +401,7 @@ def follow_script(run: str, file: str, offset: int) -> str:
 
 def _script(text: str, run: str) -> str:
     filled = {"@BORN@": _BORN, "@RUN@": run, "@FOLDER@": MACHINE_FOLDER, "@WHOLE@": _WHOLE}
+    filled["@PROGRESS@"] = PROGRESS_VARIABLE
     for name, value in filled.items():
         text = text.replace(name, value)
     return text
