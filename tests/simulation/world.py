@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -28,6 +29,7 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
 from gpujob.api.transport import RegistryLogin
+from gpujob.controller.cache import WATCHED, Cache
 from gpujob.controller.lead import RESYNC_SECONDS
 from gpujob.controller.leader_lock import LeaderLock, LockLost
 from gpujob.controller.machine_book import MachineBook
@@ -101,12 +103,14 @@ class Operator:
         self.process = process
         self._objects = kube
         self._kube = kube = process.view(kube)
+        self._cache = Cache(kube)
         self._vast = vast = process.view(vast)
         self.lock = LeaderLock(kube, clock, SETTINGS, identity=identity)
         readiness = Readiness()
         self._market = MarketWatch(vast, clock, SETTINGS.limits, readiness, self._on_listing)
         self._reconciler = Reconciler(
             kube=kube,
+            cache=self._cache,
             vast=vast,
             market=self._market,
             clock=clock,
@@ -173,10 +177,22 @@ class Operator:
             if node.status.released_at is None:
                 self.queue.add(key_of(body))
 
+    def nudge(self, key: Key) -> None:
+        """Asks for a pass, as the report of a driver does."""
+        self.queue.add(key)
+
+    def see(self, kind: str, body: dict[str, Any], gone: bool) -> None:
+        """Takes in an event of its watch; while it stands it sees nothing, as after a relist."""
+        if self.process.is_stopped or self.process.is_cut_off:
+            return
+        for key in self._cache.take_in(kind, body, gone):
+            self.queue.add(key)
+
     async def _resync(self) -> None:
         while True:
-            for body in [*self._objects.of_kind("GpuJob"), *self._objects.of_kind("GpuNode")]:
-                self.queue.add(key_of(body))
+            for kind in WATCHED:
+                for key in self._cache.compare(kind, self._objects.of_kind(kind)):
+                    self.queue.add(key)
             await asyncio.sleep(RESYNC_SECONDS)
 
     async def _sweeping(self) -> None:
@@ -233,6 +249,8 @@ class World:
         self.vast.leads = self._leads
         self._unled: dict[int, int] = {}
         """For how many steps each replica has acted without the lock."""
+        self.is_watched = True
+        """Whether replicas are told what is written."""
         self._lives = 0
         self._restarts: set[asyncio.Task[None]] = set()
         self.replicas: list[Operator] = []
@@ -285,7 +303,7 @@ class World:
         if self.replicas[number] is killed:
             self.replicas[number] = self._replica()
 
-    def add(self, key: Key) -> None:
+    def tell(self, told: Callable[[Operator], None]) -> None:
         """Tells every replica what a watch would: late, never or twice, if chance says so."""
         loop = asyncio.get_running_loop()
         for replica in self.replicas:
@@ -293,9 +311,9 @@ class World:
                 continue
             late = self.chance.strikes()
             if late or self.chance.strikes():
-                loop.call_later(self.chance.between(0, 10), replica.queue.add, key)
+                loop.call_later(self.chance.between(0, 10), told, replica)
             if not late:
-                replica.queue.add(key)
+                told(replica)
 
     def living(self, text: str = CLUSTER) -> list[int]:
         """Returns the machines that are paid for and whose mark contains this."""
@@ -334,7 +352,7 @@ class World:
         self.replicas = [self._replica() if self._is_due(one) else one for one in self.replicas]
         for uid in self.drivers.news():
             if (body := self.kube.by_uid(uid)) is not None:
-                self.add(key_of(body))
+                self.tell(partial(Operator.nudge, key=key_of(body)))
         self.check()
 
     def _is_due(self, replica: Operator) -> bool:
@@ -454,13 +472,8 @@ class World:
         freed = freed and uid not in self.kube.forced
         if kind in ("GpuNode", "GpuJob") and freed and (left := self.living(uid)):
             raise Broken(f"{kind} was let go while {left} is leased")
-        if kind in ("GpuNode", "GpuJob") and not gone:
-            self.add(key_of(body))
-        if kind == "GpuNode":
-            job = Key("GpuJob", body["metadata"]["namespace"], body["spec"]["jobRef"]["name"])
-            self.add(job)
-        if kind == "GpuJob" and (name := body.get("status", {}).get("nodeName")):
-            self.add(Key("GpuNode", body["metadata"]["namespace"], name))
+        if kind in WATCHED and self.is_watched:
+            self.tell(partial(Operator.see, kind=kind, body=body, gone=gone))
 
     def jobs(self) -> dict[str, GpuJob]:
         """Returns the jobs by name."""

@@ -1,53 +1,174 @@
-"""The objects as the watch last saw them."""
+"""The objects that passes read, as the watch, our own writes or a quorum read last showed them.
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+What is held may be old. That cannot do harm, because of three rules:
+
+- An object that is not held is looked up by a quorum read. So nothing counts as gone because the
+  watch has not shown it.
+- A status is written only on the very version that was read. A stale one costs a conflict.
+- A pass acts only after it has read all objects again by quorum reads (`reconcile.py`).
+
+After a write that failed, an object is *doubted* until a quorum read: the write may have arrived.
+"""
+
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
+from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
-from gpujob.api.meta import LABEL_NODE
+from gpujob.api.meta import LABEL_COMPONENT, LABEL_MANAGED_BY, LABEL_NODE, MANAGER
+from gpujob.controller.readings import Readings
 from gpujob.controller.workqueue import Key
 
+WATCHED = {
+    "GpuJob": "",
+    "GpuNode": "",
+    "Pod": f"{LABEL_MANAGED_BY}={MANAGER},{LABEL_COMPONENT}=driver",
+}
+"""The kinds that are held; only objects that match the label selector are watched."""
 
-@dataclass
+
 class Cache:
-    """Answers drivers without a call to the API server, and finds the objects of an event."""
+    """Holds what was last seen of each watched object; answers drivers and figures from it."""
 
-    nodes: dict[str, GpuNode] = field(default_factory=dict)
-    """Nodes by uid."""
-    jobs: dict[str, GpuJob] = field(default_factory=dict)
-    """Jobs by uid."""
+    def __init__(self, kube: KubeClient) -> None:
+        self._kube = kube
+        self._bodies: dict[Key, Body] = {}
+        self._doubted: set[Key] = set()
+        self.readings = Readings()
+        self.nodes: dict[str, GpuNode] = {}
+        """Nodes by uid."""
+        self.jobs: dict[str, GpuJob] = {}
+        """Jobs by uid."""
 
     def lookup(self, node_uid: str) -> tuple[GpuNode | None, GpuJob | None]:
         """Returns the node with this uid, and its job."""
         node = self.nodes.get(node_uid)
         return node, self.jobs.get(node.spec.job_ref.uid) if node else None
 
-    def take_in(self, kind: str, body: dict[str, Any], gone: bool) -> Iterator[Key]:
-        """Stores the object of an event, and yields the keys to reconcile because of it."""
-        meta = body["metadata"]
-        namespace, name, uid = meta["namespace"], meta["name"], meta["uid"]
-        if kind == "Pod":
-            if node_name := meta.get("labels", {}).get(LABEL_NODE):
-                yield Key("GpuNode", namespace, node_name)
-            return
-        yield Key(kind, namespace, name)
+    # --- Reads ------------------------------------------------------------------------------
+
+    async def find(self, key: Key, uid: str | None = None) -> Body | None:
+        """Returns an object as it was last seen, or else, or if it has another uid, by `read`."""
+        held = self._bodies.get(key)
+        if held is None or key in self._doubted:
+            return await self.read(key)
+        return held if uid in (None, held["metadata"]["uid"]) else await self.read(key)
+
+    async def read(self, key: Key, uid: str | None = None) -> Body | None:
+        """Returns an object by a quorum read; None if the API server says that there is none."""
+        del uid  # What is stored under this name is the answer, whatever its uid.
+        before = self._bodies.get(key)
+        found = await self._kube.find(key.kind, key.namespace, key.name)
+        if self._bodies.get(key) is before:
+            self._doubted.discard(key)
+            self._drop(key) if found is None else self._hold(key, found)
+        return found
+
+    # --- What the watch and the lists show --------------------------------------------------
+
+    def take_in(self, kind: str, body: Body, gone: bool) -> Iterable[Key]:
+        """Takes in the object of an event, and returns the keys to reconcile because of it."""
+        key = _key(kind, body)
+        held = self._bodies.get(key)
+        if held is None or _version(held) <= _version(body):
+            self._hold(key, body)
+            if gone:
+                self._drop(key)
+        return _concerned(kind, body)
+
+    def compare(self, kind: str, listed: Iterable[Body]) -> set[Key]:
+        """Doubts what is held but not as a list shows it; returns the keys to reconcile.
+
+        The watch does not tell what was deleted while it was interrupted.
+        """
+        shown = {_key(kind, body): body for body in listed}
+        held = {key: body for key, body in self._bodies.items() if key.kind == kind}
+        for key, body in held.items():
+            if key not in shown or _version(shown[key]) != _version(body):
+                self._doubted.add(key)
+        return {key for body in (held | shown).values() for key in _concerned(kind, body)}
+
+    # --- Our own writes ---------------------------------------------------------------------
+
+    async def create(self, kind: str, namespace: str, body: Body) -> Body:
+        """Creates an object; raises as `KubeClient.create`."""
+        key = Key(kind, namespace, body["metadata"]["name"])
+        return await self._written(key, self._kube.create(kind, namespace, body))
+
+    async def write_status(self, kind: str, stored: Mapping[str, Any], status: Body) -> Body:
+        """Replaces the status of exactly this version; raises as `KubeClient.write_status`."""
+        write = self._kube.write_status(kind, stored, status)
+        return await self._written(_key(kind, stored), write)
+
+    async def set_finalizers(
+        self, kind: str, stored: Mapping[str, Any], finalizers: list[str]
+    ) -> Body:
+        """Replaces the finalizers of exactly this version; raises as the KubeClient's."""
+        write = self._kube.set_finalizers(kind, stored, finalizers)
+        return await self._written(_key(kind, stored), write)
+
+    async def _written(self, key: Key, write: Awaitable[Body]) -> Body:
+        self._doubted.add(key)
+        body = await write
+        self._doubted.discard(key)
+        held = self._bodies.get(key)
+        if held is None or _version(held) <= _version(body):
+            self._hold(key, body)
+        return body
+
+    async def delete(self, key: Key, uid: str) -> None:
+        """Deletes this very object; raises as `KubeClient.delete`."""
+        self._doubted.add(key)
+        await self._kube.delete(key.kind, key.namespace, key.name, uid)
+
+    def _hold(self, key: Key, body: Body) -> None:
+        uid, held = body["metadata"]["uid"], self._bodies.get(key)
+        if held is not None and held["metadata"]["uid"] != uid:
+            self._drop(key)
+        self._bodies[key] = body
         try:
-            if kind == "GpuJob":
-                job = GpuJob.model_validate(body)
-                self.jobs[uid] = job
-                if job.status.node_name:
-                    yield Key("GpuNode", namespace, job.status.node_name)
-            else:
-                node = GpuNode.model_validate(body)
-                self.nodes[uid] = node
-                yield Key("GpuJob", namespace, node.spec.job_ref.name)
+            if key.kind == "GpuJob":
+                self.jobs[uid] = self.readings.read(GpuJob, key, body)
+            elif key.kind == "GpuNode":
+                self.nodes[uid] = self.readings.read(GpuNode, key, body)
         except ValidationError:
             # The pass over the object reports this in its status.
             pass
-        if gone:
-            self.jobs.pop(uid, None)
-            self.nodes.pop(uid, None)
+
+    def _drop(self, key: Key) -> None:
+        held = self._bodies.pop(key, None)
+        if held is not None:
+            self.readings.forget(key)
+            self.jobs.pop(held["metadata"]["uid"], None)
+            self.nodes.pop(held["metadata"]["uid"], None)
+
+
+def _key(kind: str, body: Mapping[str, Any]) -> Key:
+    meta = body["metadata"]
+    return Key(kind, meta["namespace"], meta["name"])
+
+
+def _concerned(kind: str, body: Body) -> Iterator[Key]:
+    """Yields the keys of the objects that are to be reconciled when this one changes."""
+    meta = body["metadata"]
+    namespace = meta["namespace"]
+    if kind == "Pod":
+        if node := meta.get("labels", {}).get(LABEL_NODE):
+            yield Key("GpuNode", namespace, node)
+        return
+    yield _key(kind, body)
+    if kind == "GpuNode":
+        yield Key("GpuJob", namespace, body["spec"]["jobRef"]["name"])
+    elif node := (body.get("status") or {}).get("nodeName"):
+        yield Key("GpuNode", namespace, node)
+
+
+def _version(body: Body) -> int:
+    """Returns an object's version, which the API server counts up over all objects of a kind.
+
+    https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
+    """
+    return int(body["metadata"]["resourceVersion"])

@@ -14,7 +14,7 @@ from gpujob.adapters.vast import VastClient
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import RegistryLogin
 from gpujob.controller.address import publish_address
-from gpujob.controller.cache import Cache
+from gpujob.controller.cache import WATCHED, Cache
 from gpujob.controller.certificates import (
     TransportTls,
     keep_for_ever,
@@ -68,7 +68,7 @@ class Leader:
         self._cluster_id = cluster_id
         self._lock = lock
         self._queue = WorkQueue()
-        self._cache = Cache()
+        self._cache = Cache(kube)
         self._heard: dict[str, Heard] = {}
         self._logins: dict[str, RegistryLogin] = {}
         """For the registries of images, by the node's uid, until the rent request is sent."""
@@ -81,6 +81,7 @@ class Leader:
         self._tls = TransportTls()
         self._reconciler = Reconciler(
             kube=kube,
+            cache=self._cache,
             vast=self._vast,
             market=self.market,
             clock=clock,
@@ -154,7 +155,7 @@ class Leader:
         ]
         others = [
             asyncio.create_task(self.market.run(), name="market"),
-            asyncio.create_task(_resync(self._kube, self._queue), name="resync"),
+            asyncio.create_task(_resync(self._kube, self._cache, self._queue), name="resync"),
             asyncio.create_task(_announce(self._kube, self._settings), name="address"),
             asyncio.create_task(_mind(self._watcher, self._sweep), name="threads"),
             asyncio.create_task(
@@ -273,15 +274,17 @@ async def _work(queue: WorkQueue, reconciler: Reconciler) -> None:
             queue.done(key, failed=failed)
 
 
-async def _resync(kube: KubeClient, queue: WorkQueue) -> None:
-    """Asks for a pass over every object regularly, so that a lost event only causes a delay."""
+async def _resync(kube: KubeClient, cache: Cache, queue: WorkQueue) -> None:
+    """Compares the cache with what is stored, and asks for a pass over every object, regularly.
+
+    So a lost event only causes a delay.
+    """
     while True:
         await asyncio.sleep(RESYNC_SECONDS)
         try:
-            for kind in ("GpuJob", "GpuNode"):
-                for body in await kube.list_all(kind):
-                    meta = body["metadata"]
-                    queue.add(Key(kind, meta["namespace"], meta["name"]))
+            for kind, selector in WATCHED.items():
+                for key in cache.compare(kind, await kube.list_all(kind, selector)):
+                    queue.add(key)
         except AdapterError as error:
             log.warning("resync_failed", problem=str(error))
 

@@ -19,11 +19,8 @@ class Readings:
     def __init__(self) -> None:
         self._last: dict[Key, GpuJob | GpuNode] = {}
 
-    def read(self, model: type[Read], key: Key, body: Body | None) -> Read | None:
-        """Returns an object as it is stored, None if it is not; may raise ValidationError."""
-        if body is None:
-            self._last.pop(key, None)
-            return None
+    def read(self, model: type[Read], key: Key, body: Body) -> Read:
+        """Returns an object as it is stored; may raise ValidationError."""
         last, meta = self._last.get(key), body["metadata"]
         if isinstance(last, model) and (last.metadata.uid, last.metadata.resource_version) == (
             meta["uid"],
@@ -32,3 +29,7 @@ class Readings:
             return last
         found = self._last[key] = model.model_validate(body)
         return found
+
+    def forget(self, key: Key) -> None:
+        """Drops what was read of an object that is gone."""
+        self._last.pop(key, None)

@@ -1,15 +1,16 @@
 """One pass over a GpuJob or a GpuNode: observe, plan, store, act.
 
 A pass reads the object, asks `core` for a plan, stores the planned status on exactly the version
-that was read, and only then carries out the effects. A failure ends the pass, and the next one
-reads everything again. No other module carries out effects.
+that was read, and only then carries out the effects. What it reads may be held in the cache, but a
+plan with effects is made again on what quorum reads show. A failure ends the pass, and the next one
+begins anew. No other module carries out effects.
 """
 
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -41,13 +42,13 @@ from gpujob.api.meta import API_VERSION, FINALIZER, LABEL_MANAGED_BY, MANAGER, C
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, RegistryLogin
 from gpujob.api.words import in_words
+from gpujob.controller.cache import Cache
 from gpujob.controller.events import record_event
 from gpujob.controller.leader_lock import LeaderLock
 from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_watch import MarketWatch
 from gpujob.controller.pods import is_owned_by, pod_from
 from gpujob.controller.readiness import Readiness
-from gpujob.controller.readings import Readings
 from gpujob.controller.settings import Settings
 from gpujob.controller.workqueue import Key
 from gpujob.core import effects
@@ -95,6 +96,26 @@ class Queue(Protocol):
         ...
 
 
+class Read(Protocol):
+    """Reads an object: `Cache.find` or `Cache.read`."""
+
+    async def __call__(self, key: Key, uid: str | None = None, /) -> Body | None:
+        """Returns the object, None if there is none; `uid` is of the one that is expected."""
+        ...
+
+
+Seen = TypeVar("Seen", JobObservation, NodeObservation)
+
+
+@dataclass(frozen=True)
+class _Planned(Generic[Seen]):
+    """What a pass has read, and what follows from it."""
+
+    stored: Body
+    observation: Seen
+    plan: Plan[Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Pass:
     """The result of a pass: what its line in the log shows."""
@@ -112,6 +133,7 @@ class Reconciler:
         self,
         *,
         kube: KubeClient,
+        cache: Cache,
         vast: Provider,
         market: MarketWatch,
         clock: Clock,
@@ -126,6 +148,8 @@ class Reconciler:
         authorities: Callable[[], str],
     ) -> None:
         self._kube = kube
+        self._cache = cache
+        self._readings = cache.readings
         self._vast = vast
         self._market = market
         self._clock = clock
@@ -142,7 +166,6 @@ class Reconciler:
         """Tasks with a rent request in flight, which must not be cancelled."""
         self.unfit_paid_seconds: defaultdict[str, list[float]] = defaultdict(list)
         """Paid seconds of each machine that failed the preflight check, by reason."""
-        self._readings = Readings()
         self._memories: dict[str, NodeMemory] = {}
         self._absent_since: dict[str, float] = {}
         self._service_problems: dict[str, str] = {}
@@ -198,22 +221,44 @@ class Reconciler:
     # --- GpuJob -----------------------------------------------------------------------------
 
     async def _job(self, key: Key) -> _Pass | None:
-        stored = await self._kube.find("GpuJob", key.namespace, key.name)
+        seen = await self._plan_job(key, self._cache.find)
+        if seen is not None and seen.plan.effects:
+            seen = await self._plan_job(key, self._cache.read)
+        if seen is None:
+            return None
+        job, node, plan = seen.observation.job, seen.observation.node, seen.plan
+        status, uid = job.status, job.metadata.uid
+        after = job_status(job, plan, self._clock.now())
+        stored = await self._store(key, seen.stored, after)
+        is_change = stored is not seen.stored
+        if is_change and (node is None or after.node_uid is None):
+            # While an attempt is under way, the passes over its node record the events.
+            await self._tell(job, status.conditions, after.conditions)
+        for effect in plan.effects:
+            await self._act_on_job(effect, key, stored)
+        if status.node_name is not None and plan.status.node_name is None:
+            # The node was kept until the job had taken over its cost. Now it can be released.
+            self._queue.add(Key("GpuNode", key.namespace, status.node_name))
+        self._requeue(key, plan)
+        return _Pass(uid=uid, stage=after.phase or "", plan=plan, is_change=is_change)
+
+    async def _plan_job(self, key: Key, read: Read) -> _Planned[JobObservation] | None:
+        stored = await read(key)
+        if stored is None:
+            return None
         try:
             job = self._readings.read(GpuJob, key, stored)
         except ValidationError as error:
-            assert stored is not None, "what is not stored has no faults"
             await self._refuse_spec(stored, error)
-            return None
-        if stored is None or job is None:
             return None
         status = job.status
         bind_contextvars(attempt=status.attempt)
         if status.node_name is not None:
             bind_contextvars(node=status.node_name)
         name = status.node_name or node_name(key.name, status.attempt + 1)
-        body = await self._kube.find("GpuNode", key.namespace, name)
-        node = self._readings.read(GpuNode, Key("GpuNode", key.namespace, name), body)
+        node_key = Key("GpuNode", key.namespace, name)
+        body = await read(node_key, status.node_uid)
+        node = self._readings.read(GpuNode, node_key, body) if body is not None else None
         observation = JobObservation(
             world=self.world(),
             job=job,
@@ -225,20 +270,9 @@ class Reconciler:
         plan = plan_job(observation)
         if plan.wants_quotes:
             quotes = await self._market.quotes(job.spec)
-            plan = plan_job(replace(observation, world=self.world(), quotes=quotes))
-        after = job_status(job, plan, self._clock.now())
-        before, stored = stored, await self._store(key, stored, after)
-        if stored is not before and (node is None or after.node_uid is None):
-            # While an attempt is under way, the passes over its node record the events.
-            await self._tell(job, status.conditions, after.conditions)
-        for effect in plan.effects:
-            await self._act_on_job(effect, key, stored)
-        if status.node_name is not None and plan.status.node_name is None:
-            # The node was kept until the job had taken over its cost. Now it can be released.
-            self._queue.add(Key("GpuNode", key.namespace, status.node_name))
-        self._requeue(key, plan)
-        uid, is_change = job.metadata.uid, stored is not before
-        return _Pass(uid=uid, stage=after.phase or "", plan=plan, is_change=is_change)
+            observation = replace(observation, world=self.world(), quotes=quotes)
+            plan = plan_job(observation)
+        return _Planned(stored, observation, plan)
 
     async def _service_owner(self, job: GpuJob) -> str | None:
         if not job.spec.ports or is_finished(job.status):
@@ -294,7 +328,7 @@ class Reconciler:
         old: Body = next((c for c in status.get("conditions", []) if c["type"] == "Stalled"), {})
         if old.get("message") != words:
             status = {**status, "conditions": conditions, "observedGeneration": generation}
-            await self._kube.write_status("GpuJob", stored, status)
+            await self._cache.write_status("GpuJob", stored, status)
 
     async def _act_on_job(self, effect: effects.Effect, key: Key, stored: Body) -> None:
         match effect:
@@ -304,11 +338,11 @@ class Reconciler:
                 await self._remove_finalizer("GpuJob", stored)
             case effects.DeleteJob():
                 uid = stored["metadata"]["uid"]
-                await self._kube.delete("GpuJob", key.namespace, key.name, uid)
+                await self._cache.delete(key, uid)
                 log.info("job_deleted")
             case effects.CreateNode(manifest):
                 try:
-                    await self._kube.create("GpuNode", key.namespace, manifest)
+                    await self._cache.create("GpuNode", key.namespace, manifest)
                 except Conflict:
                     # An earlier pass or an earlier job of this name has created it. The next pass
                     # finds out.
@@ -322,16 +356,13 @@ class Reconciler:
     # --- GpuNode ----------------------------------------------------------------------------
 
     async def _node(self, key: Key) -> _Pass | None:
-        stored = await self._kube.find("GpuNode", key.namespace, key.name)
-        node = self._readings.read(GpuNode, key, stored)
-        if stored is None or node is None:
+        seen = await self._plan_node(key, self._cache.find)
+        if seen is not None and seen.plan.effects:
+            seen = await self._plan_node(key, self._cache.read)
+        if seen is None:
             return None
-        bind_contextvars(job=node.spec.job_ref.name, attempt=node.spec.attempt)
-        observation = await self._observe_node(key, node)
-        plan = plan_node(observation)
-        if plan.wants_quotes and observation.job is not None:
-            quotes = await self._market.quotes(observation.job.spec)
-            plan = plan_node(replace(observation, world=self.world(), quotes=quotes))
+        stored, observation, plan = seen.stored, seen.observation, seen.plan
+        node = observation.node
         after = node_status(node, plan, self._clock.now())
         rent = next((todo for todo in plan.effects if isinstance(todo, effects.Rent)), None)
         is_change = True
@@ -353,11 +384,26 @@ class Reconciler:
         uid, stage = node.metadata.uid, observation.stage
         return _Pass(uid=uid, stage=stage, plan=plan, is_change=is_change)
 
-    async def _observe_node(self, key: Key, node: GpuNode) -> NodeObservation:
+    async def _plan_node(self, key: Key, read: Read) -> _Planned[NodeObservation] | None:
+        stored = await read(key)
+        if stored is None:
+            return None
+        node = self._readings.read(GpuNode, key, stored)
+        bind_contextvars(job=node.spec.job_ref.name, attempt=node.spec.attempt)
+        observation = await self._observe_node(key, node, read)
+        plan = plan_node(observation)
+        if plan.wants_quotes and observation.job is not None:
+            quotes = await self._market.quotes(observation.job.spec)
+            observation = replace(observation, world=self.world(), quotes=quotes)
+            plan = plan_node(observation)
+        return _Planned(stored, observation, plan)
+
+    async def _observe_node(self, key: Key, node: GpuNode, read: Read) -> NodeObservation:
         uid = node.metadata.uid
         job_key = Key("GpuJob", key.namespace, node.spec.job_ref.name)
-        job_body = await self._kube.find(job_key.kind, job_key.namespace, job_key.name)
-        pod_body = await self._kube.find("Pod", key.namespace, driver_pod_name(key.name))
+        job_body = await read(job_key, node.spec.job_ref.uid)
+        job = self._readings.read(GpuJob, job_key, job_body) if job_body is not None else None
+        pod_body = await read(Key("Pod", key.namespace, driver_pod_name(key.name)))
         pod = pod_from(pod_body) if pod_body is not None and is_owned_by(pod_body, uid) else None
         memory = self._memories.get(uid, NodeMemory())
         now = self._clock.monotonic()
@@ -375,7 +421,7 @@ class Reconciler:
         return NodeObservation(
             world=self.world(),
             node=node,
-            job=self._readings.read(GpuJob, job_key, job_body),
+            job=job,
             pod=pod,
             report=self._report(uid, pod),
             has_login=uid in self._logins,
@@ -446,7 +492,7 @@ class Reconciler:
             case effects.CreateDriver(manifest):
                 await self._create_driver(key, uid, manifest)
             case effects.DeleteDriver(name, pod_uid):
-                await self._kube.delete("Pod", key.namespace, name, pod_uid)
+                await self._cache.delete(Key("Pod", key.namespace, name), pod_uid)
             case effects.ReadHostKey(instance_id, nonce):
                 await self._read_host_key(uid, instance_id, nonce)
             case effects.AttachKey(instance_id, public_key):
@@ -469,7 +515,7 @@ class Reconciler:
                 self._memories.pop(uid, None)
                 log.info("node_released")
             case effects.DeleteNode():
-                await self._kube.delete("GpuNode", key.namespace, key.name, uid)
+                await self._cache.delete(key, uid)
             case _:
                 raise AssertionError(f"{effect} is not an effect of a node")
 
@@ -501,7 +547,7 @@ class Reconciler:
 
     async def _create_driver(self, key: Key, uid: str, manifest: dict[str, Any]) -> None:
         try:
-            await self._kube.create("Pod", key.namespace, manifest)
+            await self._cache.create("Pod", key.namespace, manifest)
         except Conflict:
             return
         except (Forbidden, Invalid) as error:
@@ -575,7 +621,7 @@ class Reconciler:
         wire = after.wire()
         if wire == stored.get("status"):
             return stored
-        return await self._kube.write_status(key.kind, stored, wire)
+        return await self._cache.write_status(key.kind, stored, wire)
 
     async def _tell_of_node(
         self, before: GpuNode, after: GpuNodeStatus, job: GpuJob | None
@@ -619,11 +665,11 @@ class Reconciler:
 
     async def _add_finalizer(self, kind: str, stored: Body) -> None:
         held = stored["metadata"].get("finalizers", [])
-        await self._kube.set_finalizers(kind, stored, [*held, FINALIZER])
+        await self._cache.set_finalizers(kind, stored, [*held, FINALIZER])
 
     async def _remove_finalizer(self, kind: str, stored: Body) -> None:
         held = stored["metadata"].get("finalizers", [])
-        await self._kube.set_finalizers(kind, stored, [name for name in held if name != FINALIZER])
+        await self._cache.set_finalizers(kind, stored, [name for name in held if name != FINALIZER])
 
     def _requeue(self, key: Key, plan: Plan[Any]) -> None:
         if plan.requeue_seconds is not None:

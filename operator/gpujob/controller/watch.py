@@ -12,7 +12,8 @@ from typing import Any
 
 import kopf
 
-from gpujob.api.meta import GROUP, LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGER, VERSION
+from gpujob.api.meta import GROUP, VERSION
+from gpujob.controller.cache import WATCHED
 
 OnEvent = Callable[[str, dict[str, Any], bool], None]
 """Gets the kind, the object, and whether it is gone; called in the watcher's thread."""
@@ -92,7 +93,5 @@ def _settings() -> kopf.OperatorSettings:
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
     settings.watching.reconnect_backoff = 1.0
-    settings.watching.label_selectors["", "v1", "pods"] = (
-        f"{LABEL_MANAGED_BY}={MANAGER},{LABEL_COMPONENT}=driver"
-    )
+    settings.watching.label_selectors["", "v1", "pods"] = WATCHED["Pod"]
     return settings

@@ -1,0 +1,188 @@
+"""What passes read may be old: that costs a conflict, and never a machine or money."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from tests.builders import a_node
+from tests.simulation.model import Chance, ModelKube
+from tests.simulation.world import NAMESPACE, World, play
+
+from gpujob.adapters.errors import ClusterUnavailable, Conflict
+from gpujob.adapters.kube import Body
+from gpujob.controller.cache import Cache
+from gpujob.controller.workqueue import Key
+
+POD = Key("Pod", NAMESPACE, "driver")
+
+
+def tried(story: Callable[[ModelKube, Cache], Awaitable[None]]) -> None:
+    """Plays a story with an empty API server and a cache."""
+
+    async def life() -> None:
+        kube = ModelKube(Chance(0, level=0.0))
+        await story(kube, Cache(kube))
+
+    play(life)
+
+
+async def stored(kube: ModelKube, phase: str = "Pending") -> Body:
+    """Stores a pod, and returns it."""
+    body: dict[str, Any] = {"metadata": {"name": POD.name}, "status": {"phase": phase}}
+    return await kube.create("Pod", NAMESPACE, body)
+
+
+def phase_of(body: Body | None) -> str | None:
+    """Returns a pod's phase; None if there is no pod."""
+    return body["status"]["phase"] if body is not None else None
+
+
+def test_what_the_watch_has_not_shown_may_exist() -> None:
+    """Absence is proved by a quorum read alone."""
+
+    async def story(kube: ModelKube, cache: Cache) -> None:
+        await stored(kube)
+
+        assert phase_of(await cache.find(POD)) == "Pending"
+
+    tried(story)
+
+
+def test_what_is_held_is_read_only_when_asked_for() -> None:
+    """A pass that changes nothing asks the API server nothing."""
+
+    async def story(kube: ModelKube, cache: Cache) -> None:
+        cache.take_in("Pod", await stored(kube), gone=False)
+        kube.set_status(*_place(POD), {"phase": "Running"})
+
+        assert phase_of(await cache.find(POD)) == "Pending"
+        assert phase_of(await cache.read(POD)) == "Running"
+        assert phase_of(await cache.find(POD)) == "Running"
+
+    tried(story)
+
+
+def test_another_object_of_the_name_is_not_the_one() -> None:
+    """Else a node would be ended because of an earlier job of the same name."""
+
+    async def story(kube: ModelKube, cache: Cache) -> None:
+        first = await stored(kube)
+        cache.take_in("Pod", first, gone=False)
+        kube.delete_now(*_place(POD))
+        second = await stored(kube, "Running")
+
+        assert phase_of(await cache.find(POD, second["metadata"]["uid"])) == "Running"
+
+    tried(story)
+
+
+def test_an_older_event_changes_nothing() -> None:
+    """The answer to our own write comes before the watch shows what was there earlier."""
+
+    async def story(kube: ModelKube, cache: Cache) -> None:
+        first = await stored(kube)
+        await cache.write_status("Pod", first, {"phase": "Running"})
+        cache.take_in("Pod", first, gone=False)
+
+        assert phase_of(await cache.find(POD)) == "Running"
+
+    tried(story)
+
+
+def test_a_newer_event_that_comes_before_the_answer_counts() -> None:
+    """Somebody has changed the object again before the answer to our write is here."""
+
+    async def story(kube: ModelKube, cache: Cache) -> None:
+        first = await stored(kube)
+
+        def change_again(kind: str, body: Body, gone: bool, _: Any) -> None:
+            cache.take_in(kind, body, gone)
+            if phase_of(body) == "Running":
+                kube.set_status(*_place(POD), {"phase": "Failed"})
+
+        kube.on_write.append(change_again)
+        await cache.write_status("Pod", first, {"phase": "Running"})
+
+        assert phase_of(await cache.find(POD)) == "Failed"
+
+    tried(story)
+
+
+@pytest.mark.parametrize("problem", [Conflict("stale"), ClusterUnavailable("no answer")])
+def test_after_a_write_that_failed_the_object_is_read_again(problem: Exception) -> None:
+    """It may have arrived; and what the watch shows next may be older."""
+
+    async def story(kube: ModelKube, cache: Cache) -> None:
+        first = await stored(kube)
+        cache.take_in("Pod", first, gone=False)
+
+        def lost(*_: Any) -> None:
+            raise problem
+
+        kube.on_write.append(lost)
+        with pytest.raises(type(problem)):
+            await cache.write_status("Pod", first, {"phase": "Running"})
+        cache.take_in("Pod", first, gone=False)
+
+        assert phase_of(await cache.find(POD)) == "Running"
+
+    tried(story)
+
+
+def test_what_was_deleted_unseen_goes_at_the_next_list() -> None:
+    """The watch does not tell what was deleted while it was interrupted."""
+
+    async def story(kube: ModelKube, cache: Cache) -> None:
+        body = await kube.create("GpuNode", NAMESPACE, a_node().model_dump(by_alias=True))
+        meta = body["metadata"]
+        cache.take_in("GpuNode", body, gone=False)
+        assert cache.lookup(meta["uid"])[0] is not None
+        kube.vanish("GpuNode", NAMESPACE, meta["name"])
+        key = Key("GpuNode", NAMESPACE, meta["name"])
+
+        assert key in cache.compare("GpuNode", [])
+        assert await cache.find(key) is None
+        assert cache.lookup(meta["uid"]) == (None, None)
+
+    tried(story)
+
+
+def test_a_version_from_before_a_restore_is_forgotten() -> None:
+    """After etcd was restored from a backup, versions begin again below what is held."""
+
+    async def story(kube: ModelKube, cache: Cache) -> None:
+        first = await stored(kube)
+        later = first | {"metadata": first["metadata"] | {"resourceVersion": "999"}}
+        cache.take_in("Pod", later | {"status": {"phase": "Failed"}}, gone=False)
+        cache.compare("Pod", [first])
+
+        assert phase_of(await cache.find(POD)) == "Pending"
+        assert phase_of(await cache.find(POD)) == "Pending"
+
+    tried(story)
+
+
+def test_nothing_is_rented_for_what_was_suspended_unseen() -> None:
+    """A pass acts only on what it has read again, however far behind the watch is."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), seed=0, run_seconds=60, exit_codes=(0,))
+        await world.apply("train")
+
+        def suspend_unseen(kind: str, *_: Any) -> None:
+            if kind == "GpuJob" and world.is_watched and world.reason("train") == "AwaitingQuote":
+                world.is_watched = False
+                world.kube.change("GpuJob", NAMESPACE, "train", suspend=True)
+
+        world.kube.on_write.append(suspend_unseen)
+        await world.until(lambda: not world.is_watched, 600)
+        await world.go_on(40)
+
+        assert "send" not in world.calls.made, "no rent request was sent"
+        await world.end()
+
+    play(life)
+
+
+def _place(key: Key) -> tuple[str, str, str]:
+    return key.kind, key.namespace, key.name
