@@ -37,6 +37,7 @@ NEAREST = {
     "core/machine/start_script.py": "tests/unit/test_watchdog.py tests/contract/test_machines.py",
     "core/market/images.py": "tests/unit/core/test_images.py",
     "core/node/blame.py": "tests/unit/core/test_blame.py",
+    "core/node/contact.py": "tests/unit/core/test_contact.py",
     "driver/checkpoint.py": "tests/contract/test_checkpoint.py",
     "driver/files.py": "tests/contract/test_files.py",
     "driver/listing.py": "tests/contract/test_files.py tests/contract/test_images.py",
@@ -348,9 +349,27 @@ FAULTS = (
     ),
     Fault(
         "silence is death",
-        "core/node/facts.py",
-        "return min(max(seconds, limits.silence_min_seconds), most)",
-        "return 0.0",
+        "core/node/contact.py",
+        "patience = min(max(wanted, shortest), longest)",
+        "patience = 0.0",
+    ),
+    Fault(
+        "the provider's word alone is death",
+        "core/node/contact.py",
+        "denied >= (patience if silent is None else longest)",
+        "denied >= 0",
+    ),
+    Fault(
+        "the driver's contact proves a machine for ever",
+        "core/node/contact.py",
+        "denied >= (patience if silent is None else longest)",
+        "silent is None and denied >= patience",
+    ),
+    Fault(
+        "a listing without the machine takes back what was said of it",
+        "core/node/contact.py",
+        "        return before\n    if shown.status",
+        "        return None\n    if shown.status",
     ),
     Fault(
         "a cut-off leader forgets the fuses",

@@ -45,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how many calls of each life each fault strikes; "
         "or moments: each call between two changes of the world; or all: each call",
     )
+    parser.addoption("--hours", type=int, default=2, help="of the job that the provider denies")
     parser.addoption(
         "--pairs",
         default="2",

@@ -368,6 +368,8 @@ class ModelProvider(VastRequests):
         """How many of the next machines stand still until they are told to run."""
         self.lies: set[str] = set()
         """Lies that are told in each listing."""
+        self.word: str | None = "running"
+        """How each listing shows machines that run."""
         self.leads: Callable[[Process | None], bool] = lambda _: True
         """Whether a process leads now."""
         self._sent: set[str] = set()
@@ -448,6 +450,11 @@ class ModelProvider(VastRequests):
         rest = [one for one in shown if one.number > after]
         page = [
             instance_row(one, Endpoint("h.example", 22, 10_022), now) for one in rest[:PAGE_SIZE]
+        ]
+        word = "offline" if fault == "machine denied" else self.word
+        page = [
+            row | {"actual_status": word} if row["actual_status"] == "running" else row
+            for row in page
         ]
         if "marks left out" in (fault, *self.lies):
             page = [row | {"label": None, "extra_env": None} for row in page]
@@ -646,6 +653,8 @@ class ModelDrivers:
         """When it was told to end."""
         self._sequence = 0
         self.heard: dict[str, Heard] = {}
+        self._contacts: dict[str, float] = {}
+        """When the machine of each node answered its driver last."""
         self._told: dict[str, tuple[WorkloadPhase, Outcome | None]] = {}
 
     def news(self) -> list[str]:
@@ -706,23 +715,27 @@ class ModelDrivers:
                 told = self._stopped.setdefault((lease.number, run_number), now)
                 if now - told >= (10.0 if lease.number % 4 == 0 else 2.0):
                     outcome = Outcome(exit_code=143, run_seconds=ran)
+        uid = node.metadata.uid
+        if ran is not None:
+            self._contacts[uid] = now
+        contact = self._contacts.get(uid)
         phase = WorkloadPhase.WAITING if ran is None else WorkloadPhase.RUNNING
         phase = WorkloadPhase.MEASURED if measured else phase
         phase = WorkloadPhase.FINISHED if outcome else phase
         self._sequence += 1
         report = DriverReport(
             version=1,
-            node_uid=node.metadata.uid,
+            node_uid=uid,
             session=1,
             sequence=self._sequence,
             measured=measured,
             phase=phase,
-            machine_contact_age_seconds=None if ran is None else 0.0,
+            machine_contact_age_seconds=None if contact is None else now - contact,
             run_number=run_number,
             run_seconds=ran,
             outcome=outcome,
         )
-        self.heard[node.metadata.uid] = Heard(report, pod["metadata"]["uid"], now)
+        self.heard[uid] = Heard(report, pod["metadata"]["uid"], now)
 
 
 def _measured(node: GpuNode) -> Measured:

@@ -98,6 +98,7 @@ FAULTS = {
     "machine left out": Fault(frozenset({"list_leases"})),
     "marks left out": Fault(frozenset({"list_leases"})),
     "row repeated": Fault(frozenset({"list_leases"})),
+    "machine denied": Fault(frozenset({"list_leases"})),
     "not found": Fault(frozenset({"destroy", "read_log"})),
     "destroy ignored": Fault(frozenset({"destroy"})),
     "node deleted": Fault(ends=frozenset({"CeilingExceeded", "MachinesDistrusted"})),
@@ -110,11 +111,11 @@ FAULTS = {
 
 A *crash* ends the process, another begins a while later; *stopped* it stands, for a while or until
 the other one has brought everything to its end, and then goes on where it was. A request that goes
-*astray* takes effect at the last moment, when its caller has long given it up and asked again;
-a *repeated* one takes effect twice. *Left out*, *repeated*, *not found* and *ignored* are the
-provider's lies. A node is deleted, or *vanishes* by force, by a user's hand; for a while
-the token in use is that of another account, which has no credit. The *clock* of one process's
-machine is an hour ahead or behind for a while; what measures intervals goes on.
+*astray* takes effect at the last moment, when its caller has long given it up and asked again; a
+*repeated* one takes effect twice. *Left out*, *repeated*, *denied* (shown as offline), *not found*
+and *ignored* are the provider's lies. A node is deleted, or *vanishes* by force, by a user's hand;
+for a while the token in use is that of another account, which has no credit. The *clock* of one
+process's machine is an hour ahead or behind for a while; what measures intervals goes on.
 """
 
 CRASHES = tuple(name for name in FAULTS if name.startswith("crash"))

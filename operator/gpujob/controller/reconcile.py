@@ -62,6 +62,7 @@ from gpujob.core.machine.ports import service_name
 from gpujob.core.machine.start_script import host_key_in_log
 from gpujob.core.market.images import missing_server
 from gpujob.core.money import parse_usd
+from gpujob.core.node.contact import denied_since
 from gpujob.core.node.plan import plan_node
 from gpujob.core.node.stage import stage_of
 from gpujob.core.observation import (
@@ -416,10 +417,13 @@ class Reconciler:
         ):
             # While the operator itself is not ready, a missing pod does not end an attempt.
             memory = replace(memory, pod_missing_since=now)
+        world = self.world()
+        listing = world.listings[-1] if world.listings else None
+        memory = replace(memory, denied_since=denied_since(memory.denied_since, node, listing))
         if node.status.released_at is None:
             self._memories[uid] = memory
         return NodeObservation(
-            world=self.world(),
+            world=world,
             node=node,
             job=job,
             pod=pod,

@@ -171,6 +171,8 @@ class NodeMemory:
     key_tries: int = 0
     key_attached_at: datetime | None = None
     """When the provider took it; stored with the next status."""
+    denied_since: float | None = None
+    """Monotonic time since which each listing has shown that the machine does not run."""
     pod_missing_since: float | None = None
     pod_problem: str = ""
     """Why the driver pod could not be created, in the API server's words."""

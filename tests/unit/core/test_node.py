@@ -79,6 +79,11 @@ def thrice(not_ready: Any = None, **changes: Any) -> Any:
     return a_world(*listings, not_ready=not_ready)
 
 
+def denied(seconds: float) -> NodeMemory:
+    """The provider has denied for so long, up to its latest listing, that the machine runs."""
+    return NodeMemory(denied_since=a_listing().answered_at - seconds)
+
+
 def bid(status: dict[str, Any]) -> dict[str, Any]:
     """The same node on an interruptible machine."""
     return status | {"rent": status["rent"] | {"bidUSDPerHour": "0.400000"}}
@@ -379,7 +384,7 @@ TABLE = [
     ),
     (
         "one that exits without being stopped is lost",
-        node_observation(bid(running()), world=thrice(status="exited")),
+        node_observation(bid(running()), world=listed(status="exited"), memory=denied(130)),
         Reason.HOST_LOST,
         [],
     ),
@@ -599,27 +604,26 @@ TABLE = [
         [],
     ),
     (
-        "a lost host ends it",
-        node_observation(running(), world=listed(status="offline")),
-        Reason.HOST_LOST,
-        [],
-    ),
-    (
-        "one flicker does not",
-        node_observation(
-            running(),
-            world=a_world(a_listing(a_lease(), ago=20), a_listing(a_lease(status="exited"))),
-        ),
+        "a flicker of the provider's word does not end it",
+        node_observation(running(), world=listed(status="offline"), memory=denied(100)),
         Reason.RUNNING,
         [],
     ),
     (
-        "three times exited does",
+        "a host that the provider has lost for long does",
+        node_observation(running(), world=listed(status="offline"), memory=denied(130)),
+        Reason.HOST_LOST,
+        [],
+    ),
+    (
+        "but not while the driver is in contact with it",
         node_observation(
             running(),
-            world=a_world(*(a_listing(a_lease(status="exited"), ago=ago) for ago in (31, 16, 1))),
+            world=listed(status="exited"),
+            memory=denied(800),
+            report=a_report(machine_contact_age_seconds=2.0),
         ),
-        Reason.HOST_LOST,
+        Reason.RUNNING,
         [],
     ),
     (
@@ -761,7 +765,9 @@ TABLE = [
     ),
     (
         "a machine that dies meanwhile is not waited for, nor another one taken",
-        node_observation(stopping(), world=listed(status="offline"), report=RUNS),
+        node_observation(
+            stopping(), world=listed(status="offline"), report=RUNS, memory=denied(130)
+        ),
         Reason.DEADLINE_EXCEEDED,
         [],
     ),

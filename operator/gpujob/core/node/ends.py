@@ -9,6 +9,7 @@ from gpujob.core.market.images import PullFailure, pull_failure
 from gpujob.core.market.listings import Lease
 from gpujob.core.node.answers import NodePlan, end, progress, stop, wait
 from gpujob.core.node.blame import blame, evidence_of
+from gpujob.core.node.contact import DENYING_STATUSES, Health, health
 from gpujob.core.node.facts import (
     booting_seconds,
     failed_hosts,
@@ -17,15 +18,13 @@ from gpujob.core.node.facts import (
     is_repeated,
     is_unbooted,
     own_lease,
-    paid_seconds,
-    silence_seconds,
     stands_still,
+    witnesses,
 )
 from gpujob.core.node.rent import BIRTH_GRACE
 from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation
 
-STOPPED_STATUSES = ("exited", "stopped", "unknown")
 PRICE_TOLERANCE = Fraction(1001, 1000)
 
 _OTHER_IMAGE = (
@@ -149,7 +148,7 @@ def _start_if_still(seen: NodeObservation) -> NodePlan | None:
         return replace(plan, effects=(effects.StartMachine(lease.instance_id),))
     left = seen.world.limits.standstill_seconds - (now - lease.told_to_run_at).total_seconds()
     stopped = shown is not None and (
-        shown.intended_status == "stopped" or shown.status in STOPPED_STATUSES
+        shown.intended_status == "stopped" or shown.status in DENYING_STATUSES
     )
     if left > 0:
         return wait(seen, Reason.BOOTING, "the machine was told to run", left) if stopped else None
@@ -187,8 +186,6 @@ def give_up_lost(seen: NodeObservation) -> NodePlan | None:
                 Reason.RENT_LATE,
                 f"the machine started {late.total_seconds():.0f} s after its rent request expired",
             )
-    if lease is not None and lease.status == "offline":
-        return end(seen, Reason.HOST_LOST, "the provider shows the machine as offline")
     if (unusable := _end_if_refused(seen) or _end_without_server(seen)) is not None:
         return unusable
     still = stands_still(seen)
@@ -198,12 +195,9 @@ def give_up_lost(seen: NodeObservation) -> NodePlan | None:
     waits = still and status.rent.bid_usd_per_hour is not None
     if not waits and (stopped := _start_if_still(seen)) is not None:
         return stopped
-    if not waits and is_repeated(seen, lambda row: row.status in STOPPED_STATUSES):
-        shown = lease.status if lease else ""
-        words = f"the provider shows the machine as {shown} in several listings in a row"
-        if still:
-            return end(seen, Reason.MACHINE_STOPPED, words)
-        return _end_unbooted(seen, Reason.HOST_LOST, words)
+    if not waits and still and lease is not None and lease.status in DENYING_STATUSES:
+        words = f"the provider has stopped the machine and shows it as {lease.status}"
+        return end(seen, Reason.MACHINE_STOPPED, words)
     seen_at = seen.memory.marker_seen_at
     if seen_at is not None and gone_at(seen, after=seen_at + limits.list_lag_seconds) is not None:
         return end(seen, Reason.LEASE_VANISHED, "the provider no longer lists the machine")
@@ -218,13 +212,16 @@ def give_up_lost(seen: NodeObservation) -> NodePlan | None:
             return end(seen, Reason.HOST_KEY_UNAVAILABLE, words)
         words = f"the workload did not start within {limits.boot_cap_seconds:.0f} s"
         return _end_booting(seen, words)
-    # Only the driver's contact with the machine counts: silence of the driver is its own fault.
-    silence = seen.report.machine_contact_age_seconds if seen.report else None
-    patience = silence_seconds(
-        limits,
-        paid_seconds=paid_seconds(seen),
-        says_running=lease is not None and lease.status == "running",
-    )
-    if silence is not None and not status.is_paused and silence >= patience:
-        return end(seen, Reason.HOST_LOST, f"the machine has not answered for {silence:.0f} s")
-    return None
+    if waits or status.is_paused or health(witnesses(seen), limits) is not Health.LOST:
+        return None
+    return _end_unbooted(seen, Reason.HOST_LOST, _lost_words(seen))
+
+
+def _lost_words(seen: NodeObservation) -> str:
+    said, lease = witnesses(seen), own_lease(seen)
+    silence = "" if said.silent_seconds is None else f" for {said.silent_seconds:.0f} s"
+    if said.denied_seconds is None:
+        return f"the machine has not answered{silence}"
+    shown = f"the provider has shown the machine as {lease.status if lease else 'not running'} "
+    shown += f"for {said.denied_seconds:.0f} s"
+    return f"{shown}, and it has not answered{silence}" if silence else shown

@@ -6,17 +6,16 @@ from datetime import datetime
 from gpujob.api.gpunode import AddressStatus, GpuNodeStatus, MachineStatus
 from gpujob.api.reasons import Blame, Reason
 from gpujob.api.transport import DriverReport, Outcome, Usage
-from gpujob.core.limits import Limits
 from gpujob.core.market.absence import absence_proved_at
 from gpujob.core.market.images import Found, ImageTrial
 from gpujob.core.market.listings import Lease, leases_of
+from gpujob.core.node.contact import Health, Witnesses, health
 from gpujob.core.observation import NodeObservation
 
 _UNBOOTED = (Reason.BOOT_TIMEOUT, Reason.HOST_LOST)
 
 UNREPEATED_STATUSES = 3
-"""One `exited`, `stopped` or `unknown` may be a flicker; three listings in a row are not
-(vastsim/FACTS.md, Instance states)."""
+"""One row may be a flicker; three listings in a row are not (vastsim/FACTS.md, Instance states)."""
 
 
 def marked_leases(seen: NodeObservation) -> tuple[Lease, ...]:
@@ -218,25 +217,28 @@ def next_look(seen: NodeObservation) -> float:
 
 
 def running_message(seen: NodeObservation) -> str:
-    """Returns a message for people: what the workload runs on, and where."""
-    rent = seen.node.status.rent
-    return f"running on {rent.gpu} in {rent.location}" if rent else "running"
+    """Returns a message for people: what the workload runs on, where, and what is suspected."""
+    rent, lease = seen.node.status.rent, own_lease(seen)
+    words = f"running on {rent.gpu} in {rent.location}" if rent else "running"
+    if rent is None or health(witnesses(seen), seen.world.limits) is Health.HEALTHY:
+        return words
+    if seen.memory.denied_since is None:
+        return f"{words}; but the machine does not answer the driver"
+    return f"{words}; but the provider shows the machine as {lease.status if lease else 'gone'}"
+
+
+def witnesses(seen: NodeObservation) -> Witnesses:
+    """Returns what the provider and the driver say of a node's machine."""
+    since, report = seen.memory.denied_since, seen.report
+    denied = None if since is None else seen.world.listings[-1].answered_at - since
+    silent = report.machine_contact_age_seconds if report else None
+    return Witnesses(
+        denied_seconds=denied,
+        silent_seconds=silent,
+        paid_seconds=paid_seconds(seen) - max(denied or 0.0, silent or 0.0),
+    )
 
 
 def end_message(status: GpuNodeStatus) -> str:
     """Returns a message for people: why the attempt ended; empty if it did not."""
     return f"{status.end.reason}: {status.end.message}" if status.end else ""
-
-
-def silence_seconds(limits: Limits, *, paid_seconds: float, says_running: bool) -> float:
-    """Returns how long the operator waits for a silent machine before it gives the machine up.
-
-    Giving it up loses what was paid for it, and waiting costs its price per second. Waiting for as
-    long as was already paid for at worst doubles the loss. If the provider does not show the
-    machine as running, half of that is enough. Silence alone does not prove that the machine is
-    lost, so there is a least wait; and it is useless to wait longer than the machine's own watchdog
-    does before it destroys the machine.
-    """
-    seconds = paid_seconds if says_running else paid_seconds / 2
-    most = limits.heartbeat_stale_seconds
-    return min(max(seconds, limits.silence_min_seconds), most)
