@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -221,6 +221,19 @@ def test_a_program_may_have_an_equals_sign_in_its_path(shell: str, tmp_path: Pat
     assert said.endswith(b"trained with a=b\n")
 
 
+@pytest.fixture
+def no_nohup() -> Iterator[None]:
+    """Heeds the signals that whoever started the tests may have ignored, as `nohup` does."""
+    signals = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+    ignored = [one for one in signals if signal.getsignal(one) is signal.SIG_IGN]
+    for one in ignored:
+        signal.signal(one, signal.SIG_DFL)
+    yield
+    for one in ignored:
+        signal.signal(one, signal.SIG_IGN)
+
+
+@pytest.mark.usefixtures("no_nohup")
 @pytest.mark.parametrize("shell", SHELLS)
 def test_no_signal_is_ignored(shell: str, tmp_path: Path) -> None:
     """A program that is told to end by SIGINT, as by its parent, ends."""
