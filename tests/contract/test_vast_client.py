@@ -160,8 +160,7 @@ async def test_what_is_rented_is_listed_under_its_mark(simulator: Simulator) -> 
 
     (lease,) = listing.leases
     assert (lease.instance_id, lease.label, lease.env_mark) == (number, "c/n/j", "c/n/j")
-    assert lease.gpu_usd_per_hour == offer.gpu_usd_per_hour
-    assert lease.disk_usd_per_hour == offer.disk_usd_per_hour(10)
+    assert lease.usd_per_hour == offer.gpu_usd_per_hour + offer.disk_usd_per_hour(10)
     assert listing.account_id == line.account_id
 
 

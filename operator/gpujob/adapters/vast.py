@@ -10,12 +10,13 @@ the body can be read only once; so the body is a generator.
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from fractions import Fraction
-from typing import Any, NamedTuple, Protocol
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import aiohttp
 from pydantic import SecretStr
@@ -24,6 +25,7 @@ from gpujob.adapters.body import whole_body
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import (
     CredentialsRejected,
+    ProviderError,
     ProviderUnavailable,
     RateLimited,
     RentDenied,
@@ -58,6 +60,10 @@ LOG_LOOK_SECONDS = 0.5
 LOG_BYTES_MAX = 4_000_000
 """A longer log counts as unread. Two different host keys in one log void each other, and one may be
 in its first line and the other in its last: no part of it can stand for the whole."""
+ANSWER_BYTES_MAX = 8 << 20
+"""A full page of machines, or of offers, has some 300 KB."""
+CLOCKS_APART_MAX = timedelta(days=1)
+"""A clock that is further off than this shows no time of our world."""
 SAID_LENGTH_MAX = 200
 OFFERS_WANTED = 64
 """The provider's own cap on one search answer (vastsim/FACTS.md, Search)."""
@@ -97,6 +103,32 @@ class Channel(Protocol):
         ...
 
 
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+
+
+def _guarded(
+    method: Callable[Given, Coroutine[Any, Any, Found]],
+) -> Callable[Given, Coroutine[Any, Any, Found]]:
+    """Makes a ProviderError of whatever else an answer causes.
+
+    Answers come from a stranger: nobody can list all that may be wrong with one, and no loop of
+    ours may end by it.
+    """
+
+    @wraps(method)
+    async def guarded(*given: Given.args, **named: Given.kwargs) -> Found:
+        try:
+            return await method(*given, **named)
+        except ProviderError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, its words may be the stranger's
+            kind = type(error).__name__
+            raise ProviderUnavailable(f"an answer of the provider cannot be read: {kind}") from None
+
+    return guarded
+
+
 class VastRequests:
     """The requests that may be repeated, and what their answers say.
 
@@ -111,6 +143,7 @@ class VastRequests:
         self._scrub = scrub
         self._is_local = is_local
 
+    @_guarded
     async def search(self, spec: GpuJobSpec) -> Quotes:
         """Returns offers for a job's needs, cheapest first."""
         query: dict[str, Any] = {
@@ -149,9 +182,10 @@ class VastRequests:
             offers=tuple(offers),
             unreadable=unreadable,
             fetched_at=now,
-            clock_skew_seconds=(_date(headers) - now).total_seconds(),
+            clock_skew_seconds=(_date(headers, now) - now).total_seconds(),
         )
 
+    @_guarded
     async def gpu_models(self) -> tuple[str, ...]:
         """Returns the names of all GPU models that the provider knows."""
         answer, _ = await self._channel.request("GET", "/api/v0/gpu_names/unique/")
@@ -161,6 +195,7 @@ class VastRequests:
         found = {name for name in names if isinstance(name, str) and is_name(name)}
         return tuple(sorted(found)[:MODELS_MAX])
 
+    @_guarded
     async def list_leases(self) -> Listing:
         """Returns every machine of the account, or raises."""
         requested_at = self._clock.monotonic()
@@ -177,7 +212,7 @@ class VastRequests:
                 leases = [
                     lease_from(row, self._scrub.foreign, is_local=self._is_local) for row in page
                 ]
-            except (Malformed, TypeError) as error:
+            except Malformed as error:
                 problem = in_words(self._scrub.foreign(str(error)), SAID_LENGTH_MAX)
                 raise ProviderUnavailable(f"a listed machine cannot be read: {problem}") from None
             rows |= {lease.instance_id: lease for lease in leases}
@@ -192,12 +227,13 @@ class VastRequests:
         return Listing(
             requested_at=requested_at,
             answered_at=self._clock.monotonic(),
-            provider_time=_date(headers),
+            provider_time=_date(headers, self._clock.now()),
             account_id=_account(user),
             credit_usd=_credit(user),
             leases=tuple(rows[number] for number in sorted(rows)),
         )
 
+    @_guarded
     async def attach_key(self, instance_id: int, public_key: str) -> None:
         """Lets a key log in to one machine, and to no other; returns if it does already."""
         path = f"/api/v0/instances/{instance_id}/ssh/"
@@ -207,11 +243,13 @@ class VastRequests:
             if not _KNOWN_KEY.search(str(error)):
                 raise
 
+    @_guarded
     async def start(self, instance_id: int) -> None:
         """Asks the provider to run a machine that stands still."""
         path = f"/api/v0/instances/{instance_id}/"
         await self._channel.request("PUT", path, {"state": "running"})
 
+    @_guarded
     async def destroy(self, instance_id: int) -> None:
         """Asks the provider to destroy a machine; no answer proves anything."""
         await self._channel.request("DELETE", f"/api/v0/instances/{instance_id}/", {})
@@ -293,6 +331,7 @@ class VastClient(VastRequests):
         """Closes the connections."""
         await self._http.close()
 
+    @_guarded
     async def read_log(self, instance_id: int) -> str | None:
         """Returns a machine's last lines, or None if they are not available yet."""
         path = f"/api/v0/instances/request_logs/{instance_id}/"
@@ -389,7 +428,7 @@ class HttpRentLine:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=timeout_seconds),
             ) as response:
-                raw = await response.read()
+                raw = await whole_body(response, ANSWER_BYTES_MAX)
                 status = response.status
         except aiohttp.ClientConnectorError as error:
             # The connection could not even be made: nothing was sent.
@@ -397,7 +436,7 @@ class HttpRentLine:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise RentUnclear(f"no answer: {type(error).__name__}") from None
         secrets = [self._token, *([login.password] if login else [])]
-        return _rented(status, raw, Scrubber(secrets))
+        return _rented(status, raw or b"", Scrubber(secrets))
 
 
 def _image_login(login: RegistryLogin) -> str:
@@ -414,7 +453,7 @@ def _rented(status: int, raw: bytes, scrub: Scrubber) -> int:
     """Reads the answer to a rent request (vastsim/FACTS.md, Rent answers)."""
     try:
         answer = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
         raise RentUnclear(f"the answer with status {status} cannot be read")
@@ -450,15 +489,18 @@ def _why_silent(error: Exception) -> str:
 
 async def _json(response: aiohttp.ClientResponse, scrub: Scrubber) -> dict[str, Any]:
     """Returns the body of a 2xx answer; raises by the provider's conventions for all others."""
-    raw = await response.read()
+    raw = await whole_body(response, ANSWER_BYTES_MAX)
     status = response.status
     if status == 429:
         after = response.headers.get("Retry-After", "")
         wait = float(after) if after.isdecimal() else None
         raise RateLimited("the provider's limit for requests was exceeded", wait)
+    if raw is None:
+        words = f"an answer with status {status} has more than {ANSWER_BYTES_MAX} bytes"
+        raise ProviderUnavailable(words)
     try:
         body = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ProviderUnavailable(f"an answer with status {status} is not JSON") from None
     if not isinstance(body, dict):
         raise ProviderUnavailable(f"an answer with status {status} is not a JSON object")
@@ -500,9 +542,13 @@ def _credit(body: Mapping[str, Any]) -> Fraction | None:
         return None
 
 
-def _date(headers: Mapping[str, str]) -> datetime:
-    """Returns the provider's clock; its absence makes an answer unusable for money."""
+def _date(headers: Mapping[str, str], now: datetime) -> datetime:
+    """Returns the provider's clock; an answer without a usable one is of no use for money."""
     try:
-        return parsedate_to_datetime(headers["Date"]).astimezone(UTC)
-    except (KeyError, ValueError, TypeError):
+        found = parsedate_to_datetime(headers["Date"]).astimezone(UTC)
+    except (KeyError, ValueError, TypeError, OverflowError):
         raise ProviderUnavailable("an answer has no readable Date header") from None
+    if abs(found - now) > CLOCKS_APART_MAX:
+        words = f"the provider's clock shows {found:%Y-%m-%d}, and the operator's {now:%Y-%m-%d}"
+        raise ProviderUnavailable(words)
+    return found

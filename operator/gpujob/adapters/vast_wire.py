@@ -21,6 +21,7 @@ from gpujob.core.money import AmountError, exact
 MARK_VARIABLE = "GPUJOB_MARK"
 PLACE_LENGTH_MAX = 100
 STATUS_LENGTH_MAX = 64
+HOURS_OF_MONTH = 720
 MESSAGE_LENGTH_MAX = 300
 
 _HOST_NAME = re.compile(
@@ -75,32 +76,46 @@ def offer_from(row: Row) -> Offer:
 
 
 def lease_from(row: Row, redacted: Callable[[str], str], *, is_local: bool = False) -> Lease:
-    """Returns a machine of a listing (vastsim/FACTS.md, Instances); raises Malformed.
+    """Returns a machine of a listing (vastsim/FACTS.md, Instances).
+
+    Raises Malformed if its number cannot be read. All else that cannot be is unknown: the machine
+    is there all the same.
 
     Users see what the machine says of itself: `redacted` takes secrets out of it. A provider that
     `is_local` may have its machines in a private network.
     """
     environment = _environment(row.get("extra_env"))
-    label = row.get("label")
+    label, intended = row.get("label"), row.get("intended_status")
     return Lease(
         instance_id=_count(row, "id"),
         label=label if isinstance(label, str) and label else None,
         env_mark=(environment or {}).get(MARK_VARIABLE),
         is_attributable=isinstance(label, str) or environment is not None,
         status=in_words(str(row.get("actual_status") or ""), STATUS_LENGTH_MAX) or None,
-        intended_status=row.get("intended_status"),
-        machine_id=_count(row, "machine_id"),
+        intended_status=intended if isinstance(intended, str) else None,
         started_at=_moment(row.get("start_date")),
-        gpu_usd_per_hour=_amount(row, "dph_base", zero=True),
-        disk_usd_per_hour=_amount(row, "storage_cost", zero=True)
-        * _amount(row, "disk_space", zero=True)
-        / 720,
-        # The counters are cumulative kilobytes (vastsim/FACTS.md, Traffic).
-        download_gb=(_optional_amount(row, "inet_down_billed") or Fraction(0)) / 10**6,
-        upload_gb=(_optional_amount(row, "inet_up_billed") or Fraction(0)) / 10**6,
+        usd_per_hour=_price(row),
+        download_gb=_moved(row, "inet_down_billed"),
+        upload_gb=_moved(row, "inet_up_billed"),
         addresses=tuple(_addresses(row, is_local=is_local)),
         status_message=in_words(redacted(str(row.get("status_msg") or "")), MESSAGE_LENGTH_MAX),
     )
+
+
+def _price(row: Row) -> Fraction | None:
+    try:
+        disk = _amount(row, "storage_cost", zero=True) * _amount(row, "disk_space", zero=True)
+        return _amount(row, "dph_base", zero=True) + disk / HOURS_OF_MONTH
+    except Malformed:
+        return None
+
+
+def _moved(row: Row, key: str) -> Fraction | None:
+    """Reads a counter: cumulative kilobytes (vastsim/FACTS.md, Traffic)."""
+    try:
+        return (_optional_amount(row, key) or Fraction(0)) / 10**6
+    except Malformed:
+        return None
 
 
 def is_local(url: str) -> bool:

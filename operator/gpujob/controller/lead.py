@@ -128,7 +128,7 @@ class Leader:
             leads=self.leads,
             not_ready={reason: reason in self.readiness.reasons for reason in ORDER},
             leased_machines=len(leases),
-            leased_usd_per_hour=float(sum(lease.usd_per_hour for lease in leases)),
+            leased_usd_per_hour=float(sum(lease.usd_per_hour or 0 for lease in leases)),
             credit_usd=None if credit is None else float(credit),
             unfit_paid_seconds=self._reconciler.unfit_paid_seconds,
             runs=[

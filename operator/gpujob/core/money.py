@@ -4,6 +4,9 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, InvalidOperation
 from fractions import Fraction
 
 MICRO = 1_000_000
+DIGITS_MAX = 60
+"""On either side of the point. An exponent is short, and the number that it makes may be so long
+that nothing can be reckoned with it."""
 
 
 class AmountError(ValueError):
@@ -21,12 +24,9 @@ def floor_usd(text: str) -> int:
 
 
 def _scaled(text: str, rounding: str) -> int:
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        raise AmountError(f"{text!r} is not a decimal number") from None
-    if not value.is_finite() or value < 0:
-        raise AmountError(f"{text!r} is not a finite amount of at least 0")
+    value = _decimal(text)
+    if value < 0:
+        raise AmountError(f"{text!r} is less than 0")
     return int((value * MICRO).to_integral_value(rounding))
 
 
@@ -37,13 +37,20 @@ def exact(number: int | float | Decimal | str) -> Fraction:
     """
     if isinstance(number, bool):
         raise AmountError(f"{number!r} is not a number")
+    return Fraction(_decimal(str(number)))
+
+
+def _decimal(text: str) -> Decimal:
     try:
-        value = Decimal(str(number))
+        value = Decimal(text)
     except InvalidOperation:
-        raise AmountError(f"{number!r} is not a number") from None
-    if not value.is_finite():
-        raise AmountError(f"{number!r} is not finite")
-    return Fraction(value)
+        raise AmountError(f"{text[:DIGITS_MAX]!r} is not a number") from None
+    exponent = value.as_tuple().exponent
+    if not isinstance(exponent, int):
+        raise AmountError(f"{text[:DIGITS_MAX]!r} is not finite")
+    if exponent < -DIGITS_MAX or max(exponent, value.adjusted()) >= DIGITS_MAX:
+        raise AmountError(f"{text[:DIGITS_MAX]!r} has too many digits")
+    return value
 
 
 def micro_up(usd: Fraction) -> int:

@@ -61,10 +61,15 @@ class World:
 
     @property
     def leased_usd_per_hour(self) -> Fraction:
-        """What those machines cost per hour."""
-        if not self.listings:
-            return Fraction(0)
-        return sum((lease.usd_per_hour for lease in self.listings[-1].leases), Fraction(0))
+        """What those machines cost per hour, as far as it is known."""
+        leases = self.listings[-1].leases if self.listings else ()
+        return sum((lease.usd_per_hour or Fraction(0) for lease in leases), Fraction(0))
+
+    @property
+    def unpriced(self) -> int | None:
+        """A machine of the latest listing whose price is unknown; None = there is none."""
+        leases = self.listings[-1].leases if self.listings else ()
+        return next((one.instance_id for one in leases if one.usd_per_hour is None), None)
 
     def question(
         self,
@@ -86,6 +91,7 @@ class World:
             quotes=quotes,
             leases=self.leases,
             leased_usd_per_hour=self.leased_usd_per_hour,
+            unpriced=self.unpriced,
             destroys=self.destroys,
             avoided_machines=avoided_machines,
             hosts=self.hosts,

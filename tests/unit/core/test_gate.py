@@ -32,6 +32,7 @@ def question(spec: dict[str, Any] | None = None, **changes: Any) -> Question:
         quotes=quotes(),
         leases=0,
         leased_usd_per_hour=Fraction(0),
+        unpriced=None,
         destroys=(),
         avoided_machines=frozenset(),
         hosts=HostMemory(),
@@ -144,6 +145,9 @@ def test_a_ceiling_of_exactly_the_bound_admits() -> None:
             Reason.LEASE_LIMIT,
             question(leased_usd_per_hour=Fraction("49.9")),
             id="too dear together",
+        ),
+        pytest.param(
+            Reason.LEASE_LIMIT, question(unpriced=7), id="a leased machine of unknown price"
         ),
         pytest.param(
             Reason.CONFIDENCE_TOO_LOW, question(destroys=late(6, 10)), id="six of ten were late"

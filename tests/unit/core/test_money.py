@@ -17,8 +17,11 @@ from gpujob.core.money import (
     short_usd,
 )
 
+HUGE = ["1e999999999", "0e999999999", "1e-999999999", "9" * 5000]
+"""Short to write, and too long to reckon with."""
 
-@pytest.mark.parametrize("text", ["NaN", "Infinity", "-1", "", "1e", "one", "-0.000001"])
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-1", "", "1e", "one", "-0.000001", *HUGE])
 def test_what_is_no_amount_is_refused(text: str) -> None:
     """Nothing but a finite number of at least 0 becomes money."""
     with pytest.raises(AmountError):
@@ -31,7 +34,7 @@ def test_limits_round_down_and_costs_round_up() -> None:
     assert parse_usd("1.0000001") == 1_000_001
 
 
-@pytest.mark.parametrize("number", [True, float("nan"), float("inf"), "x", None])
+@pytest.mark.parametrize("number", [True, float("nan"), float("inf"), "x", None, *HUGE])
 def test_json_that_is_no_number_is_refused(number: object) -> None:
     """A boolean is no number, and neither is what is not finite."""
     with pytest.raises(AmountError):

@@ -507,7 +507,7 @@ TABLE = [
     ),
     (
         "a dearer machine than quoted goes",
-        node_observation(leased(), world=listed(gpu_usd_per_hour=Fraction("0.41"))),
+        node_observation(leased(), world=listed(usd_per_hour=Fraction("0.415"))),
         Reason.PRICE_CHANGED,
         [],
     ),
@@ -1212,6 +1212,29 @@ def test_a_released_machine_is_charged_until_it_was_surely_gone(
     seen = node_observation(
         ended(status),
         world=a_world(*(a_listing(ago=ago) for ago in listings)),
+        memory=NodeMemory(destroy_sent_at=MONOTONIC - 90),
+    )
+
+    assert plan_node(seen).status.accrued_usd == cost
+
+
+@pytest.mark.parametrize(
+    ("counted", "cost"),
+    [
+        ({}, "0.403887"),
+        # Two dollars per thousand GB; the caps are 10 GB down and 1 GB up.
+        ({"download_gb": Fraction(5)}, "0.413887"),
+        ({"download_gb": None}, "0.423887"),
+        ({"upload_gb": None}, "0.405887"),
+    ],
+)
+def test_traffic_that_cannot_be_read_is_charged_up_to_its_cap(
+    counted: dict[str, Any], cost: str
+) -> None:
+    """Unknown is not zero."""
+    seen = node_observation(
+        ended(running(-3600)),
+        world=a_world(a_listing(a_lease(**counted), ago=99), a_listing(ago=30), a_listing(ago=10)),
         memory=NodeMemory(destroy_sent_at=MONOTONIC - 90),
     )
 

@@ -121,6 +121,13 @@ def judge(question: Question) -> Verdict:
         )
     chosen = choose(fitting, bound_microusd=bound)
     rate_cap = Fraction(floor_usd(limits.max_usd_per_hour), MICRO)
+    if question.unpriced is not None:
+        raise CostGateError(
+            Reason.LEASE_LIMIT,
+            f"the provider shows no usable price of machine {question.unpriced}, so the leased "
+            f"machines may cost more than the operator's cap of {limits.max_usd_per_hour} $/h",
+            bound_microusd=bound,
+        )
     if question.leased_usd_per_hour + chosen.estimate.usd_per_hour > rate_cap:
         raise CostGateError(
             Reason.LEASE_LIMIT,

@@ -36,6 +36,8 @@ class Question:
     leases: int
     """Number of machines that the whole account has leased now."""
     leased_usd_per_hour: Fraction
+    unpriced: int | None
+    """Number of a leased machine whose price is unknown."""
     destroys: tuple[DestroyRecord, ...]
     avoided_machines: frozenset[int]
     """Machines on which earlier attempts of this job ended before their workload did."""

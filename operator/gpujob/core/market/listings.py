@@ -30,12 +30,12 @@ class Lease:
     status: str | None
     """The provider's `actual_status`."""
     intended_status: str | None
-    machine_id: int
     started_at: datetime | None
-    gpu_usd_per_hour: Fraction
-    disk_usd_per_hour: Fraction
-    download_gb: Fraction
-    upload_gb: Fraction
+    usd_per_hour: Fraction | None
+    """What an hour of it costs while it runs; None = that cannot be read."""
+    download_gb: Fraction | None
+    upload_gb: Fraction | None
+    """What it has moved so far; None = that cannot be read."""
     addresses: tuple[Address, ...]
     """Where it can be reached, in the order in which that is tried: first without the proxy."""
     status_message: str
@@ -44,11 +44,6 @@ class Lease:
     def mark(self) -> str | None:
         """The mark that says whose it is: the environment's, else the label, which may change."""
         return self.env_mark or self.label
-
-    @property
-    def usd_per_hour(self) -> Fraction:
-        """What an hour of it costs while it runs."""
-        return self.gpu_usd_per_hour + self.disk_usd_per_hour
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The most that an attempt can have cost, by the clock and the listings."""
 
+from collections.abc import Iterable
 from fractions import Fraction
 
 from gpujob.core.money import micro_up, over_time, parse_usd
@@ -28,12 +29,18 @@ def accrued_microusd(seen: NodeObservation, *, unpaid_seconds: float = 0.0) -> i
         for row in listing.leases
         if status.lease is not None and row.instance_id == status.lease.instance_id
     ]
-    down = max((row.download_gb for row in rows), default=Fraction(0))
-    up = max((row.upload_gb for row in rows), default=Fraction(0))
+    data = seen.job.spec.data if seen.job is not None else None
+    down = _most((row.download_gb for row in rows), data.max_download_gb if data else 0)
+    up = _most((row.upload_gb for row in rows), data.max_upload_gb if data else 0)
     traffic = down * Fraction(status.rent.download_usd_per_gb) + up * Fraction(
         status.rent.upload_usd_per_gb
     )
     return time + micro_up(traffic)
+
+
+def _most(counted: Iterable[Fraction | None], cap: int) -> Fraction:
+    """Returns the highest count of GB; one that cannot be read may be as high as the job's cap."""
+    return max((Fraction(cap) if one is None else one for one in counted), default=Fraction(0))
 
 
 def charge_microusd(seen: NodeObservation) -> int:

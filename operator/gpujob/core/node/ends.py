@@ -58,16 +58,17 @@ def enforce_caps(seen: NodeObservation) -> NodePlan | None:
     if rent is None or job is None or lease is None:
         return None
     data = job.spec.data
-    if lease.download_gb > data.max_download_gb or lease.upload_gb > data.max_upload_gb:
+    down, up = lease.download_gb or Fraction(0), lease.upload_gb or Fraction(0)
+    if down > data.max_download_gb or up > data.max_upload_gb:
         return end(
             seen,
             Reason.TRAFFIC_EXCEEDED,
-            f"{float(lease.download_gb):.1f} GB were downloaded and {float(lease.upload_gb):.1f} "
-            f"GB uploaded; data.maxDownloadGB is {data.max_download_gb} and data.maxUploadGB is "
+            f"{float(down):.1f} GB were downloaded and {float(up):.1f} GB uploaded; "
+            f"data.maxDownloadGB is {data.max_download_gb} and data.maxUploadGB is "
             f"{data.max_upload_gb}",
         )
     quoted = Fraction(rent.gpu_usd_per_hour) + Fraction(rent.disk_usd_per_hour)
-    if lease.usd_per_hour > quoted * PRICE_TOLERANCE:
+    if lease.usd_per_hour is not None and lease.usd_per_hour > quoted * PRICE_TOLERANCE:
         return end(
             seen,
             Reason.PRICE_CHANGED,

@@ -185,7 +185,7 @@ def record_lease(seen: NodeObservation, found: Lease | int) -> NodePlan:
     rent = seen.node.status.rent
     # Without a marker the status contradicts itself, and only the listing shows a price.
     rate = parse_usd(rent.gpu_usd_per_hour) + parse_usd(rent.disk_usd_per_hour) if rent else 0
-    if isinstance(found, Lease):
+    if isinstance(found, Lease) and found.usd_per_hour is not None:
         rate = max(rate, micro_up(found.usd_per_hour))
     number = found if isinstance(found, int) else found.instance_id
     lease = LeaseStatus(

@@ -116,8 +116,9 @@ def keep_up(seen: NodeObservation) -> NodePlan | None:
         if lease.instance_id != status.lease.instance_id
     )
     lease, recorded, status = own_lease(seen), status.lease, up_to_date(seen)
-    if lease is not None and micro_up(lease.usd_per_hour) > parse_usd(recorded.usd_per_hour):
-        dearer = {"usd_per_hour": format_usd(micro_up(lease.usd_per_hour))}
+    price = lease.usd_per_hour if lease is not None else None
+    if price is not None and micro_up(price) > parse_usd(recorded.usd_per_hour):
+        dearer = {"usd_per_hour": format_usd(micro_up(price))}
         status = status.model_copy(update={"lease": recorded.model_copy(update=dearer)})
     destroys = (effects.Destroy(others),) if others else ()
     todo = (*destroys, *_key_to_attach(seen))
