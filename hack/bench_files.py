@@ -35,11 +35,13 @@ with open("large/file", "wb") as stream:
         stream.write(os.urandom(1_000_000))
 """
 PATIENCE_SECONDS = 600.0
+THERE = "/bench"
+"""Folder on the machine; a relative one is below the image's, and not where a session begins."""
 
 
 async def cat(connection: Connection) -> None:
     """Reads the large file as the line brings it."""
-    async with connection.open("cat large/file") as process:
+    async with connection.open(f"cat {THERE}/large/file") as process:
         while await process.stdout.read(READ_BYTES):
             pass
 
@@ -52,7 +54,7 @@ async def cat_to(connection: Connection, megabytes: int) -> None:
         for _ in range(megabytes):
             yield data
 
-    await connection.send("cat > large-there", chunks())
+    await connection.send(f"cat > {THERE}/large-there", chunks())
 
 
 async def copied(copying: Awaitable[tuple[str, ...]]) -> None:
@@ -77,11 +79,11 @@ async def measure(files: int, size: int, megabytes: int, rounds: int, scratch: P
         async with connect(
             place.host, place.port, place.user, machine.key_file, place.host_key
         ) as connection:
-            script = f"exec python3 - {files} {size} {megabytes}"
+            script = f"mkdir {THERE} && cd {THERE} && exec python3 - {files} {size} {megabytes}"
             await connection.run(script, FILL.encode(), timeout_seconds=PATIENCE_SECONDS)
             for number in range(rounds):
                 large, small = (
-                    Copy(folder=str(scratch / f"{name}-{number}"), path=name)
+                    Copy(folder=str(scratch / f"{name}-{number}"), path=f"{THERE}/{name}")
                     for name in ("large", "small")
                 )
                 works = {
@@ -90,14 +92,24 @@ async def measure(files: int, size: int, megabytes: int, rounds: int, scratch: P
                     "from": copied(pull(connection, large, plenty)),
                     "small from": copied(pull(connection, small, plenty)),
                     "small to": copied(
-                        push(connection, small.model_copy(update={"path": f"b{number}"}), plenty)
+                        push(
+                            connection,
+                            small.model_copy(update={"path": f"{THERE}/b{number}"}),
+                            plenty,
+                        )
                     ),
                     "to": copied(
-                        push(connection, large.model_copy(update={"path": f"c{number}"}), plenty)
+                        push(
+                            connection,
+                            large.model_copy(update={"path": f"{THERE}/c{number}"}),
+                            plenty,
+                        )
                     ),
                 }
                 for name, work in works.items():
                     took.setdefault(name, []).append(await seconds_of(work))
+                if (Path(large.folder) / "file").stat().st_size != megabytes * 10**6:
+                    raise RuntimeError("the large file did not arrive")
     rates = {name: megabytes / median(took[name]) for name in ("cat", "cat to", "from", "to")}
     for line, name, words in (("cat", "from", "from there"), ("cat to", "to", "to there  ")):
         print(f"the line itself, {words} {rates[line]:8.1f} MB/s")
