@@ -147,12 +147,23 @@ async def test_what_a_machine_says_is_listed_without_secrets(words: str) -> None
 
 
 @pytest.mark.parametrize("value", [TOKEN, OTHER + "x", f"Bearer {OTHER}"])
-async def test_a_row_that_can_not_be_read_is_told_without_secrets(value: str) -> None:
-    """The error quotes what should be a number."""
+async def test_a_price_that_can_not_be_read_is_kept_nowhere(value: str) -> None:
+    """It stands where a number should."""
     row = {"id": 7, "machine_id": 3, "dph_base": value, "storage_cost": 0, "disk_space": 1}
     listing = account_then(lambda *_: good({"instances": [row], "total_instances": 1}))
     async with peer(listing) as (url, _), client(url, TOKEN) as made:
-        with pytest.raises(ProviderError, match="dph_base") as refused:
+        (lease,) = (await made.list_leases()).leases
+
+    assert lease.usd_per_hour is None
+    assert shows(repr(lease)) == []
+
+
+@pytest.mark.parametrize("value", [TOKEN, OTHER + "x", f"Bearer {OTHER}"])
+async def test_a_row_without_a_number_is_told_without_secrets(value: str) -> None:
+    """Which machine it is, nobody knows: the listing is none."""
+    listing = account_then(lambda *_: good({"instances": [{"id": value}], "total_instances": 1}))
+    async with peer(listing) as (url, _), client(url, TOKEN) as made:
+        with pytest.raises(ProviderError, match="id must be") as refused:
             await made.list_leases()
 
     assert shows(told(refused.value)) == []
