@@ -27,6 +27,7 @@ from gpujob.driver.supervisor import (
     stop_script,
     work_text,
 )
+from localcluster.project_images import shells
 from vastsim.offers import read_market
 from vastsim.tools import BROKEN, MISLABELLED, OWN_NAMES, meminfo, tools
 
@@ -245,6 +246,27 @@ def test_a_full_disk_is_told_apart_and_the_end_recorded(tmp_path: Path) -> None:
     look = parse_look(done.stdout)
 
     assert (look.exit_code, look.cause) == (5, Cause.DISK_FULL)
+
+
+@pytest.mark.parametrize("shell", shells())
+def test_a_look_is_a_heartbeat_on_a_full_disk_too(shell: str, tmp_path: Path) -> None:
+    """Else the watchdog would end a workload that goes on, such as one that only lost its cache."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode != 0:
+        pytest.skip("this kernel lets nobody make a mount namespace")
+    (tmp_path / "sh").symlink_to(shell)
+    look = f"{tmp_path}/sh -c {shlex.quote(here(look_script(RUN, samples_gpus=False), disk))}"
+    script = (
+        f"mount -t tmpfs -o size=64k disk {disk} && mkdir {disk}/state && "
+        f"{look}; first=$(cat {disk}/state/heartbeat); dd if=/dev/zero of={disk}/big bs=4096; "
+        f"sleep 1.1; {look}; echo $first $(cat {disk}/state/heartbeat)"
+    )
+    done = subprocess.run([*alone, "sh", "-c", script], capture_output=True, check=True)
+    first, second = done.stdout.split()[-2:]
+
+    assert int(first) < int(second)
 
 
 @pytest.mark.parametrize("faults", [{}, {"is_mislabelled": True}, {"is_broken": True}])

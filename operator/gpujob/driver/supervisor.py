@@ -187,9 +187,10 @@ supervised() { alive "$(cat "$1/started")" "$(cat "$1/since" 2>/dev/null)"; }
 """Shell functions: `alive PID [START]` is true of a process that runs, and began at START if that
 is given; `supervised DIR` of a run whose supervisor runs."""
 
+# The heartbeat is written over the one before: a disk that is full takes no new file.
 _LOOK = r"""
 dir=@FOLDER@/runs/@RUN@
-date +%s > @FOLDER@/heartbeat.new && mv @FOLDER@/heartbeat.new @FOLDER@/heartbeat
+date +%s 1<> @FOLDER@/heartbeat
 now=$(date +%s)
 began=$(cat "$dir/began" 2>/dev/null)
 over() { echo "exited $(cat "$dir/exit") $(($(cat "$dir/ended") - began)) $(cat "$dir/cause" 2>/dev/null)"; }
