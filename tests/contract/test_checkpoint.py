@@ -261,19 +261,22 @@ async def test_without_a_whole_one_the_machine_keeps_what_it_has(tmp_path: Path)
     assert (case.there / "pretrained").read_text() == "weights"
 
 
-@pytest.mark.parametrize(("killed", "ahead"), [(None, 0), (5.0, 0), (5.0, SETTLED)])
+@pytest.mark.parametrize("later", [0, 1000])
+@pytest.mark.parametrize("killed", [None, -1, 0, 1, 5, "nobody knows"])
 async def test_what_a_killed_workload_was_writing_is_not_taken(
-    tmp_path: Path, killed: float | None, ahead: int
+    tmp_path: Path, killed: int | str | None, later: int
 ) -> None:
-    """Unless nothing had changed for a while when it was killed."""
-    case = Case(tmp_path, ahead=ahead)
+    """Unless nothing had changed for a while when it was killed, however long ago that is."""
+    case = Case(tmp_path, ahead=later)
     driver = case.driver()
     case.write(model="maybe torn")
+    changed = int((case.there / "model").stat().st_ctime)
+    killed_at = changed + killed if isinstance(killed, int) else None if killed is None else 0
     (case.claim / "model").write_text("the last whole one")
     async with case.machine.connected() as connection:
-        words = await driver.take_last(connection, case.allowance, killed_seconds=killed)
+        words = await driver.take_last(connection, case.allowance, killed_at=killed_at)
 
-    if killed is None or ahead:
+    if killed in (None, 5):
         assert (words, case.held()) == ("", {"model": "maybe torn"})
     else:
         assert "the workload was killed while it was written" in words

@@ -226,6 +226,37 @@ async def test_a_checkpoint_outlives_its_machine(
     assert (case.claims / "log/train-0-2.stdout").read_bytes() == b"7\n"
 
 
+async def test_a_checkpoint_that_was_torn_while_nobody_looked_is_not_taken(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """The line was cut, or the driver away, when the workload was killed, some time ago by now."""
+    held, url = controller
+    case = await Case.on(machine, tmp_path, url)
+    text = (
+        "mkdir -p checkpoint; echo good > checkpoint/model; while [ ! -e go ]; do sleep 0.1; done; "
+        "printf half > checkpoint/model; touch torn; kill -KILL $$"
+    )
+    held.answer = run(machine, machine.port, *case.command(text))
+    await case.driver.start()
+    kept = case.claims / "checkpoint/model"
+    await until(kept.exists)
+    await case.driver.kill()
+    (case.seen / "go").touch()
+    await until((case.seen / "torn").exists)
+    # Longer than a file that nobody writes to has to be left alone.
+    since = (case.seen / "torn").stat().st_ctime
+    await until(lambda: time.time() > since + 5)
+    await case.driver.start()
+    await until(lambda: is_finished(held))
+    held.answer = EXIT
+    await case.driver.ended()
+
+    outcome = held.reports[-1].outcome
+    assert outcome is not None
+    assert (outcome.exit_code, kept.read_text()) == (137, "good\n")
+    assert "the workload was killed while it was written" in outcome.lost
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -59,13 +59,17 @@ class Rest:
 AT_REST = Rest(frozenset(), frozenset())
 
 
-def rest_of(listing: Listing, quiet_seconds: float) -> Rest:
-    """Returns what is at work in a folder. The machine's clock is compared with itself only."""
+def rest_of(listing: Listing, quiet_seconds: float, at: int | None = None) -> Rest:
+    """Returns what is at work in a folder, or was at a time of the machine's clock and since.
+
+    That clock is compared with itself only.
+    """
+    at = listing.now if at is None else at
     written = frozenset(listing.written & listing.entries.keys())
     changed = (
         name
         for name, entry in listing.entries.items()
-        if entry.kind is Kind.FILE and listing.now - entry.change[0] < quiet_seconds
+        if entry.kind is Kind.FILE and at - entry.change[0] < quiet_seconds
     )
     return Rest(written.union(changed), written)
 
@@ -131,16 +135,16 @@ class Checkpoint:
             return f"not copied: {error}"
 
     async def take_last(
-        self, connection: Connection, allowance: Allowance, *, killed_seconds: float | None
+        self, connection: Connection, allowance: Allowance, *, killed_at: int | None
     ) -> str:
         """Copies the checkpoint that a workload has left; returns what it lacks, in words.
 
-        `killed_seconds` is the time since the workload was killed; None = it ended by itself.
-        Raises MachineError.
+        `killed_at` is when the workload was killed, by the machine's clock, or a moment before; 0 =
+        nobody knows; None = it ended by itself. Raises MachineError.
         """
         try:
             listing = await remote_listing(connection, self._copy.path)
-            if killed_seconds is not None and rest_of(listing, killed_seconds + self._quiet).busy:
+            if killed_at is not None and rest_of(listing, self._quiet, killed_at).busy:
                 return (
                     "not copied: the last checkpoint, because the workload was killed while it was "
                     "written; the one before it stays"

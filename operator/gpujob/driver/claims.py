@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -87,7 +86,6 @@ class Claims:
         )
         self.lost = ""
         """What could not be copied from the machine after the workload's end, and why."""
-        self._ended_at: float | None = None
 
     @property
     def flowed_at(self) -> float | None:
@@ -138,19 +136,20 @@ class Claims:
             logged = words
         await asyncio.Event().wait()
 
-    async def fetch(self, connection: Connection, outcome: Outcome) -> None:
-        """Copies outputs and checkpoint from the machine after the workload has ended."""
-        self._ended_at = self._ended_at or time.monotonic()
+    async def fetch(self, connection: Connection, outcome: Outcome, ended_at: int) -> None:
+        """Copies outputs and checkpoint from the machine after the workload has ended.
+
+        It ended at `ended_at` by the machine's clock, or soon after; 0 = nobody knows when.
+        """
         problems: list[str] = []
         for copy in self._plan.outputs:
             needed = outcome.exit_code == 0 and not copy.optional
             problems.extend(await pull(connection, copy, self.uploads, needs_files=needed))
         lost = [words_for(problems)]
         if self._checkpoint is not None:
-            passed = time.monotonic() - self._ended_at
-            killed = passed if may_be_torn(outcome) else None
+            killed = ended_at if may_be_torn(outcome) else None
             lost.append(
-                await self._checkpoint.take_last(connection, self.uploads, killed_seconds=killed)
+                await self._checkpoint.take_last(connection, self.uploads, killed_at=killed)
             )
         self.lost = "; ".join(words for words in lost if words)
         if self.lost:

@@ -28,6 +28,9 @@ class Run:
     """Each run has streams of its own, from their first byte on."""
     meter: UsageMeter = field(default_factory=UsageMeter)
     seconds: float | None = None
+    alive_at: int = 0
+    """When the workload was last seen to run, or when it ended, by the machine's clock in seconds
+    since 1970; 0 = unknown."""
     progress: Progress | None = None
     written: tuple[int, int] = (0, 0)
     """Bytes of stdout and stderr on the machine."""

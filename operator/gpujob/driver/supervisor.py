@@ -113,6 +113,7 @@ for s in stdout stderr; do
 done
 env -i sh enter "$1" "$HOME" "$PATH" > stdout.pipe 2> stderr.pipe < /dev/null
 code=$?
+ended=$(date +%s)
 for p in $(grep -lzsxF "@PROGRESS@=$1/progress" /proc/[0-9]*/environ); do
   p=${p#/proc/}; kill -KILL "${p%/environ}"
 done
@@ -123,7 +124,7 @@ while [ -e stdout.pipe ] || [ -e stderr.pipe ]; do
 done
 free=$(df -Pk . | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
 rm -f reserve
-date +%s > ended
+echo "$ended" > ended
 if [ "$code" != 0 ]; then
   had=$(cat @FOLDER@/gpus 2>/dev/null)
   if [ "$(kills)" != "$killed" ]; then echo OutOfMemory
@@ -194,14 +195,15 @@ date +%s 1<> @FOLDER@/heartbeat
 now=$(date +%s)
 began=$(cat "$dir/began" 2>/dev/null)
 over() { echo "exited $(cat "$dir/exit") $(($(cat "$dir/ended") - began)) $(cat "$dir/cause" 2>/dev/null)"; }
-if [ -e "$dir/exit" ]; then over
+if [ -e "$dir/exit" ]; then over; now=$(cat "$dir/ended")
 elif [ -s "$dir/born" ] && [ "$(cat "$dir/born")" != "$(born)" ]; then echo "restarted $((now - began))"
 elif [ -e "$dir/started" ]; then
   if supervised "$dir"; then echo "running $((now - began))"
-  elif [ -e "$dir/exit" ]; then over
+  elif [ -e "$dir/exit" ]; then over; now=$(cat "$dir/ended")
   else echo "vanished $((now - began))"; fi
 elif [ -d "$dir" ]; then echo launching
 else echo absent; fi
+echo "at $now"
 if [ -e "$dir/stderr" ]; then echo "log $(wc -c < "$dir/stdout") $(wc -c < "$dir/stderr")"; fi
 if [ -f "$dir/progress" ]; then echo "progress $(tail -c 4096 "$dir/progress" | tail -n 1 | tr '\n' ' ')"; fi
 """  # noqa: E501
@@ -263,6 +265,9 @@ class Look:
     """How much the workload has written."""
     progress: Progress | None = None
     """None = the workload reported none, or none that can be read."""
+    at: int = 0
+    """When, by the machine's clock in seconds since 1970; of a workload that has exited, when it
+    did. 0 = unknown."""
     gpus: tuple[tuple[int, int], ...] = ()
     """Load in percent and MiB in use of each GPU, if they were asked for."""
 
@@ -344,6 +349,7 @@ def parse_look(output: bytes) -> Look:
         stdout_bytes=_number(out, BYTES_MAX),
         stderr_bytes=_number(err, BYTES_MAX),
         progress=_progress(facts["progress"]) if "progress" in facts else None,
+        at=_number(facts.get("at") or "0", BYTES_MAX),
         gpus=tuple(loads for gpu in gpus if (loads := _loads(gpu)) is not None),
     )
     match state.split():

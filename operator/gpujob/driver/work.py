@@ -260,7 +260,7 @@ class Worker:
         if claims.has_any_for_itself:
             found.ended = outcome
             found.phase = WorkloadPhase.DELIVERING
-            await self._alongside(connection, run, claims.fetch(connection, outcome))
+            await self._alongside(connection, run, claims.fetch(connection, outcome, run.alive_at))
         lost = "; ".join(words for words in (claims.lost, self._output.lost) if words)
         self._finish(outcome.model_copy(update={"lost": in_words(lost)}))
 
@@ -393,6 +393,8 @@ class Worker:
         if look.run_seconds is not None:
             run.seconds = float(look.run_seconds)
         run.is_over = look.state in ("exited", "vanished")
+        if look.state in ("running", "exited"):
+            run.alive_at = look.at
         run.progress = look.progress or run.progress
         run.written = (look.stdout_bytes, look.stderr_bytes)
         if samples:
