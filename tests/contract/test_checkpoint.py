@@ -1,8 +1,10 @@
 """A checkpoint is replaced as a whole or not at all, whoever dies at which moment."""
 
 import asyncio
+import errno
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from gpujob.driver import checkpoint as module
 from gpujob.driver import files, pulling
 from gpujob.driver.checkpoint import Checkpoint
 from gpujob.driver.files import Allowance
-from gpujob.driver.listing import local_entries
+from gpujob.driver.listing import Entry, local_entries
+from gpujob.driver.places import Place
 
 PLENTY = 10**12
 SETTLED = 1000
@@ -181,6 +184,64 @@ async def test_a_driver_that_dies_while_it_moves_files_is_succeeded(
     case.write(last="3")
     assert await case.take(case.driver()) == ""
     assert case.held() == {"last": "3"}
+
+
+async def test_what_a_full_claim_did_not_let_be_moved_is_moved_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mixture of two checkpoints would be none."""
+    case = Case(tmp_path)
+    driver = case.driver()
+    case.write(a="1", b="1")
+    assert await case.take(driver) == ""
+    case.write(a="2", b="2")
+    move = module._move
+
+    def refuses_b(source: Place, place: Place, entry: Entry) -> None:
+        if entry.name == b"b":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        move(source, place, entry)
+
+    monkeypatch.setattr(module, "_move", refuses_b)
+    assert await case.take(driver) == "not copied: the checkpoint: No space left on device"
+    monkeypatch.undo()
+    case.driver().recover()
+
+    assert case.held() == {"a": "2", "b": "2"}
+
+
+async def test_a_whole_one_that_was_not_moved_is_not_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that dies while it copies the one after it must not leave some files of each."""
+    case = Case(tmp_path)
+    driver = case.driver()
+    case.write(a="1", b="1")
+    assert await case.take(driver) == ""
+    case.write(a="2", b="2")
+    # Nothing can be written in its place.
+    in_the_way = case.claim / ".gpujob/job/files.new"
+    in_the_way.mkdir()
+    assert await case.take(driver) == "not copied: the checkpoint: Is a directory"
+    case.write(a="3", b="3")
+    left = 1
+
+    async def broken(*args: Any) -> dict[bytes, str]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise MachineError("cut")
+        return await files.remote_sums(*args)
+
+    monkeypatch.setattr(files, "AT_ONCE", 1)
+    monkeypatch.setattr(pulling, "BUNDLE_FILES", 1)
+    monkeypatch.setattr(pulling, "remote_sums", broken)
+    with suppress(MachineError):
+        await case.take(driver)
+    in_the_way.rmdir()
+    case.driver().recover()
+
+    assert case.held() == {"a": "2", "b": "2"}
 
 
 async def test_only_what_the_job_has_written_is_removed(tmp_path: Path) -> None:

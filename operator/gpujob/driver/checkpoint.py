@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from errno import EDQUOT, EIO, ENOSPC, EROFS, ESTALE
 from pathlib import Path
 
 from gpujob.adapters.ssh import Connection
@@ -39,6 +40,9 @@ from gpujob.driver.state import put
 QUIET_SECONDS = 10.0
 """A checkpoint of several files is taken once none of them has changed for this long."""
 LOOK_SECONDS = 5.0
+
+_CLAIMS_OWN = frozenset({EDQUOT, EIO, ENOSPC, EROFS, ESTALE})
+"""Errors that are the fault of the claim, not of one name on it: another try may go better."""
 
 _log = logging.getLogger(__name__)
 
@@ -199,8 +203,13 @@ class Checkpoint:
     # --- The claim; all of it may block -------------------------------------------------------
 
     def _missing(self, wanted: Mapping[bytes, Entry]) -> list[Entry]:
-        """Returns what the claim does not have; removes from `next` what is not wanted."""
+        """Returns what the claim does not have; removes from `next` what is not wanted.
+
+        Raises OSError if what is whole already cannot be moved: `next` then stays as it is.
+        """
         with self._using:
+            if (self._own / "whole").exists():
+                self._move_into_place()
             for entry in reversed(list(local_entries(self._next)) if self._next.exists() else []):
                 same = wanted.get(entry.name)
                 if same is None or same.kind is not entry.kind:
@@ -256,6 +265,8 @@ class Checkpoint:
             try:
                 _move(source, place, entry)
             except (CopyError, OSError) as error:
+                if isinstance(error, OSError) and error.errno in _CLAIMS_OWN:
+                    raise
                 why = error.strerror if isinstance(error, OSError) else error
                 _log.info("%s stays as it was on the claim: %s", entry.shown, why)
         place.sync()
