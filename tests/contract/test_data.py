@@ -7,6 +7,7 @@ import random
 import time
 import tracemalloc
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -545,6 +546,27 @@ def test_too_many_files_of_ours_are_said_before_anything_is_rented(
     (tmp_path / "inputs/one more").touch()
 
     assert claims.data_problem(plan) == "inputs holds more than 10 files"
+
+
+def test_an_input_that_is_somebody_else_s_is_said_before_anything_is_rented() -> None:
+    """Its name is no secret, and tells which claim is meant."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "theirs").write_text("x")
+        (Path(folder) / "theirs").chmod(0o600)
+        plan = DataPlan(job="j", inputs=(Copy(folder=folder, path="/in"),), download_bytes_max=9)
+        mine = claims.data_problem(plan)
+        os.setegid(65534)
+        os.seteuid(65534)
+        try:
+            theirs = claims.data_problem(plan)
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+
+    where = Path(folder).name
+    assert mine == ""
+    assert theirs == f"theirs in {where} cannot be read by user 65534 or group 65534"
 
 
 async def test_a_list_that_breaks_off_is_none(machine: Machine, tmp_path: Path) -> None:

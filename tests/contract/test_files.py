@@ -1,6 +1,8 @@
 """Files of all sorts between a claim and machines of all sorts."""
 
 import asyncio
+import ctypes
+import errno
 import hashlib
 import os
 import socket
@@ -8,11 +10,13 @@ import stat
 import time
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.contract.shells import NOBODY, ShellMachine, busybox_tools
 
 from gpujob.api.data import Copy
+from gpujob.driver import places
 from gpujob.driver.files import Allowance
 from gpujob.driver.listing import MARK_FILE, CopyError
 from gpujob.driver.pulling import pull
@@ -473,3 +477,90 @@ def test_an_allowance_outlives_its_driver(tmp_path: Path) -> None:
     again.take(40)
 
     assert Allowance(100, "", Counter(tmp_path / "uploaded")).left == 0
+
+
+async def test_a_claim_that_keeps_no_rights_takes_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shares of Windows and object stores have none, and some of them refuse to set any."""
+
+    def refuses(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refuses)
+    monkeypatch.setattr(os, "utime", refuses)
+    machine = ShellMachine(tmp_path / "machine")
+    (machine.home / "out/below").mkdir(parents=True)
+    (machine.home / "out/below/small").write_bytes(b"result")
+    (machine.home / "out/large").write_bytes(os.urandom(5_000_000))
+    copy = Copy(folder=str(tmp_path / "claim"), path="out")
+    async with machine.connected() as connection:
+        problems = await pull(connection, copy, Allowance(PLENTY, "x"))
+
+    assert problems == ()
+    assert tree(tmp_path / "claim") == tree(machine.home / "out")
+
+
+async def test_what_a_claim_loses_when_it_is_synced_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is on a network takes bytes at first, and says later that it is full."""
+
+    class Full:
+        def syncfs(self, _: int) -> int:
+            ctypes.set_errno(errno.ENOSPC)
+            return -1
+
+    monkeypatch.setattr(places, "_libc", Full())
+    machine = ShellMachine(tmp_path / "machine")
+    (machine.home / "out").mkdir()
+    (machine.home / "out/small").write_bytes(b"result")
+    copy = Copy(folder=str(tmp_path / "claim"), path="out")
+    async with machine.connected() as connection:
+        problems = await pull(connection, copy, Allowance(PLENTY, "x"))
+
+    # Alone, it is synced by itself.
+    assert problems == ()
+    assert (tmp_path / "claim/small").read_bytes() == b"result"
+
+
+@pytest.mark.parametrize("size", [10, 5_000_000])
+@pytest.mark.parametrize("fails", ["open", "read"])
+async def test_an_input_that_cannot_be_read_is_no_fault_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, fails: str
+) -> None:
+    """Another user's file, or a claim that is broken: to connect again would not help."""
+    theirs: set[int] = set()
+    opens = os.open
+
+    def opened(path: Any, *more: Any, **named: Any) -> int:
+        is_theirs = isinstance(path, bytes) and path.endswith(b"/theirs")
+        if is_theirs and fails == "open":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        descriptor = opens(path, *more, **named)
+        theirs.add(descriptor) if is_theirs else theirs.discard(descriptor)
+        return descriptor
+
+    def refusing(read: Any) -> Any:
+        def refuses(descriptor: int, *more: Any) -> Any:
+            if descriptor in theirs:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return read(descriptor, *more)
+
+        return refuses
+
+    claim = tmp_path / "claim"
+    claim.mkdir()
+    for name in ("ours", "theirs"):
+        (claim / name).write_bytes(bytes(size))
+    machine = ShellMachine(tmp_path / "machine")
+    copy = Copy(folder=str(claim), path="in")
+    async with machine.connected() as connection:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", opened)
+            patched.setattr(os, "read", refusing(os.read))
+            patched.setattr(os, "pread", refusing(os.pread))
+            problems = await push(connection, copy, Allowance(PLENTY, "x"))
+
+    assert problems == ("theirs: Permission denied",)
+    assert (machine.home / "in/ours").stat().st_size == size

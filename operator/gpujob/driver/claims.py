@@ -41,7 +41,13 @@ def data_problem(plan: DataPlan) -> str:
             for count, entry in enumerate(local_entries(folder), 1):
                 if count > FILES_MAX:
                     return f"{folder.name} holds more than {FILES_MAX} files"
-                total += entry.size if entry.kind is Kind.FILE else 0
+                if entry.kind is not Kind.FILE:
+                    continue
+                total += entry.size
+                path = os.path.join(os.fsencode(folder), entry.name)  # noqa: PTH118 - of bytes
+                if not os.access(path, os.R_OK, effective_ids=True):
+                    who = f"user {os.geteuid()} or group {os.getegid()}"
+                    return f"{entry.shown} in {folder.name} cannot be read by {who}"
     except OSError as error:
         return f"an input cannot be read: {error.strerror}"
     if total > plan.download_bytes_max:

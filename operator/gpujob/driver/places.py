@@ -77,7 +77,7 @@ class Place:
         with self.parent(entry.name, makes=True) as (folder, last):
             below = _opened(folder, last, makes=True)
             try:
-                os.fchmod(below, entry.mode | 0o700)
+                _permit(below, entry.mode | 0o700)
             finally:
                 os.close(below)
 
@@ -111,11 +111,17 @@ def is_same(facts: os.stat_result, entry: Entry) -> bool:
 
 def finish(descriptor: int, entry: Entry, *, is_settled: bool) -> None:
     """Gives a copy the rights and the time of its original."""
-    os.fchmod(descriptor, entry.mode | 0o600)
+    _permit(descriptor, entry.mode | 0o600)
     moment = entry.mtime * 10**9 + (0 if is_settled else UNSURE_NS)
     # No file system knows every time that a machine may name.
     with suppress(OverflowError, OSError):
         os.utime(descriptor, ns=(moment, moment))
+
+
+def _permit(descriptor: int, mode: int) -> None:
+    # A claim on a share or an object store may have no rights to set.
+    with suppress(OSError):
+        os.fchmod(descriptor, mode)
 
 
 def _opened(folder: int, name: bytes, *, makes: bool) -> int:

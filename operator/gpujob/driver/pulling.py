@@ -271,7 +271,11 @@ class _Pulling:
                 # Alone, it fails again and says why.
                 rest.append(entry)
         view.release()
-        self.place.sync()
+        try:
+            self.place.sync()
+        except OSError:
+            # Nobody knows which of them the claim has lost.
+            return list(bundle)
         for entry in written:
             with self._told(entry), self.place.parent(entry.name) as (folder, last):
                 os.replace(part_name(entry), last, src_dir_fd=folder, dst_dir_fd=folder)

@@ -240,7 +240,7 @@ class _Pushing:
         for entry in bundle:
             data = b""
             if entry.kind is Kind.FILE:
-                with self._opened(entry) as descriptor:
+                with _claims_own(), self._opened(entry) as descriptor:
                     data = await asyncio.to_thread(os.read, descriptor, entry.size + 1)
                 if len(data) != entry.size:
                     raise Changed
@@ -297,7 +297,11 @@ class _Pushing:
         yield spelled(entry.name)
         reading = asyncio.create_task(asyncio.to_thread(read, at))
         try:
-            while data := await reading:
+            while True:
+                with _claims_own():
+                    data = await reading
+                if not data:
+                    break
                 at += len(data)
                 # The next bytes are read while these are encrypted and sent.
                 reading = asyncio.create_task(asyncio.to_thread(read, at))
@@ -327,6 +331,15 @@ def _archived(name: bytes, entry: Entry, data: bytes) -> bytes:
         info.type = DIRTYPE
     head = info.tobuf(GNU_FORMAT, "utf-8", "surrogateescape")
     return head + data + bytes(-len(data) % BLOCKSIZE)
+
+
+@contextmanager
+def _claims_own() -> Iterator[None]:
+    """Tells what fails on our side, while a script reads it, from a failure of the connection."""
+    try:
+        yield
+    except OSError as error:
+        raise CopyError(error.strerror) from error
 
 
 @contextmanager
