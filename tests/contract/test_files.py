@@ -59,6 +59,8 @@ ODD_NAMES = [
     b"x -> y",
     b"sums",
     b"files",
+    b"model.gpujob-part",
+    b".gpujob-part",
 ]
 
 

@@ -30,7 +30,7 @@ SHOWN_LENGTH_MAX = 200
 OWN_FOLDER = b".gpujob"
 """In a copied folder, on either side, this is ours: no file of the job."""
 PART = b".gpujob-part"
-"""A file whose name ends so is half copied."""
+"""The end of the name of a file that is half copied."""
 MARK_FILE = "/proc/sys/kernel/random/boot_id"
 """Its content (random(4)) is printed between the files of a bundle: it is there on each Linux
 machine, even if its disk is full, and no file holds it by chance."""
@@ -39,6 +39,8 @@ _TOKEN_BYTES_MAX = 16 << 20
 """`find` gives `stat` at most 2 MiB of names at a time, so at most 10 MiB of facts come back."""
 _FACTS = re.compile(rb"([0-9a-f]{1,8}) (\d{1,18}) (-?\d{1,18}) (-?\d{1,18}) (\d{1,20})")
 _CLOCK = re.compile(rb"now (\d{1,15})")
+_PARTS_NAME = re.compile(rb"(?:.*/)?\.[0-9a-f]{32}" + re.escape(PART), re.DOTALL)
+"""As `places.part_name` makes them: any other name may be a user's."""
 _MARK = re.compile(rb"mark ([0-9a-f-]{36})")
 
 _LIST = r"""
@@ -157,7 +159,8 @@ def local_entries(folder: Path) -> Iterator[Entry]:
                 name = os.path.join(place, one.name)  # noqa: PTH118 - of bytes
                 facts = one.stat(follow_symlinks=False)
                 kind = _KINDS.get(stat.S_IFMT(facts.st_mode))
-                if kind is None or name.endswith(PART) or name == OWN_FOLDER:
+                is_part = kind is Kind.FILE and _PARTS_NAME.fullmatch(name)
+                if kind is None or is_part or name == OWN_FOLDER:
                     continue
                 target = os.readlink(one.path) if kind is Kind.LINK else b""  # noqa: PTH115
                 mtime, mode = facts.st_mtime_ns // 10**9, facts.st_mode & 0o777
@@ -290,7 +293,7 @@ def _take(found: Listing, listed: bytes, line: bytes, target: bytes) -> None:
     kind = _KINDS.get(stat.S_IFMT(mode))
     if kind is None:
         found.special.append(f"{shown(name)}: it is neither a file nor a link nor a folder")
-    elif kind is not Kind.FILE or not name.endswith(PART):
+    elif kind is not Kind.FILE or not _PARTS_NAME.fullmatch(name):
         size, mtime, ctime, inode = (int(number) for number in match.groups()[1:])
         found.entries[name] = Entry(
             name, kind, size, mtime, mode & 0o777, (ctime, inode), target=target
