@@ -82,6 +82,35 @@ def test_a_driver_goes_on_through_rotations(stage: World) -> None:
     assert "PRIVATE" not in world.operator.log
 
 
+def test_a_driver_that_trusts_the_controller_no_more_is_replaced(stage: World) -> None:
+    """The workload goes on, and nobody is blamed: somebody deleted the Secret between two leaders.
+
+    The driver knows no authority of the new certificate, so it can be told of none.
+    """
+    world = stage
+    world.operator.start()
+    world.apply_job("train", command=world.waits())
+    world.await_reason("train", "Running")
+    (pod,) = world.kubectl.items("pods", "-n", world.namespace)
+    world.operator.kill()
+    world.kubectl.run("delete", "secret", "gpujob-transport-tls", "-n", "gpujob-system")
+    world.operator.start(GPUJOB_DRIVER_REPLACEMENT_SECONDS="10")
+    uid = pod["metadata"]["uid"]
+    eventually(
+        "another driver is there",
+        lambda: [
+            one["metadata"]["uid"]
+            for one in world.kubectl.items("pods", "-n", world.namespace)
+            if one["metadata"]["uid"] != uid
+        ],
+    )
+    world.let_go()
+    job = world.await_reason("train", "Complete")
+
+    assert job["status"]["attempt"] == 1
+    assert len(world.simulator.ledger()) == 1
+
+
 def _other(now: str, before: str) -> str:
     return now if now != before else ""
 

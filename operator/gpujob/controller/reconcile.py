@@ -408,6 +408,8 @@ class Reconciler:
         pod = pod_from(pod_body) if pod_body is not None and is_owned_by(pod_body, uid) else None
         memory = self._memories.get(uid, NodeMemory())
         now = self._clock.monotonic()
+        if memory.watched_since is None:
+            memory = replace(memory, watched_since=now)
         if stage_of(node.status).may_hold_machine and memory.marker_seen_at is None:
             memory = replace(memory, marker_seen_at=now)
         if pod is not None:
@@ -428,22 +430,33 @@ class Reconciler:
             job=job,
             pod=pod,
             report=self._report(uid, pod),
+            driver_silence_seconds=self._driver_silence(uid, pod, memory),
             has_login=uid in self._logins,
             memory=memory,
         )
 
     def _report(self, uid: str, pod: Pod | None) -> DriverReport | None:
-        """Returns the last report of this pod; the time since then adds to the age in it."""
+        """Returns the last report of this pod.
+
+        The time since then adds to that without copied files; what a machine does is not known.
+        """
         heard = self._heard.get(uid)
         if heard is None or pod is None or heard.pod_uid != pod.uid:
             return None
+        if (idle := heard.report.copy_idle_seconds) is None:
+            return heard.report
         silence = self._clock.monotonic() - heard.at
-        ages = {
-            name: age + silence
-            for name in ("machine_contact_age_seconds", "copy_idle_seconds")
-            if (age := getattr(heard.report, name)) is not None
-        }
-        return heard.report.model_copy(update=ages)
+        return heard.report.model_copy(update={"copy_idle_seconds": idle + silence})
+
+    def _driver_silence(self, uid: str, pod: Pod | None, memory: NodeMemory) -> float:
+        if pod is None or memory.watched_since is None:
+            return 0.0
+        heard = self._heard.get(uid)
+        since = memory.watched_since
+        if heard is not None and heard.pod_uid == pod.uid:
+            since = max(since, heard.at)
+        age = (self._clock.now() - pod.created_at).total_seconds()
+        return max(min(self._clock.monotonic() - since, age), 0.0)
 
     async def _rent(
         self, key: Key, node: GpuNode, stored: Body, after: GpuNodeStatus, request: effects.Rent

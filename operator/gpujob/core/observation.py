@@ -162,6 +162,8 @@ class BootLog:
 class NodeMemory:
     """What this process knows of a node beyond its stored status; a restart can do without it."""
 
+    watched_since: float | None = None
+    """Monotonic time at which this process first looked at the node."""
     marker_seen_at: float | None = None
     """Monotonic time at which this process first saw that a machine may be leased."""
     rent: RentAccepted | RentRefused | RentUnanswered | None = None
@@ -196,6 +198,9 @@ class NodeObservation:
     """None = it certainly does not exist."""
     report: DriverReport | None
     """The latest report of the recorded driver pod."""
+    driver_silence_seconds: float = 0.0
+    """Time since that pod last reported, or was made, or this process began to look, whichever was
+    last."""
     has_login: bool = False
     """Whether its driver has handed over the login for the image's registry."""
     memory: NodeMemory = NodeMemory()

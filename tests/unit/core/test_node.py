@@ -635,6 +635,57 @@ TABLE = [
         [],
     ),
     (
+        "a silent driver says nothing of its machine",
+        node_observation(
+            running(),
+            world=listed(),
+            report=a_report(machine_contact_age_seconds=1.0),
+            driver_silence_seconds=299.0,
+        ),
+        Reason.RUNNING,
+        [],
+    ),
+    (
+        "but it is replaced",
+        node_observation(running(), world=listed(), driver_silence_seconds=300.0),
+        Reason.AWAITING_DRIVER,
+        ["DeleteDriver"],
+    ),
+    (
+        "and so is one that another leader heard last",
+        node_observation(running(), world=listed(), report=None, driver_silence_seconds=300.0),
+        Reason.AWAITING_DRIVER,
+        ["DeleteDriver"],
+    ),
+    (
+        "one on a node that is gone cannot be replaced",
+        node_observation(
+            running(),
+            world=listed(),
+            pod=a_pod(is_being_deleted=True),
+            driver_silence_seconds=899.0,
+        ),
+        Reason.RUNNING,
+        [],
+    ),
+    (
+        "its machine's watchdog does not wait longer",
+        node_observation(
+            running(),
+            world=listed(),
+            pod=a_pod(is_being_deleted=True),
+            driver_silence_seconds=900.0,
+        ),
+        Reason.DRIVER_LOST,
+        [],
+    ),
+    (
+        "nothing is rented for a silent driver",
+        node_observation(DRIVEN, driver_silence_seconds=31.0),
+        Reason.AWAITING_DRIVER,
+        [],
+    ),
+    (
         "a vanished machine does",
         replace(seen_before(running(-900)), world=gone(40, 10)),
         Reason.LEASE_VANISHED,

@@ -6,7 +6,10 @@ from gpujob.core import effects
 from gpujob.core.machine.driver_pod import driver_pod
 from gpujob.core.node.answers import NodePlan, because, end, progress, wait
 from gpujob.core.node.stage import Stage
-from gpujob.core.observation import NodeObservation
+from gpujob.core.observation import NodeObservation, Pod
+
+PRESENT_SECONDS = 30.0
+"""Nothing is rented for a driver that has been silent for longer."""
 
 
 def make_key(seen: NodeObservation) -> NodePlan | None:
@@ -43,6 +46,8 @@ def start_driver(seen: NodeObservation) -> NodePlan | None:
         recorded = DriverStatus(pod_name=pod.name, pod_uid=pod.uid)
         status = status.model_copy(update={"driver": recorded})
         return progress(status, Reason.AWAITING_DRIVER, f"driver pod {pod.name} was created")
+    if driver.ready_at is not None and (silent := _silent(seen, pod)) is not None:
+        return silent
     if seen.report is not None:
         if seen.report.data_problem and status.rent is None:
             return end(seen, Reason.DATA_UNUSABLE, seen.report.data_problem)
@@ -68,6 +73,24 @@ def start_driver(seen: NodeObservation) -> NodePlan | None:
     # It reported to an earlier process of the operator, and will report to this one within seconds.
     words = "waiting for the driver's report"
     return None if status.rent else wait(seen, Reason.AWAITING_DRIVER, words, 5.0)
+
+
+def _silent(seen: NodeObservation, pod: Pod) -> NodePlan | None:
+    """Replaces a driver that has not reported for long: its node may be cut off, or its trust gone.
+
+    The machine goes on meanwhile, as long as its watchdog hears of a driver at all.
+    """
+    limits, silence = seen.world.limits, seen.driver_silence_seconds
+    is_rented = seen.node.status.rent is not None
+    words = f"the driver has not reported for {silence:.0f} s"
+    if is_rented and silence >= limits.heartbeat_stale_seconds:
+        return _driver_ended(seen, words)
+    if silence >= limits.driver_replacement_seconds and not pod.is_being_deleted:
+        todo = (effects.DeleteDriver(pod.name, pod.uid),)
+        return wait(seen, Reason.AWAITING_DRIVER, f"{words}; replacing it", 2.0, todo)
+    if not is_rented and silence > PRESENT_SECONDS:
+        return wait(seen, Reason.AWAITING_DRIVER, words, 2.0)
+    return None
 
 
 def _driver_ended(seen: NodeObservation, words: str) -> NodePlan:
