@@ -4,9 +4,15 @@ import ipaddress
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import SecretStr
 
@@ -57,15 +63,23 @@ def make(names: frozenset[str], *, now: datetime, life_seconds: float) -> Certif
 
 
 def read(*, authority: str, chain: str, key: SecretStr) -> Certificate:
-    """Returns a stored certificate with its dates and names; raises PkiError if it is unusable."""
+    """Returns a stored certificate with its dates and names; raises PkiError if it is unusable.
+
+    The certificates of an administrator's own authority may come as a chain.
+    """
     try:
-        certificate = x509.load_pem_x509_certificate(chain.encode())
+        certificate, *between = x509.load_pem_x509_certificates(chain.encode())
         extensions = certificate.extensions
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound) as error:
+        signers = [*between, *x509.load_pem_x509_certificates(authority.encode())]
+        held = load_pem_private_key(key.get_secret_value().encode(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+        # The words of the library are about the form, and show nothing of a key.
         raise PkiError(f"the stored certificate cannot be read: {error}") from error
-    if not authority or not key:
-        raise PkiError("the stored certificate has no key or no authority")
+    if held.public_key() != certificate.public_key():
+        raise PkiError("the stored key is another certificate's")
+    if not any(_is_signed_by(certificate, one) for one in signers):
+        raise PkiError("the stored certificate is signed by none of its authorities")
     return Certificate(
         authority=authority,
         chain=chain,
@@ -74,6 +88,14 @@ def read(*, authority: str, chain: str, key: SecretStr) -> Certificate:
         ends_at=certificate.not_valid_after_utc,
         names=frozenset(str(one.value) for one in names),
     )
+
+
+def _is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _name(text: str) -> x509.Name:

@@ -130,10 +130,12 @@ async def keep_for_ever(
 ) -> None:
     """Keeps a listener's certificates current and tells about them; what fails is tried again."""
     overlap = settings.limits.certificate_overlap_seconds
+    last = Held()
     while True:
         pause = min(LOOK_SECONDS, overlap / LOOKS_PER_OVERLAP)
         try:
-            on_held(await keep_once(kube, clock, settings, listener))
+            last = await keep_once(kube, clock, settings, listener, last)
+            on_held(last)
         except ObjectGone as error:
             # Either the webhook configuration or the Service is missing.
             log.warning("listener_missing", secret=listener.secret, problem=str(error))
@@ -146,18 +148,23 @@ async def keep_for_ever(
         await asyncio.sleep(pause)
 
 
-async def keep_once(kube: KubeClient, clock: Clock, settings: Settings, listener: Listener) -> Held:
+async def keep_once(
+    kube: KubeClient, clock: Clock, settings: Settings, listener: Listener, last: Held
+) -> Held:
     """Takes the step that is due, makes callers trust what is stored, and returns it.
 
-    Trust comes before use: the next certificate is used by a later pass, when callers have
-    trusted it for a while. Raises ClusterError.
+    What was held `last` is stored again if somebody has deleted or spoilt it: callers trust it, and
+    would not trust another one. Trust comes before use: the next certificate is used by a later
+    pass, when callers have trusted it for a while. Raises ClusterError.
     """
     trusted = await listener.trust.read()
     stored = await kube.find("Secret", settings.namespace, listener.secret)
     held = _held(stored)
+    is_lost = held.used is None and last.used is not None
+    held = last if is_lost else held
     limits = settings.limits
     step = due(held, names=listener.names, trusted=trusted, now=clock.now(), limits=limits)
-    if step is not Rotation.NOTHING:
+    if is_lost or step is not Rotation.NOTHING:
         life = limits.certificate_life_seconds
         match step:
             case Rotation.MAKE:

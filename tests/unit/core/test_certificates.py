@@ -108,11 +108,17 @@ def test_what_is_made_is_read_back() -> None:
 
 
 @pytest.mark.parametrize("spoilt", ["authority", "chain", "key"])
-def test_what_is_spoilt_is_not_read(spoilt: str) -> None:
-    """It is made anew."""
-    one = pki.make(NAMES, now=NOW, life_seconds=9000)
-    texts = {"authority": one.authority, "chain": one.chain, "key": one.key.get_secret_value()}
-    texts[spoilt] = ""
+@pytest.mark.parametrize("how", ["empty", "garbage", "cut", "another's"])
+def test_what_is_spoilt_is_not_read(spoilt: str, how: str) -> None:
+    """It is made anew: shown, it would be believed by nobody, or could not be shown at all."""
+    one, other = (pki.make(NAMES, now=NOW, life_seconds=9000) for _ in range(2))
+    texts, others = (
+        {"authority": made.authority, "chain": made.chain, "key": made.key.get_secret_value()}
+        for made in (one, other)
+    )
+    right = texts[spoilt]
+    ways = {"empty": "", "garbage": "\ufffd\x00", "cut": right[:200], "another's": others[spoilt]}
+    texts[spoilt] = ways[how]
 
     with pytest.raises(pki.PkiError):
         pki.read(authority=texts["authority"], chain=texts["chain"], key=SecretStr(texts["key"]))
