@@ -160,6 +160,61 @@ def test_a_missing_secret_keeps_the_pod_waiting_and_a_new_leader_asks_again(stag
     assert login_of("vastsim/private").password in body["image_login"]
 
 
+def test_a_login_that_was_renewed_before_the_rent_is_the_one_that_is_sent(stage: World) -> None:
+    """A job may wait for a price for longer than the token of a registry lives."""
+    world = stage
+    world.operator.start(GPUJOB_QUOTE_AGE_SECONDS="2")
+    world.apply_job("train", image="vastsim/private", imagePullSecret=PULL)
+    eventually(
+        "its driver waits for the Secret",
+        lambda: "unless Secret" in str(world.condition("train", "Ready").get("message", "")),
+    )
+    world.simulator.faults(server_error={"count": -1, "path": "/bundles"})
+    world.await_listings(8)
+    put_secret(world, "vastsim/private", password="expired-by-now")
+    world.await_reason("train", "ProviderUnavailable")
+    put_secret(world, "vastsim/private")
+    stored = world.kubectl.get("secret", "registry", world.namespace)
+    assert stored is not None
+    # As the kubelet does within a minute.
+    (mounted,) = world.pods.files("registry/.dockerconfigjson")
+    mounted.write_bytes(base64.b64decode(stored["data"][".dockerconfigjson"]))
+    world.await_listings(8)
+    world.simulator.faults()
+    world.await_reason("train", "Complete", "ImageUnusable")
+
+    (body,) = creates(world)
+    assert login_of("vastsim/private").password in body["image_login"]
+
+
+def test_a_driver_that_is_replaced_after_the_rent_needs_no_pull_secret(stage: World) -> None:
+    """The provider has the login by then: without the Secret, the workload would be given up."""
+    world = stage
+    world.operator.start(GPUJOB_DRIVER_REPLACEMENT_SECONDS="10")
+    put_secret(world, "vastsim/private")
+    world.apply_job("train", image="vastsim/private", imagePullSecret=PULL, command=world.waits())
+    world.await_reason("train", "Running")
+    world.kubectl("delete", "secret", "registry", "-n", world.namespace)
+    assert world.kubectl.get("secret", "registry", world.namespace) is None
+    (pod,) = world.kubectl.items("pods", "-n", world.namespace)
+    world.kubectl("delete", "pod", pod["metadata"]["name"], "-n", world.namespace)
+    eventually(
+        "another driver reports, or is given up",
+        lambda: (
+            any(
+                one["metadata"]["uid"] != pod["metadata"]["uid"]
+                and one.get("status", {}).get("phase") == "Running"
+                for one in world.kubectl.items("pods", "-n", world.namespace)
+            )
+            or world.job("train")["status"].get("attempts")
+        ),
+    )
+    world.let_go()
+    job = world.await_reason("train", "Complete", "Retrying")
+
+    assert [one["reason"] for one in job["status"]["attempts"]] == ["Completed"]
+
+
 @pytest.mark.shared_world
 @pytest.mark.parametrize("given", [{"name": "registry"}, {**PULL, "exposeToProvider": False}])
 def test_who_does_not_say_so_exposes_nothing(world: World, given: dict[str, Any]) -> None:

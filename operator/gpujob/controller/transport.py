@@ -105,7 +105,7 @@ def transport_app(
         told = assignment(node, job, limits)
         if report.login is not None:
             # It is kept apart from all else that is heard, and until the rent only.
-            if told.wants_login:
+            if told.wants_login and logins.get(report.node_uid) != report.login:
                 logins[report.node_uid] = report.login
                 on_news(Key("GpuNode", node.metadata.namespace, node.metadata.name))
             report = report.model_copy(update={"login": None})
@@ -116,8 +116,7 @@ def transport_app(
             heard[report.node_uid] = Heard(report, caller.pod_uid, clock.monotonic())
             if before is None or _is_news(before, report):
                 on_news(Key("GpuNode", node.metadata.namespace, node.metadata.name))
-        wants = told.wants_login and report.node_uid not in logins
-        return told.model_copy(update={"wants_login": wants, "authorities": authorities()})
+        return told.model_copy(update={"authorities": authorities()})
 
     return listener_app(
         Route(SYNC_PATH, sync, methods=["POST"]),

@@ -71,7 +71,8 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
     if mounts:
         settings[VARIABLE] = json.dumps(plan.wire())
     volumes = _claims(job.spec.data)
-    if (pulls := job.spec.image_pull_secret) is not None:
+    # Once a machine is rented, the provider has the login, and the Secret may be gone.
+    if (pulls := job.spec.image_pull_secret) is not None and node.status.rent is None:
         settings |= {"GPUJOB_PULL_SECRET": REGISTRY_FOLDER, "GPUJOB_IMAGE": job.spec.image}
         mounts.append({"name": "registry", "mountPath": REGISTRY_FOLDER, "readOnly": True})
         held = {"secretName": pulls.name, "defaultMode": 0o440}

@@ -61,7 +61,8 @@ def start_driver(seen: NodeObservation) -> NodePlan | None:
     if driver.ready_at is None:
         waited = (world.now - pod.created_at).total_seconds()
         detail = because(pod.waiting)
-        if seen.job is not None and (pulls := seen.job.spec.image_pull_secret) is not None:
+        pulls = seen.job.spec.image_pull_secret if seen.job else None
+        if pulls is not None and status.rent is None:
             # Kubernetes says this in an event of the pod alone.
             detail += f"; it cannot start unless Secret {pulls.name} exists"
         if waited >= patience:
