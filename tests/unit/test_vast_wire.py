@@ -148,3 +148,29 @@ def test_a_provider_nearby_has_its_machines_nearby() -> None:
     assert all(is_local(f"http://{host}:8000") for host in near_by)
     assert not is_local("https://console.vast.ai")
     assert not is_local("https://8.8.4.4")
+
+
+@pytest.mark.parametrize("field", ["inet_down", "inet_up", "dph_base", "cpu_ram", "cpu_cores"])
+@pytest.mark.parametrize(
+    "figure",
+    [
+        *(-1, float("nan"), float("inf"), "NaN", "many", True, [], {}),
+        *(1e308, 5e-324, "1e999999999", "1e-999999999", 10**400, "9" * 5000),
+    ],
+)
+def test_a_figure_that_no_machine_has_leaves_its_offer_out(field: str, figure: object) -> None:
+    """Some would take all memory as exact fractions, and others fail in each sum and message."""
+    with pytest.raises(Malformed, match=field) as refused:
+        offer_from(OFFER | {field: figure})
+
+    assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("field", "number"),
+    [("num_gpus", 0), ("id", 2**63), ("machine_id", 10**30), ("host_id", -1)],
+)
+def test_a_number_that_no_status_holds_leaves_its_offer_out(field: str, number: int) -> None:
+    """Prices are divided by the number of GPUs, and the others are stored before the rent."""
+    with pytest.raises(Malformed, match=field):
+        offer_from(OFFER | {field: number})

@@ -23,6 +23,8 @@ PLACE_LENGTH_MAX = 100
 STATUS_LENGTH_MAX = 64
 HOURS_OF_MONTH = 720
 MESSAGE_LENGTH_MAX = 300
+COUNT_MAX = 2**53 - 1
+"""Kubernetes stores larger integers, but not every reader of JSON does (RFC 8259, section 6)."""
 
 _HOST_NAME = re.compile(
     r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
@@ -39,7 +41,7 @@ class Malformed(ValueError):
 
 def offer_from(row: Row) -> Offer:
     """Returns an offer (vastsim/FACTS.md, Offers); raises Malformed."""
-    gpus = _count(row, "num_gpus")
+    gpus = _count(row, "num_gpus", least=1)
     cores = _amount(row, "cpu_cores_effective", zero=True)
     machine_cores = _optional_amount(row, "cpu_cores")
     memory = _amount(row, "cpu_ram", zero=True) / 1000
@@ -204,10 +206,10 @@ def _optional_amount(row: Row, key: str) -> Fraction | None:
     return number
 
 
-def _count(row: Row, key: str) -> int:
+def _count(row: Row, key: str, least: int = 0) -> int:
     value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise Malformed(f"{key} must be an integer of at least 0")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= COUNT_MAX:
+        raise Malformed(f"{key} must be an integer of at least {least}")
     return value
 
 

@@ -4,9 +4,11 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, InvalidOperation
 from fractions import Fraction
 
 MICRO = 1_000_000
+DIGITS = range(-30, 19)
+"""Places of the first digit of a number that can be: with others, an exact fraction might fill all
+memory, and no sum could be shown."""
 DIGITS_MAX = 60
-"""On either side of the point. An exponent is short, and the number that it makes may be so long
-that nothing can be reckoned with it."""
+"""After the point, or zeros before it: `0e999999999` is short to write, too."""
 
 
 class AmountError(ValueError):
@@ -33,7 +35,7 @@ def _scaled(text: str, rounding: str) -> int:
 def exact(number: int | float | Decimal | str) -> Fraction:
     """Returns a number from the provider's JSON as exactly the decimal that was written.
 
-    Raises AmountError if it is not finite or not a number; `True` is not one either.
+    Raises AmountError if it is not a number, as `True` is not, or not finite, or none that can be.
     """
     if isinstance(number, bool):
         raise AmountError(f"{number!r} is not a number")
@@ -44,12 +46,12 @@ def _decimal(text: str) -> Decimal:
     try:
         value = Decimal(text)
     except InvalidOperation:
-        raise AmountError(f"{text[:DIGITS_MAX]!r} is not a number") from None
+        raise AmountError(f"{text:.40} is not a number") from None
     exponent = value.as_tuple().exponent
     if not isinstance(exponent, int):
-        raise AmountError(f"{text[:DIGITS_MAX]!r} is not finite")
-    if exponent < -DIGITS_MAX or max(exponent, value.adjusted()) >= DIGITS_MAX:
-        raise AmountError(f"{text[:DIGITS_MAX]!r} has too many digits")
+        raise AmountError(f"{text:.40} is not finite")
+    if abs(exponent) > DIGITS_MAX or (value and value.adjusted() not in DIGITS):
+        raise AmountError(f"{text:.40} is not a number that can be")
     return value
 
 
