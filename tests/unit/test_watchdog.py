@@ -20,16 +20,22 @@ Reading = tuple[int, int]
 SLEEP = """#!/bin/sh
 [ "$1" = 5 ] || kill $PPID
 n=$(($(cat step) + 1)); [ -e "steps/$n" ] || kill $PPID
-echo $n > step; cp -r steps/$n/. net/
+echo $n > step; rm -rf net; cp -r steps/$n net
 """
 """Stands for the time that passes: it shows the next reading, and ends the watchdog after all."""
 CURL = """#!/bin/sh
 cat > /dev/null
+env | grep -i "^[a-z]*_proxy=" >> proxies
 while [ "$1" != -X ]; do shift; done
 echo "$2" >> requests
 [ "$2" = GET ] && cat row
 echo 200
 """
+
+
+SECOND = "eth[0]"
+"""Of another interface; to a shell, it is a pattern of the first one's."""
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 def watch(
@@ -39,6 +45,7 @@ def watch(
     *,
     billed_kilobytes: float | None = 0.0,
     caps_gb: Reading = (20, 2),
+    second: list[Reading | None] | None = None,
 ) -> str:
     """Lets the watchdog see these readings, one after another; returns what it asks for last."""
     text = start_script(
@@ -58,13 +65,18 @@ def watch(
     (folder / "state").mkdir(exist_ok=True)
     (folder / "step").write_text("0")
     (folder / "requests").write_text("")
+    (folder / "proxies").write_text("")
     row = {"id": 7, "inet_down_billed": billed_kilobytes, "start_date": 1_767_225_600.5}
     (folder / "row").write_text(json.dumps({"instances": row}))
     for place, (received, sent) in [(folder / "net", readings[0])] + [
         (folder / "steps" / str(number), reading) for number, reading in enumerate(readings)
     ]:
         # What stays within is far beyond all caps.
-        for name, pair in (("eth0", (received, sent)), ("lo", (received * 99, sent * 99))):
+        number = int(place.name) if place.name != "net" else 0
+        shown = {"eth0": (received, sent), "lo": (received * 99, sent * 99)}
+        if second and (pair := second[number]) is not None:
+            shown[SECOND] = pair
+        for name, pair in shown.items():
             counters = place / name / "statistics"
             counters.mkdir(parents=True, exist_ok=True)
             (counters / "rx_bytes").write_text(f"{pair[0]}\n")
@@ -78,7 +90,8 @@ def watch(
         # busybox has programs of its own before those on the path, but after functions.
         [str(folder / "sh"), "-c", f'sleep() {{ {folder}/sleep "$@"; }}\n{here}'],
         cwd=folder,
-        env={"PATH": f"{folder}:/usr/bin:/bin", "CONTAINER_ID": "7", "CONTAINER_API_KEY": "k"},
+        env={"PATH": f"{folder}:/usr/bin:/bin", "CONTAINER_ID": "7", "CONTAINER_API_KEY": "k"}
+        | {name: "http://proxy.example:3128" for name in PROXIES},
         check=False,
         capture_output=True,
         timeout=60,
@@ -96,6 +109,24 @@ def counted(folder: Path) -> Reading:
 
 
 GB = 10**9
+
+
+@pytest.mark.parametrize("shell", shells())
+def test_an_interface_that_comes_or_goes_is_no_traffic_of_another_one(
+    shell: str, tmp_path: Path
+) -> None:
+    """What the other one had counted before would be counted once more, and end the machine."""
+    eth = [(15 * GB, GB)] * 3 + [(16 * GB, GB)]
+    asked = watch(shell, tmp_path, eth, second=[(0, 0), (GB, 0), None, None])
+
+    assert (asked, counted(tmp_path)) == ("GET", (2000, 0))
+
+
+@pytest.mark.parametrize("shell", shells())
+def test_an_image_s_proxy_is_not_asked(shell: str, tmp_path: Path) -> None:
+    """The machine does not reach it, and it is not to see the machine's key."""
+    assert watch(shell, tmp_path, [(0, 0), (21 * GB, 0)]) == "DELETE"
+    assert (tmp_path / "proxies").read_text() == ""
 
 
 @pytest.mark.parametrize("shell", shells())
@@ -149,6 +180,6 @@ def test_the_sum_is_that_of_all_growth(
     for column in zip(*readings, strict=True):
         shown = [value // 10**6 for value in column]
         pairs = pairwise(shown)
-        sums.append(sum(now - old if now >= old else now for old, now in pairs))
+        sums.append(sum(max(now - old, 0) for old, now in pairs))
 
     assert counted(folder) == tuple(sums)

@@ -16,8 +16,11 @@ The watchdog counts the bytes of the container's network interfaces, but for `lo
 from /sys/class/net: every container has that folder (OCI runtime specification, Default
 Filesystems), and a file in it holds one number, which a shell reads without another program. They
 are counted in megabytes, because a shell may reckon with 32 bits (mksh does), and only what comes
-while the watchdog looks: a counter that is smaller than before has begun anew. What the provider
-had counted before, such as the pull of the image, is asked for once.
+while the watchdog looks. A sum that is smaller than before counts from there: an interface has
+begun anew, or is gone, and then the others must not count twice. What the provider had counted
+before, such as the pull of the image, is asked for once.
+
+A proxy that the image names serves elsewhere, if at all: the watchdog asks none.
 """
 
 import re
@@ -42,6 +45,7 @@ _MARKER = "gpujob-host-key"
 _WATCHDOG = r"""
 g=@FOLDER@; mkdir -p $g; chmod 700 $g
 cat > $g/watchdog <<'WATCHDOG'
+unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
 u="@URL@/api/v0/instances/$CONTAINER_ID/"; g=@FOLDER@
 nl='
 '
@@ -79,7 +83,7 @@ count() {
   x=0 y=0
   for i in /sys/class/net/*; do
     [ "$i" = /sys/class/net/lo ] && continue
-    mb $i/statistics/rx_bytes; x=$((x + n)); mb $i/statistics/tx_bytes; y=$((y + n))
+    mb "$i/statistics/rx_bytes"; x=$((x + n)); mb "$i/statistics/tx_bytes"; y=$((y + n))
   done 2>/dev/null
 }
 count; px=$x py=$y
@@ -104,7 +108,7 @@ while sleep 5; do
   [ "$ticks" -ge @MONEY@ ] && gone 'money deadline'
   [ "$silent" -ge @STALE@ ] && gone 'no heartbeat'
   count
-  [ $x -lt $px ] && px=0; [ $y -lt $py ] && py=0
+  [ $x -lt $px ] && px=$x; [ $y -lt $py ] && py=$y
   if [ "$x $y" != "$px $py" ]; then
     down=$((down + x - px)) up=$((up + y - py)) px=$x py=$y
     echo "$down $up" > $g/traffic.new && mv $g/traffic.new $g/traffic
