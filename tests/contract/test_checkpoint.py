@@ -357,3 +357,29 @@ async def test_no_name_of_a_machine_reaches_our_own_files(tmp_path: Path) -> Non
 
     assert b"mine" not in (case.claim / ".gpujob/job/files").read_bytes()
     assert case.held()["mine"] == "mine"
+
+
+async def test_a_claim_that_keeps_no_times_gets_only_what_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each checkpoint would be paid for in full, until the allowance is used up."""
+
+    def refuses(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    case = Case(tmp_path)
+    driver = case.driver()
+    case.write(a="1" * 1000, b="1" * 1000)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "utime", refuses)
+        assert await case.take(driver) == ""
+        before = case.allowance.left
+        assert await case.take(driver) == ""
+        assert case.allowance.left == before
+    case.write(b="2" * 1000)
+    (case.claim / "a").write_text("somebody's")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "utime", refuses)
+        assert await case.take(driver) == ""
+
+    assert case.held() == {"a": "1" * 1000, "b": "2" * 1000}

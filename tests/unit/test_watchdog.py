@@ -91,7 +91,7 @@ def watch(
         [str(folder / "sh"), "-c", f'sleep() {{ {folder}/sleep "$@"; }}\n{here}'],
         cwd=folder,
         env={"PATH": f"{folder}:/usr/bin:/bin", "CONTAINER_ID": "7", "CONTAINER_API_KEY": "k"}
-        | {name: "http://proxy.example:3128" for name in PROXIES},
+        | dict.fromkeys(PROXIES, "http://proxy.example:3128"),
         check=False,
         capture_output=True,
         timeout=60,

@@ -216,8 +216,12 @@ class Checkpoint:
                     path = self._next / os.fsdecode(entry.name)
                     path.rmdir() if entry.kind is Kind.FOLDER else path.unlink()
             place = Place(self._folder)
+            owned = _read_owned(self._own / "files")
             missing = []
             for name, entry in wanted.items():
+                if self._taken.get(name) == entry and _is_as_written(place, name, owned.get(name)):
+                    # A claim that keeps no times shows another one.
+                    continue
                 # Something else than size and time may tell that a file was changed.
                 is_known = self._taken.get(name, entry).change == entry.change
                 try:
@@ -288,6 +292,15 @@ def _read_owned(path: Path) -> dict[bytes, _Facts]:
     return owned
 
 
+def _is_as_written(place: Place, name: bytes, was: _Facts | None) -> bool:
+    """Whether something is no folder, and as we have left it on the claim."""
+    with suppress(CopyError, OSError), place.parent(name) as (folder, last):
+        facts = os.stat(last, dir_fd=folder, follow_symlinks=False)
+        here = (facts.st_size, facts.st_mtime_ns)
+        return was is not None and here == was[1:] and not stat.S_ISDIR(facts.st_mode)
+    return False
+
+
 def _remove(place: Place, name: bytes, was: _Facts) -> None:
     """Removes what we have written, unless somebody has changed it since."""
     with suppress(CopyError, OSError), place.parent(name) as (folder, last):
@@ -295,8 +308,7 @@ def _remove(place: Place, name: bytes, was: _Facts) -> None:
             # Only if nothing is in it.
             os.rmdir(last, dir_fd=folder)
             return
-        facts = os.stat(last, dir_fd=folder, follow_symlinks=False)
-        if (facts.st_size, facts.st_mtime_ns) == was[1:] and not stat.S_ISDIR(facts.st_mode):
+        if _is_as_written(place, name, was):
             os.unlink(last, dir_fd=folder)
 
 
