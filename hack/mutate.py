@@ -125,8 +125,8 @@ FAULTS = (
     Fault(
         "an exponent may be of any length",
         "core/money.py",
-        "if exponent < -DIGITS_MAX or max",
-        "if exponent < -DIGITS_MAX and max",
+        "if abs(exponent) > DIGITS_MAX or (",
+        "if (",
     ),
     Fault(
         "a machine of unknown price costs nothing",

@@ -616,6 +616,18 @@ TABLE = [
         [],
     ),
     (
+        "whatever a driver said that is silent itself",
+        node_observation(
+            running(),
+            world=listed(status="offline"),
+            memory=denied(130),
+            report=a_report(machine_contact_age_seconds=2.0),
+            driver_silence_seconds=31.0,
+        ),
+        Reason.HOST_LOST,
+        [],
+    ),
+    (
         "but not while the driver is in contact with it",
         node_observation(
             running(),

@@ -5,11 +5,9 @@ from gpujob.api.reasons import Reason
 from gpujob.core import effects
 from gpujob.core.machine.driver_pod import driver_pod
 from gpujob.core.node.answers import NodePlan, because, end, progress, wait
+from gpujob.core.node.facts import PRESENT_SECONDS
 from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation, Pod
-
-PRESENT_SECONDS = 30.0
-"""Nothing is rented for a driver that has been silent for longer."""
 
 
 def make_key(seen: NodeObservation) -> NodePlan | None:

@@ -14,6 +14,8 @@ from gpujob.core.observation import NodeObservation
 
 _UNBOOTED = (Reason.BOOT_TIMEOUT, Reason.HOST_LOST)
 
+PRESENT_SECONDS = 30.0
+"""A driver that has been silent for longer bears no witness, and nothing is rented for it."""
 UNREPEATED_STATUSES = 3
 """One row may be a flicker; three listings in a row are not (vastsim/FACTS.md, Instance states)."""
 
@@ -231,7 +233,8 @@ def witnesses(seen: NodeObservation) -> Witnesses:
     """Returns what the provider and the driver say of a node's machine."""
     since, report = seen.memory.denied_since, seen.report
     denied = None if since is None else seen.world.listings[-1].answered_at - since
-    silent = report.machine_contact_age_seconds if report else None
+    is_present = seen.driver_silence_seconds <= PRESENT_SECONDS
+    silent = report.machine_contact_age_seconds if report and is_present else None
     return Witnesses(
         denied_seconds=denied,
         silent_seconds=silent,
