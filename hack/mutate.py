@@ -1207,6 +1207,32 @@ FAULTS = (
         "if kept is None or status.completion_time is None:",
         "kept = kept or 0\n    if status.completion_time is None:",
     ),
+    Fault(
+        "a silent driver is not replaced",
+        "core/node/driver.py",
+        "if silence >= limits.driver_replacement_seconds and not pod.is_being_deleted:",
+        "if silence < 0:",
+    ),
+    Fault(
+        "a whole checkpoint is changed before it is moved",
+        "driver/checkpoint.py",
+        """            if (self._own / "whole").exists():
+                self._move_into_place()
+            for""",
+        """            for""",
+    ),
+    Fault(
+        "a workload is taken for killed when its driver notices",
+        "driver/checkpoint.py",
+        "at = listing.now if at is None else at",
+        "at = listing.now",
+    ),
+    Fault(
+        "an interface that is gone counts the others twice",
+        "core/machine/start_script.py",
+        "[ $x -lt $px ] && px=$x;",
+        "[ $x -lt $px ] && px=0;",
+    ),
 )
 
 
