@@ -428,7 +428,7 @@ FAULTS = (
     Fault(
         "bytes that stay within a machine count",
         "core/machine/start_script.py",
-        '[ "$i" = /sys/class/net/lo ] && continue',
+        '[ "$j" = /lo ] && continue',
         "",
     ),
     # --- Machines that are measured, workloads that end, files -------------------------------
@@ -1228,10 +1228,10 @@ FAULTS = (
         "at = listing.now",
     ),
     Fault(
-        "an interface that is gone counts the others twice",
+        "an interface that is gone lets the others count twice",
         "core/machine/start_script.py",
-        "[ $x -lt $px ] && px=$x;",
-        "[ $x -lt $px ] && px=0;",
+        "  was=$now\n",
+        '  [ "${#now}" -lt "${#was}" ] && was= || was=$now\n',
     ),
 )
 

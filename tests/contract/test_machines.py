@@ -135,7 +135,9 @@ class Machine:
 
     def seen(self, path: Path) -> Path:
         """Returns where a file of the machine, while it runs, is reached from here."""
-        return Path(f"/proc/{min(self.processes())}/root", path.relative_to("/"))
+        # The numbers of processes begin anew: the lowest may be that of one that has just ended.
+        roots = (Path(f"/proc/{number}/root") for number in sorted(self.processes()))
+        return next(root for root in roots if (root / "etc").exists()) / path.relative_to("/")
 
     def processes(self) -> list[int]:
         """Returns what runs on it, by the root of each process: the machine's own folder."""

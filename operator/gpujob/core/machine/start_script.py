@@ -16,8 +16,8 @@ The watchdog counts the bytes of the container's network interfaces, but for `lo
 from /sys/class/net: every container has that folder (OCI runtime specification, Default
 Filesystems), and a file in it holds one number, which a shell reads without another program. They
 are counted in megabytes, because a shell may reckon with 32 bits (mksh does), and only what comes
-while the watchdog looks. A sum that is smaller than before counts from there: an interface has
-begun anew, or is gone, and then the others must not count twice. What the provider had counted
+while the watchdog looks, of each interface by itself: one that shows less than before has begun
+anew, and one that is new has brought all that it shows. What the provider had counted
 before, such as the pull of the image, is asked for once.
 
 A proxy that the image names serves elsewhere, if at all: the watchdog asks none.
@@ -80,13 +80,18 @@ gone() {
 field() { a=${row#*"\"$1\":"}; a=${a# }; a=${a%%[!0-9]*}; }
 mb() { n=; read -r n < "$1"; case $n in *[!0-9]*) n=0;; ???????*) n=${n%??????};; *) n=0;; esac; }
 count() {
-  x=0 y=0
+  now=
   for i in /sys/class/net/*; do
-    [ "$i" = /sys/class/net/lo ] && continue
-    mb "$i/statistics/rx_bytes"; x=$((x + n)); mb "$i/statistics/tx_bytes"; y=$((y + n))
+    j=/${i##*/}; [ "$j" = /lo ] && continue
+    mb "$i/statistics/rx_bytes"; x=$n; mb "$i/statistics/tx_bytes"
+    a=0 b=0
+    case $was in *"$j "*) b=${was#*"$j "}; a=${b%% *}; b=${b#* }; b=${b%% *};; esac
+    [ $x -lt $a ] && a=0; [ $n -lt $b ] && b=0
+    down=$((down + x - a)) up=$((up + n - b)) now="$now$j $x $n "
   done 2>/dev/null
+  was=$now
 }
-count; px=$x py=$y
+was=; count; down= up=
 echo $$ > $g/watchdog.pid
 began=$(cat $g/began 2>/dev/null)
 case $began in ''|*[!0-9]*)
@@ -107,12 +112,8 @@ while sleep 5; do
   [ "$now" != "$beat" ] && beat=$now && silent=0
   [ "$ticks" -ge @MONEY@ ] && gone 'money deadline'
   [ "$silent" -ge @STALE@ ] && gone 'no heartbeat'
-  count
-  [ $x -lt $px ] && px=$x; [ $y -lt $py ] && py=$y
-  if [ "$x $y" != "$px $py" ]; then
-    down=$((down + x - px)) up=$((up + y - py)) px=$x py=$y
-    echo "$down $up" > $g/traffic.new && mv $g/traffic.new $g/traffic
-  fi
+  told="$down $up"; count
+  [ "$down $up" = "$told" ] || { echo "$down $up" > $g/traffic.new && mv $g/traffic.new $g/traffic; }
   [ "$down" -gt @DOWN@ ] || [ "$up" -gt @UP@ ] && gone 'traffic cap'
 done
 WATCHDOG
