@@ -122,6 +122,21 @@ async def test_what_changed_a_moment_ago_is_waited_for(tmp_path: Path) -> None:
     assert time.time() - began >= 8, "10 s, less what times in whole seconds hide"
 
 
+def cut_after_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the machine sends one file more, and no other."""
+    left = 1
+
+    async def sums(*args: Any) -> dict[bytes, str]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise MachineError("cut")
+        return await files.remote_sums(*args)
+
+    monkeypatch.setattr(pulling, "BUNDLE_FILES", 1)
+    monkeypatch.setattr(pulling, "remote_sums", sums)
+
+
 async def test_a_machine_that_dies_half_way_leaves_the_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,17 +145,7 @@ async def test_a_machine_that_dies_half_way_leaves_the_last_one(
     case.write(a="1", b="1")
     assert await case.take(case.driver()) == ""
     case.write(a="2", b="2", c="2")
-    left = 1
-
-    async def broken(*args: Any) -> dict[bytes, str]:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise MachineError("cut")
-        return await files.remote_sums(*args)
-
-    monkeypatch.setattr(pulling, "BUNDLE_FILES", 1)
-    monkeypatch.setattr(pulling, "remote_sums", broken)
+    cut_after_one_file(monkeypatch)
     with pytest.raises(MachineError):
         await case.take(case.driver())
     assert case.held() == {"a": "1", "b": "1"}
@@ -224,18 +229,8 @@ async def test_a_whole_one_that_was_not_moved_is_not_changed(
     in_the_way.mkdir()
     assert await case.take(driver) == "not copied: the checkpoint: Is a directory"
     case.write(a="3", b="3")
-    left = 1
-
-    async def broken(*args: Any) -> dict[bytes, str]:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise MachineError("cut")
-        return await files.remote_sums(*args)
-
     monkeypatch.setattr(files, "AT_ONCE", 1)
-    monkeypatch.setattr(pulling, "BUNDLE_FILES", 1)
-    monkeypatch.setattr(pulling, "remote_sums", broken)
+    cut_after_one_file(monkeypatch)
     with suppress(MachineError):
         await case.take(driver)
     in_the_way.rmdir()

@@ -470,9 +470,9 @@ async def test_what_waits_for_a_slow_claim_does_not_grow(
         settle(descriptor)
 
     monkeypatch.setattr(pulling, "settle", slowly)
-    copy = Copy(folder=str(tmp_path / "claim"), path="work")
+    copy = Copy(folder=str(tmp_path / "claim"), path="/files")
     async with machine.connected() as connection:
-        await connection.run("mkdir /work; head -c 100000000 /dev/zero > /work/large")
+        await connection.run("mkdir /files; head -c 100000000 /dev/zero > /files/large")
         tracemalloc.start()
         try:
             allowance = Allowance(10**9, "")
@@ -493,10 +493,10 @@ async def pulled_with_find(
     async with machine.connected() as connection:
         find = b"#!/bin/sh\n" + tells.encode()
         await connection.run("cd /usr/local/bin; cat > find; chmod +x find", find)
-        await connection.run("mkdir /work")
+        await connection.run("mkdir /files")
         tracemalloc.start()
         try:
-            copy = Copy(folder=str(folder / "claim"), path="work")
+            copy = Copy(folder=str(folder / "claim"), path="/files")
             problems = await pulling.pull(connection, copy, Allowance(0, "x"))
             _, most = tracemalloc.get_traced_memory()
         finally:
@@ -507,9 +507,9 @@ async def pulled_with_find(
 @pytest.mark.parametrize(
     ("tells", "problem"),
     [
-        ("seq -f ./%.0f 10000000 | tr '\\n' '\\0'", "work holds more than 100000 files"),
-        ("yes ./x | tr '\\n' '\\0'", "work holds more than 100000 files"),
-        ("yes | tr -d '\\n'", "the list of the files in work is longer than 33554432 bytes"),
+        ("seq -f ./%.0f 10000000 | tr '\\n' '\\0'", "/files holds more than 100000 files"),
+        ("yes ./x | tr '\\n' '\\0'", "/files holds more than 100000 files"),
+        ("yes | tr -d '\\n'", "the list of the files in /files is longer than 33554432 bytes"),
     ],
 )
 async def test_files_without_end_are_not_copied(
@@ -540,7 +540,7 @@ def test_too_many_files_of_ours_are_said_before_anything_is_rented(
 ) -> None:
     """A machine could not tell which of them it has."""
     monkeypatch.setattr(claims, "FILES_MAX", 10)
-    copy = Copy(folder=str(filled(tmp_path / "inputs")), path="work")
+    copy = Copy(folder=str(filled(tmp_path / "inputs")), path="/files")
     plan = DataPlan(inputs=(copy,), download_bytes_max=10**9)
     assert claims.data_problem(plan) == ""
     (tmp_path / "inputs/one more").touch()
@@ -609,13 +609,13 @@ async def test_what_was_begun_wrongly_is_copied_anew(machine: Machine, tmp_path:
     claim = tmp_path / "claim"
     claim.mkdir()
     (claim / f".{version}.gpujob-part").write_bytes(b"wrong" * 100)
-    copy = Copy(folder=str(claim), path="work")
+    copy = Copy(folder=str(claim), path="/files")
     async with machine.connected() as connection:
-        fill = "head -c 1000 /dev/urandom > /work/x; touch -d @1000000000 /work/x"
-        await connection.run(f"mkdir /work; {fill}")
+        fill = "head -c 1000 /dev/urandom > /files/x; touch -d @1000000000 /files/x"
+        await connection.run(f"mkdir /files; {fill}")
         allowance = Allowance(10**9, "")
         problems = await pulling.pull(connection, copy, allowance)
-        right = await connection.run("cat /work/x")
+        right = await connection.run("cat /files/x")
 
     assert problems == ()
     assert (claim / "x").read_bytes() == right

@@ -209,7 +209,7 @@ async def test_a_workload_that_removes_our_files_is_not_started_again(
 ) -> None:
     """It may run on: a second one beside it would be paid for, and spoil what it writes."""
     held, url = controller
-    lines = f"echo began >> /root/began; sleep 3; rm -rf {MACHINE_FOLDER}; sleep 600"
+    lines = f"echo began >> /began; sleep 3; rm -rf {MACHINE_FOLDER}; sleep 600"
     held.answer = run(machine, machine.port, "sh", "-c", lines)
     driver = Driver(tmp_path, url, machine.key)
     await driver.start()
@@ -219,7 +219,7 @@ async def test_a_workload_that_removes_our_files_is_not_started_again(
 
     assert driver.outcome["exitCode"] == 137
     assert driver.outcome["message"].endswith(f"or {MACHINE_FOLDER} was removed")
-    assert machine.seen(Path("/root/began")).read_text() == "began\n"
+    assert machine.seen(Path("/began")).read_text() == "began\n"
 
 
 async def test_every_byte_comes_once_over_cut_lines_and_restarts(
@@ -230,7 +230,7 @@ async def test_every_byte_comes_once_over_cut_lines_and_restarts(
     cable = Cable(machine.port)
     async with await cable.lay():
         driver = Driver(tmp_path, url, machine.key)
-        waits = "[ $i != 1700 ] || until [ -e /root/goes-on ]; do sleep 0.1; done\n  i=$((i+1))"
+        waits = "[ $i != 1700 ] || until [ -e /goes-on ]; do sleep 0.1; done\n  i=$((i+1))"
         held.answer = run(machine, cable.port, "sh", "-c", COUNT.replace("i=$((i+1))", waits))
         await driver.start()
         await until(lambda: driver.out.count(b"\n") > 400)
@@ -244,7 +244,7 @@ async def test_every_byte_comes_once_over_cut_lines_and_restarts(
         held.broken = True
         cable.cut()
         # Only now, so that the line is needed once more, however slow all this was.
-        machine.seen(Path("/root/goes-on")).touch()
+        machine.seen(Path("/goes-on")).touch()
         await until(lambda: driver.out.count(b"\n") >= LINES)
         held.broken = False
         await until(lambda: is_finished(held))
