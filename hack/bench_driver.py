@@ -34,6 +34,7 @@ from pydantic import SecretBytes, SecretStr
 
 from gpujob.adapters import pki
 from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.door import Door
 from gpujob.adapters.errors import ControllerUnavailable
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.adapters.transport import TransportClient
@@ -68,6 +69,7 @@ from gpujob.core.certificates import Certificate
 from gpujob.core.effects import Rent
 from gpujob.core.limits import Limits
 from gpujob.core.machine.start_script import host_key_in_log, start_script
+from gpujob.core.market.search import search_of
 from gpujob.core.observation import Heard
 from gpujob.web.listener import http_server
 from gpujob.web.tls import ShownCertificate
@@ -262,7 +264,7 @@ async def rented_machine(folder: Path) -> AsyncIterator[Rented]:
         private = asyncssh.generate_private_key("ssh-ed25519")
         key_file.touch(mode=0o600)
         private.write_private_key(str(key_file))
-        vast = VastClient(url, SecretStr(KEY), SystemClock())
+        vast = VastClient(url, SecretStr(KEY), SystemClock(), Door(SystemClock(), spacing=0))
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 place = await _rent(vast, url, private)
@@ -285,7 +287,7 @@ async def _rent(vast: VastClient, url: str, private: asyncssh.SSHKey) -> Machine
         max_upload_gb=1000,
     )
     rent = Rent(
-        offer_id=(await vast.search(SPEC)).offers[0].offer_id,
+        offer_id=(await vast.search(search_of(SPEC))).offers[0].offer_id,
         image=SPEC.image,
         disk_gb=10,
         bid_usd_per_hour=None,

@@ -25,6 +25,7 @@ from pydantic import SecretStr
 
 from bench_driver import KEY, NONCE, new_folder, process
 from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.door import Door
 from gpujob.adapters.vast import VastClient
 from gpujob.core.machine.start_script import SETUP_VARIABLE, start_script
 from localcluster.project_images import machine_root
@@ -104,7 +105,7 @@ async def rented(count: int, folder: Path, *, does_nothing: bool) -> AsyncIterat
             for offer in offers:
                 async with session.put(f"/api/v0/asks/{offer['id']}/", json=body) as answer:
                     await answer.read()
-        vast = VastClient(url, SecretStr(KEY), SystemClock())
+        vast = VastClient(url, SecretStr(KEY), SystemClock(), Door(SystemClock(), spacing=0))
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while await _still(vast):  # noqa: ASYNC110 - the provider tells nobody

@@ -791,11 +791,11 @@ FAULTS = (
     Fault(
         "the sweep looks at the nodes first",
         "controller/sweep.py",
-        """        listing = await vast.list_leases()
+        """        listing = await self._listing(vast)
         nodes = await kube.list_all("GpuNode")
 """,
         """        nodes = await kube.list_all("GpuNode")
-        listing = await vast.list_leases()
+        listing = await self._listing(vast)
 """,
     ),
     # --- Leader lock --------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from tests.contract.test_machines import Machine
 from tests.contract.test_vast_client import CLOCK
 from tests.integration.parts import KEY, Simulator, environment
 
+from gpujob.adapters.door import Door
 from gpujob.adapters.vast import VastClient
 from gpujob.api.transport import MACHINE_FOLDER, SYNC_PATH, DriverReport, read_message
 
@@ -104,7 +105,7 @@ async def controller() -> AsyncIterator[tuple[Controller, str]]:
 @pytest.fixture
 async def machine(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Machine]:
     """A booted machine."""
-    vast = VastClient(simulator.url, SecretStr(KEY), CLOCK)
+    vast = VastClient(simulator.url, SecretStr(KEY), CLOCK, Door(CLOCK, spacing=0))
     made = Machine(simulator, vast, tmp_path)
     await made.boot()
     yield made

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from tests.contract.test_vast_client import CLOCK, SPEC, client, peer, request
 
+from gpujob.adapters.channel import Answer
 from gpujob.adapters.errors import ProviderError, ProviderUnavailable, RentUnclear
 from gpujob.adapters.redact import Scrubber
-from gpujob.adapters.vast import ANSWER_BYTES_MAX, Answer, VastRequests
+from gpujob.adapters.vast import ANSWER_BYTES_MAX, VastRequests
 from gpujob.core.market.listings import Lease
+from gpujob.core.market.search import search_of
 from gpujob.core.money import micro_up
 from vastsim.market import Ask, Market, Timing
 from vastsim.offers import read_market
@@ -104,7 +106,7 @@ async def test_spoilt_answers_are_read_or_refused() -> None:
     vast = VastRequests(Liar(chance), CLOCK, Scrubber())
     read = refused = 0
     for _ in range(ROUNDS):
-        for ask in (vast.list_leases, lambda: vast.search(SPEC), vast.gpu_models):
+        for ask in (vast.list_leases, lambda: vast.search(search_of(SPEC)), vast.gpu_models):
             try:
                 found = await ask()
             except ProviderError:
@@ -170,7 +172,11 @@ async def test_a_body_that_cannot_be_read_tells_nothing(body: bytes) -> None:
     """Over HTTP: no answer of any size or depth ends more than its request."""
     date = {"Date": format_datetime(NOW, usegmt=True)}
     async with peer(lambda *_: (200, date, body)) as (url, _), client(url) as vast:
-        for ask in (vast.list_leases, lambda: vast.search(SPEC), lambda: vast.read_log(1)):
+        for ask in (
+            vast.list_leases,
+            lambda: vast.search(search_of(SPEC)),
+            lambda: vast.read_log(1),
+        ):
             with pytest.raises(ProviderUnavailable):
                 await ask()
 

@@ -24,6 +24,7 @@ from tests.contract.test_machines import Machine
 from tests.integration.parts import KEY, Simulator
 
 from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.door import Door
 from gpujob.adapters.errors import LoginRefused, MachineUnreachable, ProviderUnavailable
 from gpujob.adapters.vast import VastClient
 from gpujob.core.market.images import PullFailure, missing_server, pull_failure
@@ -42,7 +43,7 @@ GOOD = ["python:3.11", *sorted(set(IMAGES) - BREAKS_SESSIONS - PRIVATE)]
 @pytest.fixture
 async def boot(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Boot]:
     """Rents a machine with an image, and waits until it has booted."""
-    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock(), Door(SystemClock(), spacing=0))
 
     async def booted(image: str) -> Machine:
         made = Machine(simulator, vast, tmp_path)
@@ -190,7 +191,7 @@ async def test_what_is_told_of_an_image_without_an_ssh_server(
     simulator: Simulator, tmp_path: Path, image: str
 ) -> None:
     """In its log, or by the provider; where the host has no network, that is nobody's fault."""
-    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock(), Door(SystemClock(), spacing=0))
     machine = Machine(simulator, vast, tmp_path)
     await machine.rent(image)
     said = ""
@@ -214,7 +215,7 @@ async def test_a_key_that_only_the_provider_puts_there_lets_in(
     simulator: Simulator, controller: tuple[Controller, str], tmp_path: Path
 ) -> None:
     """Where the start script cannot write the list of keys; asked again, nothing changes."""
-    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock(), Door(SystemClock(), spacing=0))
     machine = Machine(simulator, vast, tmp_path)
     await machine.boot("python:3.11", writes_key=False)
     with pytest.raises(LoginRefused):

@@ -23,6 +23,7 @@ from tests.contract.test_vast_client import CLOCK, SPEC, request
 from tests.integration.parts import KEY, Simulator, eventually
 
 from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.door import Door
 from gpujob.adapters.errors import (
     HostKeyMismatch,
     LoginRefused,
@@ -37,6 +38,7 @@ from gpujob.api.transport import MACHINE_FOLDER
 from gpujob.core.effects import Rent
 from gpujob.core.machine.start_script import host_key_in_log, start_script
 from gpujob.core.market.listings import Address, Lease
+from gpujob.core.market.search import search_of
 
 NONCE = "ab" * 16
 
@@ -87,7 +89,7 @@ class Machine:
             max_download_gb=max_download_gb,
             max_upload_gb=max_upload_gb,
         )
-        offer = (await self.vast.search(SPEC)).offers[0]
+        offer = (await self.vast.search(search_of(SPEC))).offers[0]
         asked = request(offer.offer_id)
         what = {
             "start_script": before + started.script,
@@ -155,7 +157,7 @@ class Machine:
 @pytest.fixture
 async def machine(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Machine]:
     """A booted machine."""
-    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock(), Door(SystemClock(), spacing=0))
     made = Machine(simulator, vast, tmp_path)
     await made.boot()
     yield made
@@ -179,7 +181,7 @@ async def test_an_image_may_allow_few_sessions_for_a_connection(
     simulator: Simulator, tmp_path: Path, most: int
 ) -> None:
     """As advisers on security say, while we need up to ten at a time."""
-    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock(), Door(SystemClock(), spacing=0))
     machine = Machine(simulator, vast, tmp_path)
     few = f"echo MaxSessions {most} >> /etc/ssh/sshd_config; kill -HUP $(cat /run/sshd.pid)\n"
     await machine.boot(before=few)
@@ -391,7 +393,7 @@ async def test_a_killed_simulator_leaves_no_process(tmp_path: Path) -> None:
     """Its machines end with it, with what was detached on them."""
     simulator = Simulator(tmp_path)
     simulator.start()
-    vast = VastClient(simulator.url, SecretStr(KEY), CLOCK)
+    vast = VastClient(simulator.url, SecretStr(KEY), CLOCK, Door(CLOCK, spacing=0))
     machine = Machine(simulator, vast, tmp_path)
     await machine.boot()
     async with machine.connected() as connection:
@@ -475,7 +477,7 @@ async def test_the_watchdog_destroys_its_machine(
 
     A machine that returns after it was stopped counts from its first start.
     """
-    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock(), Door(SystemClock(), spacing=0))
     machine = Machine(simulator, vast, tmp_path)
     began = f"mkdir -p {MACHINE_FOLDER}; echo $(($(date +%s) - 700)) > {MACHINE_FOLDER}/began\n"
     await machine.rent(
@@ -509,8 +511,8 @@ async def test_the_watchdog_destroys_its_machine_past_a_traffic_cap(
 
     A restart of the container, whose counters begin anew, does not begin the sum anew.
     """
-    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
-    offer = (await vast.search(SPEC)).offers[0]
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock(), Door(SystemClock(), spacing=0))
+    offer = (await vast.search(search_of(SPEC))).offers[0]
     machine = Machine(simulator, vast, tmp_path)
     pulled = 2.0 if which == "the pull of the image" else 0.0
     if pulled:
@@ -566,7 +568,7 @@ async def test_the_watchdog_needs_nothing_of_the_setup(
     simulator: Simulator, tmp_path: Path, setup: str
 ) -> None:
     """Whoever takes the variable away, or changes it, gets a machine that destroys itself."""
-    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock(), Door(SystemClock(), spacing=0))
     machine = Machine(simulator, vast, tmp_path)
     await machine.rent(money_seconds=1, setup=setup)
     await vast.close()

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from urllib.error import HTTPError
 
 import pytest
@@ -13,6 +13,7 @@ from tests.builders import a_spec
 from tests.integration.parts import KEY, Simulator
 
 from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.door import Door
 from gpujob.adapters.errors import (
     CredentialsRejected,
     ProviderUnavailable,
@@ -20,12 +21,14 @@ from gpujob.adapters.errors import (
     RentDenied,
     RentUnclear,
     RentWithheld,
+    SearchQuotaExhausted,
 )
 from gpujob.adapters.vast import LOG_BYTES_MAX, VastClient
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
 from gpujob.core.effects import Rent
 from gpujob.core.machine.start_script import host_key_in_log
+from gpujob.core.market.search import search_of
 from localcluster.control_plane import free_port
 
 CLOCK = SystemClock()
@@ -37,7 +40,7 @@ Answer = Callable[[str, str], tuple[int, dict[str, str], bytes] | None]
 @asynccontextmanager
 async def client(url: str, key: str = KEY) -> AsyncIterator[VastClient]:
     """A client that is closed afterwards."""
-    made = VastClient(url, SecretStr(key), CLOCK)
+    made = VastClient(url, SecretStr(key), CLOCK, Door(CLOCK, spacing=0))
     try:
         yield made
     finally:
@@ -110,7 +113,7 @@ def account_then(answer: Answer) -> Answer:
 async def test_offers_of_the_market_are_read(simulator: Simulator) -> None:
     """Prices, sizes and the provider's clock arrive."""
     async with client(simulator.url) as vast:
-        quotes = await vast.search(SPEC)
+        quotes = await vast.search(search_of(SPEC))
 
     assert quotes.offers
     assert quotes.unreadable == 0
@@ -122,7 +125,7 @@ async def test_the_names_of_the_models_are_read(simulator: Simulator) -> None:
     """Those that the market's offers carry."""
     async with client(simulator.url) as vast:
         names = await vast.gpu_models()
-        offers = (await vast.search(SPEC)).offers
+        offers = (await vast.search(search_of(SPEC))).offers
 
     assert list(names) == sorted(set(names))
     assert {offer.gpu_model for offer in offers} <= set(names)
@@ -151,7 +154,7 @@ async def test_what_is_no_name_of_a_model_is_dropped(
 async def test_what_is_rented_is_listed_under_its_mark(simulator: Simulator) -> None:
     """The number of the answer is the number in the listing; the mark is in label and env."""
     async with client(simulator.url) as vast:
-        offer = (await vast.search(SPEC)).offers[0]
+        offer = (await vast.search(search_of(SPEC))).offers[0]
         async with vast.rent_line() as line:
             number = await line.send(request(offer.offer_id), 10)
         while not (listing := await vast.list_leases()).leases:
@@ -302,7 +305,7 @@ async def test_a_wrong_key_is_never_read_as_gone(simulator: Simulator) -> None:
 async def test_a_used_offer_is_refused(simulator: Simulator) -> None:
     """An offer is good for one rent; the second is a definite no."""
     async with client(simulator.url) as vast:
-        offer = (await vast.search(SPEC)).offers[0]
+        offer = (await vast.search(search_of(SPEC))).offers[0]
         async with vast.rent_line() as line:
             await line.send(request(offer.offer_id), 10)
         async with vast.rent_line() as line:
@@ -473,6 +476,55 @@ async def test_an_incomplete_listing_is_none(answer: Answer, error: type[Excepti
             await vast.list_leases()
 
 
+@pytest.mark.parametrize(
+    ("headers", "body", "retry_after", "threshold"),
+    [
+        ({}, b"API requests too frequent", None, None),
+        ({}, b"API requests too frequent: endpoint threshold=4.5", None, 4.5),
+        ({}, b'{"detail":"API requests too frequent endpoint threshold=3.0"}', None, 3.0),
+        ({}, b'{"success":false,"error":"rate_limit_exceeded","msg":"slow down"}', None, None),
+        ({"Retry-After": "7"}, b"", 7.0, None),
+        ({"Retry-After": "Wed, 21 Oct 2037 07:28:00 GMT"}, b"\xff\xfe", None, None),
+        ({"Retry-After": "-1"}, b"threshold=1e9", None, None),
+        ({"Retry-After": "9" * 400}, b"threshold=" + b"9" * 400, None, None),
+        ({"Retry-After": "\u0663"}, "threshold=\u0663".encode(), None, None),
+        ({}, b"[" * 100_000 + b"threshold=2", None, None),
+    ],
+)
+async def test_all_forms_of_too_many_requests_are_told_apart(
+    headers: dict[str, str], body: bytes, retry_after: float | None, threshold: float | None
+) -> None:
+    """How long to wait is read if it is said; whatever else stands there changes nothing."""
+    async with peer(lambda *_: (429, headers, body)) as (url, _), client(url) as vast:
+        with pytest.raises(RateLimited) as refused:
+            await vast.destroy(1)
+
+    assert refused.value.retry_after_seconds == retry_after
+    assert refused.value.threshold_seconds == threshold
+    assert not isinstance(refused.value, SearchQuotaExhausted)
+
+
+@pytest.mark.parametrize(
+    ("reset", "when"),
+    [
+        ("1795996800", datetime(2026, 11, 30, tzinfo=UTC)),
+        ("", None),
+        ("soon", None),
+        ("9" * 30, None),
+        ("-1", None),
+    ],
+)
+async def test_a_quota_that_is_used_up_says_when_it_ends(reset: str, when: datetime | None) -> None:
+    """It is no limit of pace: asking a little later is of no use."""
+    said = (429, {"X-RateLimit-Reset": reset}, b'{"error":"search_quota_exceeded"}')
+    async with peer(lambda *_: said) as (url, _), client(url) as vast:
+        with pytest.raises(SearchQuotaExhausted) as refused:
+            await vast.search(search_of(SPEC))
+
+    assert refused.value.resets_at == when
+    assert refused.value.reason is Reason.SEARCH_QUOTA_EXHAUSTED
+
+
 async def test_a_provider_where_nobody_listens_is_unavailable() -> None:
     """A refused connection proves nothing, either."""
     async with client(f"http://127.0.0.1:{free_port()}") as vast:
@@ -512,7 +564,7 @@ async def test_a_malformed_offer_is_left_out(field: str, value: object) -> None:
         peer(lambda *_: good({"offers": [row, row | {field: value}]})) as (url, _),
         client(url) as vast,
     ):
-        quotes = await vast.search(SPEC)
+        quotes = await vast.search(search_of(SPEC))
 
     assert (len(quotes.offers), quotes.unreadable) == (1, 1)
 
@@ -557,4 +609,4 @@ async def test_a_log_that_is_too_long_tells_nothing() -> None:
 
 def test_a_client_prints_no_token() -> None:
     """Its repr shows the address only."""
-    assert KEY not in repr(VastClient("http://x", SecretStr(KEY), CLOCK))
+    assert KEY not in repr(VastClient("http://x", SecretStr(KEY), CLOCK, Door(CLOCK, spacing=0)))

@@ -20,9 +20,11 @@ from tests.contract.test_vast_client import (
     request,
 )
 
+from gpujob.adapters.door import Door
 from gpujob.adapters.errors import ProviderError, RentDenied
 from gpujob.adapters.vast import VastClient
 from gpujob.api.transport import RegistryLogin
+from gpujob.core.market.search import search_of
 
 TOKEN = "canary-0123456789-abcdef"
 OTHER = "0ddba11" * 9 + "f"
@@ -41,7 +43,7 @@ WORDS = {
     "an address with a query": f"moved to https://s.example/x?sig={OTHER[:20]}&t={quote(TOKEN)}",
 }
 ASKS: dict[str, Callable[[VastClient], Awaitable[Any]]] = {
-    "search": lambda made: made.search(SPEC),
+    "search": lambda made: made.search(search_of(SPEC)),
     "models": lambda made: made.gpu_models(),
     "list": lambda made: made.list_leases(),
     "log": lambda made: made.read_log(7),
@@ -223,6 +225,6 @@ async def test_a_broken_answer_is_told_without_secrets(
 
 def test_a_client_shows_no_token() -> None:
     """Neither itself nor what it is made of."""
-    made = VastClient("http://x", SecretStr(TOKEN), CLOCK)
+    made = VastClient("http://x", SecretStr(TOKEN), CLOCK, Door(CLOCK, spacing=0))
 
     assert shows(f"{made} {made!r} {made.__dict__!r}") == []

@@ -25,6 +25,7 @@ from tests.simulation.process import (
     VirtualClock,
 )
 
+from gpujob.adapters.channel import Answer, kind_of
 from gpujob.adapters.errors import (
     ClusterUnavailable,
     Conflict,
@@ -39,7 +40,7 @@ from gpujob.adapters.errors import (
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.adapters.provider import RentLine
 from gpujob.adapters.redact import Scrubber
-from gpujob.adapters.vast import OFFERS_WANTED, PAGE_SIZE, Answer, VastRequests
+from gpujob.adapters.vast import OFFERS_WANTED, VastRequests
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
@@ -54,7 +55,7 @@ from gpujob.api.transport import (
     WorkloadPhase,
 )
 from gpujob.core.effects import Rent
-from gpujob.core.limits import Limits
+from gpujob.core.limits import PAGE_LEASES, Limits
 from gpujob.core.machine.assignment import assignment
 from gpujob.core.market.listings import Mark
 from gpujob.core.node.stage import NEXT, stage_of
@@ -449,7 +450,7 @@ class ModelProvider(VastRequests):
         after = int(query.get("after_token") or 0)
         rest = [one for one in shown if one.number > after]
         page = [
-            instance_row(one, Endpoint("h.example", 22, 10_022), now) for one in rest[:PAGE_SIZE]
+            instance_row(one, Endpoint("h.example", 22, 10_022), now) for one in rest[:PAGE_LEASES]
         ]
         word = "offline" if fault == "machine denied" else self.word
         page = [
@@ -458,7 +459,7 @@ class ModelProvider(VastRequests):
         ]
         if "marks left out" in (fault, *self.lies):
             page = [row | {"label": None, "extra_env": None} for row in page]
-        more = len(rest) > PAGE_SIZE
+        more = len(rest) > PAGE_LEASES
         return {
             "instances": page * 2 if fault == "row repeated" else page,
             "total_instances": len(shown),
@@ -587,6 +588,9 @@ class _Channel:
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> Answer:
+        process = CALLER.get()
+        if process is not None and process.door is not None:
+            await process.door.enter(kind_of(method, path))
         return await self._provider.answer(method, path, body or {}, query or {})
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.simulation.branches import Branches, Strikes
 
+from gpujob.adapters.door import Door
 from gpujob.adapters.errors import (
     AdapterError,
     ClusterUnavailable,
@@ -201,6 +202,8 @@ class Process:
         self._goes_on = asyncio.Event()
         self._goes_on.set()
         self.clock = VirtualClock()
+        self.door: Door | None = None
+        """Its pace towards the provider."""
         self.is_killed = False
         self.is_cut_off = False
         """Whether the API server cannot be reached from it."""

@@ -23,6 +23,7 @@ from tests.simulation.model import (
 )
 from tests.simulation.process import SWAPPED_SECONDS, Broken, Calls, Process
 
+from gpujob.adapters.door import Door
 from gpujob.adapters.errors import AdapterError
 from gpujob.adapters.provider import Provider
 from gpujob.api.gpujob import GpuJob
@@ -30,10 +31,12 @@ from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
 from gpujob.api.transport import RegistryLogin
 from gpujob.controller.cache import WATCHED, Cache
+from gpujob.controller.destroys import Destroys
 from gpujob.controller.lead import RESYNC_SECONDS
 from gpujob.controller.leader_lock import LeaderLock, LockLost
 from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_watch import MarketWatch
+from gpujob.controller.price_watch import PriceWatch
 from gpujob.controller.readiness import Readiness
 from gpujob.controller.reconcile import Reconciler
 from gpujob.controller.settings import Settings
@@ -107,12 +110,18 @@ class Operator:
         self._vast = vast = process.view(vast)
         self.lock = LeaderLock(kube, clock, SETTINGS, identity=identity)
         readiness = Readiness()
+        door = process.door = Door(clock, spacing=SETTINGS.limits.request_spacing)
         self._market = MarketWatch(vast, clock, SETTINGS.limits, readiness, self._on_listing)
+        self._prices = PriceWatch(vast, clock, SETTINGS.limits, self.queue.add)
+        self._destroys = Destroys(vast)
         self._reconciler = Reconciler(
             kube=kube,
             cache=self._cache,
             vast=vast,
             market=self._market,
+            prices=self._prices,
+            destroys=self._destroys,
+            door=door,
             clock=clock,
             settings=SETTINGS,
             cluster_id=CLUSTER,
@@ -124,17 +133,18 @@ class Operator:
             logins=self.logins,
             authorities=lambda: "authorities",
         )
-        self._sweep = Sweep(SETTINGS, clock, CLUSTER)
+        self._sweep = Sweep(SETTINGS, clock, CLUSTER, door, self._market.take)
         self._life = asyncio.create_task(self._live())
         self._tasks: list[asyncio.Task[None]] = []
         self._sweeps: list[asyncio.Task[None]] = []
 
     async def _live(self) -> None:
         await self.lock.acquire()
-        todo = [self._market.run(), self._resync(), self.lock.hold()]
+        todo = [self._market.run(), self._prices.run(), self._destroys.run()]
+        todo += [self._resync(), self.lock.hold()]
         todo += [self._work() for _ in range(3)]
         self._tasks = [asyncio.create_task(one) for one in todo]
-        self._sweeps = [asyncio.create_task(self._sweeping())]
+        self._sweeps = [asyncio.create_task(self._sweep.run(self._kube, self._vast))]
         try:
             await asyncio.gather(*self._tasks, *self._sweeps)
         except LockLost:
@@ -170,6 +180,7 @@ class Operator:
         return self._life.done()
 
     def _on_listing(self) -> None:
+        self._sweep.show(self._market.listings[-1])
         bodies = self._objects.of_kind("GpuNode")
         nodes = [self._objects.read(GpuNode, body) for body in bodies]
         self._market.judge_account(nodes)
@@ -194,12 +205,6 @@ class Operator:
                 for key in self._cache.compare(kind, self._objects.of_kind(kind)):
                     self.queue.add(key)
             await asyncio.sleep(RESYNC_SECONDS)
-
-    async def _sweeping(self) -> None:
-        while True:
-            with suppress(AdapterError):
-                await self._sweep.sweep_once(self._kube, self._vast)
-            await asyncio.sleep(SETTINGS.limits.sweep_seconds)
 
     async def _work(self) -> None:
         while (key := await self.queue.take()) is not None:

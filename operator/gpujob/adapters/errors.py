@@ -4,6 +4,7 @@ AdapterError
 ├── ProviderError
 │   ├── ProviderUnavailable     no answer, 5xx, or an answer that cannot be used
 │   ├── RateLimited             429; carries how long to wait, if the provider said so
+│   │   └── SearchQuotaExhausted  no more searches today; carries when that ends
 │   ├── CredentialsRejected     401, 403, or 404 with `auth_error`: never read as "gone"
 │   ├── RentDenied              a definite no to a rent request: nothing was rented
 │   ├── RentWithheld            the rent request never left this process
@@ -27,6 +28,8 @@ AdapterError
     └── LoginRefused            the machine refuses the node's key
 """
 
+from datetime import datetime
+
 from gpujob.api.reasons import Reason
 
 
@@ -47,9 +50,27 @@ class ProviderUnavailable(ProviderError):
 class RateLimited(ProviderError):
     """We asked more often than the provider allows."""
 
-    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        retry_after_seconds: float | None = None,
+        threshold_seconds: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+        self.threshold_seconds = threshold_seconds
+        """The least interval between two such requests, if the provider said so."""
+
+
+class SearchQuotaExhausted(RateLimited):
+    """The account may not search any more on this day."""
+
+    reason = Reason.SEARCH_QUOTA_EXHAUSTED
+
+    def __init__(self, message: str, resets_at: datetime | None) -> None:
+        super().__init__(message)
+        self.resets_at = resets_at
+        """When the account may search again; None = the provider did not say."""
 
 
 class CredentialsRejected(ProviderError):

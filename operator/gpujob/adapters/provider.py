@@ -6,7 +6,8 @@ because the provider gives few: it has no idempotency key, its listings lag, and
 lost. The rules that keep money safe stand on these promises and on nothing else.
 
 Every method raises `ProviderError` or one of its kinds, and nothing else: `ProviderUnavailable` if
-no usable answer came, `RateLimited` if we asked too often, and `CredentialsRejected` if the
+no usable answer came, `RateLimited` if we asked too often (although each request waits for its
+turn, `core.market.pace`), and `CredentialsRejected` if the
 account's key is refused. None of the three says anything about offers or machines. No message of
 an error contains a secret. No method repeats a request by itself: the caller asks again when it
 next looks at the world.
@@ -15,11 +16,11 @@ next looks at the world.
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.transport import RegistryLogin
 from gpujob.core.effects import Rent
 from gpujob.core.market.listings import Listing
 from gpujob.core.market.offers import Quotes
+from gpujob.core.market.search import Search
 
 
 class RentLine(Protocol):
@@ -50,8 +51,8 @@ class RentLine(Protocol):
 class Provider(Protocol):
     """A marketplace as one account sees it."""
 
-    async def search(self, spec: GpuJobSpec) -> Quotes:
-        """Returns offers for a job's needs, cheapest first.
+    async def search(self, search: Search) -> Quotes:
+        """Returns offers that meet the needs, cheapest first.
 
         The provider's own filters are not dependable and its answers are capped: the caller checks
         each offer again, and never reads a missing offer as "there is none". An offer whose price

@@ -11,18 +11,20 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from fractions import Fraction
 from functools import wraps
-from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import aiohttp
 from pydantic import SecretStr
 
 from gpujob.adapters.body import whole_body
+from gpujob.adapters.channel import Answer, Channel, PacedChannel
 from gpujob.adapters.clock import Clock
+from gpujob.adapters.door import Door
 from gpujob.adapters.errors import (
     CredentialsRejected,
     ProviderError,
@@ -31,25 +33,26 @@ from gpujob.adapters.errors import (
     RentDenied,
     RentUnclear,
     RentWithheld,
+    SearchQuotaExhausted,
 )
 from gpujob.adapters.redact import Scrubber
 from gpujob.adapters.vast_wire import MARK_VARIABLE, Malformed, is_local, lease_from, offer_from
-from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import RegistryLogin
 from gpujob.api.words import in_words
 from gpujob.core.effects import Rent
+from gpujob.core.limits import PAGE_LEASES
 from gpujob.core.machine.start_script import SETUP_VARIABLE
 from gpujob.core.market.floors import MODELS_MAX, is_name
 from gpujob.core.market.listings import Lease, Listing
 from gpujob.core.market.offers import Offer, Quotes
+from gpujob.core.market.pace import Kind
+from gpujob.core.market.search import Search
 from gpujob.core.money import AmountError, exact
 
 READ_SECONDS = 20.0
-PAGE_SIZE = 25
-"""The most rows that one page of a listing has (vastsim/FACTS.md, Listings)."""
 PAGE_QUERY = {
-    "limit": json.dumps(PAGE_SIZE),
+    "limit": json.dumps(PAGE_LEASES),
     "order_by": json.dumps([{"col": "id", "dir": "asc"}]),
     "select_filters": "{}",
 }
@@ -65,42 +68,22 @@ ANSWER_BYTES_MAX = 8 << 20
 YEARS = range(2020, 2200)
 """No clock of our world shows another; and to reckon with 9999 is an error."""
 SAID_LENGTH_MAX = 200
+SAID_BYTES_MAX = 4096
 OFFERS_WANTED = 64
 """The provider's own cap on one search answer (vastsim/FACTS.md, Search)."""
 
 _KNOWN_KEY = re.compile(r"duplicate|already (exists|attached|added|associated)", re.IGNORECASE)
 """What is said of a key that a machine has (vastsim/FACTS.md, SSH)."""
 
+_THRESHOLD = re.compile(r"threshold=([0-9]{1,4}(?:\.[0-9]{1,4})?)(?![\w.])", re.ASCII)
+_SECONDS = re.compile(r"[0-9]{1,6}", re.ASCII)
+_EPOCH = re.compile(r"[0-9]{10}", re.ASCII)
+
 REFUSALS = {
     "no_such_ask": Reason.OFFER_GONE,
     "insufficient_credit": Reason.CREDIT_EXHAUSTED,
     "auth_error": Reason.CREDENTIALS_REJECTED,
 }
-
-
-class Answer(NamedTuple):
-    """A good answer of the provider."""
-
-    body: Mapping[str, Any]
-    headers: Mapping[str, str]
-
-
-class Channel(Protocol):
-    """Carries requests to the provider that may be repeated, and brings their answers back."""
-
-    async def request(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, Any] | None = None,
-        query: Mapping[str, str] | None = None,
-    ) -> Answer:
-        """Makes one request as the account; returns its answer, a JSON object with status 2xx.
-
-        Raises ProviderUnavailable, RateLimited or CredentialsRejected for anything else, an answer
-        with `"success": false` included.
-        """
-        ...
 
 
 Given = ParamSpec("Given")
@@ -144,28 +127,9 @@ class VastRequests:
         self._is_local = is_local
 
     @_guarded
-    async def search(self, spec: GpuJobSpec) -> Quotes:
-        """Returns offers for a job's needs, cheapest first."""
-        query: dict[str, Any] = {
-            "rentable": {"eq": True},
-            "rented": {"eq": False},
-            "num_gpus": {"eq": spec.gpu.count},
-            "disk_space": {"gte": spec.resources.disk_gb},
-            "reliability2": {"gte": float(spec.market.min_reliability)},
-            "direct_port_count": {"gte": 1},
-            "order": [["dph_total", "asc"]],
-            "type": "bid" if spec.market.type == "Interruptible" else "on-demand",
-            "limit": OFFERS_WANTED,
-            "allocated_storage": spec.resources.disk_gb,
-        }
-        if spec.gpu.models:
-            query["gpu_name"] = {"in": list(spec.gpu.models)}
-        if spec.market.hosts != "Any":
-            query["verified"] = {"eq": True}
-        if spec.market.hosts == "Datacenter":
-            query["datacenter"] = {"eq": True}
-        if spec.market.regions:
-            query["geolocation"] = {"in": list(spec.market.regions)}
+    async def search(self, search: Search) -> Quotes:
+        """Returns offers that meet the needs, cheapest first."""
+        query = _query(search)
         answer, headers = await self._channel.request("POST", "/api/v0/bundles/", query)
         rows = answer.get("offers")
         if not isinstance(rows, list):
@@ -183,6 +147,8 @@ class VastRequests:
             unreadable=unreadable,
             fetched_at=now,
             clock_skew_seconds=(_date(headers) - now).total_seconds(),
+            is_full=len(rows) >= OFFERS_WANTED,
+            dearest_usd_per_hour=_dearest(rows),
         )
 
     @_guarded
@@ -255,6 +221,52 @@ class VastRequests:
         await self._channel.request("DELETE", f"/api/v0/instances/{instance_id}/", {})
 
 
+def _query(search: Search) -> dict[str, Any]:
+    """Returns a search in the provider's words (vastsim/FACTS.md, Search)."""
+    prices = {"lte": search.max_usd_per_hour, "gt": search.above_usd_per_hour}
+    bounds = {name: float(price) for name, price in prices.items() if price is not None}
+    least = {
+        # The provider counts in MiB and MB, and the memory of the whole machine.
+        "gpu_ram": search.gpu_memory_gb * 1024,
+        "cuda_max_good": search.cuda_version,
+        "cpu_cores_effective": search.cpu_cores,
+        "cpu_ram": search.memory_gb * 1000,
+    }
+    filters: dict[str, Any] = {
+        "rentable": {"eq": True},
+        "rented": {"eq": False},
+        "num_gpus": {"eq": search.gpu_count},
+        "disk_space": {"gte": search.disk_gb},
+        "reliability2": {"gte": float(search.min_reliability)},
+        "direct_port_count": {"gte": 1},
+        **{name: {"gte": float(value)} for name, value in least.items() if value},
+    }
+    if bounds:
+        filters["dph_total"] = bounds
+    if search.models:
+        filters["gpu_name"] = {"in": list(search.models)}
+    if search.hosts != "Any":
+        filters["verified"] = {"eq": True}
+    if search.hosts == "Datacenter":
+        filters["datacenter"] = {"eq": True}
+    if search.regions:
+        filters["geolocation"] = {"in": list(search.regions)}
+    return filters | {
+        "order": [["dph_total", "asc"]],
+        "type": "bid" if search.is_bid else "on-demand",
+        "limit": OFFERS_WANTED,
+        "allocated_storage": search.disk_gb,
+    }
+
+
+def _dearest(rows: list[Any]) -> Fraction | None:
+    found = []
+    for row in rows:
+        with suppress(AmountError, KeyError, TypeError):
+            found.append(exact(row["dph_total"]))
+    return max(found, default=None)
+
+
 class HttpChannel:
     """The provider over HTTP, as one account."""
 
@@ -317,11 +329,13 @@ class HttpChannel:
 class VastClient(VastRequests):
     """A `Provider`: Vast.ai over HTTP, as one account."""
 
-    def __init__(self, url: str, token: SecretStr, clock: Clock) -> None:
+    def __init__(self, url: str, token: SecretStr, clock: Clock, door: Door) -> None:
         self._url = url.rstrip("/")
         self._token = token
         self._http = HttpChannel(self._url, token, Scrubber([token]))
-        super().__init__(self._http, clock, Scrubber([token]), is_local=is_local(self._url))
+        self._door = door
+        paced = PacedChannel(self._http, door)
+        super().__init__(paced, clock, Scrubber([token]), is_local=is_local(self._url))
 
     def __repr__(self) -> str:
         """Shows the address only: a client prints no token."""
@@ -335,7 +349,7 @@ class VastClient(VastRequests):
     async def read_log(self, instance_id: int) -> str | None:
         """Returns a machine's last lines, or None if they are not available yet."""
         path = f"/api/v0/instances/request_logs/{instance_id}/"
-        answer, _ = await self._http.request("PUT", path, {"tail": "1000"})
+        answer, _ = await self._channel.request("PUT", path, {"tail": "1000"})
         url = answer.get("result_url")
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             raise ProviderUnavailable("the answer to the log request has no result_url")
@@ -350,6 +364,7 @@ class VastClient(VastRequests):
     async def rent_line(self) -> AsyncIterator["HttpRentLine"]:
         """Opens the connection for one rent request, and learns whose account it is."""
         connector = aiohttp.TCPConnector(limit=1, keepalive_timeout=30)
+        await self._door.enter(Kind.ACCOUNT)
         async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
             async with (
                 _translated(),
@@ -492,9 +507,7 @@ async def _json(response: aiohttp.ClientResponse, scrub: Scrubber) -> dict[str, 
     raw = await whole_body(response, ANSWER_BYTES_MAX)
     status = response.status
     if status == 429:
-        after = response.headers.get("Retry-After", "")
-        wait = float(after) if after.isdecimal() else None
-        raise RateLimited("the provider's limit for requests was exceeded", wait)
+        raise _rate_limited(raw or b"", response.headers)
     if raw is None:
         words = f"an answer with status {status} has more than {ANSWER_BYTES_MAX} bytes"
         raise ProviderUnavailable(words)
@@ -512,6 +525,22 @@ async def _json(response: aiohttp.ClientResponse, scrub: Scrubber) -> dict[str, 
     if body.get("success") is False:
         raise ProviderUnavailable(f"refused: {_said(body, scrub)}")
     return body
+
+
+def _rate_limited(raw: bytes, headers: Mapping[str, str]) -> RateLimited:
+    """Reads an answer with status 429, which need not be JSON (vastsim/FACTS.md, Rate limits)."""
+    text = raw[:SAID_BYTES_MAX].decode("utf-8", "replace")
+    if "search_quota_exceeded" in text:
+        reset = headers.get("X-RateLimit-Reset", "")
+        resets_at = datetime.fromtimestamp(int(reset), UTC) if _EPOCH.fullmatch(reset) else None
+        when = "" if resets_at is None else f"; it may search again at {resets_at:%H:%M} UTC"
+        words = f"the provider lets the account search no more today{when}"
+        return SearchQuotaExhausted(words, resets_at)
+    after = headers.get("Retry-After", "")
+    wait = float(after) if _SECONDS.fullmatch(after) else None
+    said = _THRESHOLD.search(text)
+    threshold = float(said[1]) if said else None
+    return RateLimited("the provider's limit for requests was exceeded", wait, threshold)
 
 
 def _said(body: Mapping[str, Any], scrub: Scrubber) -> str:

@@ -220,6 +220,11 @@ class Reason(StrEnum):
         REFUSAL,
         "A price is far from what the market asks for this model.",
     )
+    SEARCH_QUOTA_EXHAUSTED = (
+        "SearchQuotaExhausted",
+        HINDRANCE,
+        "The provider lets the account search no more today; the job waits for the next quota.",
+    )
     STALE_QUOTE = "StaleQuote", REFUSAL, "The price is too old to decide on."
     CLOCK_SKEW = (
         "ClockSkew",

@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.door import Door
 from gpujob.adapters.errors import AdapterError, ClusterError, Conflict, ProviderError
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.metrics import Figures
@@ -22,11 +23,13 @@ from gpujob.controller.certificates import (
     webhook_listener,
 )
 from gpujob.controller.cluster_check import check_for_ever
+from gpujob.controller.destroys import Destroys
 from gpujob.controller.events import record_event
 from gpujob.controller.leader_lock import LeaderLock
 from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_book import MarketBook
 from gpujob.controller.market_watch import MarketWatch
+from gpujob.controller.price_watch import PriceWatch
 from gpujob.controller.readiness import ORDER, Readiness
 from gpujob.controller.reconcile import Reconciler
 from gpujob.controller.settings import Settings
@@ -35,6 +38,7 @@ from gpujob.controller.transport import transport_app
 from gpujob.controller.watch import Watcher
 from gpujob.controller.workqueue import Key, WorkQueue
 from gpujob.core.cost.fuse import overdue
+from gpujob.core.market.listings import Listing
 from gpujob.core.observation import Heard
 from gpujob.web.listener import http_server
 
@@ -72,11 +76,14 @@ class Leader:
         self._heard: dict[str, Heard] = {}
         self._logins: dict[str, RegistryLogin] = {}
         """For the registries of images, by the node's uid, until the rent request is sent."""
-        self._vast = VastClient(settings.provider_url, settings.vast_api_key, clock)
+        self._door = Door(clock, spacing=settings.limits.request_spacing)
+        self._vast = VastClient(settings.provider_url, settings.vast_api_key, clock, self._door)
         self.readiness = Readiness()
         self.market = MarketWatch(
             self._vast, clock, settings.limits, self.readiness, self._on_listing
         )
+        self._prices = PriceWatch(self._vast, clock, settings.limits, self._queue.add)
+        self._destroys = Destroys(self._vast)
         self._machines = MachineBook(kube, settings)
         self._tls = TransportTls()
         self._reconciler = Reconciler(
@@ -84,6 +91,9 @@ class Leader:
             cache=self._cache,
             vast=self._vast,
             market=self.market,
+            prices=self._prices,
+            destroys=self._destroys,
+            door=self._door,
             clock=clock,
             settings=settings,
             cluster_id=cluster_id,
@@ -96,7 +106,8 @@ class Leader:
             authorities=lambda: self._tls.authorities,
         )
         self._watcher = Watcher(self._on_event)
-        self._sweep = Sweep(settings, clock, cluster_id)
+        self._loop = asyncio.get_running_loop()
+        self._sweep = Sweep(settings, clock, cluster_id, self._door, self._on_swept_listing)
         app = transport_app(
             kube=kube,
             clock=clock,
@@ -105,14 +116,13 @@ class Leader:
             heard=self._heard,
             on_news=self._queue.add,
             world=self._reconciler.world,
-            quotes=self.market.quotes,
+            quotes=self._prices.estimate,
             logins=self._logins,
             authorities=lambda: self._tls.authorities,
         )
         self._transport = http_server(
             app, settings.listen_host, settings.transport_port, self._tls.context
         )
-        self._loop = asyncio.get_running_loop()
         self.leads = False
 
     @property
@@ -155,6 +165,8 @@ class Leader:
         ]
         others = [
             asyncio.create_task(self.market.run(), name="market"),
+            asyncio.create_task(self._prices.run(), name="prices"),
+            asyncio.create_task(self._destroys.run(), name="destroys"),
             asyncio.create_task(_resync(self._kube, self._cache, self._queue), name="resync"),
             asyncio.create_task(_announce(self._kube, self._settings), name="address"),
             asyncio.create_task(_mind(self._watcher, self._sweep), name="threads"),
@@ -166,7 +178,7 @@ class Leader:
         book = MarketBook(
             self._kube,
             self._vast,
-            self.market,
+            self._prices,
             self._clock,
             namespace=self._settings.namespace,
             name=self._settings.name,
@@ -239,7 +251,11 @@ class Leader:
         """Stops the watch, which may take seconds."""
         self._watcher.stop()
 
+    def _on_swept_listing(self, listing: Listing) -> None:
+        self._loop.call_soon_threadsafe(self.market.take, listing)
+
     def _on_listing(self) -> None:
+        self._sweep.show(self.market.listings[-1])
         self.market.judge_account(self._cache.nodes.values())
         for node in self._cache.nodes.values():
             if node.status.released_at is None:

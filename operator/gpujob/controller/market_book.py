@@ -11,7 +11,7 @@ from gpujob.adapters.market_notes import KEY, book_name, notes_in
 from gpujob.adapters.provider import Provider
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
 from gpujob.api.notes import MarketNotes
-from gpujob.controller.market_watch import MarketWatch
+from gpujob.controller.price_watch import PriceWatch
 from gpujob.core.cost.estimate import overhead_seconds
 from gpujob.core.limits import Limits
 
@@ -29,14 +29,14 @@ class MarketBook:
         self,
         kube: KubeClient,
         vast: Provider,
-        market: MarketWatch,
+        prices: PriceWatch,
         clock: Clock,
         *,
         namespace: str,
         name: str,
         limits: Limits,
     ) -> None:
-        self._kube, self._vast, self._market, self._clock = kube, vast, market, clock
+        self._kube, self._vast, self._prices, self._clock = kube, vast, prices, clock
         self._namespace, self._name = namespace, book_name(name)
         self._overhead = float(overhead_seconds(limits, 0, limits.drain_seconds))
         self._models: tuple[str, ...] = ()
@@ -73,10 +73,10 @@ class MarketBook:
             # Start from what an earlier leader has published.
             stored = await self._kube.find("ConfigMap", self._namespace, self._name)
             if (former := notes_in(stored)) is not None:
-                self._market.take_in_floors(former.floors)
+                self._prices.take_in_floors(former.floors)
                 self._models = self._models or former.models
         notes = MarketNotes(
-            overhead_seconds=self._overhead, models=self._models, floors=self._market.floors
+            overhead_seconds=self._overhead, models=self._models, floors=self._prices.floors
         )
         if notes == self._published:
             return

@@ -1,4 +1,4 @@
-"""What the provider shows: the listings of our machines, and searches for offers, for all passes.
+"""What the provider shows of our machines: listings for all passes, and for the sweep.
 
 When a listing fails, the earlier ones are kept and only grow older. `core` decides how old evidence
 may be and what it proves.
@@ -6,7 +6,7 @@ may be and what it proves.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from fractions import Fraction
 
@@ -15,17 +15,12 @@ import structlog
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import CredentialsRejected, ProviderError
 from gpujob.adapters.provider import Provider
-from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.gpunode import GpuNode
-from gpujob.api.notes import Floor
 from gpujob.api.reasons import Reason
 from gpujob.controller.readiness import Readiness
 from gpujob.core.limits import Limits
 from gpujob.core.market.account import CreditRefusal, account_problem, credit_problem
-from gpujob.core.market.floors import lowered
 from gpujob.core.market.listings import Listing
-from gpujob.core.market.offers import Quotes
-from gpujob.core.observation import Unavailable
 
 LISTINGS_KEPT = 64
 
@@ -37,7 +32,7 @@ class TokenStale(Exception):
 
 
 class MarketWatch:
-    """Holds the listings of the last minutes, and recent quotes."""
+    """Holds the listings of the last minutes."""
 
     def __init__(
         self,
@@ -53,14 +48,10 @@ class MarketWatch:
         self._readiness = readiness
         self._on_listing = on_listing
         self._listings: deque[Listing] = deque(maxlen=LISTINGS_KEPT)
-        self._quotes: dict[str, Quotes] = {}
-        self._searching = asyncio.Lock()
         self._began = clock.monotonic()
         self._rejected_since: float | None = None
         """Monotonic time since which every listing was refused because of the key."""
         self._refusal: CreditRefusal | None = None
-        self.floors: dict[str, Floor] = {}
-        """The lowest prices of the last day, by GPU model."""
 
     @property
     def listings(self) -> tuple[Listing, ...]:
@@ -88,6 +79,7 @@ class MarketWatch:
         Secret, which this process reads only at its start.
         """
         while True:
+            began = self._clock.monotonic()
             await self.list_once()
             now, rejected = self._clock.monotonic(), self._rejected_since
             if (
@@ -99,7 +91,8 @@ class MarketWatch:
                     f"the provider has rejected the API key for {now - rejected:.0f} s; "
                     "a restart reads the Secret again"
                 )
-            await asyncio.sleep(self._limits.poll_seconds)
+            # A listing of many pages may take longer than the interval.
+            await asyncio.sleep(max(began + self._limits.poll_seconds - now, 0.0))
 
     async def list_once(self) -> None:
         """Takes one listing. A failure is reported to readiness, not raised."""
@@ -114,6 +107,13 @@ class MarketWatch:
         except ProviderError as error:
             say(Reason.PROVIDER_UNAVAILABLE, str(error))
             return
+        self.take(listing)
+
+    def take(self, listing: Listing) -> None:
+        """Takes in a listing, which the sweep may have asked for."""
+        if self._listings and listing.requested_at <= self._listings[-1].requested_at:
+            return
+        say = self._readiness.say
         self._rejected_since = None
         self._listings.append(listing)
         say(Reason.CREDENTIALS_REJECTED, None)
@@ -140,33 +140,3 @@ class MarketWatch:
     def _judge_credit(self) -> None:
         problem = credit_problem(self.credit_usd, self._refusal, self._clock.monotonic())
         self._readiness.say(Reason.CREDIT_EXHAUSTED, problem)
-
-    async def quotes(self, spec: GpuJobSpec) -> Quotes | Unavailable:
-        """Returns offers for a job's needs, at most half as old as a decision may use."""
-        needs = spec.model_dump_json(include={"gpu", "resources", "market"})
-        async with self._searching:
-            known = self._quotes.get(needs)
-            fresh_after = self._clock.now() - timedelta(seconds=self._limits.quote_age_seconds / 2)
-            if known is not None and known.fetched_at >= fresh_after:
-                return known
-            try:
-                quotes = await self._vast.search(spec)
-            except CredentialsRejected as error:
-                return Unavailable(error.reason, str(error))
-            except ProviderError as error:
-                return Unavailable(error.reason, f"the search for offers failed: {error}")
-            self._quotes = {
-                key: held for key, held in self._quotes.items() if held.fetched_at >= fresh_after
-            }
-            self._quotes[needs] = quotes
-            if spec.market.type == "OnDemand":
-                self.floors = lowered(self.floors, quotes, self._clock.now())
-            return quotes
-
-    def take_in_floors(self, floors: Mapping[str, Floor]) -> None:
-        """Adds the floors that an earlier leader saw; those of this one take precedence."""
-        self.floors = {**floors, **self.floors}
-
-    def forget_quotes(self) -> None:
-        """Drops all quotes, because a rent has used up or missed an offer."""
-        self._quotes.clear()

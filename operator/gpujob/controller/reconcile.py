@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from gpujob.adapters.clock import Clock
+from gpujob.adapters.door import Door
 from gpujob.adapters.errors import (
     Conflict,
     Forbidden,
@@ -43,11 +44,13 @@ from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, RegistryLogin
 from gpujob.api.words import in_words
 from gpujob.controller.cache import Cache
+from gpujob.controller.destroys import Destroys
 from gpujob.controller.events import record_event
 from gpujob.controller.leader_lock import LeaderLock
 from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_watch import MarketWatch
 from gpujob.controller.pods import is_owned_by, pod_from
+from gpujob.controller.price_watch import PriceWatch
 from gpujob.controller.readiness import Readiness
 from gpujob.controller.settings import Settings
 from gpujob.controller.workqueue import Key
@@ -137,6 +140,9 @@ class Reconciler:
         cache: Cache,
         vast: Provider,
         market: MarketWatch,
+        prices: PriceWatch,
+        destroys: Destroys,
+        door: Door,
         clock: Clock,
         settings: Settings,
         cluster_id: str,
@@ -153,6 +159,9 @@ class Reconciler:
         self._readings = cache.readings
         self._vast = vast
         self._market = market
+        self._prices = prices
+        self._to_destroy = destroys
+        self._door = door
         self._clock = clock
         self._settings = settings
         self._cluster_id = cluster_id
@@ -270,7 +279,7 @@ class Reconciler:
         )
         plan = plan_job(observation)
         if plan.wants_quotes:
-            quotes = await self._market.quotes(job.spec)
+            quotes = self._prices.quotes(job.spec, namespace=key.namespace, key=key)
             observation = replace(observation, world=self.world(), quotes=quotes)
             plan = plan_job(observation)
         return _Planned(stored, observation, plan)
@@ -368,7 +377,8 @@ class Reconciler:
         rent = next((todo for todo in plan.effects if isinstance(todo, effects.Rent)), None)
         is_change = True
         if rent is not None:
-            await self._rent(key, node, stored, after, rent)
+            if not await self._rent(key, node, stored, after, rent):
+                return None
         else:
             before, stored = stored, await self._store(key, stored, after)
             is_change = stored is not before
@@ -394,7 +404,8 @@ class Reconciler:
         observation = await self._observe_node(key, node, read)
         plan = plan_node(observation)
         if plan.wants_quotes and observation.job is not None:
-            quotes = await self._market.quotes(observation.job.spec)
+            spec, place = observation.job.spec, key.namespace
+            quotes = self._prices.quotes(spec, namespace=place, key=key, is_ready=True)
             observation = replace(observation, world=self.world(), quotes=quotes)
             plan = plan_node(observation)
         return _Planned(stored, observation, plan)
@@ -460,9 +471,29 @@ class Reconciler:
 
     async def _rent(
         self, key: Key, node: GpuNode, stored: Body, after: GpuNodeStatus, request: effects.Rent
-    ) -> None:
-        """Opens the connection, stores the marker, and sends the one request, in this order."""
+    ) -> bool:
+        """Opens the connection, stores the marker, and sends the one request, in this order.
+
+        Rents go one at a time, at the provider's pace. Returns False if it is not this node's turn:
+        nothing is stored then, and a later pass decides anew.
+        """
         uid = node.metadata.uid
+        if wait := self._door.rent_wait(uid, key.namespace):
+            self._queue.add_after(key, wait)
+            return False
+        try:
+            if self._prices.is_taken(request.offer_id):
+                # This pass had chosen it before another rent asked for it.
+                self._queue.add(key)
+                return False
+            await self._rent_now(uid, key, stored, after, request)
+            return True
+        finally:
+            self._door.rent_over(uid)
+
+    async def _rent_now(
+        self, uid: str, key: Key, stored: Body, after: GpuNodeStatus, request: effects.Rent
+    ) -> None:
         async with self._vast.rent_line() as line:
             if after.rent is None or line.account_id != after.rent.account_id:
                 # Nothing has been stored, so a later pass may still rent for this node.
@@ -474,7 +505,7 @@ class Reconciler:
             try:
                 await self._store(key, stored, after)
                 self._remember(uid, marker_seen_at=self._clock.monotonic())
-                self._market.forget_quotes()
+                self._prices.take(request.offer_id, after.rent.machine_id)
                 log.info("rent_requested", offer=request.offer_id, fuse_usd=after.rent.fuse_usd)
                 login = self._logins.pop(uid, None)
                 self._remember(uid, rent=await self._send(line, request, login))
@@ -515,7 +546,7 @@ class Reconciler:
             case effects.AttachKey(instance_id, public_key):
                 await self._attach_key(uid, instance_id, public_key)
             case effects.Destroy(instance_ids):
-                await self._destroy(uid, instance_ids)
+                self._destroy(uid, instance_ids)
             case effects.RecordDestroy(seconds):
                 late = seconds > self._settings.limits.destroy_lag_cap_seconds
                 self._destroys.append(DestroyRecord(self._clock.now(), late))
@@ -616,7 +647,7 @@ class Reconciler:
             # Listings will show whether it runs; it is not told again.
             log.warning("start_unclear", instance=instance_id, problem=str(error))
 
-    async def _destroy(self, uid: str, instance_ids: tuple[int, ...]) -> None:
+    def _destroy(self, uid: str, instance_ids: tuple[int, ...]) -> None:
         now = self._clock.monotonic()
         first = self._memories[uid].destroy_sent_at
         self._remember(
@@ -624,12 +655,7 @@ class Reconciler:
         )
         for number in instance_ids:
             log.info("destroy_requested", instance=number)
-            try:
-                await self._vast.destroy(number)
-            except ProviderError as error:
-                # The answer to a destroy proves nothing. Passes repeat the request until listings
-                # prove that the machine is gone.
-                log.warning("destroy_unclear", instance=number, problem=str(error))
+            self._to_destroy.ask(number)
 
     # --- Both -------------------------------------------------------------------------------
 

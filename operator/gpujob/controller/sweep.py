@@ -1,22 +1,27 @@
 """The sweep: destroys machines of this cluster that no live GpuNode owns.
 
-It has its own thread, event loop and clients, so that a stuck reconcile cannot stop it. It lists
-the machines first, and the nodes only once that has ended. So it sees a node that is created in
-between, and a machine without a node really has no owner.
+It has its own thread, event loop and clients, so that a stuck reconcile cannot stop it. What the
+market watch lists serves it as well, because the account's requests are few; if nothing comes from
+there, it lists by itself. It reads the nodes only once the listing has ended. So it sees a node
+that is created in between, and a machine without a node really has no owner.
 """
 
 import asyncio
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
 from gpujob.adapters.clock import Clock
+from gpujob.adapters.door import Door
 from gpujob.adapters.errors import AdapterError, ProviderError
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.provider import Provider
 from gpujob.adapters.vast import VastClient
 from gpujob.api.reasons import Reason
 from gpujob.controller.settings import Settings
+from gpujob.core.market.listings import Listing
 from gpujob.core.sweep import Owner, orphans
 
 CONFIRM_SECONDS = 60.0
@@ -28,10 +33,24 @@ log = structlog.get_logger("gpujob.sweep")
 class Sweep:
     """Looks for orphans until the process ends."""
 
-    def __init__(self, settings: Settings, clock: Clock, cluster_id: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        cluster_id: str,
+        door: Door,
+        on_listing: Callable[[Listing], None],
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._cluster_id = cluster_id
+        self._door = door
+        self._on_listing = on_listing
+        """Takes the listings that the sweep asked for by itself; called in the sweep's thread."""
+        self._shown: Listing | None = None
+        self._used: Listing | None = None
+        self._news = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._first_seen: dict[int, float] = {}
         self._held_back: dict[int, float] = {}
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
@@ -45,24 +64,59 @@ class Sweep:
         """True while the sweep runs."""
         return self._thread.is_alive()
 
-    def _run(self) -> None:
-        asyncio.run(self._for_ever())
+    def show(self, listing: Listing) -> None:
+        """Takes a listing that somebody else asked for; any thread may call it."""
+        if listing is not self._used:
+            self._shown = listing
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._news.set)
 
-    async def _for_ever(self) -> None:
-        limits = self._settings.limits
+    def _run(self) -> None:
+        asyncio.run(self._in_thread())
+
+    async def _in_thread(self) -> None:
+        settings = self._settings
         kube = await KubeClient.connect()
-        vast = VastClient(self._settings.provider_url, self._settings.vast_api_key, self._clock)
+        key = settings.vast_api_key
+        await self.run(kube, VastClient(settings.provider_url, key, self._clock, self._door))
+
+    async def run(self, kube: KubeClient, vast: Provider) -> None:
+        """Sweeps after each listing, for ever."""
+        self._loop = asyncio.get_running_loop()
         while True:
             try:
                 await self.sweep_once(kube, vast)
             except AdapterError as error:
                 # After a failed or incomplete read nothing is destroyed.
                 log.warning("sweep_failed", problem=str(error))
-            await asyncio.sleep(limits.sweep_seconds)
+            except Exception:
+                # One answer that nobody thought of must not end the second way to a destroy.
+                log.exception("sweep_crashed")
+
+    async def _listing(self, vast: Provider) -> Listing:
+        """Returns the next listing that the market watch takes, or one of its own after a while."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2 * self._interval_seconds()):
+                await self._news.wait()
+        self._news.clear()
+        found = self._shown
+        if found is None or found is self._used:
+            found = await vast.list_leases()
+            self._used = found
+            self._on_listing(found)
+        self._used = found
+        return found
+
+    def _interval_seconds(self) -> float:
+        limits = self._settings.limits
+        leases = len(self._used.leases) if self._used else 0
+        return max(limits.sweep_seconds, limits.listing_seconds(leases))
 
     async def sweep_once(self, kube: KubeClient, vast: Provider) -> None:
-        """Makes one pass; raises AdapterError if a read failed, having destroyed nothing."""
-        listing = await vast.list_leases()
+        """Makes one pass over the next listing; raises AdapterError if a read failed, having
+        destroyed nothing.
+        """
+        listing = await self._listing(vast)
         nodes = await kube.list_all("GpuNode")
         monotonic = self._clock.monotonic()
         listed = {lease.instance_id for lease in listing.leases}

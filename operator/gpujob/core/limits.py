@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 from gpujob.api.gpujob import GpuJobSpec
+from gpujob.core.market.pace import Kind
 
+PAGE_LEASES = 25
+"""The most machines that one page of a listing has (vastsim/FACTS.md, Listings)."""
 STOP_GRACE_SHARE = 1 / 3
 """Share of the drain time in which a workload may exit by itself before it is killed."""
 
@@ -41,6 +44,9 @@ class Limits:
     outbid_patience_seconds: float = 1800
     """How long a machine may stay away after somebody outbid us; its disk is paid for meanwhile."""
     quote_age_seconds: float = 60
+    request_spacing: float = 1.0
+    """The provider's least intervals between requests are multiplied by this. If others use the
+    account as well, 2 leaves them half of what it may ask."""
     clock_skew_seconds: float = 5
     rent_timeout_seconds: float = 30
     rent_not_after_seconds: float = 5
@@ -82,9 +88,19 @@ class Limits:
         asked = spec.data.drain_seconds
         return self.drain_seconds if asked is None else asked
 
+    def listing_seconds(self, leases: int) -> float:
+        """Returns the most seconds between two listings while `leases` machines are listed."""
+        pages = leases // PAGE_LEASES + 1
+        return max(self.poll_seconds, pages * Kind.LIST.interval_seconds * self.request_spacing)
+
     def destroy_lag_seconds(self, leases: int) -> float:
-        """Returns how long destroying one machine may take while `leases` machines are leased."""
-        return self.destroy_lag_cap_seconds + self.destroy_lag_per_lease_seconds * leases
+        """Returns how long destroying one machine may take while `leases` machines are leased.
+
+        The proof takes two listings, and with many machines each takes longer.
+        """
+        slower = 2 * (self.listing_seconds(leases) - self.poll_seconds)
+        waiting = self.destroy_lag_per_lease_seconds * self.request_spacing * leases
+        return self.destroy_lag_cap_seconds + slower + waiting
 
     @property
     def not_rented_wait_seconds(self) -> float:

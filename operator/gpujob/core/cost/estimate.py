@@ -113,7 +113,7 @@ def traffic_usd(offer: Offer, needs: Needs, limits: Limits, *, leases: int) -> F
     A passed cap is noticed only in the next listing, and bytes flow until the machine is gone. What
     the line can carry in that time is added to the cap.
     """
-    blind_seconds = Fraction(limits.poll_seconds + limits.destroy_lag_seconds(leases))
+    blind_seconds = Fraction(limits.listing_seconds(leases) + limits.destroy_lag_seconds(leases))
     blind_seconds = blind_seconds.limit_denominator(1000)
     gb_per_mbps = blind_seconds / 8 / 1000
     down = needs.max_download_gb + offer.download_mbps * gb_per_mbps

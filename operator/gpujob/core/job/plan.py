@@ -28,6 +28,9 @@ from gpujob.core.spec_faults import place_faults, spec_faults
 
 Step = Callable[[JobObservation], JobPlan | None]
 
+_UNASKED = (Reason.PROVIDER_UNAVAILABLE, Reason.SEARCH_QUOTA_EXHAUSTED)
+"""Why the market could not be asked."""
+
 RETRY_SECONDS = 5.0
 """Wait before the operator tries again what the cluster refused."""
 
@@ -192,7 +195,8 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
         words = "the provider has not listed the account's machines yet"
         return stay(seen, Reason.PROVIDER_UNAVAILABLE, words, 1.0)
     if seen.quotes is None:
-        plan = stay(seen, Reason.AWAITING_OFFERS, Reason.AWAITING_OFFERS.meaning, 0)
+        reason, words = _last_answer(seen)
+        plan = stay(seen, reason, words, world.limits.gate_retry_seconds)
         return replace(plan, wants_quotes=True)
     if isinstance(seen.quotes, Unavailable):
         return stay(seen, seen.quotes.reason, seen.quotes.message, world.limits.gate_retry_seconds)
@@ -234,6 +238,16 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
         effects=(effects.CreateNode(_node_manifest(seen, reserved)),),
         requeue_seconds=0,
     )
+
+
+def _last_answer(seen: JobObservation) -> tuple[Reason, str]:
+    """Returns what the job was told last: while the market is asked again, it stands."""
+    told = next((one for one in seen.job.status.conditions if one.type == "Ready"), None)
+    if told is not None:
+        reason = Reason(told.reason)
+        if reason.kind.is_refusal or reason in _UNASKED:
+            return reason, told.message
+    return Reason.AWAITING_OFFERS, Reason.AWAITING_OFFERS.meaning
 
 
 def _image_warning(seen: JobObservation) -> str:

@@ -73,6 +73,10 @@ class Quotes:
     fetched_at: datetime
     clock_skew_seconds: float
     """The provider's clock minus ours when the answer came."""
+    is_full: bool = False
+    """Whether the answer holds as many offers as one can: there may be more."""
+    dearest_usd_per_hour: Fraction | None = None
+    """The highest price by which the provider sorted them; None = none was readable."""
 
 
 def mismatch(offer: Offer, spec: GpuJobSpec) -> str | None:

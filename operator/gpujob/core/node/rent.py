@@ -48,7 +48,12 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
         return wait(seen, Reason.AWAITING_DRIVER, words, 2.0)
     if seen.quotes is None:
         return replace(
-            wait(seen, Reason.AWAITING_QUOTE, "asking the provider for prices", 1.0),
+            wait(
+                seen,
+                Reason.AWAITING_QUOTE,
+                "asking the provider for prices",
+                world.limits.gate_retry_seconds,
+            ),
             wants_quotes=True,
         )
     if isinstance(seen.quotes, Unavailable):

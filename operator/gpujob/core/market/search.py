@@ -1,0 +1,117 @@
+"""What is asked of the market for a job, and which search is made next.
+
+Searches are scarce: ten in a minute, and a daily quota of unknown size (vastsim/FACTS.md, Rate
+limits). Jobs that need the same share one. Of what is asked for, those go first that have a driver
+ready to rent; the others get at most seven searches of ten.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from gpujob.api.gpujob import GpuJobSpec
+from gpujob.core.market.offers import NOMINAL, Quotes, mismatch
+
+WAITING_SHARE = 0.7
+"""Share of the searches that jobs without a ready driver may use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """One question to the market: the needs that the provider can filter by."""
+
+    models: tuple[str, ...]
+    """Empty = any."""
+    gpu_count: int
+    gpu_memory_gb: Fraction
+    """The least that each GPU may report; 0 = any, as below."""
+    cuda_version: Fraction
+    cpu_cores: int
+    memory_gb: int
+    disk_gb: int
+    is_bid: bool
+    hosts: str
+    min_reliability: Fraction
+    regions: tuple[str, ...]
+    max_usd_per_hour: Fraction | None
+    """The most that an offer may cost with its disk; None = any price."""
+    above_usd_per_hour: Fraction | None = None
+    """Asks on: only offers that cost more than this; None = from the cheapest one."""
+
+    @property
+    def shows_floors(self) -> bool:
+        """Whether the cheapest offers of the answer are the cheapest of their models."""
+        narrow = (self.gpu_memory_gb, self.cuda_version, self.cpu_cores, self.memory_gb)
+        return not self.is_bid and not any(narrow) and self.above_usd_per_hour is None
+
+
+def search_of(spec: GpuJobSpec) -> Search:
+    """Returns the search for a job's needs."""
+    gpu, resources, market = spec.gpu, spec.resources, spec.market
+    is_bid = market.type == "Interruptible"
+    dearest = None if market.max_usd_per_hour is None else Fraction(market.max_usd_per_hour)
+    return Search(
+        models=tuple(sorted(gpu.models)),
+        gpu_count=gpu.count,
+        gpu_memory_gb=(gpu.memory_gb or 0) * NOMINAL,
+        cuda_version=Fraction(gpu.cuda_version or 0),
+        cpu_cores=resources.cpu or 0,
+        memory_gb=resources.memory_gb or 0,
+        disk_gb=resources.disk_gb,
+        is_bid=is_bid,
+        hosts=market.hosts,
+        min_reliability=Fraction(market.min_reliability),
+        regions=tuple(sorted(market.regions)),
+        max_usd_per_hour=dearest,
+    )
+
+
+def beyond(search: Search, quotes: Quotes, spec: GpuJobSpec) -> Search | None:
+    """Returns the search for dearer offers, if this answer was full and nothing in it fits.
+
+    The provider's filters are not dependable, and it knows no filter for some needs.
+    """
+    if not quotes.is_full or quotes.dearest_usd_per_hour is None:
+        return None
+    if any(mismatch(offer, spec) is None for offer in quotes.offers):
+        return None
+    above = search.above_usd_per_hour
+    if above is not None and quotes.dearest_usd_per_hour <= above:
+        # The provider ignores this filter, too: asking on would only repeat the answer.
+        return None
+    return replace(search, above_usd_per_hour=quotes.dearest_usd_per_hour)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Want:
+    """A search that somebody waits for."""
+
+    namespaces: frozenset[str]
+    is_ready: bool
+    """Whether a driver is ready, so that a machine is rented once the price is known."""
+    since: float
+    """Monotonic time of the first question that is not answered yet."""
+
+
+def next_search(
+    wants: Mapping[Search, Want],
+    *,
+    now: float,
+    waiting_from: float,
+    served: Mapping[str, float],
+) -> Search | None:
+    """Returns the search to make now, if there is one.
+
+    `waiting_from` is the time from which one may be made for jobs that are not ready to rent;
+    `served` says when each namespace last had a search.
+    """
+    due = [
+        (not want.is_ready, _last(want.namespaces, served), want.since, number, search)
+        for number, (search, want) in enumerate(wants.items())
+        if want.is_ready or now >= waiting_from
+    ]
+    return min(due, key=lambda one: one[:4])[4] if due else None
+
+
+def _last(namespaces: Iterable[str], served: Mapping[str, float]) -> float:
+    return min((served.get(name, 0.0) for name in namespaces), default=0.0)
