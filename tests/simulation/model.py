@@ -25,7 +25,7 @@ from tests.simulation.process import (
     VirtualClock,
 )
 
-from gpujob.adapters.channel import Answer, kind_of
+from gpujob.adapters.channel import Answer, Channel, PacedChannel
 from gpujob.adapters.errors import (
     ClusterUnavailable,
     Conflict,
@@ -359,7 +359,7 @@ class ModelProvider(VastRequests):
     """
 
     def __init__(self, market: Market, kube: ModelKube, chance: Chance) -> None:
-        super().__init__(_Channel(self), _CallersClock(), Scrubber())
+        super().__init__(_CallersChannel(_Channel(self)), _CallersClock(), Scrubber())
         self.market = market
         self.account = ACCOUNT
         """Whose token is in use."""
@@ -588,10 +588,19 @@ class _Channel:
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> Answer:
-        process = CALLER.get()
-        if process is not None and process.door is not None:
-            await process.door.enter(kind_of(method, path))
         return await self._provider.answer(method, path, body or {}, query or {})
+
+
+class _CallersChannel:
+    """The channel of the process that makes the present call, at its pace."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    async def request(self, *asked: Any, **more: Any) -> Answer:
+        process = CALLER.get()
+        paced = PacedChannel(self._channel, process.door) if process else self._channel
+        return await paced.request(*asked, **more)
 
 
 class ModelLine:

@@ -202,7 +202,7 @@ class Process:
         self._goes_on = asyncio.Event()
         self._goes_on.set()
         self.clock = VirtualClock()
-        self.door: Door | None = None
+        self.door = Door(self.clock)
         """Its pace towards the provider."""
         self.is_killed = False
         self.is_cut_off = False

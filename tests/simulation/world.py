@@ -23,7 +23,6 @@ from tests.simulation.model import (
 )
 from tests.simulation.process import SWAPPED_SECONDS, Broken, Calls, Process
 
-from gpujob.adapters.door import Door
 from gpujob.adapters.errors import AdapterError
 from gpujob.adapters.provider import Provider
 from gpujob.api.gpujob import GpuJob
@@ -110,7 +109,7 @@ class Operator:
         self._vast = vast = process.view(vast)
         self.lock = LeaderLock(kube, clock, SETTINGS, identity=identity)
         readiness = Readiness()
-        door = process.door = Door(clock, spacing=SETTINGS.limits.request_spacing)
+        door = process.door
         self._market = MarketWatch(vast, clock, SETTINGS.limits, readiness, self._on_listing)
         self._prices = PriceWatch(vast, clock, SETTINGS.limits, self.queue.add)
         self._destroys = Destroys(vast)

@@ -48,7 +48,7 @@ class PacedChannel:
     ) -> Answer:
         """Makes one request once its turn has come."""
         kind = kind_of(method, path)
-        await self._door.enter(kind)
+        sent_at = await self._door.enter(kind)
         error: ProviderError | None = None
         try:
             return await self._channel.request(method, path, body, query)
@@ -56,7 +56,7 @@ class PacedChannel:
             error = raised
             raise
         finally:
-            self._door.answered(kind, error)
+            self._door.answered(kind, sent_at, error)
 
 
 def kind_of(method: str, path: str) -> Kind:

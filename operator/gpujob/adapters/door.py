@@ -26,13 +26,14 @@ class Door:
         """Tickets by the node's uid, and until when they are kept."""
         self._renting: str | None = None
 
-    async def enter(self, kind: Kind, namespace: str = "") -> None:
-        """Returns when a request of this kind may leave; it has to leave at once."""
+    async def enter(self, kind: Kind) -> float:
+        """Returns, when a request of this kind may leave, the monotonic time; it leaves at once."""
         with self._lock:
-            ticket = self._turns.join(kind, namespace)
+            ticket = self._turns.join(kind)
         try:
             while wait := self._go(ticket):  # noqa: ASYNC110 - threads set no event of ours
                 await asyncio.sleep(wait)
+            return self._clock.monotonic()
         finally:
             with self._lock:
                 self._turns.leave(ticket)
@@ -74,17 +75,19 @@ class Door:
         with self._lock:
             if self._renting == uid:
                 self._renting = None
-                self._turns.sent(Kind.RENT, self._clock.monotonic())
+                now = self._clock.monotonic()
+                self._turns.answered(Kind.RENT, now, now)
 
-    def answered(self, kind: Kind, error: ProviderError | None) -> None:
+    def answered(self, kind: Kind, sent_at: float, error: ProviderError | None) -> None:
         """Learns from what the provider said to a request."""
         with self._lock:
+            now = self._clock.monotonic()
             if not isinstance(error, RateLimited):
-                self._turns.answered(kind)
+                self._turns.answered(kind, sent_at, now)
                 return
             self._turns.refused(
                 kind,
-                self._clock.monotonic(),
+                now,
                 threshold_seconds=error.threshold_seconds,
                 retry_after_seconds=error.retry_after_seconds,
             )

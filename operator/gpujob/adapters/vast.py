@@ -36,7 +36,14 @@ from gpujob.adapters.errors import (
     SearchQuotaExhausted,
 )
 from gpujob.adapters.redact import Scrubber
-from gpujob.adapters.vast_wire import MARK_VARIABLE, Malformed, is_local, lease_from, offer_from
+from gpujob.adapters.vast_wire import (
+    MARK_VARIABLE,
+    Malformed,
+    can_be_rented,
+    is_local,
+    lease_from,
+    offer_from,
+)
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import RegistryLogin
 from gpujob.api.words import in_words
@@ -138,7 +145,8 @@ class VastRequests:
         unreadable = 0
         for row in rows:
             try:
-                offers.append(offer_from(row))
+                if can_be_rented(row):
+                    offers.append(offer_from(row))
             except Malformed:
                 unreadable += 1
         now = self._clock.now()
@@ -376,7 +384,7 @@ class VastClient(VastRequests):
                 ) as response,
             ):
                 account = _account(await _json(response, self._scrub))
-            yield HttpRentLine(session, self._url, self._token, self._clock, account)
+            yield HttpRentLine(session, self._url, self._token, self._clock, self._door, account)
 
 
 class HttpRentLine:
@@ -388,12 +396,14 @@ class HttpRentLine:
         url: str,
         token: SecretStr,
         clock: Clock,
+        door: Door,
         account_id: int,
     ) -> None:
         self._session = session
         self._url = url
         self._token = token
         self._clock = clock
+        self._door = door
         self._used = False
         self.account_id = account_id
 
@@ -444,12 +454,15 @@ class HttpRentLine:
                 timeout=aiohttp.ClientTimeout(total=timeout_seconds),
             ) as response:
                 raw = await whole_body(response, ANSWER_BYTES_MAX)
-                status = response.status
+                status, headers = response.status, response.headers
         except aiohttp.ClientConnectorError as error:
             # The connection could not even be made: nothing was sent.
             raise RentWithheld(f"no connection: {type(error).__name__}") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise RentUnclear(f"no answer: {type(error).__name__}") from None
+        if status == 429:
+            now = self._clock.monotonic()
+            self._door.answered(Kind.RENT, now, _rate_limited(raw or b"", headers))
         secrets = [self._token, *([login.password] if login else [])]
         return _rented(status, raw or b"", Scrubber(secrets))
 

@@ -39,6 +39,15 @@ class Malformed(ValueError):
     """A row lacks something that it must have, or has it in a form that cannot be used."""
 
 
+def can_be_rented(row: Row) -> bool:
+    """Whether an offer is free: answers hold some that are not, although the search asks for free
+    ones (vastsim/FACTS.md, Search); raises Malformed.
+    """
+    if not isinstance(row, Mapping):
+        raise Malformed("an offer is no object")
+    return row.get("rentable") is not False and row.get("rented") is not True
+
+
 def offer_from(row: Row) -> Offer:
     """Returns an offer (vastsim/FACTS.md, Offers); raises Malformed."""
     gpus = _count(row, "num_gpus", least=1)

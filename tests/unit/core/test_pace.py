@@ -125,9 +125,19 @@ def test_refusals_in_a_row_pause_longer_and_an_answer_ends_that() -> None:
         turns.refused(Kind.LIST, 100.0, threshold_seconds=2.0)
         pauses.append(turns.wait(ticket, 100.0))
     assert pauses == pytest.approx([5, 10, 20, 40, 60, 60])
-    turns.answered(Kind.LIST)
+    turns.answered(Kind.LIST, 100.0, 100.0)
     turns.go(ticket, 200.0)
     assert turns.wait(turns.join(Kind.LIST), 200.0) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("took", "pause"), [(0.0, 3.0), (0.4, 3.4), (30.0, 4.0)])
+def test_the_interval_begins_when_the_request_may_have_arrived(took: float, pause: float) -> None:
+    """Else one that was slow on its way would be followed too soon; but no answer is waited for."""
+    turns = Turns(0.0)
+    turns.go(turns.join(Kind.DESTROY), 100.0)
+    turns.answered(Kind.DESTROY, 100.0, 100.0 + took)
+
+    assert turns.wait(turns.join(Kind.DESTROY), 100.0) == pytest.approx(pause)
 
 
 def test_a_wider_spacing_leaves_room_for_others() -> None:

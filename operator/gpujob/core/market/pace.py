@@ -17,6 +17,8 @@ BACKOFF_MAX_SECONDS = 60.0
 
 YIELD_SECONDS = 0.05
 """Wait of a request whose turn would be now, but for a destroy request that leaves first."""
+WAY_SECONDS = 1.0
+"""The longest time that a request is reckoned to take to the provider."""
 ROUNDING_SECONDS = 1e-6
 """A shorter wait is none: sums of seconds are not exact."""
 
@@ -133,14 +135,13 @@ class Turns:
         queue.served[ticket.namespace] = self._turns
         queue.free_at = now + queue.interval
 
-    def sent(self, kind: Kind, now: float) -> None:
-        """Takes note that a request left later than its turn came."""
+    def answered(self, kind: Kind, sent_at: float, now: float) -> None:
+        """Takes note of an answer. The provider counts from when a request arrived, which may have
+        been as late as now.
+        """
         queue = self._queues[kind]
-        queue.free_at = max(queue.free_at, now + queue.interval)
-
-    def answered(self, kind: Kind) -> None:
-        """Takes note that the provider did not refuse for the pace."""
-        self._queues[kind].refusals = 0
+        queue.free_at = max(queue.free_at, min(now, sent_at + WAY_SECONDS) + queue.interval)
+        queue.refusals = 0
 
     def refused(
         self,
