@@ -18,7 +18,8 @@ from vastsim.machines import Machines
 from vastsim.market import ACCOUNT, Market, Timing
 from vastsim.offers import DEFAULT_FILE, Facts, MarketFileError, read_market
 from vastsim.record import Recorded
-from vastsim.server import State, simulator
+from vastsim.server import simulator
+from vastsim.state import State
 
 KEY_VARIABLE = "VASTSIM_API_KEY"
 

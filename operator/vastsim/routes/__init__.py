@@ -1,0 +1,1 @@
+"""The routes of the provider's API by subject, and the simulator's own controls."""

@@ -1,0 +1,176 @@
+"""What the server knows besides the market, and what it does to machines."""
+
+import asyncio
+import logging
+import math
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from vastsim.faults import Fault, Faults
+from vastsim.machines import Machines
+from vastsim.market import Lease, Market
+from vastsim.tools import meminfo, tools
+from vastsim.wire import Endpoint, instance_row
+
+log = logging.getLogger("vastsim")
+
+
+@dataclass
+class State:
+    """Everything that the server knows besides the market."""
+
+    market: Market
+    machines: Machines
+    keys: dict[str, int]
+    """The account that each key belongs to."""
+    public_host: str
+    public_url: str
+    speed: float
+    search_cap: int
+    faults: Faults = field(default_factory=Faults)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    instance_keys: dict[str, int] = field(default_factory=dict)
+    """The lease that each machine's own key belongs to."""
+    notebook_tokens: dict[int, str] = field(default_factory=dict)
+    """By the number of the lease."""
+    attached: dict[int, list[str]] = field(default_factory=dict)
+    account_keys: dict[int, list[str]] = field(default_factory=dict)
+    """SSH keys of each account."""
+    logs: dict[str, tuple[float, str]] = field(default_factory=dict)
+    began: float = field(default_factory=time.time)
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def now(self) -> float:
+        """Returns the simulated time."""
+        return self.began + (time.time() - self.began) * self.speed
+
+    def endpoint(self, lease: Lease) -> Endpoint | None:
+        """Returns the address of a machine, or None if it does not run."""
+        ports = self.machines.ports(lease.number)
+        return Endpoint(self.public_host, *ports) if ports else None
+
+    def row(self, lease: Lease) -> dict[str, Any]:
+        """Returns a machine as a listing shows it, including the secret token of its notebook."""
+        token = self.notebook_tokens.setdefault(lease.number, secrets.token_hex(32))
+        row = instance_row(lease, self.endpoint(lease), self.now())
+        return row | {"jupyter_token": token}
+
+    async def advance(self) -> None:
+        """Starts what is due, stops what was outbid or is unpaid, and loses hosts that die."""
+        async with self.changing:
+            for lease in self.market.due(self.now()):
+                try:
+                    await self._start(lease)
+                except (RuntimeError, OSError) as error:
+                    # It stays `loading` and is tried again; the others must not wait for it.
+                    log.warning("machine %s does not start: %s", lease.number, error)
+            self.market.give_up_pulls(self.now())
+            for lease in self.market.dying(self.now()):
+                await self.lose(lease.number)
+            for lease in self.market.outbids(self.now()):
+                await self.outbid(lease.number)
+            for lease in self.market.resuming(self.now()):
+                self.market.resume(lease.number, self.now())
+            for lease in self.market.unpaid(self.now()):
+                await self.stop(lease.number)
+
+    async def lose(self, number: int) -> None:
+        """Loses the host of a machine, with everything on it."""
+        await self.machines.end(number)
+        self.market.enter(number, "offline", self.now())
+
+    async def stop(self, number: int) -> None:
+        """Stops a machine; its files stay."""
+        await self.machines.stop(number)
+        self.market.enter(number, "stopped", self.now())
+
+    async def restart(self, number: int) -> None:
+        """Restarts the container of a running machine in place: only its files stay."""
+        async with self.changing:
+            lease = self.market.leases[number]
+            if lease.state == "running":
+                await self.machines.stop(number)
+                await self._start(lease)
+
+    async def outbid(self, number: int) -> None:
+        """Stops a machine because somebody else pays more."""
+        await self.machines.stop(number)
+        self.market.outbid(number, self.now())
+
+    async def end(self, number: int) -> None:
+        """Destroys a machine."""
+        async with self.changing:
+            await self.machines.end(number)
+            lease = self.market.enter(number, "destroyed", self.now())
+            fault = self.faults.strikes("reappear", image=lease.ask.image)
+            if fault is not None:
+                seen = self.now() + fault.seconds
+                self.market.change(number, reappears=(seen, seen + _lasting(fault)))
+
+    def machine_key(self, number: int) -> str:
+        """Returns a machine's own key, which is made when it is first needed."""
+        held = next((key for key, of in self.instance_keys.items() if of == number), None)
+        if held is None:
+            held = secrets.token_hex(32)
+            self.instance_keys[held] = number
+        return held
+
+    async def _start(self, lease: Lease) -> None:
+        facts = lease.facts
+
+        def strikes(name: str) -> bool:
+            return self.faults.strikes(name, image=lease.ask.image) is not None
+
+        if strikes("direct_filtered"):
+            self.machines.set_direct(lease.number, "filtered")
+        if strikes("proxy_broken"):
+            await self.machines.set_proxy(lease.number, "broken")
+
+        await self.machines.start(
+            lease.number,
+            image_name=lease.ask.image,
+            is_root=lease.ask.user == "root",
+            environment={
+                **{name: value for name, value in lease.ask.env.items() if name[:1] != "-"},
+                "CONTAINER_ID": str(lease.number),
+                "CONTAINER_API_KEY": self.machine_key(lease.number),
+                "VAST_CONTAINERLABEL": f"C.{lease.number}",
+                "GPU_COUNT": str(facts.num_gpus),
+                "PUBLIC_IPADDR": self.public_host,
+                "DATA_DIRECTORY": "/workspace",
+            },
+            onstart=lease.ask.onstart,
+            authorized_keys=[
+                *self.account_keys.get(lease.account, []),
+                *self.attached.get(lease.number, []),
+            ],
+            tools=tools(
+                facts,
+                is_mislabelled=strikes("mislabelled"),
+                is_broken=strikes("broken_gpu"),
+                is_slow=strikes("slow_disk"),
+            ),
+            meminfo=meminfo(facts),
+            traffic=traffic_bytes(lease),
+            shows_other_key=strikes("other_key"),
+        )
+        self.market.enter(lease.number, "running", self.now())
+        fault = self.faults.strikes("host_dies", image=lease.ask.image)
+        if fault is not None:
+            self.market.change(lease.number, dies_at=self.now() + fault.seconds)
+        if lease.ask.bid_usd_per_hour is not None:
+            fault = self.faults.strikes("outbid", image=lease.ask.image)
+            if fault is not None:
+                at = self.now() + fault.seconds
+                self.market.change(lease.number, outbid_at=at, resumes_at=at + _lasting(fault))
+
+
+def traffic_bytes(lease: Lease) -> tuple[int, int]:
+    """Returns what a machine has downloaded and uploaded."""
+    return int(lease.download_gb * 10**9), int(lease.upload_gb * 10**9)
+
+
+def _lasting(fault: Fault) -> float:
+    return fault.lasts if fault.lasts >= 0 else math.inf
