@@ -2,13 +2,15 @@
 
 It is run by its path, as root, in new namespaces for mounts, processes, host name and IPC, and is
 told in one line of JSON on its standard input what to make. The network is the simulator's: all
-machines share its addresses. It ends by becoming the provider's launcher, so that the environment
-of the first process is the container's, as it is where an engine starts it.
+machines share its addresses. It ends by becoming the command that it was told, which mostly is the
+provider's launcher, so that the environment of the first process is the container's, as it is where
+an engine starts it.
 """
 
 import ctypes
 import json
 import os
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -56,9 +58,13 @@ def main() -> NoReturn:
         os.setuid(told["user"])
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
     os.chdir(told["working_dir"])
-    os.write(told["ready"], b"ready")
+    command, environment = told["command"], told["environment"]
+    program = shutil.which(command[0], path=environment["PATH"])
+    os.write(told["ready"], b"ready" if program else b"lacks")
+    if program is None:
+        sys.exit(127)
     os.closerange(3, 64)
-    os.execve("/bin/sh", ["sh", told["launcher"]], told["environment"])  # noqa: S606 - becomes it
+    os.execve(program, command, environment)  # noqa: S606 - becomes it
 
 
 def _furnish(root: Path) -> None:

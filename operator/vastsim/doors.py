@@ -7,42 +7,44 @@ connections and closes them.
 
 import asyncio
 import socket
-from contextlib import suppress
+
+from vastsim.ports import Forwarded, Port, carry
+from vastsim.sockets import INSIDE, bound, port_of
 
 DIRECT_STATES = ("open", "refused", "filtered")
 PROXY_STATES = ("open", "refused", "broken")
-INSIDE = "127.0.0.1"
-"""Where the machine's server listens for the proxy."""
 
 
 class Doors:
     """What one machine keeps from its first start to its end: its ports, and how they are."""
 
-    def __init__(self, host: str, ports: range | None) -> None:
+    def __init__(self, host: str, ports: range | None, wanted: tuple[Port, ...] = ()) -> None:
         self._host = host
-        self._direct = _bound(host, ports)
-        self._inside = _bound(INSIDE, None)
-        self._outside = _bound(host, ports)
+        self._direct = bound(host, ports)
+        self._inside = bound(INSIDE, None)
+        self._outside = bound(host, ports)
         self._callers: list[socket.socket] = []
         self._proxy: asyncio.Server | None = None
         self._lines: set[asyncio.StreamWriter] = set()
         self._proxy_state = "open"
         self.direct_state = "open"
+        self.mapped = [Forwarded(port, host, ports) for port in wanted]
+        """The other ports that were asked for."""
 
     @property
     def port(self) -> int:
         """The machine's own port, which is the same after a stop and a start."""
-        return _port(self._direct)
+        return port_of(self._direct)
 
     @property
     def proxy_port(self) -> int:
         """The machine's port of the proxy."""
-        return _port(self._outside)
+        return port_of(self._outside)
 
     @property
     def listen(self) -> str:
         """The lines of the server's configuration that say where it listens."""
-        places = [f"{INSIDE}:{_port(self._inside)}"]
+        places = [f"{INSIDE}:{port_of(self._inside)}"]
         places += [f"{self._host}:{self.port}"] if self.direct_state == "open" else []
         return "".join(f"ListenAddress {place}\n" for place in places)
 
@@ -89,48 +91,13 @@ class Doors:
         """Gives all ports back."""
         self.set_direct("refused")
         await self.close_proxy()
+        for port in self.mapped:
+            port.close()
         for held in (self._direct, self._inside, self._outside):
             held.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._lines.add(writer)
-        try:
-            if self._proxy_state == "open":
-                there, back = await asyncio.open_connection(INSIDE, _port(self._inside))
-                self._lines.add(back)
-                await asyncio.gather(_pump(reader, back), _pump(there, writer))
-        except OSError:
-            # The machine's server does not listen: the proxy has nothing to say.
-            pass
-        finally:
-            for line in (writer, *(one for one in self._lines if one.is_closing())):
-                self._lines.discard(line)
-                line.close()
-
-
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
-        while data := await source.read(1 << 20):
-            sink.write(data)
-            await sink.drain()
-    sink.close()
-
-
-def _bound(host: str, ports: range | None) -> socket.socket:
-    """Returns a socket that holds a port from now on; another one may listen on it, too."""
-    for port in (0,) if ports is None else ports:
-        held = socket.socket()
-        try:
-            held.bind((host, port))
-        except OSError:
-            held.close()
-            continue
-        # Only now: before, it would share the port with whoever holds it in the same way.
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        return held
-    raise RuntimeError("no SSH port is free; give a wider range with --ssh-ports")
-
-
-def _port(held: socket.socket) -> int:
-    port: int = held.getsockname()[1]
-    return port
+        if self._proxy_state == "open":
+            await carry(reader, writer, port_of(self._inside), self._lines)
+        else:
+            writer.close()

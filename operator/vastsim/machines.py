@@ -19,6 +19,7 @@ from pathlib import Path
 
 from vastsim.doors import Doors
 from vastsim.images import DEBIAN_PATH, ROOTS_HOME, Image, image
+from vastsim.ports import Port
 
 NAMESPACES = ("--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child")
 HERE = Path(__file__).parent
@@ -43,6 +44,8 @@ PrintMotd no
 AcceptEnv LANG LC_*
 Subsystem sftp /usr/lib/openssh/sftp-server
 """
+OUTPUT_MAX = 1_000_000
+"""Bytes of what a command says that are kept."""
 SERVE_ANEW = """
 for one in /proc/[0-9]*; do
   read -r name < "$one/comm" && case $name in sshd*) kill -9 "${one#/proc/}";; esac
@@ -53,14 +56,18 @@ done
 """Cuts all connections, and starts the server with its present configuration."""
 
 
+class NoProgramError(RuntimeError):
+    """The image does not have the program that the container should run."""
+
+
 @dataclass
 class Running:
     """One machine's processes."""
 
     outside: asyncio.subprocess.Process
     """It waits for the first one, and ends with it."""
-    first: int
-    """Number of the machine's first process, as it is outside."""
+    first: int | None
+    """Number of the machine's first process, as it is outside; None if it has ended by then."""
     doors: Doors
 
 
@@ -88,6 +95,16 @@ class Machines:
         running = self._running.get(number)
         return (running.doors.port, running.doors.proxy_port) if running else None
 
+    def mapped(self, number: int) -> dict[str, int]:
+        """Returns the other ports of a machine: outside by inside, such as `8000/tcp`."""
+        doors = self._doors.get(number)
+        return {one.name: one.outside for one in doors.mapped} if doors else {}
+
+    def ended(self) -> list[int]:
+        """Returns the machines whose first process has ended by itself."""
+        running = self._running.items()
+        return [number for number, one in running if one.outside.returncode is not None]
+
     async def start(
         self,
         number: int,
@@ -95,6 +112,8 @@ class Machines:
         image_name: str,
         is_root: bool,
         environment: Mapping[str, str],
+        command: list[str] | None,
+        ports: tuple[Port, ...],
         onstart: str | None,
         authorized_keys: list[str],
         tools: Mapping[str, str],
@@ -104,11 +123,12 @@ class Machines:
     ) -> None:
         """Starts a machine, with its old files if it had any; returns when it is launched.
 
-        `traffic` is what was downloaded and uploaded before, in bytes. Raises RuntimeError with
-        the words of what failed.
+        It runs the command, or if that is None the provider's launcher with the start script.
+        `traffic` is what was downloaded and uploaded before, in bytes. Raises NoProgramError, or
+        RuntimeError with the words of what failed.
         """
         folder, chosen = self._folder(number), image(image_name)
-        doors = self._doors_of(number)
+        doors = self._doors_of(number, ports)
         for name in ("root", "changes", "work", "cgroup"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "meminfo").write_text(meminfo)
@@ -135,13 +155,18 @@ class Machines:
             "name": f"C.{number}",
             "working_dir": chosen.working_dir,
             "user": 0 if is_root else chosen.user,
-            "launcher": "/.launch",
+            "command": ["/bin/sh", "/.launch"] if command is None else command,
             "environment": {"PATH": DEBIAN_PATH, "HOME": chosen.home, "HOSTNAME": f"C.{number}"}
-            | {**chosen.environment, **environment},
+            | {**chosen.environment, **environment}
+            | {one.variable: str(one.outside) for one in doors.mapped}
+            | ({"VAST_TCP_PORT_22": str(doors.port)} if command is None else {}),
         }
-        doors.filter()
-        await doors.open_proxy()
+        if command is None:
+            doors.filter()
+            await doors.open_proxy()
         self._running[number] = await self._launched(folder, told, doors)
+        for port in doors.mapped:
+            await port.open()
 
     async def _launched(self, folder: Path, told: Mapping[str, object], doors: Doors) -> Running:
         reading, writing = os.pipe()
@@ -162,6 +187,9 @@ class Machines:
         outside.stdin.close()
         said = await asyncio.to_thread(os.read, reading, 16)
         os.close(reading)
+        if said == b"lacks":
+            await outside.wait()
+            raise NoProgramError(str(told["command"]))
         if not said:
             await outside.wait()
             words = (folder / "container.log").read_text(errors="replace").splitlines()[-1:]
@@ -194,6 +222,35 @@ class Machines:
             inside = _Layer(Path(f"/proc/{running.first}/root"))
             inside.add_lines(AUTHORIZED_KEYS, [key.strip()])
 
+    def forbid(self, number: int, key: str) -> None:
+        """Lets a key no longer log in to a machine."""
+        running = self._running.get(number)
+        changed = self._folder(number) / "changes"
+        root = changed if running is None else Path(f"/proc/{running.first}/root")
+        _Layer(root).remove_line(AUTHORIZED_KEYS, key.strip())
+
+    async def run(self, number: int, command: list[str]) -> str:
+        """Runs a command on a running machine, and returns what it says, at most a megabyte."""
+        running = self._running[number]
+        inside = ("nsenter", f"--target={running.first}", "--mount", "--pid", "--uts", "--ipc")
+        process = await asyncio.create_subprocess_exec(
+            *(*inside, "--wd=/", "timeout", "20", *command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={"PATH": DEBIAN_PATH},
+        )
+        assert process.stdout is not None, "asked for as a pipe"
+        said = b""
+        try:
+            while len(said) < OUTPUT_MAX and (more := await process.stdout.read(1 << 16)):
+                said += more
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        return said.decode(errors="replace")
+
     def change_key(self, number: int) -> None:
         """Cuts all connections to a running machine, which shows another host key from then on."""
         self._serve_anew(number, OTHER_KEY)
@@ -223,18 +280,25 @@ class Machines:
         if running is None:
             return
         # The kernel ends all other processes of the machine before the first one is gone.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(running.first, signal.SIGKILL)
+        if running.first is not None and running.outside.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(running.first, signal.SIGKILL)
         await running.outside.wait()
         await running.doors.close_proxy()
+        for port in running.doors.mapped:
+            port.shut()
         # Forgotten only after it has ended.
         self._running.pop(number, None)
 
     async def end(self, number: int) -> None:
         """Kills everything that runs on a machine and removes its files."""
-        await self.stop(number)
+        await self.empty(number)
         if number in self._doors:
             await self._doors.pop(number).close()
+
+    async def empty(self, number: int) -> None:
+        """Kills everything that runs on a machine and removes its files; its ports stay."""
+        await self.stop(number)
         shutil.rmtree(self._folder(number), ignore_errors=True)
 
     async def end_all(self) -> None:
@@ -246,9 +310,9 @@ class Machines:
     def _folder(self, number: int) -> Path:
         return self._home / str(number)
 
-    def _doors_of(self, number: int) -> Doors:
+    def _doors_of(self, number: int, ports: tuple[Port, ...] = ()) -> Doors:
         if number not in self._doors:
-            self._doors[number] = Doors(self._host, self._ports)
+            self._doors[number] = Doors(self._host, self._ports, ports)
         return self._doors[number]
 
     def _layer(self, name: str, chosen: Image) -> Path:
@@ -274,8 +338,11 @@ class Machines:
         return folder
 
 
-def _only_child(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+def _only_child(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+    except (OSError, ValueError):
+        return None
 
 
 class _Layer:
@@ -313,6 +380,13 @@ class _Layer:
         with place.open("a") as stream:
             stream.writelines(f"{line}\n" for line in lines if line not in known)
         place.chmod(0o600)
+
+    def remove_line(self, path: str, line: str) -> None:
+        """Removes a line from a file, if it is there."""
+        place = self._at(path)
+        if place.exists():
+            kept = [one for one in place.read_text().splitlines() if one != line]
+            place.write_text("".join(f"{one}\n" for one in kept))
 
     def link(self, path: str, target: str) -> None:
         """Makes a symbolic link."""

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache, cached_property
+from typing import Any
 
-from vastsim.ledger import STORAGE_MONTH_HOURS, Bill, bill
+from vastsim.ledger import STORAGE_MONTH_HOURS, Bill, Changes, Rates, bill
 from vastsim.offers import Facts
 
 FIRST_OFFER = 21_000_001
@@ -26,7 +27,7 @@ class RefusedError(Exception):
     def __init__(self, status: int, error: str, message: str, **more: object) -> None:
         super().__init__(message)
         self.status = status
-        self.body = {"success": False, "error": error, "msg": message, **more}
+        self.body: dict[str, Any] = {"success": False, "error": error, "msg": message, **more}
 
 
 @cache
@@ -42,6 +43,8 @@ class Timing:
     boot: tuple[float, float] = (20.0, 60.0)
     list_lag: float = 0.0
     """For this long a new machine is not listed yet, and a destroyed one is listed still."""
+    record_lag: float = 600.0
+    """For this long what was used is in no record of charges."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,13 @@ class Ask:
     """Of the container, in place of the image's."""
     bid_usd_per_hour: Fraction | None = None
     """The bid for an interruptible machine; None rents on demand."""
+    args: tuple[str, ...] = ()
+    """What follows the command in the run type `args`."""
+
+    @property
+    def is_reached_by_ssh(self) -> bool:
+        """Whether the provider's launcher runs in it, and not the image's own command."""
+        return self.runtype != "args"
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,8 @@ class FailedPull:
     """What the status of the machine says, in Docker's words."""
     gives_up_seconds: float = 420.0
     """After this time the provider stops the machine, which still shows as loading."""
+    is_created: bool = False
+    """Whether the image is there, and its container could not be started."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,7 @@ class Lease:
     ask: Ask
     label: str | None
     history: tuple[tuple[float, str], ...]
-    """When each state began: loading, given up, running, stopped, offline, destroyed."""
+    """When each state began: loading, given up, running, exited, stopped, offline, destroyed."""
     due_at: float
     """When it should run."""
     account: int = ACCOUNT
@@ -92,8 +104,20 @@ class Lease:
     """From when until when it is listed although it was destroyed."""
     failed_pull: FailedPull | None = None
     """Why its image is never pulled; None = it is."""
-    download_gb: Fraction = Fraction(0)
-    upload_gb: Fraction = Fraction(0)
+    rebids: Changes = ()
+    """The later bids of an interruptible machine."""
+    traffic: tuple[tuple[float, Fraction, Fraction], ...] = ()
+    """What was downloaded and uploaded up to then, in gigabytes, each time that it was counted."""
+
+    @property
+    def download_gb(self) -> Fraction:
+        """What was downloaded up to now."""
+        return self.traffic[-1][1] if self.traffic else Fraction(0)
+
+    @property
+    def upload_gb(self) -> Fraction:
+        """What was uploaded up to now."""
+        return self.traffic[-1][2] if self.traffic else Fraction(0)
 
     @property
     def state(self) -> str:
@@ -112,27 +136,52 @@ class Lease:
     @property
     def gpu_usd_per_hour(self) -> Fraction:
         """The price of its GPUs while it runs: the bid, or the offer's price."""
+        if self.rebids:
+            return self.rebids[-1][1]
+        return self._first_price
+
+    @property
+    def _first_price(self) -> Fraction:
         bid = self.ask.bid_usd_per_hour
         return _usd(self.facts.dph_base) if bid is None else bid
 
     @cached_property
     def storage_usd_per_hour(self) -> Fraction:
-        """The price of its disk."""
-        disk = Fraction(str(self.ask.disk_gb))
-        return _usd(self.facts.storage_cost) * disk / STORAGE_MONTH_HOURS
+        """The price of its disk while it runs."""
+        return self._disk(self.facts.storage_cost)
 
-    def bill(self, now: float) -> Bill:
-        """Returns what the lease has cost up to now."""
-        return bill(
-            self.history,
-            gpu_usd_per_hour=self.gpu_usd_per_hour,
-            storage_usd_per_hour=self.storage_usd_per_hour,
-            download_gb=self.download_gb,
-            upload_gb=self.upload_gb,
-            download_usd_per_gb=_usd(self.facts.inet_down_cost),
-            upload_usd_per_gb=_usd(self.facts.inet_up_cost),
-            now=now,
+    @cached_property
+    def stopped_storage_usd_per_hour(self) -> Fraction:
+        """The price of its disk while it does not run."""
+        return self._disk(self.facts.stopped_storage_cost or self.facts.storage_cost)
+
+    def _disk(self, usd_per_gb_and_month: str) -> Fraction:
+        disk = Fraction(str(self.ask.disk_gb))
+        return _usd(usd_per_gb_and_month) * disk / STORAGE_MONTH_HOURS
+
+    @property
+    def rates(self) -> Rates:
+        """Its prices."""
+        return Rates(
+            gpu=((self.created_at, self._first_price), *self.rebids),
+            storage=self.storage_usd_per_hour,
+            stopped_storage=self.stopped_storage_usd_per_hour,
+            download=_usd(self.facts.inet_down_cost),
+            upload=_usd(self.facts.inet_up_cost),
         )
+
+    def traffic_at(self, at: float) -> tuple[Fraction, Fraction]:
+        """Returns what had been downloaded and uploaded by then, in gigabytes."""
+        counted = [(down, up) for when, down, up in self.traffic if when < at]
+        return counted[-1] if counted else (Fraction(0), Fraction(0))
+
+    def bill(self, now: float, since: float = -math.inf) -> Bill:
+        """Returns what the lease has cost from `since` up to now."""
+        down, up = self.download_gb, self.upload_gb
+        if since > -math.inf:
+            (down, up), (before_down, before_up) = self.traffic_at(now), self.traffic_at(since)
+            down, up = down - before_down, up - before_up
+        return bill(self.history, self.rates, download_gb=down, upload_gb=up, since=since, now=now)
 
 
 @dataclass
@@ -279,9 +328,34 @@ class Market:
         self.enter(number, "stopped", now)
         return self.change(number, is_outbid=True, outbid_at=None)
 
+    def bid(self, number: int, usd_per_hour: Fraction | None, now: float) -> bool:
+        """Changes a bid, None = to the lowest that wins; returns whether it wins.
+
+        A machine that was outbid gets its GPUs back if it wins. Raises RefusedError.
+        """
+        lease = self.leases[number]
+        if lease.ask.bid_usd_per_hour is None:
+            raise RefusedError(400, "invalid_args", f"Instance {number} is not interruptible.")
+        lowest = _usd(lease.facts.min_bid)
+        bid = lowest if usd_per_hour is None else usd_per_hour
+        lease = self.change(number, rebids=(*lease.rebids, (now, bid)))
+        if bid >= lowest and lease.is_outbid:
+            self.resume(number, now)
+        return bid >= lowest
+
+    def count(self, number: int, download_gb: Fraction, upload_gb: Fraction, now: float) -> Lease:
+        """Counts the traffic of a lease, as it is up to now."""
+        traffic = (*self.leases[number].traffic, (now, download_gb, upload_gb))
+        return self.change(number, traffic=traffic)
+
+    def recycle(self, number: int, now: float) -> Lease:
+        """Lets a running lease pull its image again; it keeps its GPUs."""
+        self.enter(number, "loading", now)
+        return self.change(number, due_at=now + self._boot_seconds())
+
     def resume(self, number: int, now: float) -> Lease:
         """Gives a stopped lease its GPUs back; it loads again, with its old disk."""
-        if self.leases[number].state not in ("stopped", "given up"):
+        if self.leases[number].state not in ("stopped", "given up", "exited"):
             return self.leases[number]
         self.enter(number, "loading", now)
         due_at = now + self._boot_seconds()
@@ -327,13 +401,18 @@ class Market:
 
     def credit(self, now: float, account: int = ACCOUNT) -> Fraction:
         """Returns the prepaid money that an account has left."""
-        return self._paid_in.get(account, self.credit_usd) - self._spent(now, account)
+        return self.paid_in(account) - self.spent(now, account)
 
     def set_credit(self, usd: Fraction, now: float, account: int = ACCOUNT) -> None:
         """Sets the money that an account has left."""
-        self._paid_in[account] = usd + self._spent(now, account)
+        self._paid_in[account] = usd + self.spent(now, account)
         self._solvent_until = -math.inf
 
-    def _spent(self, now: float, account: int) -> Fraction:
+    def paid_in(self, account: int) -> Fraction:
+        """Returns the money that an account has ever paid in."""
+        return self._paid_in.get(account, self.credit_usd)
+
+    def spent(self, now: float, account: int) -> Fraction:
+        """Returns what an account has used up."""
         leases = (lease for lease in self.leases.values() if lease.account == account)
         return sum((lease.bill(now).total_usd for lease in leases), Fraction(0))

@@ -3,12 +3,16 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from fastapi import FastAPI, Request
 
 from vastsim.market import Lease, RefusedError
 from vastsim.state import State
+
+BODY_MAX = 1 << 20
+"""Bytes of a request's body."""
+NUMBER_MAX = 1e12
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -55,16 +59,27 @@ def own(request: Request, state: State, number: int) -> Lease:
     return state.market.find(number, caller.account)
 
 
-async def body_of(request: Request) -> dict[str, Any]:
-    """Returns the JSON object of a request's body; raises RefusedError."""
-    raw = await request.body()
+async def body_of(request: Request, status: int = 400) -> dict[str, Any]:
+    """Returns the JSON object of a request's body.
+
+    Raises RefusedError, with this status if the body is not JSON.
+    """
+    raw = b""
+    async for part in request.stream():
+        raw += part
+        if len(raw) > BODY_MAX:
+            raise RefusedError(413, "bad_request", "The body is too large.")
     try:
-        body = json.loads(raw or b"{}")
-    except ValueError:
-        raise RefusedError(400, "bad_request", "The body is not JSON.") from None
+        body = json.loads(raw or b"{}", parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise RefusedError(status, "bad_request", "The body is not JSON.") from None
     if not isinstance(body, dict):
         raise RefusedError(400, "bad_request", "The body is not a JSON object.")
     return body
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(text)
 
 
 def integer(value: Any) -> int:
@@ -76,23 +91,26 @@ def number_of(value: Any) -> float:
     """Reads a number, also from text; raises RefusedError."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        raise RefusedError(400, "invalid_args", f"{value!r} is not a number") from None
-    if not abs(number) < 1e12:
-        raise RefusedError(400, "invalid_args", f"{value!r} is out of range")
+    except (TypeError, ValueError, OverflowError):
+        raise RefusedError(400, "invalid_args", "not a number where one is needed") from None
+    if isinstance(value, bool) or not abs(number) < NUMBER_MAX:
+        raise RefusedError(400, "invalid_args", "a number is out of range")
     return number
 
 
 def json_value(text: str) -> Any:
     """Reads a parameter that is JSON; raises RefusedError."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError):
         raise RefusedError(400, "invalid_request", "A parameter is not JSON.") from None
 
 
 class Provider:
-    """Registers routes of the provider's API, under each version, with and without a slash."""
+    """Registers routes of the provider's API, under each of their versions.
+
+    The server takes the slash from the end of a path before it looks for the route.
+    """
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
@@ -104,10 +122,7 @@ class Provider:
 
         def register(handler: Handler) -> Handler:
             for version in versions:
-                for slash in ("", "/"):
-                    self._app.add_api_route(
-                        f"/api/{version}{path}{slash}", handler, methods=[method]
-                    )
+                self._app.add_api_route(f"/api/{version}{path}", handler, methods=[method])
             return handler
 
         return register

@@ -7,10 +7,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from vastsim.market import RefusedError
 from vastsim.requests import CutError, Provider
-from vastsim.routes import account, controls, instances, keys, offers, rents
+from vastsim.routes import account, controls, elsewhere, instances, keys, offers, rents
 from vastsim.state import State
 
 TICK_SECONDS = 0.1
@@ -35,12 +36,19 @@ def simulator(state: State) -> Asgi:
         lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     provider = Provider(app)
+    # In the order in which they are asked for most.
+    instances.register(provider, app, state)
     offers.register(provider, state)
     rents.register(provider, state)
-    instances.register(provider, app, state)
-    keys.register(provider, state)
     account.register(provider, state)
+    keys.register(provider, state)
     controls.register(app, state)
+    elsewhere.register(app, state)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def unknown(_: Request, error: StarletteHTTPException) -> JSONResponse:
+        body = RefusedError(error.status_code, "bad_request", error.detail).body
+        return JSONResponse(body, error.status_code)
 
     @app.exception_handler(RefusedError)
     async def refused(_: Request, error: RefusedError) -> JSONResponse:
@@ -87,8 +95,9 @@ class _Outermost:
         elif faults.strikes("html", path=path):
             await HTMLResponse("<html>Down for maintenance</html>")(scope, receive, recorded)
         else:
+            known = {**scope, "path": path.rstrip("/") or "/"}
             try:
-                await self._app(scope, receive, recorded)
+                await self._app(known, receive, recorded)
             except CutError:
                 # uvicorn's `send` is a method of the object that holds the connection.
                 send.__self__.transport.abort()

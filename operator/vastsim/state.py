@@ -4,17 +4,37 @@ import asyncio
 import logging
 import math
 import secrets
+import shlex
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from vastsim.faults import Fault, Faults
-from vastsim.machines import Machines
-from vastsim.market import Lease, Market
+from vastsim.machines import Machines, NoProgramError
+from vastsim.market import FailedPull, Lease, Market
+from vastsim.ports import ports_in
 from vastsim.tools import meminfo, tools
 from vastsim.wire import Endpoint, instance_row
 
+RESULT_APPEARS_SECONDS = 0.3
+"""What was requested appears late, so that clients have to ask again (vastsim/FACTS.md, Logs)."""
+NO_PROGRAM = (
+    "Error response from daemon: failed to create task for container: failed to create shim task: "
+    "OCI runtime create failed: runc create failed: unable to start container process: "
+    'exec: "PROGRAM": executable file not found in $PATH: unknown'
+)
+"""What Docker says of a program that an image does not have (vastsim/FACTS.md, Failed pulls)."""
+
 log = logging.getLogger("vastsim")
+
+
+@dataclass(frozen=True)
+class SshKey:
+    """A public key of an account, or of one instance."""
+
+    number: int
+    text: str
+    added_at: float
 
 
 @dataclass
@@ -35,12 +55,14 @@ class State:
     """The lease that each machine's own key belongs to."""
     notebook_tokens: dict[int, str] = field(default_factory=dict)
     """By the number of the lease."""
-    attached: dict[int, list[str]] = field(default_factory=dict)
-    account_keys: dict[int, list[str]] = field(default_factory=dict)
-    """SSH keys of each account."""
-    logs: dict[str, tuple[float, str]] = field(default_factory=dict)
+    attached: dict[int, list[SshKey]] = field(default_factory=dict)
+    """SSH keys of each instance; those of its account are put in when it is made."""
+    account_keys: dict[int, list[SshKey]] = field(default_factory=dict)
+    results: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """Logs and outputs that were requested, and from when on they are there."""
     began: float = field(default_factory=time.time)
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _keys_made: int = 0
 
     def now(self) -> float:
         """Returns the simulated time."""
@@ -49,7 +71,9 @@ class State:
     def endpoint(self, lease: Lease) -> Endpoint | None:
         """Returns the address of a machine, or None if it does not run."""
         ports = self.machines.ports(lease.number)
-        return Endpoint(self.public_host, *ports) if ports else None
+        if ports is None:
+            return None
+        return Endpoint(self.public_host, *ports, self.machines.mapped(lease.number))
 
     def row(self, lease: Lease) -> dict[str, Any]:
         """Returns a machine as a listing shows it, including the secret token of its notebook."""
@@ -63,9 +87,16 @@ class State:
             for lease in self.market.due(self.now()):
                 try:
                     await self._start(lease)
+                except NoProgramError:
+                    words = NO_PROGRAM.replace("PROGRAM", _command(lease)[0])
+                    failed = FailedPull(words, is_created=True)
+                    self.market.change(lease.number, failed_pull=failed)
                 except (RuntimeError, OSError) as error:
                     # It stays `loading` and is tried again; the others must not wait for it.
                     log.warning("machine %s does not start: %s", lease.number, error)
+            for number in self.machines.ended():
+                await self.machines.stop(number)
+                self.market.enter(number, "exited", self.now())
             self.market.give_up_pulls(self.now())
             for lease in self.market.dying(self.now()):
                 await self.lose(lease.number)
@@ -94,6 +125,13 @@ class State:
                 await self.machines.stop(number)
                 await self._start(lease)
 
+    async def recycle(self, number: int) -> None:
+        """Makes the container of a running machine anew, from its image: its files are lost."""
+        async with self.changing:
+            if self.market.leases[number].state == "running":
+                await self.machines.empty(number)
+                self.market.recycle(number, self.now())
+
     async def outbid(self, number: int) -> None:
         """Stops a machine because somebody else pays more."""
         await self.machines.stop(number)
@@ -109,6 +147,17 @@ class State:
                 seen = self.now() + fault.seconds
                 self.market.change(number, reappears=(seen, seen + _lasting(fault)))
 
+    def key_number(self) -> int:
+        """Returns the number of the next SSH key."""
+        self._keys_made += 1
+        return self._keys_made
+
+    def deliver(self, text: str) -> str:
+        """Returns the address at which a requested text appears after a while."""
+        name = secrets.token_hex(16)
+        self.results[name] = (time.monotonic() + RESULT_APPEARS_SECONDS, text)
+        return f"{self.public_url}/storage/results/{name}"
+
     def machine_key(self, number: int) -> str:
         """Returns a machine's own key, which is made when it is first needed."""
         held = next((key for key, of in self.instance_keys.items() if of == number), None)
@@ -119,6 +168,7 @@ class State:
 
     async def _start(self, lease: Lease) -> None:
         facts = lease.facts
+        keys = [key.text for key in self.attached.get(lease.number, [])]
 
         def strikes(name: str) -> bool:
             return self.faults.strikes(name, image=lease.ask.image) is not None
@@ -137,15 +187,15 @@ class State:
                 "CONTAINER_ID": str(lease.number),
                 "CONTAINER_API_KEY": self.machine_key(lease.number),
                 "VAST_CONTAINERLABEL": f"C.{lease.number}",
+                "SSH_PUBLIC_KEY": "\n".join(keys),
                 "GPU_COUNT": str(facts.num_gpus),
                 "PUBLIC_IPADDR": self.public_host,
                 "DATA_DIRECTORY": "/workspace",
             },
+            command=None if lease.ask.is_reached_by_ssh else _command(lease),
+            ports=ports_in(lease.ask.env),
             onstart=lease.ask.onstart,
-            authorized_keys=[
-                *self.account_keys.get(lease.account, []),
-                *self.attached.get(lease.number, []),
-            ],
+            authorized_keys=keys,
             tools=tools(
                 facts,
                 is_mislabelled=strikes("mislabelled"),
@@ -170,6 +220,14 @@ class State:
 def traffic_bytes(lease: Lease) -> tuple[int, int]:
     """Returns what a machine has downloaded and uploaded."""
     return int(lease.download_gb * 10**9), int(lease.upload_gb * 10**9)
+
+
+def _command(lease: Lease) -> list[str]:
+    """Returns what a container runs in the run type `args`.
+
+    The start script takes the place of the image's entrypoint; the images here have none.
+    """
+    return [*shlex.split(lease.ask.onstart or ""), *lease.ask.args] or ["/bin/sh"]
 
 
 def _lasting(fault: Fault) -> float:

@@ -48,7 +48,7 @@ EOF
 {sizes}
 EOF
   ;;
-  *) echo "| Driver Version: 570.86.15      CUDA Version: {facts.cuda_max_good} |" ;;
+  *) echo "| Driver Version: {facts.driver}      CUDA Version: {facts.cuda_max_good} |" ;;
 esac
 """
 

@@ -3,11 +3,12 @@
 See vastsim/FACTS.md, Offers; vastsim/FACTS.md, Instances; vastsim/FACTS.md, Instance states.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from vastsim.market import Lease
+from vastsim.market import Ask, Lease
 from vastsim.offers import Facts
 
 QUERY_DISK_GB = 8.0
@@ -23,31 +24,34 @@ def offer_row(
     is_bid: bool = False,
 ) -> dict[str, Any]:
     """Returns an offer as a search shows it; for bids, at the lowest bid that would win."""
-    disk_hour = float(facts.storage_cost) * disk_gb / 720
+    hardware = facts.hardware
+    disk_hour = hardware["storage_cost"] * disk_gb / 720
+    stopped = float(facts.stopped_storage_cost or facts.storage_cost) * disk_gb / 720
     base = float(facts.min_bid if is_bid else facts.dph_base)
     total = base + disk_hour
     return {
+        **hardware,
         "id": number,
         "ask_contract_id": number,
-        "bundle_id": 1_800_000_000 + facts.machine_id,
+        "rn": 1,
         "rentable": True,
         "rented": False,
-        "external": False,
         "is_bid": is_bid,
-        "resource_type": "gpu",
         "start_date": None,
         "end_date": now + facts.contract_seconds,
         "duration": facts.contract_seconds,
         "dph_total": total,
         "discounted_dph_total": total,
-        "dph_total_adj": total + float(facts.inet_up_cost) + float(facts.inet_down_cost),
+        "dph_base": base,
+        "dph_total_adj": total + hardware["inet_up_cost"] + hardware["inet_down_cost"],
+        "dlperf_per_dphtotal": facts.dlperf / max(total, 0.001),
+        "flops_per_dphtotal": hardware["total_flops"] / max(total, 0.001),
+        "vram_costperhour": base / (hardware["gpu_total_ram"] / 1024),
         "storage_total_cost": disk_hour,
         "disk_space": facts.disk_space,
         "score": facts.dlperf / max(total, 0.001),
         "search": _prices(base, disk_hour),
-        "instance": _prices(0.0, disk_hour),
-        **_hardware(facts),
-        "dph_base": base,
+        "instance": _prices(0.0, stopped),
     }
 
 
@@ -61,46 +65,6 @@ def _prices(gpu: float, disk: float) -> dict[str, float]:
     }
 
 
-def _hardware(facts: Facts) -> dict[str, Any]:
-    return {
-        "machine_id": facts.machine_id,
-        "host_id": facts.host_id,
-        "hosting_type": facts.hosting_type,
-        "verification": facts.verification,
-        "static_ip": True,
-        "public_ipaddr": facts.address,
-        "direct_port_count": 100,
-        "geolocation": f"Somewhere, {facts.country}",
-        "geolocode": None,
-        "gpu_name": facts.gpu_name,
-        "gpu_arch": "nvidia",
-        "num_gpus": facts.num_gpus,
-        "gpu_frac": facts.gpu_frac,
-        "gpu_ram": facts.gpu_ram_mib,
-        "cuda_max_good": facts.cuda_max_good,
-        "compute_cap": 800,
-        "driver_version": "570.86.15",
-        "driver_vers": 570086015,
-        "dlperf": facts.dlperf,
-        "cpu_name": "EPYC 7543",
-        "cpu_cores": facts.cpu_cores,
-        "cpu_cores_effective": facts.cpu_cores_effective,
-        "cpu_ram": facts.cpu_ram,
-        "cpu_arch": "amd64",
-        "disk_bw": 3000.0,
-        "inet_up": facts.inet_up_mbps,
-        "inet_down": facts.inet_down_mbps,
-        "inet_up_cost": float(facts.inet_up_cost),
-        "inet_down_cost": float(facts.inet_down_cost),
-        "storage_cost": float(facts.storage_cost),
-        "min_bid": float(facts.min_bid),
-        "reliability": facts.reliability,
-        "reliability2": facts.reliability,
-        "time_remaining": "",
-        "time_remaining_isbid": "",
-    }
-
-
 @dataclass(frozen=True)
 class Endpoint:
     """Where a running machine listens."""
@@ -108,6 +72,8 @@ class Endpoint:
     host: str
     port: int
     proxy_port: int
+    mapped: Mapping[str, int] = field(default_factory=dict)
+    """Of the other ports that were asked for: outside by inside, such as `8000/tcp`."""
 
 
 STATUS = {
@@ -116,6 +82,9 @@ STATUS = {
     # The provider has stopped a machine whose image could not be pulled.
     "given up": ("loading", "stopped", "stopped", "stopped"),
     "running": ("running", "running", "running", "running"),
+    # Its process has ended by itself; the GPUs are held.
+    "exited": ("exited", "running", "running", "running"),
+    "frozen": ("frozen", "frozen", "running", "running"),
     # A machine that its user stopped really shows `exited`, and so does an outbid one.
     "stopped": ("exited", "stopped", "stopped", "stopped"),
     "offline": ("offline", "running", "running", "running"),
@@ -128,15 +97,21 @@ def instance_row(lease: Lease, endpoint: Endpoint | None, now: float) -> dict[st
     """Returns a rented machine as a listing shows it."""
     actual, intended, current, following = STATUS[lease.state]
     disk_hour = float(lease.storage_usd_per_hour)
+    stopped_disk_hour = float(lease.stopped_storage_usd_per_hour)
     base = float(lease.gpu_usd_per_hour)
     running = lease.state == "running" and endpoint is not None
     image = lease.ask.image.replace("/", "_").replace(":", "_")
-    port = endpoint.port if endpoint else 0
-    says = f"success, running {image}/ssh" if running else ""
-    if lease.failed_pull is not None and lease.state in ("loading", "given up"):
-        says = f"{lease.failed_pull.words}\n"
-    row = _hardware(lease.facts)
-    row |= {
+    says = f"success, running {image}/{'ssh' if lease.ask.is_reached_by_ssh else 'args'}"
+    failed = lease.failed_pull
+    if failed is not None and lease.state in ("loading", "given up"):
+        says = f"{failed.words}\n"
+        actual = "created" if failed.is_created else actual
+    elif not running:
+        says = ""
+    ports = _ports(lease.ask, endpoint) if running and endpoint else {}
+    outside = sorted(ports.values()) or [-1]
+    return {
+        **lease.facts.hardware,
         "id": lease.number,
         "label": lease.label,
         "actual_status": actual,
@@ -144,44 +119,66 @@ def instance_row(lease: Lease, endpoint: Endpoint | None, now: float) -> dict[st
         "cur_state": current,
         "next_state": following,
         "status_msg": says,
-        "bundle_id": 1_800_000_000 + lease.facts.machine_id,
         "start_date": lease.created_at,
         "end_date": lease.created_at + lease.facts.contract_seconds,
         "duration": lease.created_at + lease.facts.contract_seconds - now,
         "uptime_mins": None,
         "image_uuid": lease.ask.image,
-        "image_args": [],
+        "image_args": list(lease.ask.args),
         "image_runtype": lease.ask.runtype,
         "extra_env": [[name, value] for name, value in lease.ask.env.items()],
         "onstart": lease.ask.onstart,
         "template_id": None,
         "template_hash_id": None,
+        "template_name": None,
         "ssh_host": endpoint.host if endpoint else "",
         "ssh_idx": "1",
         "ssh_port": endpoint.proxy_port if endpoint else None,
+        "machine_dir_ssh_port": endpoint.port if endpoint else None,
         "public_ipaddr": endpoint.host if endpoint else lease.facts.address,
         "local_ipaddrs": "172.17.0.3 \n",
-        "direct_port_start": port or -1,
-        "direct_port_end": port or -1,
-        "ports": {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(port)}]} if running else {},  # noqa: S104
+        "direct_port_start": outside[0],
+        "direct_port_end": outside[-1],
+        "ports": {inside: _binding(port) for inside, port in ports.items()},
         "gpu_totalram": lease.facts.gpu_ram_mib * lease.facts.num_gpus,
         "gpu_util": 0.0 if running else None,
+        "gpu_temp": 40.0 if running else None,
+        "cpu_util": 0.0 if running else None,
+        "mem_limit": lease.facts.cpu_cores_effective * 4.0 if running else None,
+        "mem_usage": 0.5 if running else None,
+        "vmem_usage": 0.0 if running else None,
         "disk_space": lease.ask.disk_gb,
         "disk_usage": 1.0,
+        "disk_util": 1.0 / lease.ask.disk_gb,
         "is_bid": lease.ask.bid_usd_per_hour is not None,
         "dph_base": base,
         "dph_total": base + disk_hour,
         "storage_total_cost": disk_hour,
+        "discounted_dph_total": base + disk_hour,
         "search": _prices(base, disk_hour),
-        "instance": _prices(base if running else 0.0, disk_hour),
+        "instance": _prices(base, disk_hour) if running else _prices(0.0, stopped_disk_hour),
+        "credit_balance": None,
+        "credit_discount": None,
+        "client_run_time": 1.1,
+        "host_run_time": 2592000.0,
+        "score": lease.facts.dlperf / max(base + disk_hour, 0.001),
         "inet_up_billed": _kilobytes(lease.upload_gb),
         "inet_down_billed": _kilobytes(lease.download_gb),
         "rentable": False,
-        "external": False,
         "country_code": lease.facts.country,
         "volume_info": [],
     }
-    return row
+
+
+def _ports(ask: Ask, endpoint: Endpoint) -> dict[str, int]:
+    """Returns the ports that are reached at the machine's own address, outside by inside."""
+    own = {"22/tcp": endpoint.port} if "ssh_direc" in ask.runtype else {}
+    return {**own, **endpoint.mapped}
+
+
+def _binding(port: int) -> list[dict[str, str]]:
+    """Returns a port as Docker shows it, as text."""
+    return [{"HostIp": "0.0.0.0", "HostPort": str(port)}, {"HostIp": "::", "HostPort": str(port)}]  # noqa: S104
 
 
 def _kilobytes(gb: Fraction) -> float:

@@ -123,10 +123,11 @@ def register(app: FastAPI, state: State) -> None:
     @app.post("/sim/traffic/{number}")
     async def traffic(number: int, request: Request) -> JSONResponse:
         body = await body_of(request)
-        lease = state.market.change(
-            number,
-            download_gb=Fraction(str(body.get("download_gb", 0))),
-            upload_gb=Fraction(str(body.get("upload_gb", 0))),
+        lease = state.market.count(
+            _there(state, number).number,
+            Fraction(str(body.get("download_gb", 0))),
+            Fraction(str(body.get("upload_gb", 0))),
+            state.now(),
         )
         state.machines.count(number, traffic_bytes(lease))
         return JSONResponse({"success": True})

@@ -6,35 +6,51 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
-from vastsim.requests import Provider, body_of, json_value, number_of
-from vastsim.search import search
+from vastsim.gpus import MODELS
+from vastsim.market import RefusedError
+from vastsim.requests import Provider, body_of, json_value
+from vastsim.search import search_offers
 from vastsim.state import State
-from vastsim.wire import QUERY_DISK_GB, offer_row
 
 
 def register(provider: Provider, state: State) -> None:
-    """Registers the routes."""
+    """Registers the routes; none of them needs a key."""
 
-    def found(query: Mapping[str, Any]) -> JSONResponse:
-        now = state.now()
-        disk = number_of(query.get("allocated_storage") or QUERY_DISK_GB)
-        is_bid = query.get("type") == "bid"
-        offers = state.market.offers.items()
-        rows = [offer_row(*item, now, disk, is_bid=is_bid) for item in offers]
-        return JSONResponse({"offers": search(rows, query, state.search_cap)})
+    def found(query: Any, columns: Any = None) -> JSONResponse:
+        rows = search_offers(state.market.offers, query, state.now(), state.search_cap)
+        if columns is not None and columns != ["*"]:
+            if not isinstance(columns, list) or not all(isinstance(one, str) for one in columns):
+                raise RefusedError(400, "bad_request", "select_cols: Input should be a valid list")
+            rows = [{name: row.get(name) for name in columns} for row in rows]
+        return JSONResponse({"offers": rows})
 
     @provider.route("POST", "/bundles")
-    async def search_offers(request: Request) -> JSONResponse:
+    async def search(request: Request) -> JSONResponse:
         return found(await body_of(request))
 
     @provider.route("GET", "/bundles")
-    async def search_offers_by_query(request: Request) -> JSONResponse:
+    async def search_by_query(request: Request) -> JSONResponse:
         return found(json_value(request.query_params.get("q") or "{}"))
 
     @provider.route("PUT", "/search/asks")
     async def search_asks(request: Request) -> JSONResponse:
-        return found((await body_of(request)).get("q") or {})
+        body = await body_of(request)
+        unknown = set(body) - {"q", "select_cols"}
+        if unknown:
+            message = f"{sorted(unknown)[0]}: Extra inputs are not permitted"
+            raise RefusedError(400, "bad_request", message)
+        return found(body.get("q", {}), body.get("select_cols"))
 
     @provider.route("GET", "/gpu_names/unique")
     async def gpu_names() -> JSONResponse:
-        return JSONResponse({"gpu_names": sorted({f.gpu_name for f in state.market.facts})})
+        return JSONResponse({"gpu_names": sorted({one.gpu_name for one in state.market.facts})})
+
+    @provider.route("GET", "/gpu_types")
+    async def gpu_types() -> JSONResponse:
+        held = {(one.gpu_name, one.gpu_ram_mib) for one in state.market.facts}
+        return JSONResponse({"gpu_types": [_type(*one) for one in sorted(held)]})
+
+
+def _type(name: str, ram_mib: int) -> Mapping[str, Any]:
+    cap = MODELS[name].compute_cap
+    return {"canonical_name": name, "gpu_ram_mb": ram_mib, "compute_cap": cap}

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from vastsim.faults import FaultError, Faults
-from vastsim.ledger import bill, decimal
+from vastsim.ledger import Rates, bill, decimal
 from vastsim.market import Ask, FailedPull, Lease, Market, RefusedError, Timing
 from vastsim.offers import read_market
 from vastsim.search import search
@@ -40,17 +40,23 @@ def test_the_market_holds_300_real_offers() -> None:
     assert len({facts.gpu_name for facts in FACTS}) >= 5
 
 
+RATES = Rates(
+    gpu=((0.0, Fraction("0.4")),),
+    storage=Fraction("0.01"),
+    stopped_storage=Fraction("0.01"),
+    download=Fraction("0.002"),
+    upload=Fraction("0.003"),
+)
+
+
 def test_gpu_time_is_billed_while_it_runs_and_disk_while_it_exists() -> None:
     """Ten minutes loading, an hour running, half an hour stopped, an hour lost, then destroyed."""
     history = ((0.0, "loading"), (600.0, "running"), (4200.0, "stopped"), (6000.0, "offline"))
     paid = bill(
         (*history, (9600.0, "destroyed")),
-        gpu_usd_per_hour=Fraction("0.4"),
-        storage_usd_per_hour=Fraction("0.01"),
+        RATES,
         download_gb=Fraction(5),
         upload_gb=Fraction(1),
-        download_usd_per_gb=Fraction("0.002"),
-        upload_usd_per_gb=Fraction("0.003"),
         now=20_000.0,
     )
 
@@ -70,7 +76,7 @@ def test_an_offer_is_good_for_one_rent_and_comes_back_under_another_number() -> 
     held.enter(lease.number, "destroyed", NOW + 10)
 
     assert refused.value.status == 400
-    assert "404/3603: no_such_ask  Instance" in refused.value.body["msg"]  # type: ignore[operator]
+    assert "404/3603: no_such_ask  Instance" in refused.value.body["msg"]
     assert offer not in held.offers
     assert lease.facts in held.offers.values()
 
@@ -120,7 +126,7 @@ def test_credit_ends_on_time_whatever_changes() -> None:
     held.rent(stands, ask(), NOW, is_left_standing=True)
     changes: dict[int, Callable[[], object]] = {
         1: lambda: held.enter(first.number, "running", NOW + 60),
-        10: lambda: held.change(first.number, upload_gb=Fraction(1)),
+        10: lambda: held.count(first.number, Fraction(0), Fraction(1), NOW + 10),
         20: lambda: held.rent(later, ask(), NOW + 20 * 60, account=12),
         30: lambda: held.set_credit(held.credit(NOW + 1800) + Fraction(1, 10), NOW + 1800),
     }
