@@ -79,6 +79,8 @@ def prepare(parts: list[Part], images: Path) -> None:
         binaries.ensure(programs)
     if "chart" in names:
         subprocess.run([ROOT / "hack/checkov", "--version"], check=True)
+    if "contract" in names:
+        subprocess.run([ROOT / "hack/clients"], check=True, stdout=subprocess.DEVNULL)
     if "release" in names:
         binaries.ensure(binaries.RELEASE)
     if "e2e" in names or "release" in names:

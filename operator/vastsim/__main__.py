@@ -95,6 +95,12 @@ def main() -> None:
         "(default: 0)",
     )
     parser.add_argument(
+        "--record-lag-seconds",
+        type=float,
+        default=600.0,
+        help="how long what was used is in no record of charges (default: 600)",
+    )
+    parser.add_argument(
         "--search-cap", type=int, default=64, help="most offers in one answer (default: 64)"
     )
     parser.add_argument(
@@ -148,7 +154,11 @@ async def _serve(
     port = listener.getsockname()[1]
     public_host = options.public_host or options.host
     public_url = (options.public_url or f"http://{public_host}:{port}").rstrip("/")
-    timing = Timing(boot=tuple(options.boot_seconds), list_lag=options.list_lag_seconds)
+    timing = Timing(
+        boot=tuple(options.boot_seconds),
+        list_lag=options.list_lag_seconds,
+        record_lag=options.record_lag_seconds,
+    )
     state = State(
         market=Market(facts, options.seed, timing),
         machines=Machines(options.host, ports, options.root, options.share),

@@ -12,6 +12,8 @@ from vastsim.wire import QUERY_DISK_GB, offer_row
 CONTROLS = frozenset({"order", "limit", "type", "allocated_storage", "disable_bundling", "extra"})
 TYPES = ("on-demand", "ondemand", "bid", "reserved")
 ALIASES = {"reliability": "reliability2", "ubuntu_version": "os_version"}
+UNSORTED = frozenset({"search", "instance", "gpu_ids"})
+"""Columns of several values."""
 DISK_GB_MAX = 1e6
 
 Row = Mapping[str, Any]
@@ -125,11 +127,15 @@ class Query:
         """Returns the rows that fit, in order, at most `cap`."""
         rows = [row for row in rows if all(one.fits(row) for one in self.filters)]
         for column, down in reversed(self.order):
-            rows.sort(key=lambda row: (row[column] is None, row[column] or 0), reverse=down)
+            rows.sort(key=lambda row: _rank(row[column]), reverse=down)
         found = rows[: min(cap if self.limit is None else self.limit, cap)]
         for number, row in enumerate(found, 1):
             row["rn"] = number
         return found
+
+
+def _rank(value: Any) -> tuple[bool, Any]:
+    return (value is None, 0 if value is None else value)
 
 
 def read_query(query: Any, columns: frozenset[str]) -> Query:
@@ -213,7 +219,7 @@ def _order(order: Any, columns: frozenset[str]) -> tuple[tuple[str, bool], ...]:
     found = []
     for name, way in order:
         column = ALIASES.get(str(name), str(name))
-        if column not in columns or way not in ("asc", "desc"):
+        if column not in columns - UNSORTED or way not in ("asc", "desc"):
             raise _bad(f"q.order: {name} {way} is not known")
         found.append((column, way == "desc"))
     return tuple(found)

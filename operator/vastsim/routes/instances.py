@@ -150,7 +150,7 @@ def _changes(provider: Provider, state: State) -> None:
         body = await body_of(request)
         _only(body, {"pending_price_increase_id"})
         integer(body.get("pending_price_increase_id"))
-        raise RefusedError(404, "no_pending_price_increase", "There is no such price increase.")
+        raise RefusedError(404, "no_pending_price_increase", "No such price increase is pending.")
 
 
 def _of_the_container(provider: Provider, state: State) -> None:
