@@ -254,7 +254,7 @@ class Rented:
 @asynccontextmanager
 async def rented_machine(folder: Path) -> AsyncIterator[Rented]:
     """A simulator and a machine that was rented there; both end with the context."""
-    quick = ["--port", "0", "--seed", "1", "--boot-seconds", "0.3", "0.6"]
+    quick = ["--port", "0", "--seed", "1", "--boot-seconds", "0.3", "0.6", "--threshold-scale", "0"]
     quick += ["--root", str(machine_root())]
     variables = {"VASTSIM_API_KEY": KEY, "TMPDIR": str(folder)}
     async with process("vastsim", *quick, folder=folder, **variables) as simulator:

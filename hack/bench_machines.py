@@ -76,6 +76,7 @@ async def rented(count: int, folder: Path, *, does_nothing: bool) -> AsyncIterat
     """Rents machines; gives the simulator's process id when all of them run."""
     quick = ["--port", "0", "--boot-seconds", "0.3", "0.6", "--root", str(machine_root())]
     quick += ["--market", str(large_market(folder, 5 * count)), "--search-cap", str(count)]
+    quick += ["--threshold-scale", "0"]
     variables = {"VASTSIM_API_KEY": KEY, "TMPDIR": str(folder)}
     async with process("vastsim", *quick, folder=folder, **variables) as simulator:
         assert simulator.stdout is not None, "asked for as a pipe"

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import uvicorn
 
+from vastsim.faults import Faults
 from vastsim.machines import Machines
 from vastsim.market import ACCOUNT, Market, Timing
 from vastsim.offers import DEFAULT_FILE, Facts, MarketFileError, read_market
 from vastsim.record import Recorded
 from vastsim.server import simulator
 from vastsim.state import State
+from vastsim.thresholds import DAILY_SEARCH_ROWS, Thresholds
 
 KEY_VARIABLE = "VASTSIM_API_KEY"
 
@@ -30,8 +32,8 @@ def main() -> None:
         prog="vastsim",
         description="Simulates Vast.ai: its HTTP API, and rented machines that really run commands "
         f"over SSH. The environment variable {KEY_VARIABLE} must hold the API key that clients "
-        "present. When the simulator listens it prints one line of JSON with its URL, port and SSH "
-        "host. Controls for tests and demos are under /sim/ and need no key.",
+        "present. When the simulator listens it prints one line of JSON with its URL, port, SSH "
+        "host and seed. Controls for tests and demos are under /sim/ and need no key.",
     )
     parser.add_argument(
         "--host",
@@ -104,6 +106,29 @@ def main() -> None:
         "--search-cap", type=int, default=64, help="most offers in one answer (default: 64)"
     )
     parser.add_argument(
+        "--threshold-scale",
+        type=float,
+        default=1.0,
+        metavar="FACTOR",
+        help="multiplies the least times between requests, after which the provider refuses with "
+        "429; 0: no thresholds (default: 1)",
+    )
+    parser.add_argument(
+        "--daily-search-rows",
+        type=int,
+        default=DAILY_SEARCH_ROWS,
+        metavar="ROWS",
+        help="offers that all searches from one address may be answered with in a UTC day; 0: any "
+        f"number (default: {DAILY_SEARCH_ROWS})",
+    )
+    parser.add_argument(
+        "--retry-after-share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the refusals that say when to come again, from 0 to 1 (default: 0)",
+    )
+    parser.add_argument(
         "--record",
         type=Path,
         metavar="FILE",
@@ -117,10 +142,16 @@ def main() -> None:
     try:
         facts = read_market(options.market)
         ports = _ports(options.ssh_ports)
+        thresholds = Thresholds(
+            options.seed,
+            scale=options.threshold_scale,
+            daily_search_rows=options.daily_search_rows,
+            retry_after_share=options.retry_after_share,
+        )
     except (MarketFileError, ValueError) as error:
         parser.error(str(error))
     logging.basicConfig(stream=sys.stderr, level="WARNING")
-    asyncio.run(_serve(options, key, facts, ports))
+    asyncio.run(_serve(options, key, facts, ports, thresholds))
 
 
 def _ports(text: str | None) -> range | None:
@@ -145,7 +176,11 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(
-    options: argparse.Namespace, key: str, facts: tuple[Facts, ...], ports: range | None
+    options: argparse.Namespace,
+    key: str,
+    facts: tuple[Facts, ...],
+    ports: range | None,
+    thresholds: Thresholds,
 ) -> None:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -160,6 +195,8 @@ async def _serve(
         record_lag=options.record_lag_seconds,
     )
     state = State(
+        faults=Faults(options.seed),
+        thresholds=thresholds,
         market=Market(facts, options.seed, timing),
         machines=Machines(options.host, ports, options.root, options.share),
         keys={key: ACCOUNT},
@@ -174,12 +211,14 @@ async def _serve(
         log_config=None,
         access_log=False,
         http="h11",
+        date_header=False,
         timeout_graceful_shutdown=2,
     )
     server = _Server(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.stop)
-    print(json.dumps({"url": public_url, "port": port, "ssh_host": public_host}), flush=True)
+    said = {"url": public_url, "port": port, "ssh_host": public_host, "seed": options.seed}
+    print(json.dumps(said), flush=True)
     await server.serve(sockets=[listener])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from vastsim.faults import Faults
 from vastsim.market import RefusedError
 from vastsim.requests import integer, json_value
 from vastsim.search import OPERATIONS
@@ -49,7 +50,7 @@ def rows_of(state: State, account: int) -> list[dict[str, Any]]:
     return rows
 
 
-def page(rows: list[dict[str, Any]], query: Mapping[str, str]) -> JSONResponse:
+def page(rows: list[dict[str, Any]], query: Mapping[str, str], faults: Faults) -> JSONResponse:
     """Returns one page of a listing; raises RefusedError."""
     limit = integer(json_value(query.get("limit") or str(PAGE_MAX)))
     limit = 5 if limit <= 0 else min(limit, PAGE_MAX)
@@ -68,6 +69,7 @@ def page(rows: list[dict[str, Any]], query: Mapping[str, str]) -> JSONResponse:
     if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
         raise _invalid("select_cols must be a list of names")
     whole = "*" in columns
+    shown = [faults.row(row) for row in first]
     return JSONResponse(
         {
             "success": True,
@@ -75,7 +77,7 @@ def page(rows: list[dict[str, Any]], query: Mapping[str, str]) -> JSONResponse:
             "total_instances": total,
             "label_counts": labels,
             "next_token": _token(first[-1], order) if rest else None,
-            "instances": [row if whole else {n: row.get(n) for n in columns} for row in first],
+            "instances": [row if whole else {n: row.get(n) for n in columns} for row in shown],
         }
     )
 

@@ -96,10 +96,14 @@ class Lease:
     """When it should run."""
     account: int = ACCOUNT
     dies_at: float | None = None
+    returns_at: float | None = None
+    """When its lost host comes back, with the disk; None = never."""
     outbid_at: float | None = None
     resumes_at: float | None = None
     is_outbid: bool = False
     """Whether it is stopped because somebody else pays more, and not because its user asked."""
+    list_lag: float | None = None
+    """In place of the market's."""
     reappears: tuple[float, float] | None = None
     """From when until when it is listed although it was destroyed."""
     failed_pull: FailedPull | None = None
@@ -309,6 +313,14 @@ class Market:
             if lease.state == "stopped" and lease.resumes_at is not None and lease.resumes_at <= now
         )
 
+    def returning(self, now: float) -> tuple[Lease, ...]:
+        """Returns the leases whose host should be back by now and is not."""
+        return tuple(
+            lease
+            for lease in self.leases.values()
+            if lease.state == "offline" and lease.returns_at is not None and lease.returns_at <= now
+        )
+
     def unpaid(self, now: float) -> tuple[Lease, ...]:
         """Returns the leases that are on although the credit of their account is used up."""
         # To add up all bills takes long, so it is done only when the credit can be used up.
@@ -354,9 +366,13 @@ class Market:
         return self.change(number, due_at=now + self._boot_seconds())
 
     def resume(self, number: int, now: float) -> Lease:
-        """Gives a stopped lease its GPUs back; it loads again, with its old disk."""
-        if self.leases[number].state not in ("stopped", "given up", "exited"):
-            return self.leases[number]
+        """Gives a stopped or lost lease its GPUs back; it loads again, with its old disk."""
+        lease = self.leases[number]
+        is_back = lease.returns_at is not None and lease.returns_at <= now
+        if lease.state not in ("stopped", "given up", "exited", *(["offline"] if is_back else [])):
+            return lease
+        if is_back:
+            self.change(number, dies_at=None, returns_at=None)
         self.enter(number, "loading", now)
         due_at = now + self._boot_seconds()
         return self.change(number, is_outbid=False, resumes_at=None, due_at=due_at)
@@ -393,7 +409,7 @@ class Market:
         return tuple(lease for lease in leases if self._is_shown(lease, now))
 
     def _is_shown(self, lease: Lease, now: float) -> bool:
-        lag = self.timing.list_lag
+        lag = self.timing.list_lag if lease.list_lag is None else lease.list_lag
         ended = lease.entered("destroyed")
         if lease.reappears is not None and lease.reappears[0] <= now < lease.reappears[1]:
             return True

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 
 from vastsim.market import Lease, RefusedError
 from vastsim.state import State
+from vastsim.thresholds import TooMany
 
 BODY_MAX = 1 << 20
 """Bytes of a request's body."""
@@ -29,10 +30,30 @@ class Caller:
     machine: int | None
 
 
+def _key_of(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token if scheme.lower() == "bearer" else request.query_params.get("api_key", "")
+
+
+def address_of(request: Request) -> str:
+    """Returns the address that a request comes from."""
+    return request.client.host if request.client else ""
+
+
+def refusal_of(request: Request, state: State) -> TooMany | None:
+    """Counts a request, or returns why it comes too often."""
+    method, path = request.method, request.url.path
+    refused = state.thresholds.judge(
+        method, path, key=_key_of(request), address=address_of(request), now=state.now()
+    )
+    if refused is None and state.faults.strikes("too_many_requests", path=path):
+        return state.thresholds.refuse(method, path)
+    return refused
+
+
 def caller_of(request: Request, state: State) -> Caller:
     """Returns whose key a request carries; raises RefusedError."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    key = token if scheme.lower() == "bearer" else request.query_params.get("api_key", "")
+    key = _key_of(request)
     if not key:
         raise RefusedError(403, "auth_error", "This action requires login.")
     if key in state.instance_keys:

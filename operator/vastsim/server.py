@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from vastsim.market import RefusedError
-from vastsim.requests import CutError, Provider
+from vastsim.requests import CutError, Provider, refusal_of
 from vastsim.routes import account, controls, elsewhere, instances, keys, offers, rents
 from vastsim.state import State
 
@@ -64,7 +64,7 @@ async def _tick(state: State) -> None:
 
 
 class _Outermost:
-    """Records requests, and applies the faults that concern any request."""
+    """Records requests, refuses what comes too often, and applies the faults of any request."""
 
     def __init__(self, app: FastAPI, state: State) -> None:
         self._app = app
@@ -82,12 +82,18 @@ class _Outermost:
         async def recorded(message: Mapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 record["status"] = message["status"]
+                date = faults.date(self._state.now(), path).encode()
+                message = {**message, "headers": [*message["headers"], (b"date", date)]}
             await send(message)
 
         if faults.strikes("hang", path=path):
             await asyncio.sleep(3600)
-        if faults.strikes("server_error", path=path):
-            answer: Response = PlainTextResponse("Internal Server Error", 500)
+        refusal = refusal_of(Request(scope), self._state)
+        if refusal is not None:
+            answer: Response = Response(refusal.body, 429, refusal.headers)
+            await answer(scope, receive, recorded)
+        elif faults.strikes("server_error", path=path):
+            answer = PlainTextResponse("Internal Server Error", 500)
             await answer(scope, receive, recorded)
         elif faults.strikes("unavailable", path=path):
             answer = PlainTextResponse("Service Unavailable", 503)

@@ -13,6 +13,7 @@ from vastsim.faults import Fault, Faults
 from vastsim.machines import Machines, NoProgramError
 from vastsim.market import FailedPull, Lease, Market
 from vastsim.ports import ports_in
+from vastsim.thresholds import Thresholds
 from vastsim.tools import meminfo, tools
 from vastsim.wire import Endpoint, instance_row
 
@@ -50,6 +51,7 @@ class State:
     speed: float
     search_cap: int
     faults: Faults = field(default_factory=Faults)
+    thresholds: Thresholds = field(default_factory=Thresholds)
     requests: list[dict[str, Any]] = field(default_factory=list)
     instance_keys: dict[str, int] = field(default_factory=dict)
     """The lease that each machine's own key belongs to."""
@@ -99,17 +101,17 @@ class State:
                 self.market.enter(number, "exited", self.now())
             self.market.give_up_pulls(self.now())
             for lease in self.market.dying(self.now()):
-                await self.lose(lease.number)
+                await self.lose(lease.number, for_ever=lease.returns_at is None)
             for lease in self.market.outbids(self.now()):
                 await self.outbid(lease.number)
-            for lease in self.market.resuming(self.now()):
+            for lease in (*self.market.resuming(self.now()), *self.market.returning(self.now())):
                 self.market.resume(lease.number, self.now())
             for lease in self.market.unpaid(self.now()):
                 await self.stop(lease.number)
 
-    async def lose(self, number: int) -> None:
-        """Loses the host of a machine, with everything on it."""
-        await self.machines.end(number)
+    async def lose(self, number: int, *, for_ever: bool = True) -> None:
+        """Loses the host of a machine, with everything on it unless it comes back."""
+        await (self.machines.end(number) if for_ever else self.machines.stop(number))
         self.market.enter(number, "offline", self.now())
 
     async def stop(self, number: int) -> None:
@@ -152,10 +154,14 @@ class State:
         self._keys_made += 1
         return self._keys_made
 
-    def deliver(self, text: str) -> str:
-        """Returns the address at which a requested text appears after a while."""
+    def deliver(self, text: str, delay: float | None = None) -> str:
+        """Returns the address at which a requested text appears, after `delay` simulated seconds.
+
+        Without one it appears after a while of real time.
+        """
         name = secrets.token_hex(16)
-        self.results[name] = (time.monotonic() + RESULT_APPEARS_SECONDS, text)
+        waits = RESULT_APPEARS_SECONDS if delay is None else delay / self.speed
+        self.results[name] = (time.monotonic() + waits, text)
         return f"{self.public_url}/storage/results/{name}"
 
     def machine_key(self, number: int) -> str:
@@ -210,6 +216,10 @@ class State:
         fault = self.faults.strikes("host_dies", image=lease.ask.image)
         if fault is not None:
             self.market.change(lease.number, dies_at=self.now() + fault.seconds)
+        fault = self.faults.strikes("host_away", image=lease.ask.image)
+        if fault is not None:
+            at = self.now() + fault.seconds
+            self.market.change(lease.number, dies_at=at, returns_at=at + _lasting(fault))
         if lease.ask.bid_usd_per_hour is not None:
             fault = self.faults.strikes("outbid", image=lease.ask.image)
             if fault is not None:

@@ -228,6 +228,7 @@ class Simulator:
         command = ["vastsim", "--port", str(self._port), "--seed", "1"]
         command += ["--boot-seconds", "0.3", "0.6", "--list-lag-seconds", str(list_lag_seconds)]
         command += ["--record-lag-seconds", "0.5", "--record", str(self._folder / "record")]
+        command += ["--threshold-scale", "0"]
         command += ["--root", str(machine_root()), "--share", str(self._share)]
         self._strangers, self._earlier, self._earlier_requests = set(), set(), 0
         log = self._folder / "simulator.log"

@@ -9,6 +9,10 @@ use them.
 | GET `/sim/requests` | | all requests to the provider's API |
 | GET `/sim/secrets` | | the keys of all machines, also ended ones, and of their notebooks |
 | PUT `/sim/faults` | name: options | replaces the faults that are asked for, see `faults.py` |
+| GET `/sim/faults` | | the faults that may strike still |
+| GET `/sim/thresholds` | | the settings of the thresholds, and the refusals by endpoint |
+| PUT `/sim/thresholds` | settings | changes them: `scale` of all times (0: none), |
+| | | `daily_search_rows` (0: no quota), `retry_after_share` |
 | PUT `/sim/keys` | key: account | replaces the valid keys; a new number makes a new account |
 | PUT `/sim/credit` | `usd`, `account` | sets the money that an account has left |
 | POST `/sim/hosts/N/die` | | loses the host of machine N |
@@ -22,6 +26,7 @@ use them.
 | | | interfaces of the machine count it |
 """
 
+from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
@@ -34,6 +39,7 @@ from vastsim.ledger import decimal
 from vastsim.market import ACCOUNT, Lease, RefusedError
 from vastsim.requests import body_of, integer, number_of
 from vastsim.state import State, traffic_bytes
+from vastsim.thresholds import ThresholdError
 
 
 def register(app: FastAPI, state: State) -> None:
@@ -60,7 +66,24 @@ def register(app: FastAPI, state: State) -> None:
     async def faults(request: Request) -> JSONResponse:
         try:
             state.faults.ask(await body_of(request))
-        except (FaultError, ValueError, TypeError) as error:
+        except FaultError as error:
+            return JSONResponse({"detail": str(error)}, 400)
+        return JSONResponse({"success": True})
+
+    @app.get("/sim/faults")
+    async def asked_faults() -> JSONResponse:
+        return JSONResponse({name: asdict(one) for name, one in state.faults.asked().items()})
+
+    @app.get("/sim/thresholds")
+    async def thresholds() -> JSONResponse:
+        settings = state.thresholds.settings()
+        return JSONResponse(settings | {"refusals": dict(state.thresholds.refusals)})
+
+    @app.put("/sim/thresholds")
+    async def set_thresholds(request: Request) -> JSONResponse:
+        try:
+            state.thresholds.set(await body_of(request))
+        except ThresholdError as error:
             return JSONResponse({"detail": str(error)}, 400)
         return JSONResponse({"success": True})
 

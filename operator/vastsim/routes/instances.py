@@ -33,11 +33,11 @@ def _reads(provider: Provider, app: FastAPI, state: State) -> None:
     @provider.route("GET", "/instances", ("v1",))
     async def listed(request: Request) -> JSONResponse:
         account = account_of(request, state)
-        return page(rows_of(state, account), request.query_params)
+        return page(rows_of(state, account), request.query_params, state.faults)
 
     @provider.route("GET", "/instances")
     async def listed_at_once(request: Request) -> JSONResponse:
-        rows = rows_of(state, account_of(request, state))
+        rows = [state.faults.row(row) for row in rows_of(state, account_of(request, state))]
         return JSONResponse({"instances_found": len(rows), "instances": rows})
 
     @provider.route("GET", "/instances/filters")
@@ -57,7 +57,7 @@ def _reads(provider: Provider, app: FastAPI, state: State) -> None:
             if error.body["error"] != "no_such_instance":
                 raise
             return JSONResponse({"instances": None})
-        row = state.row(lease)
+        row = state.faults.row(state.row(lease), is_listing=False)
         del row["volume_info"]
         return JSONResponse({"instances": row})
 
@@ -168,7 +168,7 @@ def _of_the_container(provider: Provider, state: State) -> None:
 
     @provider.route("PUT", "/instances/request_logs/{number:int}")
     async def request_logs(number: int, request: Request) -> JSONResponse:
-        own(request, state, number)
+        lease = own(request, state, number)
         body = await body_of(request)
         _only(body, {"tail", "filter", "daemon_logs"})
         text = state.machines.log(number)
@@ -176,12 +176,13 @@ def _of_the_container(provider: Provider, state: State) -> None:
             # What the host's own daemon says of the container.
             text = "".join(
                 f"{at:.0f} container C.{number} {held}\n"
-                for at, held in state.market.leases[number].history
+                for at, held in lease.history
             )
         wanted = str(body.get("filter") or "")
         lines = [line for line in text.splitlines() if wanted in line]
         lines = lines[-max(integer(body.get("tail") or 1000), 1) :]
-        url = state.deliver("\n".join(lines) + "\n")
+        delay = state.faults.log_delay(lease.ask.image)
+        url = state.deliver("\n".join(lines) + "\n", delay)
         return JSONResponse({"success": True, "result_url": url, "msg": "requested"})
 
     @provider.route("PUT", "/instances/command/{number:int}")

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 
 from vastsim.gpus import MODELS
 from vastsim.market import RefusedError
-from vastsim.requests import Provider, body_of, json_value
+from vastsim.requests import Provider, address_of, body_of, json_value
 from vastsim.search import search_offers
 from vastsim.state import State
 
@@ -16,8 +16,11 @@ from vastsim.state import State
 def register(provider: Provider, state: State) -> None:
     """Registers the routes; none of them needs a key."""
 
-    def found(query: Any, columns: Any = None) -> JSONResponse:
-        rows = search_offers(state.market.offers, query, state.now(), state.search_cap)
+    def found(request: Request, query: Any, columns: Any = None) -> JSONResponse:
+        now = state.now()
+        rows = search_offers(state.market.offers, query, now, state.search_cap)
+        state.thresholds.answered(len(rows), address=address_of(request), now=now)
+        rows = [state.faults.offer(row) for row in rows]
         if columns is not None and columns != ["*"]:
             if not isinstance(columns, list) or not all(isinstance(one, str) for one in columns):
                 raise RefusedError(400, "bad_request", "select_cols: Input should be a valid list")
@@ -26,11 +29,11 @@ def register(provider: Provider, state: State) -> None:
 
     @provider.route("POST", "/bundles")
     async def search(request: Request) -> JSONResponse:
-        return found(await body_of(request))
+        return found(request, await body_of(request))
 
     @provider.route("GET", "/bundles")
     async def search_by_query(request: Request) -> JSONResponse:
-        return found(json_value(request.query_params.get("q") or "{}"))
+        return found(request, json_value(request.query_params.get("q") or "{}"))
 
     @provider.route("PUT", "/search/asks")
     async def search_asks(request: Request) -> JSONResponse:
@@ -39,7 +42,7 @@ def register(provider: Provider, state: State) -> None:
         if unknown:
             message = f"{sorted(unknown)[0]}: Extra inputs are not permitted"
             raise RefusedError(400, "bad_request", message)
-        return found(body.get("q", {}), body.get("select_cols"))
+        return found(request, body.get("q", {}), body.get("select_cols"))
 
     @provider.route("GET", "/gpu_names/unique")
     async def gpu_names() -> JSONResponse:

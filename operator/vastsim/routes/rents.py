@@ -1,8 +1,9 @@
 """Rent requests (vastsim/FACTS.md, Rent request)."""
 
+import math
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -273,7 +274,10 @@ def _rent(state: State, account: int, offer: int, wanted: Wanted) -> dict[str, A
         raise CutError
     if strikes("offer_gone"):
         state.market.offers.pop(offer, None)
-    slow = strikes("slow_boot")
+    facts, bid = state.market.offers.get(offer), wanted.ask.bid_usd_per_hour
+    if bid is not None and facts is not None and strikes("bid_too_low"):
+        state.market.offers[offer] = replace(facts, min_bid=str(float(bid * 2)))
+    slow, stuck, lag = strikes("slow_boot"), strikes("stuck_loading"), strikes("list_lag")
     unpulled = strikes("pull_fails")
     failed_pull = _failed_pull(unpulled, image) if unpulled else _denied(wanted)
     if failed_pull is None and "/bin/sh" in image_of(image).lacks and wanted.ask.is_reached_by_ssh:
@@ -285,7 +289,7 @@ def _rent(state: State, account: int, offer: int, wanted: Wanted) -> dict[str, A
             wanted.ask,
             state.now(),
             account=account,
-            boot_seconds=slow.seconds if slow else None,
+            boot_seconds=math.inf if stuck else slow.seconds if slow else None,
             failed_pull=failed_pull,
             is_left_standing=left_standing is not None or wanted.is_stopped,
         )
@@ -294,6 +298,10 @@ def _rent(state: State, account: int, offer: int, wanted: Wanted) -> dict[str, A
             _put_keys_in(state, account, error.body["new_contract"])
         raise
     _put_keys_in(state, account, lease.number)
+    if lag is not None:
+        state.market.change(lease.number, list_lag=lag.seconds)
+    if strikes("credit_gone"):
+        state.market.set_credit(Fraction(0), state.now(), account)
     key = state.machine_key(lease.number)
     if strikes("rent_answer_lost"):
         raise CutError
