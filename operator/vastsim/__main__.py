@@ -15,6 +15,7 @@ from pathlib import Path
 import uvicorn
 
 from vastsim.faults import Faults
+from vastsim.living import LivingMarket
 from vastsim.machines import Machines
 from vastsim.market import ACCOUNT, Market, Timing
 from vastsim.offers import DEFAULT_FILE, Facts, MarketFileError, read_market
@@ -48,6 +49,14 @@ def main() -> None:
         type=Path,
         default=DEFAULT_FILE,
         help="CSV file of the offers (default: the file that comes with the simulator)",
+    )
+    parser.add_argument(
+        "--living",
+        type=int,
+        default=0,
+        metavar="OFFERS",
+        help="open with so many offers like those of the market file, on a market in which "
+        "strangers rent, release, and change prices and bids (default: the file, and no strangers)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of everything that is random (default: 0)"
@@ -194,10 +203,15 @@ async def _serve(
         list_lag=options.list_lag_seconds,
         record_lag=options.record_lag_seconds,
     )
+    market = (
+        LivingMarket(facts, options.living, options.seed, timing)
+        if options.living
+        else Market(facts, options.seed, timing)
+    )
     state = State(
         faults=Faults(options.seed),
         thresholds=thresholds,
-        market=Market(facts, options.seed, timing),
+        market=market,
         machines=Machines(options.host, ports, options.root, options.share),
         keys={key: ACCOUNT},
         public_host=public_host,

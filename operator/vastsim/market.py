@@ -210,9 +210,21 @@ class Market:
         for facts in self.facts:
             self._offer(facts)
 
-    def _offer(self, facts: Facts) -> None:
+    def _offer(self, facts: Facts) -> int:
         self.offers[self._next_offer] = facts
         self._next_offer += 1
+        return self._next_offer - 1
+
+    def live(self, now: float) -> None:
+        """Lets others act up to now; this market has nobody else."""
+
+    def _take(self, offer: int, _: Lease) -> None:
+        """Takes what is rented from the market."""
+        del self.offers[offer]
+
+    def _give_back(self, lease: Lease) -> None:
+        """Offers what is not rented any more, under a new number."""
+        self._offer(lease.facts)
 
     def rent(
         self,
@@ -244,10 +256,9 @@ class Market:
             raise RefusedError(400, "insufficient_credit", "Your account lacks credit.")
         if not 1 <= ask.disk_gb <= facts.disk_space:
             raise RefusedError(400, "invalid_args", "error 400/3467: disk is out of range")
-        boot = self._boot_seconds() if boot_seconds is None else boot_seconds
+        boot = self._boot_seconds(facts) if boot_seconds is None else boot_seconds
         bid = ask.bid_usd_per_hour
         too_low = bid is not None and bid < _usd(facts.min_bid)
-        del self.offers[offer]
         lease = Lease(
             number=FIRST_LEASE + len(self.leases),
             facts=facts,
@@ -260,6 +271,7 @@ class Market:
             failed_pull=failed_pull,
         )
         self._keep(lease)
+        self._take(offer, lease)
         if too_low:
             raise RefusedError(
                 400,
@@ -269,7 +281,7 @@ class Market:
             )
         return lease
 
-    def _boot_seconds(self) -> float:
+    def _boot_seconds(self, _: Facts) -> float:
         return self._chance.uniform(*self.timing.boot)
 
     def due(self, now: float) -> tuple[Lease, ...]:
@@ -374,7 +386,7 @@ class Market:
         if is_back:
             self.change(number, dies_at=None, returns_at=None)
         self.enter(number, "loading", now)
-        due_at = now + self._boot_seconds()
+        due_at = now + self._boot_seconds(lease.facts)
         return self.change(number, is_outbid=False, resumes_at=None, due_at=due_at)
 
     def enter(self, number: int, state: str, now: float) -> Lease:
@@ -384,7 +396,7 @@ class Market:
             return lease
         lease = self.change(number, history=(*lease.history, (now, state)))
         if state == "destroyed":
-            self._offer(lease.facts)
+            self._give_back(lease)
         return lease
 
     def change(self, number: int, **changes: object) -> Lease:

@@ -86,6 +86,7 @@ class State:
     async def advance(self) -> None:
         """Starts what is due, stops what was outbid or is unpaid, and loses hosts that die."""
         async with self.changing:
+            self.market.live(self.now())
             for lease in self.market.due(self.now()):
                 try:
                     await self._start(lease)
