@@ -374,8 +374,8 @@ class Market:
 
     def recycle(self, number: int, now: float) -> Lease:
         """Lets a running lease pull its image again; it keeps its GPUs."""
-        self.enter(number, "loading", now)
-        return self.change(number, due_at=now + self._boot_seconds())
+        lease = self.enter(number, "loading", now)
+        return self.change(number, due_at=now + self._boot_seconds(lease.facts))
 
     def resume(self, number: int, now: float) -> Lease:
         """Gives a stopped or lost lease its GPUs back; it loads again, with its old disk."""

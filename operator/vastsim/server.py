@@ -1,6 +1,8 @@
 """The provider's HTTP API over the market model, and the simulator's own controls."""
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,10 +13,12 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from vastsim.market import RefusedError
 from vastsim.requests import CutError, Provider, refusal_of
-from vastsim.routes import account, controls, elsewhere, instances, keys, offers, rents
+from vastsim.routes import account, controls, elsewhere, instances, keys, offers, page, rents
 from vastsim.state import State
 
 TICK_SECONDS = 0.1
+PRICES_SECONDS = 15.0
+"""How often prices are noted for the page, in real time."""
 
 Scope = dict[str, Any]
 Asgi = Callable[[Scope, Any, Any], Awaitable[None]]
@@ -43,6 +47,7 @@ def simulator(state: State) -> Asgi:
     account.register(provider, state)
     keys.register(provider, state)
     controls.register(app, state)
+    page.register(app, state)
     elsewhere.register(app, state)
 
     @app.exception_handler(StarletteHTTPException)
@@ -58,8 +63,12 @@ def simulator(state: State) -> Asgi:
 
 
 async def _tick(state: State) -> None:
+    noted_at = -math.inf
     while True:
         await state.advance()
+        if time.monotonic() - noted_at >= PRICES_SECONDS:
+            noted_at = time.monotonic()
+            state.prices.note(state.now(), state.market.offers.values())
         await asyncio.sleep(TICK_SECONDS)
 
 

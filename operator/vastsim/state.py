@@ -12,6 +12,7 @@ from typing import Any
 from vastsim.faults import Fault, Faults
 from vastsim.machines import Machines, NoProgramError
 from vastsim.market import FailedPull, Lease, Market
+from vastsim.page import Prices
 from vastsim.ports import ports_in
 from vastsim.thresholds import Thresholds
 from vastsim.tools import meminfo, tools
@@ -52,6 +53,7 @@ class State:
     search_cap: int
     faults: Faults = field(default_factory=Faults)
     thresholds: Thresholds = field(default_factory=Thresholds)
+    prices: Prices = field(default_factory=Prices)
     requests: list[dict[str, Any]] = field(default_factory=list)
     instance_keys: dict[str, int] = field(default_factory=dict)
     """The lease that each machine's own key belongs to."""

@@ -5,6 +5,7 @@ use them.
 
 | control | body | what it does |
 |---|---|---|
+| GET `/sim/` | | a page to look at, see `page.py` |
 | GET `/sim/ledger` | | all leases, also ended ones, each with its bill |
 | GET `/sim/requests` | | all requests to the provider's API |
 | GET `/sim/secrets` | | the keys of all machines, also ended ones, and of their notebooks |

@@ -174,10 +174,7 @@ def _of_the_container(provider: Provider, state: State) -> None:
         text = state.machines.log(number)
         if body.get("daemon_logs") in ("true", True):
             # What the host's own daemon says of the container.
-            text = "".join(
-                f"{at:.0f} container C.{number} {held}\n"
-                for at, held in lease.history
-            )
+            text = "".join(f"{at:.0f} container C.{number} {held}\n" for at, held in lease.history)
         wanted = str(body.get("filter") or "")
         lines = [line for line in text.splitlines() if wanted in line]
         lines = lines[-max(integer(body.get("tail") or 1000), 1) :]
