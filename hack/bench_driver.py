@@ -218,7 +218,8 @@ async def process(
     *arguments: str, folder: Path, **variables: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A Python program with an environment of its own; it ends with the context."""
-    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"}
+    paths = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    environment = paths | {"HOME": "/nonexistent", "LANG": "C.UTF-8"}
     with (folder / "err").open("ab") as errors:
         started = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", *arguments),

@@ -3,16 +3,74 @@
 See vastsim/FACTS.md, Offers; vastsim/FACTS.md, Instances; vastsim/FACTS.md, Instance states.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from vastsim.market import Ask, Lease
 from vastsim.offers import Facts
 
 QUERY_DISK_GB = 8.0
 """The disk size in GB that prices are computed with if the query names none."""
+
+
+class Offered(NamedTuple):
+    """An offer in the terms of a search: when, for which disk, and whether for bids."""
+
+    number: int
+    facts: Facts
+    hardware: Mapping[str, Any]
+    """Of the facts, at hand because it is looked at most."""
+    now: float
+    disk_gb: float
+    is_bid: bool
+    """For bids an offer is priced at the lowest one that would win."""
+
+    @property
+    def base(self) -> float:
+        """The price of the GPUs in US dollars per hour."""
+        return float(self.facts.min_bid if self.is_bid else self.facts.dph_base)
+
+    @property
+    def disk_hour(self) -> float:
+        """The price of the disk in US dollars per hour."""
+        price: float = self.hardware["storage_cost"]
+        return price * self.disk_gb / 720
+
+    @property
+    def total(self) -> float:
+        """Both prices."""
+        return self.base + self.disk_hour
+
+
+FIGURES: Mapping[str, Callable[[Offered], Any]] = {
+    "id": lambda one: one.number,
+    "ask_contract_id": lambda one: one.number,
+    "rn": lambda _: 1,
+    "rentable": lambda _: True,
+    "rented": lambda _: False,
+    "is_bid": lambda one: one.is_bid,
+    "start_date": lambda _: None,
+    "end_date": lambda one: one.now + one.facts.contract_seconds,
+    "duration": lambda one: one.facts.contract_seconds,
+    "dph_base": lambda one: one.base,
+    "dph_total": lambda one: one.total,
+    "discounted_dph_total": lambda one: one.total,
+    "dph_total_adj": lambda one: (
+        one.total + one.hardware["inet_up_cost"] + one.hardware["inet_down_cost"]
+    ),
+    "dlperf_per_dphtotal": lambda one: one.facts.dlperf / max(one.total, 0.001),
+    "flops_per_dphtotal": lambda one: one.hardware["total_flops"] / max(one.total, 0.001),
+    "vram_costperhour": lambda one: one.base / (one.hardware["gpu_total_ram"] / 1024),
+    "storage_total_cost": lambda one: one.disk_hour,
+    "disk_space": lambda one: one.facts.disk_space,
+    "score": lambda one: one.facts.dlperf / max(one.total, 0.001),
+}
+"""The columns of an offer that its hardware does not have, but for the two objects.
+
+A search computes only those that it looks at: it looks at thousands of offers.
+"""
 
 
 def offer_row(
@@ -23,34 +81,13 @@ def offer_row(
     *,
     is_bid: bool = False,
 ) -> dict[str, Any]:
-    """Returns an offer as a search shows it; for bids, at the lowest bid that would win."""
-    hardware = facts.hardware
-    disk_hour = hardware["storage_cost"] * disk_gb / 720
+    """Returns an offer as a search shows it."""
+    offered = Offered(number, facts, facts.hardware, now, disk_gb, is_bid)
     stopped = float(facts.stopped_storage_cost or facts.storage_cost) * disk_gb / 720
-    base = float(facts.min_bid if is_bid else facts.dph_base)
-    total = base + disk_hour
     return {
-        **hardware,
-        "id": number,
-        "ask_contract_id": number,
-        "rn": 1,
-        "rentable": True,
-        "rented": False,
-        "is_bid": is_bid,
-        "start_date": None,
-        "end_date": now + facts.contract_seconds,
-        "duration": facts.contract_seconds,
-        "dph_total": total,
-        "discounted_dph_total": total,
-        "dph_base": base,
-        "dph_total_adj": total + hardware["inet_up_cost"] + hardware["inet_down_cost"],
-        "dlperf_per_dphtotal": facts.dlperf / max(total, 0.001),
-        "flops_per_dphtotal": hardware["total_flops"] / max(total, 0.001),
-        "vram_costperhour": base / (hardware["gpu_total_ram"] / 1024),
-        "storage_total_cost": disk_hour,
-        "disk_space": facts.disk_space,
-        "score": facts.dlperf / max(total, 0.001),
-        "search": _prices(base, disk_hour),
+        **facts.hardware,
+        **{name: figure(offered) for name, figure in FIGURES.items()},
+        "search": _prices(offered.base, offered.disk_hour),
         "instance": _prices(0.0, stopped),
     }
 
