@@ -31,14 +31,17 @@ body { font: 14px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 76
   padding: 0 1rem; color: #1f2328; background: #fff }
 h1 { font-size: 1.4rem; margin: 0 } h2 { font-size: 1.05rem; margin: 1.6rem 0 .4rem }
 table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid #d1d9e0;
-  overflow-wrap: anywhere }
+th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid #d1d9e0 }
+th { white-space: nowrap } td { overflow-wrap: anywhere }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 svg { width: 100%; height: auto } svg text { font: 11px system-ui, sans-serif; fill: #1f2328 }
 p { margin: .3rem 0 } a { color: #0969da } .faint { color: #59636e }
 """
 STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-POLICY = f"default-src 'none'; style-src 'sha256-{STYLE_HASH}'; base-uri 'none'; form-action 'none'"
+POLICY = (
+    f"default-src 'none'; style-src 'sha256-{STYLE_HASH}'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -152,11 +155,13 @@ def plot(prices: Prices, models: Sequence[str]) -> str:
     if not points:
         return "<p>No prices yet.</p>"
     first, last = min(at for at, _ in points), max(at for at, _ in points)
+    # A first price is drawn as a line, too.
+    until = last if last > first else first + 1.0
     highest = max(usd for _, usd in points) * 1.1 or 1.0
     wide, high, left, top = 640.0, 160.0, 44.0, 8.0
 
     def x(at: float) -> float:
-        return left + wide * (at - first) / ((last - first) or 1.0)
+        return left + wide * (at - first) / (until - first)
 
     def y(usd: float) -> float:
         return top + high * (1 - usd / highest)
@@ -169,11 +174,11 @@ def plot(prices: Prices, models: Sequence[str]) -> str:
             f'stroke="#d1d9e0"/><text x="0" y="{y(usd) + 4:.1f}">{usd:.2f}</text>'
         )
     for row, ((model, line), colour) in enumerate(zip(lines, COLOURS, strict=False)):
-        # A single price is drawn as a line of no length, which its round ends make visible.
-        drawn_at = " ".join(f"{x(at):.1f},{y(usd):.1f}" for at, usd in (*line, line[-1]))
+        through = (*line, (until, line[-1][1]))
+        drawn_at = " ".join(f"{x(at):.1f},{y(usd):.1f}" for at, usd in through)
         drawn.append(
             f'<polyline points="{drawn_at}" fill="none" stroke="{colour}" stroke-width="2" '
-            f'stroke-linecap="round"/><text x="{left + wide + 12}" y="{top + 14 + row * 20:.0f}">'
+            f'stroke-linejoin="round"/><text x="{left + wide + 12}" y="{top + 14 + row * 20:.0f}">'
             f"{_plain(f'{model} {line[-1][1]:.3f}')}</text>"
             f'<line x1="{left + wide + 2}" x2="{left + wide + 9}" y1="{top + 10 + row * 20:.0f}" '
             f'y2="{top + 10 + row * 20:.0f}" stroke="{colour}" stroke-width="3"/>'
