@@ -340,6 +340,79 @@ FAULTS = (
         "if bound - cheapest.traffic_microusd <= ceiling:",
         "if bound <= ceiling:",
     ),
+    # --- The provider's pace ------------------------------------------------------------------
+    Fault(
+        "requests keep no interval",
+        "core/market/pace.py",
+        "        queue.free_at = now + queue.interval\n",
+        "        queue.free_at = now\n",
+    ),
+    Fault(
+        "an interval begins when the request leaves",
+        "core/market/pace.py",
+        "min(now, sent_at + WAY_SECONDS) + queue.interval",
+        "sent_at",
+    ),
+    Fault(
+        "a search goes before a destroy",
+        "core/market/pace.py",
+        "return self in (Kind.RENT, Kind.SEARCH)",
+        "return self is Kind.RENT",
+    ),
+    Fault(
+        "one namespace holds up all others",
+        "core/market/pace.py",
+        "        queue.served[ticket.namespace] = self._turns\n",
+        "        queue.served[ticket.namespace] = -1\n",
+    ),
+    Fault(
+        "a refusal holds destroys back for a day",
+        "core/market/pace.py",
+        "queue.free_at = max(queue.free_at, now + min(pause, BACKOFF_MAX_SECONDS))",
+        "queue.free_at = max(queue.free_at, now + pause)",
+    ),
+    Fault(
+        "two rents go at once",
+        "adapters/door.py",
+        "            if self._renting is not None:\n",
+        "            if False:\n",
+    ),
+    Fault(
+        "a new process does not wait for what the last one sent",
+        "core/market/pace.py",
+        "kind: _Queue(kind.interval_seconds * spacing, now + kind.interval_seconds * spacing)",
+        "kind: _Queue(kind.interval_seconds * spacing, now)",
+    ),
+    Fault(
+        "an offer that was asked for is offered again",
+        "controller/price_watch.py",
+        "            if offer.offer_id not in self._taken\n",
+        "            if offer.offer_id\n",
+    ),
+    Fault(
+        "a full page is taken for the whole market",
+        "core/market/search.py",
+        "    if not quotes.is_full or quotes.dearest_usd_per_hour is None:\n",
+        "    if True or quotes.dearest_usd_per_hour is None:\n",
+    ),
+    Fault(
+        "waiting jobs use up all searches",
+        "core/market/search.py",
+        "if want.is_ready or now >= waiting_from",
+        "if want.is_ready or now >= 0",
+    ),
+    Fault(
+        "the sweep trusts in the market watch alone",
+        "controller/sweep.py",
+        "        if found is None or found is self._used:\n",
+        "        if found is None:\n",
+    ),
+    Fault(
+        "a listing of many pages is said to take no longer",
+        "core/limits.py",
+        "return max(self.poll_seconds, (leases // PAGE_LEASES + 1) * page_seconds)",
+        "return self.poll_seconds",
+    ),
     # --- Accounts and interruptions -------------------------------------------------------------
     Fault(
         "a node may rent with any account",

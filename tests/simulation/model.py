@@ -33,6 +33,7 @@ from gpujob.adapters.errors import (
     Invalid,
     ObjectGone,
     ProviderUnavailable,
+    RateLimited,
     RentDenied,
     RentUnclear,
     RentWithheld,
@@ -40,7 +41,7 @@ from gpujob.adapters.errors import (
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.adapters.provider import RentLine
 from gpujob.adapters.redact import Scrubber
-from gpujob.adapters.vast import OFFERS_WANTED, VastRequests
+from gpujob.adapters.vast import OFFERS_WANTED, VastRequests, rate_limited
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
@@ -62,6 +63,7 @@ from gpujob.core.node.stage import NEXT, stage_of
 from gpujob.core.observation import Heard
 from vastsim.market import Ask, FailedPull, Lease, Market, RefusedError
 from vastsim.search import search
+from vastsim.thresholds import Thresholds
 from vastsim.wire import Endpoint, instance_row, offer_row
 
 MOST_TURNS = 5_000_000
@@ -105,8 +107,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 class Chance:
     """Everything that is left to chance, from one seed; it ends when the world heals."""
 
-    def __init__(self, seed: int, *, level: float | None = None, list_lag: float = 0.0) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        level: float | None = None,
+        list_lag: float = 0.0,
+        pauses: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0),
+    ) -> None:
         self._random = random.Random(seed)
+        self._pauses = pauses
         self.healed = False
         self.level, self.list_lag = level or 0.0, list_lag
         if level is None:
@@ -126,7 +136,7 @@ class Chance:
 
     async def pause(self) -> None:
         """Lets time pass at an await, so that schedules differ."""
-        await asyncio.sleep(self._random.choice((0.001, 0.01, 0.1, 1.0)))
+        await asyncio.sleep(self._random.choice(self._pauses))
 
 
 def _check_transition(before: GpuNode, after: GpuNode) -> None:
@@ -373,6 +383,10 @@ class ModelProvider(VastRequests):
         """How each listing shows machines that run."""
         self.leads: Callable[[Process | None], bool] = lambda _: True
         """Whether a process leads now."""
+        self.thresholds = Thresholds()
+        """All replicas ask from one address."""
+        self.received: list[tuple[float, str, str]] = []
+        """Provider's time, method and path of each request that it took."""
         self._sent: set[str] = set()
         """Marks of all rent requests that arrived."""
         self._accepted: set[tuple[str, ...]] = set()
@@ -416,6 +430,7 @@ class ModelProvider(VastRequests):
     ) -> Answer:
         """Answers a request as the provider does, or raises."""
         await self._unreliable()
+        self.receive(method, path)
         if path == "/api/v0/users/current":
             credit = float(self.market.credit(self.now()))
             answer: dict[str, Any] = {"id": self.account, "credit": credit}
@@ -437,6 +452,13 @@ class ModelProvider(VastRequests):
             raise AssertionError(f"{method} {path} is not modelled")
         await self._chance.pause()
         return Answer(answer, {"Date": format_datetime(self._time.now(), usegmt=True)})
+
+    def receive(self, method: str, path: str) -> None:
+        """Takes a request; raises RateLimited if it comes too early."""
+        refused = self.thresholds.judge(method, path, key="", address="", now=self.now())
+        if refused is not None:
+            raise rate_limited(refused.body.encode(), refused.headers)
+        self.received.append((self.now(), method, path))
 
     def _listed(self, query: Mapping[str, str]) -> dict[str, Any]:
         """One page of all machines, by number; a lie is told on each page."""
@@ -630,7 +652,10 @@ class ModelLine:
             await asyncio.sleep(timeout_seconds)
             raise RentUnclear("timeout")
         try:
+            self._vast.receive("PUT", f"/api/v0/asks/{request.offer_id}/")
             lease = self._vast.rent(request, self.account_id)
+        except RateLimited as error:
+            raise RentUnclear(str(error)) from None
         except RefusedError as error:
             raise RentDenied(str(error)) from None
         await self._chance.pause()

@@ -462,7 +462,7 @@ class HttpRentLine:
             raise RentUnclear(f"no answer: {type(error).__name__}") from None
         if status == 429:
             now = self._clock.monotonic()
-            self._door.answered(Kind.RENT, now, _rate_limited(raw or b"", headers))
+            self._door.answered(Kind.RENT, now, rate_limited(raw or b"", headers))
         secrets = [self._token, *([login.password] if login else [])]
         return _rented(status, raw or b"", Scrubber(secrets))
 
@@ -520,7 +520,7 @@ async def _json(response: aiohttp.ClientResponse, scrub: Scrubber) -> dict[str, 
     raw = await whole_body(response, ANSWER_BYTES_MAX)
     status = response.status
     if status == 429:
-        raise _rate_limited(raw or b"", response.headers)
+        raise rate_limited(raw or b"", response.headers)
     if raw is None:
         words = f"an answer with status {status} has more than {ANSWER_BYTES_MAX} bytes"
         raise ProviderUnavailable(words)
@@ -540,8 +540,11 @@ async def _json(response: aiohttp.ClientResponse, scrub: Scrubber) -> dict[str, 
     return body
 
 
-def _rate_limited(raw: bytes, headers: Mapping[str, str]) -> RateLimited:
-    """Reads an answer with status 429, which need not be JSON (vastsim/FACTS.md, Rate limits)."""
+def rate_limited(raw: bytes, headers: Mapping[str, str]) -> RateLimited:
+    """Returns what an answer with status 429 says (vastsim/FACTS.md, Rate limits).
+
+    It need not be JSON.
+    """
     text = raw[:SAID_BYTES_MAX].decode("utf-8", "replace")
     if "search_quota_exceeded" in text:
         reset = headers.get("X-RateLimit-Reset", "")

@@ -7,6 +7,8 @@ from gpujob.core.market.pace import Kind
 
 PAGE_LEASES = 25
 """The most machines that one page of a listing has (vastsim/FACTS.md, Listings)."""
+PAGE_ANSWER_SECONDS = 0.5
+"""How long the answer to each is reckoned to take."""
 STOP_GRACE_SHARE = 1 / 3
 """Share of the drain time in which a workload may exit by itself before it is killed."""
 
@@ -90,8 +92,8 @@ class Limits:
 
     def listing_seconds(self, leases: int) -> float:
         """Returns the most seconds between two listings while `leases` machines are listed."""
-        pages = leases // PAGE_LEASES + 1
-        return max(self.poll_seconds, pages * Kind.LIST.interval_seconds * self.request_spacing)
+        page_seconds = Kind.LIST.interval_seconds * self.request_spacing + PAGE_ANSWER_SECONDS
+        return max(self.poll_seconds, (leases // PAGE_LEASES + 1) * page_seconds)
 
     def destroy_lag_seconds(self, leases: int) -> float:
         """Returns how long destroying one machine may take while `leases` machines are leased.

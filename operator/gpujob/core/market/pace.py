@@ -18,7 +18,7 @@ BACKOFF_MAX_SECONDS = 60.0
 YIELD_SECONDS = 0.05
 """Wait of a request whose turn would be now, but for a destroy request that leaves first."""
 WAY_SECONDS = 1.0
-"""The longest time that a request is reckoned to take to the provider."""
+"""The longest time that a request is reckoned to be on its way to the provider."""
 ROUNDING_SECONDS = 1e-6
 """A shorter wait is none: sums of seconds are not exact."""
 
