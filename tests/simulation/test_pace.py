@@ -62,11 +62,11 @@ class Controller:
         self.listed.append(asyncio.get_running_loop().time())
         self.sweep.show(self.market.listings[-1])
 
-    def start(self, *, lists: bool = True) -> None:
-        """Starts all loops; without the market watch if that hangs."""
+    def start(self) -> None:
+        """Starts all loops."""
+        self.listing = asyncio.create_task(self.market.run())
         loops = [self.prices.run(), self.destroys.run(), self.sweep.run(self._kube, self._vast)]
-        loops += [self.market.run()] if lists else []
-        self.tasks = [asyncio.create_task(one) for one in loops]
+        self.tasks = [self.listing, *(asyncio.create_task(one) for one in loops)]
 
     def check(self) -> None:
         """Listings were complete and came as often as stated, and each was swept."""
@@ -176,16 +176,19 @@ def test_the_sweep_lists_by_itself_when_nobody_else_does() -> None:
 
     async def life() -> None:
         account = Account()
-        (orphan,) = await account.rent(1, label=lambda _: f"{CLUSTER}/nobody/job")
         controller = Controller(account.kube, account.provider)
+        controller.start()
+        await asyncio.sleep(60.0)
+        controller.listing.cancel()
+        (orphan,) = await account.rent(1, label=lambda _: f"{CLUSTER}/nobody/job")
         began = asyncio.get_running_loop().time()
-        controller.start(lists=False)
         while account.market.leases[orphan].state != "destroyed":
             await asyncio.sleep(1.0)
         took = asyncio.get_running_loop().time() - began
         limits = SETTINGS.limits
         assert took <= limits.list_lag_seconds + 4 * limits.sweep_seconds
-        assert controller.market.listings, "what the sweep lists serves others as well"
+        shown = controller.market.listings[-1].leases
+        assert orphan in {one.instance_id for one in shown}, "what it lists serves others as well"
         await controller.end()
 
     play(life)

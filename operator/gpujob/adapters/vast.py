@@ -231,7 +231,7 @@ class VastRequests:
 
 def _query(search: Search) -> dict[str, Any]:
     """Returns a search in the provider's words (vastsim/FACTS.md, Search)."""
-    prices = {"lte": search.max_usd_per_hour, "gt": search.above_usd_per_hour}
+    prices = {"lte": search.max_usd_per_hour, "gte": search.from_usd_per_hour}
     bounds = {name: float(price) for name, price in prices.items() if price is not None}
     least = {
         # The provider counts in MiB and MB, and the memory of the whole machine.

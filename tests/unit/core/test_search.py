@@ -68,7 +68,7 @@ def test_a_full_page_without_a_fit_is_asked_on() -> None:
     second = beyond(first, page, wanted)
 
     assert second is not None
-    assert second.above_usd_per_hour == Fraction("0.65")
+    assert second.from_usd_per_hour == Fraction("0.65")
     fits = an_offer(gpu_memory_gb=Fraction(80))
     assert beyond(second, quotes(fits, is_full=True, dearest_usd_per_hour=Fraction(1)), wanted) is (
         None

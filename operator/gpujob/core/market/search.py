@@ -35,14 +35,14 @@ class Search:
     regions: tuple[str, ...]
     max_usd_per_hour: Fraction | None
     """The most that an offer may cost with its disk; None = any price."""
-    above_usd_per_hour: Fraction | None = None
-    """Asks on: only offers that cost more than this; None = from the cheapest one."""
+    from_usd_per_hour: Fraction | None = None
+    """Asks on: no offers that cost less than this; None = from the cheapest one."""
 
     @property
     def shows_floors(self) -> bool:
         """Whether the cheapest offers of the answer are the cheapest of their models."""
         narrow = (self.gpu_memory_gb, self.cuda_version, self.cpu_cores, self.memory_gb)
-        return not self.is_bid and not any(narrow) and self.above_usd_per_hour is None
+        return not self.is_bid and not any(narrow) and self.from_usd_per_hour is None
 
 
 def search_of(spec: GpuJobSpec) -> Search:
@@ -75,11 +75,11 @@ def beyond(search: Search, quotes: Quotes, spec: GpuJobSpec) -> Search | None:
         return None
     if any(mismatch(offer, spec) is None for offer in quotes.offers):
         return None
-    above = search.above_usd_per_hour
-    if above is not None and quotes.dearest_usd_per_hour <= above:
+    begun = search.from_usd_per_hour
+    if begun is not None and quotes.dearest_usd_per_hour <= begun:
         # The provider ignores this filter, too: asking on would only repeat the answer.
         return None
-    return replace(search, above_usd_per_hour=quotes.dearest_usd_per_hour)
+    return replace(search, from_usd_per_hour=quotes.dearest_usd_per_hour)
 
 
 @dataclass(frozen=True, kw_only=True)
