@@ -64,7 +64,8 @@ KNOWN = re.compile(
       | network_disk | network_volumes (/unlist)? | volumes (/copy|/unlist)?
       | secrets | template | users
       | team (/invite|/members/\d+|/roles|/roles/[^/]+)?
-      | tfa (/authorize-new-method|/confirm-new|/email|/sms|/sms/resend|/totp-setup|/regen-backup-codes|/update)?
+      | tfa (/authorize-new-method|/confirm-new|/email|/sms|/sms/resend|/totp-setup)?
+      | tfa/(regen-backup-codes|update)
     ) | /api/v1/template
       | /get_endpoint_logs | /get_autogroup_logs | /get_endpoint_workers | /update_workers""",
     re.VERBOSE,
