@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import cast
 
 from vastsim.sockets import INSIDE, bound, port_of
 
@@ -15,6 +16,8 @@ FORM = re.compile(r"-p +(?:(\d{1,6}):)?(\d{1,6})(?:/(tcp|udp))?")
 IDENTITY = 70_000
 """From this number on a port stands for one that has the same number outside and inside."""
 PORTS_MAX = 64
+CALLERS_MAX = 256
+"""Who has sent datagrams to one port: the earliest is forgotten for one more."""
 
 
 @dataclass(frozen=True)
@@ -150,11 +153,13 @@ class _Relay(asyncio.DatagramProtocol):
         self._callers: dict[tuple[str, int], socket.socket] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport), "asked for as one"
-        self._outside = transport
+        # It is one, though asyncio's own class of them does not say so in Python 3.11.
+        self._outside = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if addr not in self._callers:
+            if len(self._callers) >= CALLERS_MAX:
+                self._forget(next(iter(self._callers)))
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             sock.setblocking(False)
             sock.connect((INSIDE, self._inside))
@@ -170,6 +175,10 @@ class _Relay(asyncio.DatagramProtocol):
                 self._outside.sendto(data, addr)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for sock in self._callers.values():
-            asyncio.get_running_loop().remove_reader(sock)
-            sock.close()
+        for addr in list(self._callers):
+            self._forget(addr)
+
+    def _forget(self, addr: tuple[str, int]) -> None:
+        sock = self._callers.pop(addr)
+        asyncio.get_running_loop().remove_reader(sock)
+        sock.close()

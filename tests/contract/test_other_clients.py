@@ -165,13 +165,24 @@ def test_the_command_line_searches(vastai: CommandLine, simulator: Simulator) ->
     assert not [one for one in simulator.requests() if one["status"] != 200]
 
 
-def logged_in(address: str, key: Path, *command: str) -> str:
+def logged_in(address: str, key: Path, *command: str, terminal: bool = False) -> str:
     """Runs a command over SSH at such an address, with OpenSSH's own program."""
     match = re.fullmatch(r"ssh://root@([\d.]+):(\d+)", address.strip())
     assert match, address
     options = ["-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null", "-oBatchMode=yes"]
     done = subprocess.run(
-        ["ssh", *options, "-q", "-i", key, "-p", match[2], f"root@{match[1]}", *command],
+        [
+            "ssh",
+            *options,
+            "-q",
+            "-i",
+            key,
+            "-p",
+            match[2],
+            *["-tt"] * terminal,
+            f"root@{match[1]}",
+            *command,
+        ],
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
@@ -256,6 +267,7 @@ def test_the_command_line_leads_a_whole_life(
     assert "hello" in vastai("logs", str(number), "--tail", "50")
     vastai("attach", "ssh", str(number), other_public)
     assert logged_in(address, other, "id", "-un") == "root\n"
+    assert logged_in(address, key, "tty", terminal=True).startswith("/dev/pts/")
 
     vastai("label", "instance", str(number), "renamed")
     assert [one["label"] for one in vastai.raw("show", "instances")] == ["renamed"]

@@ -5,6 +5,7 @@ the simulator: each is done, or refused in the provider's own form.
 import http.client
 import json
 import os
+import socket
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -287,6 +288,61 @@ def test_what_cannot_be_done_is_not_rented(provider: Simulator, body: Object, er
     path = f"/api/v0/asks/{offer['id']}/"
     assert refusal(provider, "PUT", path, OFFICIAL_RENT | body) == error
     assert len(provider.ledger()) == before
+
+
+ECHOES = """
+import os, socket, threading
+datagrams = socket.socket(type=socket.SOCK_DGRAM)
+datagrams.bind(("127.0.0.1", 18537))
+streams = socket.socket()
+streams.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+streams.bind(("127.0.0.1", int(os.environ["VAST_TCP_PORT_70001"])))
+streams.listen()
+def echo():
+    while True:
+        data, caller = datagrams.recvfrom(1000)
+        datagrams.sendto(data + os.environ["VAST_UDP_PORT_18537"].encode(), caller)
+threading.Thread(target=echo).start()
+while True:
+    line, _ = streams.accept()
+    line.sendall(b"the same outside and inside")
+    line.close()
+"""
+
+
+def test_what_comes_to_a_port_reaches_the_program(provider: Simulator) -> None:
+    """Datagrams and their answers; streams at a port that has one number on both sides."""
+    body = DSTACK_RENT | {
+        "env": {"-p 18537:18537/udp": "1", "-p 70001:70001": "1"},
+        "onstart": "python3",
+        "args": ["-c", ECHOES],
+    }
+    number = rented(provider, body)
+    eventually("it runs", lambda: shown(provider, number)["actual_status"] == "running")
+    ports = shown(provider, number)["ports"]
+    outside = int(ports["18537/udp"][0]["HostPort"])
+    (same,) = (int(name.partition("/")[0]) for name in ports if name.endswith("/tcp"))
+
+    def answered() -> bool:
+        with socket.socket(type=socket.SOCK_DGRAM) as caller:
+            caller.settimeout(1)
+            caller.sendto(b"seen at ", ("127.0.0.1", outside))
+            try:
+                return caller.recv(1000) == f"seen at {outside}".encode()
+            except TimeoutError:
+                return False
+
+    eventually("a datagram comes back", answered)
+    with socket.create_connection(("127.0.0.1", same), timeout=20) as line:
+        assert line.recv(1000) == b"the same outside and inside"
+    say(provider, "PUT", f"/api/v0/instances/{number}/", {"state": "stopped"})
+    assert shown(provider, number)["ports"] == {}
+    assert not answered()
+    say(provider, "PUT", f"/api/v0/instances/{number}/", {"state": "running"})
+    eventually("it runs", lambda: shown(provider, number)["actual_status"] == "running")
+    assert shown(provider, number)["ports"] == ports
+    eventually("a datagram comes back", answered)
+    say(provider, "DELETE", f"/api/v0/instances/{number}/")
 
 
 def test_flags_of_docker_may_be_the_environment(provider: Simulator) -> None:

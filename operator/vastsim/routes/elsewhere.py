@@ -53,8 +53,8 @@ SEARCHES = ("/api/v0/network_volumes/search", "/api/v0/volumes/search")
 KNOWN = re.compile(
     r"""/api/v0/(
         auth/apikeys (/\d+)?
-      | autojobs (/\d+)? | endptjobs (/\d+)?
-      | deployments | deployment/\d+ (/versions|/start|/stop)?
+      | autojobs (/\d+)? | endptjobs (/\d+)? | workergroups (/\d+)?
+      | deployments | deployment/\d+ (/versions|/start|/stop|/download_url)?
       | cluster (/remove_machine)? | overlay
       | commands/(reset_apikey | transfer_credit | copy_direct | rclone | rsync)
       | commands/schedule_job (/\d+)?

@@ -281,7 +281,7 @@ def _rent(state: State, account: int, offer: int, wanted: Wanted) -> dict[str, A
     unpulled = strikes("pull_fails")
     failed_pull = _failed_pull(unpulled, image) if unpulled else _denied(wanted)
     if failed_pull is None and "/bin/sh" in image_of(image).lacks and wanted.ask.is_reached_by_ssh:
-        failed_pull = FailedPull(NO_SHELL)
+        failed_pull = FailedPull(NO_SHELL, is_created=True)
     left_standing = strikes("left_standing")
     try:
         lease = state.market.rent(
