@@ -313,6 +313,8 @@ def test_the_command_line_shows_what_was_billed(vastai: CommandLine, simulator: 
     down = next(item for item in row["items"] if item["type"] == "bwd")
     assert down["description"].startswith("400.000 GB at $")
     assert f"{number}" in vastai("show", "invoices-v1", "-c", "-f", "tree", "-v")
+    assert len(vastai.raw("show", "invoices-v1", "-c", "-ct", "i")["results"]) == 1
+    assert vastai.raw("show", "invoices-v1", "-c", "-ct", "v")["results"] == []
     (paid,) = vastai.raw("show", "invoices-v1", "-i")["results"]
     assert (paid["type"], paid["amount"]) == ("credit", 100.0)
     old = vastai.raw("show", "invoices")
