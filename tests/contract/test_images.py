@@ -91,7 +91,8 @@ async def test_a_workload_finds_the_images_environment_and_no_other(
     assert seen["CONTAINER_ID"] == str(machine.number)
     shells = {"PWD", "SHLVL", "OLDPWD", "_", PROGRESS_VARIABLE}
     providers = {"CONTAINER_ID", "VAST_CONTAINERLABEL", "GPU_COUNT", "PUBLIC_IPADDR", "HOSTNAME"}
-    known = {*chosen.environment, "HOME", "PATH", "DATA_DIRECTORY", *shells, *providers}
+    providers |= {"DATA_DIRECTORY", "VAST_TCP_PORT_22"}
+    known = {*chosen.environment, "HOME", "PATH", *shells, *providers}
     assert set(seen) <= known
 
 
