@@ -21,6 +21,8 @@ Of rents, and of machines from their rent to their end; all take `image`:
 | | | seconds, then it is there again with its disk |
 | `outbid` | `seconds`, `lasts` | so long after an interruptible machine began to run, its GPUs go |
 | | | to somebody else; it gets them back by itself after `lasts` seconds |
+| `price_increase` | `seconds`, `factor` | so long after a machine on demand began to run, its |
+| | | host asks for `factor` (2) times its price, which holds once the client accepts it |
 | `mislabelled` | | the machine's GPUs report another model than the offer names |
 | `broken_gpu` | | its GPUs do not answer |
 | `slow_disk` | | its disk is slow |
@@ -133,6 +135,7 @@ RENTS = {
     "host_dies": "seconds",
     "host_away": "seconds lasts",
     "outbid": "seconds lasts",
+    "price_increase": "seconds factor",
     "mislabelled": "",
     "broken_gpu": "",
     "slow_disk": "",
@@ -164,7 +167,7 @@ OPTIONS = {
     "null_in_offer": ("field",),
 }
 """What each fault takes besides `count` and `probability`."""
-LOWEST = {"count": -1, "probability": 0, "lasts": -1, "listings": 1}
+LOWEST = {"count": -1, "probability": 0, "lasts": -1, "listings": 1, "factor": 1}
 HIGHEST = {"probability": 1}
 WHOLE = ("count", "listings")
 DATES = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
@@ -193,6 +196,7 @@ class Fault:
     shows: str = ""
     """One of FLICKERS; empty = by chance."""
     listings: int = 1
+    factor: float = 2.0
     field: str = ""
     """One of ROW_NULLS or OFFER_NULLS; empty = by chance."""
 
@@ -304,6 +308,7 @@ def _fault(name: str, options: object) -> Fault:
         words=options.get("words", ""),
         shows=options.get("shows", ""),
         listings=options.get("listings", 1),
+        factor=options.get("factor", 2),
         field=options.get("field", ""),
     )
 

@@ -109,7 +109,9 @@ class Lease:
     failed_pull: FailedPull | None = None
     """Why its image is never pulled; None = it is."""
     rebids: Changes = ()
-    """The later bids of an interruptible machine."""
+    """The later bids of an interruptible machine, or the raised prices of another one."""
+    increase: tuple[float, Fraction] | None = None
+    """From when on its host asks for how many US dollars per hour; the client has not answered."""
     traffic: tuple[tuple[float, Fraction, Fraction], ...] = ()
     """What was downloaded and uploaded up to then, in gigabytes, each time that it was counted."""
 
@@ -346,6 +348,24 @@ class Market:
             most = sum(one.gpu_usd_per_hour + one.storage_usd_per_hour for one in every)
             self._solvent_until = now + float(min(left.values()) / most * 3600)
         return tuple(lease for lease in on if left[lease.account] <= 0)
+
+    def increases(self, now: float, account: int = ACCOUNT) -> tuple[Lease, ...]:
+        """Returns the leases of an account whose host asks for more by now."""
+        return tuple(
+            lease
+            for lease in self.leases.values()
+            if lease.account == account
+            and lease.state != "destroyed"
+            and lease.increase is not None
+            and lease.increase[0] <= now
+        )
+
+    def answer_increase(self, number: int, now: float, *, is_accepted: bool) -> Lease:
+        """Raises the price of a lease as its host asks for, or leaves it as it is."""
+        lease = self.leases[number]
+        if is_accepted and lease.increase is not None:
+            lease = self.change(number, rebids=(*lease.rebids, (now, lease.increase[1])))
+        return self.change(number, increase=None)
 
     def outbid(self, number: int, now: float) -> Lease:
         """Takes the GPUs from a lease; its disk stays and is still billed."""

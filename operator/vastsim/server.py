@@ -13,7 +13,17 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from vastsim.market import RefusedError
 from vastsim.requests import CutError, Provider, refusal_of
-from vastsim.routes import account, controls, elsewhere, instances, keys, offers, page, rents
+from vastsim.routes import (
+    account,
+    controls,
+    elsewhere,
+    increases,
+    instances,
+    keys,
+    offers,
+    page,
+    rents,
+)
 from vastsim.state import State
 
 TICK_SECONDS = 0.1
@@ -46,6 +56,7 @@ def simulator(state: State) -> Asgi:
     rents.register(provider, state)
     account.register(provider, state)
     keys.register(provider, state)
+    increases.register(provider, state)
     controls.register(app, state)
     page.register(app, state)
     elsewhere.register(app, state)

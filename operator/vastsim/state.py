@@ -7,6 +7,7 @@ import secrets
 import shlex
 import time
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from vastsim.faults import Fault, Faults
@@ -223,7 +224,12 @@ class State:
         if fault is not None:
             at = self.now() + fault.seconds
             self.market.change(lease.number, dies_at=at, returns_at=at + _lasting(fault))
-        if lease.ask.bid_usd_per_hour is not None:
+        if lease.ask.bid_usd_per_hour is None:
+            fault = self.faults.strikes("price_increase", image=lease.ask.image)
+            if fault is not None:
+                usd = lease.gpu_usd_per_hour * Fraction(str(fault.factor))
+                self.market.change(lease.number, increase=(self.now() + fault.seconds, usd))
+        else:
             fault = self.faults.strikes("outbid", image=lease.ask.image)
             if fault is not None:
                 at = self.now() + fault.seconds

@@ -220,3 +220,32 @@ def test_a_host_is_away_for_a_while_and_comes_back_with_its_disk(simulator: Simu
     eventually("it is away", lambda: simulator.ledger()[0]["state"] == "offline")
     eventually("it runs again", lambda: simulator.ledger()[0]["state"] == "running")
     assert simulator.ledger()[0]["id"] == number
+
+
+def test_a_host_asks_for_more_and_gets_it_once_the_client_accepts(simulator: Simulator) -> None:
+    """Rejected, it goes on at the old price; a number is good for one answer."""
+    simulator.faults(price_increase={"factor": 3, "count": 2})
+    first, second = runs(simulator, "a", "b")
+    (before,) = {one["usd_per_hour"] for one in simulator.ledger() if one["id"] == first}
+    path = "/api/v0/instances/pending-price-increases/"
+
+    asked = simulator.ask("GET", path)["pending_price_increases"]
+    answers = [
+        send(
+            simulator,
+            "PUT",
+            f"/api/v0/instances/{how}-price-increase/",
+            {"pending_price_increase_id": one["pending_price_increase_id"]},
+        )[0]
+        for one, how in [(asked[0], "accept"), (asked[0], "accept"), (asked[1], "reject")]
+    ]
+
+    assert [one["contract_id"] for one in asked] == [first, second]
+    for one in asked:
+        assert one["new_gpu_costpersec"] == pytest.approx(3 * one["old_gpu_costpersec"])
+    assert answers == [200, 404, 200]
+    assert simulator.ask("GET", path)["count"] == 0
+    after = {one["id"]: float(one["usd_per_hour"]) for one in simulator.ledger()}
+    gpu = asked[0]["old_gpu_costpersec"] * 3600
+    assert after[first] == pytest.approx(float(before) + 2 * gpu, rel=1e-3)
+    assert after[second] < after[first]

@@ -91,7 +91,7 @@ def _changes(provider: Provider, state: State) -> None:
     async def change(number: int, request: Request) -> JSONResponse:
         lease = own(request, state, number)
         body = await body_of(request)
-        _only(body, {"label", "state"})
+        only(body, {"label", "state"})
         label = label_of(body.get("label"), LABEL_MAX)
         if "state" in body:
             await _bring(state, lease, body["state"])
@@ -108,7 +108,7 @@ def _changes(provider: Provider, state: State) -> None:
     async def change_bid(number: int, request: Request) -> JSONResponse:
         lease = own(request, state, number)
         body = await body_of(request)
-        _only(body, {"client_id", "price"})
+        only(body, {"client_id", "price"})
         price = body.get("price")
         bid = None if price is None else Fraction(str(number_of(price)))
         if bid is not None and not BID_MIN <= bid <= BID_MAX_OF_A_GPU * lease.facts.num_gpus:
@@ -137,21 +137,6 @@ def _changes(provider: Provider, state: State) -> None:
         found = {"refundable_deposit": 0.0, "total_discount": 0.0, "discount_months": 0}
         return JSONResponse({"success": True, **found})
 
-    @provider.route("GET", "/instances/pending-price-increases")
-    async def price_increases(request: Request) -> JSONResponse:
-        account_of(request, state)
-        found = {"count": 0, "truncated": False, "pending_price_increases": []}
-        return JSONResponse({"success": True, **found})
-
-    @provider.route("PUT", "/instances/accept-price-increase")
-    @provider.route("PUT", "/instances/reject-price-increase")
-    async def answer_price_increase(request: Request) -> JSONResponse:
-        account_of(request, state)
-        body = await body_of(request)
-        _only(body, {"pending_price_increase_id"})
-        integer(body.get("pending_price_increase_id"))
-        raise RefusedError(404, "no_pending_price_increase", "No such price increase is pending.")
-
 
 def _of_the_container(provider: Provider, state: State) -> None:
     @provider.route("PUT", "/instances/reboot/{number:int}")
@@ -170,7 +155,7 @@ def _of_the_container(provider: Provider, state: State) -> None:
     async def request_logs(number: int, request: Request) -> JSONResponse:
         lease = own(request, state, number)
         body = await body_of(request)
-        _only(body, {"tail", "filter", "daemon_logs"})
+        only(body, {"tail", "filter", "daemon_logs"})
         text = state.machines.log(number)
         if body.get("daemon_logs") in ("true", True):
             # What the host's own daemon says of the container.
@@ -187,7 +172,7 @@ def _of_the_container(provider: Provider, state: State) -> None:
         lease = own(request, state, number)
         # The provider's own status for a body of a command that is not JSON.
         body = await body_of(request, 483)
-        _only(body, {"command"})
+        only(body, {"command"})
         command = _command(body.get("command"))
         _running(lease)
         url = state.deliver(await state.machines.run(number, command))
@@ -202,15 +187,15 @@ def _of_the_container(provider: Provider, state: State) -> None:
         raise RefusedError(400, "invalid_args", "Snapshots are not available on this host.")
 
 
-def _only(body: dict[str, Any], known: set[str]) -> None:
-    """Raises RefusedError for what would be dropped."""
+def only(body: dict[str, Any], known: set[str]) -> None:
+    """Raises RefusedError for what would be dropped of a body."""
     unknown = sorted(set(body) - known)
     if unknown:
         raise RefusedError(400, "invalid_args", f"{unknown[0]}: Extra inputs are not permitted")
 
 
 def _numbers(body: dict[str, Any], name: str, known: set[str]) -> list[int]:
-    _only(body, known)
+    only(body, known)
     numbers = body.get(name)
     if (
         not isinstance(numbers, list)
