@@ -93,7 +93,7 @@ class LivingMarket(Market):
         hours = (now - self._began) / 3600
         while self._events and self._events[0][0] <= hours:
             at, number, what = self._events[0]
-            rate = self._happens(self._machines[number], what, self._began + at * 3600)
+            rate = self._happens(self._machines[number], what, now)
             heapreplace(self._events, (at + self._life.expovariate(rate), number, what))
 
     def rent(self, offer: int, ask: Ask, now: float, **more: Any) -> Lease:

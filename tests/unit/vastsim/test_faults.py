@@ -32,16 +32,17 @@ def test_every_fault_strikes_as_often_as_it_is_asked_for(name: str) -> None:
 def test_a_fault_strikes_by_chance_from_the_seed_whatever_else_is_asked_for() -> None:
     """About as often as it is likely, until it is withdrawn."""
 
-    def strikes(seed: int, **more: object) -> list[bool]:
+    def strikes(seed: int, *names: str) -> dict[str, list[bool]]:
         faults = Faults(seed)
-        faults.ask({"list_omit": {"probability": 0.3}, **more})
-        return [
-            [faults.strikes("list_omit"), faults.strikes("hang")][0] is not None
-            for _ in range(1000)
-        ]
+        faults.ask({name: {"probability": 0.3} for name in names})
+        found = [{name: faults.strikes(name) is not None for name in names} for _ in range(1000)]
+        assert {one.count for one in faults.asked().values()} == {-1}
+        return {name: [one[name] for one in found] for name in names}
 
-    assert strikes(1) == strikes(1, hang={"probability": 0.5}) != strikes(2)
-    assert 240 < sum(strikes(1)) < 360
+    alone, both = strikes(1, "list_omit"), strikes(1, "hang", "list_omit")
+    assert alone["list_omit"] == both["list_omit"] != both["hang"]
+    assert alone != strikes(2, "list_omit")
+    assert 240 < sum(alone["list_omit"]) < 360
 
 
 @pytest.mark.parametrize(

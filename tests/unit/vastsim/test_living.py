@@ -1,11 +1,12 @@
 """The market in which strangers act, at the rates that were fitted."""
 
+import math
 from collections import Counter
 from fractions import Fraction
 
 import pytest
 
-from vastsim.living import AVAILABLE_SHARE, LivingMarket
+from vastsim.living import AVAILABLE_SHARE, PRICE_SPREAD, LivingMarket
 from vastsim.market import Ask, Lease, RefusedError, Timing
 from vastsim.offers import Facts, read_market
 from vastsim.wire import instance_row, offer_row
@@ -105,10 +106,27 @@ def test_prices_and_bids_change_at_the_fitted_rates_and_do_not_drift() -> None:
     assert 0.01 < priced < 0.027
     assert 0.016 < bids < 0.035
 
-    mean = sum(float(one.dph_base) for one in before.values()) / len(before)
+    captured = {(one.dlperf, one.num_gpus, one.disk_space): one for one in CAPTURED}
+    for hours in (0, 100):
+        market.live(NOW + hours * HOUR)
+        moved = [
+            math.log(float(one.dph_base) / float(captured[key].dph_base))
+            for one in market.offers.values()
+            if (key := (one.dlperf, one.num_gpus, one.disk_space)) in captured
+        ]
+        assert abs(sum(moved) / len(moved)) < 0.02
+        assert sum(map(abs, moved)) / len(moved) == pytest.approx(PRICE_SPREAD, rel=0.2)
+
+
+def test_an_offer_that_somebody_took_away_is_not_given_back_by_a_new_price() -> None:
+    """As a fault does it: what is gone is gone."""
+    market = living()
+    gone = list(market.offers)
+    for number in gone:
+        del market.offers[number]
     market.live(NOW + 100 * HOUR)
-    later = sum(float(one.dph_base) for one in market.offers.values()) / len(market.offers)
-    assert abs(later / mean - 1) < 0.1
+    assert market.offers
+    assert not set(gone) & set(market.offers)
 
 
 def test_siblings_vanish_with_a_rent_and_come_back_under_new_numbers() -> None:

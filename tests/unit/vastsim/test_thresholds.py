@@ -98,7 +98,7 @@ def test_the_daily_quota_counts_rows_until_midnight() -> None:
     thresholds = Thresholds(daily_search_rows=100)
     thresholds.answered(99, address="192.0.2.1", now=NOON)
     assert call(thresholds, SEARCH, 1) is None
-    thresholds.answered(64, address="192.0.2.1", now=NOON)
+    thresholds.answered(1, address="192.0.2.1", now=NOON)
 
     refused = call(thresholds, SEARCH, 2)
 
