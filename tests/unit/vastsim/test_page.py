@@ -139,7 +139,7 @@ def test_texts_of_users_are_shown_and_do_nothing(text: str) -> None:
     assert {name for name, _ in parsed.attributes} == {name for name, _ in expected.attributes}
     assert parsed.open == []
     assert made.encode("utf-8")
-    assert len(made) < 40_000
+    assert "x" * 81 not in made
     assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\ud800-\udfff]", made)
 
 
