@@ -151,6 +151,8 @@ def main() -> None:
     try:
         facts = read_market(options.market)
         ports = _ports(options.ssh_ports)
+        if options.living < 0:
+            raise ValueError(f"--living must be 0 or more, not {options.living}")
         thresholds = Thresholds(
             options.seed,
             scale=options.threshold_scale,

@@ -1,24 +1,30 @@
 """The simulator's own behaviour over HTTP: thresholds, faults, and what it refuses."""
 
 import json
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.parts import KEY, Simulator, eventually
+from tests.integration.parts import KEY, Simulator, environment, eventually
 
 Object = dict[str, Any]
 
 
 def send(
-    simulator: Simulator, method: str, path: str, body: Object | None = None, key: str = KEY
+    url: str, method: str, path: str, body: Object | None = None, key: str = KEY
 ) -> tuple[int, bytes, Any]:
     """Sends a request and returns status, body and headers of its answer."""
     request = urllib.request.Request(
-        simulator.url + path,
+        url + path,
         method=method,
         data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {key}"},
@@ -54,10 +60,12 @@ def test_calls_that_come_too_often_are_refused_and_counted(simulator: Simulator)
     one = f"/api/v0/instances/{number}/"
     simulator.ask("PUT", "thresholds", {"scale": 100, "retry_after_share": 1})
 
-    statuses = [send(simulator, "GET", "/api/v1/instances/")[0] for _ in range(3)]
-    by_owner = [send(simulator, "PUT", one, {"label": "x"})[0] for _ in range(2)]
-    by_machine = [send(simulator, "PUT", one, {"state": "stopped"}, own_key)[0] for _ in range(2)]
-    status, body, headers = send(simulator, "GET", "/api/v1/instances/")
+    statuses = [send(simulator.url, "GET", "/api/v1/instances/")[0] for _ in range(3)]
+    by_owner = [send(simulator.url, "PUT", one, {"label": "x"})[0] for _ in range(2)]
+    by_machine = [
+        send(simulator.url, "PUT", one, {"state": "stopped"}, own_key)[0] for _ in range(2)
+    ]
+    status, body, headers = send(simulator.url, "GET", "/api/v1/instances/")
 
     assert (statuses, by_owner, by_machine) == ([200, 429, 429], [200, 429], [200, 429])
     assert (status, json.loads(body)) == (
@@ -85,8 +93,10 @@ def test_a_refused_rent_rents_nothing_and_a_refused_destroy_destroys_nothing(
     offers = simulator.ask("POST", "/api/v0/bundles/", query)["offers"]
     simulator.ask("PUT", "thresholds", {"scale": 100})
 
-    rents = [send(simulator, "PUT", f"/api/v0/asks/{one['id']}/", {"image": "x"}) for one in offers]
-    ends = [send(simulator, "DELETE", f"/api/v0/instances/{one}/") for one in numbers]
+    rents = [
+        send(simulator.url, "PUT", f"/api/v0/asks/{one['id']}/", {"image": "x"}) for one in offers
+    ]
+    ends = [send(simulator.url, "DELETE", f"/api/v0/instances/{one}/") for one in numbers]
 
     assert [one[0] for one in rents] == [200, 429]
     assert rents[1][1] == b"API requests too frequent: endpoint threshold=450"
@@ -99,8 +109,8 @@ def test_the_daily_quota_ends_searches(simulator: Simulator) -> None:
     """Even with no thresholds, when so many rows were answered."""
     simulator.ask("PUT", "thresholds", {"daily_search_rows": 65})
 
-    statuses = [send(simulator, "POST", "/api/v0/bundles/", {})[0] for _ in range(3)]
-    status, body, headers = send(simulator, "POST", "/api/v0/bundles/", {})
+    statuses = [send(simulator.url, "POST", "/api/v0/bundles/", {})[0] for _ in range(3)]
+    status, body, headers = send(simulator.url, "POST", "/api/v0/bundles/", {})
 
     assert (statuses, status) == ([200, 200, 429], 429)
     assert json.loads(body) == {"error": "search_quota_exceeded"}
@@ -114,7 +124,7 @@ def test_a_control_that_cannot_be_done_is_refused_with_a_message(
     simulator: Simulator, control: str
 ) -> None:
     """And says what could be asked for."""
-    status, body, _ = send(simulator, "PUT", f"/sim/{control}", {"hangs": {}})
+    status, body, _ = send(simulator.url, "PUT", f"/sim/{control}", {"hangs": {}})
     assert status == 400
     assert "'hangs'; known are" in json.loads(body)["detail"]
 
@@ -122,17 +132,17 @@ def test_a_control_that_cannot_be_done_is_refused_with_a_message(
 def test_others_can_use_the_account_as_well(simulator: Simulator) -> None:
     """Then there are refusals by nobody's own doing."""
     simulator.faults(too_many_requests={"path": "/instances"})
-    statuses = [send(simulator, "GET", "/api/v1/instances/")[0] for _ in range(2)]
+    statuses = [send(simulator.url, "GET", "/api/v1/instances/")[0] for _ in range(2)]
     assert statuses == [429, 200]
 
 
 def test_one_date_is_sent_and_it_is_skewed_when_asked(simulator: Simulator) -> None:
     """By hours, and to the year 9999."""
     simulator.faults(date_skew={"seconds": 7200, "path": "/instances"})
-    _, _, skewed = send(simulator, "GET", "/api/v1/instances/")
-    _, _, right = send(simulator, "GET", "/api/v1/instances/")
+    _, _, skewed = send(simulator.url, "GET", "/api/v1/instances/")
+    _, _, right = send(simulator.url, "GET", "/api/v1/instances/")
     simulator.faults(date_skew={"seconds": 1e12})
-    _, _, far = send(simulator, "GET", "/api/v1/instances/")
+    _, _, far = send(simulator.url, "GET", "/api/v1/instances/")
 
     for headers, off in ((skewed, 7200), (right, 0)):
         (date,) = headers.get_all("Date")
@@ -177,11 +187,11 @@ def test_a_log_comes_late_or_never(simulator: Simulator) -> None:
     simulator.faults(log_late={"seconds": 5}, log_never={})
     never, late, usual = log(), log(), log()
     began = time.monotonic()
-    eventually("the usual log", lambda: send(simulator, "GET", usual)[0] == 200)
-    eventually("the late log", lambda: send(simulator, "GET", late)[0] == 200)
+    eventually("the usual log", lambda: send(simulator.url, "GET", usual)[0] == 200)
+    eventually("the late log", lambda: send(simulator.url, "GET", late)[0] == 200)
 
     assert time.monotonic() - began > 4.5
-    assert send(simulator, "GET", never)[0] == 404
+    assert send(simulator.url, "GET", never)[0] == 404
 
 
 def test_a_bid_is_too_low_by_chance_and_leaves_a_machine(simulator: Simulator) -> None:
@@ -191,7 +201,7 @@ def test_a_bid_is_too_low_by_chance_and_leaves_a_machine(simulator: Simulator) -
     (offer,) = simulator.ask("POST", "/api/v0/bundles/", query)["offers"]
     body = {"image": "x", "price": offer["min_bid"]}
 
-    status, answer, _ = send(simulator, "PUT", f"/api/v0/asks/{offer['id']}/", body)
+    status, answer, _ = send(simulator.url, "PUT", f"/api/v0/asks/{offer['id']}/", body)
 
     assert status == 400
     (lease,) = simulator.ledger()
@@ -232,7 +242,7 @@ def test_a_host_asks_for_more_and_gets_it_once_the_client_accepts(simulator: Sim
     asked = simulator.ask("GET", path)["pending_price_increases"]
     answers = [
         send(
-            simulator,
+            simulator.url,
             "PUT",
             f"/api/v0/instances/{how}-price-increase/",
             {"pending_price_increase_id": one["pending_price_increase_id"]},
@@ -249,3 +259,84 @@ def test_a_host_asks_for_more_and_gets_it_once_the_client_accepts(simulator: Sim
     gpu = asked[0]["old_gpu_costpersec"] * 3600
     assert after[first] == pytest.approx(float(before) + 2 * gpu, rel=1e-3)
     assert after[second] < after[first]
+
+
+@contextmanager
+def started(folder: Path, *options: str) -> Iterator[Object]:
+    """Runs the simulator with these options and no others; gives the line that it prints."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vastsim", "--port", "0", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(VASTSIM_API_KEY=KEY, TMPDIR=str(folder)),
+    )
+    with process:
+        try:
+            assert process.stdout is not None, "asked for as a pipe"
+            yield json.loads(process.stdout.readline())
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+def test_thresholds_are_on_and_the_seed_is_printed_unless_somebody_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    """The one seed is the market's and that of all chances."""
+    with started(tmp_path, "--seed", "7") as said:
+        url = said["url"]
+        statuses = [send(url, "GET", "/api/v1/instances/")[0] for _ in range(2)]
+        searches = [send(url, "POST", "/api/v0/bundles/", {})[0] for _ in range(11)]
+    assert said["seed"] == 7
+    assert statuses == [200, 429]
+    assert searches == [200] * 10 + [429]
+
+
+def test_a_market_of_strangers_lives_in_the_simulator(tmp_path: Path) -> None:
+    """Thousands of offers; what is rented takes its siblings with it, and they come back."""
+    options = ("--threshold-scale", "0", "--living", "2000", "--search-cap", "9999")
+    with started(tmp_path, *options, "--boot-seconds", "1e6", "1e6") as said:
+        url = said["url"]
+
+        def offers() -> list[Object]:
+            found: list[Object] = json.loads(send(url, "POST", "/api/v0/bundles/", {})[1])["offers"]
+            return found
+
+        first = offers()
+        machines = Counter(one["machine_id"] for one in first)
+        whole = next(
+            one for one in first if machines[one["machine_id"]] > 2 and one["gpu_frac"] == 1
+        )
+        body: Object = {"image": "x", "disk": 8}
+        rented = json.loads(send(url, "PUT", f"/api/v0/asks/{whole['id']}/", body)[1])
+        between = offers()
+        send(url, "DELETE", f"/api/v0/instances/{rented['new_contract']}/")
+        after = offers()
+
+    assert len(first) >= 2000
+    assert machines[whole["machine_id"]] > 2
+    assert not [one for one in between if one["machine_id"] == whole["machine_id"]]
+    back = [one for one in after if one["machine_id"] == whole["machine_id"]]
+    assert len(back) == machines[whole["machine_id"]]
+    assert not {one["id"] for one in back} & {one["id"] for one in first}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--threshold-scale", "-1"], "scale must be 0 to 1e+06, not -1.0"),
+        (["--daily-search-rows", "-1"], "daily_search_rows must be 0 to 1e+09, not -1"),
+        (["--retry-after-share", "2"], "retry_after_share must be 0 to 1, not 2.0"),
+        (["--living", "-1"], "--living must be 0 or more, not -1"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_at_the_start(options: list[str], message: str) -> None:
+    """Nothing listens then."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vastsim", "--port", "0", *options],
+        capture_output=True,
+        text=True,
+        env=environment(VASTSIM_API_KEY=KEY),
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
