@@ -157,16 +157,17 @@ class Query:
         for one in self.filters:
             items = one.chosen(items, meant(one.column))
         for name, down in reversed(self.order):
-            items = sorted(items, key=_sorting(column(name)), reverse=down)
+            items = _sorted(items, column(name), down=down)
         return items[: min(cap if self.limit is None else self.limit, cap)]
 
 
-def _sorting(value: Callable[[Item], Any]) -> Callable[[Item], tuple[bool, Any]]:
-    def key(item: Item) -> tuple[bool, Any]:
-        held = value(item)
-        return (held is None, 0 if held is None else held)
-
-    return key
+def _sorted(items: list[Item], value: Callable[[Item], Any], *, down: bool) -> list[Item]:
+    """Returns items in the order of their values; None is the highest one."""
+    values = [value(item) for item in items]
+    without = [place for place, held in enumerate(values) if held is None]
+    places = [place for place, held in enumerate(values) if held is not None]
+    places.sort(key=values.__getitem__, reverse=down)
+    return [items[place] for place in ([*without, *places] if down else [*places, *without])]
 
 
 def read_query(query: Any, columns: frozenset[str]) -> Query:
@@ -275,23 +276,25 @@ def search_offers(
     """
     if not offers:
         return []
-    hardware = next(iter(offers.values())).hardware
-    wanted = read_query(query, frozenset(FIGURES) | frozenset(hardware))
+    hardware = {number: facts.hardware for number, facts in offers.items()}
+    wanted = read_query(query, frozenset(FIGURES) | frozenset(next(iter(hardware.values()))))
 
-    def column(name: str) -> Callable[[Offered], Any]:
-        return FIGURES.get(name) or (lambda one: one.hardware[name])
+    # Numbers, not objects: thousands of these in each search would start the garbage collector.
+    def column(name: str) -> Callable[[int], Any]:
+        if figure := FIGURES.get(name):
+            terms = (now, wanted.disk_gb, wanted.is_bid)
+            return lambda number: figure(Offered(number, offers[number], *terms))
+        return lambda number: hardware[number][name]
 
-    def meant(name: str) -> Callable[[Offered], Any]:
+    def meant(name: str) -> Callable[[int], Any]:
         made = QUERY_ONLY.get(name)
-        return column(name) if made is None else lambda one: made(one.hardware)
+        return column(name) if made is None else lambda number: made(hardware[number])
 
-    terms = (now, wanted.disk_gb, wanted.is_bid)
-    items = [Offered(number, facts, facts.hardware, *terms) for number, facts in offers.items()]
-    chosen = wanted.chosen(items, column, meant, cap)
+    chosen = wanted.chosen(list(offers), column, meant, cap)
     return _numbered(
         [
-            offer_row(one.number, one.facts, now, wanted.disk_gb, is_bid=wanted.is_bid)
-            for one in chosen
+            offer_row(number, offers[number], now, wanted.disk_gb, is_bid=wanted.is_bid)
+            for number in chosen
         ]
     )
 

@@ -20,8 +20,6 @@ class Offered(NamedTuple):
 
     number: int
     facts: Facts
-    hardware: Mapping[str, Any]
-    """Of the facts, at hand because it is looked at most."""
     now: float
     disk_gb: float
     is_bid: bool
@@ -35,7 +33,7 @@ class Offered(NamedTuple):
     @property
     def disk_hour(self) -> float:
         """The price of the disk in US dollars per hour."""
-        price: float = self.hardware["storage_cost"]
+        price: float = self.facts.hardware["storage_cost"]
         return price * self.disk_gb / 720
 
     @property
@@ -58,11 +56,11 @@ FIGURES: Mapping[str, Callable[[Offered], Any]] = {
     "dph_total": lambda one: one.total,
     "discounted_dph_total": lambda one: one.total,
     "dph_total_adj": lambda one: (
-        one.total + one.hardware["inet_up_cost"] + one.hardware["inet_down_cost"]
+        one.total + one.facts.hardware["inet_up_cost"] + one.facts.hardware["inet_down_cost"]
     ),
     "dlperf_per_dphtotal": lambda one: one.facts.dlperf / max(one.total, 0.001),
-    "flops_per_dphtotal": lambda one: one.hardware["total_flops"] / max(one.total, 0.001),
-    "vram_costperhour": lambda one: one.base / (one.hardware["gpu_total_ram"] / 1024),
+    "flops_per_dphtotal": lambda one: one.facts.hardware["total_flops"] / max(one.total, 0.001),
+    "vram_costperhour": lambda one: one.base / (one.facts.hardware["gpu_total_ram"] / 1024),
     "storage_total_cost": lambda one: one.disk_hour,
     "disk_space": lambda one: one.facts.disk_space,
     "score": lambda one: one.facts.dlperf / max(one.total, 0.001),
@@ -82,7 +80,7 @@ def offer_row(
     is_bid: bool = False,
 ) -> dict[str, Any]:
     """Returns an offer as a search shows it."""
-    offered = Offered(number, facts, facts.hardware, now, disk_gb, is_bid)
+    offered = Offered(number, facts, now, disk_gb, is_bid)
     stopped = float(facts.stopped_storage_cost or facts.storage_cost) * disk_gb / 720
     return {
         **facts.hardware,
