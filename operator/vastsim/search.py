@@ -1,8 +1,10 @@
 """The offer query: filters, order, limit (vastsim/FACTS.md, Search)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import compress
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -21,6 +23,8 @@ DISK_GB_MAX = 1e6
 Item = TypeVar("Item")
 Row = Mapping[str, Any]
 Test = Callable[[Any], bool]
+Values = Callable[[list[Item]], Iterable[Any]]
+"""What reads a value of each of some items."""
 
 
 def _number(value: Any) -> Any:
@@ -108,14 +112,14 @@ class Filter:
     column: str
     tests: tuple[Test, ...]
 
-    def chosen(self, items: list[Item], value: Callable[[Item], Any]) -> list[Item]:
-        """Returns the items whose value, as `value` reads it, is as asked for."""
+    def chosen(self, items: list[Item], values: Values[Item]) -> list[Item]:
+        """Returns the items whose value is as asked for."""
         known = _Known(self.tests)
         try:
-            return [item for item in items if known[value(item)]]
+            return list(compress(items, map(known.__getitem__, values(items))))
         except TypeError:
             # Some values, such as lists, cannot be keys.
-            return [item for item in items if known.__missing__(value(item))]
+            return list(compress(items, map(known.__missing__, values(items))))
 
 
 class _Known(dict[Any, bool]):
@@ -145,14 +149,14 @@ class Query:
     def chosen(
         self,
         items: list[Item],
-        column: Callable[[str], Callable[[Item], Any]],
-        meant: Callable[[str], Callable[[Item], Any]],
+        column: Callable[[str], Values[Item]],
+        meant: Callable[[str], Values[Item]],
         cap: int,
     ) -> list[Item]:
         """Returns the items that fit, in order, at most `cap`.
 
-        By its name, `column` returns what reads a column of an item, and `meant` what reads what
-        a query means by it.
+        By its name, `column` returns what reads a column of items, and `meant` what reads what a
+        query means by it.
         """
         for one in self.filters:
             items = one.chosen(items, meant(one.column))
@@ -161,12 +165,12 @@ class Query:
         return items[: min(cap if self.limit is None else self.limit, cap)]
 
 
-def _sorted(items: list[Item], value: Callable[[Item], Any], *, down: bool) -> list[Item]:
+def _sorted(items: list[Item], values: Values[Item], *, down: bool) -> list[Item]:
     """Returns items in the order of their values; None is the highest one."""
-    values = [value(item) for item in items]
-    without = [place for place, held in enumerate(values) if held is None]
-    places = [place for place, held in enumerate(values) if held is not None]
-    places.sort(key=values.__getitem__, reverse=down)
+    held = list(values(items))
+    without = [place for place, value in enumerate(held) if value is None]
+    places = [place for place, value in enumerate(held) if value is not None]
+    places.sort(key=held.__getitem__, reverse=down)
     return [items[place] for place in ([*without, *places] if down else [*places, *without])]
 
 
@@ -261,10 +265,13 @@ def search(rows: list[dict[str, Any]], query: Mapping[str, Any], cap: int) -> li
     """Returns the rows that a query asks for; raises RefusedError."""
     wanted = read_query(query, frozenset(rows[0]) if rows else frozenset())
 
-    def meant(name: str) -> Callable[[Row], Any]:
-        return QUERY_ONLY.get(name, itemgetter(name))
+    def column(name: str) -> Values[dict[str, Any]]:
+        return partial(map, itemgetter(name))
 
-    return _numbered(wanted.chosen(rows, itemgetter, meant, cap))
+    def meant(name: str) -> Values[dict[str, Any]]:
+        return partial(map, QUERY_ONLY.get(name, itemgetter(name)))
+
+    return _numbered(wanted.chosen(rows, column, meant, cap))
 
 
 def search_offers(
@@ -280,15 +287,18 @@ def search_offers(
     wanted = read_query(query, frozenset(FIGURES) | frozenset(next(iter(hardware.values()))))
 
     # Numbers, not objects: thousands of these in each search would start the garbage collector.
-    def column(name: str) -> Callable[[int], Any]:
+    def column(name: str) -> Values[int]:
         if figure := FIGURES.get(name):
             terms = (now, wanted.disk_gb, wanted.is_bid)
-            return lambda number: figure(Offered(number, offers[number], *terms))
-        return lambda number: hardware[number][name]
+            return partial(map, lambda number: figure(Offered(number, offers[number], *terms)))
+        return of_hardware(itemgetter(name))
 
-    def meant(name: str) -> Callable[[int], Any]:
+    def meant(name: str) -> Values[int]:
         made = QUERY_ONLY.get(name)
-        return column(name) if made is None else lambda number: made(hardware[number])
+        return column(name) if made is None else of_hardware(made)
+
+    def of_hardware(value: Callable[[Row], Any]) -> Values[int]:
+        return lambda numbers: map(value, map(hardware.__getitem__, numbers))
 
     chosen = wanted.chosen(list(offers), column, meant, cap)
     return _numbered(
