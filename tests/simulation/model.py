@@ -377,10 +377,14 @@ class ModelProvider(VastRequests):
         """By image."""
         self.left_standing = 0
         """How many of the next machines stand still until they are told to run."""
+        self.deaf = 0
+        """How many of the next destroys come to nothing."""
         self.lies: set[str] = set()
         """Lies that are told in each listing."""
         self.word: str | None = "running"
         """How each listing shows machines that run."""
+        self.ahead_seconds: float | None = 0.0
+        """How far the Date of each answer is from the time; None = it has none."""
         self.leads: Callable[[Process | None], bool] = lambda _: True
         """Whether a process leads now."""
         self.thresholds = Thresholds()
@@ -451,7 +455,16 @@ class ModelProvider(VastRequests):
         else:
             raise AssertionError(f"{method} {path} is not modelled")
         await self._chance.pause()
-        return Answer(answer, {"Date": format_datetime(self._time.now(), usegmt=True)})
+        return Answer(answer, self._dated())
+
+    def _dated(self) -> dict[str, str]:
+        if self.ahead_seconds is None:
+            return {}
+        try:
+            shown = self._time.now() + timedelta(seconds=self.ahead_seconds)
+        except OverflowError:
+            return {"Date": "Fri, 31 Dec 9999 23:59:59 GMT"}
+        return {"Date": format_datetime(shown, usegmt=True)}
 
     def receive(self, method: str, path: str) -> None:
         """Takes a request; raises RateLimited if it comes too early."""
@@ -521,7 +534,9 @@ class ModelProvider(VastRequests):
         status = node.get("status", {}) if node is not None else {}
         if "end" not in status and status.get("lease", {}).get("instanceID") == number:
             raise Broken(f"{number} is to be destroyed, and its attempt was not ended")
-        if fault != "destroy ignored" and not self._chance.strikes():
+        if self.deaf:
+            self.deaf -= 1
+        elif fault != "destroy ignored" and not self._chance.strikes():
             self.market.enter(number, "destroyed", self.now())
         if self._chance.strikes():
             raise ProviderUnavailable("the answer was lost")

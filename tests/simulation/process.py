@@ -57,6 +57,8 @@ ASTRAY_SECONDS = 14.0
 """How long a request is on its way after its caller has given it up, or that of a second copy."""
 
 CLOCK_STEPS_SECONDS = {"clock ahead": 3600.0, "clock behind": -3600.0}
+DATE_STEPS_SECONDS = {"date ahead": 7200.0, "date behind": -7200.0, "date of another age": 3e11}
+"""The last is no date that a client can read."""
 CLOCK_WRONG_SECONDS = 300.0
 """Until somebody sets it right."""
 SWAPPED_SECONDS = 150.0
@@ -78,10 +80,9 @@ class Fault:
     """How a job may end besides, if this happened to it."""
     blind_seconds: float = 0.0
     """How long nobody can see which machines are ours."""
+    proves_nothing: bool = False
+    """Whether no listing proves a machine gone for a while; that time is charged, as a bound."""
 
-
-EARLY = frozenset({"DeadlineExceeded", "BudgetExhausted"})
-"""How a job ends whose time seems to be up."""
 
 FAULTS = {
     "crash before": Fault(),
@@ -103,8 +104,11 @@ FAULTS = {
     "not found": Fault(frozenset({"destroy", "read_log"})),
     "destroy ignored": Fault(frozenset({"destroy"})),
     "node deleted": Fault(ends=frozenset({"CeilingExceeded", "MachinesDistrusted"})),
-    "clock ahead": Fault(ends=EARLY),
+    "clock ahead": Fault(),
     "clock behind": Fault(),
+    "date ahead": Fault(proves_nothing=True),
+    "date behind": Fault(proves_nothing=True),
+    "date of another age": Fault(proves_nothing=True),
     "account swapped": Fault(blind_seconds=SWAPPED_SECONDS),
     "node vanishes": Fault(ends=frozenset({"CeilingExceeded"})),
 }
@@ -116,7 +120,8 @@ the other one has brought everything to its end, and then goes on where it was. 
 *repeated* one takes effect twice. *Left out*, *repeated*, *denied* (shown as offline), *not found*
 and *ignored* are the provider's lies. A node is deleted, or *vanishes* by force, by a user's hand;
 for a while the token in use is that of another account, which has no credit. The *clock* of one
-process's machine is an hour ahead or behind for a while; what measures intervals goes on.
+process's machine is an hour ahead or behind for a while; what measures intervals goes on. So is the
+*date* of all that the provider answers.
 """
 
 CRASHES = tuple(name for name in FAULTS if name.startswith("crash"))
@@ -296,7 +301,7 @@ class Process:
         if fault in CLOCK_STEPS_SECONDS:
             self.clock.ahead_seconds = CLOCK_STEPS_SECONDS[fault]
             asyncio.get_running_loop().call_later(CLOCK_WRONG_SECONDS, self.clock.set_right)
-        if fault.startswith(("node", "account")):
+        if fault.startswith(("node", "account", "date")):
             self._on_deed(fault)
         await self.here()
 

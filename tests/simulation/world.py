@@ -21,7 +21,15 @@ from tests.simulation.model import (
     ModelProvider,
     VirtualLoop,
 )
-from tests.simulation.process import SWAPPED_SECONDS, Broken, Calls, Process
+from tests.simulation.process import (
+    CLOCK_WRONG_SECONDS,
+    DATE_STEPS_SECONDS,
+    FAULTS,
+    SWAPPED_SECONDS,
+    Broken,
+    Calls,
+    Process,
+)
 
 from gpujob.adapters.errors import AdapterError
 from gpujob.adapters.provider import Provider
@@ -108,7 +116,7 @@ class Operator:
         self._cache = Cache(kube)
         self._vast = vast = process.view(vast)
         self.lock = LeaderLock(kube, clock, SETTINGS, identity=identity)
-        readiness = Readiness()
+        self.readiness = readiness = Readiness()
         door = process.door
         self._market = MarketWatch(vast, clock, SETTINGS.limits, readiness, self._on_listing)
         self._prices = PriceWatch(vast, clock, SETTINGS.limits, self.queue.add)
@@ -253,6 +261,8 @@ class World:
         self.vast.leads = self._leads
         self._unled: dict[int, int] = {}
         """For how many steps each replica has acted without the lock."""
+        self.ahead_seconds = 0.0
+        """How far the wall clock is ahead on whose machine a process starts."""
         self.is_watched = True
         """Whether replicas are told what is written."""
         self._lives = 0
@@ -273,6 +283,7 @@ class World:
     def _replica(self) -> Operator:
         self._lives += 1
         process = Process(self.calls, self._on_crash, self._on_deed)
+        process.clock.ahead_seconds = self.ahead_seconds
         return Operator(self.kube, self.vast, self.drivers, process, f"replica-{self._lives}")
 
     def _leads(self, process: Process | None) -> bool:
@@ -286,7 +297,12 @@ class World:
         task.add_done_callback(self._restarts.discard)
 
     def _on_deed(self, deed: str) -> None:
-        """Somebody lays hands on the nodes or the token."""
+        """Somebody lays hands on the nodes, the token or the provider's clock."""
+        if deed in DATE_STEPS_SECONDS:
+            self.vast.ahead_seconds = DATE_STEPS_SECONDS[deed]
+            later = asyncio.get_running_loop().call_later
+            later(CLOCK_WRONG_SECONDS, setattr, self.vast, "ahead_seconds", 0.0)
+            return
         if deed == "account swapped":
             self.vast.account = ACCOUNT + 1
             back = asyncio.get_running_loop().call_later
@@ -451,11 +467,10 @@ class World:
             ]
             ledger = Decimal(decimal(sum(bills, Fraction(0))))
             ours, ceiling = Decimal(job.status.cost.spent_usd), Decimal(job.spec.cost.ceiling)
-            # By a clock that is ahead more is charged than was spent: what we charge is a bound.
-            bound = ledger if "clock ahead" in self.calls.strikes.values() else ours
+            struck = self.calls.strikes.values()
+            bound = ledger if any(FAULTS[one].proves_nothing for one in struck) else ours
             # The charge is in whole millionths.
-            within = ledger <= ceiling and bound <= ceiling
-            if not ledger <= ours + Decimal("0.000001") or not within:
+            if not ledger <= ours + Decimal("0.000001") or not ledger <= ceiling >= bound:
                 raise Broken(f"{name}: charged {ours} of {ceiling}, cost {ledger}")
 
     def verdict(self) -> Verdict:

@@ -201,7 +201,7 @@ class VastRequests:
         return Listing(
             requested_at=requested_at,
             answered_at=self._clock.monotonic(),
-            provider_time=_date(headers),
+            provider_time=_readable_date(headers),
             account_id=_account(user),
             credit_usd=_credit(user),
             leases=tuple(rows[number] for number in sorted(rows)),
@@ -589,10 +589,15 @@ def _credit(body: Mapping[str, Any]) -> Fraction | None:
 
 def _date(headers: Mapping[str, str]) -> datetime:
     """Returns the provider's clock; an answer without a usable one is of no use for money."""
+    if (found := _readable_date(headers)) is None:
+        raise ProviderUnavailable("an answer has no readable Date header")
+    return found
+
+
+def _readable_date(headers: Mapping[str, str]) -> datetime | None:
+    """Returns the provider's clock; None = the answer does not show it, or shows another age."""
     try:
         found = parsedate_to_datetime(headers["Date"]).astimezone(UTC)
     except (KeyError, ValueError, TypeError, OverflowError):
-        raise ProviderUnavailable("an answer has no readable Date header") from None
-    if found.year not in YEARS:
-        raise ProviderUnavailable(f"the provider's clock shows the year {found.year}")
-    return found
+        return None
+    return found if found.year in YEARS else None

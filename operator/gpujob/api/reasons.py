@@ -72,6 +72,8 @@ MILESTONE = ReasonClass(is_told=True)
 HINDRANCE = ReasonClass(severity=Severity.WARNING, is_told=True)
 """The job waits for something that a person may have to repair."""
 REFUSAL = ReasonClass(severity=Severity.WARNING, is_told=True, is_refusal=True)
+CLOCKS = replace(REFUSAL, is_operators=True)
+"""It stops all rents, and ends nothing."""
 OPERATORS = ReasonClass(
     severity=Severity.WARNING,
     ends=Ends.ATTEMPT,
@@ -228,7 +230,7 @@ class Reason(StrEnum):
     STALE_QUOTE = "StaleQuote", REFUSAL, "The price is too old to decide on."
     CLOCK_SKEW = (
         "ClockSkew",
-        REFUSAL,
+        CLOCKS,
         "The operator's clock and the provider's differ by more than the limit.",
     )
     CONTRACT_TOO_SHORT = (

@@ -7,7 +7,8 @@ may be and what it proves.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from contextlib import suppress
+from datetime import datetime
 from fractions import Fraction
 
 import structlog
@@ -20,6 +21,7 @@ from gpujob.api.reasons import Reason
 from gpujob.controller.readiness import Readiness
 from gpujob.core.limits import Limits
 from gpujob.core.market.account import CreditRefusal, account_problem, credit_problem
+from gpujob.core.market.clocks import PaidTime, joined
 from gpujob.core.market.listings import Listing
 
 LISTINGS_KEPT = 64
@@ -52,6 +54,8 @@ class MarketWatch:
         self._rejected_since: float | None = None
         """Monotonic time since which every listing was refused because of the key."""
         self._refusal: CreditRefusal | None = None
+        self._time: PaidTime | None = None
+        self._asked = asyncio.Event()
 
     @property
     def listings(self) -> tuple[Listing, ...]:
@@ -64,13 +68,16 @@ class MarketWatch:
         return self._listings[-1].account_id if self._listings else None
 
     def now(self) -> datetime:
-        """Returns our time, or the provider's if later, so that paid time never runs back."""
-        ours = self._clock.now()
-        if not self._listings:
-            return ours
-        last = self._listings[-1]
-        theirs = last.provider_time + timedelta(seconds=self._clock.monotonic() - last.answered_at)
-        return max(ours, theirs)
+        """Returns the time by our clocks and the provider's; by ours alone while it is silent."""
+        time = self._time
+        return self._clock.now() if time is None else time.at(self._clock.monotonic())
+
+    async def first_asked(self) -> None:
+        """Returns once a listing was asked for, or a while later: our own clock may be wrong."""
+        if not self._asked.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.poll_seconds):
+                    await self._asked.wait()
 
     async def run(self) -> None:
         """Lists the machines at each poll.
@@ -96,6 +103,12 @@ class MarketWatch:
 
     async def list_once(self) -> None:
         """Takes one listing. A failure is reported to readiness, not raised."""
+        try:
+            await self._list()
+        finally:
+            self._asked.set()
+
+    async def _list(self) -> None:
         say = self._readiness.say
         try:
             listing = await self._vast.list_leases()
@@ -115,9 +128,19 @@ class MarketWatch:
             return
         say = self._readiness.say
         self._rejected_since = None
-        self._listings.append(listing)
         say(Reason.CREDENTIALS_REJECTED, None)
         say(Reason.PROVIDER_UNAVAILABLE, None)
+        self._time = joined(
+            self._time,
+            listing,
+            wall=self._clock.now(),
+            monotonic=self._clock.monotonic(),
+            bound_seconds=self._limits.clock_skew_seconds,
+        )
+        say(Reason.CLOCK_SKEW, self._time.problem or None)
+        if not self._time.is_evidence:
+            return
+        self._listings.append(listing)
         self._judge_credit()
         self._on_listing()
 

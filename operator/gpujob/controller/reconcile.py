@@ -188,6 +188,7 @@ class Reconciler:
         One line in the log sums up the pass. This and all other lines of the pass carry its
         namespace, job, node and attempt, as far as they are known.
         """
+        await self._market.first_asked()
         began = self._clock.monotonic()
         clear_contextvars()
         own = "job" if key.kind == "GpuJob" else "node"
@@ -238,7 +239,7 @@ class Reconciler:
             return None
         job, node, plan = seen.observation.job, seen.observation.node, seen.plan
         status, uid = job.status, job.metadata.uid
-        after = job_status(job, plan, self._clock.now())
+        after = job_status(job, plan, self._market.now())
         stored = await self._store(key, seen.stored, after)
         is_change = stored is not seen.stored
         if is_change and (node is None or after.node_uid is None):
@@ -320,7 +321,7 @@ class Reconciler:
         """Reports in the conditions that the stored spec cannot be read; does nothing else."""
         words = "; ".join(str(fault) for fault in shape_faults(error))[:1024]
         log.error("spec_unreadable", problem=words)
-        now = self._clock.now()
+        now = self._market.now()
         generation = int(stored["metadata"].get("generation", 0))
         verdicts = (("Ready", "False"), ("Reconciling", "False"), ("Stalled", "True"))
         conditions = [
@@ -373,7 +374,7 @@ class Reconciler:
             return None
         stored, observation, plan = seen.stored, seen.observation, seen.plan
         node = observation.node
-        after = node_status(node, plan, self._clock.now())
+        after = node_status(node, plan, self._market.now())
         rent = next((todo for todo in plan.effects if isinstance(todo, effects.Rent)), None)
         is_change = True
         if rent is not None:
@@ -466,7 +467,7 @@ class Reconciler:
         since = memory.watched_since
         if heard is not None and heard.pod_uid == pod.uid:
             since = max(since, heard.at)
-        age = (self._clock.now() - pod.created_at).total_seconds()
+        age = (self._market.now() - pod.created_at).total_seconds()
         return max(min(self._clock.monotonic() - since, age), 0.0)
 
     async def _rent(
@@ -549,7 +550,7 @@ class Reconciler:
                 self._destroy(uid, instance_ids)
             case effects.RecordDestroy(seconds):
                 late = seconds > self._settings.limits.destroy_lag_cap_seconds
-                self._destroys.append(DestroyRecord(self._clock.now(), late))
+                self._destroys.append(DestroyRecord(self._market.now(), late))
             case effects.RecordUnfit(reason, paid_seconds):
                 self.unfit_paid_seconds[reason].append(paid_seconds)
             case effects.RememberMachine(trial):
@@ -633,7 +634,7 @@ class Reconciler:
             log.warning("key_not_attached", instance=instance_id, problem=str(error))
             return
         log.info("key_attached", instance=instance_id)
-        self._remember(uid, key_attached_at=self._clock.now())
+        self._remember(uid, key_attached_at=self._market.now())
 
     async def _start_machine(self, instance_id: int) -> None:
         """Tells a machine to run. That can cost money, so only a leader that stays one does it."""

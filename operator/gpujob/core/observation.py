@@ -32,7 +32,7 @@ class World:
     """What is the same for all jobs at one moment."""
 
     now: datetime
-    """Our clock, or the provider's if that is ahead, so that paid time never runs backwards."""
+    """By our clocks and the provider's together (`core.market.clocks`)."""
     monotonic: float
     limits: Limits
     cluster_id: str

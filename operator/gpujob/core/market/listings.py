@@ -57,8 +57,8 @@ class Listing:
     requested_at: float
     """Time on this process's monotonic clock, taken before the first page was requested."""
     answered_at: float
-    provider_time: datetime
-    """The provider's own clock in the last answer."""
+    provider_time: datetime | None
+    """The provider's own clock in the last answer; None = that cannot be read."""
     account_id: int
     credit_usd: Fraction | None
     """What is left of the prepaid money; None = the provider did not say."""

@@ -134,7 +134,8 @@ def give_back(seen: NodeObservation) -> NodePlan | None:
     # The provider's answer to a destroy proves nothing, so the machine counts as leased until then.
     targets = _to_destroy(seen)
     return Plan(
-        status=with_figures(seen),
+        # The time from then on may not be charged, and no figure that is shown goes down.
+        status=status if _is_unlisted(seen) else with_figures(seen),
         reason=Reason.RELEASING,
         message=f"{end_message(status)}; waiting for the proof that the machine is gone",
         effects=(effects.Destroy(tuple(sorted(targets))),) if targets else (),
@@ -164,18 +165,27 @@ def end_if_contradictory(seen: NodeObservation) -> NodePlan | None:
 def _to_destroy(seen: NodeObservation) -> set[int]:
     """Returns the machines to destroy now: first the recorded one, then whatever is still listed.
 
-    Only a listing that was requested after the last destroy shows whether it must be repeated.
+    Only a listing that was requested after the last destroy shows whether it must be repeated. It
+    is repeated unseen, too, once no listing has shown anything for as long as all destroys may
+    take.
     """
-    lease, last = seen.node.status.lease, seen.memory.destroy_repeated_at
-    if last is None:
-        return {row.instance_id for row in marked_leases(seen)} | (
-            {lease.instance_id} if lease else set()
-        )
-    if not seen.world.listings or seen.world.listings[-1].requested_at <= last:
-        return set()
+    lease, last, world = seen.node.status.lease, seen.memory.destroy_repeated_at, seen.world
     shown = {row.instance_id for row in marked_leases(seen)}
+    unseen = not world.listings or (last is not None and world.listings[-1].requested_at <= last)
+    patience = world.limits.destroy_lag_seconds(world.leases)
+    if last is None or (unseen and world.monotonic - last >= patience):
+        return shown | ({lease.instance_id} if lease else set())
+    if unseen:
+        return set()
     own = own_lease(seen)
     return shown | ({own.instance_id} if own else set())
+
+
+def _is_unlisted(seen: NodeObservation) -> bool:
+    """Whether the latest listing after the first destroy shows no machine of this node any more."""
+    sent, listings = seen.memory.destroy_sent_at, seen.world.listings
+    since = sent is not None and bool(listings) and listings[-1].requested_at >= sent
+    return since and own_lease(seen) is None and not marked_leases(seen)
 
 
 def _release(

@@ -2,7 +2,7 @@
 
 from gpujob.api.gpunode import GpuNodeStatus, RunStatus
 from gpujob.api.workload import ProgressStatus, UsageStatus
-from gpujob.core.money import format_usd
+from gpujob.core.money import format_usd, parse_usd
 from gpujob.core.node.charge import accrued_microusd
 from gpujob.core.node.facts import can_be_reached, own_lease, present_report, reached
 from gpujob.core.observation import NodeObservation
@@ -37,9 +37,10 @@ def with_figures(seen: NodeObservation) -> GpuNodeStatus:
     )
     if fresh:
         return status
+    told = parse_usd(status.accrued_usd or "0")
     return status.model_copy(
         update={
-            "accrued_usd": format_usd(accrued_microusd(seen)),
+            "accrued_usd": format_usd(max(accrued_microusd(seen), told)),
             "as_of": world.now,
             "run": _run_told(seen),
         }
