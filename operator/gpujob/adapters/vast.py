@@ -16,10 +16,11 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from fractions import Fraction
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import aiohttp
 from pydantic import SecretStr
+from yarl import URL
 
 from gpujob.adapters.body import whole_body
 from gpujob.adapters.channel import Answer, Channel, PacedChannel
@@ -35,6 +36,7 @@ from gpujob.adapters.errors import (
     RentWithheld,
     SearchQuotaExhausted,
 )
+from gpujob.adapters.log_store import LogStore
 from gpujob.adapters.redact import Scrubber
 from gpujob.adapters.vast_wire import (
     MARK_VARIABLE,
@@ -64,12 +66,15 @@ PAGE_QUERY = {
     "select_filters": "{}",
 }
 """What is asked of each page."""
-LOG_LOOKS = 10
+LOG_LOOKS = 4
 LOG_LOOK_SECONDS = 0.5
-"""A requested log appears seconds after the answer (vastsim/FACTS.md, Logs)."""
-LOG_BYTES_MAX = 4_000_000
-"""A longer log counts as unread. Two different host keys in one log void each other, and one may be
-in its first line and the other in its last: no part of it can stand for the whole."""
+"""How often a log is looked for before whoever asks has to come again."""
+LOG_LINES = 5000
+LOG_KEPT_SECONDS = 600.0
+"""Where the log of a machine that nobody asks about any more would lie is forgotten after this."""
+LOG_PATIENCE_SECONDS = 45.0
+"""A requested log appears seconds after the answer (vastsim/FACTS.md, Logs). Until then it is
+looked for at the same place: each request is one of few that the provider takes."""
 ANSWER_BYTES_MAX = 8 << 20
 """A full page of machines, or of offers, has some 300 KB."""
 YEARS = range(2020, 2200)
@@ -310,28 +315,19 @@ class HttpChannel:
         ):
             return Answer(await _json(response, self._scrub), response.headers)
 
-    async def download(self, url: str) -> bytes | None:
-        """Returns what is stored at an address that the provider gave; None = not there yet.
-
-        The storage is somebody else's: the account's key does not go there. Raises
-        ProviderUnavailable, also for more than `LOG_BYTES_MAX`.
-        """
-        async with _translated(), self._session().get(url, allow_redirects=False) as response:
-            if response.status in (403, 404):
-                return None
-            if response.status != 200:
-                words = f"the download of the log was answered with status {response.status}"
-                raise ProviderUnavailable(words)
-            log = await whole_body(response, LOG_BYTES_MAX)
-            if log is None:
-                raise ProviderUnavailable(f"the log has more than {LOG_BYTES_MAX} bytes")
-            return log
-
     def _session(self) -> aiohttp.ClientSession:
         if self._opened is None:
             timeout = aiohttp.ClientTimeout(total=READ_SECONDS)
             self._opened = aiohttp.ClientSession(timeout=timeout, trust_env=False)
         return self._opened
+
+
+class _AskedLog(NamedTuple):
+    """Where a log that was requested will lie."""
+
+    place: URL
+    at: float
+    """Monotonic time of the request."""
 
 
 class VastClient(VastRequests):
@@ -342,6 +338,9 @@ class VastClient(VastRequests):
         self._token = token
         self._http = HttpChannel(self._url, token, Scrubber([token]))
         self._door = door
+        self._store = LogStore(self._url)
+        self._asked: dict[int, _AskedLog] = {}
+        """Logs that were requested and have not appeared yet, by the machine's number."""
         paced = PacedChannel(self._http, door)
         super().__init__(paced, clock, Scrubber([token]), is_local=is_local(self._url))
 
@@ -356,16 +355,23 @@ class VastClient(VastRequests):
     @_guarded
     async def read_log(self, instance_id: int) -> str | None:
         """Returns a machine's last lines, or None if they are not available yet."""
+        asked = self._asked.pop(instance_id, None)
+        if asked is not None:
+            if (log := await self._store.read(asked.place)) is not None:
+                return log.decode("utf-8", "replace")
+            if self._clock.monotonic() - asked.at < LOG_PATIENCE_SECONDS:
+                self._asked[instance_id] = asked
+                return None
         path = f"/api/v0/instances/request_logs/{instance_id}/"
-        answer, _ = await self._channel.request("PUT", path, {"tail": "1000"})
-        url = answer.get("result_url")
-        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-            raise ProviderUnavailable("the answer to the log request has no result_url")
+        answer, _ = await self._channel.request("PUT", path, {"tail": str(LOG_LINES)})
+        place = self._store.place(answer.get("result_url"))
         for _ in range(LOG_LOOKS):
-            log = await self._http.download(url)
-            if log is not None:
+            if (log := await self._store.read(place)) is not None:
                 return log.decode("utf-8", "replace")
             await asyncio.sleep(LOG_LOOK_SECONDS)
+        now = self._clock.monotonic()
+        recent = {n: one for n, one in self._asked.items() if now - one.at < LOG_KEPT_SECONDS}
+        self._asked = recent | {instance_id: _AskedLog(place, now)}
         return None
 
     @asynccontextmanager
