@@ -70,6 +70,7 @@ class Machine:
         image: str = "python:3.11",
         *,
         before: str = "",
+        after: str = "",
         born_before_hours: int = 1,
         money_seconds: int = 10_000,
         stale_seconds: int = 10_000,
@@ -78,7 +79,7 @@ class Machine:
         setup: str | None = None,
         writes_key: bool = True,
     ) -> None:
-        """Rents it; its start script comes after `before`."""
+        """Rents it; its start script comes between `before` and `after`."""
         started = start_script(
             ssh_public_key=new_key(self.key),
             nonce=NONCE,
@@ -92,7 +93,7 @@ class Machine:
         offer = (await self.vast.search(search_of(SPEC))).offers[0]
         asked = request(offer.offer_id)
         what = {
-            "start_script": before + started.script,
+            "start_script": before + started.script + after,
             "setup": started.setup if setup is None else setup,
         }
         if not writes_key:
@@ -103,13 +104,18 @@ class Machine:
             self.number = await line.send(rent, 10)
 
     async def boot(
-        self, image: str = "python:3.11", *, writes_key: bool = True, before: str = ""
+        self,
+        image: str = "python:3.11",
+        *,
+        writes_key: bool = True,
+        before: str = "",
+        after: str = "",
     ) -> None:
         """Rents it, waits for it, and reads its host key from the provider's log.
 
         Its start script may be unable to write the list of keys.
         """
-        await self.rent(image, writes_key=writes_key, before=before)
+        await self.rent(image, writes_key=writes_key, before=before, after=after)
         while not (found := await self._host_key()):
             await asyncio.sleep(0.1)
         self.host_key = found
@@ -161,6 +167,18 @@ async def machine(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Machine
     made = Machine(simulator, vast, tmp_path)
     await made.boot()
     yield made
+    await vast.close()
+
+
+async def test_an_image_that_prints_much_does_not_hide_the_host_key(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """50,000 lines after it: the provider shows only the last lines."""
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+    machine = Machine(simulator, vast, tmp_path)
+    await machine.boot(after="seq 1 50000 | sed 's/$/ a layer of the image was pulled/'\n")
+    async with machine.connected() as connection:
+        assert await connection.run("echo reached") == b"reached\n"
     await vast.close()
 
 

@@ -8,6 +8,9 @@ watchdog runs all the same. No workload sees the variable.
 The setup runs in the environment that the container's image gives its first process, which an SSH
 session does not get; so it keeps that environment, and the working folder, for the workload.
 
+The host key is printed again and again until a driver was there: an image that prints much at its
+start would else push it out of what the provider shows of the log.
+
 Both are POSIX shell and need only what nearly every container image has. The host's owner can read
 them, so they contain no secret: only a public key, a nonce, an address and some numbers. A machine
 that was stopped runs them again when it comes back, so what must not begin anew is stored.
@@ -143,7 +146,9 @@ runs || {
 }
 n=0
 while [ $n -lt 60 ] && [ ! -s $f ]; do sleep 1; n=$((n + 1)); done
-if read -r t k c < $f; then echo "@MARKER@ @NONCE@ $t $k @NONCE@"; fi
+read -r t k c < $f || exit 1
+n=0
+until echo "@MARKER@ @NONCE@ $t $k @NONCE@"; [ $n -ge 120 ] || [ -s $g/heartbeat ]; do sleep 10; n=$((n + 1)); done </dev/null &
 """  # noqa: E501
 
 
