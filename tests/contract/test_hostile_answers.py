@@ -2,7 +2,8 @@
 
 import json
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
@@ -21,14 +22,21 @@ from vastsim.market import Ask, Market, Timing
 from vastsim.offers import read_market
 from vastsim.wire import Endpoint, instance_row, offer_row
 
-ROUNDS = 2_500
+ROUNDS = 3_400
 """In each, three answers are spoilt."""
 NOW = datetime.now(UTC)
+DEEP: Any = json.loads("[" * 900 + "]" * 900)
+TOKEN = "a-key-of-the-account-0123456789"
+DATES = (
+    *("", "soon", "Fri, 31 Dec 9999 23:59:59 GMT", "Thu, 01 Jan 0001 00:00:00 -2359"),
+    *("Thu, 01 Jan 1970 00:00:00 GMT", "Sat, 29 Nov 2026 25:61:61 GMT", "1" * 5000, "\ud800"),
+)
 ODD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**63, 10**400, 1e308, -1e-308, float("nan"), float("inf")),
     *("", "0", "-1", "1e999999999", "9" * 5000, "\x00", "\ud800", "é" * 10_000, "null", "running"),
     *([], [[]], {}, [[["x"]]], {"a": {"b": []}}, [None], ["22/tcp"], {"22/tcp": None}),
     *({"22/tcp": [{"HostPort": "9" * 5000}]}, [["GPUJOB_MARK"]], [[1, 2]], "2026-01-01", 4e18),
+    *(DEEP, {"22/tcp": DEEP}, 1e-320, "1e-999999999", f"\x1b[2J\x07{TOKEN}\n\u202e"),
 )
 """What may stand where something else is expected."""
 
@@ -61,8 +69,7 @@ class Liar:
     async def request(self, method: str, path: str, *_: Any, **__: Any) -> Answer:
         """Answers as the provider would, but for one value or key, or the date."""
         del method
-        dates = [format_datetime(NOW, usegmt=True)] * 8
-        dates += ["", "Fri, 31 Dec 9999 23:59:59 GMT", "Thu, 01 Jan 0001 00:00:00 -2359", "soon"]
+        dates = [format_datetime(NOW, usegmt=True)] * 2 * len(DATES) + list(DATES)
         answers: dict[str, Any] = {
             "/api/v0/users/current": {"id": 7, "credit": 10.5},
             "/api/v0/bundles/": {"offers": self._offers},
@@ -70,16 +77,20 @@ class Liar:
         }
         listing = {"instances": self._leases, "total_instances": 2, "next_token": None}
         whole = json.loads(json.dumps(answers.get(path, listing)))
-        return Answer(self._spoilt(whole), {"Date": self._chance.choice(dates)})
+        return Answer(spoilt(whole, self._chance), {"Date": self._chance.choice(dates)})
 
-    def _spoilt(self, whole: dict[str, Any]) -> dict[str, Any]:
-        places = list(_places(whole))
-        holder, key = self._chance.choice(places)
-        if isinstance(holder, dict) and self._chance.random() < 0.2:
-            del holder[key]
-        else:
-            holder[key] = self._chance.choice(ODD)
+
+def spoilt(whole: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """Returns an answer with one value or key of it changed."""
+    places = list(_places(whole))
+    if not places:
         return whole
+    holder, key = chance.choice(places)
+    if isinstance(holder, dict) and chance.random() < 0.2:
+        del holder[key]
+    else:
+        holder[key] = chance.choice(ODD)
+    return whole
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -205,3 +216,143 @@ async def test_a_clock_of_another_age_is_none(date: str) -> None:
         assert (await vast.list_leases()).provider_time is None
         with pytest.raises(ProviderUnavailable):
             await vast.search(SPEC)
+
+
+class Pages:
+    """A `Channel` whose listing has the pages that a test makes."""
+
+    def __init__(self, answer: Callable[[str | None], dict[str, Any]]) -> None:
+        self._answer = answer
+        self.asked = 0
+
+    async def request(
+        self, method: str, path: str, body: object = None, query: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Answers as the account, or with the page that a token names."""
+        del method, body
+        date = {"Date": format_datetime(datetime.now(UTC), usegmt=True)}
+        if path.endswith("current"):
+            return Answer({"id": 7, "credit": 1}, date)
+        self.asked += 1
+        return Answer(self._answer((query or {}).get("after_token")), date)
+
+
+def some(first: int, count: int, total: object, token: object = None) -> dict[str, Any]:
+    """A page of the machines of somebody else, of which only number and marks can be read."""
+    rows = [{"id": n, "label": f"other {n}", "dph_base": None} for n in range(first, first + count)]
+    return {"instances": rows, "total_instances": total, "next_token": token}
+
+
+async def test_a_listing_of_thousands_is_read() -> None:
+    """3,000 rows on 120 pages, each of which is as the provider makes them."""
+
+    def page(token: str | None) -> dict[str, Any]:
+        first = int(token or 0)
+        return some(first, 25, 3000, str(first + 25) if first < 2975 else None)
+
+    pages = Pages(page)
+    listing = await VastRequests(pages, CLOCK, Scrubber()).list_leases()
+
+    assert (len(listing.leases), pages.asked) == (3000, 120)
+    assert [one.label for one in listing.leases[::2999]] == ["other 0", "other 2999"]
+
+
+@pytest.mark.parametrize(
+    ("page", "asked", "words"),
+    [
+        pytest.param(
+            lambda token: some(int(token or 0), 25, 10**4, str(int(token or 0) + 25)),
+            400,
+            "after all 10000 machines",
+            id="a chain of pages without an end",
+        ),
+        pytest.param(lambda _: some(0, 25, 100, "again"), 2, "machine 0 is on two", id="a circle"),
+        pytest.param(
+            lambda token: some(24 if token else 0, 25, 49, None if token else "x"),
+            2,
+            "machine 24 is on two",
+            id="pages overlap",
+        ),
+        pytest.param(
+            lambda token: some(25 if token else 0, 25, 50 if token else 49, None if token else "x"),
+            2,
+            "the total changed from 49 to 50",
+            id="the total changes",
+        ),
+        pytest.param(lambda _: some(0, 0, 9, "x"), 1, "an empty page", id="an empty page"),
+        pytest.param(lambda _: some(0, 3, 4), 1, "has 3 machines", id="a row short"),
+        pytest.param(lambda _: some(0, 5, 4), 1, "has 5 machines", id="a row long"),
+        pytest.param(lambda _: some(0, 251, 251), 1, "251 rows", id="a page of too many rows"),
+        pytest.param(lambda _: some(0, 2, 10**6), 1, "1000000", id="too many machines"),
+        pytest.param(lambda _: some(0, 2, -1), 1, "total_instances", id="fewer than none"),
+        pytest.param(lambda _: some(0, 2, True), 1, "total_instances", id="no number"),
+        pytest.param(lambda _: some(0, 2, 2.0), 1, "total_instances", id="no count"),
+        pytest.param(lambda _: some(0, 2, 4, ["x"]), 1, "next_token", id="a token of tokens"),
+        pytest.param(lambda _: some(0, 2, 4, "x" * 1001), 1, "next_token", id="a long token"),
+    ],
+)
+async def test_a_listing_that_does_not_add_up_is_none(
+    page: Callable[[str | None], dict[str, Any]], asked: int, words: str
+) -> None:
+    """It has an end, and says what is wrong."""
+    pages = Pages(page)
+    with pytest.raises(ProviderUnavailable, match=words):
+        await VastRequests(pages, CLOCK, Scrubber()).list_leases()
+
+    assert pages.asked == asked
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        *({key: DEEP} for key in ("status_msg", "actual_status", "label", "extra_env", "ports")),
+        *({key: DEEP} for key in ("dph_base", "inet_up_billed", "start_date", "intended_status")),
+        {"ports": {"22/tcp": [{"HostPort": DEEP}]}},
+        {"extra_env": {"X": DEEP, "GPUJOB_MARK": "other/n/j"}},
+        {"extra_env": [["GPUJOB_MARK", DEEP]]},
+        {"dph_base": "9" * 10**6},
+        {"label": "x" * 10**6, "status_msg": "http://" * 10**5},
+        {"digits": "DIGITS"},
+        {"text": "BYTES"},
+    ],
+    ids=lambda spoilt: str(spoilt)[:30],
+)
+async def test_nothing_in_a_foreign_row_blinds_us(spoilt: dict[str, Any]) -> None:
+    """Over HTTP: our own machine is seen whatever stands in the row of another."""
+    leases, _ = rows()
+    listing = {"id": 7, "instances": [leases[0], {"id": 1} | spoilt], "total_instances": 2}
+    body = json.dumps(listing).encode()
+    body = body.replace(b'"DIGITS"', b"9" * 5000).replace(b"BYTES", b"\xff\xfe\xc3")
+    date = {"Date": format_datetime(NOW, usegmt=True)}
+    async with peer(lambda *_: (200, date, body)) as (url, _), client(url) as vast:
+        found = await vast.list_leases()
+
+    assert [one.instance_id for one in found.leases if one.mark == "c/n/j"] == [
+        leases[0]["id"],
+    ]
+
+
+N = ANSWER_BYTES_MAX - 100
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"[" * N, b'{"a":' * (N // 5), b"[" + b"[]," * (N // 3) + b"[]]", b"9" * N),
+        *(b'{"a":' + b"9" * N + b"}", b"[" + b"1e5," * (N // 4) + b"1]", b"\xff" * N),
+        *(b'{"msg":"' + b"http://" * (N // 7) + b'"}', b'{"msg":"' + b"eyJ" * (N // 3) + b'"}'),
+        *(b'{"msg":' + b"[" * 900 + b"]" * 900 + b"}", b"{" + b'"":{},' * (N // 6) + b'"":0}'),
+    ],
+    ids=lambda body: str(body[:20]),
+)
+async def test_no_answer_holds_up_the_others_for_long(body: bytes) -> None:
+    """By what the parser of JSON takes for its own worst, whatever the speed of this processor."""
+    began = time.thread_time()
+    json.loads(b"[" + b"[]," * (N // 3) + b"[]]")
+    worst = time.thread_time() - began
+    async with peer(lambda *_: (500, {}, body)) as (url, _), client(url) as vast:
+        began = time.thread_time()
+        with pytest.raises(ProviderUnavailable):
+            await vast.destroy(1)
+
+        assert time.thread_time() - began < 3 * worst

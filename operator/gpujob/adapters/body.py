@@ -1,6 +1,12 @@
-"""Reads the body of an answer to its end, within a bound."""
+"""Reads the body of an answer to its end, within a bound, and the JSON in it."""
+
+import json
+from typing import Any
 
 import aiohttp
+
+INTEGER_DIGITS_MAX = 400
+"""As many as the largest float has, and more than any number has that means something."""
 
 
 async def whole_body(response: aiohttp.ClientResponse, most: int) -> bytes | None:
@@ -15,3 +21,22 @@ async def whole_body(response: aiohttp.ClientResponse, most: int) -> bytes | Non
         if len(raw) > most:
             return None
     return bytes(raw)
+
+
+def json_in(raw: bytes) -> Any:
+    """Returns the JSON of a body; raises ValueError or RecursionError if it is none.
+
+    What only makes a single value unreadable, bytes that are not UTF-8 or a number of thousands of
+    digits, does not make the others unreadable: it becomes a text that stands for no number.
+    """
+    text = raw.decode("utf-8-sig", "replace")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return json.loads(text, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) <= INTEGER_DIGITS_MAX else "a number of too many digits"

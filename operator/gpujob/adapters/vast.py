@@ -22,7 +22,7 @@ import aiohttp
 from pydantic import SecretStr
 from yarl import URL
 
-from gpujob.adapters.body import whole_body
+from gpujob.adapters.body import json_in, whole_body
 from gpujob.adapters.channel import Answer, Channel, PacedChannel
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.door import Door
@@ -45,6 +45,7 @@ from gpujob.adapters.vast_wire import (
     is_local,
     lease_from,
     offer_from,
+    page_from,
 )
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import RegistryLogin
@@ -75,12 +76,15 @@ LOG_KEPT_SECONDS = 600.0
 LOG_PATIENCE_SECONDS = 45.0
 """A requested log appears seconds after the answer (vastsim/FACTS.md, Logs). Until then it is
 looked for at the same place: each request is one of few that the provider takes."""
-ANSWER_BYTES_MAX = 8 << 20
-"""A full page of machines, or of offers, has some 300 KB."""
+ANSWER_BYTES_MAX = 4 << 20
+"""A full page of machines, or of offers, has some 300 KB. To read the oddest answer of this size
+takes about a second, in which nothing else is done."""
 YEARS = range(2020, 2200)
 """No clock of our world shows another; and to reckon with 9999 is an error."""
 SAID_LENGTH_MAX = 200
 SAID_BYTES_MAX = 4096
+SAID_READ_MAX = 20_000
+"""So much of what the provider says is searched for secrets before it is cut to what is shown."""
 OFFERS_WANTED = 64
 """The provider's own cap on one search answer (vastsim/FACTS.md, Search)."""
 
@@ -180,26 +184,32 @@ class VastRequests:
         requested_at = self._clock.monotonic()
         user, _ = await self._channel.request("GET", "/api/v0/users/current")
         rows: dict[int, Lease] = {}
-        token: str | None = None
+        query, total = PAGE_QUERY, None
         while True:
-            query = PAGE_QUERY | ({"after_token": token} if token else {})
             answer, headers = await self._channel.request("GET", "/api/v1/instances/", query=query)
-            page, total = answer.get("instances"), answer.get("total_instances")
-            if not isinstance(page, list) or not isinstance(total, int):
-                raise ProviderUnavailable("a page of the listing has no rows or no total")
             try:
+                page = page_from(answer)
                 leases = [
-                    lease_from(row, self._scrub.foreign, is_local=self._is_local) for row in page
+                    lease_from(row, self._scrub.foreign, is_local=self._is_local)
+                    for row in page.rows
                 ]
             except Malformed as error:
-                problem = in_words(self._scrub.foreign(str(error)), SAID_LENGTH_MAX)
-                raise ProviderUnavailable(f"a listed machine cannot be read: {problem}") from None
-            rows |= {lease.instance_id: lease for lease in leases}
-            token = answer.get("next_token") or None
-            if token is None:
+                raise ProviderUnavailable(f"the listing cannot be read: {error}") from None
+            if total not in (None, page.total):
+                words = f"the total changed from {total} to {page.total} between two pages"
+                raise ProviderUnavailable(words)
+            total, found = page.total, {lease.instance_id: lease for lease in leases}
+            if again := rows.keys() & found.keys():
+                words = f"machine {min(again)} is on two pages of the listing"
+                raise ProviderUnavailable(words)
+            rows |= found
+            if page.next_token is None:
                 break
-            if not page:
-                raise ProviderUnavailable("an empty page of the listing announces another one")
+            if not page.rows or len(rows) >= total:
+                # So each further page brings a machine, and their number has an end.
+                words = "an empty page" if not page.rows else f"after all {total} machines a page"
+                raise ProviderUnavailable(f"{words} of the listing announces another one")
+            query = PAGE_QUERY | {"after_token": page.next_token}
         if len(rows) != total:
             words = f"the listing has {len(rows)} machines, but its total says {total}"
             raise ProviderUnavailable(words)
@@ -486,7 +496,7 @@ def _image_login(login: RegistryLogin) -> str:
 def _rented(status: int, raw: bytes, scrub: Scrubber) -> int:
     """Reads the answer to a rent request (vastsim/FACTS.md, Rent answers)."""
     try:
-        answer = json.loads(raw)
+        answer = json_in(raw)
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
@@ -497,8 +507,7 @@ def _rented(status: int, raw: bytes, scrub: Scrubber) -> int:
         return number
     if status in (408, 409, 425, 429) or not 400 <= status < 500:
         raise RentUnclear(f"the answer with status {status} names no machine")
-    text = json.dumps(answer)
-    known = next((why for code, why in REFUSALS.items() if code in text), Reason.OFFER_GONE)
+    known = next((why for code, why in REFUSALS.items() if code.encode() in raw), Reason.OFFER_GONE)
     raise RentDenied(f"{status}: {_said(answer, scrub)}", known)
 
 
@@ -531,7 +540,7 @@ async def _json(response: aiohttp.ClientResponse, scrub: Scrubber) -> dict[str, 
         words = f"an answer with status {status} has more than {ANSWER_BYTES_MAX} bytes"
         raise ProviderUnavailable(words)
     try:
-        body = json.loads(raw)
+        body = json_in(raw)
     except (ValueError, RecursionError):
         raise ProviderUnavailable(f"an answer with status {status} is not JSON") from None
     if not isinstance(body, dict):
@@ -570,8 +579,9 @@ def _said(body: Mapping[str, Any], scrub: Scrubber) -> str:
 
     They are scrubbed before they are cut: a part of a secret would not be recognised.
     """
-    said = scrub.foreign(str(body.get("msg") or body.get("error") or ""))
-    return in_words(said, SAID_LENGTH_MAX) or "no reason given"
+    said = body.get("msg") or body.get("error")
+    text = said[:SAID_READ_MAX] if isinstance(said, str) else ""
+    return in_words(scrub.foreign(text), SAID_LENGTH_MAX) or "no reason given"
 
 
 def _headers(token: SecretStr) -> dict[str, str]:

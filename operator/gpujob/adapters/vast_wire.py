@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from fractions import Fraction
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from gpujob.api.words import in_words
@@ -25,6 +25,16 @@ HOURS_OF_MONTH = 720
 MESSAGE_LENGTH_MAX = 300
 COUNT_MAX = 2**53 - 1
 """Kubernetes stores larger integers, but not every reader of JSON does (RFC 8259, section 6)."""
+
+PAGE_ROWS_MAX = 250
+"""Twenty-five are asked for (vastsim/FACTS.md, Listings)."""
+LISTED_MAX = 10_000
+"""Machines of one account; more are a mistake."""
+TOKEN_LENGTH_MAX = 1000
+NUMBER_LENGTH_MAX = 1000
+TEXT_LENGTH_MAX = 20_000
+MESSAGE_READ_MAX = 2000
+"""So much of a machine's message is searched for secrets before it is cut to what is shown."""
 
 _HOST_NAME = re.compile(
     r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
@@ -48,6 +58,31 @@ def can_be_rented(row: Row) -> bool:
     return row.get("rentable") is not False and row.get("rented") is not True
 
 
+class Page(NamedTuple):
+    """One page of a listing."""
+
+    rows: list[Any]
+    total: int
+    """Of the machines on all pages."""
+    next_token: str | None
+    """Names the next page; None = this is the last."""
+
+
+def page_from(answer: Row) -> Page:
+    """Returns a page of a listing (vastsim/FACTS.md, Listings); raises Malformed."""
+    rows, token = answer.get("instances"), answer.get("next_token") or None
+    if not isinstance(rows, list):
+        raise Malformed("a page has no rows")
+    if len(rows) > PAGE_ROWS_MAX:
+        raise Malformed(f"a page has {len(rows)} rows, more than {PAGE_ROWS_MAX}")
+    if token is not None and not (isinstance(token, str) and len(token) <= TOKEN_LENGTH_MAX):
+        raise Malformed("next_token is no text that names a page")
+    total = _count(answer, "total_instances")
+    if total > LISTED_MAX:
+        raise Malformed(f"total_instances is {total}, more than {LISTED_MAX}")
+    return Page(rows, total, token)
+
+
 def offer_from(row: Row) -> Offer:
     """Returns an offer (vastsim/FACTS.md, Offers); raises Malformed."""
     gpus = _count(row, "num_gpus", least=1)
@@ -56,7 +91,7 @@ def offer_from(row: Row) -> Offer:
     memory = _amount(row, "cpu_ram", zero=True) / 1000
     # cpu_ram is the whole machine's; the offer gets as large a share of it as of the cores.
     share = min(cores / machine_cores, Fraction(1)) if machine_cores else Fraction(0)
-    place = str(row.get("geolocation") or "").strip()
+    place = _text(row, "geolocation").strip()
     return Offer(
         offer_id=_count(row, "id"),
         machine_id=_count(row, "machine_id"),
@@ -96,20 +131,20 @@ def lease_from(row: Row, redacted: Callable[[str], str], *, is_local: bool = Fal
     `is_local` may have its machines in a private network.
     """
     environment = _environment(row.get("extra_env"))
-    label, intended = row.get("label"), row.get("intended_status")
+    said = _text(row, "status_msg")[:MESSAGE_READ_MAX]
     return Lease(
         instance_id=_count(row, "id"),
-        label=label if isinstance(label, str) and label else None,
+        label=_text(row, "label") or None,
         env_mark=(environment or {}).get(MARK_VARIABLE),
-        is_attributable=isinstance(label, str) or environment is not None,
-        status=in_words(str(row.get("actual_status") or ""), STATUS_LENGTH_MAX) or None,
-        intended_status=intended if isinstance(intended, str) else None,
+        is_attributable=isinstance(row.get("label"), str) or environment is not None,
+        status=in_words(_text(row, "actual_status"), STATUS_LENGTH_MAX) or None,
+        intended_status=in_words(_text(row, "intended_status"), STATUS_LENGTH_MAX) or None,
         started_at=_moment(row.get("start_date")),
         usd_per_hour=_price(row),
         download_gb=_moved(row, "inet_down_billed"),
         upload_gb=_moved(row, "inet_up_billed"),
         addresses=tuple(_addresses(row, is_local=is_local)),
-        status_message=in_words(redacted(str(row.get("status_msg") or "")), MESSAGE_LENGTH_MAX),
+        status_message=in_words(redacted(said), MESSAGE_LENGTH_MAX),
     )
 
 
@@ -171,17 +206,28 @@ def _is_near(name: str) -> bool:
 
 
 def _port(value: object) -> int | None:
-    text = str(value)
+    text = str(value) if isinstance(value, str | int) else ""
     return int(text) if _DIGITS.fullmatch(text) and 0 < int(text) < 65536 else None
 
 
 def _environment(value: object) -> dict[str, str] | None:
     if isinstance(value, Mapping):
-        return {str(key): str(held) for key, held in value.items()}
-    if not isinstance(value, list):
+        pairs = list(value.items())
+    elif isinstance(value, list) and all(isinstance(one, list) and len(one) == 2 for one in value):
+        pairs = value
+    else:
         return None
-    pairs = [pair for pair in value if isinstance(pair, list) and len(pair) == 2]
-    return {str(key): str(held) for key, held in pairs} if len(pairs) == len(value) else None
+    texts = [(key, held) for key, held in pairs if isinstance(key, str) and isinstance(held, str)]
+    return {key: held[:TEXT_LENGTH_MAX] for key, held in texts}
+
+
+def _text(row: Row, key: str) -> str:
+    """Returns a text of bounded length; empty if it is none.
+
+    What is nested can be too deep to be shown, and must not make other rows unreadable.
+    """
+    value = row.get(key)
+    return value[:TEXT_LENGTH_MAX] if isinstance(value, str) else ""
 
 
 def _moment(value: object) -> datetime | None:
@@ -206,6 +252,8 @@ def _optional_amount(row: Row, key: str) -> Fraction | None:
     value = row.get(key)
     if value is None:
         return None
+    if not isinstance(value, int | float | str) or len(str(value)) > NUMBER_LENGTH_MAX:
+        raise Malformed(f"{key} is no number")
     try:
         number = exact(value)
     except AmountError as error:
