@@ -24,11 +24,14 @@ PURE = ("tests/unit/core", "tests/unit/test_log.py")
 STAGES: tuple[tuple[str, ...], ...] = (PURE, SIMULATION, ("tests/contract",))
 """The fastest first."""
 NEAREST = {
+    "adapters/body.py": "tests/contract/test_hostile_answers.py",
     "adapters/kube.py": "tests/contract/test_kube_answers.py",
+    "adapters/log_store.py": "tests/contract/test_log_store.py",
     "adapters/redact.py": "tests/unit/test_log.py",
     "adapters/sink.py": "tests/unit/test_log.py",
     "adapters/ssh.py": "tests/contract/test_start_up_files.py tests/contract/test_machines.py",
-    "adapters/vast.py": "tests/contract/test_vast_client.py tests/contract/test_hostile_answers.py",
+    "adapters/vast.py": "tests/contract/test_vast_client.py tests/contract/test_hostile_answers.py "
+    "tests/contract/test_log_store.py",
     "adapters/vast_wire.py": "tests/unit/test_vast_wire.py tests/contract/test_hostile_answers.py",
     "adapters/transport.py": "tests/contract/test_transport_client.py",
     "controller/transport.py": "tests/integration/test_tls.py",
@@ -166,6 +169,54 @@ FAULTS = (
         "core/node/release.py",
         "if last is None or (unseen and world.monotonic - last >= patience):",
         "if last is None:",
+    ),
+    Fault(
+        "a log may lie in our own network",
+        "adapters/log_store.py",
+        "if not may_be_near and not is_far(str(host)):",
+        "if not may_be_near and host == '127.0.0.1':",
+    ),
+    Fault(
+        "a log may come over a line that anybody reads",
+        "adapters/log_store.py",
+        'schemes = ("https",) if self._provider.scheme == "https" else ("http", "https")',
+        'schemes = ("http", "https")',
+    ),
+    Fault(
+        "a log that is late is requested anew",
+        "adapters/vast.py",
+        "if self._clock.monotonic() - asked.at < LOG_PATIENCE_SECONDS:",
+        "if self._clock.monotonic() - asked.at < 5:",
+    ),
+    Fault(
+        "the host key is printed once",
+        "core/machine/start_script.py",
+        "[ $n -ge 120 ]",
+        "[ $n -ge 0 ]",
+    ),
+    Fault(
+        "a listing may go round in a circle",
+        "adapters/vast.py",
+        "if again := rows.keys() & found.keys():",
+        "if again := rows.keys() - rows.keys():",
+    ),
+    Fault(
+        "a listing has no end",
+        "adapters/vast.py",
+        "if not page.rows or len(rows) >= total:",
+        "if not page.rows:",
+    ),
+    Fault(
+        "a number of many digits hides all others",
+        "adapters/body.py",
+        "return json.loads(text, parse_int=_integer)",
+        "raise",
+    ),
+    Fault(
+        "what is nested hides all others",
+        "adapters/vast_wire.py",
+        'return value[:TEXT_LENGTH_MAX] if isinstance(value, str) else ""',
+        'return str(value or "")',
     ),
     Fault(
         "an exponent may be of any length",

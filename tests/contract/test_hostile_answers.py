@@ -356,3 +356,46 @@ async def test_no_answer_holds_up_the_others_for_long(body: bytes) -> None:
             await vast.destroy(1)
 
         assert time.thread_time() - began < 3 * worst
+
+
+async def test_spoilt_bytes_are_read_or_refused() -> None:
+    """Over HTTP: bytes changed, cut off or added, under any status and date."""
+    chance, places = random.Random(20_261_130), list[str]()
+    leases, offers = rows()
+    whole = {
+        **{"id": 7, "credit": 1, "instances": leases, "total_instances": 2, "offers": offers},
+        **{"gpu_names": ["RTX 4090"], "success": True, "next_token": None},
+    }
+
+    def answer(method: str, path: str) -> tuple[int, dict[str, str], bytes]:
+        del method
+        raw = json.dumps(whole | {"result_url": f"{places[0]}/log"}).encode()
+        place = chance.randrange(len(raw))
+        turn = chance.randrange(4)
+        if turn == 0:
+            raw = raw[:place] + chance.randbytes(chance.choice((1, 4))) + raw[place + 1 :]
+        if turn == 1:
+            raw = chance.choice((raw[:place], raw + raw[:place], b"\xef\xbb\xbf" + raw))
+        status = chance.choice((200, 200, 200, 204, 404, 429, 500, 999))
+        date = chance.choice((format_datetime(NOW, usegmt=True), *DATES[:-1]))
+        after = chance.choice(("1", "-1", "9" * 400, "soon"))
+        return status, {"Date": date, "Retry-After": after}, raw
+
+    read = refused = 0
+    async with peer(answer) as (url, _), client(url) as vast:
+        places.append(url)
+        for number in range(250):
+            for ask in (vast.list_leases, lambda: vast.search(SPEC), vast.gpu_models):
+                try:
+                    await ask()
+                    read += 1
+                except ProviderError:
+                    refused += 1
+            for tell in (vast.destroy, vast.start, vast.read_log):
+                try:
+                    await tell(number)
+                    read += 1
+                except ProviderError:
+                    refused += 1
+
+    assert min(read, refused) > 250

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import pytest
 import structlog
 from pydantic import SecretStr
 from tests.contract.test_hostile_answers import DATES, TOKEN, spoilt
@@ -23,6 +22,7 @@ from gpujob.controller.cache import WATCHED
 
 ANSWERS = 10_000
 """So many are spoilt."""
+JOBS = 5
 SPOILT_SHARE = 0.6
 DESTROY_SECONDS = 600.0
 """The requests come through: only what is said of them is odd."""
@@ -74,9 +74,9 @@ class Blind(World):
             self.tell(partial(Operator.see, kind=kind, body=body, gone=gone))
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_no_answer_ends_a_loop(seed: int) -> None:
-    """Half of 10,000 spoilt answers each; a job is deleted meanwhile, and its machine destroyed."""
+def test_no_answer_ends_a_loop() -> None:
+    """10,000 are spoilt; jobs are deleted meanwhile, and their machines destroyed."""
+    seed = 20_261_129
     said: list[dict[str, Any]] = []
 
     def keep(_: object, __: str, event: Any) -> Any:
@@ -84,23 +84,23 @@ def test_no_answer_ends_a_loop(seed: int) -> None:
         raise structlog.DropEvent
 
     async def life() -> None:
-        world = Blind(Chance(seed, level=0.0), seed=seed, run_seconds=40.0, exit_codes=(0,))
+        world = Blind(Chance(seed, level=0.0), seed=seed, run_seconds=10.0**5, exit_codes=(0,))
         channel = Spoiling(world.vast._channel, random.Random(seed))
         world.vast._channel, world.vast._scrub = channel, Scrubber([SecretStr(TOKEN)])
-        number, now = 0, asyncio.get_running_loop().time
-        while channel.spoilt < ANSWERS / 2:
-            number += 1
+        now = asyncio.get_running_loop().time
+        for number in range(1, JOBS + 1):
             name = f"job-{number}"
-            await world.apply(name, cost={"ceiling": "60.00"})
-            until = now() + 900
-            while now() < until and not world.living():
+            await world.apply(name, cost={"ceiling": "60.00"}, activeDeadlineSeconds=50_000)
+            while channel.spoilt < ANSWERS * number / JOBS or not world.living():
+                # Drivers report seldom, so that it is answers that take the time.
+                await asyncio.sleep(60.0 if world.living() else 0.0)
                 await world.step()
+                assert number * 10**5 > now(), f"{name}: no machine; {world.summary()}"
             world.kube.delete_now("GpuJob", NAMESPACE, name)
             until = now() + DESTROY_SECONDS
             while world.living():
                 await world.step()
                 assert now() < until, f"{name}: its machine lives; {world.summary()}"
-        assert number > 3, "it could work all the same"
         assert any(one.lock.is_held for one in world.replicas)
         for replica in world.replicas:
             assert not replica.has_ended, "raises what a loop died of"

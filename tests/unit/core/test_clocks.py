@@ -112,6 +112,7 @@ def test_a_new_process_whose_clocks_differ_takes_the_earlier(
     assert error(found, 0.0) == pytest.approx(moved, abs=1.1)
     assert error(again, 15.0) == pytest.approx(moved, abs=1.1), "it is no witness for itself"
     assert not found.is_evidence
+    assert not again.is_evidence
     assert found.problem
     healed = later(again, after=30.0)
     assert healed.is_evidence
