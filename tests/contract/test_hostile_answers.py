@@ -215,7 +215,7 @@ async def test_a_clock_of_another_age_is_none(date: str) -> None:
     async with peer(lambda *_: (200, {"Date": date}, body)) as (url, _), client(url) as vast:
         assert (await vast.list_leases()).provider_time is None
         with pytest.raises(ProviderUnavailable):
-            await vast.search(SPEC)
+            await vast.search(search_of(SPEC))
 
 
 class Pages:
@@ -385,7 +385,7 @@ async def test_spoilt_bytes_are_read_or_refused() -> None:
     async with peer(answer) as (url, _), client(url) as vast:
         places.append(url)
         for number in range(250):
-            for ask in (vast.list_leases, lambda: vast.search(SPEC), vast.gpu_models):
+            for ask in (vast.list_leases, lambda: vast.search(search_of(SPEC)), vast.gpu_models):
                 try:
                     await ask()
                     read += 1

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from tests.contract.test_vast_client import CLOCK, NONCE, client, good, key_line, peer
 from tests.integration.parts import KEY, Simulator
 
+from gpujob.adapters.door import Door
 from gpujob.adapters.errors import ProviderError, ProviderUnavailable
 from gpujob.adapters.log_store import LogStore, is_far
 from gpujob.adapters.vast import LOG_PATIENCE_SECONDS, VastClient
@@ -178,7 +179,7 @@ async def test_a_log_that_comes_late_is_requested_once(late: float) -> None:
         return (200, {}, key_line("A" * 68)) if clock.seconds >= late else (404, {}, b"")
 
     async with peer(answer) as (url, came):
-        vast = VastClient(url, SecretStr(KEY), clock)
+        vast = VastClient(url, SecretStr(KEY), clock, Door(clock, spacing=0))
         places.append(url)
         while (log := await vast.read_log(1)) is None:
             clock.seconds += 2.5
@@ -197,7 +198,7 @@ async def test_a_log_that_never_comes_is_requested_again() -> None:
         return good({"result_url": f"{places[0]}/log"}) if method == "PUT" else (403, {}, b"")
 
     async with peer(answer) as (url, came):
-        vast = VastClient(url, SecretStr(KEY), clock)
+        vast = VastClient(url, SecretStr(KEY), clock, Door(clock, spacing=0))
         places.append(url)
         while clock.seconds < 2 * LOG_PATIENCE_SECONDS:
             assert await vast.read_log(1) is None

@@ -174,7 +174,7 @@ async def test_an_image_that_prints_much_does_not_hide_the_host_key(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     """50,000 lines after it: the provider shows only the last lines."""
-    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock())
+    vast = VastClient(simulator.url, SecretStr(KEY), SystemClock(), Door(SystemClock(), spacing=0))
     machine = Machine(simulator, vast, tmp_path)
     await machine.boot(after="seq 1 50000 | sed 's/$/ a layer of the image was pulled/'\n")
     async with machine.connected() as connection:

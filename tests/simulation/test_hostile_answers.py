@@ -15,9 +15,9 @@ from tests.simulation.model import Chance
 from tests.simulation.world import NAMESPACE, Operator, World, play
 
 from gpujob.adapters.body import json_in
+from gpujob.adapters.channel import Answer, Channel
 from gpujob.adapters.errors import ProviderUnavailable
 from gpujob.adapters.redact import Scrubber
-from gpujob.adapters.vast import Answer, Channel
 from gpujob.controller.cache import WATCHED
 
 ANSWERS = 10_000
