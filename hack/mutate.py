@@ -125,8 +125,8 @@ FAULTS = (
     Fault(
         "a clock of another age is believed",
         "adapters/vast.py",
-        "if found.year not in YEARS:",
-        "if found.year in YEARS[:0]:",
+        "return found if found.year in YEARS else None",
+        "return found",
     ),
     Fault(
         "a listing of another time is evidence",
@@ -211,12 +211,6 @@ FAULTS = (
         "adapters/body.py",
         "return json.loads(text, parse_int=_integer)",
         "raise",
-    ),
-    Fault(
-        "what is nested hides all others",
-        "adapters/vast_wire.py",
-        'return value[:TEXT_LENGTH_MAX] if isinstance(value, str) else ""',
-        'return str(value or "")',
     ),
     Fault(
         "an exponent may be of any length",
@@ -1093,8 +1087,8 @@ FAULTS = (
     Fault(
         "the provider's words are cut before they are scrubbed",
         "adapters/vast.py",
-        """said = scrub.foreign(str(body.get("msg") or body.get("error") or ""))""",
-        """said = scrub.foreign(str(body.get("msg") or body.get("error") or "")[:200])""",
+        "text = said[:SAID_READ_MAX] if",
+        "text = said[:SAID_LENGTH_MAX] if",
     ),
     Fault(
         "a secret is known in one spelling",

@@ -376,10 +376,9 @@ async def test_spoilt_bytes_are_read_or_refused() -> None:
             raw = raw[:place] + chance.randbytes(chance.choice((1, 4))) + raw[place + 1 :]
         if turn == 1:
             raw = chance.choice((raw[:place], raw + raw[:place], b"\xef\xbb\xbf" + raw))
-        status = chance.choice((200, 200, 200, 204, 404, 429, 500, 999))
+        status = chance.choice((200, 200, 200, 204, 404, 500, 999))
         date = chance.choice((format_datetime(NOW, usegmt=True), *DATES[:-1]))
-        after = chance.choice(("1", "-1", "9" * 400, "soon"))
-        return status, {"Date": date, "Retry-After": after}, raw
+        return status, {"Date": date}, raw
 
     read = refused = 0
     async with peer(answer) as (url, _), client(url) as vast:
