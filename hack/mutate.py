@@ -1279,6 +1279,12 @@ FAULTS = (
         """        case 404 if body.get("kind") == "Nothing":""",
     ),
     Fault(
+        "a netrc says who we are",
+        "adapters/kube.py",
+        """client_session_kwargs={"trust_env": False}""",
+        """client_session_kwargs={}""",
+    ),
+    Fault(
         "any answer is a list",
         "adapters/kube.py",
         """if answer.get("kind") != f"{kind}List" or not isinstance(items, list):""",

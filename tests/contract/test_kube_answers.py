@@ -1,7 +1,9 @@
 """What the API server says, or who is in its place: nothing is gone but by its own word."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,3 +113,29 @@ def test_an_empty_list_of_the_kind_is_empty() -> None:
     assert asked(404, b"404 page not found", lambda cluster: cluster.served_resources("x/v1")) == (
         frozenset()
     )
+
+
+def test_no_netrc_says_who_we_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login that it holds for the API server's host takes no place beside our token."""
+    port = free_port()
+    config = {
+        "current-context": "x",
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+        "clusters": [{"name": "x", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "x", "user": {"token": "ours"}}],
+    }
+    (tmp_path / "config").write_text(json.dumps(config))
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = "kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+    monkeypatch.setattr(place, str(tmp_path / "config"))
+
+    async def run() -> Any:
+        asking = await KubeClient.connect()
+        try:
+            return await asking.get("GpuNode", "team", "train-0-1")
+        finally:
+            await asking.close()
+
+    with answering(port, 200, b'{"kind": "GpuNode"}'):
+        assert asyncio.run(run()) == {"kind": "GpuNode"}
