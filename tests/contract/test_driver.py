@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ from pydantic import SecretStr
 from tests.authority import certificate, show, shown
 from tests.contract.test_machines import Machine
 from tests.contract.test_vast_client import CLOCK
-from tests.integration.parts import KEY, Simulator, environment
+from tests.integration.parts import KEY, Process, Simulator, environment
 
 from gpujob.adapters.door import Door
 from gpujob.adapters.vast import VastClient
@@ -129,30 +130,25 @@ class Driver:
             GPUJOB_SYNC_SECONDS="0.1",
             **{"GPUJOB_NODE_NAME": "train-0-1"} | variables,
         )
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: Process | None = None
 
     async def start(self) -> None:
         """Starts it; its output is added to what it printed before."""
-        with (self._folder / "out").open("ab") as out, (self._folder / "err").open("ab") as err:
-            self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "gpujob", "driver"),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env=self._environment,
-                cwd=self._folder,
-            )
+        out, err = self._folder / "out", self._folder / "err"
+        self.process = Process(out, ["gpujob", "driver"], self._environment, errors=err)
 
     async def ended(self) -> int:
         """Waits for its end and returns its exit status."""
-        assert self.process is not None
-        return await asyncio.wait_for(self.process.wait(), 240)
+        process = self.process
+        assert process is not None
+        await until(lambda: process.poll() is not None)
+        return process.poll() or 0
 
     async def kill(self) -> None:
         """Ends it as a crash would."""
         assert self.process is not None
-        self.process.kill()
-        await self.process.wait()
+        self.process.signal(signal.SIGKILL)
+        await self.ended()
 
     @property
     def out(self) -> bytes:
@@ -229,23 +225,30 @@ async def test_every_byte_comes_once_over_cut_lines_and_restarts(
     """The line is cut, the driver is killed, the controller fails: nothing is lost or doubled."""
     held, url = controller
     cable = Cable(machine.port)
+    stops = "600|1200|1800) until [ -e /goes-on-$i ]; do sleep 0.1; done"
+    lines = COUNT.replace("i=$((i+1))", f"case $i in {stops};; esac; i=$((i+1))")
+
+    def go_on(after: int) -> None:
+        # Only when the line is cut, so that it is needed once more, however slow all this is.
+        machine.seen(Path(f"/goes-on-{after}")).touch()
+
     async with await cable.lay():
         driver = Driver(tmp_path, url, machine.key)
-        waits = "[ $i != 1700 ] || until [ -e /goes-on ]; do sleep 0.1; done\n  i=$((i+1))"
-        held.answer = run(machine, cable.port, "sh", "-c", COUNT.replace("i=$((i+1))", waits))
+        held.answer = run(machine, cable.port, "sh", "-c", lines)
         await driver.start()
         await until(lambda: driver.out.count(b"\n") > 400)
         cable.cut()
+        go_on(600)
         await until(lambda: driver.out.count(b"\n") > 900)
         held.broken = True
         await driver.kill()
         held.broken = False
         await driver.start()
+        go_on(1200)
         await until(lambda: driver.out.count(b"\n") > 1500)
         held.broken = True
         cable.cut()
-        # Only now, so that the line is needed once more, however slow all this was.
-        machine.seen(Path("/goes-on")).touch()
+        go_on(1800)
         await until(lambda: driver.out.count(b"\n") >= LINES)
         held.broken = False
         await until(lambda: is_finished(held))
@@ -687,7 +690,7 @@ async def test_sigterm_leaves_the_workload_running(
     await driver.start()
     await until(lambda: driver.out == b"up\n")
     assert driver.process is not None
-    driver.process.terminate()
+    driver.process.signal(signal.SIGTERM)
 
     assert await driver.ended() == 143
     async with machine.connected() as connection:

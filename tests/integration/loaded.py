@@ -102,14 +102,15 @@ def _code(pid: int, codes: dict[int, int]) -> int | None:
     return codes.get(pid)
 
 
-def run(module: str, arguments: list[str], env: dict[str, str], log: str, folder: str) -> NoReturn:
+def run(
+    module: str, arguments: list[str], env: dict[str, str], out: str, err: str, folder: str
+) -> NoReturn:
     """Becomes one run of a program, as `python -m MODULE ARGUMENTS`."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    written = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    for theirs, ours in ((nothing, 0), (written, 1), (written, 2)):
+    added = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    for ours, (path, how) in enumerate(((os.devnull, os.O_RDONLY), (out, added), (err, added))):
+        theirs = os.open(path, how, 0o666)
         os.dup2(theirs, ours)
-    os.close(nothing)
-    os.close(written)
+        os.close(theirs)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)

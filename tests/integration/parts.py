@@ -168,12 +168,17 @@ class DryRuns:
 class Process:
     """A process of ours with its log in a file: a run of a program, as `python -m PROGRAM`."""
 
-    def __init__(self, log: Path, program: list[str], env: dict[str, str]) -> None:
+    def __init__(
+        self, log: Path, program: list[str], env: dict[str, str], errors: Path | None = None
+    ) -> None:
+        """What it says of errors goes to the log, too, unless there is another file for it."""
         self.log = log
-        log.touch()
         self._loader = Loader.of(program)
-        run = {"module": program[0], "arguments": program[1:], "env": env, "log": str(log)}
-        self.pid = int(self._loader.ask(start=run | {"folder": str(log.parent)})["pid"])
+        run = {"module": program[0], "arguments": program[1:], "env": env}
+        run |= {"out": str(log), "err": str(errors or log), "folder": str(log.parent)}
+        for path in (log, errors or log):
+            path.touch()
+        self.pid = int(self._loader.ask(start=run)["pid"])
         self._code: int | None = None
 
     def poll(self) -> int | None:
@@ -184,12 +189,12 @@ class Process:
 
     def kill(self) -> None:
         """Ends it as a crash would."""
-        self._signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         eventually("it is killed", lambda: self.poll() is not None)
 
     def stop(self) -> int:
         """Asks it to end, insists after a while, and returns its exit status."""
-        self._signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         try:
             eventually("it ends", lambda: self.poll() is not None, 120)
         except AssertionError:
@@ -198,7 +203,8 @@ class Process:
         assert self._code is not None, "it has ended"
         return self._code
 
-    def _signal(self, number: signal.Signals) -> None:
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal, if it still runs."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -661,8 +667,8 @@ class PodRunner:
         if not self._mount(pod, given):
             return
         self._drivers[uid] = Process(folder / "log", ["gpujob", "driver"], environment(**given))
-        # Only now, since others read the logs of all that have a name.
-        self._names[uid] = (namespace, name)
+        # Only now, since others read the logs of all that have a name; and they do so meanwhile.
+        self._names = {**self._names, uid: (namespace, name)}
         self._set_status(namespace, name, {"phase": "Running"})
 
     def _mount(self, pod: Object, given: dict[str, str]) -> bool:
