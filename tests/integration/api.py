@@ -127,9 +127,8 @@ def record(token: str, access: str = "write", days: float = 1, *where: str) -> s
 
 def token_file(kubectl: Kubectl, account: str, folder: Path) -> Path:
     """A token of an account in the release's namespace, in a file as the kubelet would keep it."""
-    create = ("create", "token", account, "-n", "gpujob-system", f"--audience={AUDIENCE}")
     path = folder / f"{account}.token"
-    path.write_text(kubectl(*create))
+    path.write_text(kubectl.client.token(account, "gpujob-system", audiences=[AUDIENCE]))
     return path
 
 
@@ -162,8 +161,8 @@ def api_server(
     certificate = pki.make(names, now=datetime.now(UTC), life_seconds=86400)
     texts = {"tls.crt": certificate.chain, "tls.key": certificate.key.get_secret_value()}
     encoded = {name: base64.b64encode(text.encode()).decode() for name, text in texts.items()}
-    kubectl.apply(secret("gpujob-server-tls", encoded))
-    kubectl.apply(secret("gpujob-api-tokens", dict(entries)))
+    kubectl.client.apply(secret("gpujob-server-tls", encoded))
+    kubectl.client.apply(secret("gpujob-api-tokens", dict(entries)))
     port = free_port()
     config = operators_config(plane, folder / "server.kubeconfig", account="gpujob-server")
     told = {

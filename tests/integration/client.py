@@ -93,6 +93,27 @@ class Client:
         found = self._read(f"{PATHS[kind]}{where}/{kind}{chosen}")
         return None if found is None else list(found["items"])
 
+    def apply(self, manifest: Object) -> None:
+        """Applies an object of a namespace, as `kubectl apply --server-side` would."""
+        meta = manifest["metadata"]
+        path = path_of(f"{manifest['kind'].lower()}s", meta["name"], meta["namespace"])
+        query = "fieldManager=tests&fieldValidation=Strict&force=true"
+        yaml_patch = "application/apply-patch+yaml"
+        status, answer = self.send("PATCH", f"{path}?{query}", manifest, yaml_patch)
+        assert status in (200, 201), answer
+
+    def delete(self, kind: str, name: str, namespace: str) -> None:
+        """Deletes an object, which may be gone already."""
+        status, answer = self.send("DELETE", path_of(kind, name, namespace))
+        assert status in (200, 202, 404), answer
+
+    def token(self, account: str, namespace: str, **spec: object) -> str:
+        """Returns a new token of a service account."""
+        path = f"{path_of('serviceaccounts', account, namespace)}/token"
+        status, answer = self.send("POST", path, {"spec": spec})
+        assert status == 201, answer
+        return str(answer["status"]["token"])
+
     def __del__(self) -> None:
         """Ends the connection with its last reader."""
         self._close()

@@ -75,7 +75,7 @@ class World:
             "metadata": {"name": name, "namespace": self.namespace},
             "spec": wanted | spec,
         }
-        self.kubectl.apply(manifest)
+        self.kubectl.client.apply(manifest)
 
     def job(self, name: str) -> Object:
         """Returns a job; empty if there is none."""
@@ -316,12 +316,12 @@ def staged(
 
 def forget(kubectl: Kubectl) -> None:
     """What one market did to its machines is nothing to the next one's; nor are certificates."""
-    for held in (
-        "configmap/gpujob-machines",
-        "configmap/gpujob-transport-ca",
-        "secret/gpujob-transport-tls",
+    for kind, name in (
+        ("configmaps", "gpujob-machines"),
+        ("configmaps", "gpujob-transport-ca"),
+        ("secrets", "gpujob-transport-tls"),
     ):
-        kubectl("delete", held, "-n", "gpujob-system", "--ignore-not-found")
+        kubectl.client.delete(kind, name, "gpujob-system")
 
 
 class SharedWorld:
@@ -376,7 +376,8 @@ class SharedWorld:
 
     def _clear(self, shared: World, namespace: str) -> None:
         shared.simulator.faults()
-        shared.kubectl("delete", "gpujobs", "--all", "-n", namespace, "--wait=false")
+        for job in shared.kubectl.items("gpujobs", "-n", namespace):
+            shared.kubectl.client.delete("gpujobs", job["metadata"]["name"], namespace)
         left = ("gpujobs,gpunodes", "-n", namespace)
         eventually("the test's jobs are gone", lambda: not shared.kubectl.items(*left))
         shared.await_released()

@@ -116,8 +116,7 @@ def operators_config(
     plane: ControlPlane, path: Path, server: str = "", account: str = "gpujob"
 ) -> Path:
     """Writes a kubeconfig with the rights of a service account of the chart, and no others."""
-    kubectl = Kubectl(plane, plane.kubeconfig)
-    token = kubectl("create", "token", account, "-n", "gpujob-system").strip()
+    token = Client(plane.kubeconfig).token(account, "gpujob-system")
     config = yaml.safe_load(plane.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token}
     if server:
