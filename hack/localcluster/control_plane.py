@@ -23,6 +23,8 @@ READY_SECONDS = 120.0
 FIRST_PORT = 10_240
 WORKERS = 16
 """At most so many workers of a test run have ports that no other one is given."""
+OF_A_LANE = 8
+"""So many of them are for each of the two parts with workers that run at once (`GPUJOB_LANE`)."""
 OF_DRIVERS = range(20_000, 20_100)
 """Without networks of their own all drivers listen on these (`gpujob.core.machine.ports`)."""
 GIVEN: set[int] = set()
@@ -41,7 +43,8 @@ def free_port() -> int:
     range_of_clients = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
     above = max(int(range_of_clients[0]), 2 * FIRST_PORT)
     name = os.environ.get("PYTEST_XDIST_WORKER", f"gw{WORKERS - 1}")
-    worker = int(name.removeprefix("gw")) % WORKERS
+    lane = int(os.environ.get("GPUJOB_LANE", "0"))
+    worker = (int(name.removeprefix("gw")) + lane * OF_A_LANE) % WORKERS
     share = range(FIRST_PORT + worker, above, WORKERS)
     while True:
         # Not by `random`: pytest-randomly gives it the same seed before each test.
