@@ -9,6 +9,7 @@ It is run by the path of this file, with the modules to load as arguments. It re
 lines of JSON, and ends with its input.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -22,7 +23,11 @@ LOADED = {
     ("gpujob",): ("gpujob.controller.main",),
     ("gpujob", "server"): ("gpujob.server.main",),
     ("gpujob", "driver"): ("gpujob.driver.main",),
-    ("vastsim",): ("uvicorn", "vastsim.machines", "vastsim.server"),
+    ("vastsim",): (
+        *("vastsim.living", "vastsim.machines", "vastsim.record", "vastsim.server"),
+        # uvicorn and FastAPI load these only when they begin.
+        *("uvicorn.lifespan.on", "uvicorn.protocols.http.h11_impl", "pydantic.v1"),
+    ),
 }
 """What each of our programs loads, by what follows `python -m`."""
 
@@ -77,6 +82,8 @@ def main() -> None:
     """Serves requests: `start` one run, or tell the `status` of one."""
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    # Else each run looks through all of this for garbage, at its end at the latest.
+    gc.freeze()
     codes: dict[int, int] = {}
     # Not through `sys.stdin`, which would read ahead what is no run's to have.
     with os.fdopen(os.dup(0), "rb", buffering=0) as requests:
