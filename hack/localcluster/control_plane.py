@@ -29,6 +29,16 @@ OF_DRIVERS = range(20_000, 20_100)
 """Without networks of their own all drivers listen on these (`gpujob.core.machine.ports`)."""
 GIVEN: set[int] = set()
 SERVICES = "10.0.0.0/24"
+CONTROLLERS = (
+    "clusterrole-aggregation-controller",
+    "garbage-collector-controller",
+    "namespace-controller",
+    "resourcequota-controller",
+    "root-ca-certificate-publisher-controller",
+    "serviceaccount-controller",
+    "validatingadmissionpolicy-status-controller",
+)
+"""Those that have something to do where no pod runs: the rest would only watch."""
 
 
 def free_port() -> int:
@@ -200,6 +210,7 @@ class ControlPlane:
             [
                 str(binaries.folder() / "kube-controller-manager"),
                 f"--kubeconfig={config}",
+                f"--controllers={','.join(CONTROLLERS)}",
                 "--secure-port=0",
                 "--use-service-account-credentials=true",
                 f"--service-account-private-key-file={self._pki / 'sa.key'}",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.integration.conftest import World
-from tests.integration.parts import SHORT_LOCK, eventually
+from tests.integration.parts import eventually
 
 from vastsim.images import IMAGES, Login
 
@@ -138,7 +138,7 @@ def test_a_secret_without_the_right_entry_rents_nothing(world: World) -> None:
 def test_a_missing_secret_keeps_the_pod_waiting_and_a_new_leader_asks_again(stage: World) -> None:
     """What was handed over dies with the process that had it, and is handed over once more."""
     world = stage
-    world.operator.start(**SHORT_LOCK, GPUJOB_QUOTE_AGE_SECONDS="2")
+    world.operator.start(GPUJOB_QUOTE_AGE_SECONDS="2")
     world.apply_job("train", image="vastsim/private", imagePullSecret=PULL)
 
     def says() -> str:
@@ -153,7 +153,7 @@ def test_a_missing_secret_keeps_the_pod_waiting_and_a_new_leader_asks_again(stag
     world.operator.kill()
     world.simulator.faults()
     assert creates(world) == []
-    world.operator.start(**SHORT_LOCK, GPUJOB_QUOTE_AGE_SECONDS="2")
+    world.operator.start(GPUJOB_QUOTE_AGE_SECONDS="2")
     world.await_reason("train", "Complete")
 
     (body,) = creates(world)
