@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from localcluster import binaries, kind, project_images
+from localcluster import binaries, browser, kind, project_images
 from localcluster.paths import cache
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +83,7 @@ def prepare(parts: list[Part], images: Path) -> None:
         subprocess.run([ROOT / "hack/checkov", "--version"], check=True)
     if "contract" in names:
         subprocess.run([ROOT / "hack/clients"], check=True, stdout=subprocess.DEVNULL)
+        browser.root()
     if "release" in names:
         binaries.ensure(binaries.RELEASE)
     if "e2e" in names or "release" in names:
