@@ -170,7 +170,13 @@ def main() -> int:
         print(f"hack/test: no part {unknown[0]!r}; there are {' '.join(NAMES)}", file=sys.stderr)
         return 2
     parts = [part for part in PARTS if part.name in (arguments or NAMES)]
-    with tempfile.TemporaryDirectory(dir=cache(), prefix="images-") as images:
+    with (
+        tempfile.TemporaryDirectory(dir=cache(), prefix="images-") as images,
+        tempfile.TemporaryDirectory(dir=cache(), prefix="bytecode-") as bytecode,
+    ):
+        # Else each process compiles anew what it loads, where a machine forbids Python to keep it.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = bytecode
         prepare(parts, Path(images))
         started = time.monotonic()
         results = run_all(parts, options, Path(images))
