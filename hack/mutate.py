@@ -86,9 +86,9 @@ FAULTS = (
     Fault(
         "the marker is skipped",
         "controller/reconcile.py",
-        """                await self._store(key, stored, after)
-                self._remember(uid, marker_seen_at""",
-        """                self._remember(uid, marker_seen_at""",
+        """            await self._store(key, seen.stored, after)
+            self._remember(uid, marker_seen_at""",
+        """            self._remember(uid, marker_seen_at""",
     ),
     Fault(
         "a marked attempt may rent again",
@@ -203,7 +203,7 @@ FAULTS = (
     Fault(
         "a listing has no end",
         "adapters/vast.py",
-        "if not page.rows or len(rows) >= total:",
+        "if not page.rows or len(rows) >= max(totals):",
         "if not page.rows:",
     ),
     Fault(
@@ -248,9 +248,9 @@ FAULTS = (
         "the lock is not asked before a rent",
         "controller/reconcile.py",
         """rent_not_after_seconds):
-                raise""",
+            raise""",
         """rent_not_after_seconds) and not self._lock:
-                raise""",
+            raise""",
     ),
     Fault(
         "an attempt's name is used again",
@@ -335,8 +335,8 @@ FAULTS = (
     Fault(
         "an incomplete listing is complete",
         "adapters/vast.py",
-        "if len(rows) != total:",
-        "if len(rows) > total:",
+        "if not min(totals) <= len(rows) <= max(totals):",
+        "if len(rows) > max(totals):",
     ),
     Fault(
         "a wrong key reads as not found",
@@ -440,8 +440,8 @@ FAULTS = (
     Fault(
         "an interval begins when the request leaves",
         "core/market/pace.py",
-        "min(now, sent_at + WAY_SECONDS) + queue.interval",
-        "sent_at",
+        "self.arrived(kind, min(now, sent_at + WAY_SECONDS))",
+        "self.arrived(kind, sent_at)",
     ),
     Fault(
         "a search goes before a destroy",
@@ -462,6 +462,30 @@ FAULTS = (
         "queue.free_at = max(queue.free_at, now + pause)",
     ),
     Fault(
+        "a loop that hangs holds up the other",
+        "core/market/pace.py",
+        "            if back_at + LATE_SECONDS < now:\n",
+        "            if False:\n",
+    ),
+    Fault(
+        "those who are ready take all searches",
+        "core/market/search.py",
+        "is_others_turn = ready_in_row >= READY_IN_ROW",
+        "is_others_turn = False",
+    ),
+    Fault(
+        "an offer that was asked for once is never offered again",
+        "controller/price_watch.py",
+        "self._taken.get(offer_id, -inf) < TAKEN_SECONDS",
+        "self._taken.get(offer_id, -inf) < inf",
+    ),
+    Fault(
+        "a machine that stays is destroyed again and again",
+        "controller/destroys.py",
+        "and self._clock.monotonic() >= last + pause",
+        "and self._clock.monotonic() >= last",
+    ),
+    Fault(
         "two rents go at once",
         "adapters/door.py",
         "            if self._renting is not None:\n",
@@ -476,7 +500,7 @@ FAULTS = (
     Fault(
         "an offer that was asked for is offered again",
         "controller/price_watch.py",
-        "            if offer.offer_id not in self._taken\n",
+        "            if not self.is_taken(offer.offer_id)\n",
         "            if offer.offer_id\n",
     ),
     Fault(
@@ -488,7 +512,7 @@ FAULTS = (
     Fault(
         "waiting jobs use up all searches",
         "core/market/search.py",
-        "if want.is_ready or now >= waiting_from",
+        "if want.is_ready or is_others_turn or now >= waiting_from",
         "if want.is_ready or now >= 0",
     ),
     Fault(
@@ -1117,8 +1141,10 @@ FAULTS = (
     Fault(
         "a pass acts on what the watch has shown",
         "controller/reconcile.py",
-        "seen = await self._plan_node(key, self._cache.read)",
-        "seen = await self._plan_node(key, self._cache.find)",
+        """plan.effects:
+            seen = await self._plan_node(key, self._cache.read)""",
+        """plan.effects:
+            seen = await self._plan_node(key, self._cache.find)""",
     ),
     Fault(
         "what the watch has not shown is gone",

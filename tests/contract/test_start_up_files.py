@@ -51,7 +51,7 @@ HARMLESS = st.one_of(
             "export ENV=/dev/null BASH_ENV=/dev/null PS4='$(echo trace)'",
             "readonly one two part",
             "sleep 0.01 & disown",
-            "(sleep 0.05; echo late; echo late >&2) &",
+            "(while kill -0 $$; do sleep 0.02; done 2> /dev/null; echo late; echo late >&2) &",
             "exec 3</dev/null 9>&1",
             "exec 2>&1",
             "return 0",

@@ -73,7 +73,8 @@ class World:
             "apiVersion": "gpujob.dev/v1alpha1",
             "kind": "GpuJob",
             "metadata": {"name": name, "namespace": self.namespace},
-            "spec": wanted | spec,
+            # As kubectl does, leave out what is null.
+            "spec": {key: value for key, value in (wanted | spec).items() if value is not None},
         }
         self.kubectl.client.apply(manifest)
 

@@ -52,7 +52,7 @@ class Controller:
         self._vast = vast
         self.market = MarketWatch(vast, process.clock, limits, Readiness(), self._on_listing)
         self.prices = PriceWatch(vast, process.clock, limits, lambda _: None)
-        self.destroys = Destroys(vast)
+        self.destroys = Destroys(vast, process.clock)
         self.sweep = Sweep(SETTINGS, process.clock, CLUSTER, process.door, self.market.take)
         self.listed: list[float] = []
         """When each listing was complete."""
@@ -161,8 +161,9 @@ def test_250_machines_and_two_controllers_break_no_threshold(pytestconfig: pytes
         # One search may have left already.
         last = account.requests("DELETE", "instances")[-1]
         assert not [at for at in account.requests("POST", "bundles") if began + 1 < at < last]
-        lists = [at for at in account.requests("GET", "v1/instances") if at > began]
-        assert len(lists) > took / SETTINGS.limits.poll_seconds
+        during = [at for at in controller.listed if at > asked_at]
+        longest = max(later - earlier for earlier, later in pairwise([asked_at, *during]))
+        assert longest <= 2 * SETTINGS.limits.listing_seconds(OURS + FOREIGN + 2)
         assert not refusals
         await asyncio.sleep(60.0)
         assert [at for at in account.requests("POST", "bundles") if at > began]
@@ -189,6 +190,28 @@ def test_the_sweep_lists_by_itself_when_nobody_else_does() -> None:
         assert took <= limits.list_lag_seconds + 4 * limits.sweep_seconds
         shown = controller.market.listings[-1].leases
         assert orphan in {one.instance_id for one in shown}, "what it lists serves others as well"
+        await controller.end()
+
+    play(life)
+
+
+def test_machines_that_stay_keep_nobody_from_renting() -> None:
+    """Their destroys are repeated ever less often, and searches go on between them."""
+
+    async def life() -> None:
+        account = Account()
+        controller = Controller(account.kube, account.provider)
+        controller.start()
+        stays = await account.rent(12, label=lambda _: None)
+        before = len(account.requests("POST", "bundles"))
+        for _ in range(80):
+            for number in stays:
+                controller.destroys.ask(number)
+            controller.prices.quotes(spec(20), namespace="team")
+            await asyncio.sleep(15.0)
+        searches = len(account.requests("POST", "bundles")) - before
+        assert searches >= 20
+        assert len(account.requests("DELETE", "instances")) >= 12 * 8
         await controller.end()
 
     play(life)

@@ -16,7 +16,7 @@ from gpujob.adapters.redact import Scrubber
 from gpujob.adapters.vast import VastRequests
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
-from gpujob.controller.price_watch import QUOTA_SECONDS, PriceWatch
+from gpujob.controller.price_watch import QUOTA_SECONDS, TAKEN_SECONDS, PriceWatch
 from gpujob.controller.workqueue import Key
 from gpujob.core.market.offers import Quotes, mismatch
 from gpujob.core.observation import Unavailable
@@ -148,6 +148,27 @@ def test_what_one_rent_asked_for_is_offered_to_no_other() -> None:
         later = market.told_offers(spec())
         assert first.offer_id not in {one.offer_id for one in later.offers}
         assert len(later.offers) == len(before.offers) - 1
+        # The request may never have arrived: in a small market there is nothing else.
+        await asyncio.sleep(TAKEN_SECONDS)
+        market.ask(spec())
+        await asyncio.sleep(1)
+        assert len(market.told_offers(spec()).offers) == len(before.offers)
+
+    tried(story)
+
+
+def test_what_nobody_asks_for_any_more_is_not_searched_for() -> None:
+    """Deleted jobs, and estimates that were given up, leave the searches to others."""
+
+    async def story(market: Bourse) -> None:
+        for size in range(200):
+            market.ask(spec(resources={"diskGB": 20 + size}))
+        for _ in range(30):
+            await asyncio.sleep(10)
+            market.ask(spec(resources={"diskGB": 999}))
+        disks = [one["allocated_storage"] for one in market.asked]
+        assert 999 in disks
+        assert len(disks) < 30
 
     tried(story)
 
@@ -217,7 +238,8 @@ def test_nothing_is_searched_for_once_the_quota_is_used_up(left: float, closed: 
     async def story(market: Bourse) -> None:
         resets_at = market.clock.now() + timedelta(seconds=left)
         market.problem = SearchQuotaExhausted("no more today", resets_at)
-        market.ask(spec())
+        for size in (20, 30, 40):
+            market.ask(spec(resources={"diskGB": size}))
         await asyncio.sleep(1)
         market.problem = None
         shut = 0

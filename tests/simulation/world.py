@@ -120,7 +120,7 @@ class Operator:
         door = process.door
         self._market = MarketWatch(vast, clock, SETTINGS.limits, readiness, self._on_listing)
         self._prices = PriceWatch(vast, clock, SETTINGS.limits, self.queue.add)
-        self._destroys = Destroys(vast)
+        self._destroys = Destroys(vast, clock)
         self._reconciler = Reconciler(
             kube=kube,
             cache=self._cache,

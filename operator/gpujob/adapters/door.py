@@ -7,12 +7,16 @@ So whoever asks takes a ticket under a lock, and sleeps in its own loop until it
 import asyncio
 import threading
 
+import structlog
+
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import ProviderError, RateLimited
 from gpujob.core.market.pace import Kind, Ticket, Turns
 
-RENT_PATIENCE_SECONDS = 30.0
+RENT_PATIENCE_SECONDS = 10.0
 """A rent that does not ask again for so long after the wait that it was told loses its place."""
+
+log = structlog.get_logger("gpujob.door")
 
 
 class Door:
@@ -29,7 +33,7 @@ class Door:
     async def enter(self, kind: Kind) -> float:
         """Returns, when a request of this kind may leave, the monotonic time; it leaves at once."""
         with self._lock:
-            ticket = self._turns.join(kind)
+            ticket = self._turns.join(kind, self._clock.monotonic())
         try:
             while wait := self._go(ticket):  # noqa: ASYNC110 - threads set no event of ours
                 await asyncio.sleep(wait)
@@ -46,6 +50,11 @@ class Door:
                 self._turns.go(ticket, now)
             return wait
 
+    def is_free(self, kind: Kind) -> bool:
+        """Whether `enter` would return at once; for what can as well be asked a little later."""
+        with self._lock:
+            return self._turns.is_free(kind, self._clock.monotonic())
+
     def rent_wait(self, uid: str, namespace: str) -> float:
         """Returns how long the rent for a node has to wait; 0 = it may be sent: say `rent_over`.
 
@@ -58,7 +67,7 @@ class Door:
                     self._turns.leave(ticket)
                     del self._rents[other]
             known = self._rents.get(uid)
-            ticket = known[0] if known else self._turns.join(Kind.RENT, namespace)
+            ticket = known[0] if known else self._turns.join(Kind.RENT, now, namespace)
             wait = self._turns.wait(ticket, now)
             if self._renting is not None:
                 wait = max(wait, Kind.RENT.interval_seconds)
@@ -75,8 +84,7 @@ class Door:
         with self._lock:
             if self._renting == uid:
                 self._renting = None
-                now = self._clock.monotonic()
-                self._turns.answered(Kind.RENT, now, now)
+                self._turns.arrived(Kind.RENT, self._clock.monotonic())
 
     def answered(self, kind: Kind, sent_at: float, error: ProviderError | None) -> None:
         """Learns from what the provider said to a request."""
@@ -85,6 +93,7 @@ class Door:
             if not isinstance(error, RateLimited):
                 self._turns.answered(kind, sent_at, now)
                 return
+            log.warning("too_many_requests", kind=kind.value, problem=str(error))
             self._turns.refused(
                 kind,
                 now,

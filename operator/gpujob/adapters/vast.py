@@ -145,7 +145,7 @@ class VastRequests:
     @_guarded
     async def search(self, search: Search) -> Quotes:
         """Returns offers that meet the needs, cheapest first."""
-        query = _query(search)
+        query, asked_at = _query(search), self._clock.monotonic()
         answer, headers = await self._channel.request("POST", "/api/v0/bundles/", query)
         rows = answer.get("offers")
         if not isinstance(rows, list):
@@ -158,12 +158,14 @@ class VastRequests:
                     offers.append(offer_from(row))
             except Malformed:
                 unreadable += 1
-        now = self._clock.now()
+        now, took = self._clock.now(), self._clock.monotonic() - asked_at
+        # The Date lies somewhere between the request and the answer.
+        skew = (_date(headers) - now).total_seconds()
         return Quotes(
             offers=tuple(offers),
             unreadable=unreadable,
             fetched_at=now,
-            clock_skew_seconds=(_date(headers) - now).total_seconds(),
+            clock_skew_seconds=skew if skew > 0 else min(skew + took, 0.0),
             is_full=len(rows) >= OFFERS_WANTED,
             dearest_usd_per_hour=_dearest(rows),
         )
@@ -184,7 +186,7 @@ class VastRequests:
         requested_at = self._clock.monotonic()
         user, _ = await self._channel.request("GET", "/api/v0/users/current")
         rows: dict[int, Lease] = {}
-        query, total = PAGE_QUERY, None
+        query, totals = PAGE_QUERY, list[int]()
         while True:
             answer, headers = await self._channel.request("GET", "/api/v1/instances/", query=query)
             try:
@@ -195,23 +197,24 @@ class VastRequests:
                 ]
             except Malformed as error:
                 raise ProviderUnavailable(f"the listing cannot be read: {error}") from None
-            if total not in (None, page.total):
-                words = f"the total changed from {total} to {page.total} between two pages"
-                raise ProviderUnavailable(words)
-            total, found = page.total, {lease.instance_id: lease for lease in leases}
+            totals.append(page.total)
+            found = {lease.instance_id: lease for lease in leases}
             if again := rows.keys() & found.keys():
                 words = f"machine {min(again)} is on two pages of the listing"
                 raise ProviderUnavailable(words)
             rows |= found
             if page.next_token is None:
                 break
-            if not page.rows or len(rows) >= total:
+            if not page.rows or len(rows) >= max(totals):
                 # So each further page brings a machine, and their number has an end.
-                words = "an empty page" if not page.rows else f"after all {total} machines a page"
+                everything = f"after all {max(totals)} machines a page"
+                words = "an empty page" if not page.rows else everything
                 raise ProviderUnavailable(f"{words} of the listing announces another one")
             query = PAGE_QUERY | {"after_token": page.next_token}
-        if len(rows) != total:
-            words = f"the listing has {len(rows)} machines, but its total says {total}"
+        # Machines that come or go between two pages change the total, and hide no other one: pages
+        # go on from the last number.
+        if not min(totals) <= len(rows) <= max(totals):
+            words = f"the listing has {len(rows)} machines, but its total says {totals[-1]}"
             raise ProviderUnavailable(words)
         return Listing(
             requested_at=requested_at,
@@ -564,7 +567,9 @@ def rate_limited(raw: bytes, headers: Mapping[str, str]) -> RateLimited:
     if "search_quota_exceeded" in text:
         reset = headers.get("X-RateLimit-Reset", "")
         resets_at = datetime.fromtimestamp(int(reset), UTC) if _EPOCH.fullmatch(reset) else None
-        when = "" if resets_at is None else f"; it may search again at {resets_at:%H:%M} UTC"
+        when = (
+            "" if resets_at is None else f"; it may search again at {resets_at:%Y-%m-%d %H:%M} UTC"
+        )
         words = f"the provider lets the account search no more today{when}"
         return SearchQuotaExhausted(words, resets_at)
     after = headers.get("Retry-After", "")

@@ -83,7 +83,7 @@ class Leader:
             self._vast, clock, settings.limits, self.readiness, self._on_listing
         )
         self._prices = PriceWatch(self._vast, clock, settings.limits, self._queue.add)
-        self._destroys = Destroys(self._vast)
+        self._destroys = Destroys(self._vast, clock)
         self._machines = MachineBook(kube, settings)
         self._tls = TransportTls()
         self._reconciler = Reconciler(
@@ -223,11 +223,15 @@ class Leader:
             try:
                 listing = await self._vast.list_leases()
                 late = overdue(nodes, listing, cluster_id=self._cluster_id, now=self.market.now())
-                for number in late:
-                    log.error("overdue_destroyed", instance=number)
-                    await self._vast.destroy(number)
             except ProviderError as error:
-                log.warning("overdue_not_destroyed", problem=str(error))
+                log.warning("overdue_not_found", problem=str(error))
+                late = ()
+            for number in late:
+                log.error("overdue_destroyed", instance=number)
+                try:
+                    await self._vast.destroy(number)
+                except ProviderError as error:
+                    log.warning("overdue_not_destroyed", instance=number, problem=str(error))
             with suppress(TimeoutError):
                 async with asyncio.timeout(poll):
                     await stop.wait()

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import inf
 
 import structlog
 
@@ -22,21 +23,32 @@ from gpujob.core.limits import Limits
 from gpujob.core.market.floors import lowered
 from gpujob.core.market.offers import Quotes
 from gpujob.core.market.pace import Kind
-from gpujob.core.market.search import WAITING_SHARE, Search, Want, beyond, next_search, search_of
+from gpujob.core.market.search import (
+    UNASKED_SECONDS,
+    WAITING_SHARE,
+    Search,
+    Want,
+    beyond,
+    next_search,
+    search_of,
+)
 from gpujob.core.observation import Unavailable
 
 PAGES_MAX = 20
 """How often the market is asked on for dearer offers."""
-PAGE_SECONDS = 300.0
+PAGE_SECONDS = 1800.0
 """For so long an answer in which nothing fits is passed over, and dearer offers are asked for."""
 FAILURE_SECONDS = 5.0
 """So long a search that failed is not repeated."""
 QUOTA_SECONDS = 900.0
 """No search is made for so long once the quota is used up, or until its end if that is earlier."""
-TAKEN_SECONDS = 3600.0
-"""So long an offer that a rent has asked for is not offered again: its number is used up."""
+TAKEN_SECONDS = 600.0
+"""So long an offer that a rent has asked for is not offered again. Its number is used up then,
+unless the request never arrived."""
 ESTIMATE_SECONDS = 25.0
 """How long an estimate waits for prices."""
+ESTIMATES_MAX = 4
+"""More searches than this do not wait for estimates: there is no time for them anyway."""
 
 log = structlog.get_logger("gpujob.prices")
 
@@ -104,15 +116,16 @@ class PriceWatch:
                 return free
             else:
                 break
-        self._want(search, namespace, is_ready=is_ready)
+        self._want(search, namespace, now, is_ready=is_ready)
         if key is not None:
             self._keys.setdefault(search, set()).add(key)
         return None
 
     async def estimate(self, spec: GpuJobSpec) -> Quotes | Unavailable:
         """Returns offers for a job's needs; waits for them if they have to be asked for."""
+        waiting = sum(want.namespaces == {""} for want in self._wants.values())
         with suppress(TimeoutError):
-            async with asyncio.timeout(ESTIMATE_SECONDS):
+            async with asyncio.timeout(ESTIMATE_SECONDS if waiting < ESTIMATES_MAX else 0):
                 while (found := self.quotes(spec, namespace="")) is None:
                     await self._answered.wait()
                 return found
@@ -128,8 +141,8 @@ class PriceWatch:
         self._taken[offer_id] = self._taken_machines[machine_id] = now
 
     def is_taken(self, offer_id: int) -> bool:
-        """Whether a rent has asked for this offer already."""
-        return offer_id in self._taken
+        """Whether a rent has just asked for this offer."""
+        return self._clock.monotonic() - self._taken.get(offer_id, -inf) < TAKEN_SECONDS
 
     def take_in_floors(self, floors: Mapping[str, Floor]) -> None:
         """Adds the floors that an earlier leader saw; those of this one take precedence."""
@@ -137,24 +150,32 @@ class PriceWatch:
 
     async def run(self) -> None:
         """Makes the searches that are waited for, one after the other."""
-        waiting_from = 0.0
+        waiting_from, ready_in_row = 0.0, 0
         while True:
             self._wanted.clear()
             now = self._clock.monotonic()
-            search = next_search(
-                self._wants, now=now, waiting_from=waiting_from, served=self._served
+            for search, want in list(self._wants.items()):
+                if now - want.asked_at > UNASKED_SECONDS:
+                    self._tell(search)
+            chosen = next_search(
+                self._wants,
+                now=now,
+                waiting_from=waiting_from,
+                ready_in_row=ready_in_row,
+                served=self._served,
             )
-            if search is None:
+            if chosen is None:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(waiting_from - now if self._wants else None):
                         await self._wanted.wait()
                 continue
-            want = self._wants[search]
+            want = self._wants[chosen]
             interval = Kind.SEARCH.interval_seconds * self._limits.request_spacing
+            ready_in_row = ready_in_row + 1 if want.is_ready else 0
             if not want.is_ready:
                 waiting_from = now + interval / WAITING_SHARE
             self._served |= dict.fromkeys(want.namespaces, now)
-            await self._ask(search)
+            await self._ask(chosen)
             # Which search is next is decided as late as its turn comes.
             await asyncio.sleep(max(now + interval - self._clock.monotonic(), 0.0))
 
@@ -170,6 +191,9 @@ class PriceWatch:
                 at -= QUOTA_SECONDS - min(max(left, 0.0), QUOTA_SECONDS)
             self._quota = _Answer(found, at)
             log.warning("search_quota_exhausted", problem=str(error))
+            # The others would be refused as well.
+            for other in [one for one in self._wants if one != search]:
+                self._tell(other)
         except ProviderError as error:
             found = Unavailable(error.reason, f"the search for offers failed: {error}")
         except Exception as error:
@@ -184,19 +208,23 @@ class PriceWatch:
         self._answers[search] = _Answer(found, now)
         if isinstance(found, Quotes) and search.shows_floors:
             self.floors = lowered(self.floors, found, self._clock.now())
+        self._tell(search)
+
+    def _tell(self, search: Search) -> None:
+        """Asks for a pass of all who wait for a search, which is over."""
         del self._wants[search]
         self._answered.set()
         self._answered.clear()
         for key in self._keys.pop(search, ()):
             self._on_answer(key)
 
-    def _want(self, search: Search, namespace: str, *, is_ready: bool) -> None:
+    def _want(self, search: Search, namespace: str, now: float, *, is_ready: bool) -> None:
         known = self._wants.get(search)
         if known is None:
-            since = self._clock.monotonic()
-            known = Want(namespaces=frozenset(), is_ready=False, since=since)
+            known = Want(namespaces=frozenset(), is_ready=False, since=now, asked_at=now)
         self._wants[search] = replace(
             known,
+            asked_at=now,
             namespaces=known.namespaces | {namespace},
             is_ready=known.is_ready or is_ready,
         )
@@ -206,7 +234,7 @@ class PriceWatch:
         free = tuple(
             offer
             for offer in quotes.offers
-            if offer.offer_id not in self._taken
+            if not self.is_taken(offer.offer_id)
             and self._taken_machines.get(offer.machine_id, -1.0) < at
         )
         return quotes if len(free) == len(quotes.offers) else replace(quotes, offers=free)

@@ -64,6 +64,7 @@ from gpujob.core.machine.driver_pod import KEY_FILE, driver_pod_name, key_secret
 from gpujob.core.machine.ports import service_name
 from gpujob.core.machine.start_script import host_key_in_log
 from gpujob.core.market.images import missing_server
+from gpujob.core.market.pace import Kind
 from gpujob.core.money import parse_usd
 from gpujob.core.node.contact import denied_since
 from gpujob.core.node.plan import plan_node
@@ -368,32 +369,38 @@ class Reconciler:
 
     async def _node(self, key: Key) -> _Pass | None:
         seen = await self._plan_node(key, self._cache.find)
+        if seen is not None and _rent_in(seen.plan) is not None:
+            return await self._rent(key, seen.observation.node.metadata.uid)
         if seen is not None and seen.plan.effects:
             seen = await self._plan_node(key, self._cache.read)
         if seen is None:
             return None
-        stored, observation, plan = seen.stored, seen.observation, seen.plan
+        observation, plan = seen.observation, seen.plan
+        if _rent_in(plan) is not None:
+            # Only what is stored shows that this node may rent; that has to wait for its turn.
+            self._queue.add(key)
+            return None
         node = observation.node
         after = node_status(node, plan, self._market.now())
-        rent = next((todo for todo in plan.effects if isinstance(todo, effects.Rent)), None)
-        is_change = True
-        if rent is not None:
-            if not await self._rent(key, node, stored, after, rent):
-                return None
-        else:
-            before, stored = stored, await self._store(key, stored, after)
-            is_change = stored is not before
-            if is_change:
-                await self._tell_of_node(node, after, observation.job)
-            for effect in plan.effects:
-                await self._act_on_node(effect, key, node, stored)
+        stored = await self._store(key, seen.stored, after)
+        is_change = stored is not seen.stored
+        if is_change:
+            await self._tell_of_node(node, after, observation.job)
+        for effect in plan.effects:
+            await self._act_on_node(effect, key, node, stored)
+        return self._passed(key, seen, after, is_change=is_change)
+
+    def _passed(
+        self, key: Key, seen: _Planned[NodeObservation], after: GpuNodeStatus, *, is_change: bool
+    ) -> _Pass:
+        node, plan = seen.observation.node, seen.plan
         if after.rent is not None or after.end is not None:
             # If the watch was behind, the driver was asked once more than needed.
             self._logins.pop(node.metadata.uid, None)
         self._requeue(key, plan)
         if plan.requeue_seconds == 0 or node.status.end != after.end:
             self._queue.add(Key("GpuJob", key.namespace, node.spec.job_ref.name))
-        uid, stage = node.metadata.uid, observation.stage
+        uid, stage = node.metadata.uid, seen.observation.stage
         return _Pass(uid=uid, stage=stage, plan=plan, is_change=is_change)
 
     async def _plan_node(self, key: Key, read: Read) -> _Planned[NodeObservation] | None:
@@ -470,48 +477,49 @@ class Reconciler:
         age = (self._market.now() - pod.created_at).total_seconds()
         return max(min(self._clock.monotonic() - since, age), 0.0)
 
-    async def _rent(
-        self, key: Key, node: GpuNode, stored: Body, after: GpuNodeStatus, request: effects.Rent
-    ) -> bool:
-        """Opens the connection, stores the marker, and sends the one request, in this order.
+    async def _rent(self, key: Key, uid: str) -> _Pass | None:
+        """Opens the connection, decides anew, stores the marker, sends the one request.
 
-        Rents go one at a time, at the provider's pace. Returns False if it is not this node's turn:
-        nothing is stored then, and a later pass decides anew.
+        Rents go one at a time, at the provider's pace. Returns None if it is not this node's turn,
+        or if it is not to rent any more: nothing is stored then, and a later pass decides anew.
         """
-        uid = node.metadata.uid
         if wait := self._door.rent_wait(uid, key.namespace):
             self._queue.add_after(key, wait)
-            return False
+            return None
         try:
-            if self._prices.is_taken(request.offer_id):
-                # This pass had chosen it before another rent asked for it.
-                self._queue.add(key)
-                return False
-            await self._rent_now(uid, key, stored, after, request)
-            return True
+            async with self._vast.rent_line() as line:
+                # The request has to leave soon after its decision, and to open a line takes time.
+                seen = await self._plan_node(key, self._cache.read)
+                request = _rent_in(seen.plan) if seen is not None else None
+                if seen is None or request is None or self._prices.is_taken(request.offer_id):
+                    self._queue.add(key)
+                    return None
+                return await self._rent_now(key, seen, line, request)
         finally:
             self._door.rent_over(uid)
 
     async def _rent_now(
-        self, uid: str, key: Key, stored: Body, after: GpuNodeStatus, request: effects.Rent
-    ) -> None:
-        async with self._vast.rent_line() as line:
-            if after.rent is None or line.account_id != after.rent.account_id:
-                # Nothing has been stored, so a later pass may still rent for this node.
-                raise RentWithheld(f"the API key now belongs to account {line.account_id}")
-            if not self._lock.is_held_for(self._settings.limits.rent_not_after_seconds):
-                raise RentWithheld("the leader lock may be lost before the request is sent")
-            task = asyncio.current_task()
-            self.renting.add(task)
-            try:
-                await self._store(key, stored, after)
-                self._remember(uid, marker_seen_at=self._clock.monotonic())
-                self._prices.take(request.offer_id, after.rent.machine_id)
-                log.info("rent_requested", offer=request.offer_id, fuse_usd=after.rent.fuse_usd)
-                login = self._logins.pop(uid, None)
-                self._remember(uid, rent=await self._send(line, request, login))
-            finally:
-                self.renting.discard(task)
+        self, key: Key, seen: _Planned[NodeObservation], line: RentLine, request: effects.Rent
+    ) -> _Pass:
+        node = seen.observation.node
+        uid, after = node.metadata.uid, node_status(node, seen.plan, self._market.now())
+        if after.rent is None or line.account_id != after.rent.account_id:
+            # Nothing has been stored, so a later pass may still rent for this node.
+            raise RentWithheld(f"the API key now belongs to account {line.account_id}")
+        if not self._lock.is_held_for(self._settings.limits.rent_not_after_seconds):
+            raise RentWithheld("the leader lock may be lost before the request is sent")
+        task = asyncio.current_task()
+        self.renting.add(task)
+        try:
+            await self._store(key, seen.stored, after)
+            self._remember(uid, marker_seen_at=self._clock.monotonic())
+            self._prices.take(request.offer_id, after.rent.machine_id)
+            log.info("rent_requested", offer=request.offer_id, fuse_usd=after.rent.fuse_usd)
+            login = self._logins.pop(uid, None)
+            self._remember(uid, rent=await self._send(line, request, login))
+        finally:
+            self.renting.discard(task)
+        return self._passed(key, seen, after, is_change=True)
 
     async def _send(
         self, line: RentLine, request: effects.Rent, login: RegistryLogin | None
@@ -542,10 +550,13 @@ class Reconciler:
                 await self._create_driver(key, uid, manifest)
             case effects.DeleteDriver(name, pod_uid):
                 await self._cache.delete(Key("Pod", key.namespace, name), pod_uid)
+            # A pass that waited at the door for these would hold up all others, so it comes again.
             case effects.ReadHostKey(instance_id, nonce):
-                await self._read_host_key(uid, instance_id, nonce)
+                if self._door.is_free(Kind.LOG):
+                    await self._read_host_key(uid, instance_id, nonce)
             case effects.AttachKey(instance_id, public_key):
-                await self._attach_key(uid, instance_id, public_key)
+                if self._door.is_free(Kind.KEY):
+                    await self._attach_key(uid, instance_id, public_key)
             case effects.Destroy(instance_ids):
                 self._destroy(uid, instance_ids)
             case effects.RecordDestroy(seconds):
@@ -721,6 +732,10 @@ class Reconciler:
 
     def _remember(self, uid: str, **facts: Any) -> None:
         self._memories[uid] = replace(self._memories.get(uid, NodeMemory()), **facts)
+
+
+def _rent_in(plan: Plan[Any]) -> effects.Rent | None:
+    return next((todo for todo in plan.effects if isinstance(todo, effects.Rent)), None)
 
 
 def _ready(conditions: tuple[Condition, ...]) -> Condition | None:

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from gpujob.api.gpujob import GpuJob, GpuJobSpec
 from gpujob.api.gpunode import GpuNode
+from gpujob.api.meta import Condition
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, Outcome
 from gpujob.core.cost.confidence import DestroyRecord
@@ -25,6 +26,23 @@ class Unavailable:
 
     reason: Reason
     message: str
+
+
+_UNASKED = (Reason.PROVIDER_UNAVAILABLE, Reason.SEARCH_QUOTA_EXHAUSTED)
+"""Why the market could not be asked."""
+
+
+def told_last(conditions: tuple[Condition, ...]) -> tuple[Reason, str] | None:
+    """Returns the gate's last refusal, or why the market could not be asked, if that is shown.
+
+    It stands while the market is asked again: else the status would change at each look.
+    """
+    told = next((one for one in conditions if one.type == "Ready"), None)
+    if told is None:
+        return None
+    reason = Reason(told.reason)
+    stands = reason.kind.is_refusal or reason in _UNASKED
+    return (reason, told.message) if stands else None
 
 
 @dataclass(frozen=True, kw_only=True)

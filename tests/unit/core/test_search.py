@@ -99,7 +99,7 @@ def test_the_market_is_not_asked_on_for_ever(changes: dict[str, Any]) -> None:
 
 def want(*names: str, ready: bool = False, since: float = 0.0) -> Want:
     """A search that these namespaces wait for."""
-    return Want(namespaces=frozenset(names), is_ready=ready, since=since)
+    return Want(namespaces=frozenset(names), is_ready=ready, since=since, asked_at=since)
 
 
 def searches(number: int) -> list[Search]:
@@ -116,7 +116,7 @@ def test_who_is_ready_to_rent_goes_first_and_namespaces_take_turns() -> None:
 
     order = []
     while wants:
-        found = next_search(wants, now=10.0, waiting_from=0.0, served=served)
+        found = next_search(wants, now=10.0, waiting_from=0.0, ready_in_row=0, served=served)
         assert found is not None
         order.append(found)
         served |= dict.fromkeys(wants.pop(found).namespaces, 10.0 + len(order))
@@ -128,8 +128,19 @@ def test_a_part_of_the_searches_is_kept_for_those_who_are_ready() -> None:
     one, two = searches(2)
     wants = {one: want("a")}
 
-    assert next_search(wants, now=1.0, waiting_from=2.0, served={}) is None
-    assert next_search(wants, now=2.0, waiting_from=2.0, served={}) is one
+    assert next_search(wants, now=1.0, waiting_from=2.0, ready_in_row=0, served={}) is None
+    assert next_search(wants, now=2.0, waiting_from=2.0, ready_in_row=0, served={}) is one
     wants[two] = want("a", ready=True)
-    assert next_search(wants, now=1.0, waiting_from=2.0, served={}) is two
-    assert next_search({}, now=1.0, waiting_from=0.0, served={}) is None
+    assert next_search(wants, now=1.0, waiting_from=2.0, ready_in_row=0, served={}) is two
+    assert next_search({}, now=1.0, waiting_from=0.0, ready_in_row=0, served={}) is None
+
+
+def test_those_who_are_ready_do_not_take_all_searches() -> None:
+    """Nodes that the gate refuses again and again would else keep all other jobs from starting."""
+    one, two = searches(2)
+    wants = {one: want("a"), two: want("b", ready=True)}
+
+    def found(row: int) -> Search | None:
+        return next_search(wants, now=1.0, waiting_from=2.0, ready_in_row=row, served={})
+
+    assert [found(row) for row in range(4)] == [two, two, one, one]

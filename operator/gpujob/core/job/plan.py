@@ -23,13 +23,10 @@ from gpujob.core.job.answers import JobPlan, stay
 from gpujob.core.job.end import finished_as, over
 from gpujob.core.machine.ports import service, service_name
 from gpujob.core.money import floor_usd, format_usd, parse_usd
-from gpujob.core.observation import JobObservation, Unavailable
+from gpujob.core.observation import JobObservation, Unavailable, told_last
 from gpujob.core.spec_faults import place_faults, spec_faults
 
 Step = Callable[[JobObservation], JobPlan | None]
-
-_UNASKED = (Reason.PROVIDER_UNAVAILABLE, Reason.SEARCH_QUOTA_EXHAUSTED)
-"""Why the market could not be asked."""
 
 RETRY_SECONDS = 5.0
 """Wait before the operator tries again what the cluster refused."""
@@ -195,7 +192,8 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
         words = "the provider has not listed the account's machines yet"
         return stay(seen, Reason.PROVIDER_UNAVAILABLE, words, 1.0)
     if seen.quotes is None:
-        reason, words = _last_answer(seen)
+        asking = (Reason.AWAITING_OFFERS, Reason.AWAITING_OFFERS.meaning)
+        reason, words = told_last(job.status.conditions) or asking
         plan = stay(seen, reason, words, world.limits.gate_retry_seconds)
         return replace(plan, wants_quotes=True)
     if isinstance(seen.quotes, Unavailable):
@@ -238,16 +236,6 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
         effects=(effects.CreateNode(_node_manifest(seen, reserved)),),
         requeue_seconds=0,
     )
-
-
-def _last_answer(seen: JobObservation) -> tuple[Reason, str]:
-    """Returns what the job was told last: while the market is asked again, it stands."""
-    told = next((one for one in seen.job.status.conditions if one.type == "Ready"), None)
-    if told is not None:
-        reason = Reason(told.reason)
-        if reason.kind.is_refusal or reason in _UNASKED:
-            return reason, told.message
-    return Reason.AWAITING_OFFERS, Reason.AWAITING_OFFERS.meaning
 
 
 def _image_warning(seen: JobObservation) -> str:

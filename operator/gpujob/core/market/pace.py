@@ -19,6 +19,11 @@ YIELD_SECONDS = 0.05
 """Wait of a request whose turn would be now, but for a destroy request that leaves first."""
 WAY_SECONDS = 1.0
 """The longest time that a request is reckoned to be on its way to the provider."""
+LATE_SECONDS = 2.0
+"""Whoever does not come back for so long after the wait that it was told is passed over: the loop
+of the sweep, or that of all others, may hang, and the other one must have its turns."""
+THRESHOLD_FACTOR_MAX = 3
+"""A threshold that is said is believed up to so many times the documented one."""
 ROUNDING_SECONDS = 1e-6
 """A shorter wait is none: sums of seconds are not exact."""
 
@@ -75,18 +80,21 @@ class _Queue:
     interval: float
     free_at: float
     refusals: int = 0
-    waiting: list[Ticket] = field(default_factory=list)
+    waiting: dict[Ticket, float] = field(default_factory=dict)
+    """Tickets, and when the holder of each was to come back."""
     served: dict[str, int] = field(default_factory=dict)
     """When each namespace had its last turn, in turns of all."""
 
-    def ordered(self) -> list[Ticket]:
-        """Returns the tickets in the order of their turns.
+    def ordered(self, now: float) -> list[Ticket]:
+        """Returns the tickets of those that come back, in the order of their turns.
 
         The namespace that was served least recently goes first, and then one of each in turn.
         """
         rounds: dict[str, int] = {}
         ranked = []
-        for ticket in self.waiting:
+        for ticket, back_at in self.waiting.items():
+            if back_at + LATE_SECONDS < now:
+                continue
             turn = rounds[ticket.namespace] = rounds.get(ticket.namespace, -1) + 1
             ranked.append((turn, self.served.get(ticket.namespace, -1), ticket.number, ticket))
         return [ticket for *_, ticket in sorted(ranked, key=lambda one: one[:3])]
@@ -103,45 +111,54 @@ class Turns:
         }
         self._numbers = self._turns = 0
 
-    def join(self, kind: Kind, namespace: str = "") -> Ticket:
+    def join(self, kind: Kind, now: float, namespace: str = "") -> Ticket:
         """Returns a ticket for one request, behind those that wait already."""
         self._numbers += 1
         ticket = Ticket(kind, namespace, self._numbers)
-        self._queues[kind].waiting.append(ticket)
+        self._queues[kind].waiting[ticket] = now
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
         """Gives up a turn; does nothing if the ticket was used."""
-        waiting = self._queues[ticket.kind].waiting
-        if ticket in waiting:
-            waiting.remove(ticket)
+        self._queues[ticket.kind].waiting.pop(ticket, None)
 
     def wait(self, ticket: Ticket, now: float) -> float:
-        """Returns how long a ticket has to wait at least; 0 = it is its turn."""
+        """Returns after how long the holder of a ticket is to come back; 0 = it is its turn."""
         queue = self._queues[ticket.kind]
-        ahead = queue.ordered().index(ticket)
+        queue.waiting[ticket] = now
+        ahead = queue.ordered(now).index(ticket)
         own = max(queue.free_at - now, 0.0) + ahead * queue.interval
-        destroys = self._queues[Kind.DESTROY]
-        if ticket.kind.waits_for_destroys and destroys.waiting:
-            last = destroys.free_at + (len(destroys.waiting) - 1) * destroys.interval
-            own = max(own, last - now, YIELD_SECONDS)
-        return own if own > ROUNDING_SECONDS else 0.0
+        if ticket.kind.waits_for_destroys:
+            destroys = self._queues[Kind.DESTROY]
+            if before := len(destroys.ordered(now)):
+                last = destroys.free_at + (before - 1) * destroys.interval
+                own = max(own, last - now, YIELD_SECONDS)
+        own = own if own > ROUNDING_SECONDS else 0.0
+        queue.waiting[ticket] = now + own
+        return own
+
+    def is_free(self, kind: Kind, now: float) -> bool:
+        """Whether a request of this kind could leave at once."""
+        queue = self._queues[kind]
+        return queue.free_at - now <= ROUNDING_SECONDS and not queue.ordered(now)
 
     def go(self, ticket: Ticket, now: float) -> None:
         """Uses a ticket: its request leaves now."""
         queue = self._queues[ticket.kind]
-        queue.waiting.remove(ticket)
+        del queue.waiting[ticket]
         self._turns += 1
         queue.served[ticket.namespace] = self._turns
         queue.free_at = now + queue.interval
 
     def answered(self, kind: Kind, sent_at: float, now: float) -> None:
-        """Takes note of an answer. The provider counts from when a request arrived, which may have
-        been as late as now.
-        """
+        """Takes note of an answer that is no refusal for the pace."""
+        self.arrived(kind, min(now, sent_at + WAY_SECONDS))
+        self._queues[kind].refusals = 0
+
+    def arrived(self, kind: Kind, at: float) -> None:
+        """Takes note of when a request arrived at the latest: from then on the provider counts."""
         queue = self._queues[kind]
-        queue.free_at = max(queue.free_at, min(now, sent_at + WAY_SECONDS) + queue.interval)
-        queue.refusals = 0
+        queue.free_at = max(queue.free_at, at + queue.interval)
 
     def refused(
         self,
@@ -157,7 +174,8 @@ class Turns:
         """
         queue = self._queues[kind]
         if threshold_seconds is not None:
-            queue.interval = min(max(queue.interval, threshold_seconds), BACKOFF_MAX_SECONDS)
+            most = THRESHOLD_FACTOR_MAX * kind.interval_seconds
+            queue.interval = max(queue.interval, min(threshold_seconds, most))
         pause = BACKOFF_SECONDS * 2 ** min(queue.refusals, 8)
         queue.refusals += 1
         pause = max(pause, retry_after_seconds or 0.0, queue.interval)

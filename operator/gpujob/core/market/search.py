@@ -13,7 +13,12 @@ from gpujob.api.gpujob import GpuJobSpec
 from gpujob.core.market.offers import NOMINAL, Quotes, mismatch
 
 WAITING_SHARE = 0.7
-"""Share of the searches that jobs without a ready driver may use."""
+"""Share of the searches that jobs without a ready driver may use while nobody is ready."""
+READY_IN_ROW = 2
+"""After so many searches for those who are ready, one is made for the others."""
+UNASKED_SECONDS = 90.0
+"""A search that nobody has asked for again for so long is not made: who waits asks each half
+minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +46,9 @@ class Search:
     @property
     def shows_floors(self) -> bool:
         """Whether the cheapest offers of the answer are the cheapest of their models."""
-        narrow = (self.gpu_memory_gb, self.cuda_version, self.cpu_cores, self.memory_gb)
-        return not self.is_bid and not any(narrow) and self.from_usd_per_hour is None
+        needs = (self.gpu_memory_gb, self.cuda_version, self.cpu_cores, self.memory_gb)
+        wishes = (self.is_bid, self.regions, self.hosts == "Datacenter")
+        return not any(needs) and not any(wishes) and self.from_usd_per_hour is None
 
 
 def search_of(spec: GpuJobSpec) -> Search:
@@ -91,6 +97,8 @@ class Want:
     """Whether a driver is ready, so that a machine is rented once the price is known."""
     since: float
     """Monotonic time of the first question that is not answered yet."""
+    asked_at: float
+    """Monotonic time of the last one."""
 
 
 def next_search(
@@ -98,17 +106,26 @@ def next_search(
     *,
     now: float,
     waiting_from: float,
+    ready_in_row: int,
     served: Mapping[str, float],
 ) -> Search | None:
     """Returns the search to make now, if there is one.
 
-    `waiting_from` is the time from which one may be made for jobs that are not ready to rent;
-    `served` says when each namespace last had a search.
+    `waiting_from` is the time from which one may be made for jobs that are not ready to rent,
+    `ready_in_row` how many were just made for those who are; `served` says when each namespace last
+    had a search.
     """
+    is_others_turn = ready_in_row >= READY_IN_ROW
     due = [
-        (not want.is_ready, _last(want.namespaces, served), want.since, number, search)
+        (
+            want.is_ready == is_others_turn,
+            _last(want.namespaces, served),
+            want.since,
+            number,
+            search,
+        )
         for number, (search, want) in enumerate(wants.items())
-        if want.is_ready or now >= waiting_from
+        if want.is_ready or is_others_turn or now >= waiting_from
     ]
     return min(due, key=lambda one: one[:4])[4] if due else None
 

@@ -18,7 +18,13 @@ from gpujob.core.money import format_usd, micro_up, parse_usd, short_usd
 from gpujob.core.node.answers import NodePlan, account_doubt, end, progress, wait
 from gpujob.core.node.facts import gone_at, marked_leases
 from gpujob.core.node.stage import Stage
-from gpujob.core.observation import NodeObservation, RentAccepted, RentRefused, Unavailable
+from gpujob.core.observation import (
+    NodeObservation,
+    RentAccepted,
+    RentRefused,
+    Unavailable,
+    told_last,
+)
 
 BIRTH_GRACE = timedelta(seconds=30)
 """A machine that started more than this after `rentNotAfter` was requested too late."""
@@ -47,15 +53,10 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
         words = "waiting for the driver to read the image pull secret"
         return wait(seen, Reason.AWAITING_DRIVER, words, 2.0)
     if seen.quotes is None:
-        return replace(
-            wait(
-                seen,
-                Reason.AWAITING_QUOTE,
-                "asking the provider for prices",
-                world.limits.gate_retry_seconds,
-            ),
-            wants_quotes=True,
-        )
+        asking = (Reason.AWAITING_QUOTE, "asking the provider for prices")
+        reason, words = told_last(status.conditions) or asking
+        again = wait(seen, reason, words, world.limits.gate_retry_seconds)
+        return replace(again, wants_quotes=True)
     if isinstance(seen.quotes, Unavailable):
         return wait(seen, seen.quotes.reason, seen.quotes.message, world.limits.gate_retry_seconds)
     reserved = parse_usd(seen.node.spec.reserved_usd)
