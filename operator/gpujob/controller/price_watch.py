@@ -140,6 +140,10 @@ class PriceWatch:
                 del taken[number]
         self._taken[offer_id] = self._taken_machines[machine_id] = now
 
+    def give_back(self, offer_id: int) -> None:
+        """Offers this again: the request was not sent, or refused for another reason."""
+        self._taken.pop(offer_id, None)
+
     def is_taken(self, offer_id: int) -> bool:
         """Whether a rent has just asked for this offer."""
         return self._clock.monotonic() - self._taken.get(offer_id, -inf) < TAKEN_SECONDS

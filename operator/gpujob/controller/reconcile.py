@@ -535,6 +535,8 @@ class Reconciler:
             log.warning("not_rented", reason=error.reason, problem=str(error))
             if error.reason is Reason.CREDIT_EXHAUSTED:
                 self._market.credit_refused()
+            if error.reason is not Reason.OFFER_GONE:
+                self._prices.give_back(request.offer_id)
             return RentRefused(error.reason, str(error))
         log.info("rent_accepted", instance=number)
         return RentAccepted(number)
