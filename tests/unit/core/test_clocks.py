@@ -169,3 +169,15 @@ def test_no_liar_moves_time_beyond_the_bound(errors: list[float], liar: str) -> 
 
         assert -1.1 <= error(time, after) <= BOUND + 1
     assert all(one <= two for one, two in pairwise(seen))
+
+
+def test_two_that_agree_set_right_what_was_carried_on() -> None:
+    """Else what one clock said when it was ahead would keep all listings from being evidence."""
+    both_ahead = later(None, after=0.0, wall=5.2, theirs=5.2)
+    found = later(both_ahead, after=15.0, wall=0.4, theirs=-0.2)
+
+    assert found.is_evidence
+    assert found.problem == ""
+    assert later(found, after=30.0, wall=0.4, theirs=-0.2).is_evidence
+    # What was paid for does not run back meanwhile.
+    assert found.at(MONOTONIC + 15) >= both_ahead.at(MONOTONIC + 15)

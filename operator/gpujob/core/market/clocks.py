@@ -7,7 +7,7 @@ witness: whatever of the other two departs from it is the one that is wrong. If 
 agree with each other, the monotonic clock stood still, as that of a suspended machine may.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from gpujob.core.market.listings import Listing
@@ -76,8 +76,9 @@ def joined(
     problem = ""
     if theirs is not None and theirs_fits:
         sure, latest = max(sure, min(wall, theirs)) if ours_fits else sure, max(latest, theirs)
-    elif theirs is not None and agree and not ours_fits:
-        return _believed(wall, theirs, took, monotonic)
+    elif theirs is not None and agree:
+        found = _believed(wall, theirs, took, monotonic)
+        return replace(found, latest=max(found.latest, latest)) if ours_fits else found
     if ours_fits:
         latest = max(latest, wall)
     if not theirs_fits:
