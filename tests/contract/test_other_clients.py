@@ -170,25 +170,21 @@ def logged_in(address: str, key: Path, *command: str, terminal: bool = False) ->
     match = re.fullmatch(r"ssh://root@([\d.]+):(\d+)", address.strip())
     assert match, address
     options = ["-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null", "-oBatchMode=yes"]
-    done = subprocess.run(
-        [
-            "ssh",
-            *options,
-            "-q",
-            "-i",
-            key,
-            "-p",
-            match[2],
-            *["-tt"] * terminal,
-            f"root@{match[1]}",
-            *command,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=True,
-    )
-    return done.stdout
+    place = ["-p", match[2], *["-tt"] * terminal, f"root@{match[1]}"]
+
+    def tried() -> "subprocess.CompletedProcess[str] | None":
+        done = subprocess.run(
+            ["ssh", *options, "-q", "-i", key, *place, *command],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        # A machine that comes up again lets nobody in for a moment.
+        return None if done.returncode == 255 else done
+
+    found: subprocess.CompletedProcess[str] = eventually("it lets us in", tried)
+    found.check_returncode()
+    return found.stdout
 
 
 def copied(address: str, key: Path, source: Path, target: str) -> None:

@@ -216,9 +216,8 @@ class Connection:
     ) -> AsyncIterator["tuple[asyncssh.SSHClientProcess[bytes], Output]"]:
         """Starts a script, and waits until it has begun."""
         begin = secrets.token_hex(16)
-        command = (
-            f"""exec sh -c 'eval "$(printf "{_spelled(f"echo {begin}{chr(10)}{script}")}")"'"""
-        )
+        framed = _spelled(f"{_APART}\necho {begin}\n{script}")
+        command = f"""exec sh -c 'eval "$(printf "{framed}")"'"""
         with _translated():
             async with asyncio.timeout(timeout_seconds):
                 process = await self._session(command, stderr)
@@ -280,6 +279,10 @@ class Connection:
             return False
         writer.channel.abort()
         return True
+
+
+_APART = "[ /proc/self/fd/1 -ef /proc/self/fd/2 ] && exec 2> /dev/null"
+"""Start-up files may join both outputs; what a script complains of is not what it prints."""
 
 
 def _spelled(script: str) -> str:
