@@ -158,9 +158,9 @@ def test_250_machines_and_two_controllers_break_no_threshold(pytestconfig: pytes
         least = OURS * Kind.DESTROY.interval_seconds
         print(f"{OURS} destroys sent in {took:.0f} s; the thresholds allow {least:.0f} s")
         assert took <= 1.1 * least
-        # One search may have left already.
+        # One search may have left already, and one that leaves last may overtake the last destroy.
         last = account.requests("DELETE", "instances")[-1]
-        assert not [at for at in account.requests("POST", "bundles") if began + 1 < at < last]
+        assert not [at for at in account.requests("POST", "bundles") if began + 1 < at < last - 1]
         during = [at for at in controller.listed if at > asked_at]
         longest = max(later - earlier for earlier, later in pairwise([asked_at, *during]))
         assert longest <= 2 * SETTINGS.limits.listing_seconds(OURS + FOREIGN + 2)
