@@ -203,7 +203,7 @@ async def test_an_image_may_allow_few_sessions_for_a_connection(
     machine = Machine(simulator, vast, tmp_path)
     few = f"echo MaxSessions {most} >> /etc/ssh/sshd_config; kill -HUP $(cat /run/sshd.pid)\n"
     await machine.boot(before=few)
-    gathered = "echo >> /root/come; while [ $(wc -l < /root/come) -lt 6 ]; do sleep 0.05; done"
+    gathered = "cd; echo >> come; while [ $(wc -l < come) -lt 6 ]; do sleep 0.05; done"
     async with machine.connected() as connection, asyncio.timeout(120):
         await asyncio.gather(*(connection.run(gathered, timeout_seconds=60) for _ in range(6)))
     await vast.close()

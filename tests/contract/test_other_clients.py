@@ -258,8 +258,8 @@ def test_the_command_line_leads_a_whole_life(
     }
     assert expected <= set(started)
     (tmp_path / "sent").write_text("through scp")
-    copied(vastai("scp-url", str(number)), key, tmp_path / "sent", "/root/sent")
-    assert logged_in(address, key, "cat", "/root/sent") == "through scp"
+    copied(vastai("scp-url", str(number)), key, tmp_path / "sent", "sent")
+    assert logged_in(address, key, "cat", "sent") == "through scp"
     assert "hello" in vastai("logs", str(number), "--tail", "50")
     vastai("attach", "ssh", str(number), other_public)
     assert logged_in(address, other, "id", "-un") == "root\n"
@@ -268,17 +268,17 @@ def test_the_command_line_leads_a_whole_life(
     vastai("label", "instance", str(number), "renamed")
     assert [one["label"] for one in vastai.raw("show", "instances")] == ["renamed"]
     vastai("reboot", "instance", str(number))
-    assert logged_in(address, key, "cat", "/root/sent") == "through scp"
+    assert logged_in(address, key, "cat", "sent") == "through scp"
     vastai("stop", "instance", str(number))
     assert states(simulator)[number] == "stopped"
     assert vastai.raw("show", "instance", str(number))["actual_status"] == "exited"
     vastai("start", "instance", str(number))
     runs(simulator, number)
-    assert logged_in(address, key, "cat", "/root/sent") == "through scp"
+    assert logged_in(address, key, "cat", "sent") == "through scp"
     vastai("recycle", "instance", str(number))
     runs(simulator, number)
     with pytest.raises(subprocess.CalledProcessError):
-        logged_in(address, key, "cat", "/root/sent")
+        logged_in(address, key, "cat", "sent")
 
     assert "destroying" in vastai("destroy", "instance", str(number), "-y")
     assert states(simulator)[number] == "destroyed"

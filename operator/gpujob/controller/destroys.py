@@ -11,12 +11,10 @@ import structlog
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import ProviderError
 from gpujob.adapters.provider import Provider
+from gpujob.core.market.pace import repeat_seconds
 
 AT_ONCE = 4
 """Requests that wait at the door or for their answers; the others wait here, in order."""
-REPEAT_SECONDS, REPEAT_MAX_SECONDS = 10.0, 120.0
-"""Least time between two requests for one machine; it doubles up to the most. A machine that stays
-although it was destroyed would else keep everybody from renting: rents wait for destroys."""
 FORGOTTEN_SECONDS = 3600.0
 
 log = structlog.get_logger("gpujob.destroys")
@@ -36,7 +34,7 @@ class Destroys:
     def ask(self, instance_id: int) -> None:
         """Sends the request as soon as the pace allows, however often it is asked for."""
         times, last = self._sent.get(instance_id, (0, 0.0))
-        pause = min(REPEAT_SECONDS * 2 ** min(times - 1, 8), REPEAT_MAX_SECONDS) if times else 0.0
+        pause = repeat_seconds(times)
         if instance_id not in self._asked and self._clock.monotonic() >= last + pause:
             self._asked.add(instance_id)
             self._new.put_nowait(instance_id)

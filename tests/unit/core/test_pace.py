@@ -4,7 +4,14 @@ from collections import Counter
 
 import pytest
 
-from gpujob.core.market.pace import BACKOFF_MAX_SECONDS, LATE_SECONDS, Kind, Ticket, Turns
+from gpujob.core.market.pace import (
+    BACKOFF_MAX_SECONDS,
+    LATE_SECONDS,
+    Kind,
+    Ticket,
+    Turns,
+    repeat_seconds,
+)
 
 
 def played(
@@ -155,6 +162,11 @@ def test_the_interval_begins_when_the_request_may_have_arrived(took: float, paus
     turns.answered(Kind.DESTROY, 100.0, 100.0 + took)
 
     assert turns.wait(turns.join(Kind.DESTROY, 0.0), 100.0) == pytest.approx(pause)
+
+
+def test_a_machine_is_destroyed_again_ever_less_often() -> None:
+    """The first request waits for nothing."""
+    assert [repeat_seconds(times) for times in range(7)] == [0, 10, 20, 40, 80, 120, 120]
 
 
 def test_a_wider_spacing_leaves_room_for_others() -> None:

@@ -24,8 +24,19 @@ LATE_SECONDS = 2.0
 of the sweep, or that of all others, may hang, and the other one must have its turns."""
 THRESHOLD_FACTOR_MAX = 3
 """A threshold that is said is believed up to so many times the documented one."""
+REPEAT_SECONDS, REPEAT_MAX_SECONDS = 10.0, 120.0
+"""Least time between two destroy requests for one machine; it doubles up to the most."""
 ROUNDING_SECONDS = 1e-6
 """A shorter wait is none: sums of seconds are not exact."""
+
+
+def repeat_seconds(times: int) -> float:
+    """Returns how long after its last destroy request a machine may be destroyed again.
+
+    Rents wait for destroys: one that stays, however often it is destroyed, would else keep
+    everybody from renting.
+    """
+    return min(REPEAT_SECONDS * 2 ** min(times - 1, 8), REPEAT_MAX_SECONDS) if times else 0.0
 
 
 class Kind(Enum):

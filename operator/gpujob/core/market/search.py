@@ -1,8 +1,8 @@
 """What is asked of the market for a job, and which search is made next.
 
 Searches are scarce: ten in a minute, and a daily quota of unknown size (vastsim/FACTS.md, Rate
-limits). Jobs that need the same share one. Of what is asked for, those go first that have a driver
-ready to rent; the others get at most seven searches of ten.
+limits). Jobs that need the same share one. Those that have a driver ready to rent get two searches
+of three as long as others wait, too; alone, the others use at most seven of ten.
 """
 
 from collections.abc import Iterable, Mapping
