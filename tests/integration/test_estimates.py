@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.api import BOOTSTRAP, Api, api_server, authorities_file, token_file
+from tests.integration.api import BOOTSTRAP, Answer, Api, api_server, authorities_file, token_file
 from tests.integration.conftest import World
 from tests.integration.parts import AUDIENCE, eventually
 
@@ -43,10 +43,21 @@ def api(world: World, tmp_path: Path) -> Iterator[Api]:
         yield served
 
 
+def estimate(api: Api, **spec: Any) -> Answer:
+    """Returns the answer to a question; tests that share a controller share its limit too."""
+
+    def look() -> Answer | None:
+        answer = api("POST", ESTIMATES, body(**spec))
+        return None if answer.status == 429 else answer
+
+    found: Answer = eventually("the limit lets a question through", look)
+    return found
+
+
 @pytest.mark.shared_world
 def test_an_estimate_is_what_the_job_is_then_told(world: World, api: Api) -> None:
     """Nothing is stored or rented for it; the job's own bound and offer are the same."""
-    told = api("POST", ESTIMATES, body())
+    told = estimate(api)
     assert told.status == 200, told
     assert told.body["admitted"] is True
     (chosen,) = (one for one in told.body["offers"] if one["chosen"])
@@ -55,12 +66,12 @@ def test_an_estimate_is_what_the_job_is_then_told(world: World, api: Api) -> Non
     assert world.kubectl.items("gpujobs,gpunodes", "-n", world.namespace) == []
     assert world.simulator.ledger() == []
 
-    dear = api("POST", ESTIMATES, body(cost={"ceiling": "0.01"})).body
+    dear = estimate(api, cost={"ceiling": "0.01"}).body
     assert (dear["admitted"], dear["reason"]) == (False, "CeilingExceeded")
     assert "would fit" in dear["message"]
-    none = api("POST", ESTIMATES, body(gpu={"models": ["RTX 4090"], "count": 16})).body
+    none = estimate(api, gpu={"models": ["RTX 4090"], "count": 16}).body
     assert (none["reason"], none["offers"], none["offersMatching"]) == ("NoMatchingOffer", [], 0)
-    absent = api("POST", ESTIMATES, body(gpu={"models": ["RTX 4091"]}))
+    absent = estimate(api, gpu={"models": ["RTX 4091"]})
     assert (absent.status, absent.body["errors"][0]["field"]) == (422, "spec.gpu.models[0]")
 
     busy = next(one for _ in range(60) if (one := api("POST", ESTIMATES, body())).status != 200)
@@ -117,12 +128,13 @@ def test_the_controller_answers_the_server_alone(world: World, tmp_path: Path) -
             with error:
                 return error.code
 
-    assert ask(question, server) == 200
+    eventually("the limit lets a question through", lambda: ask(question, server) == 200)
     assert [ask(question, shown) for shown in ("", "x", clusters, driver)] == [401, 401, 401, 403]
     for wrong in (b"", b"{", b"[]", b"\xff", b'{"version":1}', question[:-1] + b',"more":1}'):
         assert ask(wrong, server) == 400, wrong
     extra = json.dumps({"version": 1, "spec": SPEC | {"colour": "red"}}).encode()
     assert ask(extra, server) == 400
     assert ask(b" " * (ESTIMATE_BYTES_MAX + 1), server) == 413
-    seen = {ask(question, server) for _ in range(15)}
-    assert seen == {200, 429}, "jobs need the provider's searches too"
+    seen = {ask(question, server) for _ in range(60)}
+    assert seen <= {200, 429}, seen
+    assert 429 in seen, "jobs need the provider's searches too"

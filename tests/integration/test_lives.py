@@ -163,7 +163,9 @@ def test_the_token_is_in_no_log_and_no_object(world: World) -> None:
 @pytest.mark.shared_world
 def test_events_tell_the_story(world: World) -> None:
     """A person sees what matters, once and in order, and `kubectl get events` sorts it by time."""
-    world.apply_job("train")
+    world.apply_job("train", command=world.waits())
+    world.await_reason("train", "Running")
+    world.let_go()
     world.await_reason("train", "Complete")
 
     def told() -> list[tuple[str, str, str]]:
@@ -187,7 +189,9 @@ def test_events_tell_the_story(world: World) -> None:
 @pytest.mark.shared_world
 def test_the_log_says_whose_each_line_is(world: World) -> None:
     """Each pass that changed something has one line; what happened on the way says where."""
-    world.apply_job("train")
+    world.apply_job("train", command=world.waits())
+    world.await_reason("train", "Running")
+    world.let_go()
     world.await_reason("train", "Complete")
     lines = [json.loads(line) for line in world.operator.log.splitlines() if line.startswith("{")]
     lines = [one for one in lines if one.get("namespace") == world.namespace]
