@@ -2,7 +2,7 @@
 
 Put between the operator and the API server or the provider, it stops the operator from outside at
 one exact request: whoever holds the request may kill the sender, and then let the request go on as
-if it had been under way all along, or drop it as if it had never left.
+if it had been under way all along, or drop it as if it had never left. It may change answers too.
 """
 
 import asyncio
@@ -45,6 +45,14 @@ class Seen:
 
 
 @dataclass
+class Passed:
+    """An answer on its way back, which may be changed."""
+
+    body: bytes
+    headers: dict[str, str]
+
+
+@dataclass
 class Hold:
     """The next request that matches, held before it is sent on or, with `answer`, after."""
 
@@ -78,7 +86,10 @@ class Hold:
 class Proxy:
     """A plain HTTP server before some other server, in a thread of its own."""
 
-    def __init__(self, upstream: str, ca: Path | None = None) -> None:
+    def __init__(
+        self, upstream: str, ca: Path | None = None, alter: Callable[[Passed], None] | None = None
+    ) -> None:
+        self._alter = alter
         self._upstream = upstream.rstrip("/")
         self._tls = ssl.create_default_context(cafile=str(ca)) if ca else None
         self._loop = asyncio.new_event_loop()
@@ -160,6 +171,13 @@ class Proxy:
                 await answer.read()
                 if not await held._keep():
                     raise _cut(request)
+            if self._alter is not None:
+                changed = Passed(await answer.read(), dict(_passed_on(answer.headers.items())))
+                self._alter(changed)
+                changed.headers.pop("Content-Length", None)
+                return web.Response(
+                    status=answer.status, body=changed.body, headers=changed.headers
+                )
             passed = web.StreamResponse(status=answer.status)
             for name, value in _passed_on(answer.headers.items()):
                 passed.headers.add(name, value)
@@ -175,9 +193,11 @@ class Proxy:
 
 
 @contextmanager
-def proxy(upstream: str, ca: Path | None = None) -> Iterator[Proxy]:
-    """A proxy that is closed afterwards."""
-    made = Proxy(upstream, ca)
+def proxy(
+    upstream: str, ca: Path | None = None, alter: Callable[[Passed], None] | None = None
+) -> Iterator[Proxy]:
+    """A proxy that is closed afterwards; `alter` is called in its thread."""
+    made = Proxy(upstream, ca, alter)
     try:
         yield made
     finally:

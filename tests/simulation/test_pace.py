@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count, pairwise
 from typing import Any
 
@@ -213,6 +214,50 @@ def test_machines_that_stay_keep_nobody_from_renting() -> None:
         assert searches >= 20
         assert len(account.requests("DELETE", "instances")) >= 12 * 8
         await controller.end()
+
+    play(life)
+
+
+def test_jobs_that_start_run_and_end_together_break_no_threshold(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all their passes, and a leader that is replaced while they run.
+
+    This plays 12 jobs for four virtual minutes; `--hours 33` plays 198 for more than one hour.
+    """
+    hours: float = pytestconfig.getoption("hours")
+    limits = replace(SETTINGS.limits, max_leases=300, max_usd_per_hour="10000")
+    monkeypatch.setattr("tests.simulation.world.SETTINGS", replace(SETTINGS, limits=limits))
+    names = [f"job-{number}" for number in range(int(6 * hours))]
+    offers = tuple(
+        replace(one, machine_id=one.machine_id + 10**5 * copy, host_id=one.host_id + 10**5 * copy)
+        for copy in range(5)
+        for one in MARKET
+    )
+
+    async def life() -> None:
+        chance = Chance(0, level=0.0, pauses=(0.01, 0.1, 0.3))
+        world = World(chance, run_seconds=10.0**5, offers=offers)
+        for name in names:
+            await world.apply(name, gpu={}, activeDeadlineSeconds=50_000, cost={"ceiling": "60.00"})
+
+        def running() -> bool:
+            return all(world.reason(name) == "Running" for name in names)
+
+        await world.until(running, 300 + 10 * len(names))
+        await world.restart(next(n for n, one in enumerate(world.replicas) if one.lock.is_held))
+        await world.go_on(109 * hours)
+        assert running(), world.summary()
+        assert [job.status.attempt for job in world.jobs().values()] == [1] * len(names)
+        for name in names:
+            world.kube.delete_now("GpuJob", NAMESPACE, name)
+        began = asyncio.get_running_loop().time()
+        await world.until(lambda: not world.living(), 300 + 5 * len(names))
+        took = asyncio.get_running_loop().time() - began
+        refusals = dict(world.vast.thresholds.refusals)
+        print(f"{len(names)} jobs; {refusals} refused; all destroyed in {took:.0f} s")
+        assert not refusals
+        await world.end()
 
     play(life)
 

@@ -54,7 +54,7 @@ from gpujob.core.limits import Limits
 from gpujob.core.market.listings import Mark
 from vastsim.ledger import decimal
 from vastsim.market import Lease, Market, Timing
-from vastsim.offers import read_market
+from vastsim.offers import Facts, read_market
 
 REPLICAS = 2
 UNLED_STEPS = 3
@@ -248,10 +248,11 @@ class World:
         run_seconds: float = 60.0,
         exit_codes: tuple[int, ...] = (0,),
         calls: Calls | None = None,
+        offers: tuple[Facts, ...] = MARKET,
     ) -> None:
         self.chance = chance
         self.calls = calls or Calls()
-        self.market = Market(MARKET, seed, Timing(list_lag=chance.list_lag))
+        self.market = Market(offers, seed, Timing(list_lag=chance.list_lag))
         self.kube = ModelKube(chance)
         self.vast = ModelProvider(self.market, self.kube, chance)
         self.drivers = ModelDrivers(

@@ -135,7 +135,6 @@ class Sweep:
             cluster_id=self._cluster_id,
             first_seen=self._first_seen,
             monotonic=monotonic,
-            now=self._clock.now(),
             limits=self._settings.limits,
             confirmed=confirmed,
         )

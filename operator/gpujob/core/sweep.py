@@ -6,7 +6,6 @@ node, so that a fault there cannot leave a machine running.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 from gpujob.core.limits import Limits
 from gpujob.core.market.listings import Listing, Mark
@@ -35,7 +34,6 @@ def orphans(
     cluster_id: str,
     first_seen: Mapping[int, float],
     monotonic: float,
-    now: datetime,
     limits: Limits,
     confirmed: frozenset[int],
 ) -> Orphans:
@@ -54,7 +52,10 @@ def orphans(
         if owner is not None and not owner.is_released:
             continue
         seen_for = monotonic - first_seen.get(lease.instance_id, monotonic)
-        age = (now - lease.started_at).total_seconds() if lease.started_at else 0.0
+        age = 0.0
+        if lease.started_at and listing.provider_time:
+            # Both by the provider's clock: ours may be wrong.
+            age = (listing.provider_time - lease.started_at).total_seconds()
         if max(seen_for, age) >= limits.list_lag_seconds:
             found.append(lease.instance_id)
     # So many orphans at once may be a mistake of the operator, rather than machines without owner,

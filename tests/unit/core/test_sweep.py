@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from tests.builders import CLUSTER, MONOTONIC, NODE_UID, NOW, a_lease, a_listing, at
+from tests.builders import CLUSTER, MONOTONIC, NODE_UID, a_lease, a_listing, at
 
 from gpujob.core.limits import Limits
 from gpujob.core.market.listings import Lease, Listing
@@ -23,7 +23,6 @@ def found(
         cluster_id=CLUSTER,
         first_seen=seen,
         monotonic=MONOTONIC,
-        now=NOW,
         limits=Limits(),
         confirmed=confirmed,
     )
@@ -54,21 +53,27 @@ def test_who_is_an_orphan(lease: Lease, owners: dict[str, Owner], destroyed: boo
     assert found(a_listing(lease), owners)[0] == ((lease.instance_id,) if destroyed else ())
 
 
-def test_the_young_are_spared() -> None:
-    """Its node may be younger than our list of nodes."""
-    young = replace(a_lease(), started_at=at(-10))
+@pytest.mark.parametrize(
+    ("age_seconds", "date_ahead_seconds", "destroyed"),
+    [(10, 0, False), (300, 0, True), (10, 300, True), (300, -295, False), (300, None, False)],
+)
+def test_the_young_are_spared(
+    age_seconds: float, date_ahead_seconds: float | None, destroyed: bool
+) -> None:
+    """Its node may be younger than our list of nodes; the provider's clock alone says its age."""
+    lease = replace(a_lease(), started_at=at(-age_seconds))
+    date = None if date_ahead_seconds is None else at(date_ahead_seconds)
     result = orphans(
-        a_listing(young),
+        a_listing(lease, provider_time=date),
         {},
         cluster_id=CLUSTER,
-        first_seen={young.instance_id: MONOTONIC - 10},
+        first_seen={lease.instance_id: MONOTONIC - 10},
         monotonic=MONOTONIC,
-        now=NOW,
         limits=Limits(),
         confirmed=frozenset(),
     )
 
-    assert result.to_destroy == ()
+    assert (result.to_destroy == (lease.instance_id,)) == destroyed
 
 
 def test_many_at_once_look_like_our_own_mistake() -> None:
