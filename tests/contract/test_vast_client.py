@@ -477,6 +477,9 @@ async def test_an_incomplete_listing_is_none(answer: Answer, error: type[Excepti
             await vast.list_leases()
 
 
+_DATE, _IN_7_S = "Wed, 21 Oct 2037 07:28:00 GMT", "Wed, 21 Oct 2037 07:28:07 GMT"
+
+
 @pytest.mark.parametrize(
     ("headers", "body", "retry_after", "threshold"),
     [
@@ -485,7 +488,10 @@ async def test_an_incomplete_listing_is_none(answer: Answer, error: type[Excepti
         ({}, b'{"detail":"API requests too frequent endpoint threshold=3.0"}', None, 3.0),
         ({}, b'{"success":false,"error":"rate_limit_exceeded","msg":"slow down"}', None, None),
         ({"Retry-After": "7"}, b"", 7.0, None),
-        ({"Retry-After": "Wed, 21 Oct 2037 07:28:00 GMT"}, b"\xff\xfe", None, None),
+        ({"Retry-After": _IN_7_S, "Date": _DATE}, b"\xff\xfe", 7.0, None),
+        ({"Retry-After": _DATE, "Date": _IN_7_S}, b"", 0.0, None),
+        ({"Retry-After": _IN_7_S, "Date": "soon"}, b"", None, None),
+        ({"Retry-After": "Wed, 32 Oct 2037 07:28:00 GMT"}, b"", None, None),
         ({"Retry-After": "-1"}, b"threshold=1e9", None, None),
         ({"Retry-After": "9" * 400}, b"threshold=" + b"9" * 400, None, None),
         ({"Retry-After": "\u0663"}, "threshold=\u0663".encode(), None, None),

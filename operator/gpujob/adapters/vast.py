@@ -572,11 +572,19 @@ def rate_limited(raw: bytes, headers: Mapping[str, str]) -> RateLimited:
         )
         words = f"the provider lets the account search no more today{when}"
         return SearchQuotaExhausted(words, resets_at)
-    after = headers.get("Retry-After", "")
-    wait = float(after) if _SECONDS.fullmatch(after) else None
+    wait = _retry_after_seconds(headers)
     said = _THRESHOLD.search(text)
     threshold = float(said[1]) if said else None
     return RateLimited("the provider's limit for requests was exceeded", wait, threshold)
+
+
+def _retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """Returns how long to wait: Retry-After is a number of seconds, or a date by their clock."""
+    after = headers.get("Retry-After", "")
+    if _SECONDS.fullmatch(after):
+        return float(after)
+    until, now = _readable_date(headers, "Retry-After"), _readable_date(headers)
+    return max((until - now).total_seconds(), 0.0) if until and now else None
 
 
 def _said(body: Mapping[str, Any], scrub: Scrubber) -> str:
@@ -615,10 +623,10 @@ def _date(headers: Mapping[str, str]) -> datetime:
     return found
 
 
-def _readable_date(headers: Mapping[str, str]) -> datetime | None:
+def _readable_date(headers: Mapping[str, str], name: str = "Date") -> datetime | None:
     """Returns the provider's clock; None = the answer does not show it, or shows another age."""
     try:
-        found = parsedate_to_datetime(headers["Date"]).astimezone(UTC)
+        found = parsedate_to_datetime(headers[name]).astimezone(UTC)
     except (KeyError, ValueError, TypeError, OverflowError):
         return None
     return found if found.year in YEARS else None
