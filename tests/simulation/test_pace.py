@@ -226,7 +226,9 @@ def test_jobs_that_start_run_and_end_together_break_no_threshold(
     This plays 12 jobs for four virtual minutes; `--hours 33` plays 198 for more than one hour.
     """
     hours: float = pytestconfig.getoption("hours")
-    limits = replace(SETTINGS.limits, max_leases=300, max_usd_per_hour="10000")
+    limits = replace(
+        SETTINGS.limits, max_leases=300, max_usd_per_hour="10000", max_destroy_lag_seconds=3600
+    )
     monkeypatch.setattr("tests.simulation.world.SETTINGS", replace(SETTINGS, limits=limits))
     names = [f"job-{number}" for number in range(int(6 * hours))]
     offers = tuple(
