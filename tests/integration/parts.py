@@ -407,6 +407,11 @@ class Operator:
         self._process: Process | None = None
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What it is started with."""
+        return dict(self._environment)
+
+    @property
     def log(self) -> str:
         """Everything that it has logged."""
         return self._log.read_text() if self._log.exists() else ""

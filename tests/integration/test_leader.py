@@ -1,17 +1,29 @@
 """Two replicas: one acts, and whatever becomes of it the other goes on with the same machines."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
 import pytest
 from tests.integration.conftest import Scale, World
-from tests.integration.parts import SHORT_LOCK, Kubectl, Object, Operator, Replicas, eventually
+from tests.integration.parts import (
+    PATIENCE_SECONDS,
+    SHORT_LOCK,
+    Kubectl,
+    Object,
+    Operator,
+    Replicas,
+    eventually,
+)
 
 from gpujob.controller.other_releases import LABELS
 
@@ -46,6 +58,53 @@ def test_a_leader_that_stops_hands_over_at_once(stage: World, replicas: Replicas
     assert stage.simulator.rents() == 1
     log = stage.pods.log("train-0-1-driver")
     assert (log.count("one\n"), log.count("two\n")) == (1, 1)
+
+
+STANDS = """
+import asyncio, time
+from gpujob.adapters.clock import SystemClock
+from gpujob.controller.heartbeat import Heartbeat
+from gpujob.controller.lock_thread import LockThread
+from gpujob.controller.settings import Settings
+
+async def main():
+    clock = SystemClock()
+    heartbeat = Heartbeat(clock)
+    beating = asyncio.create_task(heartbeat.run())
+    stalled = lambda: heartbeat.is_stalled
+    lock = LockThread(clock, Settings.from_environment(), identity="stands", is_stalled=stalled)
+    await lock.start()
+    await lock.acquire_alone()
+    holding = asyncio.create_task(lock.hold())
+    await asyncio.sleep(1)
+    time.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def test_a_leader_whose_passes_stand_still_ends_before_its_lock_does(stage: World) -> None:
+    """The lock's thread would renew it for ever, and nobody would look at the machines."""
+    duration = 20
+    limits = {
+        "GPUJOB_LOCK_DURATION_SECONDS": str(duration),
+        "GPUJOB_LOCK_RENEW_DEADLINE_SECONDS": "5",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", STANDS],
+        env=os.environ | stage.operator.environment | limits,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    ended_at = datetime.now(UTC)
+    lease = stage.kubectl.get("lease", "gpujob", "gpujob-system") or {}
+    renewed_at = datetime.fromisoformat(lease["spec"]["renewTime"])
+
+    assert done.returncode == 1, done.stderr
+    assert "the passes stand still" in done.stdout + done.stderr
+    assert lease["spec"]["holderIdentity"] == "stands"
+    assert (ended_at - renewed_at).total_seconds() < duration
 
 
 def pod(name: str, namespace: str, account: str) -> Object:

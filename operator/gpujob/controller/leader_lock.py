@@ -6,7 +6,7 @@ rent and the version that each write is made on. The lock only saves useless att
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,8 +35,16 @@ class LeaderLock:
     """One replica's hold on the lock."""
 
     def __init__(
-        self, kube: KubeClient, clock: Clock, settings: Settings, *, identity: str
+        self,
+        kube: KubeClient,
+        clock: Clock,
+        settings: Settings,
+        *,
+        identity: str,
+        is_stalled: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`is_stalled` says whether this process leads in name only; then nothing is renewed."""
+        self._is_stalled = is_stalled
         self._kube = kube
         self._clock = clock
         self._namespace, self._name = settings.namespace, settings.name
@@ -96,7 +104,7 @@ class LeaderLock:
             left = until - self._clock.monotonic()
             try:
                 async with asyncio.timeout(left):
-                    renewed = await self._attempt()
+                    renewed = not self._is_stalled() and await self._attempt()
             except TimeoutError:
                 renewed = False
             if not renewed and self._clock.monotonic() >= until:
