@@ -9,6 +9,7 @@ import asyncio
 import json
 import ssl
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class Seen:
     method: str
     path: str
     body: bytes
+    at: float
+    """When, in seconds since the epoch."""
 
     @property
     def document(self) -> dict[str, Any]:
@@ -96,6 +99,8 @@ class Proxy:
         self._holds: list[Hold] = []
         self.requests: list[Seen] = []
         """What came, held or not."""
+        self.delay: Callable[[Seen], float] = lambda _: 0.0
+        """How many seconds a request is on its way."""
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.url: str = self._do(self._start())
@@ -147,8 +152,10 @@ class Proxy:
             await asyncio.sleep(0)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        seen = Seen(request.method, request.path_qs, await request.read())
+        seen = Seen(request.method, request.path_qs, await request.read(), time.time())
         self.requests.append(seen)
+        if seconds := self.delay(seen):
+            await asyncio.sleep(seconds)
         held = next((hold for hold in self._holds if hold.matches(seen)), None)
         if held is not None:
             self._holds.remove(held)
