@@ -1141,22 +1141,113 @@ FAULTS = (
     Fault(
         "a pass acts on what the watch has shown",
         "controller/reconcile.py",
-        """plan.effects:
+        """plan.effects and not _only_gives_back(seen):
             seen = await self._plan_node(key, self._cache.read)""",
-        """plan.effects:
+        """plan.effects and not _only_gives_back(seen):
             seen = await self._plan_node(key, self._cache.find)""",
+    ),
+    Fault(
+        "the lock is renewed while the passes stand still",
+        "controller/leader_lock.py",
+        "renewed = not self._is_stalled() and await self._attempt()",
+        "renewed = await self._attempt()",
+    ),
+    Fault(
+        "machines wait like all other nodes",
+        "controller/cache.py",
+        "return Place(Lane.MACHINES, born)",
+        "return Place(Lane.NODES, born)",
+    ),
+    Fault(
+        "no worker is kept for machines",
+        "controller/workqueue.py",
+        "apart = [(Lane.MACHINES,)] * -(-workers // APART)",
+        "apart = [IN_ORDER] * -(-workers // APART)",
+    ),
+    Fault(
+        "no worker looks at jobs first",
+        "controller/workqueue.py",
+        "return [*apart, IN_ORDER[::-1], *",
+        "return [*apart, IN_ORDER, *",
+    ),
+    Fault(
+        "a namespace keeps its turn",
+        "controller/workqueue.py",
+        "turns[namespace] = waiting",
+        "self._lanes[lane] = {namespace: waiting} | turns",
+    ),
+    Fault(
+        "older objects do not go first",
+        "controller/workqueue.py",
+        "heapq.heappush(waiting, (born, key))",
+        'heapq.heappush(waiting, ("", key))',
+    ),
+    Fault(
+        "an event ends a back-off",
+        "controller/workqueue.py",
+        "if not_before > now:",
+        "if not_before > now + 1e9:",
+    ),
+    Fault(
+        "what fails together is tried again together",
+        "controller/workqueue.py",
+        "delay *= 1 - ",
+        "delay *= 1 - 0 * ",
+    ),
+    Fault(
+        "the passes over a machine back off as long as all others",
+        "controller/workqueue.py",
+        "return 2.0 if self is Lane.MACHINES else 60.0",
+        "return 60.0",
+    ),
+    Fault(
+        "a job that is over gets passes",
+        "core/rest.py",
+        "return inf if keep is None else",
+        "return None if keep is None else",
+    ),
+    Fault(
+        "a changed job rests",
+        "core/rest.py",
+        'meta.get("generation") != status.get("observedGeneration")',
+        'meta.get("generation") < status.get("observedGeneration")',
+    ),
+    Fault(
+        "a node that its job has not charged rests",
+        "core/rest.py",
+        "or FINALIZER in (meta.get",
+        "or 0 in (meta.get",
+    ),
+    Fault(
+        "figures are stored before what has ended is destroyed",
+        "controller/reconcile.py",
+        "if _only_gives_back(seen):\n            # This",
+        "if False:\n            # This",
+    ),
+    Fault(
+        "what has ended is read again before it is destroyed",
+        "controller/reconcile.py",
+        "seen.plan.effects and not _only_gives_back(seen):",
+        "seen.plan.effects:",
+    ),
+    Fault(
+        "figures are stored right before a deadline",
+        "core/node/upkeep.py",
+        "if fresh or 0 < due_in(seen) < QUIET_SECONDS:",
+        "if fresh:",
     ),
     Fault(
         "what the watch has not shown is gone",
         "controller/cache.py",
-        "if held is None or key in self._doubted:\n            return await self.read(key)",
-        "if held is None or key in self._doubted:\n            return held",
+        "if held is None or key in self._doubted or key in self._over:\n"
+        "            return await self.read(key)",
+        "if held is None or key in self._doubted or key in self._over:\n            return held",
     ),
     Fault(
         "a write that failed has not arrived",
         "controller/cache.py",
-        "self._doubted.add(key)\n        body = await write",
-        "body = await write",
+        "self._doubted.add(key)\n            raise",
+        "raise",
     ),
     Fault(
         "what was deleted unseen is held for ever",

@@ -1,10 +1,11 @@
 """What passes read may be old: that costs a conflict, and never a machine or money."""
 
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any
 
 import pytest
-from tests.builders import a_node
+from tests.builders import a_job, a_node
 from tests.simulation.model import Chance, ModelKube
 from tests.simulation.world import NAMESPACE, World, play
 
@@ -158,6 +159,30 @@ def test_a_version_from_before_a_restore_is_forgotten() -> None:
 
         assert phase_of(await cache.find(POD)) == "Pending"
         assert phase_of(await cache.find(POD)) == "Pending"
+
+    tried(story)
+
+
+def test_of_a_job_that_is_over_only_its_version_is_held() -> None:
+    """It asks for no pass, at no event and no list; but whoever needs it gets it whole."""
+
+    async def story(kube: ModelKube, _: Cache) -> None:
+        def rest(_: str, body: Body) -> float | None:
+            return inf if body["status"]["completionTime"] else None
+
+        cache = Cache(kube, rest)
+        body = await kube.create("GpuJob", NAMESPACE, a_job().model_dump(by_alias=True))
+        key, uid = Key("GpuJob", NAMESPACE, body["metadata"]["name"]), body["metadata"]["uid"]
+        assert list(cache.take_in("GpuJob", body, gone=False)) == [(key, 0.0)]
+        assert uid in cache.jobs
+        kube.set_status(*_place(key), {"completionTime": "2026-01-01T00:00:00Z"})
+        (over,) = kube.of_kind("GpuJob")
+
+        assert list(cache.take_in("GpuJob", over, gone=False)) == []
+        assert cache.compare("GpuJob", [over]) == {}
+        assert uid not in cache.jobs
+        assert await cache.find(key) == over
+        assert key in cache.compare("GpuJob", []), "it was deleted"
 
     tried(story)
 

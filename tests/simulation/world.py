@@ -39,6 +39,7 @@ from gpujob.api.meta import FINALIZER
 from gpujob.api.transport import RegistryLogin
 from gpujob.controller.cache import WATCHED, Cache
 from gpujob.controller.destroys import Destroys
+from gpujob.controller.events import Events
 from gpujob.controller.lead import RESYNC_SECONDS
 from gpujob.controller.leader_lock import LeaderLock, LockLost
 from gpujob.controller.machine_book import MachineBook
@@ -48,10 +49,11 @@ from gpujob.controller.readiness import Readiness
 from gpujob.controller.reconcile import Reconciler
 from gpujob.controller.settings import Settings
 from gpujob.controller.sweep import Sweep
-from gpujob.controller.workqueue import Key, WorkQueue
+from gpujob.controller.workqueue import Key, Lane, WorkQueue, orders
 from gpujob.core.job.end import is_finished
 from gpujob.core.limits import Limits
 from gpujob.core.market.listings import Mark
+from gpujob.core.rest import rest_seconds
 from vastsim.ledger import decimal
 from vastsim.market import Lease, Market, Timing
 from vastsim.offers import Facts, read_market
@@ -108,12 +110,12 @@ class Operator:
         identity: str,
     ) -> None:
         clock = process.clock
-        self.queue = WorkQueue()
         self.logins: dict[str, RegistryLogin] = {}
         self.process = process
         self._objects = kube
         self._kube = kube = process.view(kube)
-        self._cache = Cache(kube)
+        self._cache = Cache(kube, self._rest_seconds)
+        self.queue = WorkQueue(self._cache.place_of)
         self._vast = vast = process.view(vast)
         self.lock = LeaderLock(kube, clock, SETTINGS, identity=identity)
         self.readiness = readiness = Readiness()
@@ -121,6 +123,7 @@ class Operator:
         self._market = MarketWatch(vast, clock, SETTINGS.limits, readiness, self._on_listing)
         self._prices = PriceWatch(vast, clock, SETTINGS.limits, self.queue.add)
         self._destroys = Destroys(vast, clock)
+        self._events = Events(kube, instance=identity)
         self._reconciler = Reconciler(
             kube=kube,
             cache=self._cache,
@@ -128,6 +131,7 @@ class Operator:
             market=self._market,
             prices=self._prices,
             destroys=self._destroys,
+            events=self._events,
             door=door,
             clock=clock,
             settings=SETTINGS,
@@ -148,8 +152,8 @@ class Operator:
     async def _live(self) -> None:
         await self.lock.acquire()
         todo = [self._market.run(), self._prices.run(), self._destroys.run()]
-        todo += [self._resync(), self.lock.hold()]
-        todo += [self._work() for _ in range(3)]
+        todo += [self._resync(), self._events.run(), self.lock.hold()]
+        todo += [self._work(lanes) for lanes in orders(3)]
         self._tasks = [asyncio.create_task(one) for one in todo]
         self._sweeps = [asyncio.create_task(self._sweep.run(self._kube, self._vast))]
         try:
@@ -203,18 +207,21 @@ class Operator:
         """Takes in an event of its watch; while it stands it sees nothing, as after a relist."""
         if self.process.is_stopped or self.process.is_cut_off:
             return
-        for key in self._cache.take_in(kind, body, gone):
-            self.queue.add(key)
+        for key, seconds in self._cache.take_in(kind, body, gone):
+            self.queue.add_after(key, seconds)
+
+    def _rest_seconds(self, kind: str, body: dict[str, Any]) -> float | None:
+        return rest_seconds(kind, body, now=self._market.now(), limits=SETTINGS.limits)
 
     async def _resync(self) -> None:
         while True:
             for kind in WATCHED:
-                for key in self._cache.compare(kind, self._objects.of_kind(kind)):
-                    self.queue.add(key)
+                for key, after in self._cache.compare(kind, self._objects.of_kind(kind)).items():
+                    self.queue.add_after(key, after)
             await asyncio.sleep(RESYNC_SECONDS)
 
-    async def _work(self) -> None:
-        while (key := await self.queue.take()) is not None:
+    async def _work(self, lanes: tuple[Lane, ...]) -> None:
+        while (key := await self.queue.take(lanes)) is not None:
             failed = True
             try:
                 await self._reconciler.reconcile(key)

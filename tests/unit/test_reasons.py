@@ -20,10 +20,17 @@ IMAGES = {"ImageUnusable"}
 FAILURES = {"BackoffLimitExceeded", "FailurePolicy", "MaxRentsExceeded", "SpecInvalid"}
 REFUSED = {
     *("CeilingExceeded", "ConfidenceTooLow", "InsufficientHistory", "NoMatchingOffer"),
-    *("MachinesDistrusted", "InvalidQuote", "ImplausibleQuote", "StaleQuote", "ClockSkew"),
+    *(
+        "MachinesDistrusted",
+        "InvalidQuote",
+        "ImplausibleQuote",
+        "StaleQuote",
+        "ClockSkew",
+        "EnforcementLate",
+    ),
     *("ContractTooShort", "DestroyLagTooLong", "LeaseLimit"),
 }
-CLOCKS = {"ClockSkew"}
+RENTS_STOPPED = {"ClockSkew", "EnforcementLate"}
 OPERATORS = {
     *("ProviderUnavailable", "CredentialsRejected", "CreditExhausted", "RightsMissing"),
     *("ConfigurationBroken", "AccountChanged"),
@@ -75,8 +82,10 @@ def test_whom_each_blames() -> None:
 def test_who_says_no() -> None:
     """The gate's refusals, and what an administrator has to repair, in the order to repair it."""
     assert names(is_refusal=True) == REFUSED
-    assert names(is_operators=True) == OPERATORS | CLOCKS == {reason.value for reason in ORDER}
-    assert len(ORDER) == len(OPERATORS | CLOCKS)
+    assert (
+        names(is_operators=True) == OPERATORS | RENTS_STOPPED == {reason.value for reason in ORDER}
+    )
+    assert len(ORDER) == len(OPERATORS | RENTS_STOPPED)
 
 
 def test_what_is_a_warning() -> None:

@@ -13,6 +13,15 @@ from gpujob.api.gpunode import RunStatus
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
+@dataclass(frozen=True)
+class LaneFigures:
+    """How a lane of the work queue stands."""
+
+    waiting: int
+    oldest_seconds: float
+    """How long the key waits that has waited longest; 0 = none waits."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Figures:
     """The figures of this replica."""
@@ -25,6 +34,10 @@ class Figures:
     credit_usd: float | None
     unfit_paid_seconds: Mapping[str, Sequence[float]]
     """How long each machine that failed the preflight check was paid, by reason."""
+    lanes: Mapping[str, LaneFigures]
+    """How many objects wait for a pass, and how long the first has waited, by lane."""
+    longest_stall_seconds: float
+    """For how long the event loop stood still at once in the last minute, at most."""
     runs: Sequence[tuple[str, str, RunStatus]]
     """Namespace, job and last report of each workload that runs."""
 
@@ -79,7 +92,28 @@ class _Collected(Collector):
         for reason, paid in figures.unfit_paid_seconds.items():
             unfit.add_metric([reason], count_value=len(paid), sum_value=sum(paid))
         yield unfit
+        yield GaugeMetricFamily(
+            "gpujob_longest_stall_seconds",
+            "How long the controller's event loop stood still at once in the last minute, at most.",
+            figures.longest_stall_seconds,
+        )
+        yield from self._lanes()
         yield from self._runs()
+
+    def _lanes(self) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily(
+            "gpujob_waiting_objects", "Objects that wait for a pass.", labels=["lane"]
+        )
+        oldest = GaugeMetricFamily(
+            "gpujob_waiting_seconds",
+            "How long the object has waited that has waited longest.",
+            labels=["lane"],
+        )
+        for lane, one in self._figures.lanes.items():
+            waiting.add_metric([lane], one.waiting)
+            oldest.add_metric([lane], one.oldest_seconds)
+        yield waiting
+        yield oldest
 
     def _runs(self) -> Iterator[Metric]:
         by_job = ["namespace", "job"]

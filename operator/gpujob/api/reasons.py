@@ -72,7 +72,7 @@ MILESTONE = ReasonClass(is_told=True)
 HINDRANCE = ReasonClass(severity=Severity.WARNING, is_told=True)
 """The job waits for something that a person may have to repair."""
 REFUSAL = ReasonClass(severity=Severity.WARNING, is_told=True, is_refusal=True)
-CLOCKS = replace(REFUSAL, is_operators=True)
+RENTS_STOPPED = replace(REFUSAL, is_operators=True)
 """It stops all rents, and ends nothing."""
 OPERATORS = ReasonClass(
     severity=Severity.WARNING,
@@ -230,8 +230,13 @@ class Reason(StrEnum):
     STALE_QUOTE = "StaleQuote", REFUSAL, "The price is too old to decide on."
     CLOCK_SKEW = (
         "ClockSkew",
-        CLOCKS,
+        RENTS_STOPPED,
         "The operator's clock and the provider's differ by more than the limit.",
+    )
+    ENFORCEMENT_LATE = (
+        "EnforcementLate",
+        RENTS_STOPPED,
+        "The operator looks at its machines too late, so nothing more is rented.",
     )
     CONTRACT_TOO_SHORT = (
         "ContractTooShort",

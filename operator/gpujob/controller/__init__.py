@@ -11,7 +11,8 @@ How data flows through it:
     API server ◀── the status, on the version that it was planned from ──┘ then the effects:
     a driver pod, a key, the one rent request, a destroy, a finalizer
 
-Only the replica that holds the leader lock (`leader_lock`) does this; `lead` wires it together. In
-a thread of its own, `sweep` destroys machines that no live GpuNode owns. Where a module here and
-one in `core` have the same name, the one in `core` decides and the one here acts.
+Only the replica that holds the leader lock (`leader_lock`) does this; `lead` wires it together. Two
+threads do not wait for the passes: in one, `sweep` destroys machines that no live GpuNode owns, in
+the other, `lock_thread` renews the lock. Where a module here and one in `core` have the same name,
+the one in `core` decides and the one here acts.
 """

@@ -8,9 +8,12 @@ What is held may be old. That cannot do harm, because of three rules:
 - A pass acts only after it has read all objects again by quorum reads (`reconcile.py`).
 
 After a write that failed, an object is *doubted* until a quorum read: the write may have arrived.
+
+Of a job that is over no more is held than its version. A pass that needs it reads it.
 """
 
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from math import inf
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,7 +23,8 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import LABEL_COMPONENT, LABEL_MANAGED_BY, LABEL_NODE, MANAGER
 from gpujob.controller.readings import Readings
-from gpujob.controller.workqueue import Key
+from gpujob.controller.workqueue import Key, Lane, Place
+from gpujob.core.node.stage import stage_of
 
 WATCHED = {
     "GpuJob": "",
@@ -33,9 +37,15 @@ WATCHED = {
 class Cache:
     """Holds what was last seen of each watched object; answers drivers and figures from it."""
 
-    def __init__(self, kube: KubeClient) -> None:
+    def __init__(
+        self, kube: KubeClient, rest: Callable[[str, Body], float | None] = lambda *_: None
+    ) -> None:
+        """`rest` says for how long an object needs no pass unless it changes; None = it does."""
         self._kube = kube
+        self._rest = rest
         self._bodies: dict[Key, Body] = {}
+        self._over: set[Key] = set()
+        """Jobs of which only the version is held."""
         self._doubted: set[Key] = set()
         self.readings = Readings()
         self.nodes: dict[str, GpuNode] = {}
@@ -48,12 +58,24 @@ class Cache:
         node = self.nodes.get(node_uid)
         return node, self.jobs.get(node.spec.job_ref.uid) if node else None
 
+    def place_of(self, key: Key) -> Place:
+        """Returns where a key waits for its pass."""
+        held = self._bodies.get(key)
+        meta = held["metadata"] if held is not None else {}
+        born = meta.get("creationTimestamp", "")
+        if key.kind == "GpuJob":
+            return Place(Lane.JOBS, born)
+        node = self.nodes.get(meta.get("uid", ""))
+        if held is None or (node is not None and not stage_of(node.status).may_hold_machine):
+            return Place(Lane.NODES, born)
+        return Place(Lane.MACHINES, born)
+
     # --- Reads ------------------------------------------------------------------------------
 
     async def find(self, key: Key, uid: str | None = None) -> Body | None:
         """Returns an object as it was last seen, or else, or if it has another uid, by `read`."""
         held = self._bodies.get(key)
-        if held is None or key in self._doubted:
+        if held is None or key in self._doubted or key in self._over:
             return await self.read(key)
         return held if uid in (None, held["metadata"]["uid"]) else await self.read(key)
 
@@ -69,18 +91,23 @@ class Cache:
 
     # --- What the watch and the lists show --------------------------------------------------
 
-    def take_in(self, kind: str, body: Body, gone: bool) -> Iterable[Key]:
-        """Takes in the object of an event, and returns the keys to reconcile because of it."""
+    def take_in(self, kind: str, body: Body, gone: bool) -> Iterable[tuple[Key, float]]:
+        """Takes in the object of an event, and returns the keys to reconcile because of it.
+
+        With each comes after how many seconds.
+        """
         key = _key(kind, body)
         held = self._bodies.get(key)
         if held is None or _version(held) <= _version(body):
             self._hold(key, body)
             if gone:
                 self._drop(key)
-        return _concerned(kind, body)
+        return self._concerned(kind, body, gone=gone)
 
-    def compare(self, kind: str, listed: Iterable[Body]) -> set[Key]:
+    def compare(self, kind: str, listed: Iterable[Body]) -> dict[Key, float]:
         """Doubts what is held but not as a list shows it; returns the keys to reconcile.
+
+        With each comes after how many seconds.
 
         The watch does not tell what was deleted while it was interrupted.
         """
@@ -89,7 +116,16 @@ class Cache:
         for key, body in held.items():
             if key not in shown or _version(shown[key]) != _version(body):
                 self._doubted.add(key)
-        return {key for body in (held | shown).values() for key in _concerned(kind, body)}
+        found: dict[Key, float] = {}
+        for key, body in shown.items():
+            is_known = key in held and _version(held[key]) == _version(body)
+            for concerned, seconds in self._concerned(kind, body, gone=False):
+                # What rests, and was seen before, was asked for then.
+                if not seconds or not is_known:
+                    found[concerned] = min(found.get(concerned, inf), seconds)
+        for key in held.keys() - shown.keys():
+            found |= dict.fromkeys(_concerned(kind, held[key]), 0.0)
+        return found
 
     # --- Our own writes ---------------------------------------------------------------------
 
@@ -111,8 +147,11 @@ class Cache:
         return await self._written(_key(kind, stored), write)
 
     async def _written(self, key: Key, write: Awaitable[Body]) -> Body:
-        self._doubted.add(key)
-        body = await write
+        try:
+            body = await write
+        except BaseException:
+            self._doubted.add(key)
+            raise
         self._doubted.discard(key)
         held = self._bodies.get(key)
         if held is None or _version(held) <= _version(body):
@@ -124,10 +163,26 @@ class Cache:
         self._doubted.add(key)
         await self._kube.delete(key.kind, key.namespace, key.name, uid)
 
+    def _concerned(self, kind: str, body: Body, *, gone: bool) -> Iterator[tuple[Key, float]]:
+        """Yields the keys to reconcile when this object changes, and after how many seconds."""
+        if not gone and (seconds := self._rest(kind, body)) is not None:
+            if seconds < inf:
+                yield _key(kind, body), seconds
+            return
+        for key in _concerned(kind, body):
+            yield key, 0.0
+
     def _hold(self, key: Key, body: Body) -> None:
         uid, held = body["metadata"]["uid"], self._bodies.get(key)
         if held is not None and held["metadata"]["uid"] != uid:
             self._drop(key)
+        if key.kind == "GpuJob" and self._rest(key.kind, body) is not None:
+            self._drop(key)
+            self._over.add(key)
+            names = ("namespace", "name", "uid", "resourceVersion")
+            self._bodies[key] = {"metadata": {one: body["metadata"][one] for one in names}}
+            return
+        self._over.discard(key)
         self._bodies[key] = body
         try:
             if key.kind == "GpuJob":
@@ -139,6 +194,7 @@ class Cache:
             pass
 
     def _drop(self, key: Key) -> None:
+        self._over.discard(key)
         held = self._bodies.pop(key, None)
         if held is not None:
             self.readings.forget(key)

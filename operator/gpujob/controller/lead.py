@@ -24,8 +24,9 @@ from gpujob.controller.certificates import (
 )
 from gpujob.controller.cluster_check import check_for_ever
 from gpujob.controller.destroys import Destroys
-from gpujob.controller.events import record_event
-from gpujob.controller.leader_lock import LeaderLock
+from gpujob.controller.events import Events
+from gpujob.controller.heartbeat import Heartbeat
+from gpujob.controller.lock_thread import LockThread
 from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_book import MarketBook
 from gpujob.controller.market_watch import MarketWatch
@@ -36,15 +37,18 @@ from gpujob.controller.settings import Settings
 from gpujob.controller.sweep import Sweep
 from gpujob.controller.transport import transport_app
 from gpujob.controller.watch import Watcher
-from gpujob.controller.workqueue import Key, WorkQueue
+from gpujob.controller.workqueue import Key, Lane, WorkQueue, orders
 from gpujob.core.cost.fuse import overdue
 from gpujob.core.market.listings import Listing
 from gpujob.core.observation import Heard
+from gpujob.core.rest import rest_seconds
 from gpujob.web.listener import http_server
 
 log = structlog.get_logger("gpujob.controller")
 
 RESYNC_SECONDS = 60.0
+LATE_SECONDS = 5.0
+"""How long a machine may wait for its pass until the operator counts as not ready."""
 RENT_GRACE_SECONDS = 5.0
 """How much longer than its timeout a rent request in flight is waited for at the end."""
 
@@ -64,15 +68,17 @@ class Leader:
         clock: SystemClock,
         settings: Settings,
         cluster_id: str,
-        lock: LeaderLock,
+        lock: LockThread,
+        heartbeat: Heartbeat,
     ) -> None:
         self._kube = kube
         self._clock = clock
         self._settings = settings
         self._cluster_id = cluster_id
         self._lock = lock
-        self._queue = WorkQueue()
-        self._cache = Cache(kube)
+        self._heartbeat = heartbeat
+        self._cache = Cache(kube, self._rest_seconds)
+        self._queue = WorkQueue(self._cache.place_of)
         self._heard: dict[str, Heard] = {}
         self._logins: dict[str, RegistryLogin] = {}
         """For the registries of images, by the node's uid, until the rent request is sent."""
@@ -84,6 +90,7 @@ class Leader:
         )
         self._prices = PriceWatch(self._vast, clock, settings.limits, self._queue.add)
         self._destroys = Destroys(self._vast, clock)
+        self._events = Events(kube, instance=settings.pod_name)
         self._machines = MachineBook(kube, settings)
         self._tls = TransportTls()
         self._reconciler = Reconciler(
@@ -93,6 +100,7 @@ class Leader:
             market=self.market,
             prices=self._prices,
             destroys=self._destroys,
+            events=self._events,
             door=self._door,
             clock=clock,
             settings=settings,
@@ -141,6 +149,8 @@ class Leader:
             leased_usd_per_hour=float(sum(lease.usd_per_hour or 0 for lease in leases)),
             credit_usd=None if credit is None else float(credit),
             unfit_paid_seconds=self._reconciler.unfit_paid_seconds,
+            lanes={lane.value: one for lane, one in self._queue.figures().items()},
+            longest_stall_seconds=self._heartbeat.longest_stall_seconds,
             runs=[
                 (node.metadata.namespace, node.spec.job_ref.name, node.status.run)
                 for node in self._cache.nodes.values()
@@ -160,20 +170,26 @@ class Leader:
         holding = asyncio.create_task(self._lock.hold(), name="lock")
         serving = asyncio.create_task(self._serve_transport(), name="transport")
         workers = [
-            asyncio.create_task(_work(self._queue, self._reconciler), name=f"worker-{number}")
-            for number in range(self._settings.workers)
+            asyncio.create_task(
+                _work(self._queue, self._reconciler, lanes), name=f"worker-{number}"
+            )
+            for number, lanes in enumerate(orders(self._settings.workers))
         ]
         others = [
             asyncio.create_task(self.market.run(), name="market"),
             asyncio.create_task(self._prices.run(), name="prices"),
             asyncio.create_task(self._destroys.run(), name="destroys"),
             asyncio.create_task(_resync(self._kube, self._cache, self._queue), name="resync"),
+            asyncio.create_task(_judge_lateness(self._queue, self.readiness), name="lateness"),
             asyncio.create_task(_announce(self._kube, self._settings), name="address"),
             asyncio.create_task(_mind(self._watcher, self._sweep), name="threads"),
             asyncio.create_task(
                 check_for_ever(self._kube, self._settings, self.readiness), name="check"
             ),
-            asyncio.create_task(_tell(self._kube, self._settings, self.readiness), name="events"),
+            asyncio.create_task(self._events.run(), name="events"),
+            asyncio.create_task(
+                _tell(self._events, self._settings, self.readiness), name="readiness"
+            ),
         ]
         book = MarketBook(
             self._kube,
@@ -255,6 +271,9 @@ class Leader:
         """Stops the watch, which may take seconds."""
         self._watcher.stop()
 
+    def _rest_seconds(self, kind: str, body: dict[str, Any]) -> float | None:
+        return rest_seconds(kind, body, now=self.market.now(), limits=self._settings.limits)
+
     def _on_swept_listing(self, listing: Listing) -> None:
         self._loop.call_soon_threadsafe(self.market.take, listing)
 
@@ -267,8 +286,8 @@ class Leader:
 
     def _on_event(self, kind: str, body: dict[str, Any], gone: bool) -> None:
         def take_in() -> None:
-            for key in self._cache.take_in(kind, body, gone):
-                self._queue.add(key)
+            for key, seconds in self._cache.take_in(kind, body, gone):
+                self._queue.add_after(key, seconds)
             if gone:
                 self._heard.pop(body["metadata"]["uid"], None)
                 self._logins.pop(body["metadata"]["uid"], None)
@@ -276,8 +295,8 @@ class Leader:
         self._loop.call_soon_threadsafe(take_in)
 
 
-async def _work(queue: WorkQueue, reconciler: Reconciler) -> None:
-    while (key := await queue.take()) is not None:
+async def _work(queue: WorkQueue, reconciler: Reconciler, lanes: tuple[Lane, ...]) -> None:
+    while (key := await queue.take(lanes)) is not None:
         failed = True
         try:
             await reconciler.reconcile(key)
@@ -295,7 +314,7 @@ async def _work(queue: WorkQueue, reconciler: Reconciler) -> None:
 
 
 async def _resync(kube: KubeClient, cache: Cache, queue: WorkQueue) -> None:
-    """Compares the cache with what is stored, and asks for a pass over every object, regularly.
+    """Compares the cache with what is stored, and asks for a pass over all that is not over.
 
     So a lost event only causes a delay.
     """
@@ -303,10 +322,19 @@ async def _resync(kube: KubeClient, cache: Cache, queue: WorkQueue) -> None:
         await asyncio.sleep(RESYNC_SECONDS)
         try:
             for kind, selector in WATCHED.items():
-                for key in cache.compare(kind, await kube.list_all(kind, selector)):
-                    queue.add(key)
+                for key, after in cache.compare(kind, await kube.list_all(kind, selector)).items():
+                    queue.add_after(key, after)
         except AdapterError as error:
             log.warning("resync_failed", problem=str(error))
+
+
+async def _judge_lateness(queue: WorkQueue, readiness: Readiness) -> None:
+    """Reports when machines wait for their passes: nothing more is rented then."""
+    while True:
+        await asyncio.sleep(1)
+        waited = queue.figures()[Lane.MACHINES].oldest_seconds
+        words = f"a machine has waited for its pass for {waited:.0f} s; nothing more is rented now"
+        readiness.say(Reason.ENFORCEMENT_LATE, words if waited > LATE_SECONDS else None)
 
 
 async def _announce(kube: KubeClient, settings: Settings) -> None:
@@ -321,7 +349,7 @@ async def _announce(kube: KubeClient, settings: Settings) -> None:
             await asyncio.sleep(RESYNC_SECONDS)
 
 
-async def _tell(kube: KubeClient, settings: Settings, readiness: Readiness) -> None:
+async def _tell(events: Events, settings: Settings, readiness: Readiness) -> None:
     """Records an event on the controller's pod whenever the operator becomes ready or not ready."""
     pod = {
         "apiVersion": "v1",
@@ -337,13 +365,8 @@ async def _tell(kube: KubeClient, settings: Settings, readiness: Readiness) -> N
         await asyncio.sleep(1)
         if (found := readiness.problem) != told:
             told = found
-            await record_event(
-                kube,
-                regarding=pod,
-                reason=found.reason if found else Reason.READY,
-                note=found.message if found else "",
-                instance=settings.pod_name,
-            )
+            reason = found.reason if found else Reason.READY
+            events.tell(pod, reason, found.message if found else "")
 
 
 async def _mind(watcher: Watcher, sweep: Sweep) -> None:

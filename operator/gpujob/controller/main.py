@@ -15,8 +15,9 @@ from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.log import configure_logging
+from gpujob.controller.heartbeat import Heartbeat
 from gpujob.controller.lead import Leader, first_ended
-from gpujob.controller.leader_lock import LeaderLock
+from gpujob.controller.lock_thread import LockThread
 from gpujob.controller.probes import probes_app
 from gpujob.controller.settings import Settings
 from gpujob.web.listener import http_server
@@ -41,8 +42,12 @@ async def run(settings: Settings) -> int:
         provider=settings.provider_url,
         limits=vars(settings.limits),
     )
-    lock = LeaderLock(kube, clock, settings, identity=f"{settings.pod_name}_{uuid.uuid4().hex}")
-    leader = Leader(kube, clock, settings, cluster_id, lock)
+    heartbeat = Heartbeat(clock)
+    beating = asyncio.create_task(heartbeat.run(), name="heartbeat")
+    identity = f"{settings.pod_name}_{uuid.uuid4().hex}"
+    lock = LockThread(clock, settings, identity=identity, is_stalled=lambda: heartbeat.is_stalled)
+    await lock.start()
+    leader = Leader(kube, clock, settings, cluster_id, lock, heartbeat)
     probes = http_server(_probes(kube, clock, leader), settings.listen_host, settings.probes_port)
     stopping = asyncio.create_task(stop.wait(), name="stop")
     serving = asyncio.create_task(probes.serve(), name="probes")
@@ -66,6 +71,8 @@ async def run(settings: Settings) -> int:
     log.info("controller_stopping")
     probes.should_exit = True
     await asyncio.wait([serving], timeout=5)
+    beating.cancel()
+    await lock.close()
     await kube.close()
     return 0 if failure is stopping else 1
 

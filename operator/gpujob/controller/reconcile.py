@@ -2,8 +2,9 @@
 
 A pass reads the object, asks `core` for a plan, stores the planned status on exactly the version
 that was read, and only then carries out the effects. What it reads may be held in the cache, but a
-plan with effects is made again on what quorum reads show. A failure ends the pass, and the next one
-begins anew. No other module carries out effects.
+plan with effects is made again on what quorum reads show, unless it only destroys the machine of an
+attempt whose end is stored. A failure ends the pass, and the next one begins anew. No other module
+carries out effects.
 """
 
 import asyncio
@@ -45,8 +46,7 @@ from gpujob.api.transport import DriverReport, RegistryLogin
 from gpujob.api.words import in_words
 from gpujob.controller.cache import Cache
 from gpujob.controller.destroys import Destroys
-from gpujob.controller.events import record_event
-from gpujob.controller.leader_lock import LeaderLock
+from gpujob.controller.events import Events
 from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_watch import MarketWatch
 from gpujob.controller.pods import is_owned_by, pod_from
@@ -101,6 +101,14 @@ class Queue(Protocol):
         ...
 
 
+class Lock(Protocol):
+    """The leader lock."""
+
+    def is_held_for(self, seconds: float, /) -> bool:
+        """Returns True if nobody else can lead within this time."""
+        ...
+
+
 class Read(Protocol):
     """Reads an object: `Cache.find` or `Cache.read`."""
 
@@ -143,13 +151,14 @@ class Reconciler:
         market: MarketWatch,
         prices: PriceWatch,
         destroys: Destroys,
+        events: Events,
         door: Door,
         clock: Clock,
         settings: Settings,
         cluster_id: str,
         queue: Queue,
         heard: dict[str, Heard],
-        lock: LeaderLock,
+        lock: Lock,
         machines: MachineBook,
         readiness: Readiness,
         logins: dict[str, RegistryLogin],
@@ -162,6 +171,7 @@ class Reconciler:
         self._market = market
         self._prices = prices
         self._to_destroy = destroys
+        self._events = events
         self._door = door
         self._clock = clock
         self._settings = settings
@@ -245,7 +255,7 @@ class Reconciler:
         is_change = stored is not seen.stored
         if is_change and (node is None or after.node_uid is None):
             # While an attempt is under way, the passes over its node record the events.
-            await self._tell(job, status.conditions, after.conditions)
+            self._tell(job, status.conditions, after.conditions)
         for effect in plan.effects:
             await self._act_on_job(effect, key, stored)
         if status.node_name is not None and plan.status.node_name is None:
@@ -371,7 +381,7 @@ class Reconciler:
         seen = await self._plan_node(key, self._cache.find)
         if seen is not None and _rent_in(seen.plan) is not None:
             return await self._rent(key, seen.observation.node.metadata.uid)
-        if seen is not None and seen.plan.effects:
+        if seen is not None and seen.plan.effects and not _only_gives_back(seen):
             seen = await self._plan_node(key, self._cache.read)
         if seen is None:
             return None
@@ -380,13 +390,17 @@ class Reconciler:
             # Only what is stored shows that this node may rent; that has to wait for its turn.
             self._queue.add(key)
             return None
-        node = observation.node
+        node, todo = observation.node, plan.effects
+        if _only_gives_back(seen):
+            # This was decided when the end was stored; the status only gets new figures now.
+            for effect in todo:
+                await self._act_on_node(effect, key, node, seen.stored)
+            todo = ()
         after = node_status(node, plan, self._market.now())
         stored = await self._store(key, seen.stored, after)
-        is_change = stored is not seen.stored
-        if is_change:
-            await self._tell_of_node(node, after, observation.job)
-        for effect in plan.effects:
+        if is_change := stored is not seen.stored:
+            self._tell_of_node(node, after, observation.job)
+        for effect in todo:
             await self._act_on_node(effect, key, node, stored)
         return self._passed(key, seen, after, is_change=is_change)
 
@@ -680,21 +694,19 @@ class Reconciler:
             return stored
         return await self._cache.write_status(key.kind, stored, wire)
 
-    async def _tell_of_node(
-        self, before: GpuNode, after: GpuNodeStatus, job: GpuJob | None
-    ) -> None:
+    def _tell_of_node(self, before: GpuNode, after: GpuNodeStatus, job: GpuJob | None) -> None:
         """Records the end of an attempt and its release on the node, everything else on its job."""
         if before.status.end is None and after.end is not None:
-            await self._record("GpuNode", before, Reason(after.end.reason), after.end.message)
+            self._record("GpuNode", before, Reason(after.end.reason), after.end.message)
         elif before.status.released_at is None and after.released_at is not None:
             words = f"the machine is gone; the attempt cost at most ${after.accrued_usd}"
             if after.lease is None and not parse_usd(after.accrued_usd or "0"):
                 words = "nothing was rented"
-            await self._record("GpuNode", before, Reason.RELEASED, words)
+            self._record("GpuNode", before, Reason.RELEASED, words)
         elif job is not None:
-            await self._tell(job, before.status.conditions, after.conditions)
+            self._tell(job, before.status.conditions, after.conditions)
 
-    async def _tell(
+    def _tell(
         self, job: GpuJob, before: tuple[Condition, ...], after: tuple[Condition, ...]
     ) -> None:
         """Records an event on the job if its new reason is one that a person should know."""
@@ -703,22 +715,16 @@ class Reconciler:
             return
         reason = Reason(new.reason)
         if reason.kind.is_told:
-            await self._record("GpuJob", job, reason, new.message)
+            self._record("GpuJob", job, reason, new.message)
 
-    async def _record(self, kind: str, about: GpuJob | GpuNode, reason: Reason, note: str) -> None:
+    def _record(self, kind: str, about: GpuJob | GpuNode, reason: Reason, note: str) -> None:
         meta = about.metadata
         regarding: Body = {
             "apiVersion": API_VERSION,
             "kind": kind,
             "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
         }
-        await record_event(
-            self._kube,
-            regarding=regarding,
-            reason=reason,
-            note=note,
-            instance=self._settings.pod_name,
-        )
+        self._events.tell(regarding, reason, note)
 
     async def _add_finalizer(self, kind: str, stored: Body) -> None:
         held = stored["metadata"].get("finalizers", [])
@@ -734,6 +740,15 @@ class Reconciler:
 
     def _remember(self, uid: str, **facts: Any) -> None:
         self._memories[uid] = replace(self._memories.get(uid, NodeMemory()), **facts)
+
+
+def _only_gives_back(seen: _Planned[NodeObservation]) -> bool:
+    """Whether a plan only destroys the machine of an attempt whose end is stored.
+
+    That end is never taken back, so no newer reading could show anything else.
+    """
+    is_over = seen.observation.node.status.end is not None
+    return is_over and all(isinstance(one, effects.Destroy) for one in seen.plan.effects)
 
 
 def _rent_in(plan: Plan[Any]) -> effects.Rent | None:

@@ -1304,6 +1304,16 @@ def test_traffic_that_cannot_be_read_is_charged_up_to_its_cap(
     assert plan_node(seen).status.accrued_usd == cost
 
 
+@pytest.mark.parametrize(("seconds_left", "is_stored"), [(10, True), (1, False)])
+def test_right_before_a_deadline_no_figures_are_stored(seconds_left: int, is_stored: bool) -> None:
+    """The write of what the deadline decides would have to wait for theirs."""
+    rent = marker(-40, moneyDeadlineSeconds=430, stopSeconds=390 - seconds_left)
+    plan = plan_node(node_observation(running() | {"rent": rent}, world=listed()))
+
+    assert plan.status.stop is None
+    assert (plan.status.as_of is not None) == is_stored
+
+
 def test_a_machine_that_a_listing_left_out_is_charged_on() -> None:
     """It was shown again after that."""
     left_out = (a_listing(ago=85), a_listing(ago=69), a_listing(a_lease(), ago=54))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from math import inf
 
 from gpujob.api.gpunode import AddressStatus, GpuNodeStatus, MachineStatus
 from gpujob.api.reasons import Blame, Reason
@@ -204,8 +205,13 @@ def gone_at(seen: NodeObservation, *, after: float) -> float | None:
 
 def next_look(seen: NodeObservation) -> float:
     """Returns the seconds until the next deadline, or the next poll if that comes first."""
+    return max(min(due_in(seen), seen.world.limits.poll_seconds), 0.05)
+
+
+def due_in(seen: NodeObservation) -> float:
+    """Returns the seconds until the next deadline; infinite = there is none."""
     status, world, job = seen.node.status, seen.world, seen.job
-    due = [world.limits.poll_seconds]
+    due = [inf]
     if status.rent is not None:
         left = status.rent.money_deadline_seconds - paid_seconds(seen)
         due.append(left)
@@ -215,7 +221,7 @@ def next_look(seen: NodeObservation) -> float:
             due.append(world.limits.boot_cap_seconds - booting_seconds(seen))
     if status.run is not None and job is not None and job.spec.active_deadline_seconds:
         due.append(job.spec.active_deadline_seconds - ran_seconds(seen))
-    return max(min(due), 0.05)
+    return min(due)
 
 
 def running_message(seen: NodeObservation) -> str:

@@ -4,8 +4,11 @@ from gpujob.api.gpunode import GpuNodeStatus, RunStatus
 from gpujob.api.workload import ProgressStatus, UsageStatus
 from gpujob.core.money import format_usd, parse_usd
 from gpujob.core.node.charge import accrued_microusd
-from gpujob.core.node.facts import can_be_reached, own_lease, present_report, reached
+from gpujob.core.node.facts import can_be_reached, due_in, own_lease, present_report, reached
 from gpujob.core.observation import NodeObservation
+
+QUIET_SECONDS = 2.0
+"""So long before a deadline no figures are stored: its own write would have to wait for theirs."""
 
 
 def up_to_date(seen: NodeObservation) -> GpuNodeStatus:
@@ -35,7 +38,7 @@ def with_figures(seen: NodeObservation) -> GpuNodeStatus:
         status.as_of is not None
         and (world.now - status.as_of).total_seconds() < world.limits.status_seconds
     )
-    if fresh:
+    if fresh or 0 < due_in(seen) < QUIET_SECONDS:
         return status
     told = parse_usd(status.accrued_usd or "0")
     return status.model_copy(

@@ -1,0 +1,40 @@
+"""What spends money waits for nothing: not for other jobs, and not for a slow API server."""
+
+from datetime import datetime
+
+from tests.simulation.model import Chance
+from tests.simulation.world import World, play
+
+CALL_SECONDS = 0.5
+DEADLINE_SECONDS = 300
+WAITING = 60
+
+
+def seconds(wire: str) -> float:
+    """Returns a stored time."""
+    return datetime.fromisoformat(wire).timestamp()
+
+
+def test_a_machine_is_destroyed_when_it_is_due_whatever_waits() -> None:
+    """Its deadline is seen at once; then come one write and the request.
+
+    Meanwhile very many jobs wait, and each call of the API server takes half a second.
+    """
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0, pauses=(CALL_SECONDS / 2,)), run_seconds=10.0**5)
+        await world.apply("train", activeDeadlineSeconds=DEADLINE_SECONDS)
+        await world.until(lambda: world.reason("train") == "Running", 600)
+        for number in range(WAITING):
+            await world.apply(f"waits-{number}", cost={"ceiling": "0.01"})
+        await world.until(lambda: not world.living(), 1000)
+        nodes = [body["status"] for body in world.kube.of_kind("GpuNode")]
+        (status,) = [one for one in nodes if "rent" in one]
+        due = seconds(status["run"]["startedAt"]) + DEADLINE_SECONDS
+        sent = next(at for at, how, _ in world.vast.received if how == "DELETE")
+
+        assert seconds(status["stop"]["at"]) - due < 0.1
+        assert sent - seconds(status["end"]["at"]) < CALL_SECONDS + 0.1
+        await world.end()
+
+    play(life)
