@@ -37,7 +37,9 @@ NEAREST = {
     "controller/transport.py": "tests/integration/test_tls.py",
     "controller/cache.py": "tests/simulation/test_cache.py",
     "controller/market_watch.py": "tests/simulation/test_clocks.py",
-    "controller/reconcile.py": "tests/simulation/test_logins.py tests/simulation/test_cache.py",
+    "controller/reconcile.py": "tests/simulation/test_logins.py tests/simulation/test_cache.py "
+    "tests/simulation/test_caps.py",
+    "core/cost/leased.py": "tests/unit/core/test_leased.py tests/simulation/test_caps.py",
     "core/machine/start_script.py": "tests/unit/test_watchdog.py tests/contract/test_machines.py",
     "core/market/clocks.py": "tests/unit/core/test_clocks.py",
     "core/market/images.py": "tests/unit/core/test_images.py",
@@ -221,8 +223,26 @@ FAULTS = (
     Fault(
         "a machine of unknown price costs nothing",
         "core/cost/gate.py",
-        "if question.unpriced is not None:",
-        "if question.unpriced == 0:",
+        "if leased.unpriced:",
+        "if leased.unpriced == 0:",
+    ),
+    Fault(
+        "what is asked for counts only once it is listed",
+        "core/cost/leased.py",
+        "if uid not in shown and numbers.get(uid) not in listed and held.rent is not None:",
+        "if held.lease and uid not in shown and numbers[uid] not in listed and held.rent:",
+    ),
+    Fault(
+        "the caps count everybody's machines",
+        "core/cost/leased.py",
+        "return mark.cluster_id == cluster_id",
+        "return True",
+    ),
+    Fault(
+        "a new leader counts only what it has been told of",
+        "controller/reconcile.py",
+        "        if self._has_seen_all:\n            return",
+        "        return",
     ),
     Fault(
         "traffic that cannot be read costs nothing",

@@ -264,6 +264,8 @@ def a_world(*listings: Listing, **changes: Any) -> World:
         transport_url="https://gpujob.system.svc:8080",
         transport_authorities="authorities",
         listings=listings or (a_listing(),),
+        nodes=(),
+        jobs=(),
         not_ready=None,
         destroys=(),
         hosts=HostMemory(),

@@ -351,6 +351,11 @@ class World:
             if lease.state != "destroyed" and text in (lease.ask.label or "")
         ]
 
+    def usd_per_hour(self) -> Fraction:
+        """Returns what the operator's living machines cost per hour while they run."""
+        leases = [self.market.leases[number] for number in self.living()]
+        return sum((x.gpu_usd_per_hour + x.storage_usd_per_hour for x in leases), Fraction(0))
+
     async def apply(self, name: str, **spec: Any) -> dict[str, Any]:
         """Creates a job as a user does, again and again if need be; returns it."""
         manifest = {
@@ -382,6 +387,7 @@ class World:
             if (body := self.kube.by_uid(uid)) is not None:
                 self.tell(partial(Operator.nudge, key=key_of(body)))
         self.check()
+        self._check_caps()
 
     def _is_due(self, replica: Operator) -> bool:
         return replica.has_ended and not replica.process.is_killed
@@ -447,6 +453,15 @@ class World:
                 waited = self._unwanted.get(number, 0.0) + STEP_SECONDS
                 self._unwanted[number] = waited
                 self.longest_unwanted = max(self.longest_unwanted, waited)
+
+    def _check_caps(self) -> None:
+        """A leader that was stopped between marker and rent may overshoot them by one machine."""
+        own, limits = len(self.living()), SETTINGS.limits
+        spare = any(name.startswith("stop") for name in self.calls.strikes.values())
+        if own > limits.max_leases + spare:
+            raise Broken(f"{own} machines are leased, more than {limits.max_leases}")
+        if not spare and self.usd_per_hour() > Fraction(limits.max_usd_per_hour):
+            raise Broken(f"{own} machines cost more an hour than {limits.max_usd_per_hour}")
 
     def _check_fuse(self, lease: Lease, status: dict[str, Any]) -> None:
         """Spent is what the provider's own ledger says."""

@@ -192,6 +192,7 @@ class Reconciler:
         self._service_problems: dict[str, str] = {}
         """Why a job's Service could not be created, by the job's uid."""
         self._destroys: deque[DestroyRecord] = deque(maxlen=DESTROYS_KEPT)
+        self._has_seen_all = False
 
     async def reconcile(self, key: Key) -> None:
         """Makes one pass over an object; raises AdapterError if it could not be finished.
@@ -234,6 +235,8 @@ class Reconciler:
             transport_url=self._settings.transport_url,
             transport_authorities=self._authorities(),
             listings=self._market.listings,
+            nodes=tuple(self._cache.nodes.values()),
+            jobs=tuple(self._cache.jobs.values()),
             not_ready=self._readiness.problem,
             destroys=tuple(self._destroys),
             hosts=self._machines.memory,
@@ -501,6 +504,7 @@ class Reconciler:
             self._queue.add_after(key, wait)
             return None
         try:
+            await self._see_all()
             async with self._vast.rent_line() as line:
                 # The request has to leave soon after its decision, and to open a line takes time.
                 seen = await self._plan_node(key, self._cache.read)
@@ -511,6 +515,17 @@ class Reconciler:
                 return await self._rent_now(key, seen, line, request)
         finally:
             self._door.rent_over(uid)
+
+    async def _see_all(self) -> None:
+        """Lists, before this process's first rent, all that leaders before it have stored: what
+        these have asked for counts against the caps, and the watch may not have shown it yet.
+        """
+        if self._has_seen_all:
+            return
+        for kind in ("GpuNode", "GpuJob"):
+            for body in await self._kube.list_all(kind):
+                self._cache.take_in(kind, body, gone=False)
+        self._has_seen_all = True
 
     async def _rent_now(
         self, key: Key, seen: _Planned[NodeObservation], line: RentLine, request: effects.Rent

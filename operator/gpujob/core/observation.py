@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from fractions import Fraction
 from functools import cached_property
 
 from gpujob.api.gpujob import GpuJob, GpuJobSpec
@@ -11,6 +10,7 @@ from gpujob.api.meta import Condition
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, Outcome
 from gpujob.core.cost.confidence import DestroyRecord
+from gpujob.core.cost.leased import Leased, leased
 from gpujob.core.cost.question import Question
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import HostMemory
@@ -66,6 +66,9 @@ class World:
     """The certificate authorities that a driver trusts, as PEM; empty = none are made yet."""
     listings: tuple[Listing, ...]
     """The complete listings of the last minutes, oldest first."""
+    nodes: tuple[GpuNode, ...]
+    jobs: tuple[GpuJob, ...]
+    """All that are stored."""
     not_ready: Unavailable | None
     """Why the operator can rent nothing now; None = it can."""
     destroys: tuple[DestroyRecord, ...]
@@ -74,20 +77,15 @@ class World:
 
     @property
     def leases(self) -> int:
-        """Number of machines in the latest listing, whoever owns them: the account pays for all."""
+        """Number of machines in the latest listing, whoever owns them."""
         return len(self.listings[-1].leases) if self.listings else 0
 
-    @property
-    def leased_usd_per_hour(self) -> Fraction:
-        """What those machines cost per hour, as far as it is known."""
-        leases = self.listings[-1].leases if self.listings else ()
-        return sum((lease.usd_per_hour or Fraction(0) for lease in leases), Fraction(0))
-
-    @property
-    def unpriced(self) -> int | None:
-        """A machine of the latest listing whose price is unknown; None = there is none."""
-        leases = self.listings[-1].leases if self.listings else ()
-        return next((one.instance_id for one in leases if one.usd_per_hour is None), None)
+    @cached_property
+    def leased(self) -> Leased:
+        """The operator's machines; none if nothing was listed yet, and then nothing is rented."""
+        if not self.listings:
+            return Leased()
+        return leased(self.listings[-1], self.nodes, self.jobs, cluster_id=self.cluster_id)
 
     def question(
         self,
@@ -108,8 +106,7 @@ class World:
             run_seconds_used=run_seconds_used,
             quotes=quotes,
             leases=self.leases,
-            leased_usd_per_hour=self.leased_usd_per_hour,
-            unpriced=self.unpriced,
+            leased=self.leased,
             destroys=self.destroys,
             avoided_machines=avoided_machines,
             hosts=self.hosts,

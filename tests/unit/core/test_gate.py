@@ -15,6 +15,7 @@ from gpujob.api.reasons import Reason
 from gpujob.core.cost.confidence import DestroyRecord, enforcement_confidence
 from gpujob.core.cost.estimate import Needs, estimate
 from gpujob.core.cost.gate import judge
+from gpujob.core.cost.leased import Leased
 from gpujob.core.cost.question import CostGateError, Question
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import HostMemory
@@ -31,8 +32,7 @@ def question(spec: dict[str, Any] | None = None, **changes: Any) -> Question:
         run_seconds_used=0,
         quotes=quotes(),
         leases=0,
-        leased_usd_per_hour=Fraction(0),
-        unpriced=None,
+        leased=Leased(),
         destroys=(),
         avoided_machines=frozenset(),
         hosts=HostMemory(),
@@ -140,14 +140,18 @@ def test_a_ceiling_of_exactly_the_bound_admits() -> None:
         pytest.param(
             Reason.DESTROY_LAG_TOO_LONG, question(leases=161), id="too many to destroy in time"
         ),
-        pytest.param(Reason.LEASE_LIMIT, question(leases=20), id="too many machines"),
+        pytest.param(
+            Reason.LEASE_LIMIT, question(leased=Leased(machines=20)), id="too many machines"
+        ),
         pytest.param(
             Reason.LEASE_LIMIT,
-            question(leased_usd_per_hour=Fraction("49.9")),
+            question(leased=Leased(machines=1, usd_per_hour=Fraction("49.9"))),
             id="too dear together",
         ),
         pytest.param(
-            Reason.LEASE_LIMIT, question(unpriced=7), id="a leased machine of unknown price"
+            Reason.LEASE_LIMIT,
+            question(leased=Leased(machines=1, unpriced="machine 7")),
+            id="a leased machine of unknown price",
         ),
         pytest.param(
             Reason.CONFIDENCE_TOO_LOW, question(destroys=late(6, 10)), id="six of ten were late"

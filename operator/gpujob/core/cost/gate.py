@@ -92,11 +92,12 @@ def judge(question: Question) -> Verdict:
             f"than the limit of {limits.max_destroy_lag_seconds:.0f} s; waiting until a machine is "
             "released",
         )
-    if question.leases >= limits.max_leases:
+    leased = question.leased
+    if leased.machines >= limits.max_leases:
         raise CostGateError(
             Reason.LEASE_LIMIT,
-            f"{question.leases} machines are leased and the operator's cap is {limits.max_leases}; "
-            "waiting until one is released",
+            f"{leased.machines} machines are leased or asked for, and the operator's cap is "
+            f"{limits.max_leases}; waiting until one is released",
         )
     candidates, too_slow = candidates_of(question, needs)
     cheapest = candidates[0]
@@ -121,18 +122,18 @@ def judge(question: Question) -> Verdict:
         )
     chosen = choose(fitting, bound_microusd=bound)
     rate_cap = Fraction(floor_usd(limits.max_usd_per_hour), MICRO)
-    if question.unpriced is not None:
+    if leased.unpriced:
         raise CostGateError(
             Reason.LEASE_LIMIT,
-            f"the provider shows no usable price of machine {question.unpriced}, so the leased "
-            f"machines may cost more than the operator's cap of {limits.max_usd_per_hour} $/h",
+            f"nothing shows a usable price of {leased.unpriced}, so the leased machines may cost "
+            f"more than the operator's cap of {limits.max_usd_per_hour} $/h",
             bound_microusd=bound,
         )
-    if question.leased_usd_per_hour + chosen.estimate.usd_per_hour > rate_cap:
+    if leased.usd_per_hour + chosen.estimate.usd_per_hour > rate_cap:
         raise CostGateError(
             Reason.LEASE_LIMIT,
-            f"the leased machines cost {float(question.leased_usd_per_hour):.2f} $/h; with this "
-            f"one they would exceed the operator's cap of {limits.max_usd_per_hour} $/h",
+            f"the machines that are leased or asked for cost {float(leased.usd_per_hour):.2f} $/h; "
+            f"with this one they would exceed the operator's cap of {limits.max_usd_per_hour} $/h",
             bound_microusd=bound,
         )
     return Verdict(

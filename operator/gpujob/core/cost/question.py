@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from fractions import Fraction
 
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
 from gpujob.core.cost.confidence import DestroyRecord
+from gpujob.core.cost.leased import Leased
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import HostMemory
 from gpujob.core.market.offers import Quotes
@@ -35,9 +35,7 @@ class Question:
     quotes: Quotes
     leases: int
     """Number of machines that the whole account has leased now."""
-    leased_usd_per_hour: Fraction
-    unpriced: int | None
-    """Number of a leased machine whose price is unknown."""
+    leased: Leased
     destroys: tuple[DestroyRecord, ...]
     avoided_machines: frozenset[int]
     """Machines on which earlier attempts of this job ended before their workload did."""
