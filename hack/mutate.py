@@ -427,6 +427,18 @@ FAULTS = (
         "return max(int(seconds), 0)",
     ),
     Fault(
+        "a deadline reckons with one machine",
+        "core/limits.py",
+        "self.request_spacing * self.max_leases",
+        "self.request_spacing",
+    ),
+    Fault(
+        "a raised cap does not wait for earlier deadlines",
+        "core/cost/gate.py",
+        "limits.max_leases if leased.reckoned is None else min(limits.max_leases, leased.reckoned)",
+        "limits.max_leases",
+    ),
+    Fault(
         "the deadline is ignored",
         "core/node/deadlines.py",
         "and ran_seconds(seen) >= deadline:",
@@ -1437,8 +1449,8 @@ FAULTS = (
     Fault(
         "an estimate knows no caps",
         "core/observation.py",
-        "leases=self.leases,",
-        "leases=0,",
+        "leased=self.leased,",
+        "leased=Leased(),",
     ),
     # --- Admission ----------------------------------------------------------------------------
     Fault(

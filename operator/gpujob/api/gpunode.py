@@ -120,6 +120,15 @@ class RentMarker(Model):
             ge=0, description="Seconds after the request by which the machine must be destroyed."
         ),
     ]
+    max_leases: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="How many machines may be leased so that moneyDeadlineSeconds leaves the "
+            "time to destroy this one: limits.maxLeases when it was rented.",
+            examples=[20],
+        ),
+    ] = None
     stop_seconds: Annotated[
         int | None,
         Field(

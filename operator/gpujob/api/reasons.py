@@ -246,7 +246,7 @@ class Reason(StrEnum):
     DESTROY_LAG_TOO_LONG = (
         "DestroyLagTooLong",
         REFUSAL,
-        "With so many machines leased, destroying one could take longer than allowed.",
+        "With as many machines as `limits.maxLeases` allows, destroying one could take too long.",
     )
     LEASE_LIMIT = (
         "LeaseLimit",

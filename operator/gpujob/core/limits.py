@@ -29,11 +29,12 @@ class Limits:
     standstill_seconds: float = 180
     """A machine that stands still before it has booted is told to run, and given up after this."""
     destroy_lag_cap_seconds: float = 120
-    """Time from the decision to destroy until the proof, which the gate assumes for one machine."""
+    """Time from the decision to destroy until the proof: the list lag, two polls, 30 seconds."""
     destroy_lag_per_lease_seconds: float = 3
-    """Added for each leased machine: the provider accepts one destroy request per this interval."""
+    """Added for each machine of `max_leases`: the provider accepts one destroy request per this
+    interval."""
     max_destroy_lag_seconds: float = 600
-    """If destroying one machine may take longer, nothing more is rented."""
+    """If destroying one of `max_leases` machines may take longer, nothing is rented."""
     drain_seconds: float = 30
     """How long a workload that is stopped may take to exit and its output to be copied, before the
     machine is destroyed; `spec.data.drainSeconds` overrides it."""
@@ -95,13 +96,19 @@ class Limits:
         page_seconds = Kind.LIST.interval_seconds * self.request_spacing + PAGE_ANSWER_SECONDS
         return max(self.poll_seconds, (leases // PAGE_LEASES + 1) * page_seconds)
 
-    def destroy_lag_seconds(self, leases: int) -> float:
-        """Returns how long destroying one machine may take while `leases` machines are leased.
+    def fullest_listing_seconds(self, others: int) -> float:
+        """Returns the most seconds between two listings while all of `max_leases` machines are
+        leased and `others` that are not ours are listed."""
+        return self.listing_seconds(self.max_leases + others)
 
-        The proof takes two listings, and with many machines each takes longer.
+    def destroy_lag_seconds(self, others: int) -> float:
+        """Returns how long destroying one machine may take then.
+
+        A deadline is stored before the fleet grows, so it reckons with as many as there may ever
+        be. The proof takes two listings, and with many machines each takes longer.
         """
-        slower = 2 * (self.listing_seconds(leases) - self.poll_seconds)
-        waiting = self.destroy_lag_per_lease_seconds * self.request_spacing * leases
+        slower = 2 * (self.fullest_listing_seconds(others) - self.poll_seconds)
+        waiting = self.destroy_lag_per_lease_seconds * self.request_spacing * self.max_leases
         return self.destroy_lag_cap_seconds + slower + waiting
 
     @property

@@ -75,11 +75,6 @@ class World:
     hosts: HostMemory
     images: ImageMemory
 
-    @property
-    def leases(self) -> int:
-        """Number of machines in the latest listing, whoever owns them."""
-        return len(self.listings[-1].leases) if self.listings else 0
-
     @cached_property
     def leased(self) -> Leased:
         """The operator's machines; none if nothing was listed yet, and then nothing is rented."""
@@ -105,7 +100,6 @@ class World:
             spent_microusd=spent_microusd,
             run_seconds_used=run_seconds_used,
             quotes=quotes,
-            leases=self.leases,
             leased=self.leased,
             destroys=self.destroys,
             avoided_machines=avoided_machines,

@@ -31,7 +31,6 @@ def question(spec: dict[str, Any] | None = None, **changes: Any) -> Question:
         spent_microusd=0,
         run_seconds_used=0,
         quotes=quotes(),
-        leases=0,
         leased=Leased(),
         destroys=(),
         avoided_machines=frozenset(),
@@ -48,8 +47,9 @@ def late(count: int, total: int) -> tuple[DestroyRecord, ...]:
 def test_the_bound_is_the_sum_that_a_pencil_gives() -> None:
     """(GPU + disk) x (run + boot + drain + lag), and traffic with what flows until it is seen."""
     hourly = Fraction("0.4") + Fraction("0.18") * 20 / 720
-    seconds = 3600 + 1200 + 30 + 120
-    blind_seconds = 15 + 120
+    lag = 60 + 2 * 15 + 30 + 3 * 20
+    seconds = 3600 + 1200 + 30 + lag
+    blind_seconds = 15 + lag
     down = 10 + Fraction(800) * blind_seconds / 8 / 1000
     up = 1 + Fraction(400) * blind_seconds / 8 / 1000
     traffic = (down + up) * Fraction("0.002")
@@ -138,10 +138,17 @@ def test_a_ceiling_of_exactly_the_bound_admits() -> None:
             id="a hundredth of the usual price",
         ),
         pytest.param(
-            Reason.DESTROY_LAG_TOO_LONG, question(leases=161), id="too many to destroy in time"
+            Reason.DESTROY_LAG_TOO_LONG,
+            question(limits=Limits(max_leases=161)),
+            id="too many to destroy in time",
         ),
         pytest.param(
             Reason.LEASE_LIMIT, question(leased=Leased(machines=20)), id="too many machines"
+        ),
+        pytest.param(
+            Reason.LEASE_LIMIT,
+            question(leased=Leased(machines=10, reckoned=10)),
+            id="too many for the deadlines that are stored",
         ),
         pytest.param(
             Reason.LEASE_LIMIT,
@@ -179,6 +186,40 @@ def test_a_refusal_says_what_would_fit() -> None:
     judge(question(a_spec(cost={"ceiling": "0.40"}, activeDeadlineSeconds=deadline)))
     with pytest.raises(CostGateError):
         judge(question(a_spec(cost={"ceiling": "0.40"}, activeDeadlineSeconds=deadline + 1)))
+
+
+@given(
+    others=st.integers(0, 1000),
+    more=st.integers(0, 25),
+    ours=st.integers(0, 19),
+    dph=st.fractions(Fraction(1, 10), 2),
+)
+def test_what_would_fit_still_does_while_machines_come_and_go(
+    others: int, more: int, ours: int, dph: Fraction
+) -> None:
+    """Of our own as many as the cap, and a page of other people's."""
+    quoted = quotes(an_offer(gpu_usd_per_hour=dph))
+    alone, crowd = Leased(others=others), Leased(others=others + more, machines=ours)
+    limits = Limits(max_destroy_lag_seconds=10**6)
+    with pytest.raises(CostGateError) as refused:
+        judge(
+            question(a_spec(cost={"ceiling": "0.01"}), quotes=quoted, leased=alone, limits=limits)
+        )
+    ceiling = refused.value.message.partition("a ceiling of $")[2].partition(" ")[0]
+
+    assert judge(
+        question(a_spec(cost={"ceiling": ceiling}), quotes=quoted, leased=crowd, limits=limits)
+    )
+
+
+def test_a_raised_cap_waits_for_the_deadlines_that_reckon_with_the_old_one() -> None:
+    """The refusal says why it is not the cap that was set."""
+    asked = question(limits=Limits(max_leases=30), leased=Leased(machines=20, reckoned=20))
+    with pytest.raises(CostGateError, match="cap is 20, not 30, as long as"):
+        judge(asked)
+
+    assert judge(replace(asked, leased=Leased(machines=20, reckoned=30)))
+    assert judge(replace(asked, leased=Leased(machines=19, reckoned=20)))
 
 
 def test_a_refusal_says_that_no_shorter_run_would_fit() -> None:
@@ -241,9 +282,11 @@ def test_the_fuse_is_what_is_left(spent: int, reserved: int | None, fuse: int) -
 
 
 def test_the_money_deadline_leaves_room_for_the_end() -> None:
-    """Destroyed at the deadline and gone a lag later, it has cost no more than the fuse."""
+    """Destroyed at the deadline as the last of as many machines as there may ever be, it has cost
+    no more than the fuse, though it was the only one when it was rented.
+    """
     admission = judge(question(a_spec(cost={"ceiling": "1.00"})))
-    seconds = admission.money_deadline_seconds + Limits().destroy_lag_seconds(0)
+    seconds = admission.money_deadline_seconds + 60 + 2 * 15 + 30 + 3 * Limits().max_leases
     cost = admission.estimate.usd_per_hour * Fraction(seconds) / 3600 * MICRO
 
     assert cost + admission.estimate.traffic_microusd <= admission.fuse_microusd
@@ -254,11 +297,11 @@ def test_the_money_deadline_leaves_room_for_the_end() -> None:
     dph=st.fractions(Fraction(1, 100), 10),
     run=st.floats(0, 10**6),
     down=st.integers(0, 1000),
-    leases=st.integers(0, 100),
+    others=st.integers(0, 1000),
     elapsed=st.floats(0, 1),
 )
 def test_no_life_within_the_caps_costs_more_than_the_bound(
-    dph: Fraction, run: float, down: int, leases: int, elapsed: float
+    dph: Fraction, run: float, down: int, others: int, elapsed: float
 ) -> None:
     """Any share of the time and of the traffic that we allow lies below the bound."""
     limits = Limits()
@@ -266,8 +309,8 @@ def test_no_life_within_the_caps_costs_more_than_the_bound(
     needs = Needs(
         disk_gb=20, max_download_gb=down, max_upload_gb=1, run_seconds=run, drain_seconds=30
     )
-    bound = estimate(offer, needs, limits, leases=leases)
-    longest = run + limits.boot_cap_seconds + limits.destroy_lag_seconds(leases)
+    bound = estimate(offer, needs, limits, others=others)
+    longest = run + limits.boot_cap_seconds + limits.destroy_lag_seconds(others)
     hourly = dph + offer.disk_usd_per_hour(20)
     cost = hourly * Fraction(elapsed * longest) / 3600 + down * offer.download_usd_per_gb
 
@@ -401,7 +444,7 @@ def test_no_line_makes_the_bound_lower(mbps: Fraction, gb: int, run: float, copi
         copies_files=copies,
     )
     offer = an_offer(download_mbps=mbps)
-    found = estimate(offer, needs, limits, leases=3)
+    found = estimate(offer, needs, limits, others=3)
     seconds = run + limits.boot_cap_seconds + 30 + limits.destroy_lag_seconds(3)
     hourly = offer.gpu_usd_per_hour + offer.disk_usd_per_hour(20)
     run_alone = Fraction(run) * hourly / 3600 * MICRO

@@ -17,6 +17,7 @@ from tests.builders import (
     a_node,
     ended,
     leased,
+    marker,
     renting,
     stamp,
 )
@@ -119,6 +120,18 @@ def test_only_our_own_machines_count(
 ) -> None:
     """By the mark, else by the recorded number."""
     assert count(a_lease(**row), nodes=(a_node(status),)) == expected
+
+
+def test_the_cap_that_all_deadlines_reckon_with_is_the_least() -> None:
+    """A machine that is gone has none, and one that was rented by an older version says nothing."""
+    reckoned = [
+        a_node(renting() | {"rent": marker(maxLeases=most)}, uid=f"node-{most}")
+        for most in (30, 20)
+    ]
+    past = a_node(ended(renting() | {"rent": marker(maxLeases=5)}) | {"releasedAt": stamp()})
+
+    assert count(nodes=(*reckoned, past, a_node(renting(), uid="old"))).reckoned == 20
+    assert count(nodes=(a_node(renting()),)).reckoned is None
 
 
 def test_two_machines_under_one_mark_are_two() -> None:

@@ -1254,6 +1254,7 @@ def test_the_marker_holds_all_that_the_request_is_judged_by() -> None:
     assert rent is not None
     assert isinstance(request, effects.Rent)
     assert (rent.offer_id, rent.account_id, rent.fuse_usd) == (1, 7, "5.000000")
+    assert rent.max_leases == Limits().max_leases
     assert request.not_after == rent.not_after == at(5)
     assert request.mark == f"c-1/{NODE_UID}/j-1"
     assert SSH_KEY in b64decode(request.setup).decode()

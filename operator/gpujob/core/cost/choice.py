@@ -170,7 +170,7 @@ def _candidate(question: Question, offer: Offer, needs: Needs) -> Candidate:
         against = hosts.why(offer.machine_id, offer.host_id)
     return Candidate(
         offer=offer,
-        estimate=estimate(offer, needs, question.limits, leases=question.leases),
+        estimate=estimate(offer, needs, question.limits, others=question.leased.others),
         trust=trust,
         against=against,
     )

@@ -60,9 +60,9 @@ class Estimate:
         return self.time_microusd + self.traffic_microusd
 
 
-def overhead_seconds(limits: Limits, leases: int, stop_seconds: float | Fraction) -> Fraction:
+def overhead_seconds(limits: Limits, others: int, stop_seconds: float | Fraction) -> Fraction:
     """Returns the most seconds of an attempt that are paid for beyond its run."""
-    seconds = limits.boot_cap_seconds + limits.destroy_lag_seconds(leases)
+    seconds = limits.boot_cap_seconds + limits.destroy_lag_seconds(others)
     return (Fraction(seconds) + Fraction(stop_seconds)).limit_denominator(1000)
 
 
@@ -75,17 +75,17 @@ def stop_seconds(offer: Offer, needs: Needs) -> Fraction:
     return (Fraction(needs.drain_seconds) + copying).limit_denominator(1000)
 
 
-def estimate(offer: Offer, needs: Needs, limits: Limits, *, leases: int) -> Estimate:
-    """Returns the bound of an attempt on an offer while `leases` machines are leased."""
+def estimate(offer: Offer, needs: Needs, limits: Limits, *, others: int) -> Estimate:
+    """Returns the bound of an attempt on an offer while `others` that are not ours are listed."""
     usd_per_hour = offer.gpu_usd_per_hour + offer.disk_usd_per_hour(needs.disk_gb)
     stop = stop_seconds(offer, needs)
     run = Fraction(needs.run_seconds).limit_denominator(1000)
-    seconds = run + overhead_seconds(limits, leases, stop)
+    seconds = run + overhead_seconds(limits, others, stop)
     cap = Fraction(limits.boot_cap_seconds).limit_denominator(1000)
     loading = loading_seconds(offer, needs)
     saved = cap - min(cap, loading) if loading is not None else Fraction(0)
     time = micro_up(usd_per_hour * seconds / 3600)
-    traffic = micro_up(traffic_usd(offer, needs, limits, leases=leases))
+    traffic = micro_up(traffic_usd(offer, needs, limits, others=others))
     return Estimate(
         usd_per_hour=usd_per_hour,
         lease_seconds=seconds,
@@ -107,14 +107,14 @@ def loading_seconds(offer: Offer, needs: Needs) -> Fraction | None:
     return needs.boot_download_gb * 8000 / offer.download_mbps
 
 
-def traffic_usd(offer: Offer, needs: Needs, limits: Limits, *, leases: int) -> Fraction:
+def traffic_usd(offer: Offer, needs: Needs, limits: Limits, *, others: int) -> Fraction:
     """Returns the most that traffic can cost.
 
     A passed cap is noticed only in the next listing, and bytes flow until the machine is gone. What
     the line can carry in that time is added to the cap.
     """
-    blind_seconds = Fraction(limits.listing_seconds(leases) + limits.destroy_lag_seconds(leases))
-    blind_seconds = blind_seconds.limit_denominator(1000)
+    blind = limits.fullest_listing_seconds(others) + limits.destroy_lag_seconds(others)
+    blind_seconds = Fraction(blind).limit_denominator(1000)
     gb_per_mbps = blind_seconds / 8 / 1000
     down = needs.max_download_gb + offer.download_mbps * gb_per_mbps
     up = needs.max_upload_gb + offer.upload_mbps * gb_per_mbps

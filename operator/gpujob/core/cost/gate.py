@@ -18,8 +18,9 @@ from gpujob.core.cost.choice import (
     why_dearer,
 )
 from gpujob.core.cost.confidence import enforcement_confidence
-from gpujob.core.cost.estimate import Estimate, Needs, overhead_seconds, traffic_usd
+from gpujob.core.cost.estimate import Estimate, Needs, estimate, overhead_seconds, traffic_usd
 from gpujob.core.cost.question import CostGateError, Question
+from gpujob.core.limits import PAGE_LEASES
 from gpujob.core.market.offers import Offer
 from gpujob.core.money import MICRO, floor_usd, micro_up, short_usd
 
@@ -84,20 +85,22 @@ def judge(question: Question) -> Verdict:
             "recovers with a half-life of 24 h",
         )
     needs = needs_of(question)
-    lag = limits.destroy_lag_seconds(question.leases)
+    leased = question.leased
+    lag = limits.destroy_lag_seconds(leased.others)
     if lag > limits.max_destroy_lag_seconds:
         raise CostGateError(
             Reason.DESTROY_LAG_TOO_LONG,
-            f"with {question.leases} machines leased, destroying one may take {lag:.0f} s, more "
-            f"than the limit of {limits.max_destroy_lag_seconds:.0f} s; waiting until a machine is "
-            "released",
+            f"with {limits.max_leases} machines leased, as the operator's limits.maxLeases allows, "
+            f"destroying one may take {lag:.0f} s, more than the limit of "
+            f"{limits.max_destroy_lag_seconds:.0f} s; an administrator has to lower the one or "
+            "raise the other",
         )
-    leased = question.leased
-    if leased.machines >= limits.max_leases:
+    cap = limits.max_leases if leased.reckoned is None else min(limits.max_leases, leased.reckoned)
+    if leased.machines >= cap:
         raise CostGateError(
             Reason.LEASE_LIMIT,
-            f"{leased.machines} machines are leased or asked for, and the operator's cap is "
-            f"{limits.max_leases}; waiting until one is released",
+            f"{leased.machines} machines are leased or asked for, and the operator's cap is {cap}"
+            f"{_why_lower(cap, limits.max_leases)}; waiting until one is released",
         )
     candidates, too_slow = candidates_of(question, needs)
     cheapest = candidates[0]
@@ -159,11 +162,20 @@ def _money_deadline(fuse: int, cheapest: Estimate, lag: float) -> int:
     return max(int(seconds - Fraction(lag)), 0)
 
 
+def _why_lower(cap: int, max_leases: int) -> str:
+    if cap == max_leases:
+        return ""
+    return f", not {max_leases}, as long as a machine runs that was rented before that was raised"
+
+
 def _what_would_fit(question: Question, one: Candidate, needs: Needs, ceiling: int) -> str:
     offer, cheapest = one.offer, one.estimate
     bound = question.spent_microusd + cheapest.total_microusd
-    overhead = overhead_seconds(question.limits, question.leases, cheapest.stop_seconds)
-    traffic = micro_up(traffic_usd(offer, needs, question.limits, leases=question.leases))
+    # So that the advice stays true while other people's machines in the account come and go.
+    others, limits = question.leased.others + PAGE_LEASES, question.limits
+    overhead = overhead_seconds(limits, others, cheapest.stop_seconds)
+    traffic = micro_up(traffic_usd(offer, needs, limits, others=others))
+    needed = question.spent_microusd + estimate(offer, needs, limits, others=others).total_microusd
     left = Fraction(ceiling - question.spent_microusd - traffic, MICRO)
     run = left / cheapest.usd_per_hour * 3600 - overhead
     fits = f"or activeDeadlineSeconds of {int(run + Fraction(question.run_seconds_used))}"
@@ -181,5 +193,5 @@ def _what_would_fit(question: Question, one: Candidate, needs: Needs, ceiling: i
     return (
         f"the cheapest offer ({offer.gpu}, {offer.location}) may cost up to {short_usd(bound)}, "
         f"more than the ceiling of ${question.spec.cost.ceiling}: {parts}{spent}; a ceiling of "
-        f"{short_usd(bound)} would fit, {fits}"
+        f"{short_usd(needed)} would fit, {fits}"
     )

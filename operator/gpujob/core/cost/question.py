@@ -33,8 +33,6 @@ class Question:
     spent_microusd: int
     run_seconds_used: float
     quotes: Quotes
-    leases: int
-    """Number of machines that the whole account has leased now."""
     leased: Leased
     destroys: tuple[DestroyRecord, ...]
     avoided_machines: frozenset[int]

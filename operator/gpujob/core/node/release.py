@@ -172,7 +172,7 @@ def _to_destroy(seen: NodeObservation) -> set[int]:
     lease, last, world = seen.node.status.lease, seen.memory.destroy_repeated_at, seen.world
     shown = {row.instance_id for row in marked_leases(seen)}
     unseen = not world.listings or (last is not None and world.listings[-1].requested_at <= last)
-    patience = world.limits.destroy_lag_seconds(world.leases)
+    patience = world.limits.destroy_lag_seconds(world.leased.others)
     if last is None or (unseen and world.monotonic - last >= patience):
         return shown | ({lease.instance_id} if lease else set())
     if unseen:
