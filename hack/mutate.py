@@ -415,6 +415,12 @@ FAULTS = (
         "if elapsed >= rent.money_deadline_seconds * 1000:",
     ),
     Fault(
+        "a raised ceiling is spent before the job has recorded it",
+        "core/node/rent.py",
+        'if parse_usd(job.status.node_reserved_usd or "0") < parse_usd(seen.node.reserved_usd):',
+        "if not job.status.node_reserved_usd:",
+    ),
+    Fault(
         "the fuse forgets what was spent",
         "core/cost/gate.py",
         "fuse = ceiling - question.spent_microusd",

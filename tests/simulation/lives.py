@@ -122,6 +122,12 @@ async def _deadline_raised(world: World) -> None:
     world.kube.change(*JOB, activeDeadlineSeconds=7 * 86_400)
 
 
+async def _raised_while_waiting(world: World) -> None:
+    """For a longer run, before anything is rented."""
+    await _reach(world, "AwaitingDriver")
+    world.kube.change(*JOB, activeDeadlineSeconds=7 * 86_400, cost={"ceiling": "90.00"})
+
+
 async def _host_lost(world: World) -> None:
     await _reach(world, "Running")
     for number in world.living():
@@ -183,6 +189,7 @@ LIVES = {
         },
         run_seconds=10.0**6,
     ),
+    "raised while waiting": Life("Complete", _raised_while_waiting),
     "unmarked": Life("Complete", _unmarked, blind_seconds=UNMARKED_SECONDS),
     "host lost": Life("Complete", _host_lost),
     "two leaders": Life("Complete", _leader_stopped),

@@ -514,8 +514,20 @@ class World:
         freed = freed and uid not in self.kube.forced
         if kind in ("GpuNode", "GpuJob") and freed and (left := self.living(uid)):
             raise Broken(f"{kind} was let go while {left} is leased")
+        if kind == "GpuNode":
+            self._check_reserved(body)
         if kind in WATCHED and self.is_watched:
             self.tell(partial(Operator.see, kind=kind, body=body, gone=gone))
+
+    def _check_reserved(self, body: dict[str, Any]) -> None:
+        """A job that loses its node charges what it has recorded, so no fuse is above that."""
+        meta, rent = body["metadata"], (body.get("status") or {}).get("rent")
+        job = self.kube.objects.get(("GpuJob", meta["namespace"], body["spec"]["jobRef"]["name"]))
+        status = (job or {}).get("status", {})
+        if rent is None or status.get("nodeUID") != meta["uid"]:
+            return
+        if Decimal(rent["fuseUSD"]) > Decimal(status["nodeReservedUSD"]):
+            raise Broken(f"{meta['name']} may cost more than its job has recorded")
 
     def jobs(self) -> dict[str, GpuJob]:
         """Returns the jobs by name."""

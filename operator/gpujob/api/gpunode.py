@@ -355,6 +355,15 @@ class GpuNodeStatus(Model):
         Field(max_length=512, description="Public half of the SSH key that only this node uses."),
     ] = None
     driver: Annotated[DriverStatus | None, Field(description="The driver pod.")] = None
+    reserved_usd: Annotated[
+        Amount | None,
+        Field(
+            alias="reservedUSD",
+            description="What this attempt may cost at most if that is more than "
+            "spec.reservedUSD: the job's ceiling was raised.",
+            examples=["8.000000"],
+        ),
+    ] = None
     rent: Annotated[RentMarker | None, Field(description="The rent request, if one was made.")] = (
         None
     )
@@ -412,3 +421,8 @@ class GpuNode(Model):
     metadata: ObjectMeta
     spec: GpuNodeSpec
     status: GpuNodeStatus = GpuNodeStatus()
+
+    @property
+    def reserved_usd(self) -> str:
+        """The most that this attempt may cost; what may be spent of it is the marker's fuse."""
+        return self.status.reserved_usd or self.spec.reserved_usd

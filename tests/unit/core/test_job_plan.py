@@ -589,6 +589,13 @@ def test_a_machine_that_is_gone_is_not_shown_as_the_current_one(reason: str) -> 
     assert status.attempts[-1].gpu == "1x RTX 4090"
 
 
+def test_what_is_reserved_for_a_node_is_recorded_in_its_job() -> None:
+    """It may have grown, and is what a vanished node is charged with."""
+    job, node = a_job(status=RECORDED), a_node({"reservedUSD": "8.000000"})
+
+    assert plan_job(job_observation(job=job, node=node)).status.node_reserved_usd == "8.000000"
+
+
 def test_a_workload_that_failed_says_where_its_output_is() -> None:
     """With a command that shows it, whatever the attempt's number."""
     node = released("WorkloadFailed", exitCode=3)

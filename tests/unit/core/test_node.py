@@ -40,6 +40,7 @@ from tests.builders import (
     stamp,
 )
 
+from gpujob.api.gpujob import GpuJob
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import Cause, Gpu, MachineFault, Outcome, Usage, WorkloadPhase
 from gpujob.core import effects
@@ -1244,6 +1245,27 @@ def test_an_end_is_stored_before_anything_follows_from_it() -> None:
     assert plan.effects == ()
     assert plan.status.end is not None
     assert plan.requeue_seconds == 0
+
+
+RAISED = {"reservedUSD": "8.000000"}
+
+
+def raised(reserved: str) -> GpuJob:
+    """A job whose ceiling was raised, and what it has recorded of its node's reservation."""
+    status = RECORDED | {"nodeReservedUSD": reserved}
+    return a_job(a_spec(cost={"ceiling": "8.00"}), status)
+
+
+def test_a_ceiling_that_is_raised_while_a_node_waits_is_reserved_before_it_is_spent() -> None:
+    """First the node, then the job, then the marker: each step is safe without the next."""
+    first = plan_node(node_observation(DRIVEN, quotes=quotes(), job=raised("5.000000")))
+    second = plan_node(node_observation(DRIVEN | RAISED, quotes=quotes(), job=raised("5.000000")))
+    third = plan_node(node_observation(DRIVEN | RAISED, quotes=quotes(), job=raised("8.000000")))
+
+    assert (first.status.reserved_usd, first.effects, first.requeue_seconds) == ("8.000000", (), 0)
+    assert (second.reason, second.effects) == (Reason.AWAITING_NODE, ())
+    assert third.status.rent is not None
+    assert third.status.rent.fuse_usd == "8.000000"
 
 
 def test_the_marker_holds_all_that_the_request_is_judged_by() -> None:

@@ -103,6 +103,8 @@ def _show_attempt(seen: JobObservation) -> JobPlan | None:
     accrued = parse_usd(job.status.cost.spent_usd) + parse_usd(node.status.accrued_usd or "0")
     status = job.status.model_copy(
         update={
+            # The fuse follows only once what is charged for a vanished node covers it.
+            "node_reserved_usd": node.reserved_usd,
             "gpu": rent.gpu if rent else None,
             "usd_per_hour": lease.usd_per_hour if lease else None,
             "progress": run.progress if run else None,
@@ -137,7 +139,7 @@ def _record_node(seen: JobObservation) -> JobPlan | None:
             "attempt": node.spec.attempt,
             "node_name": node.metadata.name,
             "node_uid": node.metadata.uid,
-            "node_reserved_usd": node.spec.reserved_usd,
+            "node_reserved_usd": node.reserved_usd,
         }
     )
     words = f"attempt {node.spec.attempt} runs as GpuNode {node.metadata.name}"

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 from math import ceil
 
+from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import LeaseStatus, RentAnswer, RentMarker
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
@@ -14,7 +15,7 @@ from gpujob.core.cost.question import CostGateError
 from gpujob.core.effects import Plan
 from gpujob.core.machine.start_script import start_script
 from gpujob.core.market.listings import Lease
-from gpujob.core.money import format_usd, micro_up, parse_usd, short_usd
+from gpujob.core.money import floor_usd, format_usd, micro_up, parse_usd, short_usd
 from gpujob.core.node.answers import NodePlan, account_doubt, end, progress, wait
 from gpujob.core.node.facts import gone_at, marked_leases
 from gpujob.core.node.stage import Stage
@@ -49,6 +50,8 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
         # If this node vanished, the job would look for its machine on the account it has recorded.
         words = f"the API key now belongs to account {world.account_id}; nothing was rented"
         return end(seen, Reason.ACCOUNT_CHANGED, words)
+    if (reserving := _reserve_more(seen, job)) is not None:
+        return reserving
     if job.spec.image_pull_secret is not None and not seen.has_login:
         words = "waiting for the driver to read the image pull secret"
         return wait(seen, Reason.AWAITING_DRIVER, words, 2.0)
@@ -59,7 +62,7 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
         return replace(again, wants_quotes=True)
     if isinstance(seen.quotes, Unavailable):
         return wait(seen, seen.quotes.reason, seen.quotes.message, world.limits.gate_retry_seconds)
-    reserved = parse_usd(seen.node.spec.reserved_usd)
+    reserved = parse_usd(seen.node.reserved_usd)
     try:
         admission = judge(
             world.question(
@@ -106,6 +109,20 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
         effects=(request,),
         requeue_seconds=0,
     )
+
+
+def _reserve_more(seen: NodeObservation, job: GpuJob) -> NodePlan | None:
+    """Reserves what the job's ceiling leaves now: its user may have raised it since."""
+    left = floor_usd(job.spec.cost.ceiling) - parse_usd(job.status.cost.spent_usd)
+    if left > parse_usd(seen.node.reserved_usd):
+        status = seen.node.status.model_copy(update={"reserved_usd": format_usd(left)})
+        words = f"the ceiling was raised; {short_usd(left)} are reserved for this attempt now"
+        return progress(status, Reason.AWAITING_NODE, words)
+    if parse_usd(job.status.node_reserved_usd or "0") < parse_usd(seen.node.reserved_usd):
+        # If this node vanished, the job would charge less than it may have cost.
+        words = "the job has not recorded yet what is reserved for this node"
+        return wait(seen, Reason.AWAITING_NODE, words, 1.0)
+    return None
 
 
 def _marker(seen: NodeObservation, admission: Verdict, account_id: int) -> RentMarker:
