@@ -421,6 +421,30 @@ FAULTS = (
         "if not job.status.node_reserved_usd:",
     ),
     Fault(
+        "the fuse is raised before the watchdog has acknowledged",
+        "core/node/extension.py",
+        "if told is None or report.money_deadline_seconds != told:",
+        "if told is None:",
+    ),
+    Fault(
+        "the watchdog is told before the job has recorded the reservation",
+        "core/machine/assignment.py",
+        "is_recorded = parse_usd(recorded) >= parse_usd(asked.fuse_usd)",
+        "is_recorded = parse_usd(recorded) > 0",
+    ),
+    Fault(
+        "a raised ceiling outlasts the host's contract",
+        "core/node/extension.py",
+        "deadline = min(by_money, int(rent.contract_seconds - lag))",
+        "deadline = by_money",
+    ),
+    Fault(
+        "the watchdog says that it holds to what it does not",
+        "core/machine/start_script.py",
+        "*) money=$n; echo $n >",
+        "*) echo $n >",
+    ),
+    Fault(
         "the fuse forgets what was spent",
         "core/cost/gate.py",
         "fuse = ceiling - question.spent_microusd",
@@ -429,7 +453,7 @@ FAULTS = (
     Fault(
         "the fuse forgets the destroy lag",
         "core/cost/gate.py",
-        "return max(int(seconds - Fraction(lag)), 0)",
+        "return max(int(seconds - Fraction(destroy_lag_seconds)), 0)",
         "return max(int(seconds), 0)",
     ),
     Fault(

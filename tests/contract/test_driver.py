@@ -519,6 +519,31 @@ async def test_a_workload_is_told_to_end(
     assert not driver.outcome["wasKilled"]
 
 
+async def test_the_watchdog_is_told_another_money_deadline_and_acknowledges(
+    simulator: Simulator, machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """Its own word is reported, by the next driver too; and it does hold to it."""
+    held, url = controller
+    work = run(machine, machine.port, "sh", "-c", "echo up; sleep 1000")
+    held.answer = work
+    driver = Driver(tmp_path, url, machine.key)
+    await driver.start()
+    await until(lambda: driver.out == b"up\n")
+    assert held.reports[-1].money_deadline_seconds is None
+    held.answer = work | {"moneyDeadlineSeconds": 20_000}
+    await until(lambda: held.reports[-1].money_deadline_seconds == 20_000)
+    await driver.kill()
+    held.answer = work
+    held.reports.clear()
+    await driver.start()
+    await until(lambda: held.reports and held.reports[-1].money_deadline_seconds == 20_000)
+
+    held.answer = work | {"moneyDeadlineSeconds": 1}
+    await until(lambda: {one["state"] for one in simulator.ledger()} == {"destroyed"})
+    held.answer = EXIT
+    await driver.ended()
+
+
 async def test_what_is_to_end_before_it_began_does_not_begin(
     machine: Machine, controller: tuple[Controller, str], tmp_path: Path
 ) -> None:

@@ -128,6 +128,12 @@ async def _raised_while_waiting(world: World) -> None:
     world.kube.change(*JOB, activeDeadlineSeconds=7 * 86_400, cost={"ceiling": "90.00"})
 
 
+async def _raised_while_running(world: World) -> None:
+    """Else its fuse would end it."""
+    await _reach(world, "Running")
+    world.kube.change(*JOB, activeDeadlineSeconds=7 * 86_400, cost={"ceiling": "90.00"})
+
+
 async def _host_lost(world: World) -> None:
     await _reach(world, "Running")
     for number in world.living():
@@ -190,6 +196,7 @@ LIVES = {
         run_seconds=10.0**6,
     ),
     "raised while waiting": Life("Complete", _raised_while_waiting),
+    "raised while running": Life("Complete", _raised_while_running, run_seconds=100.0),
     "unmarked": Life("Complete", _unmarked, blind_seconds=UNMARKED_SECONDS),
     "host lost": Life("Complete", _host_lost),
     "two leaders": Life("Complete", _leader_stopped),

@@ -46,6 +46,7 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
 from gpujob.api.transport import (
+    Assignment,
     DriverReport,
     Gpu,
     Instruction,
@@ -706,6 +707,9 @@ class ModelDrivers:
         """When it was told to end."""
         self._sequence = 0
         self.heard: dict[str, Heard] = {}
+        self.is_deaf = False
+        """Whether no watchdog takes another deadline."""
+        self._deadlines: dict[str, int] = {}
         self._contacts: dict[str, float] = {}
         """When the machine of each node answered its driver last."""
         self._told: dict[str, tuple[WorkloadPhase, Outcome | None]] = {}
@@ -787,8 +791,15 @@ class ModelDrivers:
             run_number=run_number,
             run_seconds=ran,
             outcome=outcome,
+            money_deadline_seconds=self._told_deadline(uid, todo, answers),
         )
         self.heard[uid] = Heard(report, pod["metadata"]["uid"], now)
+
+    def _told_deadline(self, uid: str, todo: Assignment, answers: bool) -> int | None:
+        """Returns what the machine's watchdog holds to, once it was told."""
+        if answers and not self.is_deaf and todo.money_deadline_seconds is not None:
+            self._deadlines[uid] = todo.money_deadline_seconds
+        return self._deadlines.get(uid)
 
 
 def _measured(node: GpuNode) -> Measured:

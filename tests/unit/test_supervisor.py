@@ -106,6 +106,19 @@ def test_what_a_workload_says_of_itself() -> None:
         assert parse_look(b"running 7\nprogress " + wrong + b"\n").progress is None
 
 
+def test_a_look_tells_the_watchdog_its_deadline_and_reads_what_it_holds_to(tmp_path: Path) -> None:
+    """What is written at this moment, or is no number, is nothing."""
+    started(tmp_path, 1)
+    sh(look_script(RUN, samples_gpus=False, money_deadline_seconds=77), tmp_path)
+    assert (tmp_path / "state/money").read_text() == "77\n"
+
+    for held, found in (("77\n", 77), ("", None), ("soon\n", None), ("7" * 30, None)):
+        (tmp_path / "state/money.held").write_text(held)
+        told = sh(look_script(RUN, samples_gpus=False), tmp_path)
+        assert parse_look(told).money_deadline_seconds == found
+    assert (tmp_path / "state/money").read_text() == "77\n"
+
+
 @pytest.mark.parametrize(
     "output", [b"", b"dancing", b"running", b"running x", b"exited 0", b"exited 1 2 Sunspots"]
 )

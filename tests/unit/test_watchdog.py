@@ -184,3 +184,30 @@ def test_the_sum_is_that_of_all_growth(
         sums.append(sum(now - old if now >= old else now for old, now in pairs))
 
     assert counted(folder) == tuple(sums)
+
+
+@pytest.mark.parametrize("shell", shells())
+@pytest.mark.parametrize(
+    ("told", "held", "asks"),
+    [
+        ("5", "5", "DELETE"),
+        ("6", "6", ""),
+        ("2000000000", "2000000000", ""),
+        ("", None, ""),
+        ("soon", None, ""),
+        ("5 x", None, ""),
+        ("-5", None, ""),
+        (str(10**9), None, ""),
+    ],
+)
+def test_it_holds_to_another_money_deadline_that_it_is_told(
+    shell: str, told: str, held: str | None, asks: str, tmp_path: Path
+) -> None:
+    """It says so, and one that it cannot read changes nothing. It has looked once, at 5 s."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/money").write_text(f"{told}\n")
+    last = watch(shell, tmp_path, [(0, 0), (0, 0)])
+
+    answer = tmp_path / "state/money.held"
+    assert (answer.read_text().strip() if answer.exists() else None) == held
+    assert (last == "DELETE") == (asks == "DELETE")

@@ -120,6 +120,15 @@ class RentMarker(Model):
             ge=0, description="Seconds after the request by which the machine must be destroyed."
         ),
     ]
+    contract_seconds: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="Seconds after the request at which the host's contract ends. No later "
+            "deadline follows, whatever the ceiling is raised to.",
+            examples=[2_592_000],
+        ),
+    ] = None
     max_leases: Annotated[
         int | None,
         Field(
@@ -141,6 +150,28 @@ class RentMarker(Model):
         str,
         Field(
             max_length=64, description="Random value that marks the host key in the machine's log."
+        ),
+    ]
+
+
+class ExtensionStatus(Model):
+    """A higher fuse, which holds once the machine's watchdog has its deadline."""
+
+    fuse_usd: Annotated[
+        Amount,
+        Field(
+            alias="fuseUSD",
+            description="The fuse that follows, at most what is reserved.",
+            examples=["8.000000"],
+        ),
+    ]
+    money_deadline_seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="The deadline that the watchdog is told: seconds after the rent request by "
+            "which the machine must be destroyed.",
+            examples=[52000],
         ),
     ]
 
@@ -362,6 +393,13 @@ class GpuNodeStatus(Model):
             description="What this attempt may cost at most if that is more than "
             "spec.reservedUSD: the job's ceiling was raised.",
             examples=["8.000000"],
+        ),
+    ] = None
+    extension: Annotated[
+        ExtensionStatus | None,
+        Field(
+            description="Set while a ceiling that was raised waits for the machine's watchdog. The "
+            "old fuse holds until then."
         ),
     ] = None
     rent: Annotated[RentMarker | None, Field(description="The rent request, if one was made.")] = (

@@ -258,6 +258,8 @@ class DriverReport(Model):
     """Time since bytes of files were last copied; None if none were."""
     outcome: Outcome | None = None
     """Set if and only if the phase is `Finished`: all output was copied, as far as possible."""
+    money_deadline_seconds: Count | None = None
+    """The deadline that the machine's watchdog has acknowledged; None = it was told none."""
     fault: MachineFault | None = None
     data_problem: Words = ""
     """Why the job's files cannot be copied on any machine; known before one is rented."""
@@ -330,6 +332,8 @@ class Assignment(Model):
     """Set with `Run` and `Stop`."""
     grace_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] | None = None
     """Time that the workload has to end before it is killed. Set with `Stop`."""
+    money_deadline_seconds: Count | None = None
+    """The deadline that the machine's watchdog is to hold to; None = the one that it has."""
     wants_login: bool = False
     """The next report is to have the login for the image's registry, which a rent needs."""
     authorities: Annotated[str, Field(max_length=16384)] = ""

@@ -132,6 +132,7 @@ def _is_news(before: DriverReport, after: DriverReport) -> bool:
 def _deciding(report: DriverReport) -> tuple[object, ...]:
     return (
         *(report.phase, report.measured, report.ended, report.outcome),
+        report.money_deadline_seconds,
         *(report.fault, report.data_problem, report.login_problem, report.message),
     )
 

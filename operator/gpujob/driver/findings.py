@@ -68,6 +68,8 @@ class Findings:
     """How the workload ended, while its files are still being copied."""
     outcome: Outcome | None = None
     """How the workload ended, once nothing is left to copy."""
+    money_deadline_seconds: int | None = None
+    """What the machine's watchdog was told last and holds to."""
     fault: MachineFault | None = None
     message: str = ""
     """The latest problem in words; not scrubbed yet."""

@@ -144,6 +144,7 @@ class Reporter:
             ended=found.ended if found.outcome is None else None,
             copy_idle_seconds=self._worker.copy_idle_seconds,
             outcome=found.outcome,
+            money_deadline_seconds=found.money_deadline_seconds,
             fault=found.fault,
             data_problem=found.data_problem,
             login=login,

@@ -204,6 +204,7 @@ elif [ -e "$dir/started" ]; then
 elif [ -d "$dir" ]; then echo launching
 else echo absent; fi
 echo "at $now"
+if [ -e @FOLDER@/money.held ]; then echo "money $(cat @FOLDER@/money.held)"; fi
 if [ -e "$dir/stderr" ]; then echo "log $(wc -c < "$dir/stdout") $(wc -c < "$dir/stderr")"; fi
 if [ -f "$dir/progress" ]; then echo "progress $(tail -c 4096 "$dir/progress" | tail -n 1 | tr '\n' ' ')"; fi
 """  # noqa: E501
@@ -249,6 +250,9 @@ done
 """  # noqa: E501
 
 
+_HELD = re.compile(r"[0-9]{1,15}")
+
+
 @dataclass(frozen=True)
 class Look:
     """How the workload is, by one look at the machine."""
@@ -268,6 +272,8 @@ class Look:
     at: int = 0
     """When, by the machine's clock in seconds since 1970; of a workload that has exited, when it
     did. 0 = unknown."""
+    money_deadline_seconds: int | None = None
+    """What the watchdog was told last and holds to; None = it was told nothing."""
     gpus: tuple[tuple[int, int], ...] = ()
     """Load in percent and MiB in use of each GPU, if they were asked for."""
 
@@ -315,9 +321,15 @@ def work_text(
     return "\n".join(lines).encode("utf-8", "surrogateescape") + b"\n"
 
 
-def look_script(run: str, *, samples_gpus: bool) -> str:
-    """Returns the script that gives a heartbeat and prints how the workload is."""
+def look_script(run: str, *, samples_gpus: bool, money_deadline_seconds: int | None = None) -> str:
+    """Returns the script that gives a heartbeat and prints how the workload is.
+
+    It first tells the watchdog another deadline, if one is given.
+    """
     look = ALIVE + _script(_LOOK, run)
+    if money_deadline_seconds is not None:
+        file = f"{MACHINE_FOLDER}/money"
+        look = f"echo {int(money_deadline_seconds)} > {file}.new && mv {file}.new {file}\n{look}"
     return look + _SAMPLE if samples_gpus else look
 
 
@@ -350,6 +362,10 @@ def parse_look(output: bytes) -> Look:
         stderr_bytes=_number(err, BYTES_MAX),
         progress=_progress(facts["progress"]) if "progress" in facts else None,
         at=_number(facts.get("at") or "0", BYTES_MAX),
+        # The file may be read while it is written: then it is read again.
+        money_deadline_seconds=int(held)
+        if _HELD.fullmatch(held := facts.get("money", ""))
+        else None,
         gpus=tuple(loads for gpu in gpus if (loads := _loads(gpu)) is not None),
     )
     match state.split():

@@ -136,7 +136,7 @@ class Worker:
         found = self.findings
         found.contact_at = self._refused_since = found.run = None
         # A machine that was restarted may be told to run the workload again.
-        found.fault = None
+        found.fault = found.money_deadline_seconds = None
         found.message = ""
         if place is None:
             found.phase = WorkloadPhase.WAITING
@@ -380,7 +380,9 @@ class Worker:
         due = time.monotonic() - self._sampled_at >= SAMPLE_SECONDS
         samples = due and run.seconds is not None
         try:
-            script = look_script(self._name(run), samples_gpus=samples)
+            script = look_script(
+                self._name(run), samples_gpus=samples, money_deadline_seconds=self._deadline_to_tell
+            )
             look = parse_look(await connection.run(script))
         except ValueError as error:
             raise MachineError(f"the machine's answer is {error}") from error
@@ -390,6 +392,7 @@ class Worker:
         if look.state == "absent" and run.seconds is not None:
             # It has run, and has removed what tells of it. To start it again could run it twice.
             look = replace(look, state="vanished", run_seconds=int(run.seconds))
+        self.findings.money_deadline_seconds = look.money_deadline_seconds
         if look.run_seconds is not None:
             run.seconds = float(look.run_seconds)
         run.is_over = look.state in ("exited", "vanished")
@@ -402,6 +405,12 @@ class Worker:
             if look.state == "running":
                 run.meter.take(look.gpus, now)
         return look
+
+    @property
+    def _deadline_to_tell(self) -> int | None:
+        """The deadline that the machine's watchdog has not acknowledged yet."""
+        asked = self._assignment.money_deadline_seconds
+        return None if asked == self.findings.money_deadline_seconds else asked
 
     def _heard(self) -> float:
         """Notes that the machine has answered; returns when."""

@@ -146,7 +146,12 @@ def judge(question: Question) -> Verdict:
         spent_microusd=question.spent_microusd,
         fuse_microusd=fuse,
         confidence=confidence,
-        money_deadline_seconds=_money_deadline(fuse, chosen.estimate, lag),
+        money_deadline_seconds=money_deadline_seconds(
+            fuse,
+            traffic_microusd=chosen.estimate.traffic_microusd,
+            usd_per_hour=chosen.estimate.usd_per_hour,
+            destroy_lag_seconds=lag,
+        ),
         passed_over=tuple(
             replace(one, against=one.against or why_dearer(question, one, needs, chosen.trust))
             for one in fitting
@@ -156,10 +161,16 @@ def judge(question: Question) -> Verdict:
     )
 
 
-def _money_deadline(fuse: int, cheapest: Estimate, lag: float) -> int:
+def money_deadline_seconds(
+    fuse_microusd: int,
+    *,
+    traffic_microusd: int,
+    usd_per_hour: Fraction,
+    destroy_lag_seconds: float,
+) -> int:
     """Returns after how many seconds the destroy must be sent, so that lag and traffic are paid."""
-    seconds = Fraction(fuse - cheapest.traffic_microusd, MICRO) / cheapest.usd_per_hour * 3600
-    return max(int(seconds - Fraction(lag)), 0)
+    seconds = Fraction(fuse_microusd - traffic_microusd, MICRO) / usd_per_hour * 3600
+    return max(int(seconds - Fraction(destroy_lag_seconds)), 0)
 
 
 def _why_lower(cap: int, max_leases: int) -> str:

@@ -4,6 +4,7 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.transport import Address, Assignment, Instruction, MachineAddress, Work
 from gpujob.core.limits import STOP_GRACE_SHARE, Limits
+from gpujob.core.money import parse_usd
 from gpujob.core.node.stage import CONTRADICTIONS, Stage, stage_of
 
 _OVER = CONTRADICTIONS | {
@@ -17,10 +18,9 @@ _BEFORE_RENT = {Stage.AWAITING_DRIVER, Stage.READY_TO_RENT}
 
 def assignment(node: GpuNode | None, job: GpuJob | None, limits: Limits) -> Assignment:
     """Returns the instruction for the driver of a node; None = the object is gone."""
-    status = node.status if node else None
-    stage = stage_of(status) if status else None
-    if status is None or job is None or stage in _OVER:
+    if node is None or job is None or (stage := stage_of(node.status)) in _OVER:
         return Assignment(version=1, instruction=Instruction.EXIT)
+    status = node.status
     if status.machine is None or stage is Stage.PAUSED:
         wants = job.spec.image_pull_secret is not None and stage in _BEFORE_RENT
         return Assignment(version=1, instruction=Instruction.WAIT, wants_login=wants)
@@ -41,5 +41,16 @@ def assignment(node: GpuNode | None, job: GpuJob | None, limits: Limits) -> Assi
             working_dir=job.spec.working_dir,
             run_number=status.run_number,
         ),
+        money_deadline_seconds=None if stops else deadline_to_tell(node, job),
         grace_seconds=limits.drain_seconds_of(job.spec) * STOP_GRACE_SHARE if stops else None,
     )
+
+
+def deadline_to_tell(node: GpuNode, job: GpuJob) -> int | None:
+    """Returns the watchdog's new deadline, once the job has recorded that the attempt may cost so
+    much; None = there is none."""
+    asked, recorded = node.status.extension, job.status.node_reserved_usd
+    if asked is None or recorded is None or job.status.node_uid != node.metadata.uid:
+        return None
+    is_recorded = parse_usd(recorded) >= parse_usd(asked.fuse_usd)
+    return asked.money_deadline_seconds if is_recorded else None

@@ -106,14 +106,16 @@ esac
 read -r down up 2>/dev/null < $g/traffic
 case $down$up in ''|*[!0-9]*) down=0 up=0;; esac
 ticks=$(($(date +%s) - began)); [ "$ticks" -lt 0 ] && began=$(date +%s) && ticks=0
-beat=; silent=0
+beat=; silent=0; money=@MONEY@
 while sleep 5; do
   [ $((ticks % 15)) -lt 5 ] && sh $g/keep >/dev/null 2>&1
   ticks=$((ticks + 5)); silent=$((silent + 5))
   wall=$(($(date +%s) - began)); [ "$wall" -gt "$ticks" ] && [ "$wall" -lt $((ticks * 2 + 60)) ] && ticks=$wall
   now=; read -r now 2>/dev/null < $g/heartbeat
   [ "$now" != "$beat" ] && beat=$now && silent=0
-  [ "$ticks" -ge @MONEY@ ] && gone 'money deadline'
+  n=; read -r n 2>/dev/null < $g/money
+  case $n in ''|*[!0-9]*|$money) ;; *) money=$n; echo $n > $g/money.held;; esac
+  [ "$ticks" -ge $money ] && gone 'money deadline'
   [ "$silent" -ge @STALE@ ] && gone 'no heartbeat'
   told="$down $up"; count
   [ "$down $up" = "$told" ] || { echo "$down $up" > $g/traffic.new && mv $g/traffic.new $g/traffic; }
@@ -176,7 +178,8 @@ def start_script(
 
     A machine whose contract began after `born_before` destroys itself at once, because its rent
     request was sent too late. The money deadline counts from the script's first start, which is
-    later than the rent request, so the operator's own deadline comes first. The caps are those of
+    later than the rent request, so the operator's own deadline comes first. A driver may write
+    another one to the file `money`; `money.held` shows that it is held to. The caps are those of
     the job: the gate reckons with what the line carries beyond them until the machine is gone.
     Raises ValueError for anything that is not surely harmless inside shell text.
     """

@@ -18,6 +18,7 @@ from gpujob.core.node import (
     deadlines,
     driver,
     ends,
+    extension,
     interruption,
     outcome,
     release,
@@ -39,6 +40,7 @@ STEPS: tuple[Step, ...] = (
     stopping.finish_stopping,  # The stop is stored: copy the files, then end.
     outcome.take_outcome,  # The driver says that the workload has ended.
     outcome.end_if_faulty,  # The driver says that the machine cannot be used.
+    extension.extend_fuse,  # The ceiling was raised: the fuse follows once the machine knows.
     deadlines.enforce_fuse,  # Another second could cost more than is allowed.
     deadlines.enforce_active_deadline,  # The workload ran for activeDeadlineSeconds.
     interruption.run_again,  # The machine's container was restarted: run the workload again.

@@ -150,6 +150,7 @@ def _marker(seen: NodeObservation, admission: Verdict, account_id: int) -> RentM
         confidence=rounded_down(admission.confidence),
         fuse_usd=format_usd(admission.fuse_microusd),
         money_deadline_seconds=admission.money_deadline_seconds,
+        contract_seconds=int(offer.contract_seconds),
         max_leases=seen.world.limits.max_leases,
         stop_seconds=ceil(admission.estimate.stop_seconds),
         nonce=seen.node.metadata.uid.replace("-", ""),
