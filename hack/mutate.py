@@ -41,6 +41,9 @@ NEAREST = {
     "tests/simulation/test_caps.py",
     "core/cost/leased.py": "tests/unit/core/test_leased.py tests/simulation/test_caps.py",
     "core/machine/start_script.py": "tests/unit/test_watchdog.py tests/contract/test_machines.py",
+    "core/machine/assignment.py": "tests/unit/core/test_assignment.py "
+    "tests/unit/core/test_extension.py",
+    "core/node/extension.py": "tests/unit/core/test_extension.py",
     "core/market/clocks.py": "tests/unit/core/test_clocks.py",
     "core/market/images.py": "tests/unit/core/test_images.py",
     "core/node/blame.py": "tests/unit/core/test_blame.py",
