@@ -120,6 +120,25 @@ def test_a_ceiling_that_is_too_low_rents_nothing(world: World) -> None:
 
 
 @pytest.mark.shared_world
+def test_a_ceiling_that_is_raised_while_it_runs_reaches_the_machine(world: World) -> None:
+    """The driver tells the watchdog, which acknowledges; then the fuse follows."""
+    world.apply_job("train", command=world.waits())
+    world.await_reason("train", "Running")
+    target = ("-n", world.namespace)
+    patch = json.dumps({"spec": {"cost": {"ceiling": "9.00"}}})
+    world.kubectl("patch", "gpujob", "train", *target, "--type=merge", "-p", patch)
+
+    def fuse() -> str:
+        node = json.loads(world.kubectl("get", "gpunode", "train-0-1", *target, "-o", "json"))
+        return str(node["status"]["rent"]["fuseUSD"])
+
+    eventually("the fuse is raised", lambda: fuse() == "9.000000")
+    assert world.job("train")["status"]["nodeReservedUSD"] == "9.000000"
+    world.let_go()
+    world.await_reason("train", "Complete")
+
+
+@pytest.mark.shared_world
 def test_without_a_deadline_too_little_is_known(world: World) -> None:
     """InsufficientHistory, and nothing rented."""
     world.apply_job("open", activeDeadlineSeconds=None)
