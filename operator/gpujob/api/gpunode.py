@@ -174,6 +174,15 @@ class ExtensionStatus(Model):
             examples=[52000],
         ),
     ]
+    max_leases: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="How many machines may be leased so that this deadline leaves the time to "
+            "destroy this one.",
+            examples=[20],
+        ),
+    ]
 
 
 class RentAnswer(Model):

@@ -29,7 +29,7 @@ BY_MONEY = int((8 - 0.1) / 0.405 * 3600 - 180)
 """What 8 dollars last for, less the traffic and the destroy lag of 20 machines."""
 ASKED = {
     "reservedUSD": "8.000000",
-    "extension": {"fuseUSD": "8.000000", "moneyDeadlineSeconds": BY_MONEY},
+    "extension": {"fuseUSD": "8.000000", "moneyDeadlineSeconds": BY_MONEY, "maxLeases": 20},
 }
 
 
@@ -88,6 +88,7 @@ def test_the_fuse_is_raised_once_the_watchdog_has_acknowledged(
     assert status.rent is not None
     assert (status.rent.fuse_usd, status.rent.money_deadline_seconds) == (fuse, deadline)
     assert (status.extension is None) == (fuse == "8.000000")
+    assert status.rent.max_leases == (None if fuse == "5.000000" else 20)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,10 @@ def test_the_cap_that_all_deadlines_reckon_with_is_the_least() -> None:
     ]
     past = a_node(ended(renting() | {"rent": marker(maxLeases=5)}) | {"releasedAt": stamp()})
 
+    extension = {"fuseUSD": "8", "moneyDeadlineSeconds": 9, "maxLeases": 3}
+    extended = a_node(renting() | {"extension": extension}, uid="extended")
+
+    assert count(nodes=(*reckoned, extended)).reckoned == 3
     assert count(nodes=(*reckoned, past, a_node(renting(), uid="old"))).reckoned == 20
     assert count(nodes=(a_node(renting()),)).reckoned is None
 

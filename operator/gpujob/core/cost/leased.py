@@ -39,7 +39,7 @@ def leased(
     stored = {node.metadata.uid: node for node in nodes}
     holding = {uid: node.status for uid, node in stored.items() if node.status.may_cost}
     numbers = {uid: held.lease.instance_id for uid, held in holding.items() if held.lease}
-    rents = [held.rent for held in holding.values() if held.rent]
+    deadlines = [one for held in holding.values() for one in (held.rent, held.extension) if one]
     rows = [row for row in listing.leases if _is_ours(row, cluster_id, numbers.values())]
     shown = {mark.node_uid for row in rows if (mark := Mark.parse(row.mark))}
     listed = {row.instance_id for row in rows}
@@ -59,7 +59,9 @@ def leased(
         usd_per_hour=sum((price for _, price in prices if price is not None), Fraction(0)),
         unpriced=next((name for name, price in prices if price is None), ""),
         others=len(listing.leases) - len(rows),
-        reckoned=min((r.max_leases for r in rents if r.max_leases is not None), default=None),
+        reckoned=min(
+            (one.max_leases for one in deadlines if one.max_leases is not None), default=None
+        ),
     )
 
 

@@ -44,7 +44,11 @@ def _begin(seen: NodeObservation) -> NodePlan | None:
     deadline = min(by_money, int(rent.contract_seconds - lag))
     if deadline <= rent.money_deadline_seconds:
         return None
-    asked = ExtensionStatus(fuse_usd=format_usd(left), money_deadline_seconds=deadline)
+    asked = ExtensionStatus(
+        fuse_usd=format_usd(left),
+        money_deadline_seconds=deadline,
+        max_leases=seen.world.limits.max_leases,
+    )
     status = status.model_copy(update={"reserved_usd": format_usd(left), "extension": asked})
     words = f"the ceiling was raised; telling the machine that it may cost {short_usd(left)}"
     return progress(status, Reason.RUNNING, words)
@@ -58,11 +62,6 @@ def _raise_fuse(seen: NodeObservation) -> NodePlan | None:
     told = deadline_to_tell(seen.node, job)
     if told is None or report.money_deadline_seconds != told:
         return None
-    raised = rent.model_copy(
-        update={
-            "fuse_usd": asked.fuse_usd,
-            "money_deadline_seconds": asked.money_deadline_seconds,
-        }
-    )
+    raised = rent.model_copy(update=dict(asked))
     status = status.model_copy(update={"rent": raised, "extension": None})
     return progress(status, Reason.RUNNING, f"the attempt may cost ${asked.fuse_usd} now")
