@@ -107,3 +107,24 @@ def test_a_new_leader_counts_what_the_one_before_it_has_asked_for(
         await world.end()
 
     play(life)
+
+
+def test_jobs_that_are_deleted_right_after_their_rent_free_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their machines count until they are proved gone. Elsewhere, whoever applied and deleted again
+    and again got any number (https://github.com/kubernetes-sigs/karpenter/issues/2854).
+    """
+    cap(monkeypatch, max_leases=2)
+
+    async def life() -> None:
+        world = await burst(2, list_lag=50.0)
+        for number in range(2, 8):
+            await world.until(partial(_has, world, 1), 600)
+            world.kube.delete_now("GpuJob", NAMESPACE, next(iter(world.jobs())))
+            await world.apply(f"job-{number}")
+            await world.go_on(20.0)
+        assert len({lease.ask.label for lease in world.market.leases.values()}) >= 4
+        await world.end()
+
+    play(life)
