@@ -28,7 +28,7 @@ REFUSED = {
         "ClockSkew",
         "EnforcementLate",
     ),
-    *("ContractTooShort", "DestroyLagTooLong", "LeaseLimit"),
+    *("ContractTooShort", "DeadlineUsedUp", "DestroyLagTooLong", "LeaseLimit"),
 }
 RENTS_STOPPED = {"ClockSkew", "EnforcementLate"}
 OPERATORS = {

@@ -206,6 +206,11 @@ class Reason(StrEnum):
         REFUSAL,
         "Without activeDeadlineSeconds the run time cannot be bounded.",
     )
+    DEADLINE_USED_UP = (
+        "DeadlineUsedUp",
+        REFUSAL,
+        "Earlier attempts have used up activeDeadlineSeconds.",
+    )
     NO_MATCHING_OFFER = "NoMatchingOffer", REFUSAL, "No offer on the market meets the job's needs."
     MACHINES_DISTRUSTED = (
         "MachinesDistrusted",

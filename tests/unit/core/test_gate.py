@@ -89,6 +89,9 @@ def test_a_ceiling_of_exactly_the_bound_admits() -> None:
             id="no deadline",
         ),
         pytest.param(
+            Reason.DEADLINE_USED_UP, question(run_seconds_used=3600), id="no second left to run"
+        ),
+        pytest.param(
             Reason.STALE_QUOTE, question(quotes=quotes(fetched_at=at(-61))), id="old prices"
         ),
         pytest.param(
@@ -257,6 +260,16 @@ def test_run_seconds_of_earlier_attempts_shorten_this_one() -> None:
     rest = judge(question(run_seconds_used=3000)).estimate.total_microusd
 
     assert rest < whole
+
+
+def test_a_used_up_deadline_says_what_would_do() -> None:
+    """Boot and destroy would be paid for a workload that may not run; it can be raised."""
+    with pytest.raises(CostGateError) as refused:
+        judge(question(run_seconds_used=3700))
+
+    assert "activeDeadlineSeconds (3600 s)" in refused.value.message
+    assert "ran for 3700 s" in refused.value.message
+    assert judge(question(a_spec(activeDeadlineSeconds=3701), run_seconds_used=3700))
 
 
 def test_confidence_starts_at_99_percent_and_recovers() -> None:

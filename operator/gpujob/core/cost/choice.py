@@ -78,12 +78,21 @@ def check_quotes(question: Question) -> None:
 
 
 def needs_of(question: Question) -> Needs:
-    """Returns what an attempt may use up; raises CostGateError if its run time has no bound."""
+    """Returns what an attempt may use up; raises CostGateError if its run time has no bound, or if
+    none is left."""
     spec = question.spec
     if spec.active_deadline_seconds is None:
         raise CostGateError(
             Reason.INSUFFICIENT_HISTORY,
             "spec.activeDeadlineSeconds is not set, so the cost has no bound; set it",
+        )
+    run_seconds = spec.active_deadline_seconds - question.run_seconds_used
+    if run_seconds <= 0:
+        raise CostGateError(
+            Reason.DEADLINE_USED_UP,
+            f"the workload ran for {question.run_seconds_used:.0f} s in earlier attempts, and "
+            f"spec.activeDeadlineSeconds ({spec.active_deadline_seconds} s) is for all of them "
+            "together; raise it, or delete the job",
         )
     data = spec.data
     delivers = data.drain_seconds is None and (data.outputs or data.checkpoint is not None)
@@ -91,7 +100,7 @@ def needs_of(question: Question) -> Needs:
         disk_gb=spec.resources.disk_gb,
         max_download_gb=data.max_download_gb,
         max_upload_gb=data.max_upload_gb,
-        run_seconds=max(spec.active_deadline_seconds - question.run_seconds_used, 0.0),
+        run_seconds=run_seconds,
         drain_seconds=question.limits.drain_seconds_of(spec),
         delivered_gb=data.max_upload_gb if delivers else 0,
         copies_files=bool(data.inputs) or data.checkpoint is not None,
