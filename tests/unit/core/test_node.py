@@ -781,6 +781,24 @@ TABLE = [
         [],
     ),
     (
+        "but a workload that has ended well has ended well",
+        node_observation(running(), world=listed(), job=SUSPENDED, report=finished(0)),
+        Reason.COMPLETED,
+        [],
+    ),
+    (
+        "also while its files are being copied",
+        node_observation(running(), world=listed(), job=SUSPENDED, report=delivering(0)),
+        Reason.DELIVERING,
+        [],
+    ),
+    (
+        "and one that has failed has failed",
+        node_observation(running(), world=listed(), job=SUSPENDED, report=finished(1)),
+        Reason.WORKLOAD_FAILED,
+        [],
+    ),
+    (
         "of a machine that stands still nothing can be saved",
         node_observation(paused(-10), world=listed(), job=SUSPENDED),
         Reason.SUSPENDED,

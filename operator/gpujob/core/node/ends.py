@@ -39,7 +39,7 @@ _SERVED_IMAGE = (
 
 
 def end_if_unwanted(seen: NodeObservation) -> NodePlan | None:
-    """Ends an attempt that nobody wants any more, and stops the workload of a suspended job."""
+    """Ends an attempt that nobody wants any more."""
     job, node = seen.job, seen.node
     if job is None or job.metadata.uid != node.spec.job_ref.uid or job.metadata.is_being_deleted:
         return end(seen, Reason.JOB_DELETED, "the GpuJob was deleted")
@@ -47,9 +47,14 @@ def end_if_unwanted(seen: NodeObservation) -> NodePlan | None:
         return end(seen, Reason.NODE_DELETED, "the GpuNode was deleted")
     if job.status.attempt > node.spec.attempt:
         return end(seen, Reason.NODE_DELETED, "the job is already at a later attempt")
-    if job.spec.suspend and node.status.stop is None:
-        return stop(seen, Reason.SUSPENDED, "spec.suspend was set")
     return None
+
+
+def stop_if_suspended(seen: NodeObservation) -> NodePlan | None:
+    """Stops the workload of a suspended job."""
+    if seen.job is None or not seen.job.spec.suspend:
+        return None
+    return stop(seen, Reason.SUSPENDED, "spec.suspend was set")
 
 
 def enforce_caps(seen: NodeObservation) -> NodePlan | None:

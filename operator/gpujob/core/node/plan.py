@@ -7,8 +7,8 @@
     released ◀─ proved gone ◀─ destroy ◀─ END stored ◀─ outcome, unfit, lost, deleted ◀─────┘
 
 Steps are asked in the order of `STEPS`; the first that answers decides. The order is meaning: an
-end or a stop that is stored is never reconsidered; the user's wish beats an outcome; an outcome
-beats the deadline; money beats patience.
+end or a stop that is stored is never reconsidered; an outcome beats the wish to suspend, which
+would pay for the same work again, and the deadline; money beats patience.
 """
 
 from collections.abc import Callable
@@ -36,9 +36,10 @@ STEPS: tuple[Step, ...] = (
     release.let_go,  # Nothing is owed any more: the object may go.
     release.give_back,  # The end is stored: destroy the machine until it is proved gone.
     release.end_if_contradictory,  # No pass of ours stored this: end it, start nothing.
-    ends.end_if_unwanted,  # The job or the node is being deleted, or the job is suspended.
+    ends.end_if_unwanted,  # The job or the node is being deleted.
     stopping.finish_stopping,  # The stop is stored: copy the files, then end.
     outcome.take_outcome,  # The driver says that the workload has ended.
+    ends.stop_if_suspended,  # The job is suspended: its workload is to save what it has.
     outcome.end_if_faulty,  # The driver says that the machine cannot be used.
     extension.extend_fuse,  # The ceiling was raised: the fuse follows once the machine knows.
     deadlines.enforce_fuse,  # Another second could cost more than is allowed.
