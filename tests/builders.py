@@ -83,7 +83,7 @@ def a_job(
     """A job as stored."""
     return GpuJob.model_validate(
         {
-            "metadata": meta("train", **{"uid": JOB_UID} | metadata),
+            "metadata": meta(**{"name": "train", "uid": JOB_UID} | metadata),
             "spec": spec or a_spec(),
             "status": status or {},
         }
@@ -104,7 +104,7 @@ def a_node(status: dict[str, Any] | None = None, **metadata: Any) -> GpuNode:
     """A node as stored."""
     return GpuNode.model_validate(
         {
-            "metadata": meta("train-0-1", **{"uid": NODE_UID} | metadata),
+            "metadata": meta(**{"name": "train-0-1", "uid": NODE_UID} | metadata),
             "spec": {
                 "jobRef": {"name": "train", "uid": JOB_UID},
                 "attempt": 1,

@@ -8,7 +8,7 @@ from gpujob.api.meta import Condition, Model, ObjectMeta, Time
 from gpujob.api.workload import ProgressStatus, UsageStatus
 
 NAME_LENGTH_MAX = 52
-"""Leaves room for `-<index>-<attempt>` and `-driver` within the 63 characters of a label."""
+"""Leaves room for `-<index>-<attempt>` within the 63 characters of a label."""
 
 Usd = Annotated[
     str,

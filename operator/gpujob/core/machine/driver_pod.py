@@ -16,6 +16,7 @@ from gpujob.api.meta import (
     TRANSPORT_AUDIENCE,
 )
 from gpujob.api.transport import WORKLOAD_ENV_PREFIX
+from gpujob.core.machine.names import NAME_MAX, cut
 from gpujob.core.machine.ports import carried, container_ports
 from gpujob.core.observation import NodeObservation
 
@@ -29,8 +30,11 @@ TERMINATION_LOG = "/dev/termination-log"
 
 
 def driver_pod_name(node_name: str) -> str:
-    """Returns the name of the driver pod of a node."""
-    return f"{node_name}-driver"
+    """Returns the name of the driver pod of a node; it always fits."""
+    suffix = "-driver"
+    room = NAME_MAX - len(suffix)
+    stem = node_name if len(node_name) <= room else cut(node_name, room, of=node_name)
+    return stem + suffix
 
 
 def key_secret_name(node: GpuNode) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 from gpujob.api.gpujob import GpuJob, GpuJobSpec
 from gpujob.api.meta import LABEL_COMPONENT, LABEL_JOB, LABEL_MANAGED_BY, MANAGER
+from gpujob.core.machine.names import NAME_MAX, cut
 
 FIRST_LISTENED = 20000
 """The first port that the driver listens on. It runs without privileges, so it cannot listen on
@@ -11,8 +12,14 @@ low ports, and the workload's own port may be one."""
 
 
 def service_name(job_name: str) -> str:
-    """Returns the name of a job's Service: at most 59 characters, and without dots."""
-    return f"gpujob-{job_name.replace('.', '-')}"
+    """Returns the name of a job's Service: at most 63 characters, and without dots.
+
+    A digest tells `a.b` from `a-b`.
+    """
+    prefix, plain = "gpujob-", job_name.replace(".", "-")
+    return prefix + (
+        plain if plain == job_name else cut(plain, NAME_MAX - len(prefix), of=job_name)
+    )
 
 
 def carried(spec: GpuJobSpec) -> dict[int, int]:
