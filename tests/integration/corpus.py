@@ -92,6 +92,8 @@ MONEY: dict[str, Any] = {
 SHARES: dict[str, Any] = {
     "low": "0.5",
     "just too low": "0.949999",
+    "more than can be met": "0.995",
+    "just too high": "0.970001",
     "certain": "1",
     "certain in full": "1.000000",
     "beyond": "1.1",

@@ -40,7 +40,8 @@ WRONG = [
     ("a number", GOOD | {"cost": {"ceiling": 1.5}}, "spec.cost.ceiling"),
     ("an exponent", GOOD | {"cost": {"ceiling": "1e3"}}, "spec.cost.ceiling"),
     ("low confidence", GOOD | {"cost": {"ceiling": "1", "confidence": "0.5"}}, "at least 0.95"),
-    ("certainty", GOOD | {"cost": {"ceiling": "1", "confidence": "1"}}, "below 1"),
+    ("certainty", GOOD | {"cost": {"ceiling": "1", "confidence": "1"}}, "at most 0.97"),
+    ("too sure", GOOD | {"cost": {"ceiling": "1", "confidence": "0.995"}}, "at most 0.97"),
     (
         "success as a failure",
         GOOD

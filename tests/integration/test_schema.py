@@ -78,8 +78,8 @@ def places(value: Any, path: Place = ()) -> Iterator[Place]:
 def heal(spec: Any) -> None:
     """Corrects what the schema admits and a rule does not."""
     cost, market = spec["cost"], spec.get("market", {})
-    if "confidence" in cost and not 0.95 <= float(cost["confidence"]) < 1:
-        cost["confidence"] = "0.99"
+    if "confidence" in cost and not 0.95 <= float(cost["confidence"]) <= 0.97:
+        cost["confidence"] = "0.97"
     for holder, key in ((cost, "ceiling"), (market, "maxUSDPerHour")):
         if key in holder and float(holder[key]) == 0:
             holder[key] = "0.000001"

@@ -25,6 +25,14 @@ Fraction = Annotated[
 ]
 """A fraction between 0 and 1, as a decimal string."""
 
+CONFIDENCE_MIN, CONFIDENCE_MAX = "0.95", "0.97"
+"""What a job may ask for: no more than the operator has without evidence (`core.cost.confidence`),
+else the job would wait for ever."""
+CONFIDENCE_RANGE = (
+    f"must be at least {CONFIDENCE_MIN} and at most {CONFIDENCE_MAX}, which is what the operator "
+    "has before it has destroyed a machine"
+)
+
 
 MUST_EXPOSE = (
     "must be true: the provider and the owner of the host can read these credentials, so use a "
@@ -263,7 +271,7 @@ class Cost(Model):
         Fraction,
         Field(
             description="A machine is rented only if the cost stays within the ceiling with at "
-            "least this probability. It must be at least 0.95 and below 1."
+            f"least this probability. It {CONFIDENCE_RANGE}."
         ),
     ] = "0.95"
 

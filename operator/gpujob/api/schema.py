@@ -9,7 +9,15 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from gpujob.api.gpujob import MUST_EXPOSE, NAME_LENGTH_MAX, GpuJobSpec, GpuJobStatus
+from gpujob.api.gpujob import (
+    CONFIDENCE_MAX,
+    CONFIDENCE_MIN,
+    CONFIDENCE_RANGE,
+    MUST_EXPOSE,
+    NAME_LENGTH_MAX,
+    GpuJobSpec,
+    GpuJobStatus,
+)
 from gpujob.api.gpunode import GpuNodeSpec, GpuNodeStatus
 from gpujob.api.meta import GROUP, VERSION, Model
 
@@ -122,8 +130,10 @@ GPUJOB = Kind(
             _rule("double(self) >= double(oldSelf)", "ceiling can be raised, but not lowered"),
         ),
         "spec.cost.confidence": (
-            _rule("double(self) >= 0.95", "confidence must be at least 0.95"),
-            _rule("double(self) < 1.0", "confidence must be below 1: no cost is certain"),
+            _rule(
+                f"double(self) >= {CONFIDENCE_MIN} && double(self) <= {CONFIDENCE_MAX}",
+                f"confidence {CONFIDENCE_RANGE}",
+            ),
             *_immutable("confidence"),
         ),
         "spec.imagePullSecret": (

@@ -12,7 +12,14 @@ from decimal import Decimal
 
 from pydantic import ValidationError
 
-from gpujob.api.gpujob import MUST_EXPOSE, Claim, GpuJobSpec
+from gpujob.api.gpujob import (
+    CONFIDENCE_MAX,
+    CONFIDENCE_MIN,
+    CONFIDENCE_RANGE,
+    MUST_EXPOSE,
+    Claim,
+    GpuJobSpec,
+)
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _HOST = (
@@ -90,9 +97,9 @@ def _money(spec: GpuJobSpec) -> Iterator[Fault]:
     ):
         if usd is not None and Decimal(usd) <= 0:
             yield Fault(field, "must be more than 0 US dollars")
-    if not Decimal("0.95") <= Decimal(spec.cost.confidence) < 1:
-        words = "must be at least 0.95 and below 1, because no cost is certain"
-        yield Fault("spec.cost.confidence", words)
+    asked = Decimal(spec.cost.confidence)
+    if not Decimal(CONFIDENCE_MIN) <= asked <= Decimal(CONFIDENCE_MAX):
+        yield Fault("spec.cost.confidence", CONFIDENCE_RANGE)
 
 
 def _environment(spec: GpuJobSpec) -> Iterator[Fault]:

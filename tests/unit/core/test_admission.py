@@ -157,6 +157,21 @@ def test_all_faults_are_told_at_once() -> None:
 def test_a_shape_that_the_schema_would_have_refused_is_refused_too() -> None:
     """A schema may be older than this program."""
     assert fields(body(cost={})) == ["spec.cost.ceiling"]
+
+
+@pytest.mark.parametrize("asked", ["0.95", "0.96", "0.970000"])
+def test_a_confidence_that_can_be_met_is_good(asked: str) -> None:
+    """Up to what the operator starts with."""
+    assert fields(body(cost={"ceiling": "1.00", "confidence": asked})) == []
+
+
+@pytest.mark.parametrize("asked", ["0.94", "0.949999", "0.970001", "0.99", "0.995", "1"])
+def test_a_confidence_that_is_no_use_or_cannot_be_met_is_told(asked: str) -> None:
+    """A job that asked for more would wait for ever."""
+    (fault,) = review(body(cost={"ceiling": "1.00", "confidence": asked})).faults
+
+    assert fault.field == "spec.cost.confidence"
+    assert "at least 0.95 and at most 0.97" in fault.message
     assert fields(body(gpu={"count": 0}, backoffLimit="x")) == [
         "spec.backoffLimit",
         "spec.gpu.count",

@@ -101,6 +101,14 @@ TABLE = [
         [],
     ),
     (
+        "a confidence that can never be met, stored before it was refused, waits for nothing",
+        job_observation(
+            job=a_job(a_spec(cost={"ceiling": "5.00", "confidence": "0.995"})), quotes=quotes()
+        ),
+        Reason.SPEC_INVALID,
+        [],
+    ),
+    (
         "what no machine could run rents nothing",
         job_observation(job=a_job(a_spec(image="$(reboot)")), quotes=quotes()),
         Reason.SPEC_INVALID,
