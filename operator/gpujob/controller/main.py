@@ -32,10 +32,12 @@ async def run(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     clock = SystemClock()
+    stopping = asyncio.create_task(stop.wait(), name="stop")
     kube = await KubeClient.connect()
-    cluster_id = await _cluster_id(kube, stop)
-    if cluster_id is None:
+    asking = asyncio.create_task(_cluster_id(kube))
+    if await first_ended([stopping, asking]) is stopping:
         return 0
+    cluster_id = asking.result()
     log.info(
         "controller_started",
         cluster=cluster_id,
@@ -49,7 +51,6 @@ async def run(settings: Settings) -> int:
     await lock.start()
     leader = Leader(kube, clock, settings, cluster_id, lock, heartbeat)
     probes = http_server(_probes(kube, clock, leader), settings.listen_host, settings.probes_port)
-    stopping = asyncio.create_task(stop.wait(), name="stop")
     serving = asyncio.create_task(probes.serve(), name="probes")
     acquiring = asyncio.create_task(lock.acquire_alone(), name="lock")
     failure = await first_ended([acquiring, serving, stopping])
@@ -77,20 +78,16 @@ async def run(settings: Settings) -> int:
     return 0 if failure is stopping else 1
 
 
-async def _cluster_id(kube: KubeClient, stop: asyncio.Event) -> str | None:
-    """Returns the uid of `kube-system`; None if the process stops before the API server answers."""
-    while not stop.is_set():
+async def _cluster_id(kube: KubeClient) -> str:
+    """Returns the uid of `kube-system`, as soon as the API server answers."""
+    while True:
         try:
             namespace = await kube.get("Namespace", "", "kube-system")
         except ClusterError as error:
             log.warning("waiting_for_api_server", problem=str(error))
-            try:
-                await asyncio.wait_for(stop.wait(), 2)
-            except TimeoutError:
-                continue
+            await asyncio.sleep(2)
         else:
             return str(namespace["metadata"]["uid"])
-    return None
 
 
 def _probes(kube: KubeClient, clock: SystemClock, leader: Leader) -> Starlette:
