@@ -23,6 +23,14 @@ from yarl import URL
 
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "host"})
 BODY_BYTES = 16 * 2**20
+NO_SPACE = {
+    "kind": "Status",
+    "apiVersion": "v1",
+    "status": "Failure",
+    "message": "etcdserver: mvcc: database space exceeded",
+    "code": 500,
+}
+"""An API server's answer to a write when its etcd has no space left."""
 
 T = TypeVar("T")
 
@@ -101,6 +109,8 @@ class Proxy:
         """What came, held or not."""
         self.delay: Callable[[Seen], float] = lambda _: 0.0
         """How many seconds a request is on its way."""
+        self.refuses: Callable[[Seen], bool] = lambda _: False
+        """What is answered with 500 and goes no further."""
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.url: str = self._do(self._start())
@@ -156,6 +166,8 @@ class Proxy:
         self.requests.append(seen)
         if seconds := self.delay(seen):
             await asyncio.sleep(seconds)
+        if self.refuses(seen):
+            return web.json_response(NO_SPACE, status=500)
         held = next((hold for hold in self._holds if hold.matches(seen)), None)
         if held is not None:
             self._holds.remove(held)

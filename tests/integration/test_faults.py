@@ -6,10 +6,12 @@ Crashes of the operator and outages of the API server and the provider are in te
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from tests.integration.conftest import World
-from tests.integration.parts import eventually
+from tests.integration.parts import SHORT_LOCK, Operator, eventually, operators_config
+from tests.integration.proxy import proxy
 
 
 @pytest.mark.shared_world
@@ -282,13 +284,18 @@ def test_nothing_is_taken_for_gone_while_the_key_is_refused(world: World) -> Non
     assert len(world.simulator.of(job)) == 1
 
 
-def test_a_fuse_holds_while_the_api_server_is_away(stage: World) -> None:
-    """The leader can store no decision and has lost its lock: it still knows when a machine goes.
+SHORT_OF_MONEY = {
+    f"GPUJOB_{name}": value
+    for name, value in {
+        "BOOT_CAP_SECONDS": "20",
+        "DESTROY_LAG_CAP_SECONDS": "4",
+        "DRAIN_SECONDS": "1",
+    }.items()
+}
 
-    The machine's own watchdog counts from its start, and so comes later.
-    """
-    changes = {"BOOT_CAP_SECONDS": "20", "DESTROY_LAG_CAP_SECONDS": "4", "DRAIN_SECONDS": "1"}
-    stage.operator.start(**{f"GPUJOB_{name}": value for name, value in changes.items()})
+
+def run_short_of_money(stage: World) -> None:
+    """Runs a workload for which there is money for some seconds only."""
     work = {"command": ["sh", "-c", "sleep 600"], "activeDeadlineSeconds": 20}
     stage.apply_job("probe", cost={"ceiling": "0.000001"}, **work)
     probe = stage.await_reason("probe", "CeilingExceeded")
@@ -296,6 +303,15 @@ def test_a_fuse_holds_while_the_api_server_is_away(stage: World) -> None:
     stage.simulator.faults(slow_boot={"count": 1, "seconds": 5})
     stage.apply_job("train", cost={"ceiling": f"{bound * 1.01:.6f}"}, **work)
     stage.await_reason("train", "Running")
+
+
+def test_a_fuse_holds_while_the_api_server_is_away(stage: World) -> None:
+    """The leader can store no decision and has lost its lock: it still knows when a machine goes.
+
+    The machine's own watchdog counts from its start, and so comes later.
+    """
+    stage.operator.start(**SHORT_OF_MONEY)
+    run_short_of_money(stage)
     stage.plane.kill_apiserver()
     try:
         eventually("the machine is gone", lambda: not stage.simulator.living())
@@ -306,6 +322,29 @@ def test_a_fuse_holds_while_the_api_server_is_away(stage: World) -> None:
     stage.operator.start()
     job = stage.await_reason("train", "BudgetExhausted")
 
+    (lease,) = stage.simulator.of(job)
+    assert float(lease["total_usd"]) <= float(job["spec"]["cost"]["ceiling"])
+
+
+def test_a_fuse_holds_while_the_api_server_only_reads(stage: World, tmp_path: Path) -> None:
+    """As with an etcd that has no space: the lock is lost, and an answer to a read is no leader."""
+    with proxy(stage.plane.url, stage.plane.ca) as between:
+        config = operators_config(stage.plane, tmp_path / "proxied.kubeconfig", between.url)
+        operator = Operator(tmp_path, config, stage.simulator.url, "reading", **SHORT_LOCK)
+        operator.start(**SHORT_OF_MONEY)
+        try:
+            run_short_of_money(stage)
+            between.refuses = lambda seen: seen.method != "GET"
+            eventually("the machine is gone", lambda: not stage.simulator.living())
+            assert "overdue_destroyed" in operator.log
+            assert operator.runs, "nobody leads yet"
+            between.refuses = lambda _: False
+            eventually("it can lead again, and begins anew", lambda: not operator.runs)
+            assert "LockLost" in operator.log
+            operator.start(**SHORT_OF_MONEY)
+            job = stage.await_reason("train", "BudgetExhausted")
+        finally:
+            operator.kill()
     (lease,) = stage.simulator.of(job)
     assert float(lease["total_usd"]) <= float(job["spec"]["cost"]["ceiling"])
 

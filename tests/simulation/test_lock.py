@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from tests.simulation.model import Chance, ModelKube
 from tests.simulation.process import VirtualClock
-from tests.simulation.world import SETTINGS, World, play
+from tests.simulation.world import CLUSTER, SETTINGS, World, play
 
 from gpujob.adapters.errors import ClusterUnavailable
 from gpujob.adapters.kube import Body
+from gpujob.api.gpunode import GpuNode
+from gpujob.controller.fuse_guard import guard_fuses
 from gpujob.controller.leader_lock import LeaderLock
 from gpujob.controller.other_releases import LABELS, OtherRelease
 
@@ -170,3 +172,80 @@ def test_a_lock_that_was_left_behind_is_waited_for_no_longer_than_it_is_there() 
 
     assert play(lambda: _seconds_until_it_leads(1.0)) < duration / 2
     assert play(lambda: _seconds_until_it_leads(1000.0)) >= duration
+
+
+class _Full(ModelKube):
+    """An API server whose etcd has no space: it reads, and refuses each write of this process."""
+
+    def __init__(self, truly: ModelKube) -> None:
+        self.__dict__ = truly.__dict__
+
+    async def create(self, kind: str, namespace: str, body: Body) -> Body:
+        raise ClusterUnavailable("500 etcdserver: mvcc: database space exceeded")
+
+    async def replace(self, kind: str, stored: Mapping[str, Any]) -> Body:
+        raise ClusterUnavailable("500 etcdserver: mvcc: database space exceeded")
+
+
+async def _guarded(world: World, kube: ModelKube) -> asyncio.Task[None]:
+    """Runs a job until its leader dies, and the guard that this one ends as."""
+    await world.apply("train", **SMALL)
+    await world.until(lambda: world.reason("train") == "Running", 900.0)
+    (leader,) = (one for one in world.replicas if one.lock.is_held)
+    held = str(world.kube.of_kind("Lease")[0]["spec"]["holderIdentity"])
+    for replica in world.replicas:
+        replica.process.is_killed = True
+    await world.end()
+    world.vast.is_unled = True
+    guard = guard_fuses(
+        vast=world.vast,
+        await_leader=LeaderLock(kube, leader.process.clock, SETTINGS, identity=held).await_leader,
+        limits=SETTINGS.limits,
+        cluster_id=CLUSTER,
+        nodes=lambda: [world.kube.read(GpuNode, one) for one in world.kube.of_kind("GpuNode")],
+        now=leader.process.clock.now,
+        stop=asyncio.Event(),
+    )
+    return asyncio.create_task(guard)
+
+
+SMALL = {
+    "activeDeadlineSeconds": 20,
+    "cost": {"ceiling": "0.18"},
+    "data": {"maxDownloadGB": 1, "maxUploadGB": 1},
+}
+"""With a fuse that is soon used up."""
+
+
+async def _while_nobody_writes() -> None:
+    world = World(Chance(0, level=0.0), run_seconds=10.0**6)
+    guard = await _guarded(world, _Full(world.kube))
+    await world.go_on(2000.0)
+    assert world.living() == [], "nobody led, and the machine ran on"
+    assert not guard.done(), "nobody leads yet"
+    other = LeaderLock(world.kube, VirtualClock(), SETTINGS, identity="other")
+    await other.acquire()
+    await asyncio.sleep(30.0)
+    assert not guard.done(), "a holder that does not renew may be dead"
+    await other.acquire()
+    await asyncio.wait([guard], timeout=30.0)
+    assert guard.done()
+    guard.result()
+
+
+def test_a_fuse_holds_while_nobody_can_write() -> None:
+    """An answer to a read is no leader: the guard ends only when another one renews the lock."""
+    play(_while_nobody_writes)
+
+
+async def _while_another_leads() -> None:
+    world = World(Chance(0, level=0.0), run_seconds=10.0**6)
+    guard = await _guarded(world, world.kube)
+    await asyncio.wait([guard], timeout=30.0)
+    assert guard.done(), "its own lock can be renewed: it is to end, and to lead again"
+    assert len(world.living()) == 1, "no machine was late"
+
+
+def test_who_could_lead_again_guards_no_longer() -> None:
+    """Of a single replica, nobody else would ever lead."""
+    play(_while_another_leads)

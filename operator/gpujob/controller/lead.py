@@ -1,14 +1,13 @@
 """All work that only the holder of the leader lock does."""
 
 import asyncio
-from contextlib import suppress
 from typing import Any
 
 import structlog
 
 from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.door import Door
-from gpujob.adapters.errors import AdapterError, ClusterError, Conflict, ProviderError
+from gpujob.adapters.errors import AdapterError, ClusterError, Conflict
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.metrics import Figures
 from gpujob.adapters.vast import VastClient
@@ -25,6 +24,7 @@ from gpujob.controller.certificates import (
 from gpujob.controller.cluster_check import check_for_ever
 from gpujob.controller.destroys import Destroys
 from gpujob.controller.events import Events
+from gpujob.controller.fuse_guard import guard_fuses
 from gpujob.controller.heartbeat import Heartbeat
 from gpujob.controller.lock_thread import LockThread
 from gpujob.controller.machine_book import MachineBook
@@ -38,7 +38,6 @@ from gpujob.controller.sweep import Sweep
 from gpujob.controller.transport import transport_app
 from gpujob.controller.watch import Watcher
 from gpujob.controller.workqueue import Key, Lane, WorkQueue, orders
-from gpujob.core.cost.fuse import overdue
 from gpujob.core.market.listings import Listing
 from gpujob.core.observation import Heard
 from gpujob.core.rest import rest_seconds
@@ -227,41 +226,20 @@ class Leader:
         return first
 
     async def guard_fuses(self, stop: asyncio.Event) -> None:
-        """Destroys machines that pass their money deadline while the API server cannot be reached.
-
-        This is for a leader that has lost its lock. There may be no other leader, and only this
-        process remembers the deadlines. It ends when the API server answers, because then somebody
-        can lead, or when there is no machine.
-        """
-        poll = self._settings.limits.poll_seconds
-        nodes = [one for one in self._cache.nodes.values() if one.status.released_at is None]
-        while nodes and not stop.is_set() and not await self._answers():
-            try:
-                listing = await self._vast.list_leases()
-                late = overdue(nodes, listing, cluster_id=self._cluster_id, now=self.market.now())
-            except ProviderError as error:
-                log.warning("overdue_not_found", problem=str(error))
-                late = ()
-            for number in late:
-                log.error("overdue_destroyed", instance=number)
-                try:
-                    await self._vast.destroy(number)
-                except ProviderError as error:
-                    log.warning("overdue_not_destroyed", instance=number, problem=str(error))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(poll):
-                    await stop.wait()
+        """Destroys machines that pass their money deadline while nobody leads."""
+        await guard_fuses(
+            vast=self._vast,
+            await_leader=self._lock.await_leader,
+            limits=self._settings.limits,
+            cluster_id=self._cluster_id,
+            nodes=lambda: tuple(self._cache.nodes.values()),
+            now=self.market.now,
+            stop=stop,
+        )
 
     async def _serve_transport(self) -> None:
         await self._tls.is_loaded.wait()
         await self._transport.serve()
-
-    async def _answers(self) -> bool:
-        try:
-            await self._kube.get("Namespace", "", "kube-system")
-        except ClusterError:
-            return False
-        return True
 
     async def close(self) -> None:
         """Closes the connections to the provider."""

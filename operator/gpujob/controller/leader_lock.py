@@ -52,6 +52,8 @@ class LeaderLock:
         self._identity = identity
         self._others = OtherReleases(kube, settings)
         self._version = ""
+        self._holder = ""
+        """Who held the lock when `_version` was read."""
         self._changed_at = 0.0
         """Monotonic time at which this process first read `_version`."""
         self._renewed_at: float | None = None
@@ -94,6 +96,16 @@ class LeaderLock:
             # Twice as often as the holder renews, so that a released lock is taken soon.
             await asyncio.sleep(self._limits.lock_retry_seconds / 2)
         log.info("lock_acquired", identity=self._identity)
+
+    async def await_leader(self) -> None:
+        """Waits until somebody leads: this replica could again, or another renews the lock."""
+        before = ("", "")
+        while not await self._attempt():
+            seen = (self._holder, self._version)
+            if seen[0] == before[0] not in ("", self._identity) and seen != before:
+                return
+            before = seen
+            await asyncio.sleep(self._limits.lock_retry_seconds)
 
     async def hold(self) -> None:
         """Renews the lock; raises LockLost if that fails for too long or another replica leads."""
@@ -153,6 +165,7 @@ class LeaderLock:
             if version != self._version:
                 self._version, self._changed_at = version, asked_at
             record = _record(stored)
+            self._holder = record.holder
             unchanged = asked_at - self._changed_at
             if not may_lead(record, identity=self._identity, unchanged_seconds=unchanged):
                 if self._renewed_at is not None:

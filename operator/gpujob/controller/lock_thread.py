@@ -86,6 +86,10 @@ class LockThread:
             log.error("process_ended", problem="the lock is lost, and the passes stand still")
             os._exit(1)
 
+    async def await_leader(self) -> None:
+        """As `LeaderLock.await_leader`."""
+        await self._do(self._lock.await_leader())
+
     async def release(self) -> None:
         """As `LeaderLock.release`."""
         await self._do(self._lock.release())
