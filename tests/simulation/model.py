@@ -479,6 +479,8 @@ class ModelProvider(VastRequests):
     def _listed(self, query: Mapping[str, str]) -> dict[str, Any]:
         """One page of all machines, by number; a lie is told on each page."""
         self.advance()
+        if "listings refused" in self.lies:
+            raise ProviderUnavailable("status 503")
         now, fault = self.now(), PRESENT_FAULT.get()
         shown = sorted(self.market.listed(now), key=lambda lease: lease.number)
         if self.account != ACCOUNT:

@@ -124,6 +124,7 @@ class Operator:
         self._prices = PriceWatch(vast, clock, SETTINGS.limits, self.queue.add)
         self._destroys = Destroys(vast, clock)
         self._events = Events(kube, instance=identity)
+        self._machines = MachineBook(kube, SETTINGS)
         self._reconciler = Reconciler(
             kube=kube,
             cache=self._cache,
@@ -139,7 +140,7 @@ class Operator:
             queue=self.queue,
             heard=drivers.heard,
             lock=self.lock,
-            machines=MachineBook(kube, SETTINGS),
+            machines=self._machines,
             readiness=readiness,
             logins=self.logins,
             authorities=lambda: "authorities",
@@ -151,7 +152,8 @@ class Operator:
 
     async def _live(self) -> None:
         await self.lock.acquire()
-        todo = [self._market.run(), self._prices.run(), self._destroys.run()]
+        await self._machines.load()
+        todo = [self._market.run(), self._prices.run(), self._destroys.run(), self._machines.run()]
         todo += [self._resync(), self._events.run(), self.lock.hold()]
         todo += [self._work(lanes) for lanes in orders(3)]
         self._tasks = [asyncio.create_task(one) for one in todo]

@@ -636,7 +636,16 @@ class CostStatus(Model):
         str | None,
         Field(
             max_length=8,
-            description="Probability that the cost stays within the ceiling, rounded down.",
+            description="Probability that the cost stays within the ceiling, rounded down. It is a "
+            "lower bound of how surely the operator destroys machines in time.",
+        ),
+    ] = None
+    confidence_basis: Annotated[
+        str | None,
+        Field(
+            max_length=256,
+            description="What `confidence` rests on.",
+            examples=["no machine was destroyed in the last days, so it is an assumption"],
         ),
     ] = None
     spent_usd: Annotated[

@@ -367,6 +367,14 @@ class EndStatus(Model):
             examples=["host"],
         ),
     ] = None
+    due_at: Annotated[
+        Time | None,
+        Field(
+            description="When the machine was to be destroyed, if a limit had passed before this "
+            "was decided; else that was `at`.",
+            examples=["2026-01-01T12:00:00Z"],
+        ),
+    ] = None
 
 
 class GpuNodeStatus(Model):
@@ -432,6 +440,14 @@ class GpuNodeStatus(Model):
         StopStatus | None, Field(description="Why the workload must stop, or has ended.")
     ] = None
     end: Annotated[EndStatus | None, Field(description="Why the attempt is over.")] = None
+    destroy_asked_at: Annotated[
+        Time | None,
+        Field(
+            description="When the machine's destroy was first asked for. Beside `end` it shows "
+            "whether the operator enforces in time, on which the cost gate's confidence rests.",
+            examples=["2026-01-01T12:00:01Z"],
+        ),
+    ] = None
     accrued_usd: Annotated[
         Amount | None, Field(alias="accruedUSD", description="Cost up to `asOf`: an upper bound.")
     ] = None

@@ -51,3 +51,12 @@ class ImageEntry(Model):
     host_id: Annotated[int, Field(alias="hostID", ge=0)]
     at: Time
     found: Annotated[str, Field(pattern="^(works|unbooted|unusable)$")]
+
+
+class DestroyEntry(Model):
+    """Whether a machine was destroyed in time."""
+
+    node_uid: Annotated[str, Field(alias="nodeUID", max_length=64)]
+    at: Time
+    """When it was proved gone."""
+    was_late: bool

@@ -178,6 +178,7 @@ class Leader:
             asyncio.create_task(self.market.run(), name="market"),
             asyncio.create_task(self._prices.run(), name="prices"),
             asyncio.create_task(self._destroys.run(), name="destroys"),
+            asyncio.create_task(self._machines.run(), name="machines"),
             asyncio.create_task(_resync(self._kube, self._cache, self._queue), name="resync"),
             asyncio.create_task(_judge_lateness(self._queue, self.readiness), name="lateness"),
             asyncio.create_task(_announce(self._kube, self._settings), name="address"),

@@ -1,18 +1,22 @@
-"""What was learnt about machines and images, in a ConfigMap: kubectl shows it, and it survives
-restarts.
+"""What was learnt about machines, images and ourselves, in a ConfigMap: kubectl shows it, and it
+survives restarts.
 
-It only ranks offers and helps to say whose fault an end is, so nothing waits for it: what cannot be
-written now is written with the next trial.
+What is known of machines and images only ranks offers and helps to say whose fault an end is, so
+nothing waits for it. Without our own record nothing is rented. What cannot be written now is
+written with what is learnt next, or within a minute.
 """
 
+import asyncio
+
 import structlog
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
-from gpujob.api.notes import ImageEntry, MachineEntry
+from gpujob.api.notes import DestroyEntry, ImageEntry, MachineEntry
 from gpujob.controller.settings import Settings
+from gpujob.core.cost.confidence import DestroyRecord, remembered_destroys
 from gpujob.core.market.hosts import HostMemory, Record, Trial, remembered
 from gpujob.core.market.images import Found, ImageMemory, ImageTrial, remembered_image
 
@@ -21,6 +25,10 @@ log = structlog.get_logger("gpujob.machines")
 KEY_PREFIX = "machine-"
 IMAGE_PREFIX = "image-"
 """An image's name cannot be a key: its entries are numbered, oldest first."""
+DESTROYS_KEY = "destroys"
+DESTROYS = TypeAdapter(tuple[DestroyEntry, ...])
+RETRY_SECONDS = 2.0
+REWRITE_SECONDS = 60.0
 
 
 class MachineBook:
@@ -30,17 +38,27 @@ class MachineBook:
         self._kube = kube
         self._namespace = settings.namespace
         self._name = f"{settings.name}-machines"
-        self._unwritten: list[Trial | ImageTrial] = []
+        self._unwritten: list[Trial | ImageTrial | DestroyRecord] = []
         self.memory = HostMemory()
         self.images = ImageMemory()
+        self.destroys: tuple[DestroyRecord, ...] | None = None
+        """None = not read yet."""
 
     async def load(self) -> None:
         """Reads what earlier processes wrote; a failure is only logged."""
         try:
-            stored = await self._stored()
-            self.memory, self.images = HostMemory(_records(stored)), ImageMemory(_trials(stored))
+            self._take(await self._stored())
         except ClusterError as error:
             log.warning("machines_not_read", problem=str(error))
+
+    async def run(self) -> None:
+        """Reads until that succeeds, then writes what could not be written before, for ever."""
+        while True:
+            await asyncio.sleep(RETRY_SECONDS if self.destroys is None else REWRITE_SECONDS)
+            if self.destroys is None:
+                await self.load()
+            elif self._unwritten:
+                await self._write_all()
 
     async def remember(self, trial: Trial) -> None:
         """Adds a trial to the ConfigMap as it is stored now; a failure is only logged."""
@@ -54,27 +72,57 @@ class MachineBook:
         self.images = images
         await self._add(trial)
 
-    async def _add(self, trial: Trial | ImageTrial) -> None:
-        self._unwritten.append(trial)
+    async def remember_destroy(self, record: DestroyRecord) -> None:
+        """Adds how a machine was destroyed, unless that is known; likewise."""
+        if self.destroys is not None:
+            if (destroys := remembered_destroys(self.destroys, (record,))) == self.destroys:
+                return
+            self.destroys = destroys
+        await self._add(record)
+
+    async def _add(self, learnt: Trial | ImageTrial | DestroyRecord) -> None:
+        self._unwritten.append(learnt)
+        await self._write_all()
+
+    async def _write_all(self) -> None:
+        """Adds all that is not written yet to what is stored, which becomes what is known here."""
+        new = tuple(self._unwritten)
         try:
             stored = await self._stored()
+            if (destroys := _destroys(stored)) is None:
+                return
+            # Somebody may have deleted the ConfigMap.
+            destroys = remembered_destroys(destroys, self.destroys or ())
             memory, images = HostMemory(_records(stored)), ImageMemory(_trials(stored))
-            for one in self._unwritten:
-                if isinstance(one, Trial):
-                    memory = remembered(memory, one)
-                else:
-                    images = remembered_image(images, one)
-            await self._write(stored, memory, images)
+            for one in new:
+                match one:
+                    case Trial():
+                        memory = remembered(memory, one)
+                    case ImageTrial():
+                        images = remembered_image(images, one)
+                    case DestroyRecord():
+                        destroys = remembered_destroys(destroys, (one,))
+            await self._write(stored, memory, images, destroys)
         except ClusterError as error:
             log.warning("machines_not_written", problem=str(error))
             return
-        self._unwritten.clear()
-        self.memory, self.images = memory, images
+        self._unwritten = [one for one in self._unwritten if one not in new]
+        self.memory, self.images, self.destroys = memory, images, destroys
+
+    def _take(self, stored: Body | None) -> None:
+        self.memory, self.images = HostMemory(_records(stored)), ImageMemory(_trials(stored))
+        self.destroys = _destroys(stored)
 
     async def _stored(self) -> Body | None:
         return await self._kube.find("ConfigMap", self._namespace, self._name)
 
-    async def _write(self, stored: Body | None, memory: HostMemory, images: ImageMemory) -> None:
+    async def _write(
+        self,
+        stored: Body | None,
+        memory: HostMemory,
+        images: ImageMemory,
+        destroys: tuple[DestroyRecord, ...],
+    ) -> None:
         data = {
             f"{KEY_PREFIX}{number}": _entry(record).model_dump_json(by_alias=True)
             for number, record in sorted(memory.records.items())
@@ -83,6 +131,11 @@ class MachineBook:
             f"{IMAGE_PREFIX}{number}": _image_entry(trial).model_dump_json(by_alias=True)
             for number, trial in enumerate(images.trials)
         }
+        entries = tuple(
+            DestroyEntry(node_uid=one.node_uid, at=one.at, was_late=one.was_late)
+            for one in destroys
+        )
+        data[DESTROYS_KEY] = DESTROYS.dump_json(entries, by_alias=True).decode()
         if stored is not None:
             await self._kube.replace("ConfigMap", stored | {"data": data})
             return
@@ -98,7 +151,7 @@ class MachineBook:
 def _records(stored: Body | None) -> dict[int, Record]:
     records = {}
     for key, text in ((stored or {}).get("data") or {}).items():
-        if key.startswith(IMAGE_PREFIX):
+        if key.startswith(IMAGE_PREFIX) or key == DESTROYS_KEY:
             continue
         try:
             entry = MachineEntry.model_validate_json(text)
@@ -138,6 +191,17 @@ def _trials(stored: Body | None) -> tuple[ImageTrial, ...]:
             )
         )
     return tuple(sorted(trials, key=lambda trial: trial.at))
+
+
+def _destroys(stored: Body | None) -> tuple[DestroyRecord, ...] | None:
+    """Returns our own record; None = somebody has spoilt it, and it may have said the worst."""
+    text = ((stored or {}).get("data") or {}).get(DESTROYS_KEY, "[]")
+    try:
+        entries = DESTROYS.validate_json(text)
+    except ValidationError as error:
+        log.error("destroys_unreadable", key=DESTROYS_KEY, problem=str(error)[:500])
+        return None
+    return tuple(DestroyRecord(one.node_uid, one.at, one.was_late) for one in entries)
 
 
 def _image_entry(trial: ImageTrial) -> ImageEntry:

@@ -8,7 +8,7 @@ carries out effects.
 """
 
 import asyncio
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
@@ -56,7 +56,6 @@ from gpujob.controller.settings import Settings
 from gpujob.controller.workqueue import Key
 from gpujob.core import effects
 from gpujob.core.conditions import job_status, node_status
-from gpujob.core.cost.confidence import DestroyRecord
 from gpujob.core.effects import Plan
 from gpujob.core.job.end import is_finished
 from gpujob.core.job.plan import node_name, plan_job
@@ -83,7 +82,6 @@ from gpujob.core.observation import (
 )
 from gpujob.core.spec_faults import shape_faults
 
-DESTROYS_KEPT = 1000
 SAID_LENGTH_MAX = 200
 
 log = structlog.get_logger("gpujob.reconcile")
@@ -191,7 +189,6 @@ class Reconciler:
         self._absent_since: dict[str, float] = {}
         self._service_problems: dict[str, str] = {}
         """Why a job's Service could not be created, by the job's uid."""
-        self._destroys: deque[DestroyRecord] = deque(maxlen=DESTROYS_KEPT)
         self._has_seen_all = False
 
     async def reconcile(self, key: Key) -> None:
@@ -238,7 +235,7 @@ class Reconciler:
             nodes=tuple(self._cache.nodes.values()),
             jobs=tuple(self._cache.jobs.values()),
             not_ready=self._readiness.problem,
-            destroys=tuple(self._destroys),
+            destroys=self._machines.destroys,
             hosts=self._machines.memory,
             images=self._machines.images,
         )
@@ -590,9 +587,8 @@ class Reconciler:
                     await self._attach_key(uid, instance_id, public_key)
             case effects.Destroy(instance_ids):
                 self._destroy(uid, instance_ids)
-            case effects.RecordDestroy(seconds):
-                late = seconds > self._settings.limits.destroy_lag_cap_seconds
-                self._destroys.append(DestroyRecord(self._market.now(), late))
+            case effects.RememberDestroy(record):
+                await self._machines.remember_destroy(record)
             case effects.RecordUnfit(reason, paid_seconds):
                 self.unfit_paid_seconds[reason].append(paid_seconds)
             case effects.RememberMachine(trial):

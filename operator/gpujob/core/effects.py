@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any, Generic, TypeVar
 
 from gpujob.api.reasons import Reason
+from gpujob.core.cost.confidence import DestroyRecord
 from gpujob.core.market.hosts import Trial
 from gpujob.core.market.images import ImageTrial
 
@@ -114,10 +115,10 @@ class Destroy:
 
 
 @dataclass(frozen=True)
-class RecordDestroy:
-    """Remember how long the proof took: the gate's evidence about our own enforcement."""
+class RememberDestroy:
+    """Remember whether a machine was destroyed in time: the gate's evidence about ourselves."""
 
-    seconds: float
+    record: DestroyRecord
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ Effect = (
     | ReadHostKey
     | AttachKey
     | Destroy
-    | RecordDestroy
+    | RememberDestroy
     | RecordUnfit
     | RememberMachine
     | RememberImage

@@ -71,7 +71,8 @@ class World:
     """All that are stored."""
     not_ready: Unavailable | None
     """Why the operator can rent nothing now; None = it can."""
-    destroys: tuple[DestroyRecord, ...]
+    destroys: tuple[DestroyRecord, ...] | None
+    """What is known of our own enforcement; None = it could not be read."""
     hosts: HostMemory
     images: ImageMemory
 

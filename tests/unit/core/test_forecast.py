@@ -106,7 +106,7 @@ def test_what_is_refused_is_told_with_what_there_is() -> None:
         ),
         pytest.param(
             Reason.CONFIDENCE_TOO_LOW,
-            a_world(destroys=(DestroyRecord(at(0), True),) * 50),
+            a_world(destroys=tuple(DestroyRecord(str(n), at(0), True) for n in range(50))),
             quotes(),
             id="late destroys",
         ),

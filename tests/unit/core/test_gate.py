@@ -1,7 +1,6 @@
 """The cost gate: its arithmetic, and every way in which it says no."""
 
 from dataclasses import replace
-from datetime import timedelta
 from fractions import Fraction
 from typing import Any
 
@@ -10,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import NOW, a_spec, an_offer, at, quotes
 
-from gpujob.api.gpujob import GpuJobSpec
+from gpujob.api.gpujob import CONFIDENCE_MAX, GpuJobSpec
 from gpujob.api.reasons import Reason
-from gpujob.core.cost.confidence import DestroyRecord, enforcement_confidence
+from gpujob.core.cost.confidence import DestroyRecord
 from gpujob.core.cost.estimate import Needs, estimate
 from gpujob.core.cost.gate import judge
 from gpujob.core.cost.leased import Leased
@@ -41,7 +40,7 @@ def question(spec: dict[str, Any] | None = None, **changes: Any) -> Question:
 
 def late(count: int, total: int) -> tuple[DestroyRecord, ...]:
     """Recent destroys, some of them late."""
-    return tuple(DestroyRecord(NOW, index < count) for index in range(total))
+    return tuple(DestroyRecord(str(index), NOW, index < count) for index in range(total))
 
 
 def test_the_bound_is_the_sum_that_a_pencil_gives() -> None:
@@ -163,8 +162,14 @@ def test_a_ceiling_of_exactly_the_bound_admits() -> None:
             question(leased=Leased(machines=1, unpriced="machine 7")),
             id="a leased machine of unknown price",
         ),
+        pytest.param(Reason.CONFIDENCE_TOO_LOW, question(destroys=late(2, 10)), id="two were late"),
         pytest.param(
-            Reason.CONFIDENCE_TOO_LOW, question(destroys=late(6, 10)), id="six of ten were late"
+            Reason.CONFIDENCE_TOO_LOW,
+            question(a_spec(cost={"ceiling": "5.00", "confidence": "0.96"}), destroys=late(1, 10)),
+            id="one was late, for whom wants to be sure",
+        ),
+        pytest.param(
+            Reason.CONFIDENCE_TOO_LOW, question(destroys=None), id="its own record is not known"
         ),
     ],
 )
@@ -272,15 +277,23 @@ def test_a_used_up_deadline_says_what_would_do() -> None:
     assert judge(question(a_spec(activeDeadlineSeconds=3701), run_seconds_used=3700))
 
 
-def test_confidence_starts_at_99_percent_and_recovers() -> None:
-    """Without evidence it is an assumption; late destroys weigh half as much after a day."""
-    assert enforcement_confidence((), NOW) == Fraction(99, 100)
-    bad = late(10, 10)
-    low = enforcement_confidence(bad, NOW)
-    later = enforcement_confidence(bad, NOW + timedelta(hours=24))
+def test_the_most_that_a_job_may_ask_for_is_met_without_evidence() -> None:
+    """Else it would be accepted and wait for ever; one late destroy does not shut the others."""
+    sure = a_spec(cost={"ceiling": "5.00", "confidence": CONFIDENCE_MAX})
 
-    assert low == Fraction(99, 110)
-    assert low < later < Fraction(99, 100)
+    assert judge(question(sure))
+    assert judge(question(destroys=late(1, 1)))
+
+
+def test_a_gate_that_two_late_destroys_have_shut_opens_a_day_later() -> None:
+    """It says what the figure is and what it rests on."""
+    with pytest.raises(CostGateError) as refused:
+        judge(question(destroys=late(2, 2)))
+
+    assert "its confidence of 0.938 is below" in refused.value.message
+    assert "0.0 machines were destroyed in time and 2.0 too late" in refused.value.message
+    faded = tuple(replace(one, at=at(-86_400)) for one in late(2, 2))
+    assert judge(question(destroys=faded))
 
 
 @pytest.mark.parametrize(

@@ -1172,7 +1172,7 @@ TABLE = [
             memory=NodeMemory(destroy_sent_at=MONOTONIC - 90),
         ),
         Reason.RELEASED,
-        ["RecordDestroy"],
+        [],
     ),
     (
         "a machine that shows up again is destroyed again",

@@ -35,7 +35,7 @@ def forecast(world: World, spec: GpuJobSpec, quotes: Quotes | Unavailable) -> Jo
         ceiling_usd=spec.cost.ceiling,
         confidence_asked=spec.cost.confidence,
         estimate_usd=format_usd(admission.bound_microusd),
-        confidence=rounded_down(admission.confidence),
+        confidence=rounded_down(admission.enforcement.confidence),
         money_deadline_seconds=admission.money_deadline_seconds,
     )
     return _with_offers(question, told, admission)

@@ -17,7 +17,7 @@ from gpujob.core.cost.choice import (
     needs_of,
     why_dearer,
 )
-from gpujob.core.cost.confidence import enforcement_confidence
+from gpujob.core.cost.confidence import Enforcement, enforcement, rounded_down
 from gpujob.core.cost.estimate import Estimate, Needs, estimate, overhead_seconds, traffic_usd
 from gpujob.core.cost.question import CostGateError, Question
 from gpujob.core.limits import PAGE_LEASES
@@ -38,7 +38,7 @@ class Verdict:
     spent_microusd: int
     fuse_microusd: int
     """The most that this attempt may cost."""
-    confidence: Fraction
+    enforcement: Enforcement
     money_deadline_seconds: int
     """Time from the rent request until the destroy must be sent, so that the fuse holds."""
     passed_over: tuple[Candidate, ...]
@@ -76,13 +76,19 @@ def judge(question: Question) -> Verdict:
     limits, spec = question.limits, question.spec
     check_quotes(question)
     ceiling = floor_usd(spec.cost.ceiling)
-    confidence = enforcement_confidence(question.destroys, question.now)
-    if confidence < Fraction(spec.cost.confidence):
+    if question.destroys is None:
+        raise CostGateError(
+            Reason.CONFIDENCE_TOO_LOW,
+            "how well the operator has destroyed machines in time cannot be read from the "
+            "ConfigMap of machines in its namespace; the operator's log says why",
+        )
+    enforced = enforcement(question.destroys, question.now)
+    if enforced.confidence < Fraction(spec.cost.confidence):
         raise CostGateError(
             Reason.CONFIDENCE_TOO_LOW,
             "the operator destroyed machines too late too often: its confidence of "
-            f"{float(confidence):.3f} is below spec.cost.confidence ({spec.cost.confidence}); it "
-            "recovers with a half-life of 24 h",
+            f"{rounded_down(enforced.confidence)} is below spec.cost.confidence "
+            f"({spec.cost.confidence}); {enforced.basis}",
         )
     needs = needs_of(question)
     leased = question.leased
@@ -145,7 +151,7 @@ def judge(question: Question) -> Verdict:
         ceiling=spec.cost.ceiling,
         spent_microusd=question.spent_microusd,
         fuse_microusd=fuse,
-        confidence=confidence,
+        enforcement=enforced,
         money_deadline_seconds=money_deadline_seconds(
             fuse,
             traffic_microusd=chosen.estimate.traffic_microusd,

@@ -34,7 +34,8 @@ class Question:
     run_seconds_used: float
     quotes: Quotes
     leased: Leased
-    destroys: tuple[DestroyRecord, ...]
+    destroys: tuple[DestroyRecord, ...] | None
+    """What is known of our own enforcement; None = it could not be read."""
     avoided_machines: frozenset[int]
     """Machines on which earlier attempts of this job ended before their workload did."""
     hosts: HostMemory

@@ -216,6 +216,7 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
             update={
                 "estimate_usd": None if bound is None else format_usd(bound),
                 "confidence": None,
+                "confidence_basis": None,
             }
         )
         return Plan(
@@ -227,7 +228,8 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
     cost = job.status.cost.model_copy(
         update={
             "estimate_usd": format_usd(admission.bound_microusd),
-            "confidence": rounded_down(admission.confidence),
+            "confidence": rounded_down(admission.enforcement.confidence),
+            "confidence_basis": admission.enforcement.basis,
         }
     )
     reserved = floor_usd(job.spec.cost.ceiling) - spent

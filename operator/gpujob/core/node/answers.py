@@ -9,6 +9,7 @@ from gpujob.core import effects
 from gpujob.core.effects import Plan
 from gpujob.core.node.blame import blame, evidence_of
 from gpujob.core.node.facts import next_look
+from gpujob.core.node.punctuality import due_at
 from gpujob.core.node.upkeep import up_to_date
 from gpujob.core.observation import NodeObservation
 
@@ -66,6 +67,7 @@ def end(
         message=message[:1024],
         exit_code=exit_code,
         blames=blame(reason, evidence_of(seen)),
+        due_at=due_at(seen),
     )
     update: dict[str, object] = {"end": told}
     if status.run is not None:

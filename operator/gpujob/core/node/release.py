@@ -20,6 +20,7 @@ from gpujob.core.node.facts import (
     own_lease,
     paid_seconds,
 )
+from gpujob.core.node.punctuality import destroy_record
 from gpujob.core.node.rent import answered, proof_starts, record_lease
 from gpujob.core.node.stage import Stage
 from gpujob.core.node.upkeep import with_figures
@@ -43,6 +44,8 @@ def let_go(seen: NodeObservation) -> NodePlan | None:
             todo.append(effects.RememberMachine(trial))
         if (failed := _image_trial(seen)) is not None:
             todo.append(effects.RememberImage(failed))
+        if (record := destroy_record(seen.node, limits)) is not None:
+            todo.append(effects.RememberDestroy(record))
         todo.append(effects.RemoveFinalizer())
     if age >= limits.node_retention_seconds and not seen.node.metadata.is_being_deleted:
         todo.append(effects.DeleteNode())
@@ -120,10 +123,6 @@ def give_back(seen: NodeObservation) -> NodePlan | None:
         if not _had_machine(status):
             return _release(seen, 0, ())
         learnt: list[effects.Effect] = []
-        if status.lease is not None:
-            # Without a recorded machine the proof took longer, which says nothing about destroys.
-            seconds = (world.now - status.end.at).total_seconds()
-            learnt.append(effects.RecordDestroy(seconds))
         if Reason(status.end.reason).kind.is_misfit and status.rent is not None:
             paid = paid_seconds(seen) - unpaid_seconds(seen)
             learnt.append(effects.RecordUnfit(Reason(status.end.reason), paid))
@@ -133,9 +132,12 @@ def give_back(seen: NodeObservation) -> NodePlan | None:
         return record_lease(seen, found[0])
     # The provider's answer to a destroy proves nothing, so the machine counts as leased until then.
     targets = _to_destroy(seen)
+    # The time from then on may not be charged, and no figure that is shown goes down.
+    told = status if _is_unlisted(seen) else with_figures(seen)
+    if targets and status.destroy_asked_at is None:
+        told = told.model_copy(update={"destroy_asked_at": world.now})
     return Plan(
-        # The time from then on may not be charged, and no figure that is shown goes down.
-        status=status if _is_unlisted(seen) else with_figures(seen),
+        status=told,
         reason=Reason.RELEASING,
         message=f"{end_message(status)}; waiting for the proof that the machine is gone",
         effects=(effects.Destroy(tuple(sorted(targets))),) if targets else (),

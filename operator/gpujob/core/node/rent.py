@@ -147,7 +147,7 @@ def _marker(seen: NodeObservation, admission: Verdict, account_id: int) -> RentM
         upload_usd_per_gb=format_usd(micro_up(offer.upload_usd_per_gb)),
         traffic_reserve_usd=format_usd(admission.estimate.traffic_microusd),
         estimate_usd=format_usd(admission.estimate.total_microusd),
-        confidence=rounded_down(admission.confidence),
+        confidence=rounded_down(admission.enforcement.confidence),
         fuse_usd=format_usd(admission.fuse_microusd),
         money_deadline_seconds=admission.money_deadline_seconds,
         contract_seconds=int(offer.contract_seconds),
