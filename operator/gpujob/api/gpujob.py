@@ -576,9 +576,10 @@ class GpuJobSpec(Model):
         Field(
             ge=1,
             le=31_536_000,
-            description="Seconds that the workload may run, summed over all attempts. Waiting and "
-            "booting do not count. Without it the cost has no bound, so the job waits until it is "
-            "set. It may be raised while the job runs, never lowered.",
+            description="Seconds that the workload may run, summed over all attempts. Waiting, "
+            "booting and the silence of a lost machine do not count. Without it the cost has no "
+            "bound, so the job waits until it is set. It may be raised while the job runs, never "
+            "lowered.",
             examples=[3600],
         ),
     ] = None

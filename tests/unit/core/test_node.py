@@ -535,6 +535,47 @@ TABLE = [
         ["Destroy"],
     ),
     (
+        "a machine that is silent when its deadline passes is lost, not overdue",
+        node_observation(
+            running(-4000, -3600),
+            world=listed(),
+            report=a_report(machine_contact_age_seconds=31.0),
+        ),
+        Reason.HOST_LOST,
+        [],
+    ),
+    (
+        "a moment of silence is none",
+        node_observation(
+            running(-4000, -3600),
+            world=listed(),
+            report=a_report(machine_contact_age_seconds=30.0),
+        ),
+        Reason.STOPPING,
+        [],
+    ),
+    (
+        "nor is one that was heard for long enough",
+        node_observation(
+            running(-4000, -3650),
+            world=listed(),
+            report=a_report(machine_contact_age_seconds=50.0),
+        ),
+        Reason.STOPPING,
+        [],
+    ),
+    (
+        "a driver that is silent itself bears no witness",
+        node_observation(
+            running(-4000, -3600),
+            world=listed(),
+            report=a_report(machine_contact_age_seconds=31.0),
+            driver_silence_seconds=31.0,
+        ),
+        Reason.STOPPING,
+        [],
+    ),
+    (
         "at the deadline the workload is told to end",
         node_observation(running(-4000, -3600), world=listed()),
         Reason.STOPPING,
@@ -1501,6 +1542,17 @@ def test_the_run_is_measured_on_our_clock() -> None:
 
     assert plan.status.run is not None
     assert plan.status.run.seconds == 20
+
+
+def test_only_seconds_in_which_the_machine_was_heard_are_run_seconds() -> None:
+    """The silence of a lost machine does not use up the job's deadline."""
+    report = a_report(machine_contact_age_seconds=900.0)
+    plan = plan_node(node_observation(running(-2000, -1500), world=listed(), report=report))
+
+    assert plan.status.end is not None
+    assert plan.status.end.reason == Reason.HOST_LOST
+    assert plan.status.run is not None
+    assert plan.status.run.seconds == 600
 
 
 def test_the_next_look_comes_in_time_for_the_deadline() -> None:

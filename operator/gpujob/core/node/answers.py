@@ -8,7 +8,7 @@ from gpujob.api.reasons import Reason
 from gpujob.core import effects
 from gpujob.core.effects import Plan
 from gpujob.core.node.blame import blame, evidence_of
-from gpujob.core.node.facts import next_look
+from gpujob.core.node.facts import machine_silence, next_look
 from gpujob.core.node.punctuality import due_at
 from gpujob.core.node.upkeep import up_to_date
 from gpujob.core.observation import NodeObservation
@@ -71,7 +71,8 @@ def end(
     )
     update: dict[str, object] = {"end": told}
     if status.run is not None:
-        ran = (now - status.run.started_at).total_seconds() if run_seconds is None else run_seconds
+        heard = (now - status.run.started_at).total_seconds() - machine_silence(seen)
+        ran = heard if run_seconds is None else run_seconds
         update["run"] = status.run.model_copy(update={"seconds": ceil(max(ran, 0.0))})
     elif run_seconds is not None:
         started = now - timedelta(seconds=run_seconds)

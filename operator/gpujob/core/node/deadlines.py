@@ -3,6 +3,7 @@
 from gpujob.api.reasons import Reason
 from gpujob.core.node.answers import NodePlan, end, stop
 from gpujob.core.node.facts import (
+    machine_silence,
     paid_seconds,
     ran_seconds,
     stop_seconds,
@@ -36,6 +37,11 @@ def enforce_active_deadline(seen: NodeObservation) -> NodePlan | None:
     job, run = seen.job, seen.node.status.run
     deadline = job.spec.active_deadline_seconds if job else None
     if run is not None and deadline is not None and ran_seconds(seen) >= deadline:
+        silence = machine_silence(seen)
+        if ran_seconds(seen) - silence < deadline:
+            # Nobody knows whether the workload still ran: silence does not count.
+            words = f"the machine had not answered for {silence:.0f} s when the deadline passed"
+            return end(seen, Reason.HOST_LOST, words)
         return stop(
             seen,
             Reason.DEADLINE_EXCEEDED,

@@ -248,6 +248,15 @@ def witnesses(seen: NodeObservation) -> Witnesses:
     )
 
 
+def machine_silence(seen: NodeObservation) -> float:
+    """Returns for how long the machine has not answered its driver; 0 if it is but a moment, or if
+    no driver could say."""
+    if seen.node.status.rent is None:
+        return 0.0
+    silent = witnesses(seen).silent_seconds or 0.0
+    return silent if silent > PRESENT_SECONDS else 0.0
+
+
 def end_message(status: GpuNodeStatus) -> str:
     """Returns a message for people: why the attempt ended; empty if it did not."""
     return f"{status.end.reason}: {status.end.message}" if status.end else ""
