@@ -36,6 +36,8 @@ NEAREST = {
     "adapters/transport.py": "tests/contract/test_transport_client.py",
     "controller/transport.py": "tests/integration/test_tls.py",
     "controller/cache.py": "tests/simulation/test_cache.py",
+    "controller/leader_lock.py": "tests/simulation/test_lock.py",
+    "controller/machine_book.py": "tests/simulation/test_evidence.py",
     "controller/market_watch.py": "tests/simulation/test_clocks.py",
     "controller/reconcile.py": "tests/simulation/test_logins.py tests/simulation/test_cache.py "
     "tests/simulation/test_caps.py",
@@ -48,6 +50,7 @@ NEAREST = {
     "core/market/images.py": "tests/unit/core/test_images.py",
     "core/node/blame.py": "tests/unit/core/test_blame.py",
     "core/node/contact.py": "tests/unit/core/test_contact.py",
+    "core/node/punctuality.py": "tests/unit/core/test_punctuality.py",
     "core/node/release.py": "tests/simulation/test_clocks.py tests/unit/core",
     "driver/checkpoint.py": "tests/contract/test_checkpoint.py",
     "driver/files.py": "tests/contract/test_files.py",
@@ -494,6 +497,38 @@ FAULTS = (
         "core/cost/gate.py",
         "if bound - cheapest.traffic_microusd <= ceiling:",
         "if bound <= ceiling:",
+    ),
+    Fault(
+        "no second is left to run, and it is rented",
+        "core/cost/choice.py",
+        "if run_seconds <= 0:",
+        "if run_seconds < 0:",
+    ),
+    Fault(
+        "late is only what was decided",
+        "core/node/punctuality.py",
+        "(asked - (end.due_at or end.at)).total_seconds()",
+        "(asked - end.at).total_seconds()",
+    ),
+    Fault(
+        "a late proof is our fault",
+        "core/node/punctuality.py",
+        "late = (asked - ",
+        "late = (gone - ",
+    ),
+    Fault(
+        "a spoilt record is an empty one",
+        "controller/machine_book.py",
+        """problem=str(error)[:500])
+        return None""",
+        """problem=str(error)[:500])
+        return ()""",
+    ),
+    Fault(
+        "silence is run time",
+        "core/node/deadlines.py",
+        "if ran_seconds(seen) - silence < deadline:",
+        "if silence < 0:",
     ),
     # --- The provider's pace ------------------------------------------------------------------
     Fault(
@@ -1096,6 +1131,12 @@ FAULTS = (
         """            log.warning("lock_unreachable", problem=str(error))
             return True
         log.info("lock_released")""",
+    ),
+    Fault(
+        "who answers a read leads",
+        "controller/leader_lock.py",
+        'if seen[0] == before[0] not in ("", self._identity) and seen != before:',
+        "if seen[1]:",
     ),
     # --- HTTP API -----------------------------------------------------------------------------
     Fault(
