@@ -295,7 +295,8 @@ class Account:
     ours: Decimal
     ledger: Decimal
     slack: Decimal
-    """How far the operator's figure may exceed the ledger: the lag cap at each attempt's rate."""
+    """How far the operator's figure may exceed the ledger: for each attempt the lag cap at its
+    rate, and the traffic that was reserved for what no listing showed."""
 
     def faults(self) -> list[str]:
         """Returns what is wrong with the money."""
@@ -323,11 +324,17 @@ WANTED = {
 def accounts(stage: Stage, namespace: str = "demo") -> list[Account]:
     """Returns the account of every job."""
     ledger = stage.ledger()
+    nodes = stage.get("gpunodes", namespace)
     found = []
     for job in stage.get("gpujobs", namespace):
         uid = job["metadata"]["uid"]
         leases = [entry for entry in ledger if (entry["label"] or "").endswith(f"/{uid}")]
         rates = sum((Decimal(entry["usd_per_hour"]) for entry in leases), Decimal(0))
+        reserves = [
+            Decimal(node["status"]["rent"]["trafficReserveUSD"])
+            for node in nodes
+            if node["spec"]["jobRef"]["uid"] == uid and "rent" in node["status"]
+        ]
         status = job["status"]
         found.append(
             Account(
@@ -337,7 +344,7 @@ def accounts(stage: Stage, namespace: str = "demo") -> list[Account]:
                 ceiling=Decimal(job["spec"]["cost"]["ceiling"]),
                 ours=Decimal(status["cost"]["spentUSD"]),
                 ledger=sum((Decimal(entry["total_usd"]) for entry in leases), Decimal(0)),
-                slack=rates * LAG_CAP_SECONDS / 3600,
+                slack=rates * LAG_CAP_SECONDS / 3600 + sum(reserves, Decimal(0)),
             )
         )
     return found

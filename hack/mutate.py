@@ -253,8 +253,14 @@ FAULTS = (
     Fault(
         "traffic that cannot be read costs nothing",
         "core/node/charge.py",
-        "Fraction(cap) if one is None else one",
-        "one or Fraction(0)",
+        "return accrued_microusd(seen, unpaid_seconds=unpaid) + unseen",
+        "return accrued_microusd(seen, unpaid_seconds=unpaid)",
+    ),
+    Fault(
+        "what a machine has moved is forgotten with its leader",
+        "core/node/traffic.py",
+        'return status.model_copy(update={"traffic": shown})',
+        "return status",
     ),
     Fault("the request is repeated", "adapters/vast.py", "data=once(),", "data=payload,"),
     Fault("a late request is sent", "adapters/vast.py", "if left <= 0:", "if left <= -3600:"),

@@ -138,6 +138,8 @@ def marker(seconds: float = -40, **changes: Any) -> dict[str, Any]:
         "downloadUSDPerGB": "0.002000",
         "uploadUSDPerGB": "0.002000",
         "trafficReserveUSD": "0.100000",
+        "downloadMbps": 80,
+        "uploadMbps": 40,
         "estimateUSD": "0.600000",
         "confidence": "0.990",
         "fuseUSD": "5.000000",

@@ -222,7 +222,7 @@ def test_every_job_comes_to_its_end_and_nothing_is_left(stage: Stage, seen: Seen
 
 
 def test_our_figure_is_just_above_the_ledger(stage: Stage, seen: Seen) -> None:
-    """ledger <= ours <= ledger + rate x lag cap per attempt, for every job."""
+    """ledger <= ours <= ledger + rate x lag cap + reserved traffic per attempt, for every job."""
     rows = accounts(stage)
 
     assert [fault for row in rows for fault in row.faults()] == []

@@ -97,6 +97,26 @@ class RentMarker(Model):
             alias="trafficReserveUSD", description="Part of the fuse that is reserved for traffic."
         ),
     ]
+    download_mbps: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=10_000_000,
+            description="Mbit/s that the machine's line downloads according to the offer, rounded "
+            "up. What no listing has shown is charged as what this line could carry.",
+            examples=[800],
+        ),
+    ] = None
+    upload_mbps: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=10_000_000,
+            description="Mbit/s that the machine's line uploads according to the offer, rounded "
+            "up.",
+            examples=[400],
+        ),
+    ] = None
     estimate_usd: Annotated[
         Amount, Field(alias="estimateUSD", description="Upper bound of this attempt's cost.")
     ]
@@ -225,6 +245,37 @@ class LeaseStatus(Model):
             examples=["2026-01-01T12:00:00Z"],
         ),
     ] = None
+
+
+class TrafficStatus(Model):
+    """What the machine has moved, by the provider's counters. These figures only grow."""
+
+    download_mb: Annotated[
+        int,
+        Field(
+            alias="downloadMB",
+            ge=0,
+            description="Megabytes downloaded: the most that a listing has shown, rounded up.",
+            examples=[12_500],
+        ),
+    ] = 0
+    upload_mb: Annotated[
+        int,
+        Field(
+            alias="uploadMB",
+            ge=0,
+            description="Megabytes uploaded: the most that a listing has shown, rounded up.",
+            examples=[340],
+        ),
+    ] = 0
+    as_of: Annotated[
+        Time,
+        Field(
+            description="When a listing showed both counters. What the machine moved later is not "
+            "in them.",
+            examples=["2026-01-01T12:00:00Z"],
+        ),
+    ]
 
 
 class AddressStatus(Model):
@@ -427,6 +478,9 @@ class GpuNodeStatus(Model):
         Field(description="Set when it is certain that the request rented nothing."),
     ] = None
     lease: Annotated[LeaseStatus | None, Field(description="The machine that is paid for.")] = None
+    traffic: Annotated[
+        TrafficStatus | None, Field(description="What the machine has moved, as listings show it.")
+    ] = None
     machine: Annotated[MachineStatus | None, Field(description="How to reach the machine.")] = None
     measured: Annotated[
         MeasuredStatus | None, Field(description="What was measured on the machine itself.")

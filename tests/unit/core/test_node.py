@@ -1342,6 +1342,11 @@ def test_the_marker_holds_all_that_the_request_is_judged_by() -> None:
     assert '[ "$down" -gt 10000 ] || [ "$up" -gt 1000 ]' in request.start_script, "the job's caps"
 
 
+def without_line(status: dict[str, Any]) -> dict[str, Any]:
+    """The same node on a machine that moves nothing."""
+    return status | {"rent": marker(-3600, downloadMbps=0, uploadMbps=0)}
+
+
 @pytest.mark.parametrize(
     ("status", "listings", "cost"),
     [
@@ -1355,7 +1360,7 @@ def test_a_released_machine_is_charged_until_it_was_surely_gone(
 ) -> None:
     """From the rent request, at the highest price seen, rounded up."""
     seen = node_observation(
-        ended(status),
+        ended(without_line(status)),
         world=a_world(*(a_listing(ago=ago) for ago in listings)),
         memory=NodeMemory(destroy_sent_at=MONOTONIC - 90),
     )
@@ -1364,21 +1369,25 @@ def test_a_released_machine_is_charged_until_it_was_surely_gone(
 
 
 @pytest.mark.parametrize(
-    ("counted", "cost"),
+    ("counted", "rent", "cost"),
     [
-        ({}, "0.403887"),
-        # Two dollars per thousand GB; the caps are 10 GB down and 1 GB up.
-        ({"download_gb": Fraction(5)}, "0.413887"),
-        ({"download_gb": None}, "0.423887"),
-        ({"upload_gb": None}, "0.405887"),
+        # $0.403887 for the time; in 89.1 s 80 Mbit/s down and 40 up carry 1.3365 GB, $0.002 each.
+        pytest.param({}, {}, "0.406560", id="what its line carries"),
+        pytest.param({"download_gb": Fraction(5)}, {}, "0.416560", id="beyond what was counted"),
+        pytest.param({"download_gb": Fraction(49)}, {}, "0.503887", id="not beyond the reserve"),
+        pytest.param({"download_gb": Fraction(70)}, {}, "0.543887", id="what was counted counts"),
+        pytest.param({"download_gb": None}, {}, "0.503887", id="a counter that cannot be read"),
+        pytest.param({"upload_gb": None}, {}, "0.503887", id="nor the other"),
+        pytest.param({}, {"downloadMbps": None}, "0.503887", id="a line that is not known"),
     ],
 )
-def test_traffic_that_cannot_be_read_is_charged_up_to_its_cap(
-    counted: dict[str, Any], cost: str
+def test_what_no_listing_showed_is_charged_by_the_reserve(
+    counted: dict[str, Any], rent: dict[str, Any], cost: str
 ) -> None:
-    """Unknown is not zero."""
+    """Unknown is not zero: from the last counters until the machine was surely gone."""
+    status = ended(running(-3600)) | {"rent": marker(-3600, **rent)}
     seen = node_observation(
-        ended(running(-3600)),
+        status,
         world=a_world(a_listing(a_lease(**counted), ago=99), a_listing(ago=30), a_listing(ago=10)),
         memory=NodeMemory(destroy_sent_at=MONOTONIC - 90),
     )
@@ -1400,7 +1409,7 @@ def test_a_machine_that_a_listing_left_out_is_charged_on() -> None:
     """It was shown again after that."""
     left_out = (a_listing(ago=85), a_listing(ago=69), a_listing(a_lease(), ago=54))
     seen = node_observation(
-        ended(running(-3600)),
+        ended(without_line(running(-3600))),
         world=a_world(*left_out, a_listing(ago=29), a_listing(ago=10)),
         memory=NodeMemory(destroy_sent_at=MONOTONIC - 90),
     )
@@ -1603,3 +1612,54 @@ def test_what_an_attempt_says_of_its_machine(status: Any, failed: bool | None) -
 
     assert [trial.failed for trial in told] == ([] if failed is None else [failed])
     assert all((trial.machine_id, trial.host_id) == (100, 10) for trial in told)
+
+
+MOVED = {"downloadMB": 5000, "uploadMB": 300, "asOf": stamp(-60)}
+
+
+@pytest.mark.parametrize(
+    ("stored", "listings", "counts"),
+    [
+        pytest.param(None, [{"download_gb": Fraction(5)}], (5000, 0), id="as it is seen"),
+        pytest.param(
+            None,
+            [
+                {"download_gb": Fraction(1), "upload_gb": Fraction(2)},
+                {"download_gb": Fraction(3), "upload_gb": Fraction(1)},
+            ],
+            (3000, 2000),
+            id="the largest of each",
+        ),
+        pytest.param(MOVED, [{"upload_gb": Fraction("0.3000001")}], (5000, 301), id="rounded up"),
+        pytest.param(MOVED, [{"download_gb": Fraction(4)}], (5000, 300), id="it never goes down"),
+        pytest.param(MOVED, [{"download_gb": None}], (5000, 300), id="unreadable"),
+    ],
+)
+@pytest.mark.parametrize("status", [running(), ended(running()), leased()])
+def test_what_a_machine_has_moved_is_stored_in_the_pass_that_sees_it(
+    status: dict[str, Any], stored: Any, listings: list[dict[str, Any]], counts: tuple[int, int]
+) -> None:
+    """Also if the figures of the cost are fresh: another process has none of these listings."""
+    shown = [a_listing(a_lease(**one), ago=16 - n) for n, one in enumerate(listings)]
+    held = {"accruedUSD": "0.1", "asOf": stamp(-1)} | ({"traffic": stored} if stored else {})
+    told = plan_node(node_observation(status | held, world=a_world(*shown))).status.traffic
+
+    assert told is not None
+    assert (told.download_mb, told.upload_mb) == counts
+
+
+def test_what_was_stored_of_the_traffic_is_charged_whoever_releases_it() -> None:
+    """A new leader has no listing that shows the machine."""
+    status = ended(running(-3600)) | {"traffic": MOVED | {"asOf": stamp(-9.9)}}
+    seen = node_observation(
+        status,
+        world=gone(30, 10),
+        memory=NodeMemory(destroy_sent_at=MONOTONIC - 90),
+    )
+    plan = plan_node(seen)
+
+    # Two dollars per thousand GB.
+    assert plan.status.accrued_usd == "0.414487"
+    assert plan.status.traffic is not None
+    later = plan_node(replace(seen, node=a_node(status | {"accruedUSD": "0.500000"})))
+    assert later.status.accrued_usd == "0.500000", "what was told is never taken back"

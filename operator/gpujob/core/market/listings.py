@@ -94,3 +94,8 @@ def leases_of(listing: Listing, mark: Mark) -> tuple[Lease, ...]:
     label = str(mark)
     found = (lease for lease in listing.leases if lease.mark == label)
     return tuple(sorted(found, key=lambda lease: lease.instance_id))
+
+
+def recorded(listing: Listing, instance_id: int) -> Lease | None:
+    """Returns the machine with this number; None = it is not listed."""
+    return next((lease for lease in listing.leases if lease.instance_id == instance_id), None)

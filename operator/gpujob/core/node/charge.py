@@ -1,10 +1,12 @@
 """The most that an attempt can have cost, by the clock and the listings."""
 
-from collections.abc import Iterable
+from datetime import datetime, timedelta
 from fractions import Fraction
 
+from gpujob.api.gpunode import RentMarker, TrafficStatus
 from gpujob.core.money import micro_up, over_time, parse_usd
 from gpujob.core.node.facts import gone_at
+from gpujob.core.node.traffic import traffic_shown
 from gpujob.core.observation import NodeObservation
 
 
@@ -13,7 +15,7 @@ def accrued_microusd(seen: NodeObservation, *, unpaid_seconds: float = 0.0) -> i
     at the highest price seen, plus the listed traffic.
 
     Loading is charged like running, because the provider may do so: the figure is an upper bound.
-    Traffic after the last listing is not in it.
+    What no listing has shown of the traffic is not in it.
     """
     status = seen.node.status
     if status.rent is None or not seen.stage.may_hold_machine:
@@ -23,24 +25,31 @@ def accrued_microusd(seen: NodeObservation, *, unpaid_seconds: float = 0.0) -> i
         rate = max(rate, parse_usd(status.lease.usd_per_hour))
     seconds = (seen.world.now - status.rent.requested_at).total_seconds() - unpaid_seconds
     time = over_time(rate, seconds)
-    rows = [
-        row
-        for listing in seen.world.listings
-        for row in listing.leases
-        if status.lease is not None and row.instance_id == status.lease.instance_id
-    ]
-    data = seen.job.spec.data if seen.job is not None else None
-    down = _most((row.download_gb for row in rows), data.max_download_gb if data else 0)
-    up = _most((row.upload_gb for row in rows), data.max_upload_gb if data else 0)
-    traffic = down * Fraction(status.rent.download_usd_per_gb) + up * Fraction(
-        status.rent.upload_usd_per_gb
-    )
-    return time + micro_up(traffic)
+    return time + micro_up(_counted_usd(status.rent, traffic_shown(seen)))
 
 
-def _most(counted: Iterable[Fraction | None], cap: int) -> Fraction:
-    """Returns the highest count of GB; one that cannot be read may be as high as the job's cap."""
-    return max((Fraction(cap) if one is None else one for one in counted), default=Fraction(0))
+def _counted_usd(rent: RentMarker, moved: TrafficStatus | None) -> Fraction:
+    if moved is None:
+        return Fraction(0)
+    down = moved.download_mb * Fraction(rent.download_usd_per_gb)
+    return (down + moved.upload_mb * Fraction(rent.upload_usd_per_gb)) / 1000
+
+
+def _unseen_microusd(seen: NodeObservation, rent: RentMarker, gone: datetime) -> int:
+    """Returns the most that the machine can have moved after a listing last showed its counters.
+
+    That is what its line carries, but with what was counted no more than is reserved: the caps of
+    the job hold on the machine as well, and the gate reckoned with the time to see that they do.
+    """
+    moved = traffic_shown(seen)
+    left = Fraction(rent.traffic_reserve_usd) - _counted_usd(rent, moved)
+    if rent.download_mbps is None or rent.upload_mbps is None:
+        return micro_up(max(left, Fraction(0)))
+    seconds = (gone - (moved.as_of if moved else rent.requested_at)).total_seconds()
+    per_second = rent.download_mbps * Fraction(rent.download_usd_per_gb)
+    per_second += rent.upload_mbps * Fraction(rent.upload_usd_per_gb)
+    carried = Fraction(max(seconds, 0.0)) * per_second / 8000
+    return micro_up(max(min(carried, left), Fraction(0)))
 
 
 def charge_microusd(seen: NodeObservation) -> int:
@@ -52,9 +61,12 @@ def charge_microusd(seen: NodeObservation) -> int:
     listing after the destroy that did not show it, if no later one did. The proof takes longer, and
     that time is not charged.
     """
-    if seen.node.status.rent is None:
+    rent = seen.node.status.rent
+    if rent is None:
         return parse_usd(seen.node.spec.reserved_usd)
-    return accrued_microusd(seen, unpaid_seconds=unpaid_seconds(seen))
+    unpaid = unpaid_seconds(seen)
+    unseen = _unseen_microusd(seen, rent, seen.world.now - timedelta(seconds=unpaid))
+    return accrued_microusd(seen, unpaid_seconds=unpaid) + unseen
 
 
 def unpaid_seconds(seen: NodeObservation) -> float:

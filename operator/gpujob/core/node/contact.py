@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from gpujob.api.gpunode import GpuNode
 from gpujob.core.limits import Limits
-from gpujob.core.market.listings import Listing
+from gpujob.core.market.listings import Listing, recorded
 
 DENYING_STATUSES = ("exited", "offline", "stopped", "unknown")
 """Words of the provider by which a machine does not run."""
@@ -70,10 +70,10 @@ def denied_since(before: float | None, node: GpuNode, listing: Listing | None) -
     None = the latest does not deny it. `before` is what was returned at the last look. A listing
     without the machine says nothing.
     """
-    recorded = node.status.lease
-    if recorded is None or listing is None:
+    lease = node.status.lease
+    if lease is None or listing is None:
         return None
-    shown = next((one for one in listing.leases if one.instance_id == recorded.instance_id), None)
+    shown = recorded(listing, lease.instance_id)
     if shown is None:
         return before
     if shown.status not in DENYING_STATUSES:

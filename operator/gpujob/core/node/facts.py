@@ -9,7 +9,7 @@ from gpujob.api.reasons import Blame, Reason
 from gpujob.api.transport import DriverReport, Outcome, Usage
 from gpujob.core.market.absence import absence_proved_at
 from gpujob.core.market.images import Found, ImageTrial
-from gpujob.core.market.listings import Lease, leases_of
+from gpujob.core.market.listings import Lease, leases_of, recorded
 from gpujob.core.node.contact import Health, Witnesses, health
 from gpujob.core.observation import NodeObservation
 
@@ -29,11 +29,10 @@ def marked_leases(seen: NodeObservation) -> tuple[Lease, ...]:
 
 def own_lease(seen: NodeObservation, back: int = 1) -> Lease | None:
     """Returns the recorded machine in the latest complete listing, or in the `back`-th latest."""
-    recorded, listings = seen.node.status.lease, seen.world.listings
-    if recorded is None or len(listings) < back:
+    lease, listings = seen.node.status.lease, seen.world.listings
+    if lease is None or len(listings) < back:
         return None
-    rows = listings[-back].leases
-    return next((row for row in rows if row.instance_id == recorded.instance_id), None)
+    return recorded(listings[-back], lease.instance_id)
 
 
 def is_repeated(seen: NodeObservation, holds: Callable[[Lease], bool]) -> bool:

@@ -8,7 +8,7 @@ from gpujob.core import effects
 from gpujob.core.effects import Plan
 from gpujob.core.market.hosts import Trial
 from gpujob.core.market.images import Found, ImageTrial
-from gpujob.core.money import format_usd
+from gpujob.core.money import format_usd, parse_usd
 from gpujob.core.node.answers import NodePlan, account_doubt, end
 from gpujob.core.node.charge import charge_microusd, unpaid_seconds
 from gpujob.core.node.facts import (
@@ -23,6 +23,7 @@ from gpujob.core.node.facts import (
 from gpujob.core.node.punctuality import destroy_record
 from gpujob.core.node.rent import answered, proof_starts, record_lease
 from gpujob.core.node.stage import Stage
+from gpujob.core.node.traffic import traffic_shown, with_traffic
 from gpujob.core.node.upkeep import with_figures
 from gpujob.core.observation import NodeObservation
 
@@ -126,14 +127,16 @@ def give_back(seen: NodeObservation) -> NodePlan | None:
         if Reason(status.end.reason).kind.is_misfit and status.rent is not None:
             paid = paid_seconds(seen) - unpaid_seconds(seen)
             learnt.append(effects.RecordUnfit(Reason(status.end.reason), paid))
-        return _release(seen, charge_microusd(seen), tuple(learnt))
+        # What was told of the cost is never taken back.
+        cost = max(charge_microusd(seen), parse_usd(status.accrued_usd or "0"))
+        return _release(seen, cost, tuple(learnt))
     if status.lease is None and (found := marked_leases(seen)):
         # The machine appears only now. It must be charged, so it is recorded before its destroy.
         return record_lease(seen, found[0])
     # The provider's answer to a destroy proves nothing, so the machine counts as leased until then.
     targets = _to_destroy(seen)
     # The time from then on may not be charged, and no figure that is shown goes down.
-    told = status if _is_unlisted(seen) else with_figures(seen)
+    told = with_traffic(seen) if _is_unlisted(seen) else with_figures(seen)
     if targets and status.destroy_asked_at is None:
         told = told.model_copy(update={"destroy_asked_at": world.now})
     return Plan(
@@ -195,7 +198,12 @@ def _release(
 ) -> NodePlan:
     now = seen.world.now
     status = seen.node.status.model_copy(
-        update={"released_at": now, "accrued_usd": format_usd(cost_microusd), "as_of": now}
+        update={
+            "released_at": now,
+            "accrued_usd": format_usd(cost_microusd),
+            "as_of": now,
+            "traffic": traffic_shown(seen),
+        }
     )
     return Plan(
         status=status,

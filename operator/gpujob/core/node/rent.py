@@ -146,6 +146,8 @@ def _marker(seen: NodeObservation, admission: Verdict, account_id: int) -> RentM
         download_usd_per_gb=format_usd(micro_up(offer.download_usd_per_gb)),
         upload_usd_per_gb=format_usd(micro_up(offer.upload_usd_per_gb)),
         traffic_reserve_usd=format_usd(admission.estimate.traffic_microusd),
+        download_mbps=ceil(offer.download_mbps),
+        upload_mbps=ceil(offer.upload_mbps),
         estimate_usd=format_usd(admission.estimate.total_microusd),
         confidence=rounded_down(admission.enforcement.confidence),
         fuse_usd=format_usd(admission.fuse_microusd),

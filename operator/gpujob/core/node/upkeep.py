@@ -5,6 +5,7 @@ from gpujob.api.workload import ProgressStatus, UsageStatus
 from gpujob.core.money import format_usd, parse_usd
 from gpujob.core.node.charge import accrued_microusd
 from gpujob.core.node.facts import can_be_reached, due_in, own_lease, present_report, reached
+from gpujob.core.node.traffic import traffic_shown, with_traffic
 from gpujob.core.observation import NodeObservation
 
 QUIET_SECONDS = 2.0
@@ -30,21 +31,24 @@ def up_to_date(seen: NodeObservation) -> GpuNodeStatus:
 
 
 def with_figures(seen: NodeObservation) -> GpuNodeStatus:
-    """Returns the status with figures of the cost and of the run that are not too old."""
-    status, world = seen.node.status, seen.world
-    if status.rent is None:
-        return status
+    """Returns the status with what the machine has moved, and with figures of the cost and of the
+    run that are not too old."""
+    world = seen.world
+    if seen.node.status.rent is None or 0 < due_in(seen) < QUIET_SECONDS:
+        return seen.node.status
+    status = with_traffic(seen)
     fresh = (
         status.as_of is not None
         and (world.now - status.as_of).total_seconds() < world.limits.status_seconds
     )
-    if fresh or 0 < due_in(seen) < QUIET_SECONDS:
+    if fresh:
         return status
     told = parse_usd(status.accrued_usd or "0")
     return status.model_copy(
         update={
             "accrued_usd": format_usd(max(accrued_microusd(seen), told)),
             "as_of": world.now,
+            "traffic": traffic_shown(seen),
             "run": _run_told(seen),
         }
     )

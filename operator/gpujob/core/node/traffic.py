@@ -1,0 +1,56 @@
+"""What a node's machine has moved: the provider's counters, kept with the node.
+
+A counter is in the listings alone, and what a process remembers of those ends with it. So what a
+pass sees is stored in that pass, and nothing that is stored goes down again.
+"""
+
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from math import ceil
+
+from gpujob.api.gpunode import GpuNodeStatus, TrafficStatus
+from gpujob.core.market.listings import recorded
+from gpujob.core.observation import NodeObservation
+
+_EVER = datetime.min.replace(tzinfo=UTC)
+
+
+def traffic_shown(seen: NodeObservation) -> TrafficStatus | None:
+    """Returns the highest counts that were stored or are listed; None = none was ever readable."""
+    told, lease, world = seen.node.status.traffic, seen.node.status.lease, seen.world
+    if lease is None:
+        return told
+    # Earlier listings were taken in by the pass that stored this; nothing was stored in the future.
+    since = told.as_of if told is not None and told.as_of <= world.now else _EVER
+    for listing in world.listings:
+        at = world.now - timedelta(seconds=world.monotonic - listing.requested_at)
+        row = recorded(listing, lease.instance_id) if at > since else None
+        if row is not None and row.download_gb is not None and row.upload_gb is not None:
+            told = _grown(told, at, row.download_gb, row.upload_gb)
+    return told
+
+
+def with_traffic(seen: NodeObservation) -> GpuNodeStatus:
+    """Returns the status with the counts that listings show, if they are higher than the stored."""
+    status, shown = seen.node.status, traffic_shown(seen)
+    told = status.traffic
+    if shown is None or (told is not None and _counts(shown) == _counts(told)):
+        return status
+    return status.model_copy(update={"traffic": shown})
+
+
+def _counts(one: TrafficStatus) -> tuple[int, int]:
+    return one.download_mb, one.upload_mb
+
+
+def _grown(
+    told: TrafficStatus | None, at: datetime, download_gb: Fraction, upload_gb: Fraction
+) -> TrafficStatus:
+    down, up = ceil(download_gb * 1000), ceil(upload_gb * 1000)
+    if told is None:
+        return TrafficStatus(download_mb=down, upload_mb=up, as_of=at)
+    return TrafficStatus(
+        download_mb=max(told.download_mb, down),
+        upload_mb=max(told.upload_mb, up),
+        as_of=max(told.as_of, at),
+    )
