@@ -359,6 +359,12 @@ FAULTS = (
         "doubtful = False",
     ),
     Fault(
+        "a number is enough to destroy a machine",
+        "core/node/release.py",
+        "return bool(seen.world.listings) and not is_anothers_number(seen)",
+        "return True",
+    ),
+    Fault(
         "any account's listing proves absence",
         "core/market/absence.py",
         "if seen or doubtful or listing.account_id != account_id:",

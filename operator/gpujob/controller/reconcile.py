@@ -63,6 +63,7 @@ from gpujob.core.machine.driver_pod import KEY_FILE, driver_pod_name, key_secret
 from gpujob.core.machine.ports import service_name
 from gpujob.core.machine.start_script import host_key_in_log
 from gpujob.core.market.images import missing_server
+from gpujob.core.market.listings import Mark
 from gpujob.core.market.pace import Kind
 from gpujob.core.money import parse_usd
 from gpujob.core.node.contact import denied_since
@@ -454,7 +455,9 @@ class Reconciler:
             memory = replace(memory, pod_missing_since=now)
         world = self.world()
         listing = world.listings[-1] if world.listings else None
-        memory = replace(memory, denied_since=denied_since(memory.denied_since, node, listing))
+        mark = Mark(self._cluster_id, uid, node.spec.job_ref.uid)
+        denied = denied_since(memory.denied_since, node, mark, listing)
+        memory = replace(memory, denied_since=denied)
         if node.status.released_at is None:
             self._memories[uid] = memory
         return NodeObservation(

@@ -1,7 +1,7 @@
 """When a machine is given up: the provider and the driver are two witnesses, and both err."""
 
 import pytest
-from tests.builders import INSTANCE, a_lease, a_listing, a_node, running
+from tests.builders import INSTANCE, MARK, a_lease, a_listing, a_node, running
 
 from gpujob.core.limits import Limits
 from gpujob.core.node.contact import Health, Witnesses, denied_since, health
@@ -78,7 +78,7 @@ def test_the_provider_denies_it_since(
 ) -> None:
     """Only a listing that shows otherwise takes it back; one without the machine says nothing."""
     listing = a_listing(*((a_lease(status=shown),) if shown else ()))
-    found = denied_since(before, a_node(running()), listing)
+    found = denied_since(before, a_node(running()), MARK, listing)
 
     assert found == (listing.answered_at if since == "now" else since)
 
@@ -87,5 +87,5 @@ def test_another_machine_says_nothing_of_ours() -> None:
     """A second one may carry the same mark."""
     listing = a_listing(a_lease(), a_lease(instance_id=INSTANCE + 1, status="offline"))
 
-    assert denied_since(None, a_node(running()), listing) is None
-    assert denied_since(None, a_node(running()), None) is None
+    assert denied_since(None, a_node(running()), MARK, listing) is None
+    assert denied_since(None, a_node(running()), MARK, None) is None

@@ -33,6 +33,12 @@ UNMARKED = {"label": None, "env_mark": None}
         (renting() | LATE, UNMARKED, ()),
         (leased() | LATE, UNMARKED, (INSTANCE,)),
         (running() | LATE, {"instance_id": 1, **UNMARKED}, ()),
+        # A node that was restored into another cluster has the number of a stranger's machine.
+        (running() | LATE, {"env_mark": "other/node/job"}, ()),
+        (running() | LATE, {"env_mark": None, "label": "other/node/job"}, ()),
+        # Somebody named our machine anew, which the environment does not show.
+        (running() | LATE, {"label": "other/node/job"}, (INSTANCE,)),
+        (running() | LATE, {"env_mark": None, "label": "the big one"}, (INSTANCE,)),
         (ended(running()) | LATE | {"releasedAt": stamp()}, {}, ()),
         (None, {}, ()),
     ],

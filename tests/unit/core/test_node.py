@@ -1417,6 +1417,53 @@ def test_a_machine_that_a_listing_left_out_is_charged_on() -> None:
     assert plan_node(seen).status.accrued_usd == "0.403887"
 
 
+STRANGE = {"env_mark": "other/node/job", "label": "other/node/job"}
+
+
+def destroyed(seen: NodeObservation) -> set[int]:
+    """Returns the machines that the next pass destroys."""
+    asked = [one for one in plan_node(seen).effects if isinstance(one, effects.Destroy)]
+    return {number for one in asked for number in one.instance_ids}
+
+
+@pytest.mark.parametrize(
+    ("listings", "rent", "numbers"),
+    [
+        pytest.param([a_listing(a_lease(**STRANGE))], None, set(), id="another's by its mark"),
+        pytest.param(
+            [a_listing(a_lease(**STRANGE), ago=16), a_listing()], None, set(), id="it was shown so"
+        ),
+        pytest.param([], None, set(), id="nobody has looked at its mark"),
+        pytest.param([], RentAccepted(INSTANCE), {INSTANCE}, id="rented by this process"),
+        pytest.param([], RentAccepted(INSTANCE + 1), set(), id="another was"),
+        pytest.param([a_listing()], None, {INSTANCE}, id="not listed yet"),
+        pytest.param(
+            [a_listing(a_lease(env_mark=None, label="the big one"))], None, {INSTANCE}, id="renamed"
+        ),
+    ],
+)
+def test_the_mark_is_looked_at_before_a_number_is_destroyed(
+    listings: list[Any], rent: Any, numbers: set[int]
+) -> None:
+    """A node may have been restored into another cluster of the same account."""
+    world = replace(a_world(), listings=tuple(listings))
+    seen = node_observation(ended(running()), world=world, memory=NodeMemory(rent=rent))
+
+    assert destroyed(seen) == numbers
+
+
+def test_a_machine_with_another_mark_is_absent() -> None:
+    """Neither its state nor its traffic is this node's, and its presence holds up no release."""
+    strange = a_lease(**STRANGE, download_gb=Fraction(5), usd_per_hour=Fraction(9))
+    shown = a_world(a_listing(strange, ago=30), a_listing(strange, ago=10))
+    over = replace(seen_before(ended(running(-900))), world=shown)
+    runs = replace(seen_before(running(-900)), world=shown)
+
+    assert plan_node(over).reason is Reason.RELEASED
+    assert plan_node(over).status.traffic is None
+    assert plan_node(runs).reason is Reason.LEASE_VANISHED
+
+
 def test_an_interrupted_run_is_counted_and_its_machine_kept() -> None:
     """What ran before is added up; the pinned host key stays, the address may change."""
     plan = plan_node(node_observation(bid(running(started=-20)), world=thrice(**STOPPED)))

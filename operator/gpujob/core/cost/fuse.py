@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from gpujob.api.gpunode import GpuNode
-from gpujob.core.market.listings import Listing, Mark, leases_of
+from gpujob.core.market.listings import Listing, Mark, leases_of, recorded
 
 
 def overdue(
@@ -24,6 +24,6 @@ def overdue(
             continue
         mark = Mark(cluster_id, node.metadata.uid, node.spec.job_ref.uid)
         found |= {row.instance_id for row in leases_of(listing, mark)}
-        if lease is not None:
-            found |= {row.instance_id for row in listing.leases} & {lease.instance_id}
+        if lease is not None and recorded(listing, lease.instance_id, mark) is not None:
+            found.add(lease.instance_id)
     return tuple(sorted(found))

@@ -1,6 +1,6 @@
 """When complete listings prove that the account no longer holds a machine with a mark."""
 
-from gpujob.core.market.listings import Listing, Mark
+from gpujob.core.market.listings import Listing, Mark, is_anothers
 
 
 def absence_proved_at(
@@ -25,7 +25,9 @@ def absence_proved_at(
     proved_at: float | None = None
     for listing in listings:
         seen = any(
-            lease.instance_id == instance_id or lease.mark == label for lease in listing.leases
+            lease.mark == label
+            or (lease.instance_id == instance_id and not is_anothers(lease, mark))
+            for lease in listing.leases
         )
         doubtful = listing.has_unattributable and instance_id is None
         if seen or doubtful or listing.account_id != account_id:

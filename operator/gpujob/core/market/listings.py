@@ -96,6 +96,18 @@ def leases_of(listing: Listing, mark: Mark) -> tuple[Lease, ...]:
     return tuple(sorted(found, key=lambda lease: lease.instance_id))
 
 
-def recorded(listing: Listing, instance_id: int) -> Lease | None:
-    """Returns the machine with this number; None = it is not listed."""
-    return next((lease for lease in listing.leases if lease.instance_id == instance_id), None)
+def is_anothers(lease: Lease, mark: Mark) -> bool:
+    """Whether the mark that can be read on a machine is not this one, but another."""
+    found = Mark.parse(lease.mark)
+    return found is not None and found != mark
+
+
+def recorded(listing: Listing, instance_id: int, mark: Mark) -> Lease | None:
+    """Returns the machine with a recorded number; None = it is not listed, or is another's.
+
+    A node that was restored from a backup into another cluster of the same account has the number
+    of a machine that is not its own.
+    """
+    found = (lease for lease in listing.leases if lease.instance_id == instance_id)
+    row = next(found, None)
+    return None if row is None or is_anothers(row, mark) else row

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from gpujob.api.gpunode import GpuNode
 from gpujob.core.limits import Limits
-from gpujob.core.market.listings import Listing, recorded
+from gpujob.core.market.listings import Listing, Mark, recorded
 
 DENYING_STATUSES = ("exited", "offline", "stopped", "unknown")
 """Words of the provider by which a machine does not run."""
@@ -64,7 +64,9 @@ def health(said: Witnesses, limits: Limits) -> Health:
     return Health.SUSPECTED if silent is not None and silent >= shortest else Health.HEALTHY
 
 
-def denied_since(before: float | None, node: GpuNode, listing: Listing | None) -> float | None:
+def denied_since(
+    before: float | None, node: GpuNode, mark: Mark, listing: Listing | None
+) -> float | None:
     """Returns the monotonic time since which each listing has denied that a node's machine runs.
 
     None = the latest does not deny it. `before` is what was returned at the last look. A listing
@@ -73,7 +75,7 @@ def denied_since(before: float | None, node: GpuNode, listing: Listing | None) -
     lease = node.status.lease
     if lease is None or listing is None:
         return None
-    shown = recorded(listing, lease.instance_id)
+    shown = recorded(listing, lease.instance_id, mark)
     if shown is None:
         return before
     if shown.status not in DENYING_STATUSES:

@@ -9,7 +9,7 @@ from gpujob.api.reasons import Blame, Reason
 from gpujob.api.transport import DriverReport, Outcome, Usage
 from gpujob.core.market.absence import absence_proved_at
 from gpujob.core.market.images import Found, ImageTrial
-from gpujob.core.market.listings import Lease, leases_of, recorded
+from gpujob.core.market.listings import Lease, is_anothers, leases_of, recorded
 from gpujob.core.node.contact import Health, Witnesses, health
 from gpujob.core.observation import NodeObservation
 
@@ -32,7 +32,17 @@ def own_lease(seen: NodeObservation, back: int = 1) -> Lease | None:
     lease, listings = seen.node.status.lease, seen.world.listings
     if lease is None or len(listings) < back:
         return None
-    return recorded(listings[-back], lease.instance_id)
+    return recorded(listings[-back], lease.instance_id, seen.mark)
+
+
+def is_anothers_number(seen: NodeObservation) -> bool:
+    """Whether a listing shows the recorded machine under the mark of another node."""
+    lease = seen.node.status.lease
+    return lease is not None and any(
+        row.instance_id == lease.instance_id and is_anothers(row, seen.mark)
+        for listing in seen.world.listings
+        for row in listing.leases
+    )
 
 
 def is_repeated(seen: NodeObservation, holds: Callable[[Lease], bool]) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from gpujob.api.gpunode import EndStatus, GpuNodeStatus
+from gpujob.api.gpunode import EndStatus, GpuNodeStatus, LeaseStatus
 from gpujob.api.reasons import Blame, Reason
 from gpujob.core import effects
 from gpujob.core.effects import Plan
@@ -15,6 +15,7 @@ from gpujob.core.node.facts import (
     end_message,
     gone_at,
     image_trial,
+    is_anothers_number,
     is_unbooted,
     marked_leases,
     own_lease,
@@ -25,7 +26,7 @@ from gpujob.core.node.rent import answered, proof_starts, record_lease
 from gpujob.core.node.stage import Stage
 from gpujob.core.node.traffic import traffic_shown, with_traffic
 from gpujob.core.node.upkeep import with_figures
-from gpujob.core.observation import NodeObservation
+from gpujob.core.observation import NodeObservation, RentAccepted
 
 
 def let_go(seen: NodeObservation) -> NodePlan | None:
@@ -179,11 +180,21 @@ def _to_destroy(seen: NodeObservation) -> set[int]:
     unseen = not world.listings or (last is not None and world.listings[-1].requested_at <= last)
     patience = world.limits.destroy_lag_seconds(world.leased.others)
     if last is None or (unseen and world.monotonic - last >= patience):
-        return shown | ({lease.instance_id} if lease else set())
+        return shown | ({lease.instance_id} if lease and _is_ours(seen, lease) else set())
     if unseen:
         return set()
     own = own_lease(seen)
     return shown | ({own.instance_id} if own else set())
+
+
+def _is_ours(seen: NodeObservation, lease: LeaseStatus) -> bool:
+    """Whether this process rented the recorded machine, or no listing shows it as another's.
+
+    Without any listing nobody has looked at its mark.
+    """
+    if seen.memory.rent == RentAccepted(lease.instance_id):
+        return True
+    return bool(seen.world.listings) and not is_anothers_number(seen)
 
 
 def _is_unlisted(seen: NodeObservation) -> bool:

@@ -17,7 +17,7 @@ from gpujob.core.machine.start_script import start_script
 from gpujob.core.market.listings import Lease
 from gpujob.core.money import floor_usd, format_usd, micro_up, parse_usd, short_usd
 from gpujob.core.node.answers import NodePlan, account_doubt, end, progress, wait
-from gpujob.core.node.facts import gone_at, marked_leases
+from gpujob.core.node.facts import gone_at, is_anothers_number, marked_leases
 from gpujob.core.node.stage import Stage
 from gpujob.core.observation import (
     NodeObservation,
@@ -228,7 +228,8 @@ def proof_starts(seen: NodeObservation) -> float | None:
     """Returns the monotonic time from which listings count as proof; None = it is not set yet."""
     limits, memory = seen.world.limits, seen.memory
     if seen.node.status.lease is not None:
-        sent = memory.destroy_sent_at
+        # No destroy is sent for a machine that is another's: it counts as absent.
+        sent = memory.marker_seen_at if is_anothers_number(seen) else memory.destroy_sent_at
         return None if sent is None else sent + limits.list_lag_seconds
     marker = memory.marker_seen_at
     return None if marker is None else marker + limits.not_rented_wait_seconds

@@ -24,7 +24,7 @@ def traffic_shown(seen: NodeObservation) -> TrafficStatus | None:
     since = told.as_of if told is not None and told.as_of <= world.now else _EVER
     for listing in world.listings:
         at = world.now - timedelta(seconds=world.monotonic - listing.requested_at)
-        row = recorded(listing, lease.instance_id) if at > since else None
+        row = recorded(listing, lease.instance_id, seen.mark) if at > since else None
         if row is not None and row.download_gb is not None and row.upload_gb is not None:
             told = _grown(told, at, row.download_gb, row.upload_gb)
     return told

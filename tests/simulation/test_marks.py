@@ -1,0 +1,81 @@
+"""A machine is known by its mark: a number alone destroys nothing."""
+
+import pytest
+from tests.simulation.model import ACCOUNT, HOST_KEY, Chance
+from tests.simulation.process import START
+from tests.simulation.world import NAMESPACE, World, play
+
+from gpujob.api.meta import FINALIZER
+
+KEY = ("GpuNode", NAMESPACE, "train-0-1")
+
+
+async def restore(world: World, number: int, **status: object) -> None:
+    """Stores a node of another cluster, with its status, as a restored backup does."""
+    body = {
+        "apiVersion": "gpujob.dev/v1alpha1",
+        "kind": "GpuNode",
+        "metadata": {"name": "train-0-1", "finalizers": [FINALIZER]},
+        "spec": {
+            "jobRef": {"name": "train", "uid": "job"},
+            "attempt": 1,
+            "reservedUSD": "5.000000",
+        },
+    }
+    await world.kube.create("GpuNode", NAMESPACE, body)
+    began = START.isoformat()
+    rent = {
+        "requestedAt": began,
+        "notAfter": began,
+        "accountID": ACCOUNT,
+        "offerID": 1,
+        "machineID": 1,
+        "gpu": "1x RTX 4090",
+        "gpuUSDPerHour": "0.4",
+        "diskUSDPerHour": "0.1",
+        "downloadUSDPerGB": "0",
+        "uploadUSDPerGB": "0",
+        "trafficReserveUSD": "0",
+        "estimateUSD": "1",
+        "confidence": "0.960",
+        "fuseUSD": "5",
+        "moneyDeadlineSeconds": 3600,
+        "nonce": "ab",
+    }
+    held = {
+        "sshPublicKey": "ssh-ed25519 AAAA",
+        "driver": {"podName": "train-0-1-driver", "podUID": "pod", "readyAt": began},
+        "rent": rent,
+        "lease": {"instanceID": number, "usdPerHour": "0.5", "recordedAt": began},
+        "machine": {"host": "h", "port": 22, "hostKey": HOST_KEY},
+    }
+    world.kube.set_status(*KEY, {**held, **status})
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param({}, id="under way"),
+        pytest.param(
+            {"end": {"at": START.isoformat(), "reason": "Completed", "message": ""}}, id="ended"
+        ),
+    ],
+)
+def test_a_node_of_another_cluster_destroys_nothing_there(status: dict[str, object]) -> None:
+    """It was restored with the number of a machine that runs for the cluster it comes from."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0))
+        theirs = min(world.vast.foreign)
+        assert world.market.leases[theirs].label == "other/node/job"
+        await restore(world, theirs, **status)
+
+        def is_released() -> bool:
+            return "releasedAt" in world.kube.objects[KEY]["status"]
+
+        await world.until(is_released, 900)
+        await world.go_on(120)
+        world.check_end()
+        await world.end()
+
+    play(life)
