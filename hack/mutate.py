@@ -311,9 +311,9 @@ FAULTS = (
     ),
     Fault(
         "a second machine under one mark is kept",
-        "core/node/run.py",
-        "destroys = (effects.Destroy(others),) if others else ()",
-        "destroys = ()",
+        "core/node/plan.py",
+        "return replace(plan, effects=(*plan.effects, effects.Destroy(extra)))",
+        "return plan",
     ),
     Fault(
         "not seen at once is not rented",
@@ -363,6 +363,12 @@ FAULTS = (
         "core/node/release.py",
         "return bool(seen.world.listings) and not is_anothers_number(seen)",
         "return True",
+    ),
+    Fault(
+        "a second machine costs nothing",
+        "core/node/charge.py",
+        "_duplicate_microusd(seen, status.rent, other) for other in duplicates_shown(seen)",
+        "0 for other in duplicates_shown(seen)",
     ),
     Fault(
         "any account's listing proves absence",

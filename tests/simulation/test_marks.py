@@ -79,3 +79,26 @@ def test_a_node_of_another_cluster_destroys_nothing_there(status: dict[str, obje
         await world.end()
 
     play(life)
+
+
+@pytest.mark.parametrize("at", ["Booting", "Running"])
+def test_a_machine_that_a_request_got_besides_is_destroyed_and_charged(at: str) -> None:
+    """Long before the attempt is over; and the attempt goes on with the first one."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=900.0)
+        await world.apply("train", cost={"ceiling": "20.00"})
+        await world.until(lambda: world.reason("train") == at, 600)
+        (first,) = world.living()
+        twin = world.rent_twin()
+        world.market.change(first, due_at=world.vast.now() + (60 if at == "Booting" else 0))
+        await world.until(lambda: twin not in world.living(), 45)
+        assert world.reason("train") == at
+        await world.until(world.is_over, 3600)
+
+        (attempt,) = world.jobs()["train"].status.attempts
+        assert attempt.reason == "Completed"
+        world.check_end()
+        await world.end()
+
+    play(life)

@@ -278,6 +278,39 @@ class TrafficStatus(Model):
     ]
 
 
+class DuplicateStatus(Model):
+    """Another machine under the node's mark: its rent request arrived twice, say."""
+
+    instance_id: Annotated[
+        int,
+        Field(
+            alias="instanceID",
+            ge=0,
+            description="The provider's number of the instance, which is destroyed.",
+            examples=[36000043],
+        ),
+    ]
+    usd_per_hour: Annotated[
+        Amount,
+        Field(
+            alias="usdPerHour",
+            description="Highest hourly price seen, disk included. It is charged from the rent "
+            "request on.",
+            examples=["0.405000"],
+        ),
+    ]
+    gone_at: Annotated[
+        Time | None,
+        Field(
+            description="When a listing no longer showed it; empty while it is listed.",
+            examples=["2026-01-01T12:00:00Z"],
+        ),
+    ] = None
+    traffic: Annotated[
+        TrafficStatus | None, Field(description="What it has moved, as listings show it.")
+    ] = None
+
+
 class AddressStatus(Model):
     """Where an SSH server listens."""
 
@@ -481,6 +514,15 @@ class GpuNodeStatus(Model):
     traffic: Annotated[
         TrafficStatus | None, Field(description="What the machine has moved, as listings show it.")
     ] = None
+    duplicates: Annotated[
+        tuple[DuplicateStatus, ...],
+        Field(
+            max_length=16,
+            description="Other machines that were found under this node's mark. They are destroyed, "
+            "and their cost is part of `accruedUSD`.",
+            examples=[[{"instanceID": 36000043, "usdPerHour": "0.405000"}]],
+        ),
+    ] = ()
     machine: Annotated[MachineStatus | None, Field(description="How to reach the machine.")] = None
     measured: Annotated[
         MeasuredStatus | None, Field(description="What was measured on the machine itself.")

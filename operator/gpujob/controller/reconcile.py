@@ -589,7 +589,7 @@ class Reconciler:
                 if self._door.is_free(Kind.KEY):
                     await self._attach_key(uid, instance_id, public_key)
             case effects.Destroy(instance_ids):
-                self._destroy(uid, instance_ids)
+                self._destroy(node, instance_ids)
             case effects.RememberDestroy(record):
                 await self._machines.remember_destroy(record)
             case effects.RecordUnfit(reason, paid_seconds):
@@ -689,12 +689,14 @@ class Reconciler:
             # Listings will show whether it runs; it is not told again.
             log.warning("start_unclear", instance=instance_id, problem=str(error))
 
-    def _destroy(self, uid: str, instance_ids: tuple[int, ...]) -> None:
-        now = self._clock.monotonic()
-        first = self._memories[uid].destroy_sent_at
-        self._remember(
-            uid, destroy_sent_at=now if first is None else first, destroy_repeated_at=now
-        )
+    def _destroy(self, node: GpuNode, instance_ids: tuple[int, ...]) -> None:
+        uid, now = node.metadata.uid, self._clock.monotonic()
+        if node.status.end is not None:
+            # Until then only duplicates are destroyed, which says nothing of the machine itself.
+            first = self._memories[uid].destroy_sent_at
+            self._remember(
+                uid, destroy_sent_at=now if first is None else first, destroy_repeated_at=now
+            )
         for number in instance_ids:
             log.info("destroy_requested", instance=number)
             self._to_destroy.ask(number)

@@ -1710,3 +1710,70 @@ def test_what_was_stored_of_the_traffic_is_charged_whoever_releases_it() -> None
     assert plan.status.traffic is not None
     later = plan_node(replace(seen, node=a_node(status | {"accruedUSD": "0.500000"})))
     assert later.status.accrued_usd == "0.500000", "what was told is never taken back"
+
+
+SECOND = INSTANCE + 1
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param(leased(), id="booting"),
+        pytest.param(reachable(), id="measuring"),
+        pytest.param(booted(), id="starting"),
+        pytest.param(running(), id="running"),
+        pytest.param(paused(-60), id="paused"),
+        pytest.param(stopping(), id="stopping"),
+        pytest.param(delivered(), id="delivering"),
+        pytest.param(ended(running()), id="ended"),
+    ],
+)
+def test_of_several_machines_one_is_kept_in_every_pass(status: dict[str, Any]) -> None:
+    """A request that arrived twice rented twice; the one that is recorded is not touched."""
+    shown = a_world(a_listing(a_lease(), a_lease(instance_id=SECOND)))
+    plan = plan_node(node_observation(status, world=shown))
+    asked = {
+        n for one in plan.effects if isinstance(one, effects.Destroy) for n in one.instance_ids
+    }
+
+    assert asked == ({INSTANCE, SECOND} if "end" in status else {SECOND})
+    assert [one.instance_id for one in plan.status.duplicates] == [SECOND]
+
+
+@pytest.mark.parametrize(
+    ("ago", "cost"),
+    [
+        # $0.403887 for the machine itself, and as much for each second of the other one's.
+        pytest.param((), "0.403887", id="there was none"),
+        pytest.param((3000.0,), "0.471387", id="gone 600 s after the request"),
+        pytest.param((None,), "0.808887", id="it may still have been there"),
+    ],
+)
+def test_what_a_duplicate_has_cost_is_charged_with_the_attempt(ago: Any, cost: str) -> None:
+    """From the rent request until a listing no longer showed it."""
+    held = [
+        {"instanceID": SECOND, "usdPerHour": "0.405"} | ({"goneAt": stamp(-one)} if one else {})
+        for one in ago
+    ]
+    seen = node_observation(
+        ended(without_line(running(-3600))) | {"duplicates": held},
+        world=gone(30, 10),
+        memory=NodeMemory(destroy_sent_at=MONOTONIC - 90),
+    )
+
+    assert plan_node(seen).status.accrued_usd == cost
+
+
+def test_a_duplicate_is_gone_once_no_listing_shows_it() -> None:
+    """It is back if a later one does; and none of its figures goes down."""
+    told = {"instanceID": SECOND, "usdPerHour": "0.500000", "traffic": MOVED}
+    status = running() | {"duplicates": [told]}
+    (left,) = plan_node(node_observation(status, world=listed())).status.duplicates
+    back = a_world(a_listing(a_lease(), a_lease(instance_id=SECOND)))
+    again = node_observation(status | {"duplicates": [told | {"goneAt": stamp(-9)}]}, world=back)
+    (shown,) = plan_node(again).status.duplicates
+
+    assert left.gone_at == NOW
+    assert (shown.gone_at, shown.usd_per_hour) == (None, "0.500000")
+    assert shown.traffic is not None
+    assert shown.traffic.download_mb == 5000

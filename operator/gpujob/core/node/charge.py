@@ -3,8 +3,9 @@
 from datetime import datetime, timedelta
 from fractions import Fraction
 
-from gpujob.api.gpunode import RentMarker, TrafficStatus
+from gpujob.api.gpunode import DuplicateStatus, RentMarker, TrafficStatus
 from gpujob.core.money import micro_up, over_time, parse_usd
+from gpujob.core.node.duplicates import duplicates_shown
 from gpujob.core.node.facts import gone_at
 from gpujob.core.node.traffic import traffic_shown
 from gpujob.core.observation import NodeObservation
@@ -24,8 +25,17 @@ def accrued_microusd(seen: NodeObservation, *, unpaid_seconds: float = 0.0) -> i
     if status.lease is not None:
         rate = max(rate, parse_usd(status.lease.usd_per_hour))
     seconds = (seen.world.now - status.rent.requested_at).total_seconds() - unpaid_seconds
-    time = over_time(rate, seconds)
-    return time + micro_up(_counted_usd(status.rent, traffic_shown(seen)))
+    own = over_time(rate, seconds) + micro_up(_counted_usd(status.rent, traffic_shown(seen)))
+    return own + sum(
+        _duplicate_microusd(seen, status.rent, other) for other in duplicates_shown(seen)
+    )
+
+
+def _duplicate_microusd(seen: NodeObservation, rent: RentMarker, other: DuplicateStatus) -> int:
+    """Returns what another machine under the node's mark has cost: it cannot be older than that."""
+    seconds = ((other.gone_at or seen.world.now) - rent.requested_at).total_seconds()
+    time = over_time(parse_usd(other.usd_per_hour), seconds)
+    return time + micro_up(_counted_usd(rent, other.traffic))
 
 
 def _counted_usd(rent: RentMarker, moved: TrafficStatus | None) -> Fraction:
@@ -35,13 +45,12 @@ def _counted_usd(rent: RentMarker, moved: TrafficStatus | None) -> Fraction:
     return (down + moved.upload_mb * Fraction(rent.upload_usd_per_gb)) / 1000
 
 
-def _unseen_microusd(seen: NodeObservation, rent: RentMarker, gone: datetime) -> int:
-    """Returns the most that the machine can have moved after a listing last showed its counters.
+def _unseen_microusd(rent: RentMarker, moved: TrafficStatus | None, gone: datetime) -> int:
+    """Returns the most that a machine can have moved after a listing last showed its counters.
 
     That is what its line carries, but with what was counted no more than is reserved: the caps of
     the job hold on the machine as well, and the gate reckoned with the time to see that they do.
     """
-    moved = traffic_shown(seen)
     left = Fraction(rent.traffic_reserve_usd) - _counted_usd(rent, moved)
     if rent.download_mbps is None or rent.upload_mbps is None:
         return micro_up(max(left, Fraction(0)))
@@ -65,7 +74,11 @@ def charge_microusd(seen: NodeObservation) -> int:
     if rent is None:
         return parse_usd(seen.node.spec.reserved_usd)
     unpaid = unpaid_seconds(seen)
-    unseen = _unseen_microusd(seen, rent, seen.world.now - timedelta(seconds=unpaid))
+    gone = seen.world.now - timedelta(seconds=unpaid)
+    unseen = _unseen_microusd(rent, traffic_shown(seen), gone) + sum(
+        _unseen_microusd(rent, other.traffic, other.gone_at or gone)
+        for other in duplicates_shown(seen)
+    )
     return accrued_microusd(seen, unpaid_seconds=unpaid) + unseen
 
 

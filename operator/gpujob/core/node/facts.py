@@ -1,7 +1,7 @@
 """Facts that follow from an observation of a node: its listed machine, its times, its report."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import inf
 
 from gpujob.api.gpunode import AddressStatus, GpuNodeStatus, MachineStatus
@@ -9,7 +9,7 @@ from gpujob.api.reasons import Blame, Reason
 from gpujob.api.transport import DriverReport, Outcome, Usage
 from gpujob.core.market.absence import absence_proved_at
 from gpujob.core.market.images import Found, ImageTrial
-from gpujob.core.market.listings import Lease, is_anothers, leases_of, recorded
+from gpujob.core.market.listings import Lease, Listing, is_anothers, leases_of, recorded
 from gpujob.core.node.contact import Health, Witnesses, health
 from gpujob.core.observation import NodeObservation
 
@@ -25,6 +25,11 @@ def marked_leases(seen: NodeObservation) -> tuple[Lease, ...]:
     """Returns the machines that carry this node's mark in the latest complete listing."""
     listings = seen.world.listings
     return leases_of(listings[-1], seen.mark) if listings else ()
+
+
+def shown_at(seen: NodeObservation, listing: Listing) -> datetime:
+    """Returns when a listing was asked for."""
+    return seen.world.now - timedelta(seconds=seen.world.monotonic - listing.requested_at)
 
 
 def own_lease(seen: NodeObservation, back: int = 1) -> Lease | None:

@@ -8,12 +8,15 @@
 
 Steps are asked in the order of `STEPS`; the first that answers decides. The order is meaning: an
 end or a stop that is stored is never reconsidered; an outcome beats the wish to suspend, which
-would pay for the same work again, and the deadline; money beats patience.
+would pay for the same work again, and the deadline; money beats patience. Whatever they decide, of
+several machines under the node's mark all but one are destroyed.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from gpujob.api.reasons import Reason
+from gpujob.core import effects
 from gpujob.core.node import (
     deadlines,
     driver,
@@ -27,7 +30,9 @@ from gpujob.core.node import (
     stopping,
 )
 from gpujob.core.node.answers import NodePlan, wait
+from gpujob.core.node.duplicates import duplicates_shown, others
 from gpujob.core.node.facts import running_message
+from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation
 
 Step = Callable[[NodeObservation], NodePlan | None]
@@ -56,13 +61,31 @@ STEPS: tuple[Step, ...] = (
     run.boot,  # The host key is read before anything is sent to the machine.
     run.measure,  # A machine that is not what its offer says gets no work.
     run.connect,  # The run begins when the driver says so.
-    run.keep_up,  # Keep one machine, the highest price seen, and the figures current.
+    run.keep_up,  # Keep the highest price seen and the figures current.
 )
 
 
 def plan_node(observation: NodeObservation) -> NodePlan:
     """Returns what to store and do now for a GpuNode; total, and pure."""
+    return _without_duplicates(observation, _decided(observation))
+
+
+def _decided(seen: NodeObservation) -> NodePlan:
     for step in STEPS:
-        if (plan := step(observation)) is not None:
+        if (plan := step(seen)) is not None:
             return plan
-    return wait(observation, Reason.RUNNING, running_message(observation), 5.0)
+    return wait(seen, Reason.RUNNING, running_message(seen), 5.0)
+
+
+def _without_duplicates(seen: NodeObservation, plan: NodePlan) -> NodePlan:
+    """Returns the plan with the destroys of the node's other machines, and what they have cost."""
+    if seen.stage is Stage.RELEASED:
+        return plan
+    found = duplicates_shown(seen)
+    if found != seen.node.status.duplicates:
+        plan = replace(plan, status=plan.status.model_copy(update={"duplicates": found}))
+    extra = tuple(row.instance_id for row in others(seen))
+    if not extra or seen.node.status.end is not None:
+        # What is over is destroyed with all that carries its mark.
+        return plan
+    return replace(plan, effects=(*plan.effects, effects.Destroy(extra)))

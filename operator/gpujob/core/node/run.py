@@ -15,7 +15,6 @@ from gpujob.core.node.facts import (
     boot_began,
     can_be_reached,
     image_trial,
-    marked_leases,
     next_look,
     own_lease,
     present_report,
@@ -105,23 +104,16 @@ def connect(seen: NodeObservation) -> NodePlan | None:
 
 
 def keep_up(seen: NodeObservation) -> NodePlan | None:
-    """Keeps one machine, the highest price seen and current figures while the workload runs."""
+    """Keeps the highest price seen and current figures while the workload runs."""
     status = seen.node.status
     if status.lease is None:
         return None
-    # Each machine that carries the mark costs money, so all but the recorded one are destroyed.
-    others = tuple(
-        lease.instance_id
-        for lease in marked_leases(seen)
-        if lease.instance_id != status.lease.instance_id
-    )
     lease, recorded, status = own_lease(seen), status.lease, up_to_date(seen)
     price = lease.usd_per_hour if lease is not None else None
     if price is not None and micro_up(price) > parse_usd(recorded.usd_per_hour):
         dearer = {"usd_per_hour": format_usd(micro_up(price))}
         status = status.model_copy(update={"lease": recorded.model_copy(update=dearer)})
-    destroys = (effects.Destroy(others),) if others else ()
-    todo = (*destroys, *_key_to_attach(seen))
+    todo = _key_to_attach(seen)
     if status == seen.node.status and not todo:
         return None
     return Plan(

@@ -4,12 +4,12 @@ A counter is in the listings alone, and what a process remembers of those ends w
 pass sees is stored in that pass, and nothing that is stored goes down again.
 """
 
-from datetime import UTC, datetime, timedelta
-from fractions import Fraction
+from datetime import UTC, datetime
 from math import ceil
 
 from gpujob.api.gpunode import GpuNodeStatus, TrafficStatus
-from gpujob.core.market.listings import recorded
+from gpujob.core.market.listings import Lease, recorded
+from gpujob.core.node.facts import shown_at
 from gpujob.core.observation import NodeObservation
 
 _EVER = datetime.min.replace(tzinfo=UTC)
@@ -23,10 +23,9 @@ def traffic_shown(seen: NodeObservation) -> TrafficStatus | None:
     # Earlier listings were taken in by the pass that stored this; nothing was stored in the future.
     since = told.as_of if told is not None and told.as_of <= world.now else _EVER
     for listing in world.listings:
-        at = world.now - timedelta(seconds=world.monotonic - listing.requested_at)
+        at = shown_at(seen, listing)
         row = recorded(listing, lease.instance_id, seen.mark) if at > since else None
-        if row is not None and row.download_gb is not None and row.upload_gb is not None:
-            told = _grown(told, at, row.download_gb, row.upload_gb)
+        told = told if row is None else grown(told, at, row)
     return told
 
 
@@ -43,10 +42,14 @@ def _counts(one: TrafficStatus) -> tuple[int, int]:
     return one.download_mb, one.upload_mb
 
 
-def _grown(
-    told: TrafficStatus | None, at: datetime, download_gb: Fraction, upload_gb: Fraction
-) -> TrafficStatus:
-    down, up = ceil(download_gb * 1000), ceil(upload_gb * 1000)
+def grown(told: TrafficStatus | None, at: datetime, row: Lease) -> TrafficStatus | None:
+    """Returns the larger of what is stored and what a listing showed then; both must be readable.
+
+    A counter that cannot be read adds nothing here: it is charged like one that nobody has seen.
+    """
+    if row.download_gb is None or row.upload_gb is None:
+        return told
+    down, up = ceil(row.download_gb * 1000), ceil(row.upload_gb * 1000)
     if told is None:
         return TrafficStatus(download_mb=down, upload_mb=up, as_of=at)
     return TrafficStatus(
