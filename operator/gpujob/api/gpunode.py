@@ -518,8 +518,8 @@ class GpuNodeStatus(Model):
         tuple[DuplicateStatus, ...],
         Field(
             max_length=16,
-            description="Other machines that were found under this node's mark. They are destroyed, "
-            "and their cost is part of `accruedUSD`.",
+            description="Other machines that were found under this node's mark. They are "
+            "destroyed, and their cost is part of `accruedUSD`.",
             examples=[[{"instanceID": 36000043, "usdPerHour": "0.405000"}]],
         ),
     ] = ()
