@@ -365,6 +365,12 @@ FAULTS = (
         "return True",
     ),
     Fault(
+        "a machine that a restore has forgotten is rented again",
+        "core/node/restored.py",
+        "    if not found:\n        return None",
+        "    if True:\n        return None",
+    ),
+    Fault(
         "a second machine costs nothing",
         "core/node/charge.py",
         "_duplicate_microusd(seen, status.rent, other) for other in duplicates_shown(seen)",

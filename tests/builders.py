@@ -20,7 +20,7 @@ from gpujob.core.limits import Limits
 from gpujob.core.machine.preflight import as_status
 from gpujob.core.market.hosts import HostMemory
 from gpujob.core.market.images import ImageMemory
-from gpujob.core.market.listings import Address, Lease, Listing, Mark
+from gpujob.core.market.listings import Address, Lease, Line, Listing, Mark
 from gpujob.core.market.offers import Offer, Quotes
 from gpujob.core.observation import (
     JobObservation,
@@ -234,6 +234,7 @@ def a_lease(**changes: Any) -> Lease:
         upload_gb=Fraction(0),
         addresses=(Address("h", 22),),
         status_message="",
+        line=Line(Fraction("0.002"), Fraction("0.002"), Fraction(80), Fraction(40)),
     )
     return replace(lease, **changes)
 

@@ -1,11 +1,15 @@
 """A machine is known by its mark: a number alone destroys nothing."""
 
+from typing import Any
+
 import pytest
 from tests.simulation.model import ACCOUNT, HOST_KEY, Chance
 from tests.simulation.process import START
 from tests.simulation.world import NAMESPACE, World, play
 
+from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
+from gpujob.core.node.stage import stage_of
 
 KEY = ("GpuNode", NAMESPACE, "train-0-1")
 
@@ -98,6 +102,39 @@ def test_a_machine_that_a_request_got_besides_is_destroyed_and_charged(at: str) 
 
         (attempt,) = world.jobs()["train"].status.attempts
         assert attempt.reason == "Completed"
+        world.check_end()
+        await world.end()
+
+    play(life)
+
+
+@pytest.mark.parametrize("stage", ["AwaitingKey", "AwaitingDriver", "ReadyToRent"])
+def test_a_machine_from_before_a_restore_is_not_rented_again(stage: str) -> None:
+    """The cluster forgets the rent request, and its leaders die; what was rented is paid for."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=300.0)
+        before: list[dict[str, Any]] = []
+
+        def keep(kind: str, body: dict[str, Any], gone: bool, earlier: Any) -> None:
+            if kind == "GpuNode" and not gone and not before:
+                node = world.kube.read(GpuNode, body)
+                if stage_of(node.status) == stage:
+                    before.append(body.get("status", {}))
+
+        world.kube.on_write.append(keep)
+        await world.apply("train", cost={"ceiling": "20.00"})
+        await world.until(lambda: world.reason("train") == "Running", 600)
+        (first,) = world.living()
+        await world.go_on(60)
+        world.kube.set_status(*KEY, before[0])
+        for number in range(len(world.replicas)):
+            await world.restart(number)
+        await world.until(lambda: first not in world.living(), 300)
+        await world.until(world.is_over, 3600)
+
+        forgotten, last = world.jobs()["train"].status.attempts
+        assert (forgotten.reason, last.reason) == ("RentForgotten", "Completed")
         world.check_end()
         await world.end()
 

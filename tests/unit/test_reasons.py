@@ -36,7 +36,7 @@ OPERATORS = {
     *("ConfigurationBroken", "AccountChanged"),
 }
 AS_WISHED = {"Suspended", "JobDeleted"}
-OWN = {"RentLate", "DriverLost", "StatusContradictory"}
+OWN = {"RentForgotten", "RentLate", "DriverLost", "StatusContradictory"}
 OWN_UNPAID = {"RentWithheld", "DriverNotStarted"}
 PROVIDERS = {"LeaseVanished", "MachineRestarted", "MachineStopped", "Outbid", "PullFailed"}
 RACES = {"OfferGone", "RentNotConfirmed"}

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from gpujob.api.words import in_words
 from gpujob.core.market.floors import is_name
-from gpujob.core.market.listings import Address, Lease
+from gpujob.core.market.listings import Address, Lease, Line
 from gpujob.core.market.offers import Offer
 from gpujob.core.money import AmountError, exact
 
@@ -145,6 +145,7 @@ def lease_from(row: Row, redacted: Callable[[str], str], *, is_local: bool = Fal
         upload_gb=_moved(row, "inet_up_billed"),
         addresses=tuple(_addresses(row, is_local=is_local)),
         status_message=in_words(redacted(said), MESSAGE_LENGTH_MAX),
+        line=_line(row),
     )
 
 
@@ -152,6 +153,14 @@ def _price(row: Row) -> Fraction | None:
     try:
         disk = _amount(row, "storage_cost", zero=True) * _amount(row, "disk_space", zero=True)
         return _amount(row, "dph_base", zero=True) + disk / HOURS_OF_MONTH
+    except Malformed:
+        return None
+
+
+def _line(row: Row) -> Line | None:
+    names = ("inet_down_cost", "inet_up_cost", "inet_down", "inet_up")
+    try:
+        return Line(*(_amount(row, name, zero=True) for name in names))
     except Malformed:
         return None
 

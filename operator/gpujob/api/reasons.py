@@ -415,6 +415,12 @@ class Reason(StrEnum):
         OWN,
         "The GpuNode's stored status contradicts itself; its machine is destroyed and charged.",
     )
+    RENT_FORGOTTEN = (
+        "RentForgotten",
+        OWN,
+        "A machine is leased under the GpuNode's mark, but no rent request is stored, as after a "
+        "restored backup; the machine is destroyed and charged.",
+    )
     NODE_DELETED = "NodeDeleted", JOBS, "The GpuNode was deleted by hand."
     NODE_VANISHED = (
         "NodeVanished",

@@ -1777,3 +1777,42 @@ def test_a_duplicate_is_gone_once_no_listing_shows_it() -> None:
     assert (shown.gone_at, shown.usd_per_hour) == (None, "0.500000")
     assert shown.traffic is not None
     assert shown.traffic.download_mb == 5000
+
+
+FOUND = a_lease(started_at=at(-3600), download_gb=Fraction(5))
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param({}, id="without a key"),
+        pytest.param(KEYED, id="without a driver"),
+        pytest.param(DRIVEN, id="ready to rent"),
+    ],
+)
+@pytest.mark.parametrize("job", [a_job(status=RECORDED), a_job(), None])
+def test_a_mark_that_is_on_a_machine_already_is_never_rented_again(status: Any, job: Any) -> None:
+    """A backup was restored: the attempt ends, the machine is destroyed and charged from its
+    start."""
+    seen = node_observation(status, job=job, quotes=quotes(), world=a_world(a_listing(FOUND)))
+    plan = plan_node(seen)
+    over = seen_before(plan.status.wire(), destroy_sent_at=MONOTONIC - 90)
+    released = plan_node(replace(over, job=job, world=gone(30, 10)))
+
+    assert plan.reason is Reason.RENT_FORGOTTEN
+    assert plan.effects == ()
+    assert plan.status.rent is not None
+    assert (plan.status.rent.requested_at, plan.status.rent.account_id) == (at(-3600), 7)
+    assert destroyed(replace(seen, node=over.node)) == {INSTANCE}
+    assert released.reason is Reason.RELEASED
+    # An hour at $0.405; 5 GB were counted, and little can have moved unseen.
+    assert "0.415000" <= (released.status.accrued_usd or "") <= "0.440000"
+
+
+@pytest.mark.parametrize("unknown", ["usd_per_hour", "line"])
+def test_a_found_machine_of_unknown_price_costs_what_was_reserved(unknown: str) -> None:
+    """Unknown is not zero."""
+    shown = a_world(a_listing(replace(FOUND, **{unknown: None})))  # type: ignore[arg-type]
+    plan = plan_node(node_observation(DRIVEN, world=shown))
+
+    assert plan.status.accrued_usd == "5.000000"

@@ -17,6 +17,15 @@ class Address(NamedTuple):
     port: int
 
 
+class Line(NamedTuple):
+    """What a machine's line costs and carries."""
+
+    download_usd_per_gb: Fraction
+    upload_usd_per_gb: Fraction
+    download_mbps: Fraction
+    upload_mbps: Fraction
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lease:
     """One machine as a listing shows it."""
@@ -39,6 +48,8 @@ class Lease:
     addresses: tuple[Address, ...]
     """Where it can be reached, in the order in which that is tried: first without the proxy."""
     status_message: str
+    line: Line | None = None
+    """None = that cannot be read whole."""
 
     @property
     def mark(self) -> str | None:

@@ -26,6 +26,7 @@ from gpujob.core.node import (
     outcome,
     release,
     rent,
+    restored,
     run,
     stopping,
 )
@@ -41,6 +42,7 @@ STEPS: tuple[Step, ...] = (
     release.let_go,  # Nothing is owed any more: the object may go.
     release.give_back,  # The end is stored: destroy the machine until it is proved gone.
     release.end_if_contradictory,  # No pass of ours stored this: end it, start nothing.
+    restored.end_if_rented_before,  # A machine has the mark already: never rent a second one.
     ends.end_if_unwanted,  # The job or the node is being deleted.
     stopping.finish_stopping,  # The stop is stored: copy the files, then end.
     outcome.take_outcome,  # The driver says that the workload has ended.

@@ -158,11 +158,18 @@ _MAY_HOLD_MACHINE = frozenset(
 )
 
 NEXT: Mapping[Stage, frozenset[Stage]] = {
-    Stage.AWAITING_KEY: frozenset({Stage.AWAITING_POD, Stage.ENDED_UNRENTED}),
-    Stage.AWAITING_POD: frozenset({Stage.AWAITING_DRIVER, Stage.ENDED_UNRENTED}),
-    Stage.AWAITING_DRIVER: frozenset({Stage.READY_TO_RENT, Stage.ENDED_UNRENTED}),
+    # After a restored backup a machine may be found before the rent request is made again.
+    Stage.AWAITING_KEY: frozenset({Stage.AWAITING_POD, Stage.ENDED_UNRENTED, Stage.ENDED_LEASED}),
+    Stage.AWAITING_POD: frozenset(
+        {Stage.AWAITING_DRIVER, Stage.ENDED_UNRENTED, Stage.ENDED_LEASED}
+    ),
+    Stage.AWAITING_DRIVER: frozenset(
+        {Stage.READY_TO_RENT, Stage.ENDED_UNRENTED, Stage.ENDED_LEASED}
+    ),
     # If the driver is lost before the rent request, the node waits for its replacement.
-    Stage.READY_TO_RENT: frozenset({Stage.RENTING, Stage.AWAITING_DRIVER, Stage.ENDED_UNRENTED}),
+    Stage.READY_TO_RENT: frozenset(
+        {Stage.RENTING, Stage.AWAITING_DRIVER, Stage.ENDED_UNRENTED, Stage.ENDED_LEASED}
+    ),
     Stage.RENTING: frozenset({Stage.BOOTING, Stage.ENDED_UNRENTED, Stage.ENDED_UNKNOWN}),
     Stage.BOOTING: frozenset({Stage.MEASURING, Stage.ENDED_LEASED}),
     Stage.MEASURING: frozenset({Stage.STARTING, Stage.PAUSED, Stage.ENDED_LEASED}),
@@ -228,7 +235,11 @@ def _contradiction(status: GpuNodeStatus) -> Stage | None:
         (status.machine is not None and status.lease is None, Stage.MACHINE_WITHOUT_LEASE),
         (any(worked) and status.machine is None, Stage.WORK_WITHOUT_MACHINE),
         (status.not_rented is not None and status.end is None, Stage.REFUSAL_WITHOUT_END),
-        (status.rent is not None and not has_driver, Stage.RENT_WITHOUT_DRIVER),
+        # A machine that was found after a restore ends its attempt at once, before there is any.
+        (
+            status.rent is not None and not has_driver and status.end is None,
+            Stage.RENT_WITHOUT_DRIVER,
+        ),
         (status.run is not None and status.is_paused, Stage.RUN_WHILE_PAUSED),
         (
             status.stop is not None and not any(worked),
