@@ -371,6 +371,12 @@ FAULTS = (
         "    if True:\n        return None",
     ),
     Fault(
+        "a job that cannot be read has no fuse",
+        "core/node/deadlines.py",
+        "if rent is None or status.not_rented is not None:",
+        "if rent is None or seen.job is None or status.not_rented is not None:",
+    ),
+    Fault(
         "a second machine costs nothing",
         "core/node/charge.py",
         "_duplicate_microusd(seen, status.rent, other) for other in duplicates_shown(seen)",

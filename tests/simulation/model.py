@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from email.utils import format_datetime
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from tests.simulation.process import (
     CALLER,
     PRESENT_FAULT,
@@ -718,6 +719,8 @@ class ModelDrivers:
         self._contacts: dict[str, float] = {}
         """When the machine of each node answered its driver last."""
         self._told: dict[str, tuple[WorkloadPhase, Outcome | None]] = {}
+        self._jobs: dict[str, GpuJob] = {}
+        """The job of each node's assignment, as it was read last."""
 
     def news(self) -> list[str]:
         """Returns the uids of nodes whose driver said something new since the last call."""
@@ -746,7 +749,13 @@ class ModelDrivers:
             if node is None or driver is None or driver.pod_uid != meta["uid"]:
                 continue
             job_body = self._kube.objects.get(("GpuJob", meta["namespace"], node.spec.job_ref.name))
-            job = self._kube.read(GpuJob, job_body) if job_body else None
+            try:
+                job = self._kube.read(GpuJob, job_body) if job_body else None
+            except ValidationError:
+                # The controller cannot tell it what to do, so it goes on.
+                job = self._jobs.get(node.metadata.uid)
+            if job is not None:
+                self._jobs[node.metadata.uid] = job
             self._report(pod, node, job)
 
     def _report(self, pod: Body, node: GpuNode, job: GpuJob | None) -> None:

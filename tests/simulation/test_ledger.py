@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
+import pytest
 from tests.simulation.branches import Branches, Strikes
 from tests.simulation.model import Chance
 from tests.simulation.points import points
 from tests.simulation.process import CRASHES, Calls
-from tests.simulation.world import MARKET, World, play
+from tests.simulation.world import MARKET, NAMESPACE, World, play
+
+from gpujob.api.meta import FINALIZER
 
 MOVED_GB = Fraction(20)
 DEAR = tuple(replace(one, inet_down_cost="0.02", inet_up_cost="0.02") for one in MARKET)
@@ -58,3 +62,52 @@ def test_no_leader_that_dies_takes_the_traffic_with_it() -> None:
 
     assert len(strikes) >= 10
     assert [one for one in found if one] == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "runs", "reason"),
+    [
+        pytest.param({"activeDeadlineSeconds": 120}, 10.0**6, "DeadlineExceeded", id="deadline"),
+        pytest.param({"cost": {"ceiling": "0.5"}}, 10.0**6, "BudgetExhausted", id="fuse"),
+        pytest.param({}, 90.0, "Completed", id="outcome"),
+        pytest.param({"data": {"maxDownloadGB": 5}}, 10.0**6, "TrafficExceeded", id="traffic"),
+    ],
+)
+def test_what_was_agreed_holds_while_the_job_cannot_be_read(
+    spec: dict[str, Any], runs: float, reason: str
+) -> None:
+    """A version of the operator that reads less was installed, say; then it is repaired."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=runs)
+        await world.apply("train", **spec)
+        await world.until(lambda: world.reason("train") == "Running", 600)
+        (number,) = world.living()
+        world.market.change(number, dies_at=None)
+        readable = world.kube.objects["GpuJob", NAMESPACE, "train"]["spec"]
+        broken = {**readable, "gpu": "one of the big ones"}
+        if reason == "BudgetExhausted":
+            broken["activeDeadlineSeconds"] = 10**6
+            status = world.kube.objects["GpuNode", NAMESPACE, "train-0-1"]["status"]
+            rent = status["rent"] | {"maxRunSeconds": 10**6}
+            world.kube.set_status("GpuNode", NAMESPACE, "train-0-1", status | {"rent": rent})
+        world.kube.change("GpuJob", NAMESPACE, "train", **broken)
+        for replica in range(len(world.replicas)):
+            await world.restart(replica)
+        if reason == "TrafficExceeded":
+            world.market.count(number, Fraction(6), Fraction(0), world.vast.now())
+        await world.until(lambda: number not in world.living(), 6 * 3600)
+        await world.go_on(200)
+        node = world.kube.objects["GpuNode", NAMESPACE, "train-0-1"]
+        assert node["status"]["end"]["reason"] == reason
+        assert "releasedAt" in node["status"]
+        assert FINALIZER in node["metadata"]["finalizers"], "the job has yet to take its cost over"
+
+        world.kube.change("GpuJob", NAMESPACE, "train", **readable)
+        await world.until(world.is_over, 600)
+        (attempt,) = world.jobs()["train"].status.attempts
+        assert attempt.reason == reason
+        world.check_end()
+        await world.end()
+
+    play(life)

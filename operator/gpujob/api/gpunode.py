@@ -166,6 +166,33 @@ class RentMarker(Model):
             "as long as it may take to exit, and its files to be copied.",
         ),
     ] = None
+    max_run_seconds: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="Seconds that the workload may run in this attempt: what was left of the "
+            "job's activeDeadlineSeconds. It counts while the job cannot be read.",
+            examples=[3600],
+        ),
+    ] = None
+    max_download_gb: Annotated[
+        int | None,
+        Field(
+            alias="maxDownloadGB",
+            ge=0,
+            description="The job's data.maxDownloadGB. It counts while the job cannot be read.",
+            examples=[20],
+        ),
+    ] = None
+    max_upload_gb: Annotated[
+        int | None,
+        Field(
+            alias="maxUploadGB",
+            ge=0,
+            description="The job's data.maxUploadGB. It counts while the job cannot be read.",
+            examples=[2],
+        ),
+    ] = None
     nonce: Annotated[
         str,
         Field(

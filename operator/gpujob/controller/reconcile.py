@@ -437,7 +437,7 @@ class Reconciler:
         uid = node.metadata.uid
         job_key = Key("GpuJob", key.namespace, node.spec.job_ref.name)
         job_body = await read(job_key, node.spec.job_ref.uid)
-        job = self._readings.read(GpuJob, job_key, job_body) if job_body is not None else None
+        job, job_problem = self._job_of(node, job_key, job_body)
         pod_body = await read(Key("Pod", key.namespace, driver_pod_name(key.name)))
         pod = pod_from(pod_body) if pod_body is not None and is_owned_by(pod_body, uid) else None
         memory = self._memories.get(uid, NodeMemory())
@@ -464,12 +464,26 @@ class Reconciler:
             world=world,
             node=node,
             job=job,
+            job_problem=job_problem,
             pod=pod,
             report=self._report(uid, pod),
             driver_silence_seconds=self._driver_silence(uid, pod, memory),
             has_login=uid in self._logins,
             memory=memory,
         )
+
+    def _job_of(self, node: GpuNode, key: Key, body: Body | None) -> tuple[GpuJob | None, str]:
+        """Returns a node's job; or None, and why it cannot be read although it is stored."""
+        if body is None:
+            return None, ""
+        try:
+            return self._readings.read(GpuJob, key, body), ""
+        except ValidationError as error:
+            meta = body["metadata"]
+            if meta["uid"] != node.spec.job_ref.uid or "deletionTimestamp" in meta:
+                return None, ""
+            faults = "; ".join(str(fault) for fault in shape_faults(error))
+            return None, f"GpuJob {key.name} cannot be read: {faults}"[:1024]
 
     def _report(self, uid: str, pod: Pod | None) -> DriverReport | None:
         """Returns the last report of this pod.

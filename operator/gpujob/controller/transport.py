@@ -116,6 +116,9 @@ def transport_app(
             heard[report.node_uid] = Heard(report, caller.pod_uid, clock.monotonic())
             if before is None or _is_news(before, report):
                 on_news(Key("GpuNode", node.metadata.namespace, node.metadata.name))
+        if job is None and node.status.end is None:
+            # It cannot be read, or is gone: the pass over the node decides what the driver does.
+            raise Problem(503, "the controller cannot read the node's GpuJob; go on, and ask again")
         return told.model_copy(update={"authorities": authorities()})
 
     return listener_app(

@@ -203,7 +203,7 @@ class NodeObservation:
     world: World
     node: GpuNode
     job: GpuJob | None
-    """None = it certainly does not exist."""
+    """None = it certainly does not exist, or there is a `job_problem`."""
     pod: Pod | None
     """None = it certainly does not exist."""
     report: DriverReport | None
@@ -211,6 +211,8 @@ class NodeObservation:
     driver_silence_seconds: float = 0.0
     """Time since that pod last reported, or was made, or this process began to look, whichever was
     last."""
+    job_problem: str = ""
+    """Why the stored job cannot be read; empty = it can be, or does not exist."""
     has_login: bool = False
     """Whether its driver has handed over the login for the image's registry."""
     memory: NodeMemory = NodeMemory()

@@ -1816,3 +1816,65 @@ def test_a_found_machine_of_unknown_price_costs_what_was_reserved(unknown: str) 
     plan = plan_node(node_observation(DRIVEN, world=shown))
 
     assert plan.status.accrued_usd == "5.000000"
+
+
+UNREADABLE = {"job": None, "job_problem": "GpuJob train cannot be read: spec.gpu: is no object"}
+AGREED = {"maxRunSeconds": 600, "maxDownloadGB": 10, "maxUploadGB": 1}
+
+
+@pytest.mark.parametrize(
+    ("status", "changes", "reason"),
+    [
+        pytest.param(running(), {}, Reason.RUNNING, id="it runs on"),
+        pytest.param(running(-700, -600), {}, Reason.STOPPING, id="its deadline"),
+        pytest.param(
+            running() | {"rent": marker(-40, **AGREED, moneyDeadlineSeconds=40)},
+            {},
+            Reason.BUDGET_EXHAUSTED,
+            id="its fuse",
+        ),
+        pytest.param(
+            running(),
+            {"world": listed(download_gb=Fraction(11))},
+            Reason.TRAFFIC_EXCEEDED,
+            id="its caps",
+        ),
+        pytest.param(running(), {"report": finished(0)}, Reason.COMPLETED, id="its outcome"),
+        pytest.param(running(), {"pod": None}, Reason.AWAITING_DRIVER, id="no other driver"),
+        pytest.param(
+            running(),
+            {"node": a_node(running(), deletionTimestamp=stamp())},
+            Reason.NODE_DELETED,
+            id="its node's deletion",
+        ),
+        pytest.param(
+            DRIVEN,
+            {"quotes": quotes(), "world": a_world()},
+            Reason.AWAITING_NODE,
+            id="nothing is rented",
+        ),
+        pytest.param(ended(running()), {}, Reason.RELEASING, id="its end"),
+        pytest.param(RELEASED_STATUS, {}, Reason.RELEASED, id="it waits to be charged"),
+    ],
+)
+def test_a_node_carries_all_that_its_end_needs(
+    status: dict[str, Any], changes: dict[str, Any], reason: Reason
+) -> None:
+    """While the stored job cannot be read."""
+    if "rent" in status and status["rent"]["moneyDeadlineSeconds"] != 40:
+        began = 700 if reason is Reason.STOPPING else 40
+        status = status | {"rent": marker(-began, **AGREED)}
+    seen = node_observation(status, **{"world": listed(), **UNREADABLE, **changes})
+    plan = plan_node(seen)
+
+    assert plan.reason is reason
+    assert effects.RemoveFinalizer() not in plan.effects
+
+
+def test_the_marker_holds_what_the_job_agreed_to() -> None:
+    """The run seconds of earlier attempts are used up."""
+    job = a_job(status=RECORDED | {"runSeconds": 600})
+    rent = plan_node(node_observation(DRIVEN, job=job, quotes=quotes())).status.rent
+
+    assert rent is not None
+    assert (rent.max_run_seconds, rent.max_download_gb, rent.max_upload_gb) == (3000, 10, 1)

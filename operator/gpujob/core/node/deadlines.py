@@ -3,6 +3,7 @@
 from gpujob.api.reasons import Reason
 from gpujob.core.node.answers import NodePlan, end, stop
 from gpujob.core.node.facts import (
+    active_deadline_seconds,
     machine_silence,
     paid_seconds,
     ran_seconds,
@@ -21,7 +22,7 @@ def enforce_fuse(seen: NodeObservation) -> NodePlan | None:
     A workload that may be running is stopped earlier, by the time that it may take to save files.
     """
     status, rent = seen.node.status, seen.node.status.rent
-    if rent is None or seen.job is None or status.not_rented is not None:
+    if rent is None or status.not_rented is not None:
         return None
     elapsed = paid_seconds(seen)
     words = f"{elapsed:.0f} s after the rent request the fuse of ${rent.fuse_usd} leaves"
@@ -34,20 +35,16 @@ def enforce_fuse(seen: NodeObservation) -> NodePlan | None:
 
 def enforce_active_deadline(seen: NodeObservation) -> NodePlan | None:
     """Stops a workload that ran for as long as its user allows, over all attempts."""
-    job, run = seen.job, seen.node.status.run
-    deadline = job.spec.active_deadline_seconds if job else None
-    if run is not None and deadline is not None and ran_seconds(seen) >= deadline:
-        silence = machine_silence(seen)
-        if ran_seconds(seen) - silence < deadline:
-            # Nobody knows whether the workload still ran: silence does not count.
-            words = f"the machine had not answered for {silence:.0f} s when the deadline passed"
-            return end(seen, Reason.HOST_LOST, words)
-        return stop(
-            seen,
-            Reason.DEADLINE_EXCEEDED,
-            f"the workload ran for activeDeadlineSeconds ({deadline} s)",
-        )
-    return None
+    deadline = active_deadline_seconds(seen)
+    if seen.node.status.run is None or deadline is None or ran_seconds(seen) < deadline:
+        return None
+    silence = machine_silence(seen)
+    if ran_seconds(seen) - silence < deadline:
+        # Nobody knows whether the workload still ran: silence does not count.
+        words = f"the machine had not answered for {silence:.0f} s when the deadline passed"
+        return end(seen, Reason.HOST_LOST, words)
+    words = f"the workload ran for activeDeadlineSeconds ({deadline} s)"
+    return stop(seen, Reason.DEADLINE_EXCEEDED, words)
 
 
 def enforce_idle_deadline(seen: NodeObservation) -> NodePlan | None:

@@ -30,6 +30,8 @@ def start_driver(seen: NodeObservation) -> NodePlan | None:
         if missing is not None and world.monotonic - missing >= patience:
             words = f"the driver pod could not be created within {patience:.0f} s"
             return _driver_ended(seen, words + because(seen.memory.pod_problem))
+        if seen.job_problem:
+            return wait(seen, Reason.AWAITING_DRIVER, seen.job_problem, 5.0)
         if not world.transport_authorities:
             words = "the controller is making the certificate by which its drivers know it"
             return wait(seen, Reason.AWAITING_DRIVER, words, 1.0)

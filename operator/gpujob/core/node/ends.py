@@ -41,6 +41,11 @@ _SERVED_IMAGE = (
 def end_if_unwanted(seen: NodeObservation) -> NodePlan | None:
     """Ends an attempt that nobody wants any more."""
     job, node = seen.job, seen.node
+    if node.metadata.is_being_deleted and seen.job_problem:
+        return end(seen, Reason.NODE_DELETED, "the GpuNode was deleted")
+    if seen.job_problem:
+        # What the job's user wants now is not known; what was agreed at the rent still holds.
+        return None
     if job is None or job.metadata.uid != node.spec.job_ref.uid or job.metadata.is_being_deleted:
         return end(seen, Reason.JOB_DELETED, "the GpuJob was deleted")
     if node.metadata.is_being_deleted:
@@ -60,17 +65,17 @@ def stop_if_suspended(seen: NodeObservation) -> NodePlan | None:
 def enforce_caps(seen: NodeObservation) -> NodePlan | None:
     """Ends an attempt whose machine moves more data, or costs more, than was agreed."""
     rent, job, lease = seen.node.status.rent, seen.job, own_lease(seen)
-    if rent is None or job is None or lease is None:
+    if rent is None or lease is None:
         return None
-    data = job.spec.data
+    agreed = job.spec.data if job is not None else rent
     down, up = lease.download_gb or Fraction(0), lease.upload_gb or Fraction(0)
-    if down > data.max_download_gb or up > data.max_upload_gb:
+    most_down, most_up = agreed.max_download_gb, agreed.max_upload_gb
+    if (most_down is not None and down > most_down) or (most_up is not None and up > most_up):
         return end(
             seen,
             Reason.TRAFFIC_EXCEEDED,
             f"{float(down):.1f} GB were downloaded and {float(up):.1f} GB uploaded; "
-            f"data.maxDownloadGB is {data.max_download_gb} and data.maxUploadGB is "
-            f"{data.max_upload_gb}",
+            f"data.maxDownloadGB is {most_down} and data.maxUploadGB is {most_up}",
         )
     quoted = Fraction(rent.gpu_usd_per_hour) + Fraction(rent.disk_usd_per_hour)
     if lease.usd_per_hour is not None and lease.usd_per_hour > quoted * PRICE_TOLERANCE:

@@ -131,6 +131,17 @@ def ran_seconds(seen: NodeObservation) -> float:
     return earlier + now
 
 
+def active_deadline_seconds(seen: NodeObservation) -> int | None:
+    """Returns for how long the workload may run: over all attempts, as `ran_seconds` counts.
+
+    While the job cannot be read, its earlier attempts count neither here nor there.
+    """
+    if seen.job is not None:
+        return seen.job.spec.active_deadline_seconds
+    rent = seen.node.status.rent
+    return rent.max_run_seconds if rent else None
+
+
 def paid_seconds(seen: NodeObservation) -> float:
     """Returns the time since the rent request, which is paid for."""
     rent = seen.node.status.rent
@@ -224,7 +235,7 @@ def next_look(seen: NodeObservation) -> float:
 
 def due_in(seen: NodeObservation) -> float:
     """Returns the seconds until the next deadline; infinite = there is none."""
-    status, world, job = seen.node.status, seen.world, seen.job
+    status, world = seen.node.status, seen.world
     due = [inf]
     if status.rent is not None:
         left = status.rent.money_deadline_seconds - paid_seconds(seen)
@@ -233,8 +244,8 @@ def due_in(seen: NodeObservation) -> float:
             due.append(left - stop_seconds(seen))
         if status.run is None and not status.is_paused:
             due.append(world.limits.boot_cap_seconds - booting_seconds(seen))
-    if status.run is not None and job is not None and job.spec.active_deadline_seconds:
-        due.append(job.spec.active_deadline_seconds - ran_seconds(seen))
+    if status.run is not None and (deadline := active_deadline_seconds(seen)) is not None:
+        due.append(deadline - ran_seconds(seen))
     return min(due)
 
 

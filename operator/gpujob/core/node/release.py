@@ -104,6 +104,8 @@ def _is_settled(seen: NodeObservation) -> bool:
     A node that disappeared earlier would be charged like a vanished one, in full.
     """
     job, node = seen.job, seen.node
+    if seen.job_problem:
+        return False
     if job is None or job.metadata.uid != node.spec.job_ref.uid:
         return True
     return job.status.node_uid != node.metadata.uid

@@ -36,7 +36,8 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
     status, world, job = seen.node.status, seen.world, seen.job
     if seen.stage is not Stage.READY_TO_RENT:
         return None
-    assert job is not None, "a node without a job ends before"
+    if job is None:
+        return wait(seen, Reason.AWAITING_NODE, seen.job_problem, world.limits.poll_seconds)
     # A job that does not know its node would neither look for the node's machine nor charge it.
     if job.status.node_uid != seen.node.metadata.uid:
         return wait(seen, Reason.AWAITING_NODE, "the job has not recorded this node yet", 1.0)
@@ -155,8 +156,16 @@ def _marker(seen: NodeObservation, admission: Verdict, account_id: int) -> RentM
         contract_seconds=int(offer.contract_seconds),
         max_leases=seen.world.limits.max_leases,
         stop_seconds=ceil(admission.estimate.stop_seconds),
+        max_run_seconds=_run_seconds_left(job),
+        max_download_gb=job.spec.data.max_download_gb,
+        max_upload_gb=job.spec.data.max_upload_gb,
         nonce=seen.node.metadata.uid.replace("-", ""),
     )
+
+
+def _run_seconds_left(job: GpuJob) -> int | None:
+    deadline = job.spec.active_deadline_seconds
+    return None if deadline is None else max(deadline - job.status.run_seconds, 0)
 
 
 def adopt(seen: NodeObservation) -> NodePlan | None:
