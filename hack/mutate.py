@@ -377,6 +377,12 @@ FAULTS = (
         "if rent is None or seen.job is None or status.not_rented is not None:",
     ),
     Fault(
+        "one listing is a pause",
+        "core/node/pauses.py",
+        "elif told.listed >= SEEN_TWICE:",
+        "elif told.listed >= 1:",
+    ),
+    Fault(
         "a second machine costs nothing",
         "core/node/charge.py",
         "_duplicate_microusd(seen, status.rent, other) for other in duplicates_shown(seen)",
@@ -507,8 +513,8 @@ FAULTS = (
     Fault(
         "the deadline is ignored",
         "core/node/deadlines.py",
-        "and ran_seconds(seen) >= deadline:",
-        "and ran_seconds(seen) < 0:",
+        "or deadline is None or ran_seconds(seen) < deadline:",
+        "or deadline is None or ran_seconds(seen) >= 0:",
     ),
     Fault(
         "what an attempt cost is not added",

@@ -787,7 +787,10 @@ class ModelDrivers:
                 if now - told >= (10.0 if lease.number % 4 == 0 else 2.0):
                     outcome = Outcome(exit_code=143, run_seconds=ran)
         uid = node.metadata.uid
-        if ran is not None:
+        if todo.work is None:
+            # A machine that was taken away is another one when it comes back.
+            self._contacts.pop(uid, None)
+        elif ran is not None:
             self._contacts[uid] = now
         contact = self._contacts.get(uid)
         phase = WorkloadPhase.WAITING if ran is None else WorkloadPhase.RUNNING

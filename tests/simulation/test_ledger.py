@@ -1,6 +1,8 @@
 """What a machine has cost is charged in full, whoever leads when it ends."""
 
+import asyncio
 from dataclasses import replace
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -107,6 +109,45 @@ def test_what_was_agreed_holds_while_the_job_cannot_be_read(
         await world.until(world.is_over, 600)
         (attempt,) = world.jobs()["train"].status.attempts
         assert attempt.reason == reason
+        world.check_end()
+        await world.end()
+
+    play(life)
+
+
+PAUSES = 14
+
+
+def test_a_job_that_is_paused_for_long_pays_for_its_disk_meanwhile() -> None:
+    """It ends well, where its fuse would have been used up if each pause cost as much as work."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=1200.0)
+        spec = {"market": {"type": "Interruptible"}, "activeDeadlineSeconds": 2400}
+        await world.apply("train", **spec, cost={"ceiling": "0.01"})
+        await world.until(lambda: world.reason("train") == "CeilingExceeded", 600)
+        bound = Decimal(world.jobs()["train"].status.cost.estimate_usd or "")
+        ceiling = f"{bound * Decimal('1.01'):.6f}"
+        world.kube.change("GpuJob", NAMESPACE, "train", cost={"ceiling": ceiling})
+        began = asyncio.get_running_loop().time()
+        paused = 0.0
+        for _ in range(PAUSES):
+            await world.until(lambda: world.reason("train") == "Running", 600)
+            (number,) = world.living()
+            world.market.outbid(number, world.vast.now())
+            await world.until(lambda: world.reason("train") == "Paused", 120)
+            before = asyncio.get_running_loop().time()
+            await world.go_on(150)
+            paused += asyncio.get_running_loop().time() - before
+            world.market.resume(number, world.vast.now())
+        await world.until(world.is_over, 3600)
+
+        (attempt,) = world.jobs()["train"].status.attempts
+        node = world.kube.objects["GpuNode", NAMESPACE, "train-0-1"]["status"]
+        lived = asyncio.get_running_loop().time() - began
+        assert attempt.reason == "Completed"
+        assert lived > node["rent"]["moneyDeadlineSeconds"]
+        assert paused * 0.7 < node["pauses"]["seconds"] < paused + PAUSES * 60
         world.check_end()
         await world.end()
 

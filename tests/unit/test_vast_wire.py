@@ -1,5 +1,6 @@
 """What the provider's rows are read as."""
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -174,3 +175,22 @@ def test_a_number_that_no_status_holds_leaves_its_offer_out(field: str, number: 
     """Prices are divided by the number of GPUs, and the others are stored before the rent."""
     with pytest.raises(Malformed, match=field):
         offer_from(OFFER | {field: number})
+
+
+@pytest.mark.parametrize(
+    ("prices", "usd"),
+    [
+        ({"gpuCostPerHour": 0, "totalHour": 0.0125}, Fraction("0.0125")),
+        ({"gpuCostPerHour": 0.0, "totalHour": 0}, Fraction(0)),
+        ({"gpuCostPerHour": 0.4, "totalHour": 0.41}, None),
+        ({"gpuCostPerHour": 0}, None),
+        ({"totalHour": 0.0125}, None),
+        ({"gpuCostPerHour": 0, "totalHour": -1}, None),
+        ({"gpuCostPerHour": 0, "totalHour": "many"}, None),
+        ("cheap", None),
+        (None, None),
+    ],
+)
+def test_the_price_of_a_machine_that_does_not_run(prices: object, usd: Fraction | None) -> None:
+    """Only one whose GPUs cost nothing now has it."""
+    assert lease_from(ROW | {"instance": prices}, str).stopped_usd_per_hour == usd

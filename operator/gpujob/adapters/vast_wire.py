@@ -146,6 +146,7 @@ def lease_from(row: Row, redacted: Callable[[str], str], *, is_local: bool = Fal
         addresses=tuple(_addresses(row, is_local=is_local)),
         status_message=in_words(redacted(said), MESSAGE_LENGTH_MAX),
         line=_line(row),
+        stopped_usd_per_hour=_stopped_price(row),
     )
 
 
@@ -153,6 +154,18 @@ def _price(row: Row) -> Fraction | None:
     try:
         disk = _amount(row, "storage_cost", zero=True) * _amount(row, "disk_space", zero=True)
         return _amount(row, "dph_base", zero=True) + disk / HOURS_OF_MONTH
+    except Malformed:
+        return None
+
+
+def _stopped_price(row: Row) -> Fraction | None:
+    """Reads the present price, which is that of a disk (vastsim/FACTS.md, Instances)."""
+    prices = row.get("instance")
+    if not isinstance(prices, Mapping):
+        return None
+    try:
+        gpus = _amount(prices, "gpuCostPerHour", zero=True)
+        return None if gpus else _amount(prices, "totalHour", zero=True)
     except Malformed:
         return None
 

@@ -441,6 +441,45 @@ class InterruptionStatus(Model):
     ] = 0
 
 
+class PauseStatus(Model):
+    """The time in which an interruptible machine was paused, and what that has cost."""
+
+    seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Seconds of all pauses that are charged at the price of a stopped machine: "
+            "from the second listing that shows the pause to the last, rounded down.",
+            examples=[540],
+        ),
+    ] = 0
+    cost_usd: Annotated[
+        Amount,
+        Field(
+            alias="costUSD",
+            description="What these seconds have cost. It is part of `accruedUSD`.",
+            examples=["0.000750"],
+        ),
+    ] = "0.000000"
+    listed: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=2,
+            description="How many of the latest listings in a row show the machine paused; 2 = two "
+            "or more.",
+            examples=[2],
+        ),
+    ] = 0
+    as_of: Annotated[
+        Time,
+        Field(
+            description="When the latest listing was answered that is counted here.",
+            examples=["2026-01-01T12:00:00Z"],
+        ),
+    ]
+
+
 class StopStatus(Model):
     """The decision to stop the workload, or the record that it has ended.
 
@@ -558,6 +597,9 @@ class GpuNodeStatus(Model):
     interruptions: Annotated[
         InterruptionStatus | None,
         Field(description="How often the machine was paused, or restarted."),
+    ] = None
+    pauses: Annotated[
+        PauseStatus | None, Field(description="The time in which the machine was paused.")
     ] = None
     stop: Annotated[
         StopStatus | None, Field(description="Why the workload must stop, or has ended.")

@@ -1,7 +1,7 @@
 """What a decision rests on: everything known at one moment, the time included."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 
 from gpujob.api.gpujob import GpuJob, GpuJobSpec
@@ -75,6 +75,10 @@ class World:
     """What is known of our own enforcement; None = it could not be read."""
     hosts: HostMemory
     images: ImageMemory
+
+    def at(self, monotonic: float) -> datetime:
+        """Returns the moment at which the monotonic clock showed this."""
+        return self.now - timedelta(seconds=self.monotonic - monotonic)
 
     @cached_property
     def leased(self) -> Leased:

@@ -44,6 +44,7 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import Cause, Gpu, MachineFault, Outcome, Usage, WorkloadPhase
 from gpujob.core import effects
+from gpujob.core.cost.fuse import overdue
 from gpujob.core.limits import Limits
 from gpujob.core.market.listings import Address
 from gpujob.core.node.plan import plan_node
@@ -1878,3 +1879,92 @@ def test_the_marker_holds_what_the_job_agreed_to() -> None:
 
     assert rent is not None
     assert (rent.max_run_seconds, rent.max_download_gb, rent.max_upload_gb) == (3000, 10, 1)
+
+
+CHEAP = STOPPED | {"stopped_usd_per_hour": Fraction("0.036")}
+
+
+def shows(*rows: dict[str, Any] | None, every: float = 15.0) -> Any:
+    """A world whose listings show our machine so, the latest one second ago; None = not at all."""
+    ages = [1 + every * back for back in reversed(range(len(rows)))]
+    return a_world(
+        *(
+            a_listing(*([] if row is None else [a_lease(**row)]), ago=ago)
+            for row, ago in zip(rows, ages, strict=True)
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("world", "stored", "seconds"),
+    [
+        pytest.param(shows(CHEAP), None, 0, id="one listing is no pause"),
+        pytest.param(shows(CHEAP, CHEAP), None, 0, id="from the second one on"),
+        pytest.param(shows(CHEAP, CHEAP, CHEAP), None, 14, id="to the last, rounded down"),
+        pytest.param(shows(CHEAP, CHEAP, CHEAP, {}), None, 14, id="and no further"),
+        pytest.param(shows(CHEAP, CHEAP, {}, CHEAP, CHEAP), None, 0, id="in a row"),
+        pytest.param(shows(CHEAP, CHEAP, None, CHEAP, CHEAP), None, 0, id="shown each time"),
+        pytest.param(shows(CHEAP, CHEAP, CHEAP, every=60), None, 0, id="nobody looked for long"),
+        pytest.param(shows(*[STOPPED] * 9), None, 0, id="its price is unknown"),
+        pytest.param(
+            shows(*[STOPPED | {"stopped_usd_per_hour": Fraction(1)}] * 9), None, 0, id="it is dear"
+        ),
+        pytest.param(shows(CHEAP), (2, -16.0), 115, id="what was stored goes on"),
+        pytest.param(shows(CHEAP), (1, -16.0), 100, id="the second since it was stored"),
+        pytest.param(shows(CHEAP), (2, -60.0), 100, id="another leader looked too late"),
+        pytest.param(shows({}), (2, -16.0), 100, id="none of it goes down"),
+    ],
+)
+def test_a_pause_is_priced_as_listings_show_it(world: Any, stored: Any, seconds: int) -> None:
+    """From the second that shows it to the last, at the price of the disk; against ourselves."""
+    status = bid(booted(-1000))
+    if stored is not None:
+        listed, at_ = stored
+        held = {"seconds": 100, "costUSD": "0.001000", "listed": listed, "asOf": stamp(at_)}
+        status = status | {"pauses": held}
+    told = plan_node(node_observation(ended(status), world=world)).status
+    ran = 1000 - seconds
+    paused = seconds if stored is None else seconds - 100
+    cost = ran * 405_000 / 3600 + paused * 36_000 / 3600 + (1000 if stored else 0)
+
+    assert (told.pauses.seconds if told.pauses else 0) == seconds
+    assert abs(int((told.accrued_usd or "").replace(".", "")) - cost) <= 3
+
+
+def test_only_an_interruptible_machine_is_paused() -> None:
+    """Another one that stands still is not cheaper for that."""
+    told = plan_node(node_observation(ended(booted(-1000)), world=shows(*[CHEAP] * 9))).status
+
+    assert told.pauses is None
+
+
+@pytest.mark.parametrize(
+    ("held", "reason"),
+    [
+        pytest.param({}, Reason.BUDGET_EXHAUSTED, id="it ran all the time"),
+        pytest.param(
+            {"pauses": {"seconds": 600, "costUSD": "0.001000", "asOf": stamp(-60)}},
+            Reason.RUNNING,
+            id="it was paused",
+        ),
+        pytest.param(
+            {
+                "pauses": {"seconds": 600, "costUSD": "0.001000", "asOf": stamp(-60)},
+                "duplicates": [
+                    {"instanceID": SECOND, "usdPerHour": "0.405", "goneAt": stamp(-300)}
+                ],
+            },
+            Reason.BUDGET_EXHAUSTED,
+            id="another machine was paid for, too",
+        ),
+    ],
+)
+def test_the_fuse_counts_what_is_paid_for(held: dict[str, Any], reason: Reason) -> None:
+    """A pause at its own price; also for whoever guards the fuse without a leader."""
+    rent = marker(-1000, moneyDeadlineSeconds=900, bidUSDPerHour="0.4")
+    status = running(-1000) | {"rent": rent} | held
+    plan = plan_node(node_observation(status, world=listed()))
+    late = overdue([a_node(status)], a_listing(a_lease()), cluster_id="c-1", now=NOW)
+
+    assert plan.reason is reason
+    assert late == (() if reason is Reason.RUNNING else (INSTANCE,))

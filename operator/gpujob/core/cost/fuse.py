@@ -5,6 +5,7 @@ from datetime import datetime
 
 from gpujob.api.gpunode import GpuNode
 from gpujob.core.market.listings import Listing, Mark, leases_of, recorded
+from gpujob.core.node.pauses import priced_seconds
 
 
 def overdue(
@@ -20,7 +21,7 @@ def overdue(
         rent, lease = node.status.rent, node.status.lease
         if rent is None or node.status.released_at is not None:
             continue
-        if (now - rent.requested_at).total_seconds() < rent.money_deadline_seconds:
+        if priced_seconds(node.status, node.status.pauses, now) < rent.money_deadline_seconds:
             continue
         mark = Mark(cluster_id, node.metadata.uid, node.spec.job_ref.uid)
         found |= {row.instance_id for row in leases_of(listing, mark)}

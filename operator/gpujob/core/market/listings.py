@@ -50,6 +50,8 @@ class Lease:
     status_message: str
     line: Line | None = None
     """None = that cannot be read whole."""
+    stopped_usd_per_hour: Fraction | None = None
+    """What an hour of it costs now that its GPUs cost nothing; None = they do, or it is unknown."""
 
     @property
     def mark(self) -> str | None:

@@ -7,6 +7,7 @@ from gpujob.api.gpunode import DuplicateStatus, RentMarker, TrafficStatus
 from gpujob.core.money import micro_up, over_time, parse_usd
 from gpujob.core.node.duplicates import duplicates_shown
 from gpujob.core.node.facts import gone_at
+from gpujob.core.node.pauses import pauses_shown, running_rate
 from gpujob.core.node.traffic import traffic_shown
 from gpujob.core.observation import NodeObservation
 
@@ -15,17 +16,21 @@ def accrued_microusd(seen: NodeObservation, *, unpaid_seconds: float = 0.0) -> i
     """Returns the micro-USD of the time since the rent request, without the last `unpaid_seconds`,
     at the highest price seen, plus the listed traffic.
 
-    Loading is charged like running, because the provider may do so: the figure is an upper bound.
+    Loading is charged like running, because the provider may do so: the figure is an upper bound. A
+    pause is charged at its own price.
     What no listing has shown of the traffic is not in it.
     """
     status = seen.node.status
     if status.rent is None or not seen.stage.may_hold_machine:
         return 0
-    rate = parse_usd(status.rent.gpu_usd_per_hour) + parse_usd(status.rent.disk_usd_per_hour)
-    if status.lease is not None:
-        rate = max(rate, parse_usd(status.lease.usd_per_hour))
     seconds = (seen.world.now - status.rent.requested_at).total_seconds() - unpaid_seconds
-    own = over_time(rate, seconds) + micro_up(_counted_usd(status.rent, traffic_shown(seen)))
+    own = 0
+    if (pauses := pauses_shown(seen)) is not None:
+        seconds -= pauses.seconds
+        own = parse_usd(pauses.cost_usd)
+    own += over_time(running_rate(status), seconds) + micro_up(
+        _counted_usd(status.rent, traffic_shown(seen))
+    )
     return own + sum(
         _duplicate_microusd(seen, status.rent, other) for other in duplicates_shown(seen)
     )

@@ -7,7 +7,7 @@ destroyed and what they cost is stored.
 from gpujob.api.gpunode import DuplicateStatus
 from gpujob.core.market.listings import Lease
 from gpujob.core.money import format_usd, micro_up, parse_usd
-from gpujob.core.node.facts import marked_leases, shown_at
+from gpujob.core.node.facts import marked_leases
 from gpujob.core.node.traffic import grown
 from gpujob.core.observation import NodeObservation
 
@@ -49,5 +49,5 @@ def _noted(seen: NodeObservation, told: DuplicateStatus | None, row: Lease) -> D
     return DuplicateStatus(
         instance_id=row.instance_id,
         usd_per_hour=format_usd(rate),
-        traffic=grown(moved, shown_at(seen, seen.world.listings[-1]), row),
+        traffic=grown(moved, seen.world.at(seen.world.listings[-1].requested_at), row),
     )

@@ -1,7 +1,7 @@
 """Facts that follow from an observation of a node: its listed machine, its times, its report."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from math import inf
 
 from gpujob.api.gpunode import AddressStatus, GpuNodeStatus, MachineStatus
@@ -9,8 +9,9 @@ from gpujob.api.reasons import Blame, Reason
 from gpujob.api.transport import DriverReport, Outcome, Usage
 from gpujob.core.market.absence import absence_proved_at
 from gpujob.core.market.images import Found, ImageTrial
-from gpujob.core.market.listings import Lease, Listing, is_anothers, leases_of, recorded
+from gpujob.core.market.listings import Lease, is_anothers, leases_of, recorded
 from gpujob.core.node.contact import Health, Witnesses, health
+from gpujob.core.node.pauses import pauses_shown, priced_seconds
 from gpujob.core.observation import NodeObservation
 
 _UNBOOTED = (Reason.BOOT_TIMEOUT, Reason.HOST_LOST)
@@ -25,11 +26,6 @@ def marked_leases(seen: NodeObservation) -> tuple[Lease, ...]:
     """Returns the machines that carry this node's mark in the latest complete listing."""
     listings = seen.world.listings
     return leases_of(listings[-1], seen.mark) if listings else ()
-
-
-def shown_at(seen: NodeObservation, listing: Listing) -> datetime:
-    """Returns when a listing was asked for."""
-    return seen.world.now - timedelta(seconds=seen.world.monotonic - listing.requested_at)
 
 
 def own_lease(seen: NodeObservation, back: int = 1) -> Lease | None:
@@ -143,10 +139,8 @@ def active_deadline_seconds(seen: NodeObservation) -> int | None:
 
 
 def paid_seconds(seen: NodeObservation) -> float:
-    """Returns the time since the rent request, which is paid for."""
-    rent = seen.node.status.rent
-    assert rent is not None, "nothing is paid for before the rent request"
-    return (seen.world.now - rent.requested_at).total_seconds()
+    """Returns the time since the rent request, which is paid for; a pause by what it costs."""
+    return priced_seconds(seen.node.status, pauses_shown(seen), seen.world.now)
 
 
 def drain_seconds(seen: NodeObservation) -> float:

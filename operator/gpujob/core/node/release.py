@@ -21,6 +21,7 @@ from gpujob.core.node.facts import (
     own_lease,
     paid_seconds,
 )
+from gpujob.core.node.pauses import pauses_shown
 from gpujob.core.node.punctuality import destroy_record
 from gpujob.core.node.rent import answered, proof_starts, record_lease
 from gpujob.core.node.stage import Stage
@@ -216,6 +217,7 @@ def _release(
             "accrued_usd": format_usd(cost_microusd),
             "as_of": now,
             "traffic": traffic_shown(seen),
+            "pauses": pauses_shown(seen),
         }
     )
     return Plan(

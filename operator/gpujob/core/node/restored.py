@@ -14,7 +14,7 @@ from gpujob.api.reasons import Reason
 from gpujob.core.market.listings import Lease, Line
 from gpujob.core.money import format_usd, micro_up
 from gpujob.core.node.answers import NodePlan, end
-from gpujob.core.node.facts import marked_leases, shown_at
+from gpujob.core.node.facts import marked_leases
 from gpujob.core.node.traffic import grown
 from gpujob.core.observation import NodeObservation
 
@@ -39,7 +39,7 @@ def end_if_rented_before(seen: NodeObservation) -> NodePlan | None:
     update = {
         "rent": marker,
         "lease": lease,
-        "traffic": grown(None, shown_at(seen, seen.world.listings[-1]), row),
+        "traffic": grown(None, seen.world.at(seen.world.listings[-1].requested_at), row),
         "accrued_usd": told,
         "as_of": now,
     }

@@ -9,7 +9,6 @@ from math import ceil
 
 from gpujob.api.gpunode import GpuNodeStatus, TrafficStatus
 from gpujob.core.market.listings import Lease, recorded
-from gpujob.core.node.facts import shown_at
 from gpujob.core.observation import NodeObservation
 
 _EVER = datetime.min.replace(tzinfo=UTC)
@@ -23,7 +22,7 @@ def traffic_shown(seen: NodeObservation) -> TrafficStatus | None:
     # Earlier listings were taken in by the pass that stored this; nothing was stored in the future.
     since = told.as_of if told is not None and told.as_of <= world.now else _EVER
     for listing in world.listings:
-        at = shown_at(seen, listing)
+        at = seen.world.at(listing.requested_at)
         row = recorded(listing, lease.instance_id, seen.mark) if at > since else None
         told = told if row is None else grown(told, at, row)
     return told

@@ -5,6 +5,7 @@ from gpujob.api.workload import ProgressStatus, UsageStatus
 from gpujob.core.money import format_usd, parse_usd
 from gpujob.core.node.charge import accrued_microusd
 from gpujob.core.node.facts import can_be_reached, due_in, own_lease, present_report, reached
+from gpujob.core.node.pauses import pauses_shown
 from gpujob.core.node.traffic import traffic_shown, with_traffic
 from gpujob.core.observation import NodeObservation
 
@@ -49,6 +50,7 @@ def with_figures(seen: NodeObservation) -> GpuNodeStatus:
             "accrued_usd": format_usd(max(accrued_microusd(seen), told)),
             "as_of": world.now,
             "traffic": traffic_shown(seen),
+            "pauses": pauses_shown(seen),
             "run": _run_told(seen),
         }
     )
