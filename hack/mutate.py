@@ -383,6 +383,12 @@ FAULTS = (
         "elif told.listed >= 1:",
     ),
     Fault(
+        "a machine that nobody remembers costs its job nothing",
+        "core/job/strays.py",
+        "        spent += owed - charged\n",
+        "",
+    ),
+    Fault(
         "a second machine costs nothing",
         "core/node/charge.py",
         "_duplicate_microusd(seen, status.rent, other) for other in duplicates_shown(seen)",

@@ -414,6 +414,10 @@ class ModelProvider(VastRequests):
             rented.append(self.market.rent(number, ask, self.now(), boot_seconds=30.0).number)
         return rented
 
+    def forget(self) -> None:
+        """A backup of the cluster is restored: the names of attempts may be used again."""
+        self._accepted.clear()
+
     def now(self) -> float:
         """Returns the provider's time."""
         return (START + timedelta(seconds=self._time.monotonic())).timestamp()

@@ -139,3 +139,31 @@ def test_a_machine_from_before_a_restore_is_not_rented_again(stage: str) -> None
         await world.end()
 
     play(life)
+
+
+def test_a_machine_whose_node_a_restore_has_forgotten_is_charged_first() -> None:
+    """The backup is older than the attempt: the job begins anew once the machine is gone."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=1500.0)
+        await world.apply("train", cost={"ceiling": "20.00"})
+        await world.until(lambda: world.reason("train") == "Running", 600)
+        (first,) = world.living()
+        await world.go_on(1200)
+        world.vast.forget()
+        world.kube.set_status("GpuJob", NAMESPACE, "train", {})
+        world.kube.vanish(*KEY)
+        for number in range(len(world.replicas)):
+            await world.restart(number)
+        while first in world.living():
+            assert world.living() == [first], "nothing is rented before"
+            await world.step()
+        await world.until(world.is_over, 3600)
+
+        world.check_end()
+        job = world.jobs()["train"]
+        assert [one.reason for one in job.status.attempts] == ["Completed"]
+        assert [one.instance_id for one in job.status.strays] == [first]
+        await world.end()
+
+    play(life)

@@ -676,11 +676,72 @@ class CostStatus(Model):
     ] = None
 
 
+class StrayStatus(Model):
+    """A machine under this job's mark that no attempt explains, as after a restored backup."""
+
+    instance_id: Annotated[
+        int,
+        Field(
+            alias="instanceID",
+            ge=0,
+            description="The provider's number of the instance, which is destroyed.",
+            examples=[36000042],
+        ),
+    ]
+    since: Annotated[
+        Time,
+        Field(description="When it was rented.", examples=["2026-01-01T12:00:00Z"]),
+    ]
+    usd_per_hour: Annotated[
+        str,
+        Field(
+            alias="usdPerHour",
+            max_length=24,
+            description="Highest hourly price seen, disk included.",
+            examples=["0.405000"],
+        ),
+    ]
+    traffic_usd: Annotated[
+        str,
+        Field(
+            alias="trafficUSD",
+            max_length=24,
+            description="What its traffic has cost, as listings show it.",
+            examples=["0.010000"],
+        ),
+    ] = "0.000000"
+    charged_usd: Annotated[
+        str,
+        Field(
+            alias="chargedUSD",
+            max_length=24,
+            description="What is part of `cost.spentUSD` for it.",
+            examples=["0.415000"],
+        ),
+    ] = "0.000000"
+    gone_at: Annotated[
+        Time | None,
+        Field(
+            description="When a listing no longer showed it; empty while it is listed.",
+            examples=["2026-01-01T12:30:00Z"],
+        ),
+    ] = None
+
+
 class AttemptRecord(Model):
     """One ended attempt."""
 
     attempt: Annotated[int, Field(ge=1, le=1000, description="Number of the attempt.")]
     node_name: Annotated[str, Field(max_length=63, description="GpuNode of the attempt.")]
+    node_uid: Annotated[
+        str | None,
+        Field(
+            alias="nodeUID",
+            max_length=64,
+            description="UID of that GpuNode, which its machine carried in its mark.",
+            examples=["5f1c7a52-0a4e-4f8e-9a57-2f6a3c7f1b11"],
+        ),
+    ] = None
     machine_id: Annotated[
         int | None,
         Field(
@@ -803,6 +864,15 @@ class GpuJobStatus(Model):
     attempts: Annotated[
         tuple[AttemptRecord, ...],
         Field(max_length=20, description="The most recent ended attempts, oldest first."),
+    ] = ()
+    strays: Annotated[
+        tuple[StrayStatus, ...],
+        Field(
+            max_length=16,
+            description="Machines under this job's mark that no recorded attempt explains, as "
+            "after a restored backup. They are destroyed and charged; nothing is rented meanwhile.",
+            examples=[[]],
+        ),
     ] = ()
     failures: Annotated[
         int,

@@ -30,6 +30,9 @@ from gpujob.core.market.hosts import Trial, remembered
 from gpujob.core.market.offers import Offer, Quotes
 from gpujob.core.observation import Unavailable, World
 
+OTHERS = {"label": "other/node/job", "env_mark": "other/node/job"}
+"""Machines of the same account that are nothing to this job."""
+
 
 def spec(**changes: Any) -> GpuJobSpec:
     return GpuJobSpec.model_validate(a_spec(**changes))
@@ -112,13 +115,13 @@ def test_what_is_refused_is_told_with_what_there_is() -> None:
         ),
         pytest.param(
             Reason.LEASE_LIMIT,
-            a_world(a_listing(*(a_lease(instance_id=number) for number in range(20)))),
+            a_world(a_listing(*(a_lease(instance_id=one, **OTHERS) for one in range(20)))),
             quotes(),
             id="as many machines as may be",
         ),
         pytest.param(
             Reason.LEASE_LIMIT,
-            a_world(a_listing(a_lease()), limits=Limits(max_usd_per_hour="0.80")),
+            a_world(a_listing(a_lease(**OTHERS)), limits=Limits(max_usd_per_hour="0.80")),
             quotes(),
             id="as dear as may be",
         ),

@@ -1,11 +1,15 @@
 """The life of a job: attempts one after the other until it is over."""
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
 from tests.builders import (
+    CLUSTER,
+    JOB_UID,
     MONOTONIC,
+    NODE_UID,
     NOW,
     RECORDED,
     a_job,
@@ -672,3 +676,71 @@ def test_an_end_says_why_what_it_cost_and_what_to_do(reason: str, step: str, sai
     assert "so it is" in words
     assert "$0.25" in words
     assert step in words.rpartition("$0.25")[2]
+
+
+FORGOTTEN = a_lease(
+    env_mark=f"{CLUSTER}/forgotten/{JOB_UID}", started_at=at(-3600), download_gb=Fraction(5)
+)
+"""A machine of this job whose GpuNode nobody remembers: $0.405 an hour, and 5 GB for $0.002."""
+
+
+@pytest.mark.parametrize(
+    ("row", "status", "spent", "reason"),
+    [
+        pytest.param({}, {}, "0.415000", Reason.RELEASING, id="it is charged first"),
+        pytest.param(
+            {}, RECORDED, "0.415000", Reason.RELEASING, id="also while it may be a vanished one"
+        ),
+        pytest.param(
+            {"env_mark": f"{CLUSTER}/{NODE_UID}/{JOB_UID}"},
+            RECORDED,
+            "0.000000",
+            Reason.NODE_VANISHED,
+            id="the recorded node explains it",
+        ),
+        pytest.param(
+            {"env_mark": f"another/forgotten/{JOB_UID}"},
+            {},
+            "0.000000",
+            Reason.AWAITING_OFFERS,
+            id="another cluster's",
+        ),
+        pytest.param(
+            {"env_mark": f"{CLUSTER}/forgotten/another"},
+            {},
+            "0.000000",
+            Reason.AWAITING_OFFERS,
+            id="another job's",
+        ),
+        pytest.param({"usd_per_hour": None}, {}, "5.000000", Reason.RELEASING, id="price unknown"),
+        pytest.param({"line": None}, {}, "5.000000", Reason.RELEASING, id="traffic unknown"),
+    ],
+)
+def test_a_machine_that_no_attempt_explains_is_charged_first(
+    row: dict[str, Any], status: dict[str, Any], spent: str, reason: Reason
+) -> None:
+    """After a restored backup: nothing is rented for the job while it is listed."""
+    world = a_world(a_listing(replace(FORGOTTEN, **row)))
+    plan = plan_job(job_observation(world=world, job=a_job(status=status)))
+
+    assert plan.status.cost.spent_usd == spent
+    if status != RECORDED or spent == "0.000000":
+        assert plan.reason is reason
+
+
+def test_a_stray_is_charged_once_and_until_it_is_gone() -> None:
+    """What was charged is not charged again; nor is the machine of an attempt that is recorded."""
+    listed = a_world(a_listing(FORGOTTEN))
+    first = plan_job(job_observation(world=listed)).status
+    later = replace(a_world(), now=at(100))
+    gone = plan_job(job_observation(world=later, job=a_job(status=first.wire()))).status
+    again = replace(later, now=at(200))
+    stays = plan_job(job_observation(world=again, job=a_job(status=gone.wire()))).status
+    charged = plan_job(job_observation(job=a_job(status=RECORDED), node=released("HostLost")))
+    back = a_job(status=charged.status.wire())
+    shown = plan_job(job_observation(job=back, world=a_world(a_listing(a_lease())))).status
+
+    assert first.cost.spent_usd == "0.415000"
+    assert gone.cost.spent_usd == stays.cost.spent_usd == "0.426250"
+    assert [one.gone_at for one in stays.strays] == [at(100)]
+    assert (shown.strays, shown.cost.spent_usd) == ((), "0.250000")

@@ -37,6 +37,7 @@ def charge_attempt(seen: JobObservation) -> JobPlan | None:
     record = AttemptRecord(
         attempt=status.attempt,
         node_name=node.metadata.name,
+        node_uid=node.metadata.uid,
         machine_id=rent.machine_id if rent and node.status.lease else None,
         host_id=rent.host_id if rent and node.status.lease else None,
         booted=node.status.machine is not None if node.status.lease else None,
@@ -79,6 +80,7 @@ def _vanished(seen: JobObservation) -> JobPlan:
     record = AttemptRecord(
         attempt=status.attempt,
         node_name=status.node_name or "",
+        node_uid=status.node_uid,
         reason=Reason.NODE_VANISHED,
         message=Reason.NODE_VANISHED.meaning,
         blames=Reason.NODE_VANISHED.kind.blames,

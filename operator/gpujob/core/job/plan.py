@@ -21,6 +21,7 @@ from gpujob.core.effects import Plan
 from gpujob.core.job.after_attempt import charge_attempt, wait_to_retry
 from gpujob.core.job.answers import JobPlan, stay
 from gpujob.core.job.end import finished_as, over
+from gpujob.core.job.strays import listed_for, with_strays
 from gpujob.core.machine.ports import service, service_name
 from gpujob.core.money import floor_usd, format_usd, parse_usd
 from gpujob.core.observation import JobObservation, Unavailable, told_last
@@ -34,8 +35,9 @@ RETRY_SECONDS = 5.0
 
 def plan_job(observation: JobObservation) -> JobPlan:
     """Returns what to store and do now for a GpuJob; total, and pure."""
+    seen = with_strays(observation)
     for step in STEPS:
-        if (plan := step(observation)) is not None:
+        if (plan := step(seen)) is not None:
             return plan
     raise AssertionError("the last step always answers")
 
@@ -56,8 +58,19 @@ def _let_go_when_deleted(seen: JobObservation) -> JobPlan | None:
     if _is_own(seen, node) and node is not None and node.status.released_at is None:
         words = f"waiting until GpuNode {node.metadata.name} has released its machine"
         return stay(seen, Reason.RELEASING, words, seen.world.limits.poll_seconds)
+    if (plan := _await_strays(seen)) is not None:
+        return plan
     todo = (effects.RemoveFinalizer(),) if job.metadata.holds_finalizer else ()
     return stay(seen, Reason.RELEASED, Reason.RELEASED.meaning, None, todo)
+
+
+def _await_strays(seen: JobObservation) -> JobPlan | None:
+    """Waits while a machine of the job is listed that no recorded attempt explains."""
+    if not (found := listed_for(seen)):
+        return None
+    numbers = ", ".join(str(row.instance_id) for row in found[:3])
+    words = f"no recorded attempt has rented instance {numbers}: it is destroyed and charged first"
+    return stay(seen, Reason.RELEASING, words, seen.world.limits.poll_seconds)
 
 
 def _keep_finished(seen: JobObservation) -> JobPlan | None:
@@ -264,6 +277,7 @@ STEPS: tuple[Step, ...] = (
     _record_node,  # A node was created: record it, so that it may rent.
     _refuse_spec,  # The webhook may have been absent: refuse what it would have refused.
     _stay_suspended,  # Nothing is rented for a suspended job.
+    _await_strays,  # A machine that nobody remembers: it is destroyed and charged first.
     wait_to_retry,  # Wait longer after each attempt without success.
     _create_service,  # The Service for the job's ports exists before anything is rented.
     _ask_the_gate,  # Only the gate's yes creates a node.

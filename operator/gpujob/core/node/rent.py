@@ -13,6 +13,7 @@ from gpujob.core.cost.confidence import rounded_down
 from gpujob.core.cost.gate import Verdict, judge
 from gpujob.core.cost.question import CostGateError
 from gpujob.core.effects import Plan
+from gpujob.core.job.strays import strays_listed
 from gpujob.core.machine.start_script import start_script
 from gpujob.core.market.listings import Lease
 from gpujob.core.money import floor_usd, format_usd, micro_up, parse_usd, short_usd
@@ -41,6 +42,9 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
     # A job that does not know its node would neither look for the node's machine nor charge it.
     if job.status.node_uid != seen.node.metadata.uid:
         return wait(seen, Reason.AWAITING_NODE, "the job has not recorded this node yet", 1.0)
+    if strays := strays_listed(world, job, [seen.node.metadata.uid]):
+        words = f"instance {strays[0].instance_id} of this job is destroyed and charged first"
+        return wait(seen, Reason.AWAITING_NODE, words, world.limits.poll_seconds)
     if world.not_ready is not None:
         why = world.not_ready
         return wait(seen, why.reason, why.message, world.limits.poll_seconds)

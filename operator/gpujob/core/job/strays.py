@@ -1,0 +1,100 @@
+"""Machines under a job's mark that none of its recorded attempts explains.
+
+A backup that is restored may be older than the attempt, and then nobody remembers its GpuNode. The
+sweep destroys what no GpuNode owns; here it is charged to its job, which rents nothing meanwhile.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from gpujob.api.gpujob import GpuJob, StrayStatus
+from gpujob.core.job.end import is_finished
+from gpujob.core.market.listings import Lease, Mark
+from gpujob.core.money import floor_usd, format_usd, micro_up, over_time, parse_usd
+from gpujob.core.observation import JobObservation, World
+
+KEPT_MAX = 16
+"""The status holds no more."""
+
+
+def strays_listed(world: World, job: GpuJob, nodes: Iterable[str | None]) -> tuple[Lease, ...]:
+    """Returns the machines under the job's mark in the latest listing that are not of an attempt
+    that it records, and not of these nodes (uids).
+    """
+    known = {job.status.node_uid, *nodes, *(one.node_uid for one in job.status.attempts)}
+    found = []
+    for row in world.listings[-1].leases if world.listings else ():
+        mark = Mark.parse(row.mark)
+        if mark is None or (mark.cluster_id, mark.job_uid) != (world.cluster_id, job.metadata.uid):
+            continue
+        if mark.node_uid not in known:
+            found.append(row)
+    return tuple(sorted(found, key=lambda row: row.instance_id))
+
+
+def listed_for(seen: JobObservation) -> tuple[Lease, ...]:
+    """Returns the job's strays; the node under its next name is none of them."""
+    node = seen.node
+    return strays_listed(seen.world, seen.job, [node.metadata.uid] if node else [])
+
+
+def with_strays(seen: JobObservation) -> JobObservation:
+    """Returns the observation with what the job's strays have cost in its spent money."""
+    job = seen.job
+    if is_finished(job.status) or not seen.world.listings:
+        return seen
+    told = {one.instance_id: one for one in job.status.strays}
+    rows = {row.instance_id: row for row in listed_for(seen)}
+    if not rows and all(one.gone_at for one in told.values()):
+        return seen
+    spent = parse_usd(job.status.cost.spent_usd)
+    strays = []
+    for number in sorted(told.keys() | rows.keys())[:KEPT_MAX]:
+        one = _noted(seen, told.get(number), rows.get(number))
+        charged = parse_usd(one.charged_usd)
+        owed = max(_cost(seen, one, rows.get(number)), charged)
+        spent += owed - charged
+        strays.append(one.model_copy(update={"charged_usd": format_usd(owed)}))
+    cost = job.status.cost.model_copy(update={"spent_usd": format_usd(spent)})
+    status = job.status.model_copy(update={"strays": tuple(strays), "cost": cost})
+    return replace(seen, job=job.model_copy(update={"status": status}))
+
+
+def _noted(seen: JobObservation, told: StrayStatus | None, row: Lease | None) -> StrayStatus:
+    """Returns a stray as it is known now. None of its figures goes down."""
+    now = seen.world.now
+    if row is None:
+        assert told is not None, "it was listed or is known"
+        return told if told.gone_at else told.model_copy(update={"gone_at": now})
+    rate, traffic = micro_up(row.usd_per_hour) if row.usd_per_hour else 0, 0
+    if row.line and row.download_gb is not None and row.upload_gb is not None:
+        traffic = micro_up(
+            row.download_gb * row.line.download_usd_per_gb
+            + row.upload_gb * row.line.upload_usd_per_gb
+        )
+    if told is not None:
+        rate = max(rate, parse_usd(told.usd_per_hour))
+        traffic = max(traffic, parse_usd(told.traffic_usd))
+    began = row.started_at or seen.job.metadata.creation_timestamp
+    return StrayStatus(
+        instance_id=row.instance_id,
+        since=min(began, told.since) if told else began,
+        usd_per_hour=format_usd(rate),
+        traffic_usd=format_usd(traffic),
+        charged_usd=told.charged_usd if told else format_usd(0),
+    )
+
+
+def _cost(seen: JobObservation, one: StrayStatus, row: Lease | None) -> int:
+    """Returns the most that a stray has cost; what cannot be read, all that is left."""
+    unread = row is not None and None in (
+        row.usd_per_hour,
+        row.line,
+        row.download_gb,
+        row.upload_gb,
+    )
+    if unread:
+        spent = parse_usd(seen.job.status.cost.spent_usd) - parse_usd(one.charged_usd)
+        return max(floor_usd(seen.job.spec.cost.ceiling) - spent, 0)
+    seconds = ((one.gone_at or seen.world.now) - one.since).total_seconds()
+    return over_time(parse_usd(one.usd_per_hour), seconds) + parse_usd(one.traffic_usd)
