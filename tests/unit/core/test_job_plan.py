@@ -744,3 +744,12 @@ def test_a_stray_is_charged_once_and_until_it_is_gone() -> None:
     assert gone.cost.spent_usd == stays.cost.spent_usd == "0.426250"
     assert [one.gone_at for one in stays.strays] == [at(100)]
     assert (shown.strays, shown.cost.spent_usd) == ((), "0.250000")
+
+
+def test_a_stray_is_not_charged_anew_in_each_pass() -> None:
+    """Each write would bring the next pass."""
+    world = a_world(a_listing(FORGOTTEN))
+    first = plan_job(job_observation(world=world)).status
+    again = replace(world, now=at(-0.5))
+
+    assert plan_job(job_observation(world=again, job=a_job(status=first.wire()))).status == first

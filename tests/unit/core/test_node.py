@@ -1968,3 +1968,14 @@ def test_the_fuse_counts_what_is_paid_for(held: dict[str, Any], reason: Reason) 
 
     assert plan.reason is reason
     assert late == (() if reason is Reason.RUNNING else (INSTANCE,))
+
+
+@pytest.mark.parametrize("late", [0.0, 0.0004, -0.0004])
+def test_another_pass_over_the_same_listing_stores_nothing(late: float) -> None:
+    """Each write would bring the next pass; the two clocks do not tick together."""
+    world = a_world(a_listing(a_lease(), a_lease(instance_id=SECOND)))
+    fresh = running() | {"accruedUSD": "0.1", "asOf": stamp(-1)}
+    first = plan_node(node_observation(fresh, world=world)).status
+    again = replace(world, now=at(5), monotonic=MONOTONIC + 5 + late)
+
+    assert plan_node(node_observation(first.wire(), world=again)).status == first

@@ -6,6 +6,7 @@ sweep destroys what no GpuNode owns; here it is charged to its job, which rents 
 
 from collections.abc import Iterable
 from dataclasses import replace
+from math import ceil
 
 from gpujob.api.gpujob import GpuJob, StrayStatus
 from gpujob.core.job.end import is_finished
@@ -97,4 +98,7 @@ def _cost(seen: JobObservation, one: StrayStatus, row: Lease | None) -> int:
         spent = parse_usd(seen.job.status.cost.spent_usd) - parse_usd(one.charged_usd)
         return max(floor_usd(seen.job.spec.cost.ceiling) - spent, 0)
     seconds = ((one.gone_at or seen.world.now) - one.since).total_seconds()
+    if one.gone_at is None:
+        # Rounded up, so that the status does not change in each pass.
+        seconds = ceil(seconds / seen.world.limits.poll_seconds) * seen.world.limits.poll_seconds
     return over_time(parse_usd(one.usd_per_hour), seconds) + parse_usd(one.traffic_usd)

@@ -17,21 +17,19 @@ def accrued_microusd(seen: NodeObservation, *, unpaid_seconds: float = 0.0) -> i
     at the highest price seen, plus the listed traffic.
 
     Loading is charged like running, because the provider may do so: the figure is an upper bound. A
-    pause is charged at its own price.
+    pause is charged at its own price, and other machines under the node's mark are charged as well.
     What no listing has shown of the traffic is not in it.
     """
     status = seen.node.status
     if status.rent is None or not seen.stage.may_hold_machine:
         return 0
     seconds = (seen.world.now - status.rent.requested_at).total_seconds() - unpaid_seconds
-    own = 0
+    cost = micro_up(_counted_usd(status.rent, traffic_shown(seen)))
     if (pauses := pauses_shown(seen)) is not None:
         seconds -= pauses.seconds
-        own = parse_usd(pauses.cost_usd)
-    own += over_time(running_rate(status), seconds) + micro_up(
-        _counted_usd(status.rent, traffic_shown(seen))
-    )
-    return own + sum(
+        cost += parse_usd(pauses.cost_usd)
+    cost += over_time(running_rate(status), seconds)
+    return cost + sum(
         _duplicate_microusd(seen, status.rent, other) for other in duplicates_shown(seen)
     )
 

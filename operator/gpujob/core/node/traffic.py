@@ -11,6 +11,7 @@ from gpujob.api.gpunode import GpuNodeStatus, TrafficStatus
 from gpujob.core.market.listings import Lease, recorded
 from gpujob.core.observation import NodeObservation
 
+SAME_SECONDS = 1.0
 _EVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -51,8 +52,8 @@ def grown(told: TrafficStatus | None, at: datetime, row: Lease) -> TrafficStatus
     down, up = ceil(row.download_gb * 1000), ceil(row.upload_gb * 1000)
     if told is None:
         return TrafficStatus(download_mb=down, upload_mb=up, as_of=at)
-    return TrafficStatus(
-        download_mb=max(told.download_mb, down),
-        upload_mb=max(told.upload_mb, up),
-        as_of=max(told.as_of, at),
-    )
+    if (at - told.as_of).total_seconds() < SAME_SECONDS:
+        # The same listing in another pass: its moment is the same but for the clocks' resolution.
+        at = told.as_of
+    down, up = max(told.download_mb, down), max(told.upload_mb, up)
+    return TrafficStatus(download_mb=down, upload_mb=up, as_of=at)
