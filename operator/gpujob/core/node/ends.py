@@ -41,15 +41,15 @@ _SERVED_IMAGE = (
 def end_if_unwanted(seen: NodeObservation) -> NodePlan | None:
     """Ends an attempt that nobody wants any more."""
     job, node = seen.job, seen.node
-    if node.metadata.is_being_deleted and seen.job_problem:
-        return end(seen, Reason.NODE_DELETED, "the GpuNode was deleted")
-    if seen.job_problem:
-        # What the job's user wants now is not known; what was agreed at the rent still holds.
-        return None
-    if job is None or job.metadata.uid != node.spec.job_ref.uid or job.metadata.is_being_deleted:
+    is_own = job is not None and job.metadata.uid == node.spec.job_ref.uid
+    is_gone = job is None or not is_own or job.metadata.is_being_deleted
+    if is_gone and not seen.job_problem:
         return end(seen, Reason.JOB_DELETED, "the GpuJob was deleted")
     if node.metadata.is_being_deleted:
         return end(seen, Reason.NODE_DELETED, "the GpuNode was deleted")
+    if job is None:
+        # What its user wants now is not known; what was agreed at the rent still holds.
+        return None
     if job.status.attempt > node.spec.attempt:
         return end(seen, Reason.NODE_DELETED, "the job is already at a later attempt")
     return None
