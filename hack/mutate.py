@@ -1381,8 +1381,8 @@ FAULTS = (
     Fault(
         "figures are stored right before a deadline",
         "core/node/upkeep.py",
-        "if fresh or 0 < due_in(seen) < QUIET_SECONDS:",
-        "if fresh:",
+        "if seen.node.status.rent is None or 0 < due_in(seen) < QUIET_SECONDS:",
+        "if seen.node.status.rent is None:",
     ),
     Fault(
         "what the watch has not shown is gone",
