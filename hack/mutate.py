@@ -818,7 +818,7 @@ FAULTS = (
     Fault(
         "a machine without a marker costs nothing",
         "core/node/charge.py",
-        "        return parse_usd(seen.node.spec.reserved_usd)",
+        "        return parse_usd(seen.node.reserved_usd)",
         "        return 0",
     ),
     Fault(

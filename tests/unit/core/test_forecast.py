@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import (
+    CLUSTER,
     a_job,
     a_lease,
     a_listing,
@@ -30,8 +31,8 @@ from gpujob.core.market.hosts import Trial, remembered
 from gpujob.core.market.offers import Offer, Quotes
 from gpujob.core.observation import Unavailable, World
 
-OTHERS = {"label": "other/node/job", "env_mark": "other/node/job"}
-"""Machines of the same account that are nothing to this job."""
+OTHERS = {"label": f"{CLUSTER}/node/job", "env_mark": f"{CLUSTER}/node/job"}
+"""Machines of another job."""
 
 
 def spec(**changes: Any) -> GpuJobSpec:

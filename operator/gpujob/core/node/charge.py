@@ -75,7 +75,7 @@ def charge_microusd(seen: NodeObservation) -> int:
     """
     rent = seen.node.status.rent
     if rent is None:
-        return parse_usd(seen.node.spec.reserved_usd)
+        return parse_usd(seen.node.reserved_usd)
     unpaid = unpaid_seconds(seen)
     gone = seen.world.now - timedelta(seconds=unpaid)
     unseen = _unseen_microusd(rent, traffic_shown(seen), gone) + sum(

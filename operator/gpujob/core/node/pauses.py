@@ -28,7 +28,6 @@ def pauses_shown(seen: NodeObservation) -> PauseStatus | None:
     told, rent, lease = status.pauses, status.rent, status.lease
     if rent is None or rent.bid_usd_per_hour is None or lease is None:
         return told
-    most_seconds = 2 * seen.world.limits.listing_seconds(seen.world.leases)
     for listing in seen.world.listings:
         asked, answered = (
             seen.world.at(listing.requested_at),
@@ -41,7 +40,9 @@ def pauses_shown(seen: NodeObservation) -> PauseStatus | None:
             told = told and told.model_copy(update={"listed": 0, "as_of": answered})
             continue
         told = told or PauseStatus(as_of=answered)
-        if (asked - told.as_of).total_seconds() > most_seconds:
+        if (asked - told.as_of).total_seconds() > 2 * seen.world.limits.listing_seconds(
+            len(listing.leases)
+        ):
             # It may have run unseen.
             told = told.model_copy(update={"listed": 0})
         elif told.listed >= SEEN_TWICE:

@@ -10,6 +10,7 @@ from gpujob.api.gpunode import GpuNode
 from gpujob.core.cost.confidence import DestroyRecord
 from gpujob.core.limits import Limits
 from gpujob.core.node.facts import (
+    active_deadline_seconds,
     booting_seconds,
     paid_seconds,
     ran_seconds,
@@ -28,7 +29,7 @@ def _late_seconds(seen: NodeObservation) -> float:
     status, now = seen.node.status, seen.world.now
     if status.rent is None:
         return 0.0
-    deadline = seen.job.spec.active_deadline_seconds if seen.job else None
+    deadline = active_deadline_seconds(seen)
     over = 0.0 if deadline is None or status.run is None else ran_seconds(seen) - deadline
     late = [paid_seconds(seen) - status.rent.money_deadline_seconds]
     if status.stop is not None:

@@ -35,7 +35,7 @@ def end_if_rented_before(seen: NodeObservation) -> NodePlan | None:
     )
     known = row.usd_per_hour is not None and row.line is not None
     # Where a price is unknown, it may have cost all that was reserved for it.
-    told = "0.000000" if known else seen.node.spec.reserved_usd
+    told = "0.000000" if known else seen.node.reserved_usd
     update = {
         "rent": marker,
         "lease": lease,
@@ -62,12 +62,12 @@ def _marker(seen: NodeObservation, row: Lease) -> RentMarker:
         disk_usd_per_hour=format_usd(0),
         download_usd_per_gb=format_usd(micro_up(line.download_usd_per_gb)),
         upload_usd_per_gb=format_usd(micro_up(line.upload_usd_per_gb)),
-        traffic_reserve_usd=node.spec.reserved_usd,
+        traffic_reserve_usd=node.reserved_usd,
         download_mbps=ceil(line.download_mbps),
         upload_mbps=ceil(line.upload_mbps),
-        estimate_usd=node.spec.reserved_usd,
+        estimate_usd=node.reserved_usd,
         confidence="0",
-        fuse_usd=node.spec.reserved_usd,
+        fuse_usd=node.reserved_usd,
         money_deadline_seconds=0,
         nonce=node.metadata.uid.replace("-", ""),
     )
