@@ -1,9 +1,15 @@
 """What spends money waits for nothing: not for other jobs, and not for a slow API server."""
 
+import asyncio
 from datetime import datetime
 
 from tests.simulation.model import Chance
 from tests.simulation.world import World, play
+
+from gpujob.api.reasons import Reason
+from gpujob.controller.lead import judge_lateness
+from gpujob.controller.readiness import Readiness
+from gpujob.controller.workqueue import Key, Lane, Place, WorkQueue
 
 CALL_SECONDS = 0.5
 DEADLINE_SECONDS = 300
@@ -36,5 +42,29 @@ def test_a_machine_is_destroyed_when_it_is_due_whatever_waits() -> None:
         assert seconds(status["stop"]["at"]) - due < 0.1
         assert sent - seconds(status["end"]["at"]) < CALL_SECONDS + 0.1
         await world.end()
+
+    play(life)
+
+
+def test_machines_that_wait_for_their_passes_stop_all_rents() -> None:
+    """As long as they do, and not before the first pass can have begun."""
+
+    async def life() -> None:
+        queue, readiness = WorkQueue(lambda _: Place(Lane.MACHINES, "")), Readiness()
+        readiness.say(Reason.PROVIDER_UNAVAILABLE, None)
+        begun = asyncio.Event()
+        judging = asyncio.create_task(judge_lateness(queue, readiness, begun.wait))
+        queue.add(Key("GpuNode", "team", "train-0-1"))
+        await asyncio.sleep(20)
+        assert readiness.problem is None
+        begun.set()
+        await asyncio.sleep(2)
+        problem = readiness.problem
+        assert problem is not None
+        assert problem.reason is Reason.ENFORCEMENT_LATE
+        await queue.take()
+        await asyncio.sleep(2)
+        assert readiness.problem is None
+        judging.cancel()
 
     play(life)

@@ -1,6 +1,7 @@
 """All work that only the holder of the leader lock does."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -180,7 +181,10 @@ class Leader:
             asyncio.create_task(self._destroys.run(), name="destroys"),
             asyncio.create_task(self._machines.run(), name="machines"),
             asyncio.create_task(_resync(self._kube, self._cache, self._queue), name="resync"),
-            asyncio.create_task(_judge_lateness(self._queue, self.readiness), name="lateness"),
+            asyncio.create_task(
+                judge_lateness(self._queue, self.readiness, self.market.first_asked),
+                name="lateness",
+            ),
             asyncio.create_task(_announce(self._kube, self._settings), name="address"),
             asyncio.create_task(_mind(self._watcher, self._sweep), name="threads"),
             asyncio.create_task(
@@ -307,12 +311,18 @@ async def _resync(kube: KubeClient, cache: Cache, queue: WorkQueue) -> None:
             log.warning("resync_failed", problem=str(error))
 
 
-async def _judge_lateness(queue: WorkQueue, readiness: Readiness) -> None:
-    """Reports when machines wait for their passes: nothing more is rented then."""
+async def judge_lateness(
+    queue: WorkQueue, readiness: Readiness, begun: Callable[[], Awaitable[object]]
+) -> None:
+    """Reports, once passes have begun, when machines wait for theirs: nothing is rented then."""
+    await begun()
+    words = (
+        f"machines wait for more than {LATE_SECONDS:.0f} s until the controller looks at them; "
+        "nothing more is rented meanwhile"
+    )
     while True:
         await asyncio.sleep(1)
         waited = queue.figures()[Lane.MACHINES].oldest_seconds
-        words = f"a machine has waited for its pass for {waited:.0f} s; nothing more is rented now"
         readiness.say(Reason.ENFORCEMENT_LATE, words if waited > LATE_SECONDS else None)
 
 
