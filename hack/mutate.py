@@ -1361,7 +1361,7 @@ FAULTS = (
         'meta.get("generation") < status.get("observedGeneration")',
     ),
     Fault(
-        "a node that its job has not charged rests",
+        "what holds our finalizer rests",
         "core/rest.py",
         "or FINALIZER in (meta.get",
         "or 0 in (meta.get",

@@ -187,6 +187,22 @@ def test_of_a_job_that_is_over_only_its_version_is_held() -> None:
     tried(story)
 
 
+def test_what_is_over_can_be_deleted_without_an_operator() -> None:
+    """A namespace with finished jobs goes although the operator was uninstalled before."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=60)
+        await world.apply("train")
+        await world.until(lambda: world.reason("train") == "Complete", 1000)
+        await world.go_on(30)
+        await world.end()
+        for kind in ("GpuJob", "GpuNode"):
+            (body,) = world.kube.of_kind(kind)
+            assert not body["metadata"].get("finalizers"), kind
+
+    play(life)
+
+
 def test_nothing_is_rented_for_what_was_suspended_unseen() -> None:
     """A pass acts only on what it has read again, however far behind the watch is."""
 

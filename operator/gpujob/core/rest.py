@@ -18,10 +18,11 @@ def rest_seconds(
     """Returns for how long an object needs no pass unless it changes; None = it needs one now.
 
     A finished job rests until its `ttlSecondsAfterFinished` has passed, a released node that its
-    job has charged until its retention has. An object that cannot be read does not rest.
+    job has charged until its retention has. What holds our finalizer does not rest: its deletion
+    would wait for an operator. Nor does an object that cannot be read.
     """
     meta, status = body["metadata"], body.get("status") or {}
-    if "deletionTimestamp" in meta:
+    if "deletionTimestamp" in meta or FINALIZER in (meta.get("finalizers") or []):
         return None
     try:
         if kind == "GpuJob":
@@ -31,7 +32,7 @@ def rest_seconds(
             keep = (body.get("spec") or {}).get("ttlSecondsAfterFinished")
             return inf if keep is None else _left(status["completionTime"], keep, now)
         if kind == "GpuNode":
-            if "releasedAt" not in status or FINALIZER in (meta.get("finalizers") or []):
+            if "releasedAt" not in status:
                 return None
             return _left(status["releasedAt"], limits.node_retention_seconds, now)
     except (TypeError, ValueError):

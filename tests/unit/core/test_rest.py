@@ -45,6 +45,12 @@ def a_released_node(**changes: Any) -> dict[str, Any]:
             None,
             id="being deleted",
         ),
+        pytest.param(
+            "GpuJob",
+            a_finished_job() | {"metadata": {"generation": 1, "finalizers": [FINALIZER]}},
+            None,
+            id="whose finalizer is still there",
+        ),
         pytest.param("GpuJob", {"metadata": {"generation": 1}}, None, id="a new job"),
         pytest.param("GpuNode", a_released_node(), 86_400 - 3600, id="a released node"),
         pytest.param("GpuNode", a_released_node(finalizers=[FINALIZER]), None, id="not charged"),
