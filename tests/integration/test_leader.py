@@ -1,7 +1,6 @@
 """Two replicas: one acts, and whatever becomes of it the other goes on with the same machines."""
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -92,7 +91,7 @@ def test_a_leader_whose_passes_stand_still_ends_before_its_lock_does(stage: Worl
     }
     done = subprocess.run(
         [sys.executable, "-c", STANDS],
-        env=os.environ | stage.operator.environment | limits,
+        env=stage.operator.environment | limits,
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
