@@ -33,11 +33,9 @@ class LockThread:
         *,
         identity: str,
         is_stalled: Callable[[], bool],
-        connect: Callable[[], Coroutine[Any, Any, KubeClient]] = KubeClient.connect,
     ) -> None:
         self._clock, self._settings, self._identity = clock, settings, identity
         self._is_stalled = is_stalled
-        self._connect = connect
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="lock", daemon=True)
         self._kube: KubeClient
@@ -48,7 +46,7 @@ class LockThread:
     async def start(self) -> None:
         """Starts the thread and connects to the API server."""
         self._thread.start()
-        self._kube = await self._do(self._connect())
+        self._kube = await self._do(KubeClient.connect())
         self._lock = LeaderLock(
             self._kube,
             self._clock,
