@@ -545,7 +545,7 @@ HOSTILE: list[tuple[str, str, object]] = [
     ("GET", "/api/v0/users/me/invoices", None),
     ("POST", "/api/v0/contracts/fetch/", {"contract_ids": 5}),
     ("POST", "/api/v0/ssh/", {"ssh_key": "ssh-ed25519 AAAA\nssh-ed25519 BBBB"}),
-    ("POST", "/api/v0/ssh/", {"ssh_key": "/root/.ssh/id_ed25519.pub"}),
+    ("POST", "/api/v0/ssh/", {"ssh_key": "~/.ssh/id_ed25519.pub"}),
     ("POST", "/api/v0/template/", {"image": "x"}),
     ("PUT", "/api/v0/volumes/", {"id": 1, "size": 10}),
     ("PATCH", "/api/v0/instances/", {}),

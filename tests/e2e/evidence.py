@@ -96,7 +96,7 @@ print(json.dumps([fetch(*one) for one in told["asks"]]))
 
 def touch_on_machines(stage: Stage, path: str) -> None:
     """Makes a file on every machine that runs, each of which has a root of its own."""
-    each = f"for one in /proc/[0-9]*; do [ ! -e $one/root/.launch ] || touch $one/root{path}; done"
+    each = f"for root in /proc/[0-9]*/root; do [ ! -e $root/.launch ] || touch $root{path}; done"
     stage.kubectl("exec", "-n", "vastsim", "vastsim", "--", "/bin/sh", "-c", each)
 
 
