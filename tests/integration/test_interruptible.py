@@ -44,10 +44,11 @@ def test_a_machine_that_does_not_come_back_is_replaced(stage: World) -> None:
 
 def test_a_bid_is_cheaper_and_is_what_is_paid(stage: World) -> None:
     """Of two jobs only one bids, and its rate is what the provider takes."""
-    # In a market in which nothing was rented before, both may have any machine.
+    # In a market in which nothing was rented before, the first one may have any machine.
     world = stage
     world.operator.start()
     world.apply_job("bid", market=BID)
+    eventually("the first one has its machine", world.simulator.ledger)
     world.apply_job("demand")
     bid, demand = (world.await_reason(name, "Complete") for name in ("bid", "demand"))
     (on_bid,), (on_demand,) = world.simulator.of(bid), world.simulator.of(demand)
