@@ -41,6 +41,7 @@ NEAREST = {
     "controller/market_watch.py": "tests/simulation/test_clocks.py",
     "controller/reconcile.py": "tests/simulation/test_logins.py tests/simulation/test_cache.py "
     "tests/simulation/test_caps.py",
+    "core/cost/choice.py": "tests/unit/core/test_gate.py",
     "core/cost/leased.py": "tests/unit/core/test_leased.py tests/simulation/test_caps.py",
     "core/machine/start_script.py": "tests/unit/test_watchdog.py tests/contract/test_machines.py",
     "core/machine/assignment.py": "tests/unit/core/test_assignment.py "
@@ -231,6 +232,19 @@ FAULTS = (
         "core/cost/gate.py",
         "if leased.unpriced:",
         "if leased.unpriced == 0:",
+    ),
+    Fault(
+        "the cap by the hour is for the machines before this one",
+        "core/cost/choice.py",
+        "elif found.usd_per_hour > left:",
+        "elif not left:",
+    ),
+    Fault(
+        "a job waits for the best offer though another fits in the cap by the hour",
+        "core/cost/choice.py",
+        "allowed = [one for one in trusted if not one.against]",
+        "best = min(trusted, key=lambda one: one.expected)\n"
+        "    allowed = [] if best.against else [best]",
     ),
     Fault(
         "what is asked for counts only once it is listed",

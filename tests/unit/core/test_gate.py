@@ -259,6 +259,48 @@ def test_the_cheapest_whole_wins_not_the_cheapest_hour() -> None:
     assert judge(question(quotes=quotes(an_offer(), cheap_hour))).offer.offer_id == 1
 
 
+CHEAP_HOUR = an_offer(
+    offer_id=2,
+    machine_id=200,
+    gpu_usd_per_hour=Fraction("0.3"),
+    download_usd_per_gb=Fraction("0.1"),
+)
+"""Dearer than `an_offer` by its traffic, and cheaper by the hour: 0.305 $/h with its disk."""
+
+
+@pytest.mark.parametrize(("leased", "chosen"), [("49.595", 1), ("49.596", 2), ("49.695", 2)])
+def test_what_is_left_of_the_cap_by_the_hour_is_for_the_cheapest_that_fits_in(
+    leased: str, chosen: int
+) -> None:
+    """No job waits for the best offer while another one passes the gate and the cap."""
+    asked = question(
+        quotes=quotes(an_offer(), CHEAP_HOUR),
+        leased=Leased(machines=1, usd_per_hour=Fraction(leased)),
+    )
+
+    assert judge(asked).offer.offer_id == chosen
+    assert ("limits.maxUsdPerHour" in judge(asked).words) == (chosen == 2)
+
+
+def test_a_cap_by_the_hour_in_which_no_offer_fits_is_told_with_what_is_left() -> None:
+    """Offers on machines that are not trusted do not count: they would not be taken either."""
+    leased = Leased(machines=1, usd_per_hour=Fraction("49.696"))
+    avoided = an_offer(offer_id=3, machine_id=300, gpu_usd_per_hour=Fraction("0.2"))
+    with pytest.raises(CostGateError) as refused:
+        judge(
+            question(
+                quotes=quotes(an_offer(), CHEAP_HOUR, avoided),
+                leased=leased,
+                avoided_machines=frozenset({300}),
+            )
+        )
+
+    assert refused.value.reason is Reason.LEASE_LIMIT
+    words = refused.value.message
+    assert "0.3040 $/h are left of the operator's limits.maxUsdPerHour (50 $/h)" in words
+    assert "the lowest price of 2 offers that fit the ceiling is 0.3050 $/h" in words
+
+
 def test_run_seconds_of_earlier_attempts_shorten_this_one() -> None:
     """The deadline is for all attempts together."""
     whole = judge(question()).estimate.total_microusd

@@ -1,6 +1,7 @@
 """Which offers could be taken, what an attempt on each would cost, and which of them is chosen."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from statistics import median
 
 from gpujob.api.gpujob import GpuJobStatus
@@ -10,6 +11,7 @@ from gpujob.core.cost.question import CostGateError, Question
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import TRUST_MIN
 from gpujob.core.market.offers import Offer, Quotes, mismatch, with_bid
+from gpujob.core.money import MICRO, floor_usd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,7 @@ class Candidate:
     estimate: Estimate
     trust: float
     """Probability that its machine completes the attempt."""
+    is_trusted: bool
     against: str
     """Why it is not taken although it meets the needs; empty = nothing speaks against it."""
 
@@ -172,26 +175,43 @@ def _loads_in_time(offer: Offer, needs: Needs, limits: Limits) -> bool:
 def _candidate(question: Question, offer: Offer, needs: Needs) -> Candidate:
     hosts, now = question.hosts, question.now
     trust = hosts.trust(offer.machine_id, offer.host_id, now)
-    against = ""
+    found = estimate(offer, needs, question.limits, others=question.leased.others)
+    left, distrust, against = usd_per_hour_left(question), "", ""
     if offer.machine_id in question.avoided_machines:
-        against = f"an earlier attempt of this job failed on machine {offer.machine_id}"
+        distrust = f"an earlier attempt of this job failed on machine {offer.machine_id}"
     elif trust < TRUST_MIN:
-        against = hosts.why(offer.machine_id, offer.host_id)
+        distrust = hosts.why(offer.machine_id, offer.host_id)
+    elif found.usd_per_hour > left:
+        rate = f"machine {offer.machine_id} costs {float(found.usd_per_hour):.4f} $/h"
+        against = f"{rate}, and {_left_words(question)}"
     return Candidate(
         offer=offer,
-        estimate=estimate(offer, needs, question.limits, others=question.leased.others),
+        estimate=found,
         trust=trust,
-        against=against,
+        is_trusted=not distrust,
+        against=distrust or against,
     )
 
 
-def choose(fitting: list[Candidate], *, bound_microusd: int) -> Candidate:
-    """Returns the trusted offer of least expected cost; raises CostGateError if none is trusted.
+def usd_per_hour_left(question: Question) -> Fraction:
+    """Returns how much the next machine may cost an hour; not less than nothing."""
+    cap = Fraction(floor_usd(question.limits.max_usd_per_hour), MICRO)
+    return max(cap - question.leased.usd_per_hour, Fraction(0))
+
+
+def _left_words(question: Question) -> str:
+    left, cap = float(usd_per_hour_left(question)), question.limits.max_usd_per_hour
+    return f"{left:.4f} $/h are left of the operator's limits.maxUsdPerHour ({cap} $/h)"
+
+
+def choose(question: Question, fitting: list[Candidate], *, bound_microusd: int) -> Candidate:
+    """Returns the trusted offer of least expected cost of those that fit in what is left of the
+    operator's cap on the price per hour; raises CostGateError if there is none.
 
     Expected cost = the bound of one attempt, with the boot that the offer's line suggests, times
     the attempts until one succeeds.
     """
-    trusted = [one for one in fitting if not one.against]
+    trusted = [one for one in fitting if one.is_trusted]
     if not trusted:
         raise CostGateError(
             Reason.MACHINES_DISTRUSTED,
@@ -200,7 +220,19 @@ def choose(fitting: list[Candidate], *, bound_microusd: int) -> Candidate:
             "again",
             bound_microusd=bound_microusd,
         )
-    return min(trusted, key=lambda one: (one.expected, one.offer.offer_id))
+    allowed = [one for one in trusted if not one.against]
+    if not allowed:
+        lowest = float(min(one.estimate.usd_per_hour for one in trusted))
+        offers = "1 offer that fits" if len(trusted) == 1 else f"{len(trusted)} offers that fit"
+        raise CostGateError(
+            Reason.LEASE_LIMIT,
+            f"{_left_words(question)}, because the machines that are leased or asked for cost "
+            f"{float(question.leased.usd_per_hour):.4f} $/h, and the lowest price of {offers} the "
+            f"ceiling is {lowest:.4f} $/h; waiting for a cheaper offer, or until a machine is "
+            "released",
+            bound_microusd=bound_microusd,
+        )
+    return min(allowed, key=lambda one: (one.expected, one.offer.offer_id))
 
 
 def why_dearer(question: Question, one: Candidate, needs: Needs, trust: float) -> str:

@@ -129,22 +129,14 @@ def judge(question: Question) -> Verdict:
             f"{short_usd(fuse)} reserved for it",
             bound_microusd=bound,
         )
-    chosen = choose(fitting, bound_microusd=bound)
-    rate_cap = Fraction(floor_usd(limits.max_usd_per_hour), MICRO)
     if leased.unpriced:
         raise CostGateError(
             Reason.LEASE_LIMIT,
             f"nothing shows a usable price of {leased.unpriced}, so the leased machines may cost "
-            f"more than the operator's cap of {limits.max_usd_per_hour} $/h",
+            f"more than the operator's limits.maxUsdPerHour ({limits.max_usd_per_hour} $/h)",
             bound_microusd=bound,
         )
-    if leased.usd_per_hour + chosen.estimate.usd_per_hour > rate_cap:
-        raise CostGateError(
-            Reason.LEASE_LIMIT,
-            f"the machines that are leased or asked for cost {float(leased.usd_per_hour):.2f} $/h; "
-            f"with this one they would exceed the operator's cap of {limits.max_usd_per_hour} $/h",
-            bound_microusd=bound,
-        )
+    chosen = choose(question, fitting, bound_microusd=bound)
     return Verdict(
         offer=chosen.offer,
         estimate=chosen.estimate,
