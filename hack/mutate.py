@@ -46,7 +46,9 @@ NEAREST = {
     "core/machine/start_script.py": "tests/unit/test_watchdog.py tests/contract/test_machines.py",
     "core/machine/assignment.py": "tests/unit/core/test_assignment.py "
     "tests/unit/core/test_extension.py",
+    "core/node/deadlines.py": "tests/unit/core/test_extension.py tests/unit/core/test_node.py",
     "core/node/extension.py": "tests/unit/core/test_extension.py",
+    "core/node/facts.py": "tests/unit/core/test_extension.py tests/unit/core",
     "core/market/clocks.py": "tests/unit/core/test_clocks.py",
     "core/market/images.py": "tests/unit/core/test_images.py",
     "core/node/blame.py": "tests/unit/core/test_blame.py",
@@ -473,8 +475,8 @@ FAULTS = (
     Fault(
         "the fuse is ignored",
         "core/node/deadlines.py",
-        "if elapsed >= rent.money_deadline_seconds:",
-        "if elapsed >= rent.money_deadline_seconds * 1000:",
+        "if left <= 0:",
+        "if left <= -(10**6):",
     ),
     Fault(
         "a raised ceiling is spent before the job has recorded it",
@@ -499,6 +501,38 @@ FAULTS = (
         "core/node/extension.py",
         "deadline = min(by_money, int(rent.contract_seconds - lag))",
         "deadline = by_money",
+    ),
+    Fault(
+        "a pause moves the fuse's deadline and not the watchdog's",
+        "core/node/extension.py",
+        "return _let_hold(seen) or _raise_fuse(seen) or _move_watchdog(seen)",
+        "return _let_hold(seen) or _raise_fuse(seen)",
+    ),
+    Fault(
+        "the watchdog is told a pause as if it cost nothing",
+        "core/node/extension.py",
+        "return min(int(deadline + spared), int(contract_seconds - lag))",
+        "paused = pauses_shown(seen)\n"
+        "    spared = paused.seconds if paused else 0\n"
+        "    return min(int(deadline + spared), int(contract_seconds - lag))",
+    ),
+    Fault(
+        "a pause outlasts the host's contract",
+        "core/node/extension.py",
+        "return min(int(deadline + spared), int(contract_seconds - lag))",
+        "return int(deadline + spared)",
+    ),
+    Fault(
+        "a watchdog that was not told of a pause ends nothing",
+        "core/node/facts.py",
+        "return min(fuse_seconds_left(seen), watchdog_seconds_left(seen))",
+        "return fuse_seconds_left(seen)",
+    ),
+    Fault(
+        "a machine whose watchdog was not told of a pause is the end of its job",
+        "core/node/deadlines.py",
+        "        reason = Reason.OUTBID",
+        "        reason = Reason.BUDGET_EXHAUSTED",
     ),
     Fault(
         "the watchdog says that it holds to what it does not",
@@ -802,14 +836,14 @@ FAULTS = (
     Fault(
         "a workload has all the time to end",
         "core/node/facts.py",
-        "return min(left, drain, status.rent.money_deadline_seconds - paid_seconds(seen))",
+        "return min(left, drain, money_seconds_left(seen))",
         "return max(left, 1.0)",
     ),
     Fault(
         "the fuse leaves no time to save anything",
         "core/node/deadlines.py",
-        "elapsed >= rent.money_deadline_seconds - stop_seconds(seen):",
-        "elapsed >= rent.money_deadline_seconds:",
+        "left <= stop_seconds(seen):",
+        "left <= 0:",
     ),
     Fault(
         "the fuse has no time for much to copy",

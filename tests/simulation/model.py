@@ -399,6 +399,8 @@ class ModelProvider(VastRequests):
         """Marks of all rent requests that arrived."""
         self._accepted: set[tuple[str, ...]] = set()
         """Attempts by name under which a machine was rented."""
+        self.held: dict[int, int] = {}
+        """The money deadline that each machine's watchdog holds to, in seconds."""
         self._kube = kube
         self._chance = chance
         self._time = VirtualClock()
@@ -436,6 +438,24 @@ class ModelProvider(VastRequests):
             self.market.outbid(lease.number, self.now())
         for lease in self.market.resuming(self.now()):
             self.market.resume(lease.number, self.now())
+        self._watch()
+
+    def _watch(self) -> None:
+        """Each machine's own watchdog destroys it at its money deadline.
+
+        It looks only while the machine runs, but counts all the time since its first start; and it
+        has looked before a driver can tell it anything.
+        """
+        for lease in list(self.market.leases.values()):
+            began = lease.entered("running")
+            if lease.state != "running" or began is None or lease.ask.onstart is None:
+                continue
+            if lease.number not in self.held:
+                told = re.search(r"money=(\d+)", lease.ask.onstart)
+                assert told is not None, "each start script has a watchdog"
+                self.held[lease.number] = int(told[1])
+            if self.now() - began >= self.held[lease.number]:
+                self.market.enter(lease.number, "destroyed", self.now())
 
     async def answer(
         self, method: str, path: str, body: Mapping[str, Any], query: Mapping[str, str]
@@ -812,14 +832,15 @@ class ModelDrivers:
             run_number=run_number,
             run_seconds=ran,
             outcome=outcome,
-            money_deadline_seconds=self._told_deadline(uid, todo, answers),
+            money_deadline_seconds=self._told_deadline(uid, todo, lease if answers else None),
         )
         self.heard[uid] = Heard(report, pod["metadata"]["uid"], now)
 
-    def _told_deadline(self, uid: str, todo: Assignment, answers: bool) -> int | None:
-        """Returns what the machine's watchdog holds to, once it was told."""
-        if answers and not self.is_deaf and todo.money_deadline_seconds is not None:
+    def _told_deadline(self, uid: str, todo: Assignment, lease: Lease | None) -> int | None:
+        """Returns what the watchdog of a machine that answers holds to, once it was told."""
+        if lease and not self.is_deaf and todo.money_deadline_seconds is not None:
             self._deadlines[uid] = todo.money_deadline_seconds
+            self._vast.held[lease.number] = todo.money_deadline_seconds
         return self._deadlines.get(uid)
 
 

@@ -1,7 +1,7 @@
 """What a machine has cost is charged in full, whoever leads when it ends."""
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -13,6 +13,7 @@ from tests.simulation.points import points
 from tests.simulation.process import CRASHES, Calls
 from tests.simulation.world import MARKET, NAMESPACE, World, play
 
+from gpujob.api.gpujob import AttemptRecord
 from gpujob.api.meta import FINALIZER
 
 MOVED_GB = Fraction(20)
@@ -118,36 +119,84 @@ def test_what_was_agreed_holds_while_the_job_cannot_be_read(
 PAUSES = 14
 
 
+@dataclass
+class Paused:
+    """What came of a job whose machine was taken away again and again."""
+
+    attempt: AttemptRecord
+    node: dict[str, Any]
+    """Its status."""
+    paused_seconds: float
+    lived_seconds: float
+
+
+async def paused_for_long(world: World) -> Paused:
+    """Plays a job whose fuse would be used up if each pause cost as much as work, until its
+    attempt is over.
+    """
+    spec = {"market": {"type": "Interruptible"}, "activeDeadlineSeconds": 2400}
+    await world.apply("train", **spec, cost={"ceiling": "0.01"})
+    await world.until(lambda: world.reason("train") == "CeilingExceeded", 600)
+    bound = Decimal(world.jobs()["train"].status.cost.estimate_usd or "")
+    ceiling = f"{bound * Decimal('1.01'):.6f}"
+    world.kube.change("GpuJob", NAMESPACE, "train", cost={"ceiling": ceiling})
+    time, paused = asyncio.get_running_loop().time, 0.0
+    began = time()
+
+    def is_over() -> bool:
+        return bool(world.jobs()["train"].status.attempts)
+
+    for _ in range(PAUSES):
+        await world.until(lambda: is_over() or world.reason("train") == "Running", 600)
+        if is_over():
+            break
+        (number,) = world.living()
+        world.market.outbid(number, world.vast.now())
+        await world.until(lambda: is_over() or world.reason("train") == "Paused", 120)
+        before = time()
+        await world.go_on(150)
+        paused += time() - before
+        world.market.resume(number, world.vast.now())
+    await world.until(is_over, 3600)
+    (attempt,) = world.jobs()["train"].status.attempts
+    node = world.kube.objects["GpuNode", NAMESPACE, "train-0-1"]["status"]
+    return Paused(attempt, node, paused, time() - began)
+
+
 def test_a_job_that_is_paused_for_long_pays_for_its_disk_meanwhile() -> None:
-    """It ends well, where its fuse would have been used up if each pause cost as much as work."""
+    """It ends well, later than its machine's watchdog was to end it."""
 
     async def life() -> None:
         world = World(Chance(0, level=0.0), run_seconds=1200.0)
-        spec = {"market": {"type": "Interruptible"}, "activeDeadlineSeconds": 2400}
-        await world.apply("train", **spec, cost={"ceiling": "0.01"})
-        await world.until(lambda: world.reason("train") == "CeilingExceeded", 600)
-        bound = Decimal(world.jobs()["train"].status.cost.estimate_usd or "")
-        ceiling = f"{bound * Decimal('1.01'):.6f}"
-        world.kube.change("GpuJob", NAMESPACE, "train", cost={"ceiling": ceiling})
-        began = asyncio.get_running_loop().time()
-        paused = 0.0
-        for _ in range(PAUSES):
-            await world.until(lambda: world.reason("train") == "Running", 600)
-            (number,) = world.living()
-            world.market.outbid(number, world.vast.now())
-            await world.until(lambda: world.reason("train") == "Paused", 120)
-            before = asyncio.get_running_loop().time()
-            await world.go_on(150)
-            paused += asyncio.get_running_loop().time() - before
-            world.market.resume(number, world.vast.now())
-        await world.until(world.is_over, 3600)
+        found = await paused_for_long(world)
+        rent = found.node["rent"]
+        assert found.attempt.reason == "Completed"
+        assert found.lived_seconds > rent["moneyDeadlineSeconds"]
+        held = world.vast.held[found.node["lease"]["instanceID"]]
+        assert held == rent["watchdogSeconds"] > found.lived_seconds
+        pauses = found.node["pauses"]["seconds"]
+        assert found.paused_seconds * 0.7 < pauses < found.paused_seconds + PAUSES * 60
+        world.check_end()
+        await world.end()
 
-        (attempt,) = world.jobs()["train"].status.attempts
-        node = world.kube.objects["GpuNode", NAMESPACE, "train-0-1"]["status"]
-        lived = asyncio.get_running_loop().time() - began
-        assert attempt.reason == "Completed"
-        assert lived > node["rent"]["moneyDeadlineSeconds"]
-        assert paused * 0.7 < node["pauses"]["seconds"] < paused + PAUSES * 60
+    play(life)
+
+
+def test_a_paused_machine_whose_watchdog_takes_no_later_deadline_is_replaced() -> None:
+    """Before it destroys itself; nobody says that it vanished, and its host is not to blame."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=1200.0)
+        world.drivers.is_deaf = True
+        found = await paused_for_long(world)
+        rent, attempt = found.node["rent"], found.attempt
+        assert (attempt.reason, attempt.blames) == ("Outbid", "provider")
+        assert found.lived_seconds < rent["moneyDeadlineSeconds"] + 180
+        assert Decimal(attempt.cost_usd) < Decimal(rent["fuseUSD"]) * Decimal("0.8")
+        await world.until(lambda: world.reason("train") == "CeilingExceeded", 900)
+        world.kube.change("GpuJob", NAMESPACE, "train", cost={"ceiling": "6.00"})
+        await world.until(world.is_over, 3600)
+        assert world.reason("train") == "Complete"
         world.check_end()
         await world.end()
 

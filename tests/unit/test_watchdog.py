@@ -211,3 +211,18 @@ def test_it_holds_to_another_money_deadline_that_it_is_told(
     answer = tmp_path / "state/money.held"
     assert (answer.read_text().strip() if answer.exists() else None) == held
     assert (last == "DELETE") == (asks == "DELETE")
+
+
+@pytest.mark.parametrize("shell", shells())
+@pytest.mark.parametrize(("told", "asks"), [("900", "DELETE"), ("1100", "")])
+def test_a_machine_that_comes_back_counts_its_pause_and_holds_to_what_it_was_told(
+    shell: str, told: str, asks: str, tmp_path: Path
+) -> None:
+    """It was first started 1000 s ago: its first look decides, before a driver can tell it more."""
+    (tmp_path / "state").mkdir()
+    began = datetime.now(UTC) - timedelta(seconds=1000)
+    (tmp_path / "state/began").write_text(f"{int(began.timestamp())}\n")
+    (tmp_path / "state/money").write_text(f"{told}\n")
+
+    assert watch(shell, tmp_path, [(0, 0), (0, 0)]) == asks
+    assert (tmp_path / "state/money.held").read_text().strip() == told

@@ -140,6 +140,16 @@ class RentMarker(Model):
             ge=0, description="Seconds after the request by which the machine must be destroyed."
         ),
     ]
+    watchdog_seconds: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="Seconds after the request at which the machine's own watchdog destroys "
+            "it. Unlike moneyDeadlineSeconds it counts pauses in full, so it is told a later one "
+            "after each. If it is not set, it is moneyDeadlineSeconds.",
+            examples=[52540],
+        ),
+    ] = None
     contract_seconds: Annotated[
         int | None,
         Field(
@@ -202,7 +212,7 @@ class RentMarker(Model):
 
 
 class ExtensionStatus(Model):
-    """A higher fuse, which holds once the machine's watchdog has its deadline."""
+    """A later deadline, or a higher fuse too, which holds once the machine's watchdog has it."""
 
     fuse_usd: Annotated[
         Amount,
@@ -216,11 +226,20 @@ class ExtensionStatus(Model):
         int,
         Field(
             ge=0,
-            description="The deadline that the watchdog is told: seconds after the rent request by "
-            "which the machine must be destroyed.",
+            description="Seconds after the rent request by which the machine must be destroyed; a "
+            "pause counts by its price.",
             examples=[52000],
         ),
     ]
+    watchdog_seconds: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="The deadline that the watchdog is told, which counts pauses in full. If "
+            "it is not set, it is moneyDeadlineSeconds.",
+            examples=[52540],
+        ),
+    ] = None
     max_leases: Annotated[
         int,
         Field(

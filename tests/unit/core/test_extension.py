@@ -12,6 +12,7 @@ from tests.builders import (
     a_report,
     a_spec,
     a_world,
+    booted,
     marker,
     node_observation,
     running,
@@ -20,6 +21,7 @@ from tests.builders import (
 
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNodeStatus
+from gpujob.api.reasons import Ends, Reason
 from gpujob.core.limits import Limits
 from gpujob.core.machine.assignment import assignment
 from gpujob.core.node.plan import plan_node
@@ -127,3 +129,126 @@ def test_a_higher_price_that_was_seen_counts() -> None:
 
     assert found is not None
     assert found.money_deadline_seconds == int((20 - 0.1) / 0.81 * 3600 - 180)
+
+
+PAUSED = {"pauses": {"seconds": 600, "costUSD": "0.001000", "asOf": stamp(-60)}}
+SPARED = 591
+"""What a pause of 600 s spares at 0.405 $/h, when it costs what 8.9 s of running do."""
+BID = {"contractSeconds": 10**7, "maxLeases": 20, "bidUSDPerHour": "0.400000"}
+
+
+def back(**rent: Any) -> dict[str, Any]:
+    """A machine that was asked for 1000 s ago, was paused, and came back: its work has to begin."""
+    past = {"count": 1, "resumedAt": stamp(-1)}
+    return booted(-1000) | PAUSED | {"interruptions": past, "rent": marker(-1000, **BID | rent)}
+
+
+def unraised(status: dict[str, Any], held: int | None = None, **changes: Any) -> GpuNodeStatus:
+    """The status that follows when the ceiling is what it was at the rent."""
+    report = a_report(money_deadline_seconds=held, run_number=1)
+    return after(status, **{"job": job("5.000000", "5.00"), "report": report} | changes)
+
+
+@pytest.mark.parametrize("fresh", [back(), back() | {"run": {"startedAt": stamp(-1)}}])
+def test_after_a_pause_the_watchdog_is_told_what_it_spares(fresh: dict[str, Any]) -> None:
+    """Rounded down; the fuse and what is reserved stay, and so does its deadline."""
+    status = unraised(fresh)
+    asked, told = status.extension, assignment(a_node(status.wire()), job("5.000000"), Limits())
+
+    assert asked is not None
+    assert (asked.fuse_usd, asked.money_deadline_seconds) == ("5.000000", 40_000)
+    assert told.money_deadline_seconds == asked.watchdog_seconds == 40_000 + SPARED
+    assert (status.reserved_usd, asked.max_leases) == (None, 20)
+
+
+@pytest.mark.parametrize(
+    ("held", "watchdog", "pending"),
+    [(None, None, True), (40_000, None, True), (40_591, 40_591, False)],
+)
+def test_a_pause_holds_once_the_watchdog_has_acknowledged_it(
+    held: int | None, watchdog: int | None, pending: bool
+) -> None:
+    """Then nothing more is asked for; a second pause counts on top of the first."""
+    asked = unraised(back())
+    status = unraised(asked.wire(), held)
+
+    assert status.rent is not None
+    assert status.rent.watchdog_seconds == watchdog
+    assert (status.extension is not None) == pending
+    assert status.rent.fuse_usd == "5.000000"
+    if not pending:
+        assert unraised(status.wire(), held).extension is None
+        longer = {"seconds": 1200, "costUSD": "0.001000", "asOf": stamp(-60)}
+        again = unraised(status.wire() | {"pauses": longer}, held).extension
+        assert again is not None
+        assert again.watchdog_seconds == 41_191
+
+
+@pytest.mark.parametrize(
+    ("contract", "told"), [(40_180, None), (40_190, 40_010), (10**7, 40_591), (None, None)]
+)
+def test_no_pause_outlasts_the_host_s_contract(contract: int | None, told: int | None) -> None:
+    """Nor is a contract whose end is unknown a long one."""
+    asked = unraised(back(contractSeconds=contract)).extension
+
+    assert (asked.watchdog_seconds if asked else None) == told
+
+
+def test_a_raised_ceiling_after_a_pause_counts_both() -> None:
+    """The watchdog is told one deadline, which has the money and the pause in it."""
+    asked = after(back(), job=job("5.000000")).extension
+
+    assert asked is not None
+    assert (asked.fuse_usd, asked.money_deadline_seconds) == ("8.000000", BY_MONEY)
+    assert asked.watchdog_seconds == BY_MONEY + SPARED
+
+
+def test_while_it_is_paused_nobody_can_tell_it_anything() -> None:
+    """What a listing shows meanwhile is priced, and told when it is back."""
+    away = back() | {"interruptions": {"count": 1, "pausedAt": stamp(-300)}}
+
+    assert unraised(away).extension is None
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        pytest.param(back(moneyDeadlineSeconds=1001), Reason.CONNECTING, id="it may be told yet"),
+        pytest.param(back(moneyDeadlineSeconds=999), Reason.OUTBID, id="it was not told in time"),
+        pytest.param(
+            back(moneyDeadlineSeconds=999)
+            | {"interruptions": {"count": 1, "pausedAt": stamp(-300)}},
+            Reason.OUTBID,
+            id="it will be told by nobody",
+        ),
+        pytest.param(
+            back(moneyDeadlineSeconds=999, watchdogSeconds=1590),
+            Reason.CONNECTING,
+            id="it was told",
+        ),
+        pytest.param(
+            back(moneyDeadlineSeconds=408, watchdogSeconds=408 + SPARED),
+            Reason.BUDGET_EXHAUSTED,
+            id="its fuse is spent as well",
+        ),
+    ],
+)
+def test_a_machine_that_would_destroy_itself_is_given_up_for_another(
+    status: dict[str, Any], reason: Reason
+) -> None:
+    """It is no host's fault, and not the end of the job while money is left under its fuse."""
+    asked = {"fuseUSD": "5.000000", "moneyDeadlineSeconds": 999, "watchdogSeconds": 1590}
+    if "watchdogSeconds" not in status["rent"]:
+        status = status | {"extension": asked | {"maxLeases": 20}}
+    seen = node_observation(
+        status | {"rent": status["rent"] | {"stopSeconds": 0}},
+        job=job("5.000000", "5.00"),
+        report=a_report(run_number=1),
+        world=a_world(a_listing(a_lease())),
+    )
+    plan = plan_node(seen)
+
+    assert plan.reason is reason
+    if reason is Reason.OUTBID:
+        assert plan.status.end is not None
+        assert (plan.status.end.blames, reason.kind.ends) == ("provider", Ends.ATTEMPT)

@@ -1961,7 +1961,7 @@ def test_only_an_interruptible_machine_is_paused() -> None:
 )
 def test_the_fuse_counts_what_is_paid_for(held: dict[str, Any], reason: Reason) -> None:
     """A pause at its own price; also for whoever guards the fuse without a leader."""
-    rent = marker(-1000, moneyDeadlineSeconds=900, bidUSDPerHour="0.4")
+    rent = marker(-1000, moneyDeadlineSeconds=900, watchdogSeconds=1500, bidUSDPerHour="0.4")
     status = running(-1000) | {"rent": rent} | held
     plan = plan_node(node_observation(status, world=listed()))
     late = overdue([a_node(status)], a_listing(a_lease()), cluster_id="c-1", now=NOW)

@@ -1,7 +1,7 @@
 """The instruction that a driver gets in answer to its report."""
 
 from gpujob.api.gpujob import GpuJob
-from gpujob.api.gpunode import GpuNode
+from gpujob.api.gpunode import ExtensionStatus, GpuNode, RentMarker
 from gpujob.api.transport import Address, Assignment, Instruction, MachineAddress, Work
 from gpujob.core.limits import STOP_GRACE_SHARE, Limits
 from gpujob.core.money import parse_usd
@@ -53,4 +53,13 @@ def deadline_to_tell(node: GpuNode, job: GpuJob) -> int | None:
     if asked is None or recorded is None or job.status.node_uid != node.metadata.uid:
         return None
     is_recorded = parse_usd(recorded) >= parse_usd(asked.fuse_usd)
-    return asked.money_deadline_seconds if is_recorded else None
+    return watchdog_deadline(asked) if is_recorded else None
+
+
+def watchdog_deadline(one: RentMarker | ExtensionStatus) -> int:
+    """Returns the watchdog's deadline in a rent request or an extension of it.
+
+    It counts from the machine's first start, by the machine's clock, and pauses in full.
+    """
+    held = one.watchdog_seconds
+    return one.money_deadline_seconds if held is None else held

@@ -4,11 +4,14 @@ from gpujob.api.reasons import Reason
 from gpujob.core.node.answers import NodePlan, end, stop
 from gpujob.core.node.facts import (
     active_deadline_seconds,
+    fuse_seconds_left,
     machine_silence,
+    money_seconds_left,
     paid_seconds,
     ran_seconds,
     stop_seconds,
     usage_of,
+    watchdog_seconds_left,
 )
 from gpujob.core.observation import NodeObservation
 
@@ -20,16 +23,26 @@ def enforce_fuse(seen: NodeObservation) -> NodePlan | None:
     """Ends the attempt before another second could cost more than is allowed.
 
     A workload that may be running is stopped earlier, by the time that it may take to save files.
+    Before its fuse is spent its machine may destroy itself, because the watchdog there could not be
+    told of a pause: then another attempt follows.
     """
     status, rent = seen.node.status, seen.node.status.rent
     if rent is None or status.not_rented is not None:
         return None
-    elapsed = paid_seconds(seen)
-    words = f"{elapsed:.0f} s after the rent request the fuse of ${rent.fuse_usd} leaves"
-    if elapsed >= rent.money_deadline_seconds:
-        return end(seen, Reason.BUDGET_EXHAUSTED, f"{words} no more time")
-    if seen.stage.may_run and elapsed >= rent.money_deadline_seconds - stop_seconds(seen):
-        return stop(seen, Reason.BUDGET_EXHAUSTED, f"{words} only the time to save files")
+    left = money_seconds_left(seen)
+    if fuse_seconds_left(seen) - watchdog_seconds_left(seen) >= 1:
+        # It has whole seconds, so that less than one is no difference.
+        reason = Reason.OUTBID
+        words = "somebody bid more for so long that the deadline of the machine's own watchdog, "
+        words += "which counts pauses in full, leaves"
+    else:
+        reason = Reason.BUDGET_EXHAUSTED
+        words = f"{paid_seconds(seen):.0f} s after the rent request the fuse of ${rent.fuse_usd} "
+        words += "leaves"
+    if left <= 0:
+        return end(seen, reason, f"{words} no more time")
+    if seen.stage.may_run and left <= stop_seconds(seen):
+        return stop(seen, reason, f"{words} only the time to save files")
     return None
 
 

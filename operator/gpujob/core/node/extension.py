@@ -1,8 +1,10 @@
-"""A ceiling that is raised while a machine is leased: the attempt's fuse follows, step by step.
+"""A later deadline while a machine is leased: its ceiling was raised, or a pause is over.
 
-The host's contract is asked first. Then the reservation is stored here and in the job, then the
-machine's watchdog is told its new deadline, and only when it has acknowledged that the fuse is
-raised. Whatever fails on the way, the old fuse holds.
+A pause costs less than it lasts, so that it moves the deadline of the fuse, and not that of the
+machine's own watchdog, which counts it in full. The host's contract is asked first. Then the
+reservation is stored here and in the job, then the watchdog is told its new deadline, and only
+when it has acknowledged that do the fuse and the deadline hold. Whatever fails on the way, what
+held before does.
 """
 
 from fractions import Fraction
@@ -10,9 +12,10 @@ from fractions import Fraction
 from gpujob.api.gpunode import ExtensionStatus
 from gpujob.api.reasons import Reason
 from gpujob.core.cost.gate import money_deadline_seconds
-from gpujob.core.machine.assignment import deadline_to_tell
+from gpujob.core.machine.assignment import deadline_to_tell, watchdog_deadline
 from gpujob.core.money import floor_usd, format_usd, parse_usd, short_usd
 from gpujob.core.node.answers import NodePlan, progress
+from gpujob.core.node.pauses import pauses_shown, spared_seconds
 from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation
 
@@ -21,11 +24,11 @@ _REACHED = (Stage.STARTING, Stage.RUNNING)
 
 
 def extend_fuse(seen: NodeObservation) -> NodePlan | None:
-    """Raises the fuse once the watchdog holds to the new deadline, or begins to."""
-    return _raise_fuse(seen) or _begin(seen)
+    """Lets a later deadline hold once the watchdog holds to it, or begins to."""
+    return _let_hold(seen) or _raise_fuse(seen) or _move_watchdog(seen)
 
 
-def _begin(seen: NodeObservation) -> NodePlan | None:
+def _raise_fuse(seen: NodeObservation) -> NodePlan | None:
     """Reserves what the ceiling leaves now, unless the contract ends before it could be used."""
     status, job, rent = seen.node.status, seen.job, seen.node.status.rent
     if seen.stage not in _REACHED or job is None or rent is None or status.lease is None:
@@ -47,14 +50,50 @@ def _begin(seen: NodeObservation) -> NodePlan | None:
     asked = ExtensionStatus(
         fuse_usd=format_usd(left),
         money_deadline_seconds=deadline,
+        watchdog_seconds=_watchdog_seconds(seen, deadline, rent.contract_seconds),
         max_leases=seen.world.limits.max_leases,
     )
-    status = status.model_copy(update={"reserved_usd": format_usd(left), "extension": asked})
     words = f"the ceiling was raised; telling the machine that it may cost {short_usd(left)}"
-    return progress(status, Reason.RUNNING, words)
+    return _ask(seen, asked, words)
 
 
-def _raise_fuse(seen: NodeObservation) -> NodePlan | None:
+def _move_watchdog(seen: NodeObservation) -> NodePlan | None:
+    """Asks the watchdog, after a pause, for the deadline that the same fuse leaves now."""
+    rent, pending = seen.node.status.rent, seen.node.status.extension
+    if seen.stage not in _REACHED or rent is None or seen.job is None:
+        return None
+    if rent.contract_seconds is None or rent.max_leases is None:
+        return None
+    same = pending or ExtensionStatus(
+        fuse_usd=rent.fuse_usd,
+        money_deadline_seconds=rent.money_deadline_seconds,
+        max_leases=rent.max_leases,
+    )
+    held = watchdog_deadline(pending or rent)
+    later = _watchdog_seconds(seen, same.money_deadline_seconds, rent.contract_seconds)
+    if later <= held:
+        return None
+    asked = same.model_copy(update={"watchdog_seconds": later})
+    words = f"the pause is over; telling the machine's watchdog that it has {later - held} s more"
+    return _ask(seen, asked, words)
+
+
+def _watchdog_seconds(seen: NodeObservation, deadline: int, contract_seconds: int) -> int:
+    """Returns when the watchdog must act so that a deadline holds whose pauses count by price."""
+    lag = seen.world.limits.destroy_lag_seconds(seen.world.leased.others)
+    spared = spared_seconds(seen.node.status, pauses_shown(seen), seen.world.now)
+    return min(int(deadline + spared), int(contract_seconds - lag))
+
+
+def _ask(seen: NodeObservation, asked: ExtensionStatus, words: str) -> NodePlan:
+    # What the pauses have cost is stored with the deadline that rests on it.
+    update: dict[str, object] = {"extension": asked, "pauses": pauses_shown(seen)}
+    if parse_usd(asked.fuse_usd) > parse_usd(seen.node.reserved_usd):
+        update["reserved_usd"] = asked.fuse_usd
+    return progress(seen.node.status.model_copy(update=update), _shown(seen), words)
+
+
+def _let_hold(seen: NodeObservation) -> NodePlan | None:
     status, job, report = seen.node.status, seen.job, seen.report
     rent, asked = status.rent, status.extension
     if rent is None or asked is None or seen.stage not in _REACHED or job is None or report is None:
@@ -64,4 +103,8 @@ def _raise_fuse(seen: NodeObservation) -> NodePlan | None:
         return None
     raised = rent.model_copy(update=dict(asked))
     status = status.model_copy(update={"rent": raised, "extension": None})
-    return progress(status, Reason.RUNNING, f"the attempt may cost ${asked.fuse_usd} now")
+    return progress(status, _shown(seen), f"the attempt may cost ${asked.fuse_usd} now")
+
+
+def _shown(seen: NodeObservation) -> Reason:
+    return Reason.RUNNING if seen.stage is Stage.RUNNING else Reason.CONNECTING

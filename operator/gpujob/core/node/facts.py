@@ -7,6 +7,7 @@ from math import inf
 from gpujob.api.gpunode import AddressStatus, GpuNodeStatus, MachineStatus
 from gpujob.api.reasons import Blame, Reason
 from gpujob.api.transport import DriverReport, Outcome, Usage
+from gpujob.core.machine.assignment import watchdog_deadline
 from gpujob.core.market.absence import absence_proved_at
 from gpujob.core.market.images import Found, ImageTrial
 from gpujob.core.market.listings import Lease, is_anothers, leases_of, recorded
@@ -143,6 +144,29 @@ def paid_seconds(seen: NodeObservation) -> float:
     return priced_seconds(seen.node.status, pauses_shown(seen), seen.world.now)
 
 
+def fuse_seconds_left(seen: NodeObservation) -> float:
+    """Returns the seconds until the machine must be destroyed so that its fuse holds."""
+    rent = seen.node.status.rent
+    assert rent is not None, "nothing has a fuse before the rent request"
+    return rent.money_deadline_seconds - paid_seconds(seen)
+
+
+def watchdog_seconds_left(seen: NodeObservation) -> float:
+    """Returns the seconds until the machine's own watchdog would destroy it: that is told a later
+    deadline after a pause, and counts the pause in full until then.
+
+    It counts from the machine's first start, so it acts somewhat later.
+    """
+    rent = seen.node.status.rent
+    assert rent is not None, "nothing has a watchdog before the rent request"
+    return watchdog_deadline(rent) - (seen.world.now - rent.requested_at).total_seconds()
+
+
+def money_seconds_left(seen: NodeObservation) -> float:
+    """Returns the seconds until the machine must be destroyed, or destroys itself."""
+    return min(fuse_seconds_left(seen), watchdog_seconds_left(seen))
+
+
 def drain_seconds(seen: NodeObservation) -> float:
     """Returns how long the workload may take to exit and its files to be copied."""
     limits = seen.world.limits
@@ -171,7 +195,7 @@ def stop_seconds_left(seen: NodeObservation) -> float:
     if report and report.ended and report.copy_idle_seconds is not None:
         left = max(left, drain - report.copy_idle_seconds)
     # If somebody set the clock back, this still allows no more time than is paid for.
-    return min(left, drain, status.rent.money_deadline_seconds - paid_seconds(seen))
+    return min(left, drain, money_seconds_left(seen))
 
 
 def outcome_of(seen: NodeObservation) -> Outcome | None:
@@ -232,7 +256,7 @@ def due_in(seen: NodeObservation) -> float:
     status, world = seen.node.status, seen.world
     due = [inf]
     if status.rent is not None:
-        left = status.rent.money_deadline_seconds - paid_seconds(seen)
+        left = money_seconds_left(seen)
         due.append(left)
         if seen.stage.may_run and status.stop is None:
             due.append(left - stop_seconds(seen))

@@ -71,6 +71,15 @@ def priced_seconds(status: GpuNodeStatus, pauses: PauseStatus | None, now: datet
 
     A pause counts by what it costs, and so do other machines under the same mark.
     """
+    rent = status.rent
+    assert rent is not None, "asked with its rate"
+    return (now - rent.requested_at).total_seconds() - spared_seconds(status, pauses, now)
+
+
+def spared_seconds(status: GpuNodeStatus, pauses: PauseStatus | None, now: datetime) -> float:
+    """Returns by how much the pauses, by what they cost, are shorter than by the clock; negative =
+    other machines under the mark have cost more than that.
+    """
     rent, rate = status.rent, running_rate(status)
     assert rent is not None, "asked with its rate"
     besides = sum(
@@ -80,8 +89,8 @@ def priced_seconds(status: GpuNodeStatus, pauses: PauseStatus | None, now: datet
         )
         for other in status.duplicates
     )
-    elapsed = (now - rent.requested_at).total_seconds()
+    paused = 0
     if pauses is not None:
-        elapsed -= pauses.seconds
+        paused = pauses.seconds
         besides += parse_usd(pauses.cost_usd)
-    return elapsed + (besides * 3600 / rate if rate else 0.0)
+    return paused - (besides * 3600 / rate if rate else 0.0)

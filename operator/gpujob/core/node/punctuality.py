@@ -12,7 +12,7 @@ from gpujob.core.limits import Limits
 from gpujob.core.node.facts import (
     active_deadline_seconds,
     booting_seconds,
-    paid_seconds,
+    money_seconds_left,
     ran_seconds,
     stop_seconds_left,
 )
@@ -31,7 +31,7 @@ def _late_seconds(seen: NodeObservation) -> float:
         return 0.0
     deadline = active_deadline_seconds(seen)
     over = 0.0 if deadline is None or status.run is None else ran_seconds(seen) - deadline
-    late = [paid_seconds(seen) - status.rent.money_deadline_seconds]
+    late = [-money_seconds_left(seen)]
     if status.stop is not None:
         # What the workload was allowed to take after it was told to stop is no delay of ours.
         stopping = (now - status.stop.at).total_seconds()
