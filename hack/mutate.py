@@ -35,7 +35,7 @@ NEAREST = {
     "adapters/vast_wire.py": "tests/unit/test_vast_wire.py tests/contract/test_hostile_answers.py",
     "adapters/transport.py": "tests/contract/test_transport_client.py",
     "controller/transport.py": "tests/integration/test_tls.py",
-    "controller/cache.py": "tests/simulation/test_cache.py",
+    "controller/cache.py": "tests/simulation/test_cache.py tests/simulation/test_marks.py",
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
     "controller/machine_book.py": "tests/simulation/test_evidence.py",
     "controller/market_watch.py": "tests/simulation/test_clocks.py",
@@ -46,6 +46,7 @@ NEAREST = {
     "core/machine/start_script.py": "tests/unit/test_watchdog.py tests/contract/test_machines.py",
     "core/machine/assignment.py": "tests/unit/core/test_assignment.py "
     "tests/unit/core/test_extension.py",
+    "core/job/strays.py": "tests/unit/core/test_job_plan.py tests/simulation/test_marks.py",
     "core/node/deadlines.py": "tests/unit/core/test_extension.py tests/unit/core/test_node.py",
     "core/node/extension.py": "tests/unit/core/test_extension.py",
     "core/node/facts.py": "tests/unit/core/test_extension.py tests/unit/core",
@@ -401,8 +402,32 @@ FAULTS = (
     Fault(
         "a machine that nobody remembers costs its job nothing",
         "core/job/strays.py",
-        "        spent += owed - charged\n",
+        "        grown += owed - charged\n",
         "",
+    ),
+    Fault(
+        "a job that is over is charged nothing more",
+        "core/job/strays.py",
+        "    if not seen.world.listings:\n        return seen",
+        "    if job.status.end or not seen.world.listings:\n        return seen",
+    ),
+    Fault(
+        "a job that is over gets no pass for its stray",
+        "controller/cache.py",
+        'if key.kind == "GpuJob" and body["metadata"]["uid"] in found:',
+        'if key.kind == "GpuJob" and key not in self._over and body["metadata"]["uid"] in found:',
+    ),
+    Fault(
+        "a job that is over rests though its stray is not gone",
+        "core/rest.py",
+        """if any("goneAt" not in one for one in status.get("strays") or ()):""",
+        """if any("instanceID" not in one for one in status.get("strays") or ()):""",
+    ),
+    Fault(
+        "what a stray moved unseen costs nothing",
+        "core/job/strays.py",
+        "moved += min(over_time(parse_usd(one.line_usd_per_hour), unseen), left)",
+        "moved += min(0, left)",
     ),
     Fault(
         "a second machine costs nothing",

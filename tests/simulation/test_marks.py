@@ -1,11 +1,15 @@
 """A machine is known by its mark: a number alone destroys nothing."""
 
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
 from tests.simulation.model import ACCOUNT, HOST_KEY, Chance
 from tests.simulation.process import START
-from tests.simulation.world import NAMESPACE, World, play
+from tests.simulation.test_ledger import DEAR
+from tests.simulation.world import CLUSTER, NAMESPACE, World, play
 
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
@@ -164,6 +168,49 @@ def test_a_machine_whose_node_a_restore_has_forgotten_is_charged_first() -> None
         job = world.jobs()["train"]
         assert [one.reason for one in job.status.attempts] == ["Completed"]
         assert [one.instance_id for one in job.status.strays] == [first]
+        await world.end()
+
+    play(life)
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_a_machine_that_is_found_after_the_end_of_its_job_is_charged_to_it(crashes: bool) -> None:
+    """With all that it moved; the job stays complete, and its status says what is owed."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=60.0, offers=DEAR)
+        await world.apply("train", cost={"ceiling": "20.00"})
+        await world.until(world.is_over, 3600)
+        await world.go_on(300)
+        job = world.jobs()["train"]
+        before = Decimal(job.status.cost.spent_usd)
+        asks = (one.ask for one in world.market.leases.values())
+        ask = next(one for one in asks if job.metadata.uid in (one.label or ""))
+        lost = replace(ask, label=(mark := f"{CLUSTER}/lost/{job.metadata.uid}"))
+        lost = replace(lost, env={**ask.env, "GPUJOB_MARK": mark})
+        offer = next(n for n, one in world.market.offers.items() if one.gpu_name == "RTX 4090")
+        lease = world.market.rent(offer, lost, world.vast.now(), boot_seconds=5.0)
+        told = []
+        while lease.number in world.living():
+            moved = Fraction(world.vast.now() - lease.created_at) / 20
+            world.market.count(lease.number, moved, moved / 10, world.vast.now())
+            await world.step()
+            owed = {one.type: one for one in world.jobs()["train"].status.conditions}["Released"]
+            told.append(owed.status)
+            if crashes and told == ["False"]:
+                for number in range(len(world.replicas)):
+                    await world.restart(number)
+        await world.go_on(300)
+
+        status = world.jobs()["train"].status
+        assert [(one.instance_id, bool(one.gone_at)) for one in status.strays] == [
+            (lease.number, True)
+        ]
+        assert Decimal(status.cost.final_usd or "") == Decimal(status.cost.spent_usd) > before
+        assert "False" in told
+        shown = {one.type: one.status for one in status.conditions}
+        assert (shown["Complete"], shown["Failed"], shown["Released"]) == ("True", "False", "True")
+        world.check_end()
         await world.end()
 
     play(life)

@@ -200,6 +200,8 @@ class Operator:
         for body, node in zip(bodies, nodes, strict=True):
             if node.status.released_at is None:
                 self.queue.add(key_of(body))
+        for key in self._cache.with_strays(self._market.listings[-1], CLUSTER):
+            self.queue.add(key)
 
     def nudge(self, key: Key) -> None:
         """Asks for a pass, as the report of a driver does."""

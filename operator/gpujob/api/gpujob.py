@@ -654,7 +654,7 @@ class CostStatus(Model):
         Field(
             alias="spentUSD",
             max_length=24,
-            description="Cost of the ended attempts: an upper bound.",
+            description="Cost of the ended attempts and of `strays`: an upper bound.",
         ),
     ] = "0.000000"
     accrued_usd: Annotated[
@@ -671,7 +671,8 @@ class CostStatus(Model):
         Field(
             alias="finalUSD",
             max_length=24,
-            description="Total cost, set once nothing more can be charged.",
+            description="Total cost, set when the job is over. It grows only if a machine is found "
+            "later, see `strays`.",
         ),
     ] = None
 
@@ -708,6 +709,33 @@ class StrayStatus(Model):
             max_length=24,
             description="What its traffic has cost, as listings show it.",
             examples=["0.010000"],
+        ),
+    ] = "0.000000"
+    traffic_as_of: Annotated[
+        Time | None,
+        Field(
+            description="When a listing last showed its traffic. What it may have moved since is "
+            "charged once it is gone.",
+            examples=["2026-01-01T12:00:00Z"],
+        ),
+    ] = None
+    line_usd_per_hour: Annotated[
+        str,
+        Field(
+            alias="lineUSDPerHour",
+            max_length=24,
+            description="What an hour of traffic costs when its line is full.",
+            examples=["0.108000"],
+        ),
+    ] = "0.000000"
+    traffic_max_usd: Annotated[
+        str,
+        Field(
+            alias="trafficMaxUSD",
+            max_length=24,
+            description="The most that its traffic can cost: up to the job's caps in data, and on "
+            "until the machine is gone.",
+            examples=["0.120000"],
         ),
     ] = "0.000000"
     charged_usd: Annotated[
@@ -870,7 +898,8 @@ class GpuJobStatus(Model):
         Field(
             max_length=16,
             description="Machines under this job's mark that no recorded attempt explains, as "
-            "after a restored backup. They are destroyed and charged; nothing is rented meanwhile.",
+            "after a restored backup. They are destroyed and charged, also to a job that is over; "
+            "nothing is rented meanwhile.",
             examples=[[]],
         ),
     ] = ()

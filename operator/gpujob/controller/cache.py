@@ -24,6 +24,8 @@ from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import LABEL_COMPONENT, LABEL_MANAGED_BY, LABEL_NODE, MANAGER
 from gpujob.controller.readings import Readings
 from gpujob.controller.workqueue import Key, Lane, Place
+from gpujob.core.job.strays import jobs_with_strays
+from gpujob.core.market.listings import Listing
 from gpujob.core.node.stage import stage_of
 
 WATCHED = {
@@ -126,6 +128,14 @@ class Cache:
         for key in held.keys() - shown.keys():
             found |= dict.fromkeys(_concerned(kind, held[key]), 0.0)
         return found
+
+    def with_strays(self, listing: Listing, cluster_id: str) -> Iterable[Key]:
+        """Returns the jobs, those included that are over, that may have a machine to charge."""
+        owners = {uid for uid, node in self.nodes.items() if node.status.released_at is None}
+        if found := jobs_with_strays(listing, owners, cluster_id):
+            for key, body in self._bodies.items():
+                if key.kind == "GpuJob" and body["metadata"]["uid"] in found:
+                    yield key
 
     # --- Our own writes ---------------------------------------------------------------------
 

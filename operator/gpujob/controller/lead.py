@@ -266,6 +266,8 @@ class Leader:
         for node in self._cache.nodes.values():
             if node.status.released_at is None:
                 self._queue.add(Key("GpuNode", node.metadata.namespace, node.metadata.name))
+        for key in self._cache.with_strays(self.market.listings[-1], self._cluster_id):
+            self._queue.add(key)
 
     def _on_event(self, kind: str, body: dict[str, Any], gone: bool) -> None:
         def take_in() -> None:

@@ -59,6 +59,7 @@ from gpujob.core.conditions import job_status, node_status
 from gpujob.core.effects import Plan
 from gpujob.core.job.end import is_finished
 from gpujob.core.job.plan import node_name, plan_job
+from gpujob.core.job.strays import newly_charged
 from gpujob.core.machine.driver_pod import KEY_FILE, driver_pod_name, key_secret_name, owned_by
 from gpujob.core.machine.ports import service_name
 from gpujob.core.machine.start_script import host_key_in_log
@@ -257,6 +258,8 @@ class Reconciler:
         if is_change and (node is None or after.node_uid is None):
             # While an attempt is under way, the passes over its node record the events.
             self._tell(job, status.conditions, after.conditions)
+        for words in newly_charged(status, after) if is_change else ():
+            self._record("GpuJob", job, Reason.ORPHAN_DESTROYED, words)
         for effect in plan.effects:
             await self._act_on_job(effect, key, stored)
         if status.node_name is not None and plan.status.node_name is None:

@@ -12,6 +12,7 @@ from gpujob.api.meta import Condition
 from gpujob.api.reasons import Reason
 from gpujob.core.effects import Plan
 from gpujob.core.job.end import finished_as
+from gpujob.core.job.strays import owed_for
 from gpujob.core.node.stage import stage_of
 
 ConditionValue = tuple[str, Reason, str]
@@ -39,11 +40,7 @@ def job_status(job: GpuJob, plan: Plan[GpuJobStatus], now: datetime) -> GpuJobSt
         "Suspended": (_flag(suspended), reason, message if suspended else ""),
         "Complete": (_flag(complete), reason, message if complete else ""),
         "Failed": (_flag(failed), reason, message if failed else ""),
-        "Released": (
-            ("False", reason, "a machine is leased or about to be rented")
-            if leased
-            else ("True", Reason.RELEASED if status.attempt else Reason.NOTHING_LEASED, "")
-        ),
+        "Released": _released(status, reason),
     }
     phase = _job_phase(job, status, reason, failed=failed, suspended=suspended)
     return status.model_copy(
@@ -53,6 +50,14 @@ def job_status(job: GpuJob, plan: Plan[GpuJobStatus], now: datetime) -> GpuJobSt
             "observed_generation": job.metadata.generation,
         }
     )
+
+
+def _released(status: GpuJobStatus, reason: Reason) -> ConditionValue:
+    if status.node_uid is not None:
+        return "False", reason, "a machine is leased or about to be rented"
+    if words := owed_for(status):
+        return "False", Reason.RELEASING, f"{words}: it is being destroyed"
+    return "True", Reason.RELEASED if status.attempt else Reason.NOTHING_LEASED, ""
 
 
 def _admitted(status: GpuJobStatus, reason: Reason, message: str) -> ConditionValue:

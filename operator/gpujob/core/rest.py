@@ -17,9 +17,10 @@ def rest_seconds(
 ) -> float | None:
     """Returns for how long an object needs no pass unless it changes; None = it needs one now.
 
-    A finished job rests until its `ttlSecondsAfterFinished` has passed, a released node that its
-    job has charged until its retention has. What holds our finalizer does not rest: its deletion
-    would wait for an operator. Nor does an object that cannot be read.
+    A finished job rests until its `ttlSecondsAfterFinished` has passed, unless it has yet to charge
+    a machine; a released node that its job has charged rests until its retention has passed. What
+    holds our finalizer does not rest: its deletion would wait for an operator. Nor does an object
+    that cannot be read.
     """
     meta, status = body["metadata"], body.get("status") or {}
     if "deletionTimestamp" in meta or FINALIZER in (meta.get("finalizers") or []):
@@ -28,6 +29,8 @@ def rest_seconds(
         if kind == "GpuJob":
             finished = status.get("end") and status.get("completionTime")
             if not finished or status.get("nodeName") or _is_changed(meta, status):
+                return None
+            if any("goneAt" not in one for one in status.get("strays") or ()):
                 return None
             keep = (body.get("spec") or {}).get("ttlSecondsAfterFinished")
             return inf if keep is None else _left(status["completionTime"], keep, now)

@@ -37,7 +37,10 @@ from gpujob.core.conditions import job_status
 from gpujob.core.job.answers import JobPlan
 from gpujob.core.job.end import is_finished
 from gpujob.core.job.plan import plan_job
+from gpujob.core.job.strays import jobs_with_strays, newly_charged
+from gpujob.core.limits import Limits
 from gpujob.core.market.images import Found, ImageMemory, ImageTrial
+from gpujob.core.market.listings import Line
 from gpujob.core.observation import JobObservation, Unavailable
 
 
@@ -741,9 +744,77 @@ def test_a_stray_is_charged_once_and_until_it_is_gone() -> None:
     shown = plan_job(job_observation(job=back, world=a_world(a_listing(a_lease())))).status
 
     assert first.cost.spent_usd == "0.415000"
-    assert gone.cost.spent_usd == stays.cost.spent_usd == "0.426250"
+    # 101 s that no listing has shown: 0.011250 for the time, 0.003030 for what its line carries.
+    assert gone.cost.spent_usd == stays.cost.spent_usd == "0.429280"
     assert [one.gone_at for one in stays.strays] == [at(100)]
     assert (shown.strays, shown.cost.spent_usd) == ((), "0.250000")
+
+
+def over(**status: Any) -> GpuJob:
+    """A job that was completed a minute ago, for 0.25 dollars; its finalizer is gone."""
+    cost = {"spentUSD": "0.250000", "accruedUSD": "0.250000", "finalUSD": "0.250000"}
+    end = {"reason": "Complete", "message": "it is complete"}
+    told = {"attempt": 1, "end": end, "completionTime": stamp(-60), "cost": cost}
+    spec = a_spec(ttlSecondsAfterFinished=60)
+    return a_job(spec, told | status, finalizers=[])
+
+
+def test_a_stray_of_a_job_that_is_over_is_charged_and_changes_nothing_else() -> None:
+    """It stays complete, and its figures grow; it is kept until the machine is gone, and told."""
+    world = a_world(a_listing(FORGOTTEN))
+    seen = job_observation(world=world, job=over())
+    plan = plan_job(seen)
+    first = job_status(seen.job, plan, NOW)
+    later = job_observation(world=replace(a_world(), now=at(100)), job=over(**first.wire()))
+    left = plan_job(later)
+    last = job_status(later.job, left, at(100))
+
+    assert plan.effects == ()
+    assert plan.requeue_seconds == Limits().poll_seconds
+    assert [type(one) for one in left.effects] == [effects.DeleteJob]
+    for status, cost in ((first, "0.665000"), (last, "0.679280")):
+        assert status.cost.spent_usd == status.cost.final_usd == status.cost.accrued_usd == cost
+        shown = {one.type: one for one in status.conditions}
+        assert (shown["Complete"].status, shown["Ready"].message) == ("True", "it is complete")
+    owed = [next(c for c in one.conditions if c.type == "Released") for one in (first, last)]
+    assert [one.status for one in owed] == ["False", "True"]
+    assert "instance 36000042" in owed[0].message
+    assert newly_charged(seen.job.status, first) == []
+    assert newly_charged(first, last) == [
+        "no recorded attempt has rented instance 36000042: it was destroyed, and up to $0.430 for "
+        "it is charged to the job"
+    ]
+    assert newly_charged(last, last) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "seconds", "cost"),
+    [
+        pytest.param((80, 40), 360, "0.010800", id="what its line carries"),
+        pytest.param((80, 40), 36_000, "0.027850", id="no more than the caps allow"),
+        pytest.param((0, 0), 36_000, "0.000000", id="a line that carries nothing"),
+    ],
+)
+def test_what_a_stray_moved_unseen_is_charged(
+    line: tuple[int, int], seconds: int, cost: str
+) -> None:
+    """The caps are 10 and 1 GB, and what the line carries in the 195 s until it must be gone."""
+    shown = Line(Fraction("0.002"), Fraction("0.002"), Fraction(line[0]), Fraction(line[1]))
+    row = replace(FORGOTTEN, usd_per_hour=Fraction(0), download_gb=Fraction(0), line=shown)
+    world = a_world(a_listing(row, ago=0.0))
+    first = plan_job(job_observation(world=world)).status
+    later = replace(a_world(), now=at(seconds))
+    gone = plan_job(job_observation(world=later, job=a_job(status=first.wire()))).status
+
+    assert gone.cost.spent_usd == cost
+
+
+def test_a_job_gets_a_pass_when_no_living_node_has_a_machine_of_it() -> None:
+    """So that one that is over, and asks for none, is charged; others' machines are not ours."""
+    listing = a_listing(FORGOTTEN, a_lease(env_mark="other/node/job", label="other/node/job"))
+
+    assert jobs_with_strays(listing, {NODE_UID}, CLUSTER) == {JOB_UID}
+    assert jobs_with_strays(listing, {"forgotten"}, CLUSTER) == set()
 
 
 def test_a_stray_is_not_charged_anew_in_each_pass() -> None:

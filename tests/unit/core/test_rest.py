@@ -37,6 +37,15 @@ def a_released_node(**changes: Any) -> dict[str, Any]:
         pytest.param("GpuJob", a_finished_job(ttl=60), None, id="whose time has passed"),
         pytest.param("GpuJob", a_finished_job(nodeName="n"), None, id="that has a node"),
         pytest.param("GpuJob", a_finished_job(end=None), None, id="whose end is not stored"),
+        pytest.param(
+            "GpuJob", a_finished_job(strays=[{"instanceID": 1}]), None, id="with a machine left"
+        ),
+        pytest.param(
+            "GpuJob",
+            a_finished_job(strays=[{"instanceID": 1, "goneAt": text(-9)}]),
+            inf,
+            id="whose machine is gone",
+        ),
         pytest.param("GpuJob", a_finished_job(observedGeneration=0), None, id="changed since"),
         pytest.param("GpuJob", a_finished_job(ttl=5, completionTime="x"), None, id="unreadable"),
         pytest.param(

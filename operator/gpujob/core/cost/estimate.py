@@ -8,7 +8,9 @@ with the prices of the offer the sum is a bound, not a guess.
 from dataclasses import dataclass
 from fractions import Fraction
 
+from gpujob.api.gpujob import Data
 from gpujob.core.limits import Limits
+from gpujob.core.market.listings import Line
 from gpujob.core.market.offers import Offer
 from gpujob.core.money import micro_up
 
@@ -107,7 +109,9 @@ def loading_seconds(offer: Offer, needs: Needs) -> Fraction | None:
     return needs.boot_download_gb * 8000 / offer.download_mbps
 
 
-def traffic_usd(offer: Offer, needs: Needs, limits: Limits, *, others: int) -> Fraction:
+def traffic_usd(
+    offer: Offer | Line, needs: Needs | Data, limits: Limits, *, others: int
+) -> Fraction:
     """Returns the most that traffic can cost.
 
     A passed cap is noticed only in the next listing, and bytes flow until the machine is gone. What

@@ -21,7 +21,7 @@ from gpujob.core.effects import Plan
 from gpujob.core.job.after_attempt import charge_attempt, wait_to_retry
 from gpujob.core.job.answers import JobPlan, stay
 from gpujob.core.job.end import finished_as, over
-from gpujob.core.job.strays import listed_for, with_strays
+from gpujob.core.job.strays import listed_for, owed_for, with_strays
 from gpujob.core.machine.ports import service, service_name
 from gpujob.core.money import floor_usd, format_usd, parse_usd
 from gpujob.core.observation import JobObservation, Unavailable, told_last
@@ -83,6 +83,8 @@ def _keep_finished(seen: JobObservation) -> JobPlan | None:
     if (ended := finished_as(status)) is None:
         return None
     reason, words = ended
+    if owed_for(status):
+        return stay(seen, reason, words, seen.world.limits.poll_seconds)
     free = (effects.RemoveFinalizer(),) if seen.job.metadata.holds_finalizer else ()
     if kept is None or status.completion_time is None:
         return stay(seen, reason, words, None, free)

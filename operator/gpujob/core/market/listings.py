@@ -25,6 +25,12 @@ class Line(NamedTuple):
     download_mbps: Fraction
     upload_mbps: Fraction
 
+    @property
+    def usd_per_hour(self) -> Fraction:
+        """What an hour of traffic costs when the line is full."""
+        down = self.download_mbps * self.download_usd_per_gb
+        return (down + self.upload_mbps * self.upload_usd_per_gb) * 3600 / 8000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
