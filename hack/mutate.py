@@ -524,8 +524,20 @@ FAULTS = (
     Fault(
         "a raised ceiling outlasts the host's contract",
         "core/node/extension.py",
-        "deadline = min(by_money, int(rent.contract_seconds - lag))",
+        "deadline = min(by_money, 0 if contract is None else int(contract - lag))",
         "deadline = by_money",
+    ),
+    Fault(
+        "nobody is told that the contract limits a raised ceiling",
+        "core/node/extension.py",
+        "if deadline < by_money:",
+        "if deadline > by_money:",
+    ),
+    Fault(
+        "that the contract limits a raised ceiling is told without end",
+        "core/node/extension.py",
+        "if status.contract_limit is None or status.contract_limit.ceiling != limit.ceiling:",
+        "if limit.ceiling:",
     ),
     Fault(
         "a pause moves the fuse's deadline and not the watchdog's",

@@ -158,6 +158,7 @@ class ModelKube(KubeClient):
         """Uids of what users took away by force."""
         self.names: dict[str, tuple[str, str]] = {}
         """Namespace and name of all that was ever created, by uid."""
+        self._events: list[Body] = []
         self._read: dict[str, Any] = {}
         self._copies: dict[str, Body] = {}
         """What is sent of each stored version: one copy, which nobody may change."""
@@ -182,6 +183,8 @@ class ModelKube(KubeClient):
 
     async def create(self, kind: str, namespace: str, body: Body) -> Body:
         await self._unreliable()
+        if kind == "Event":
+            self._events.append(body)
         if kind in ("Event", "Secret"):
             return body
         if namespace in self._terminating:
@@ -280,6 +283,10 @@ class ModelKube(KubeClient):
 
     def of_kind(self, kind: str) -> list[Body]:
         return [body for (held, *_), body in self.objects.items() if held == kind]
+
+    def events_of(self, reason: str) -> list[Body]:
+        """Returns the events that give this reason, oldest first."""
+        return [one for one in self._events if one["reason"] == reason]
 
     def by_uid(self, uid: str) -> Body | None:
         return next((b for b in self.objects.values() if b["metadata"]["uid"] == uid), None)

@@ -1,9 +1,11 @@
 """A ceiling is raised: the attempt goes on, and never costs more than is reserved for it."""
 
+from dataclasses import replace
+
 import pytest
 from tests.simulation.lives import JOB, NODE
 from tests.simulation.model import Chance
-from tests.simulation.world import World, play
+from tests.simulation.world import MARKET, World, play
 
 SMALL = {"cost": {"ceiling": "0.18"}, "data": {"maxDownloadGB": 1, "maxUploadGB": 1}}
 """So that the fuse is short."""
@@ -23,6 +25,33 @@ def test_a_node_that_was_refused_rents_once_the_ceiling_is_raised() -> None:
         await world.until(lambda: world.reason("train") == "Running", 600)
         assert world.kube.objects[NODE]["status"]["rent"]["fuseUSD"] == "90.000000"
         await world.until(world.is_over, 600)
+        world.check_end()
+        await world.end()
+
+    play(life)
+
+
+def test_a_contract_that_ends_before_a_raised_ceiling_is_used_up_is_told() -> None:
+    """The job shows it while its machine runs, and one event says so for good."""
+
+    async def life() -> None:
+        short = tuple(replace(one, contract_seconds=6000.0) for one in MARKET)
+        world = World(Chance(0, level=0.0), run_seconds=1500.0, offers=short)
+        await world.apply("train", cost={"ceiling": "3.00"})
+        await world.until(lambda: world.reason("train") == "Running", 600)
+        before = world.kube.objects[NODE]["status"]["rent"]
+        world.kube.change(*JOB, cost={"ceiling": "90.00"})
+        await world.go_on(300)
+        conditions = {one.type: one for one in world.jobs()["train"].status.conditions}
+        after = world.kube.objects[NODE]["status"]
+        assert "the contract of its host ends at" in conditions["Running"].message
+        assert conditions["Running"].status == "True"
+        assert after["rent"]["fuseUSD"] == before["fuseUSD"]
+        assert [one["regarding"]["name"] for one in world.kube.events_of("ContractTooShort")] == [
+            "train"
+        ]
+        await world.until(world.is_over, 3600)
+        assert world.reason("train") == "Complete"
         world.check_end()
         await world.end()
 

@@ -251,6 +251,22 @@ class ExtensionStatus(Model):
     ]
 
 
+class ContractLimit(Model):
+    """Why a raised ceiling does not let the machine run for all that it pays for. Told once."""
+
+    ceiling: Annotated[
+        str, Field(max_length=24, description="The job's cost.ceiling.", examples=["20.00"])
+    ]
+    message: Annotated[
+        str,
+        Field(
+            max_length=1024,
+            description="When the host's contract ends, until when the machine runs, what to do.",
+            examples=["the contract of its host ends at 2026-01-02T12:00:00Z"],
+        ),
+    ]
+
+
 class RentAnswer(Model):
     """Why nothing was rented, where that is certain without a listing of the provider."""
 
@@ -586,6 +602,13 @@ class GpuNodeStatus(Model):
         Field(
             description="Set while a ceiling that was raised waits for the machine's watchdog. The "
             "old fuse holds until then."
+        ),
+    ] = None
+    contract_limit: Annotated[
+        ContractLimit | None,
+        Field(
+            description="Set when the host's contract ends before a ceiling that was raised could "
+            "be used up."
         ),
     ] = None
     rent: Annotated[RentMarker | None, Field(description="The rent request, if one was made.")] = (

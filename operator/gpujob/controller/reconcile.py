@@ -729,6 +729,9 @@ class Reconciler:
 
     def _tell_of_node(self, before: GpuNode, after: GpuNodeStatus, job: GpuJob | None) -> None:
         """Records the end of an attempt and its release on the node, everything else on its job."""
+        limit = after.contract_limit
+        if job is not None and limit is not None and limit != before.status.contract_limit:
+            self._record("GpuJob", job, Reason.CONTRACT_TOO_SHORT, limit.message)
         if before.status.end is None and after.end is not None:
             self._record("GpuNode", before, Reason(after.end.reason), after.end.message)
         elif before.status.released_at is None and after.released_at is not None:

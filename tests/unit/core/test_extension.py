@@ -1,5 +1,6 @@
 """A ceiling that is raised while a machine is leased: contract, reservation, watchdog, fuse."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,6 +107,56 @@ def test_no_deadline_is_later_than_the_host_s_contract(
     found = status.extension.money_deadline_seconds if status.extension else None
     assert found == deadline
     assert status.reserved_usd == (None if deadline is None else "8.000000")
+
+
+@pytest.mark.parametrize(
+    ("contract", "ends", "until"),
+    [
+        (30_000, "ends at 2026-01-01T20:19:20Z", "2026-01-01T20:19:20Z"),
+        (40_180, "ends at 2026-01-01T23:09:00Z", "2026-01-01T23:06:00Z"),
+        (50_180, "ends at 2026-01-02T01:55:40Z", "2026-01-02T01:52:40Z"),
+        (None, "ends is not known", "2026-01-01T23:06:00Z"),
+        (BY_MONEY + 180, None, None),
+    ],
+)
+def test_that_the_contract_limits_a_raised_ceiling_is_told(
+    contract: int | None, ends: str | None, until: str | None
+) -> None:
+    """Once for each ceiling: until when the machine may run, and what gives the job more."""
+    rent = {"rent": marker(contractSeconds=contract)}
+    first = after(running() | rent, job=job("5.000000"))
+    told = first.contract_limit
+    again = after(first.wire())
+
+    if ends is None:
+        assert told is None
+        return
+    assert told is not None
+    assert told.ceiling == "8.00"
+    assert f"{ends}, so that it runs until {until} at the latest" in told.message
+    assert "set spec.suspend to true and then to false" in told.message
+    assert again.contract_limit == told
+    higher = after(first.wire(), job=job("8.000000", "9.00")).contract_limit
+    assert higher is not None
+    assert higher.ceiling == "9.00"
+
+
+def test_a_running_job_shows_that_the_contract_limits_its_ceiling() -> None:
+    """As long as that is its ceiling."""
+    told = {"contractLimit": {"ceiling": "8.00", "message": "it runs until noon"}}
+    shown = {}
+    for ceiling in ("8.00", "5.00"):
+        seen = node_observation(
+            running() | {"rent": marker(contractSeconds=40_180)} | told,
+            job=job("5.000000", ceiling),
+            world=a_world(a_listing(a_lease())),
+        )
+        shown[ceiling] = plan_node(seen).message
+
+    assert shown["8.00"] == "running on 1x RTX 4090 in Quebec, CA; but it runs until noon"
+    assert shown["5.00"] == "running on 1x RTX 4090 in Quebec, CA"
+    assert seen.node.status.contract_limit is not None
+    assert plan_node(replace(seen, job=job("5.000000"))).requeue_seconds != 0, "it was told before"
 
 
 def test_what_stops_or_has_ended_is_not_extended() -> None:

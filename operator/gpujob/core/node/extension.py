@@ -7,9 +7,12 @@ when it has acknowledged that do the fuse and the deadline hold. Whatever fails 
 held before does.
 """
 
+from dataclasses import replace
+from datetime import timedelta
 from fractions import Fraction
 
-from gpujob.api.gpunode import ExtensionStatus
+from gpujob.api.gpujob import GpuJob
+from gpujob.api.gpunode import ContractLimit, ExtensionStatus, RentMarker
 from gpujob.api.reasons import Reason
 from gpujob.core.cost.gate import money_deadline_seconds
 from gpujob.core.machine.assignment import deadline_to_tell, watchdog_deadline
@@ -29,12 +32,15 @@ def extend_fuse(seen: NodeObservation) -> NodePlan | None:
 
 
 def _raise_fuse(seen: NodeObservation) -> NodePlan | None:
-    """Reserves what the ceiling leaves now, unless the contract ends before it could be used."""
+    """Reserves what the ceiling leaves now, unless the contract ends before it could be used.
+
+    That the contract allows less than the money does is told, once for each ceiling.
+    """
     status, job, rent = seen.node.status, seen.job, seen.node.status.rent
     if seen.stage not in _REACHED or job is None or rent is None or status.lease is None:
         return None
     left = floor_usd(job.spec.cost.ceiling) - parse_usd(job.status.cost.spent_usd)
-    if left <= parse_usd(seen.node.reserved_usd) or rent.contract_seconds is None:
+    if left <= parse_usd(seen.node.reserved_usd):
         return None
     lag = seen.world.limits.destroy_lag_seconds(seen.world.leased.others)
     quoted = Fraction(rent.gpu_usd_per_hour) + Fraction(rent.disk_usd_per_hour)
@@ -44,17 +50,49 @@ def _raise_fuse(seen: NodeObservation) -> NodePlan | None:
         usd_per_hour=max(quoted, Fraction(status.lease.usd_per_hour)),
         destroy_lag_seconds=lag,
     )
-    deadline = min(by_money, int(rent.contract_seconds - lag))
-    if deadline <= rent.money_deadline_seconds:
+    contract = rent.contract_seconds
+    deadline = min(by_money, 0 if contract is None else int(contract - lag))
+    if deadline < by_money:
+        limit = _contract_limit(seen, rent, max(deadline, rent.money_deadline_seconds), job)
+        if status.contract_limit is None or status.contract_limit.ceiling != limit.ceiling:
+            told = status.model_copy(update={"contract_limit": limit})
+            seen = replace(seen, node=seen.node.model_copy(update={"status": told}))
+            if deadline <= rent.money_deadline_seconds:
+                return progress(told, _shown(seen), limit.message)
+    if deadline <= rent.money_deadline_seconds or contract is None:
         return None
     asked = ExtensionStatus(
         fuse_usd=format_usd(left),
         money_deadline_seconds=deadline,
-        watchdog_seconds=_watchdog_seconds(seen, deadline, rent.contract_seconds),
+        watchdog_seconds=_watchdog_seconds(seen, deadline, contract),
         max_leases=seen.world.limits.max_leases,
     )
     words = f"the ceiling was raised; telling the machine that it may cost {short_usd(left)}"
     return _ask(seen, asked, words)
+
+
+def _contract_limit(
+    seen: NodeObservation, rent: RentMarker, deadline: int, job: GpuJob
+) -> ContractLimit:
+    """Says when the contract ends, and until when the machine runs: no later, by its deadline."""
+    contract = rent.contract_seconds
+    until = deadline + max(spared_seconds(seen.node.status, pauses_shown(seen), seen.world.now), 0)
+    ends = "when the contract of its host ends is not known"
+    if contract is not None:
+        ends = f"the contract of its host ends at {_moment(rent, contract)}"
+        until = min(until, contract)
+    ceiling = job.spec.cost.ceiling
+    return ContractLimit(
+        ceiling=ceiling,
+        message=f"the ceiling of ${ceiling} pays for more time than this machine has: {ends}, so "
+        f"that it runs until {_moment(rent, until)} at the latest; if the job needs longer, set "
+        "spec.suspend to true and then to false: it goes on on another machine, from its last "
+        "checkpoint if it has one",
+    )
+
+
+def _moment(rent: RentMarker, seconds: float) -> str:
+    return f"{rent.requested_at + timedelta(seconds=int(seconds)):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _move_watchdog(seen: NodeObservation) -> NodePlan | None:

@@ -271,6 +271,9 @@ def running_message(seen: NodeObservation) -> str:
     """Returns a message for people: what the workload runs on, where, and what is suspected."""
     rent, lease = seen.node.status.rent, own_lease(seen)
     words = f"running on {rent.gpu} in {rent.location}" if rent else "running"
+    limit, job = seen.node.status.contract_limit, seen.job
+    if limit is not None and job is not None and limit.ceiling == job.spec.cost.ceiling:
+        words += f"; but {limit.message}"
     if rent is None or health(witnesses(seen), seen.world.limits) is Health.HEALTHY:
         return words
     if seen.memory.denied_since is None:
