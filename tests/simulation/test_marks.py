@@ -208,6 +208,9 @@ def test_a_machine_that_is_found_after_the_end_of_its_job_is_charged_to_it(crash
         ]
         assert Decimal(status.cost.final_usd or "") == Decimal(status.cost.spent_usd) > before
         assert "False" in told
+        assert [one["regarding"]["uid"] for one in world.kube.events_of("OrphanDestroyed")] == [
+            job.metadata.uid
+        ]
         shown = {one.type: one.status for one in status.conditions}
         assert (shown["Complete"], shown["Failed"], shown["Released"]) == ("True", "False", "True")
         world.check_end()
