@@ -35,13 +35,15 @@ NEAREST = {
     "adapters/vast_wire.py": "tests/unit/test_vast_wire.py tests/contract/test_hostile_answers.py",
     "adapters/transport.py": "tests/contract/test_transport_client.py",
     "controller/transport.py": "tests/integration/test_tls.py",
-    "controller/cache.py": "tests/simulation/test_cache.py tests/simulation/test_marks.py",
+    "controller/cache.py": "tests/simulation/test_cache.py tests/simulation/test_echoes.py "
+    "tests/simulation/test_marks.py",
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
     "controller/machine_book.py": "tests/simulation/test_evidence.py",
     "controller/market_watch.py": "tests/simulation/test_clocks.py",
     "controller/reconcile.py": "tests/simulation/test_logins.py tests/simulation/test_cache.py "
     "tests/simulation/test_caps.py",
     "core/cost/choice.py": "tests/unit/core/test_gate.py",
+    "core/job/end.py": "tests/simulation/test_echoes.py",
     "core/cost/leased.py": "tests/unit/core/test_leased.py tests/simulation/test_caps.py",
     "core/machine/start_script.py": "tests/unit/test_watchdog.py tests/contract/test_machines.py",
     "core/machine/assignment.py": "tests/unit/core/test_assignment.py "
@@ -1481,6 +1483,30 @@ FAULTS = (
         "controller/cache.py",
         "self._doubted.add(key)\n            raise",
         "raise",
+    ),
+    Fault(
+        "what somebody else wrote before us is taken for ours",
+        "controller/cache.py",
+        "if version in self._unshown.get(key, ()):",
+        "if version <= max(self._unshown.get(key, ()), default=0):",
+    ),
+    Fault(
+        "what is written while we write is not looked at",
+        "controller/cache.py",
+        "is_news = on is None or bool(shown - ours)",
+        "is_news = on is None",
+    ),
+    Fault(
+        "a node's write does not ask for its job's pass",
+        "controller/cache.py",
+        "if is_news if concerned == key else version not in shown:",
+        "if is_news:",
+    ),
+    Fault(
+        "a job that is over waits for an event to be let go",
+        "core/job/end.py",
+        "message=words, requeue_seconds=0)",
+        "message=words)",
     ),
     Fault(
         "what was deleted unseen is held for ever",

@@ -22,7 +22,7 @@ def tried(story: Callable[[ModelKube, Cache], Awaitable[None]]) -> None:
 
     async def life() -> None:
         kube = ModelKube(Chance(0, level=0.0))
-        await story(kube, Cache(kube))
+        await story(kube, Cache(kube, lambda _: None))
 
     play(life)
 
@@ -170,7 +170,7 @@ def test_of_a_job_that_is_over_only_its_version_is_held() -> None:
         def rest(_: str, body: Body) -> float | None:
             return inf if body["status"]["completionTime"] else None
 
-        cache = Cache(kube, rest)
+        cache = Cache(kube, lambda _: None, rest)
         body = await kube.create("GpuJob", NAMESPACE, a_job().model_dump(by_alias=True))
         key, uid = Key("GpuJob", NAMESPACE, body["metadata"]["name"]), body["metadata"]["uid"]
         assert list(cache.take_in("GpuJob", body, gone=False)) == [(key, 0.0)]

@@ -114,7 +114,7 @@ class Operator:
         self.process = process
         self._objects = kube
         self._kube = kube = process.view(kube)
-        self._cache = Cache(kube, self._rest_seconds)
+        self._cache = Cache(kube, self.nudge, self._rest_seconds)
         self.queue = WorkQueue(self._cache.place_of)
         self._vast = vast = process.view(vast)
         self.lock = LeaderLock(kube, clock, SETTINGS, identity=identity)

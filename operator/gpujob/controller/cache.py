@@ -9,6 +9,10 @@ What is held may be old. That cannot do harm, because of three rules:
 
 After a write that failed, an object is *doubted* until a quorum read: the write may have arrived.
 
+What we write is taken in when it is answered, and asks then for the passes over other objects that
+it concerns. The pass that wrote it says itself when it is to come again. So the event that shows
+this very version later asks for nothing.
+
 Of a job that is over no more is held than its version. A pass that needs it reads it.
 """
 
@@ -40,15 +44,25 @@ class Cache:
     """Holds what was last seen of each watched object; answers drivers and figures from it."""
 
     def __init__(
-        self, kube: KubeClient, rest: Callable[[str, Body], float | None] = lambda *_: None
+        self,
+        kube: KubeClient,
+        wake: Callable[[Key], None],
+        rest: Callable[[str, Body], float | None] = lambda *_: None,
     ) -> None:
-        """`rest` says for how long an object needs no pass unless it changes; None = it does."""
+        """`wake` asks for a pass because of what we wrote; `rest` says for how long an object needs
+        none unless it changes; None = it does.
+        """
         self._kube = kube
+        self._wake = wake
         self._rest = rest
         self._bodies: dict[Key, Body] = {}
         self._over: set[Key] = set()
         """Jobs of which only the version is held."""
         self._doubted: set[Key] = set()
+        self._unshown: dict[Key, set[int]] = {}
+        """Versions that we wrote, until the watch shows them."""
+        self._shown_meanwhile: dict[Key, set[int]] = {}
+        """Versions that the watch has shown while a write of ours is not answered."""
         self.readings = Readings()
         self.nodes: dict[str, GpuNode] = {}
         """Nodes by uid."""
@@ -98,13 +112,30 @@ class Cache:
 
         With each comes after how many seconds.
         """
-        key = _key(kind, body)
+        key, version = _key(kind, body), _version(body)
+        asked = self._asked_by(key, body, gone=gone)
         held = self._bodies.get(key)
-        if held is None or _version(held) <= _version(body):
+        if held is None or _version(held) <= version:
             self._hold(key, body)
             if gone:
                 self._drop(key)
-        return self._concerned(kind, body, gone=gone)
+        return asked
+
+    def _asked_by(self, key: Key, body: Body, *, gone: bool) -> Iterator[tuple[Key, float]]:
+        """Returns the keys to reconcile because of an event: none if it shows what we wrote."""
+        version, concerned = _version(body), self._concerned(key.kind, body, gone=gone)
+        if gone or key in self._doubted:
+            return concerned
+        if version in self._unshown.get(key, ()):
+            # Events come in order: what was written before is not shown any more.
+            if later := {one for one in self._unshown.pop(key) if one > version}:
+                self._unshown[key] = later
+            return iter(())
+        if (shown := self._shown_meanwhile.get(key)) is not None:
+            # Whether we wrote this is known once our write is answered.
+            shown.add(version)
+            return ((one, seconds) for one, seconds in concerned if one != key)
+        return concerned
 
     def compare(self, kind: str, listed: Iterable[Body]) -> dict[Key, float]:
         """Doubts what is held but not as a list shows it; returns the keys to reconcile.
@@ -142,30 +173,47 @@ class Cache:
     async def create(self, kind: str, namespace: str, body: Body) -> Body:
         """Creates an object; raises as `KubeClient.create`."""
         key = Key(kind, namespace, body["metadata"]["name"])
-        return await self._written(key, self._kube.create(kind, namespace, body))
+        return await self._written(key, self._kube.create(kind, namespace, body), on=None)
 
     async def write_status(self, kind: str, stored: Mapping[str, Any], status: Body) -> Body:
         """Replaces the status of exactly this version; raises as `KubeClient.write_status`."""
         write = self._kube.write_status(kind, stored, status)
-        return await self._written(_key(kind, stored), write)
+        return await self._written(_key(kind, stored), write, on=stored)
 
     async def set_finalizers(
         self, kind: str, stored: Mapping[str, Any], finalizers: list[str]
     ) -> Body:
         """Replaces the finalizers of exactly this version; raises as the KubeClient's."""
         write = self._kube.set_finalizers(kind, stored, finalizers)
-        return await self._written(_key(kind, stored), write)
+        return await self._written(_key(kind, stored), write, on=stored)
 
-    async def _written(self, key: Key, write: Awaitable[Body]) -> Body:
+    async def _written(
+        self, key: Key, write: Awaitable[Body], *, on: Mapping[str, Any] | None
+    ) -> Body:
+        """Waits for a write on this version, None = of a new object, and takes in its answer."""
+        self._shown_meanwhile.setdefault(key, set())
         try:
             body = await write
         except BaseException:
+            if self._shown_meanwhile.pop(key, None) and key.kind != "Pod":
+                self._wake(key)
             self._doubted.add(key)
             raise
+        shown, version = self._shown_meanwhile.pop(key, set()), _version(body)
         self._doubted.discard(key)
         held = self._bodies.get(key)
-        if held is None or _version(held) <= _version(body):
+        if held is None or _version(held) <= version:
             self._hold(key, body)
+        # A write that changed nothing is answered with the version that somebody else wrote.
+        ours = set() if on is not None and _version(on) == version else {version}
+        if unshown := ours - shown:
+            self._unshown.setdefault(key, set()).update(unshown)
+        is_news = on is None or bool(shown - ours)
+        for concerned, _ in self._concerned(key.kind, body, gone=False):
+            # The event has asked for the others, if it came before the answer. The pass that wrote
+            # this looks again only at what is not its own.
+            if is_news if concerned == key else version not in shown:
+                self._wake(concerned)
         return body
 
     async def delete(self, key: Key, uid: str) -> None:
@@ -205,6 +253,7 @@ class Cache:
 
     def _drop(self, key: Key) -> None:
         self._over.discard(key)
+        self._unshown.pop(key, None)
         held = self._bodies.pop(key, None)
         if held is not None:
             self.readings.forget(key)
@@ -232,7 +281,7 @@ def _concerned(kind: str, body: Body) -> Iterator[Key]:
         yield Key("GpuNode", namespace, node)
 
 
-def _version(body: Body) -> int:
+def _version(body: Mapping[str, Any]) -> int:
     """Returns an object's version, which the API server counts up over all objects of a kind.
 
     https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions

@@ -77,7 +77,7 @@ class Leader:
         self._cluster_id = cluster_id
         self._lock = lock
         self._heartbeat = heartbeat
-        self._cache = Cache(kube, self._rest_seconds)
+        self._cache = Cache(kube, lambda key: self._queue.add(key), self._rest_seconds)
         self._queue = WorkQueue(self._cache.place_of)
         self._heard: dict[str, Heard] = {}
         self._logins: dict[str, RegistryLogin] = {}

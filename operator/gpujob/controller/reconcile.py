@@ -416,8 +416,6 @@ class Reconciler:
             # If the watch was behind, the driver was asked once more than needed.
             self._logins.pop(node.metadata.uid, None)
         self._requeue(key, plan)
-        if plan.requeue_seconds == 0 or node.status.end != after.end:
-            self._queue.add(Key("GpuJob", key.namespace, node.spec.job_ref.name))
         uid, stage = node.metadata.uid, seen.observation.stage
         return _Pass(uid=uid, stage=stage, plan=plan, is_change=is_change)
 

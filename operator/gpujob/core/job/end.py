@@ -43,7 +43,8 @@ def over(
             "cost": final,
         }
     )
-    return Plan(status=status, reason=reason, message=words)
+    # The finalizer is removed by the next pass, at once.
+    return Plan(status=status, reason=reason, message=words, requeue_seconds=0)
 
 
 def is_finished(status: GpuJobStatus) -> bool:
