@@ -1,4 +1,5 @@
-"""Measures how late machines are destroyed while very much else waits.
+"""Measures how late machines are destroyed while very much else waits, and for how long the
+controller's event loop stands still.
 
 Machines that never boot are due when the boot cap has passed. Meanwhile jobs wait that will never
 be rented, each with needs of its own, searches and the API server are slow, and finished jobs are
@@ -9,6 +10,7 @@ import argparse
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
@@ -16,6 +18,8 @@ from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -27,6 +31,10 @@ from tests.integration.proxy import Seen, proxy
 BOOT_CAP_SECONDS = 45
 WRITERS = 4
 PATIENCE_SECONDS = 900.0
+LOOK_SECONDS = 5.0
+STALL_GOAL_MS = 50
+START_SECONDS = 90.0
+"""The metric holds for a minute what happened when the controller had just begun."""
 
 
 def say(words: str) -> None:
@@ -74,6 +82,46 @@ def a_job(name: str, **spec: Any) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": wanted | spec,
     }
+
+
+class Looks:
+    """Reads the metrics again and again, and keeps the highest figures."""
+
+    def __init__(self, world: World) -> None:
+        self.highest: dict[str, float] = {}
+        """By name and labels; the stall while the controller begins is kept apart."""
+        world.metrics()  # Makes the account that may read them.
+        self._token = world.kubectl("create", "token", "scraper", "-n", "gpujob-system").strip()
+        self._operator = world.operator
+        self._began = time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            begins = time.monotonic() - self._began < START_SECONDS
+            _, told = self._operator.probe("metrics", self._token)
+            for family in text_string_to_metric_families(told):
+                for name, labels, value, *_ in family.samples:
+                    where = labels.get("lane") or ("start" if begins else "later")
+                    key = f"{name} {where}"
+                    self.highest[key] = max(self.highest.get(key, 0.0), value)
+
+    def tell(self) -> None:
+        """Prints the highest figures, and ends."""
+        self._over.set()
+        self._thread.join()
+        found = self.highest
+        stalls = [found.get(f"gpujob_longest_stall_seconds {one}") for one in ("start", "later")]
+        first, then = ("not seen" if one is None else f"{one * 1000:.0f} ms" for one in stalls)
+        say(
+            f"longest stall of the loop: at the start {first}, then {then}; goal {STALL_GOAL_MS} ms"
+        )
+        for lane in ("machines", "nodes", "jobs"):
+            waiting = found.get(f"gpujob_waiting_objects {lane}", 0.0)
+            oldest = found.get(f"gpujob_waiting_seconds {lane}", 0.0)
+            say(f"lane {lane}: at most {waiting:.0f} waiting, the oldest for {oldest:.2f} s")
 
 
 def finished_status() -> dict[str, Any]:
@@ -130,6 +178,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
                 GPUJOB_BOOT_CAP_SECONDS=str(BOOT_CAP_SECONDS),
                 GPUJOB_LIST_LAG_SECONDS="5",
             )
+            looks = Looks(world)
             cluster.delay = lambda seen: 0.0 if "watch=" in seen.path else options.api / 1000
             for number in range(options.machines):
                 store(world, world.namespace, [a_job(f"machine-{number}", maxRents=1)])
@@ -164,6 +213,8 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
                 f"due to destroy sent, over {len(late)} machines: "
                 f"median {statistics.median(late):.2f} s, at most {max(late):.2f} s"
             )
+            time.sleep(max(options.seconds - (time.monotonic() - began), 0.0))
+            looks.tell()
         simulator.stop()
 
 
@@ -175,6 +226,9 @@ def main() -> int:
     parser.add_argument("--finished", type=int, default=10_000)
     parser.add_argument("--search", type=float, default=5.0, help="seconds that a search takes")
     parser.add_argument("--api", type=float, default=0.0, help="milliseconds added to each call")
+    parser.add_argument(
+        "--seconds", type=float, default=180.0, help="for how long the controller runs at least"
+    )
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="gpujob-due-") as folder,

@@ -1511,8 +1511,8 @@ FAULTS = (
     Fault(
         "what was deleted unseen is held for ever",
         "controller/cache.py",
-        "if key not in shown or _version",
-        "if key in shown and _version",
+        "for key in unlisted:",
+        "for key in unlisted - unlisted:",
     ),
     Fault(
         "what was read once is believed for ever",

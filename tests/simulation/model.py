@@ -181,6 +181,14 @@ class ModelKube(KubeClient):
         await self._unreliable()
         return [self._sent(body) for body in self.of_kind(kind)]
 
+    async def page(
+        self, kind: str, namespace: str | None, *, limit: int, token: str = "", selector: str = ""
+    ) -> tuple[list[Body], str, str]:
+        """One page holds all."""
+        assert namespace is None, "not modelled"
+        assert not token, "there is no other page"
+        return await self.list_all(kind, selector), "", str(self._version)
+
     async def create(self, kind: str, namespace: str, body: Body) -> Body:
         await self._unreliable()
         if kind == "Event":

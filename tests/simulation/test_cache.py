@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.builders import a_job, a_node
 from tests.simulation.model import Chance, ModelKube
-from tests.simulation.world import NAMESPACE, World, play
+from tests.simulation.world import NAMESPACE, World, pages_of, play
 
 from gpujob.adapters.errors import ClusterUnavailable, Conflict
 from gpujob.adapters.kube import Body
@@ -31,6 +31,11 @@ async def stored(kube: ModelKube, phase: str = "Pending") -> Body:
     """Stores a pod, and returns it."""
     body: dict[str, Any] = {"metadata": {"name": POD.name}, "status": {"phase": phase}}
     return await kube.create("Pod", NAMESPACE, body)
+
+
+async def compared(cache: Cache, kind: str, listed: list[Body]) -> dict[Key, float]:
+    """Compares what is held with a list; returns the keys to reconcile, each with its delay."""
+    return {key: seconds async for key, seconds in cache.compare(kind, pages_of(listed))}
 
 
 def phase_of(body: Body | None) -> str | None:
@@ -141,7 +146,7 @@ def test_what_was_deleted_unseen_goes_at_the_next_list() -> None:
         kube.vanish("GpuNode", NAMESPACE, meta["name"])
         key = Key("GpuNode", NAMESPACE, meta["name"])
 
-        assert key in cache.compare("GpuNode", [])
+        assert key in await compared(cache, "GpuNode", [])
         assert await cache.find(key) is None
         assert cache.lookup(meta["uid"]) == (None, None)
 
@@ -155,7 +160,7 @@ def test_a_version_from_before_a_restore_is_forgotten() -> None:
         first = await stored(kube)
         later = first | {"metadata": first["metadata"] | {"resourceVersion": "999"}}
         cache.take_in("Pod", later | {"status": {"phase": "Failed"}}, gone=False)
-        cache.compare("Pod", [first])
+        await compared(cache, "Pod", [first])
 
         assert phase_of(await cache.find(POD)) == "Pending"
         assert phase_of(await cache.find(POD)) == "Pending"
@@ -179,10 +184,10 @@ def test_of_a_job_that_is_over_only_its_version_is_held() -> None:
         (over,) = kube.of_kind("GpuJob")
 
         assert list(cache.take_in("GpuJob", over, gone=False)) == []
-        assert cache.compare("GpuJob", [over]) == {}
+        assert await compared(cache, "GpuJob", [over]) == {}
         assert uid not in cache.jobs
         assert await cache.find(key) == over
-        assert key in cache.compare("GpuJob", []), "it was deleted"
+        assert key in await compared(cache, "GpuJob", []), "it was deleted"
 
     tried(story)
 

@@ -4,7 +4,7 @@ The operator's own code runs unchanged: core, reconcile, queue, market watch, sw
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -220,7 +220,8 @@ class Operator:
     async def _resync(self) -> None:
         while True:
             for kind in WATCHED:
-                for key, after in self._cache.compare(kind, self._objects.of_kind(kind)).items():
+                listed = pages_of(self._objects.of_kind(kind))
+                async for key, after in self._cache.compare(kind, listed):
                     self.queue.add_after(key, after)
             await asyncio.sleep(RESYNC_SECONDS)
 
@@ -234,6 +235,11 @@ class Operator:
                 pass
             finally:
                 self.queue.done(key, failed=failed)
+
+
+async def pages_of(listed: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:
+    """Yields a list as one page."""
+    yield listed
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

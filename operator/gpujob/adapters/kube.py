@@ -48,6 +48,23 @@ PATHS = {
 }
 
 
+PAGE_OBJECTS = 200
+"""A list is read in pages of so many objects: nothing else goes on in the process while the JSON of
+one page is read."""
+
+
+async def pages(kube: "KubeClient", kind: str, selector: str = "") -> AsyncIterator[list[Body]]:
+    """Yields all objects of a kind in all namespaces, page after page, by quorum reads."""
+    token = ""
+    while True:
+        page, token, _ = await kube.page(
+            kind, None, limit=PAGE_OBJECTS, token=token, selector=selector
+        )
+        yield page
+        if not token:
+            return
+
+
 class KubeClient:
     """A client of one cluster."""
 
@@ -87,17 +104,7 @@ class KubeClient:
 
     async def list_all(self, kind: str, selector: str = "") -> list[Body]:
         """Returns all objects of a kind in all namespaces, by quorum reads in pages."""
-        found: list[Body] = []
-        token = ""
-        while True:
-            query = {"limit": "500"}
-            query |= {"continue": token} if token else {}
-            query |= {"labelSelector": selector} if selector else {}
-            page = await self._call("GET", _path(kind, None), query=query)
-            found += _items(kind, page)
-            token = page.get("metadata", {}).get("continue") or ""
-            if not token:
-                return found
+        return [body async for page in pages(self, kind, selector) for body in page]
 
     async def page(
         self, kind: str, namespace: str | None, *, limit: int, token: str = "", selector: str = ""

@@ -16,7 +16,15 @@ this very version later asks for nothing.
 Of a job that is over no more is held than its version. A pass that needs it reads it.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from math import inf
 from typing import Any
 
@@ -137,28 +145,33 @@ class Cache:
             return ((one, seconds) for one, seconds in concerned if one != key)
         return concerned
 
-    def compare(self, kind: str, listed: Iterable[Body]) -> dict[Key, float]:
-        """Doubts what is held but not as a list shows it; returns the keys to reconcile.
+    async def compare(
+        self, kind: str, listed: AsyncIterable[Iterable[Body]]
+    ) -> AsyncIterator[tuple[Key, float]]:
+        """Doubts what is held but not as a list shows it; yields the keys to reconcile.
 
-        With each comes after how many seconds.
+        With each comes after how many seconds. What the pages show is looked at as they come.
 
         The watch does not tell what was deleted while it was interrupted.
         """
-        shown = {_key(kind, body): body for body in listed}
-        held = {key: body for key, body in self._bodies.items() if key.kind == kind}
-        for key, body in held.items():
-            if key not in shown or _version(shown[key]) != _version(body):
+        unlisted = {key for key in self._bodies if key.kind == kind}
+        async for page in listed:
+            for body in page:
+                key = _key(kind, body)
+                unlisted.discard(key)
+                held = self._bodies.get(key)
+                is_known = held is not None and _version(held) == _version(body)
+                if held is not None and not is_known:
+                    self._doubted.add(key)
+                for concerned, seconds in self._concerned(kind, body, gone=False):
+                    # What rests, and was seen before, was asked for then.
+                    if not seconds or not is_known:
+                        yield concerned, seconds
+        for key in unlisted:
+            if (held := self._bodies.get(key)) is not None:
                 self._doubted.add(key)
-        found: dict[Key, float] = {}
-        for key, body in shown.items():
-            is_known = key in held and _version(held[key]) == _version(body)
-            for concerned, seconds in self._concerned(kind, body, gone=False):
-                # What rests, and was seen before, was asked for then.
-                if not seconds or not is_known:
-                    found[concerned] = min(found.get(concerned, inf), seconds)
-        for key in held.keys() - shown.keys():
-            found |= dict.fromkeys(_concerned(kind, held[key]), 0.0)
-        return found
+                for one in _concerned(kind, held):
+                    yield one, 0.0
 
     def with_strays(self, listing: Listing, cluster_id: str) -> Iterable[Key]:
         """Returns the jobs, those included that are over, that may have a machine to charge."""

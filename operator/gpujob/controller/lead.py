@@ -1,6 +1,7 @@
 """All work that only the holder of the leader lock does."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import structlog
 from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.door import Door
 from gpujob.adapters.errors import AdapterError, ClusterError, Conflict
-from gpujob.adapters.kube import KubeClient
+from gpujob.adapters.kube import KubeClient, pages
 from gpujob.adapters.metrics import Figures
 from gpujob.adapters.vast import VastClient
 from gpujob.api.reasons import Reason
@@ -303,14 +304,17 @@ async def _resync(kube: KubeClient, cache: Cache, queue: WorkQueue) -> None:
 
     So a lost event only causes a delay.
     """
+    await asyncio.sleep(RESYNC_SECONDS)
+    # Most of what is held by now stays: a search for garbage in it would stop the loop each time.
+    gc.freeze()
     while True:
-        await asyncio.sleep(RESYNC_SECONDS)
         try:
             for kind, selector in WATCHED.items():
-                for key, after in cache.compare(kind, await kube.list_all(kind, selector)).items():
+                async for key, after in cache.compare(kind, pages(kube, kind, selector)):
                     queue.add_after(key, after)
         except AdapterError as error:
             log.warning("resync_failed", problem=str(error))
+        await asyncio.sleep(RESYNC_SECONDS)
 
 
 async def judge_lateness(

@@ -35,7 +35,7 @@ from gpujob.adapters.errors import (
     RentUnclear,
     RentWithheld,
 )
-from gpujob.adapters.kube import Body, KubeClient
+from gpujob.adapters.kube import Body, KubeClient, pages
 from gpujob.adapters.provider import Provider, RentLine
 from gpujob.adapters.redact import Scrubber
 from gpujob.api.gpujob import GpuJob, GpuJobStatus
@@ -538,8 +538,9 @@ class Reconciler:
         if self._has_seen_all:
             return
         for kind in ("GpuNode", "GpuJob"):
-            for body in await self._kube.list_all(kind):
-                self._cache.take_in(kind, body, gone=False)
+            async for page in pages(self._kube, kind):
+                for body in page:
+                    self._cache.take_in(kind, body, gone=False)
         self._has_seen_all = True
 
     async def _rent_now(

@@ -12,6 +12,7 @@ from typing import Any
 
 import kopf
 
+from gpujob.adapters.kube import PAGE_OBJECTS
 from gpujob.api.meta import GROUP, VERSION
 from gpujob.controller.cache import WATCHED
 
@@ -93,5 +94,6 @@ def _settings() -> kopf.OperatorSettings:
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
     settings.watching.reconnect_backoff = 1.0
+    settings.watching.chunk_size = PAGE_OBJECTS
     settings.watching.label_selectors["", "v1", "pods"] = WATCHED["Pod"]
     return settings
