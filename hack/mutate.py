@@ -642,8 +642,14 @@ FAULTS = (
     Fault(
         "a late proof is our fault",
         "core/node/punctuality.py",
-        "late = (asked - ",
-        "late = (gone - ",
+        "return (asked - ",
+        "return ((node.status.released_at or asked) - ",
+    ),
+    Fault(
+        "the metric shows only destroys that are proved",
+        "core/node/punctuality.py",
+        "if (one.status.destroy_asked_at or since) > since)",
+        "if (one.status.released_at or since) > since)",
     ),
     Fault(
         "a spoilt record is an empty one",

@@ -127,3 +127,4 @@ def test_metrics_are_for_whoever_may_read_them(world: World) -> None:
     assert "gpujob_leads 1.0" in told
     assert "gpujob_leased_machines 0.0" in told
     assert "gpujob_credit_usd 100.0" in told
+    assert "gpujob_destroy_late_seconds 0.0" in told

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from tests.builders import NOW
 from tests.simulation.model import Chance, ModelKube
+from tests.simulation.process import START
 from tests.simulation.world import NAMESPACE, SETTINGS, World, play
 
 from gpujob.adapters.errors import ClusterUnavailable
 from gpujob.adapters.kube import Body
+from gpujob.api.gpunode import GpuNode
 from gpujob.controller.machine_book import DESTROYS_KEY, MachineBook
 from gpujob.core.cost.confidence import DestroyRecord
+from gpujob.core.node.punctuality import latest_seconds, slack_seconds
 
 BOOK = ("ConfigMap", SETTINGS.namespace, "gpujob-machines")
 
@@ -52,6 +55,9 @@ async def _late_by_ours() -> None:
     await _without_a_leader(world, 400.0)
     await _until_over(world, "train")
     assert recorded(world) == [True]
+    nodes = [world.kube.read(GpuNode, body) for body in world.kube.of_kind("GpuNode")]
+    late = latest_seconds(nodes, START)
+    assert slack_seconds(SETTINGS.limits) < late < 400.0 + 60.0, "the metric shows it, too"
 
     # Neither a restart nor the deletion of the node and its job makes it undone.
     world.kube.delete_now("GpuJob", NAMESPACE, "train")

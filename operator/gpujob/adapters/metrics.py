@@ -38,6 +38,10 @@ class Figures:
     """How many objects wait for a pass, and how long the first has waited, by lane."""
     longest_stall_seconds: float
     """For how long the event loop stood still at once in the last minute, at most."""
+    destroy_late_seconds: float
+    """How late the latest destroy of the last hour was asked for."""
+    destroy_slack_seconds: float
+    """How late one may be asked for."""
     runs: Sequence[tuple[str, str, RunStatus]]
     """Namespace, job and last report of each workload that runs."""
 
@@ -96,6 +100,18 @@ class _Collected(Collector):
             "gpujob_longest_stall_seconds",
             "How long the controller's event loop stood still at once in the last minute, at most.",
             figures.longest_stall_seconds,
+        )
+        yield GaugeMetricFamily(
+            "gpujob_destroy_late_seconds",
+            "How long after it was due the destroy of a machine was asked for, at most in the last "
+            "hour.",
+            figures.destroy_late_seconds,
+        )
+        yield GaugeMetricFamily(
+            "gpujob_destroy_slack_seconds",
+            "How long after it was due a destroy may be asked for; later ones count against the "
+            "cost gate's confidence.",
+            figures.destroy_slack_seconds,
         )
         yield from self._lanes()
         yield from self._runs()

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -41,6 +42,7 @@ from gpujob.controller.transport import transport_app
 from gpujob.controller.watch import Watcher
 from gpujob.controller.workqueue import Key, Lane, WorkQueue, orders
 from gpujob.core.market.listings import Listing
+from gpujob.core.node.punctuality import latest_seconds, slack_seconds
 from gpujob.core.observation import Heard
 from gpujob.core.rest import rest_seconds
 from gpujob.web.listener import http_server
@@ -48,6 +50,8 @@ from gpujob.web.listener import http_server
 log = structlog.get_logger("gpujob.controller")
 
 RESYNC_SECONDS = 60.0
+LATENESS_TOLD = timedelta(hours=1)
+"""For how long the metrics show that a destroy was late."""
 LATE_SECONDS = 5.0
 """How long a machine may wait for its pass until the operator counts as not ready."""
 RENT_GRACE_SECONDS = 5.0
@@ -152,6 +156,10 @@ class Leader:
             unfit_paid_seconds=self._reconciler.unfit_paid_seconds,
             lanes={lane.value: one for lane, one in self._queue.figures().items()},
             longest_stall_seconds=self._heartbeat.longest_stall_seconds,
+            destroy_late_seconds=latest_seconds(
+                self._cache.nodes.values(), self.market.now() - LATENESS_TOLD
+            ),
+            destroy_slack_seconds=slack_seconds(self._settings.limits),
             runs=[
                 (node.metadata.namespace, node.spec.job_ref.name, node.status.run)
                 for node in self._cache.nodes.values()

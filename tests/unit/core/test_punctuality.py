@@ -21,10 +21,16 @@ from tests.builders import (
     stamp,
 )
 
+from gpujob.api.gpunode import GpuNode
 from gpujob.core.effects import RememberDestroy
 from gpujob.core.limits import Limits
 from gpujob.core.node.plan import plan_node
-from gpujob.core.node.punctuality import destroy_record, due_at, slack_seconds
+from gpujob.core.node.punctuality import (
+    destroy_record,
+    due_at,
+    latest_seconds,
+    slack_seconds,
+)
 
 STOP = {"reason": "DeadlineExceeded", "message": "it is over"}
 RUNS_LONG = running(-4000, -3700)
@@ -107,6 +113,25 @@ def test_only_our_own_delay_counts(due: float | None, asked: float, was_late: bo
     assert record is not None
     assert record.was_late is was_late
     assert record.at == at(7 * 86_400)
+
+
+def test_the_metric_shows_the_latest_destroy_of_the_last_hour() -> None:
+    """Whether it is proved yet or not; neither earlier ones nor attempts that go on count."""
+
+    def asked(late: float, seconds: float) -> GpuNode:
+        due = {"dueAt": stamp(seconds - late)}
+        return a_node(ended(running(), **due) | {"destroyAskedAt": stamp(seconds)})
+
+    hour = at(-3600)
+    before, at_the_edge, inside = asked(90, -3601), asked(80, -3600), asked(7, -3599)
+    going_on = [a_node(running()), a_node(ended(running()))]
+
+    assert latest_seconds([], hour) == 0
+    assert latest_seconds(going_on, hour) == 0
+    assert latest_seconds([before, at_the_edge, *going_on], hour) == 0
+    assert latest_seconds([before, inside, asked(2, -5), *going_on], hour) == 7
+    # Its end was not due: it was decided 5 s ago.
+    assert latest_seconds([a_node(ended(running()) | {"destroyAskedAt": stamp(-4)})], hour) == 1
 
 
 @pytest.mark.parametrize("status", [running(), ended(running()), ended(renting())])

@@ -4,6 +4,7 @@ Only our own delay counts. How long the proof takes is the provider's affair: it
 which a provider may refuse to give.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from gpujob.api.gpunode import GpuNode
@@ -45,12 +46,27 @@ def _late_seconds(seen: NodeObservation) -> float:
     return max(late)
 
 
+def late_seconds(node: GpuNode) -> float | None:
+    """Returns how long after it was due the destroy of a node's machine was asked for; None = it
+    was not asked for.
+    """
+    end, asked = node.status.end, node.status.destroy_asked_at
+    if end is None or asked is None:
+        return None
+    return (asked - (end.due_at or end.at)).total_seconds()
+
+
+def latest_seconds(nodes: Iterable[GpuNode], since: datetime) -> float:
+    """Returns how late the latest of the destroys was that were asked for since then; 0 = none."""
+    asked = (one for one in nodes if (one.status.destroy_asked_at or since) > since)
+    return max((late for one in asked if (late := late_seconds(one)) is not None), default=0.0)
+
+
 def destroy_record(node: GpuNode, limits: Limits) -> DestroyRecord | None:
     """Returns what a released node's stored times say of our enforcement; None = nothing."""
-    end, asked, gone = node.status.end, node.status.destroy_asked_at, node.status.released_at
-    if end is None or asked is None or gone is None:
+    late, gone = late_seconds(node), node.status.released_at
+    if late is None or gone is None:
         return None
-    late = (asked - (end.due_at or end.at)).total_seconds()
     return DestroyRecord(node.metadata.uid, gone, late > slack_seconds(limits))
 
 
