@@ -652,6 +652,18 @@ FAULTS = (
         "if (one.status.released_at or since) > since)",
     ),
     Fault(
+        "a record that was deleted is an empty one",
+        "controller/machine_book.py",
+        "None if destroys is None else remembered_destroys(destroys, shown)",
+        "destroys",
+    ),
+    Fault(
+        "a record that was deleted is not written again",
+        "controller/machine_book.py",
+        "elif self._unwritten or self.destroys:",
+        "elif self._unwritten:",
+    ),
+    Fault(
         "a spoilt record is an empty one",
         "controller/machine_book.py",
         """problem=str(error)[:500])

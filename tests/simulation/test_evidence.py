@@ -48,7 +48,8 @@ async def _figure(world: World) -> tuple[str | None, str | None]:
     return cost.confidence, cost.confidence_basis
 
 
-async def _late_by_ours() -> None:
+async def _late_once() -> World:
+    """One machine was destroyed late, because nobody led when its deadline passed."""
     world = World(Chance(0, level=0.0), run_seconds=10.0**6)
     await world.apply("train", activeDeadlineSeconds=60)
     await world.until(lambda: world.reason("train") == "Running", 900.0)
@@ -58,21 +59,61 @@ async def _late_by_ours() -> None:
     nodes = [world.kube.read(GpuNode, body) for body in world.kube.of_kind("GpuNode")]
     late = latest_seconds(nodes, START)
     assert slack_seconds(SETTINGS.limits) < late < 400.0 + 60.0, "the metric shows it, too"
+    return world
 
-    # Neither a restart nor the deletion of the node and its job makes it undone.
+
+async def _delete_nodes(world: World) -> None:
     world.kube.delete_now("GpuJob", NAMESPACE, "train")
     await world.until(lambda: not world.kube.of_kind("GpuNode"), 200.0)
+
+
+async def _nodes_deleted(world: World) -> None:
+    """The ConfigMap has it."""
+    await _delete_nodes(world)
     await _without_a_leader(world, 20.0)
-    figure, basis = await _figure(world)
-    assert figure == "0.953"
-    assert basis is not None
-    assert basis.startswith("0.0 machines were destroyed in time and 1.0 too late")
-    await world.end()
 
 
-def test_what_we_did_late_counts_and_is_not_forgotten() -> None:
-    """Nobody led when the deadline passed: lateness before the stored decision is lateness."""
-    play(_late_by_ours)
+async def _record_deleted(world: World) -> None:
+    """While nobody leads: the nodes have it."""
+    for replica in world.replicas:
+        replica.process.is_killed = True
+    world.kube.delete_now(*BOOK)
+    await _without_a_leader(world, 20.0)
+
+
+async def _record_deleted_then_nodes(world: World) -> None:
+    """Whoever leads writes it anew, although nothing is learnt meanwhile."""
+    world.kube.delete_now(*BOOK)
+    await world.until(lambda: recorded(world) == [True], 100.0)
+    await _nodes_deleted(world)
+
+
+async def _both_deleted_between_leaders(world: World) -> None:
+    """One after the other, each while another leader has what the other one shows."""
+    await _record_deleted(world)
+    await world.until(lambda: recorded(world) == [True], 100.0)
+    await _nodes_deleted(world)
+
+
+@pytest.mark.parametrize(
+    "deleted",
+    [_nodes_deleted, _record_deleted, _record_deleted_then_nodes, _both_deleted_between_leaders],
+)
+def test_what_we_did_late_counts_and_is_not_forgotten(
+    deleted: Callable[[World], Awaitable[None]],
+) -> None:
+    """Lateness before the stored decision is lateness; no restart and no deletion undoes it."""
+
+    async def life() -> None:
+        world = await _late_once()
+        await deleted(world)
+        figure, basis = await _figure(world)
+        assert figure == "0.953"
+        assert basis is not None
+        assert basis.startswith("0.0 machines were destroyed in time and 1.0 too late")
+        await world.end()
+
+    play(life)
 
 
 async def _late_by_the_providers() -> None:

@@ -4,6 +4,9 @@ survives restarts.
 What is known of machines and images only ranks offers and helps to say whose fault an end is, so
 nothing waits for it. Without our own record nothing is rented. What cannot be written now is
 written with what is learnt next, or within a minute.
+
+Our own record lies in the nodes, too, as long as they are kept: a process that begins reads both.
+So it is lost neither with the nodes nor with the ConfigMap, which is written anew if it is deleted.
 """
 
 import asyncio
@@ -12,13 +15,15 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from gpujob.adapters.errors import ClusterError
-from gpujob.adapters.kube import Body, KubeClient
+from gpujob.adapters.kube import Body, KubeClient, pages
+from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
 from gpujob.api.notes import DestroyEntry, ImageEntry, MachineEntry
 from gpujob.controller.settings import Settings
 from gpujob.core.cost.confidence import DestroyRecord, remembered_destroys
 from gpujob.core.market.hosts import HostMemory, Record, Trial, remembered
 from gpujob.core.market.images import Found, ImageMemory, ImageTrial, remembered_image
+from gpujob.core.node.punctuality import destroy_record
 
 log = structlog.get_logger("gpujob.machines")
 
@@ -38,6 +43,7 @@ class MachineBook:
         self._kube = kube
         self._namespace = settings.namespace
         self._name = f"{settings.name}-machines"
+        self._limits = settings.limits
         self._unwritten: list[Trial | ImageTrial | DestroyRecord] = []
         self.memory = HostMemory()
         self.images = ImageMemory()
@@ -45,19 +51,32 @@ class MachineBook:
         """None = not read yet."""
 
     async def load(self) -> None:
-        """Reads what earlier processes wrote; a failure is only logged."""
+        """Reads what earlier processes wrote, and what nodes say of their destroys; a failure is
+        only logged.
+        """
         try:
-            self._take(await self._stored())
+            shown = [
+                record
+                async for page in pages(self._kube, "GpuNode")
+                for body in page
+                if (record := self._record_of(body)) is not None
+            ]
+            stored = await self._stored()
         except ClusterError as error:
             log.warning("machines_not_read", problem=str(error))
+            return
+        self.memory, self.images = HostMemory(_records(stored)), ImageMemory(_trials(stored))
+        destroys = _destroys(stored)
+        self.destroys = None if destroys is None else remembered_destroys(destroys, shown)
 
     async def run(self) -> None:
-        """Reads until that succeeds, then writes what could not be written before, for ever."""
+        """Reads until that succeeds, then writes what is not stored, or not any more, for ever."""
         while True:
             await asyncio.sleep(RETRY_SECONDS if self.destroys is None else REWRITE_SECONDS)
             if self.destroys is None:
                 await self.load()
-            elif self._unwritten:
+            elif self._unwritten or self.destroys:
+                # Somebody may have deleted what was written.
                 await self._write_all()
 
     async def remember(self, trial: Trial) -> None:
@@ -109,9 +128,13 @@ class MachineBook:
         self._unwritten = [one for one in self._unwritten if one not in new]
         self.memory, self.images, self.destroys = memory, images, destroys
 
-    def _take(self, stored: Body | None) -> None:
-        self.memory, self.images = HostMemory(_records(stored)), ImageMemory(_trials(stored))
-        self.destroys = _destroys(stored)
+    def _record_of(self, body: Body) -> DestroyRecord | None:
+        try:
+            return destroy_record(GpuNode.model_validate(body), self._limits)
+        except ValidationError:
+            # The ConfigMap has it, unless somebody has deleted that as well.
+            log.warning("node_unreadable", node=body["metadata"]["name"])
+            return None
 
     async def _stored(self) -> Body | None:
         return await self._kube.find("ConfigMap", self._namespace, self._name)
@@ -137,6 +160,8 @@ class MachineBook:
         )
         data[DESTROYS_KEY] = DESTROYS.dump_json(entries, by_alias=True).decode()
         if stored is not None:
+            if stored.get("data") == data:
+                return
             await self._kube.replace("ConfigMap", stored | {"data": data})
             return
         metadata = {
