@@ -33,9 +33,9 @@ async def stored(kube: ModelKube, phase: str = "Pending") -> Body:
     return await kube.create("Pod", NAMESPACE, body)
 
 
-async def compared(cache: Cache, kind: str, listed: list[Body]) -> dict[Key, float]:
+async def compared(cache: Cache, kind: str, *pages: list[Body]) -> dict[Key, float]:
     """Compares what is held with a list; returns the keys to reconcile, each with its delay."""
-    return {key: seconds async for key, seconds in cache.compare(kind, pages_of(listed))}
+    return {key: seconds async for key, seconds in cache.compare(kind, pages_of(*pages))}
 
 
 def phase_of(body: Body | None) -> str | None:
@@ -149,6 +149,27 @@ def test_what_was_deleted_unseen_goes_at_the_next_list() -> None:
         assert key in await compared(cache, "GpuNode", [])
         assert await cache.find(key) is None
         assert cache.lookup(meta["uid"]) == (None, None)
+
+    tried(story)
+
+
+def test_what_any_page_of_a_list_shows_is_there() -> None:
+    """Only what none of them shows is looked up."""
+
+    async def story(kube: ModelKube, cache: Cache) -> None:
+        bodies = []
+        for name in ("first", "second", "gone"):
+            body = {"metadata": {"name": name}, "status": {"phase": "Pending"}}
+            bodies.append(await kube.create("Pod", NAMESPACE, body))
+            cache.take_in("Pod", bodies[-1], gone=False)
+            kube.set_status("Pod", NAMESPACE, name, {"phase": "Running"})
+        await compared(cache, "Pod", [bodies[0]], [], [bodies[1]])
+
+        phases = [
+            phase_of(await cache.find(Key("Pod", NAMESPACE, one["metadata"]["name"])))
+            for one in bodies
+        ]
+        assert phases == ["Pending", "Pending", "Running"]
 
     tried(story)
 

@@ -237,9 +237,10 @@ class Operator:
                 self.queue.done(key, failed=failed)
 
 
-async def pages_of(listed: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:
-    """Yields a list as one page."""
-    yield listed
+async def pages_of(*pages: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:
+    """Yields the pages of a list."""
+    for page in pages:
+        yield page
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
