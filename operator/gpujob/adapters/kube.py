@@ -48,7 +48,7 @@ PATHS = {
 }
 
 
-PAGE_OBJECTS = 200
+PAGE_OBJECTS = 100
 """A list is read in pages of so many objects: nothing else goes on in the process while the JSON of
 one page is read."""
 

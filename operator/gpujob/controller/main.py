@@ -5,6 +5,7 @@ which is waited for.
 """
 
 import asyncio
+import gc
 import signal
 import uuid
 
@@ -21,6 +22,10 @@ from gpujob.controller.lock_thread import LockThread
 from gpujob.controller.probes import probes_app
 from gpujob.controller.settings import Settings
 from gpujob.web.listener import http_server
+
+GARBAGE_THRESHOLDS = (700, 10, 100)
+"""The last is ten times Python's: a search through all that is held stops everything for 0.1 s and
+more, and is hardly ever needed, since nearly all memory is given back without it."""
 
 log = structlog.get_logger("gpujob.controller")
 
@@ -105,4 +110,5 @@ def main() -> int:
     """Reads the settings, sets up the log, and runs; returns the exit status."""
     settings = Settings.from_environment()
     configure_logging(settings.log_level, (settings.vast_api_key,))
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     return asyncio.run(run(settings))
