@@ -37,6 +37,7 @@ NEAREST = {
     "controller/transport.py": "tests/integration/test_tls.py",
     "controller/cache.py": "tests/simulation/test_cache.py tests/simulation/test_echoes.py "
     "tests/simulation/test_marks.py",
+    "controller/fuse_guard.py": "tests/simulation/test_lock.py",
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
     "controller/machine_book.py": "tests/simulation/test_evidence.py",
     "controller/market_watch.py": "tests/simulation/test_clocks.py",
@@ -430,6 +431,18 @@ FAULTS = (
         "core/job/strays.py",
         "moved += min(over_time(parse_usd(one.line_usd_per_hour), unseen), left)",
         "moved += min(0, left)",
+    ),
+    Fault(
+        "a machine that came and went unseen costs nothing",
+        "core/node/release.py",
+        "if rent is None or not may_have_ended(seen):",
+        "if rent is None or may_have_ended(seen):",
+    ),
+    Fault(
+        "a machine that nobody sees late was never rented",
+        "core/node/rent.py",
+        "        if may_have_ended(seen):\n",
+        "        if not may_have_ended:\n",
     ),
     Fault(
         "a second machine costs nothing",
@@ -840,6 +853,18 @@ FAULTS = (
         "core/cost/fuse.py",
         "< rent.money_deadline_seconds:",
         "< rent.money_deadline_seconds * 1000:",
+    ),
+    Fault(
+        "nobody who has lost the lock guards fuses",
+        "controller/fuse_guard.py",
+        "late = overdue(nodes, await",
+        "late = overdue(nodes[:0], await",
+    ),
+    Fault(
+        "a second interruption has the number of the first",
+        "core/node/interruption.py",
+        "count=status.run_number + 1,\n            paused_at=now,",
+        "count=1,\n            paused_at=now,",
     ),
     Fault(
         "a machine that is back counts anew",

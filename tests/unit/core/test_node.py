@@ -326,8 +326,14 @@ TABLE = [
     ),
     (
         "two listings a poll apart, after the wait, do",
-        replace(seen_before(renting(-900)), world=gone(40, 10)),
+        replace(seen_before(renting(-800)), world=gone(40, 10)),
         Reason.RENT_NOT_CONFIRMED,
+        [],
+    ),
+    (
+        "but not so late that its watchdog may have ended one",
+        replace(seen_before(renting(-900)), world=gone(40, 10)),
+        Reason.LEASE_VANISHED,
         [],
     ),
     (
@@ -1346,6 +1352,31 @@ def test_the_marker_holds_all_that_the_request_is_judged_by() -> None:
 def without_line(status: dict[str, Any]) -> dict[str, Any]:
     """The same node on a machine that moves nothing."""
     return status | {"rent": marker(-3600, downloadMbps=0, uploadMbps=0)}
+
+
+@pytest.mark.parametrize(
+    ("ago", "fuse", "charged"),
+    [
+        # By then neither its watchdog nor whoever guards fuses can have ended one.
+        pytest.param(800, "5", "0.000000", id="soon"),
+        # 2,000 s at $0.405 per hour, and what its line carries in that time.
+        pytest.param(2000, "5", "0.285000", id="late"),
+        pytest.param(2000, "0.2", "0.200000", id="no more than its fuse"),
+    ],
+)
+def test_a_machine_that_may_have_come_and_gone_unseen_is_charged(
+    ago: float, fuse: str, charged: str
+) -> None:
+    """Nobody led for long: no listing of that time shows whether the request rented anything."""
+    status = ended(renting() | {"rent": marker(-ago, fuseUSD=fuse)})
+    seen = node_observation(
+        status, memory=NodeMemory(marker_seen_at=MONOTONIC - 200), world=gone(40, 10)
+    )
+
+    plan = plan_node(seen)
+
+    assert plan.reason is Reason.RELEASED
+    assert plan.status.accrued_usd == charged
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from gpujob.core.node.facts import (
 )
 from gpujob.core.node.pauses import pauses_shown
 from gpujob.core.node.punctuality import destroy_record
-from gpujob.core.node.rent import answered, proof_starts, record_lease
+from gpujob.core.node.rent import answered, may_have_ended, proof_starts, record_lease
 from gpujob.core.node.stage import Stage
 from gpujob.core.node.traffic import traffic_shown, with_traffic
 from gpujob.core.node.upkeep import with_figures
@@ -126,7 +126,7 @@ def give_back(seen: NodeObservation) -> NodePlan | None:
     waits_from = proof_starts(seen)
     if waits_from is not None and gone_at(seen, after=waits_from) is not None:
         if not _had_machine(status):
-            return _release(seen, 0, ())
+            return _release(seen, _unseen_cost(seen), ())
         learnt: list[effects.Effect] = []
         if Reason(status.end.reason).kind.is_misfit and status.rent is not None:
             paid = paid_seconds(seen) - unpaid_seconds(seen)
@@ -150,6 +150,14 @@ def give_back(seen: NodeObservation) -> NodePlan | None:
         effects=(effects.Destroy(tuple(sorted(targets))),) if targets else (),
         requeue_seconds=world.limits.poll_seconds,
     )
+
+
+def _unseen_cost(seen: NodeObservation) -> int:
+    """Returns the most micro-USD that a machine has cost which no listing ever showed."""
+    rent = seen.node.status.rent
+    if rent is None or not may_have_ended(seen):
+        return 0
+    return min(charge_microusd(seen), parse_usd(rent.fuse_usd))
 
 
 def _had_machine(status: GpuNodeStatus) -> bool:

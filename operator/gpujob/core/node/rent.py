@@ -187,6 +187,9 @@ def adopt(seen: NodeObservation) -> NodePlan | None:
     # late. So only listings after that wait prove that nothing was rented.
     waits_from = proof_starts(seen)
     if waits_from is not None and gone_at(seen, after=waits_from) is not None:
+        if may_have_ended(seen):
+            words = "no machine is listed, but one may have been, and have ended; it is charged"
+            return end(seen, Reason.LEASE_VANISHED, words)
         return _not_rented(seen, Reason.RENT_NOT_CONFIRMED, Reason.RENT_NOT_CONFIRMED.meaning)
     return wait(
         seen,
@@ -235,6 +238,18 @@ def record_lease(seen: NodeObservation, found: Lease | int) -> NodePlan:
     what = f"{rent.gpu} in {rent.location}" if rent else "a machine"
     words = f"rented {what} for {short_usd(rate)} per hour, as instance {number}"
     return progress(status, Reason.RENTED, words)
+
+
+def may_have_ended(seen: NodeObservation) -> bool:
+    """Whether a machine that no listing shows any more may have been rented, and be gone already.
+
+    Its watchdog ends it when nobody reaches it, and whoever guards fuses at its money deadline.
+    """
+    rent, limits = seen.node.status.rent, seen.world.limits
+    if rent is None:
+        return False
+    earliest = min(limits.heartbeat_stale_seconds, rent.money_deadline_seconds)
+    return (seen.world.now - rent.requested_at).total_seconds() >= earliest
 
 
 def proof_starts(seen: NodeObservation) -> float | None:
