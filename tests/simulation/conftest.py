@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import pytest
 import structlog
 from tests.simulation.branches import Strikes, first
 from tests.simulation.lives import OWNERLESS_SECONDS, UNWANTED_SECONDS, endured
+from tests.simulation.storms import SEEDS
 from tests.simulation.world import Verdict
 
 REPORT = pytest.StashKey["Report"]()
@@ -38,7 +40,8 @@ def quiet() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Lets a run take another share of all that there is to simulate."""
-    parser.addoption("--seeds", default="0..29", help="storms to play, as A..B, B included")
+    seeds = f"{SEEDS[0]}..{SEEDS[-1]}"
+    parser.addoption("--seeds", default=seeds, help="storms to play, as A..B, B included")
     parser.addoption(
         "--points",
         default="2",
@@ -69,6 +72,9 @@ class Report:
             unwanted = max(one.unwanted_seconds for one in verdicts)
             over = max(one.over_fuse_usd for one in verdicts)
             yield f"{name:<20}{len(verdicts):>8}{ownerless:>8.0f} s{unwanted:>8.0f} s{over:>11.4f}"
+        for name, verdicts in self.verdicts.items():
+            if met := sum((one.met for one in verdicts), Counter()):
+                yield f"{name}: {', '.join(f'{kind} {met[kind]}' for kind in sorted(met))}"
         every = [one for verdicts in self.verdicts.values() for one in verdicts]
         seconds = time.monotonic() - self.began
         yield (

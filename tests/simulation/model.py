@@ -10,10 +10,13 @@ import random
 import re
 import selectors
 from base64 import b64decode
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from email.utils import format_datetime
+from fractions import Fraction
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -51,6 +54,7 @@ from gpujob.api.transport import (
     DriverReport,
     Gpu,
     Instruction,
+    MachineFault,
     Measured,
     Outcome,
     RegistryLogin,
@@ -73,6 +77,8 @@ MOST_TURNS = 5_000_000
 Read = TypeVar("Read", GpuJob, GpuNode)
 
 ACCOUNT = 4711
+GUARD_EARLY_SECONDS = 60.0
+"""From the marker to the machine: a rent request may arrive so late."""
 HOST_KEY = "ssh-ed25519 " + "K" * 68
 
 
@@ -120,6 +126,8 @@ class Chance:
         self._random = random.Random(seed)
         self._pauses = pauses
         self.healed = False
+        self.met: Counter[str] = Counter()
+        """How often each kind of event has truly happened in this world."""
         self.level, self.list_lag = level or 0.0, list_lag
         if level is None:
             # Each schedule has its own temper: some are calm, some fail everywhere.
@@ -129,6 +137,10 @@ class Chance:
     def strikes(self, share: float = 1.0) -> bool:
         """Whether a fault happens here; `share` makes it rarer or more frequent."""
         return not self.healed and self._random.random() < self.level * share
+
+    def befalls(self, probability: float) -> bool:
+        """Whether something befalls the world, however often calls fail in it; never a calm one."""
+        return not self.healed and self.level > 0 and self._random.random() < probability
 
     def between(self, low: float, high: float) -> float:
         return self._random.uniform(low, high)
@@ -164,6 +176,8 @@ class ModelKube(KubeClient):
         """What is sent of each stored version: one copy, which nobody may change."""
         self._clock = VirtualClock()
         self._terminating: set[str] = set()
+        self.is_down = False
+        """Whether nobody reaches it."""
         self._version = 0
         self._uids = 0
 
@@ -362,7 +376,7 @@ class ModelKube(KubeClient):
 
     async def _unreliable(self) -> None:
         await self._chance.pause()
-        if self._chance.strikes(0.3):
+        if self.is_down or self._chance.strikes(0.3):
             raise ClusterUnavailable("503")
 
     async def _answer_lost(self) -> None:
@@ -416,6 +430,8 @@ class ModelProvider(VastRequests):
         """Attempts by name under which a machine was rented."""
         self.held: dict[int, int] = {}
         """The money deadline that each machine's watchdog holds to, in seconds."""
+        self.markers: dict[int, dict[str, Any]] = {}
+        """The stored rent marker with which each of our machines was asked for, by its number."""
         self._kube = kube
         self._chance = chance
         self._time = VirtualClock()
@@ -434,6 +450,17 @@ class ModelProvider(VastRequests):
     def forget(self) -> None:
         """A backup of the cluster is restored: the names of attempts may be used again."""
         self._accepted.clear()
+
+    def reprice(self, offer: int) -> None:
+        """Its host changes the price of an offer, and the lowest bid for it."""
+        facts = self.market.offers[offer]
+        price, bid = (self._chance.between(0.8, 1.25) for _ in range(2))
+        self.market.offers[offer] = replace(
+            facts,
+            dph_base=f"{float(facts.dph_base) * price:.6f}",
+            min_bid=f"{float(facts.min_bid) * bid:.6f}",
+        )
+        self._chance.met["price changed"] += 1
 
     def now(self) -> float:
         """Returns the provider's time."""
@@ -487,6 +514,9 @@ class ModelProvider(VastRequests):
             is_bid = body.get("type") == "bid"
             rows = [offer_row(number, facts, now, is_bid=is_bid) for number, facts in offered]
             answer = {"offers": search(rows, body, OFFERS_WANTED)}
+            if self._chance.strikes():
+                self._chance.met["search took long"] += 1
+                await asyncio.sleep(self._chance.between(2, 25))
         elif path == "/api/v1/instances/":
             answer = self._listed(query)
         elif method == "PUT":
@@ -579,7 +609,10 @@ class ModelProvider(VastRequests):
         status = node.get("status", {}) if node is not None else {}
         recorded = status.get("lease", {}).get("instanceID") == number
         if recorded and "end" not in status and not self.is_unled:
-            raise Broken(f"{number} is to be destroyed, and its attempt was not ended")
+            caller = CALLER.get()
+            if caller is None or not caller.is_guarding:
+                raise Broken(f"{number} is to be destroyed, and its attempt was not ended")
+            self._check_guarded(number)
         if self.deaf:
             self.deaf -= 1
         elif fault != "destroy ignored" and not self._chance.strikes():
@@ -587,6 +620,13 @@ class ModelProvider(VastRequests):
         if self._chance.strikes():
             raise ProviderUnavailable("the answer was lost")
         return {"success": True}
+
+    def _check_guarded(self, number: int) -> None:
+        """A process that has lost its lock destroys no machine before its first fuse."""
+        lived = self.now() - self.market.leases[number].created_at
+        if lived < self.markers[number]["moneyDeadlineSeconds"] - GUARD_EARLY_SECONDS:
+            raise Broken(f"{number} is destroyed before its money deadline, by nobody who leads")
+        self._chance.met["fuse guarded"] += 1
 
     async def read_log(self, instance_id: int) -> str | None:
         """Returns the machine's log."""
@@ -637,6 +677,8 @@ class ModelProvider(VastRequests):
             runtype="ssh_direc ssh_proxy",
             bid_usd_per_hour=request.bid_usd_per_hour,
         )
+        if self._chance.strikes(0.3) and request.offer_id in self.market.offers:
+            self.reprice(request.offer_id)
         never = 10.0**9
         boot = never if self._chance.strikes(0.3) else self._chance.between(5, 200)
         failed, stands = self.failed_pulls.get(request.image), self.left_standing > 0
@@ -650,6 +692,10 @@ class ModelProvider(VastRequests):
             is_left_standing=stands,
         )
         self._accepted.add(attempt)
+        if node is not None:
+            self.markers[lease.number] = node["status"]["rent"]
+        if PRESENT_FAULT.get() == "request astray":
+            self._chance.met["rent delivered late"] += 1
         return lease
 
     async def _unreliable(self) -> None:
@@ -746,8 +792,9 @@ class ModelDrivers:
         self._monotonic = VirtualClock().monotonic
         self._exit_codes = exit_codes
         """By attempt; the last one goes on."""
-        self._started: dict[tuple[int, int], float] = {}
-        """When the workload began, by instance and run: it goes on whatever its driver does."""
+        self._started: dict[tuple[int, int], tuple[float, float]] = {}
+        """When the workload began and its container had, by instance and run: it goes on whatever
+        its driver does, as long as the container runs."""
         self._stopped: dict[tuple[int, int], float] = {}
         """When it was told to end."""
         self._sequence = 0
@@ -797,6 +844,35 @@ class ModelDrivers:
                 self._jobs[node.metadata.uid] = job
             self._report(pod, node, job)
 
+    def watch(self) -> list[int]:
+        """Each machine's own watchdog: it destroys the machine past its caps on traffic, and at its
+        money deadline, counted from the start of its container; returns those of which this is so.
+        """
+        overdue, now, market = [], self._vast.now(), self._vast.market
+        for number, marker in self._vast.markers.items():
+            lease = market.leases[number]
+            mark, began = Mark.parse(lease.ask.label), lease.entered("running")
+            if lease.state != "running" or mark is None or began is None:
+                continue
+            down, up = marker["maxDownloadGB"], marker["maxUploadGB"]
+            deadline = self._deadlines.get(mark.node_uid, marker["moneyDeadlineSeconds"])
+            if is_overdue := now - began >= deadline:
+                overdue.append(number)
+            if is_overdue or lease.download_gb > down or lease.upload_gb > up:
+                market.enter(number, "destroyed", now)
+                self._chance.met["destroyed by its watchdog"] += 1
+        return overdue
+
+    def move(self, lease: Lease, seconds: float, share: float) -> None:
+        """A machine moves data for a while, at a share of what its line carries."""
+        down, up = (
+            Fraction(mbps * seconds * share / 8000)
+            for mbps in (lease.facts.inet_down_mbps, lease.facts.inet_up_mbps)
+        )
+        now = self._vast.now()
+        self._vast.market.count(lease.number, lease.download_gb + down, lease.upload_gb + up, now)
+        self._chance.met["traffic"] += 1
+
     def _report(self, pod: Body, node: GpuNode, job: GpuJob | None) -> None:
         now = self._monotonic()
         todo = assignment(node, job, self._limits)
@@ -805,7 +881,7 @@ class ModelDrivers:
             return
         ran: float | None = None
         run_number = 0
-        outcome = None
+        outcome = fault = None
         lease_status = node.status.lease
         lease = self._vast.market.leases.get(lease_status.instance_id) if lease_status else None
         answers = lease is not None and lease.state == "running"
@@ -814,9 +890,14 @@ class ModelDrivers:
             measured = _measured(node)
         if todo.work is not None and lease is not None and answers:
             run_number = todo.work.run_number
-            began = self._started.setdefault((lease.number, run_number), now)
+            booted_at = lease.history[-1][0]
+            began, born = self._started.setdefault((lease.number, run_number), (now, booted_at))
             ran = now - began
-            if ran >= self._run_seconds:
+            if born != booted_at:
+                # What ran there is gone, and it is for the controller to run it again.
+                ran, fault = None, MachineFault.MACHINE_RESTARTED
+                self._chance.met["restarted unseen"] += 1
+            elif ran >= self._run_seconds:
                 attempt = min(node.spec.attempt, len(self._exit_codes))
                 code = self._exit_codes[attempt - 1]
                 outcome = Outcome(exit_code=code, run_seconds=self._run_seconds)
@@ -847,6 +928,7 @@ class ModelDrivers:
             run_number=run_number,
             run_seconds=ran,
             outcome=outcome,
+            fault=fault,
             money_deadline_seconds=self._told_deadline(uid, todo, lease if answers else None),
         )
         self.heard[uid] = Heard(report, pod["metadata"]["uid"], now)

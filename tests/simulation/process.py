@@ -212,6 +212,8 @@ class Process:
         self.is_killed = False
         self.is_cut_off = False
         """Whether the API server cannot be reached from it."""
+        self.is_guarding = False
+        """Whether it has lost its lock, and only guards fuses."""
 
     @property
     def is_stopped(self) -> bool:

@@ -4,9 +4,10 @@ The operator's own code runs unchanged: core, reconcile, queue, market watch, sw
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
 from functools import partial
@@ -40,6 +41,7 @@ from gpujob.api.transport import RegistryLogin
 from gpujob.controller.cache import WATCHED, Cache
 from gpujob.controller.destroys import Destroys
 from gpujob.controller.events import Events
+from gpujob.controller.fuse_guard import guard_fuses
 from gpujob.controller.lead import RESYNC_SECONDS
 from gpujob.controller.leader_lock import LeaderLock, LockLost
 from gpujob.controller.machine_book import MachineBook
@@ -96,6 +98,8 @@ class Verdict:
     unwanted_seconds: float = 0.0
     over_fuse_usd: float = 0.0
     calls: int = 0
+    met: Counter[str] = field(default_factory=Counter)
+    """How often each kind of event truly happened in it."""
 
 
 class Operator:
@@ -108,8 +112,12 @@ class Operator:
         drivers: ModelDrivers,
         process: Process,
         identity: str,
+        settings: Settings,
+        met: Counter[str],
     ) -> None:
-        clock = process.clock
+        clock, limits = process.clock, settings.limits
+        self._limits = limits
+        self._met = met
         self.logins: dict[str, RegistryLogin] = {}
         self.process = process
         self._objects = kube
@@ -117,14 +125,14 @@ class Operator:
         self._cache = Cache(kube, self.nudge, self._rest_seconds)
         self.queue = WorkQueue(self._cache.place_of)
         self._vast = vast = process.view(vast)
-        self.lock = LeaderLock(kube, clock, SETTINGS, identity=identity)
+        self.lock = LeaderLock(kube, clock, settings, identity=identity)
         self.readiness = readiness = Readiness()
         door = process.door
-        self._market = MarketWatch(vast, clock, SETTINGS.limits, readiness, self._on_listing)
-        self._prices = PriceWatch(vast, clock, SETTINGS.limits, self.queue.add)
+        self._market = MarketWatch(vast, clock, limits, readiness, self._on_listing)
+        self._prices = PriceWatch(vast, clock, limits, self.queue.add)
         self._destroys = Destroys(vast, clock)
         self._events = Events(kube, instance=identity)
-        self._machines = MachineBook(kube, SETTINGS)
+        self._machines = MachineBook(kube, settings)
         self._reconciler = Reconciler(
             kube=kube,
             cache=self._cache,
@@ -135,7 +143,7 @@ class Operator:
             events=self._events,
             door=door,
             clock=clock,
-            settings=SETTINGS,
+            settings=settings,
             cluster_id=CLUSTER,
             queue=self.queue,
             heard=drivers.heard,
@@ -145,13 +153,14 @@ class Operator:
             logins=self.logins,
             authorities=lambda: "authorities",
         )
-        self._sweep = Sweep(SETTINGS, clock, CLUSTER, door, self._market.take)
+        self._sweep = Sweep(settings, clock, CLUSTER, door, self._market.take)
         self._life = asyncio.create_task(self._live())
         self._tasks: list[asyncio.Task[None]] = []
         self._sweeps: list[asyncio.Task[None]] = []
 
     async def _live(self) -> None:
         await self.lock.acquire()
+        self._met["leader's cache was old"] += self._is_cache_old()
         await self._machines.load()
         todo = [self._market.run(), self._prices.run(), self._destroys.run(), self._machines.run()]
         todo += [self._resync(), self._events.run(), self.lock.hold()]
@@ -164,9 +173,33 @@ class Operator:
             # A process that stands does not even end: what it was about to do is done first.
             await self.process.here()
             await _end(self._tasks)
+            await self._guard()
             # Its thread ends only with the process.
             await asyncio.sleep(SHUTDOWN_SECONDS)
             await _end(self._sweeps)
+
+    async def _guard(self) -> None:
+        """What the program does between the loss of its lock and its end."""
+        self.process.is_guarding = True
+        await guard_fuses(
+            vast=self._vast,
+            await_leader=self.lock.await_leader,
+            limits=self._limits,
+            cluster_id=CLUSTER,
+            nodes=lambda: tuple(self._cache.nodes.values()),
+            now=self._market.now,
+            stop=asyncio.Event(),
+        )
+        await self.lock.release()
+
+    def _is_cache_old(self) -> bool:
+        """Whether it holds nodes, and not as they are stored."""
+        held = {uid: node.metadata.resource_version for uid, node in self._cache.nodes.items()}
+        stored = {
+            body["metadata"]["uid"]: body["metadata"]["resourceVersion"]
+            for body in self._objects.of_kind("GpuNode")
+        }
+        return bool(held) and held != stored
 
     async def crash(self) -> None:
         """Ends it at whatever await it is."""
@@ -215,7 +248,7 @@ class Operator:
             self.queue.add_after(key, seconds)
 
     def _rest_seconds(self, kind: str, body: dict[str, Any]) -> float | None:
-        return rest_seconds(kind, body, now=self._market.now(), limits=SETTINGS.limits)
+        return rest_seconds(kind, body, now=self._market.now(), limits=self._limits)
 
     async def _resync(self) -> None:
         while True:
@@ -267,14 +300,17 @@ class World:
         exit_codes: tuple[int, ...] = (0,),
         calls: Calls | None = None,
         offers: tuple[Facts, ...] = MARKET,
+        **limits: Any,
     ) -> None:
+        """`limits` take the place of those in SETTINGS."""
         self.chance = chance
+        self.settings = replace(SETTINGS, limits=replace(SETTINGS.limits, **limits))
         self.calls = calls or Calls()
         self.market = Market(offers, seed, Timing(list_lag=chance.list_lag))
         self.kube = ModelKube(chance)
         self.vast = ModelProvider(self.market, self.kube, chance)
         self.drivers = ModelDrivers(
-            self.kube, self.vast, chance, SETTINGS.limits, run_seconds, exit_codes
+            self.kube, self.vast, chance, self.settings.limits, run_seconds, exit_codes
         )
         self.kube.on_write.append(self._on_write)
         self.vast.leads = self._leads
@@ -291,6 +327,10 @@ class World:
         self.replicas: list[Operator] = []
         for _ in range(REPLICAS):
             self.replicas.append(self._replica())
+        self._ceilings: dict[str, Fraction] = {}
+        """US dollars that each job may cost, the most that its user ever allowed, by its uid."""
+        self._bills: dict[int, Fraction] = {}
+        """What each machine that is destroyed has cost, in US dollars."""
         self._ownerless_since: dict[int, float] = {}
         self.longest_ownerless = 0.0
         """Seconds that a machine was leased without a live GpuNode, the longest of all."""
@@ -305,7 +345,10 @@ class World:
         self._lives += 1
         process = Process(self.calls, self._on_crash, self._on_deed)
         process.clock.ahead_seconds = self.ahead_seconds
-        return Operator(self.kube, self.vast, self.drivers, process, f"replica-{self._lives}")
+        name = f"replica-{self._lives}"
+        return Operator(
+            self.kube, self.vast, self.drivers, process, name, self.settings, self.chance.met
+        )
 
     def _leads(self, process: Process | None) -> bool:
         return any(one.process is process and one.lock.is_held for one in self.replicas)
@@ -411,6 +454,7 @@ class World:
                 self.tell(partial(Operator.nudge, key=key_of(body)))
         self.check()
         self._check_caps()
+        self._check_jobs()
 
     def _is_due(self, replica: Operator) -> bool:
         return replica.has_ended and not replica.process.is_killed
@@ -479,12 +523,79 @@ class World:
 
     def _check_caps(self) -> None:
         """A leader that was stopped between marker and rent may overshoot them by one machine."""
-        own, limits = len(self.living()), SETTINGS.limits
-        spare = any(name.startswith("stop") for name in self.calls.strikes.values())
+        own, limits = len(self.living()), self.settings.limits
+        stops = any(name.startswith("stop") for name in self.calls.strikes.values())
+        spare = stops or bool(self.chance.met["stopped"])
         if own > limits.max_leases + spare:
             raise Broken(f"{own} machines are leased, more than {limits.max_leases}")
-        if not spare and self.usd_per_hour() > Fraction(limits.max_usd_per_hour):
+        rates = sorted(self._quoted_usd_per_hour(number) for number in self.living())
+        if sum(rates[: own - spare], Fraction(0)) > Fraction(limits.max_usd_per_hour):
             raise Broken(f"{own} machines cost more an hour than {limits.max_usd_per_hour}")
+
+    def _quoted_usd_per_hour(self, number: int) -> Fraction:
+        """Returns a machine's rate without what its host added after the quote."""
+        lease, marker = self.market.leases[number], self.vast.markers.get(number)
+        rate = lease.gpu_usd_per_hour + lease.storage_usd_per_hour
+        if marker is None:
+            return rate
+        return min(rate, Fraction(marker["gpuUSDPerHour"]) + Fraction(marker["diskUSDPerHour"]))
+
+    def _check_jobs(self) -> None:
+        """No job has cost more than its ceiling, and none has two machines at a time: whether it
+        exists, was deleted, or was made again under the same name.
+
+        Design, section 9, allows these exceptions, and they alone are made here:
+
+        - A request that arrives twice rents twice (rule 4): such twins are played by hand, and are
+          destroyed in every pass.
+        - The machine of a job that was deleted by force, finalizer and all, is the sweep's (rule
+          10): a job of the same name may rent meanwhile. It still has no second one itself.
+        """
+        costs: dict[str, Fraction] = {}
+        holders: dict[str, int] = {}
+        names: dict[tuple[str, str], int] = {}
+        for lease in self.market.leases.values():
+            mark = Mark.parse(lease.ask.label)
+            if mark is None or mark.cluster_id != CLUSTER:
+                continue
+            uid = mark.job_uid
+            costs[uid] = costs.get(uid, Fraction(0)) + self._most_usd(lease)
+            if lease.state == "destroyed" or lease.number in self.twins:
+                continue
+            if (other := holders.setdefault(uid, lease.number)) != lease.number:
+                raise Broken(f"{other} and {lease.number} are leased for one job")
+            name = self.kube.names[uid]
+            if uid in self.kube.forced:
+                continue
+            if (other := names.setdefault(name, lease.number)) != lease.number:
+                raise Broken(f"{other} and {lease.number} are leased for jobs named {name}")
+        for uid, most in costs.items():
+            if most > self._ceilings[uid] and (usd := self._billed(uid)) > self._ceilings[uid]:
+                most_usd = float(self._ceilings[uid])
+                raise Broken(f"job {uid} has cost ${float(usd):.4f} of ${most_usd:.4f}")
+
+    def _most_usd(self, lease: Lease) -> Fraction:
+        """Returns what a machine has cost, or at most: an exact bill takes long."""
+        if lease.number in self._bills:
+            return self._bills[lease.number]
+        if lease.state == "destroyed":
+            return self._bills.setdefault(lease.number, lease.bill(self.vast.now()).total_usd)
+        if lease.traffic:
+            return lease.bill(self.vast.now()).total_usd
+        hours = Fraction(self.vast.now() - lease.created_at) / 3600
+        return hours * (lease.gpu_usd_per_hour + lease.storage_usd_per_hour)
+
+    def _billed(self, uid: str) -> Fraction:
+        """Returns what the provider bills for all machines under a job's or a node's mark."""
+        now = self.vast.now()
+        return sum(
+            (
+                lease.bill(now).total_usd
+                for lease in self.market.leases.values()
+                if (mark := Mark.parse(lease.ask.label)) and uid in (mark.job_uid, mark.node_uid)
+            ),
+            Fraction(0),
+        )
 
     def _check_fuse(self, lease: Lease, status: dict[str, Any]) -> None:
         """Spent is what the provider's own ledger says."""
@@ -526,6 +637,7 @@ class World:
             unwanted_seconds=self.longest_unwanted,
             over_fuse_usd=float(self.most_over_fuse),
             calls=len(self.calls.made),
+            met=self.chance.met,
         )
 
     def _on_write(self, kind: str, body: Any, gone: bool, before: Any) -> None:
@@ -539,8 +651,35 @@ class World:
             raise Broken(f"{kind} was let go while {left} is leased")
         if kind == "GpuNode":
             self._check_reserved(body)
+            self._check_node(body, before or {})
+        if kind == "GpuJob":
+            ceiling = Fraction(body["spec"]["cost"]["ceiling"])
+            self._ceilings[uid] = max(ceiling, self._ceilings.get(uid, ceiling))
+            if freed:
+                spent = (body.get("status") or {}).get("cost", {}).get("spentUSD", "0")
+                self._check_charged(f"job {body['metadata']['name']}", uid, spent)
         if kind in WATCHED and self.is_watched:
             self.tell(partial(Operator.see, kind=kind, body=body, gone=gone))
+
+    def _check_node(self, body: dict[str, Any], before: dict[str, Any]) -> None:
+        """Each run on a machine has a number of its own, and a release charges the whole bill."""
+        uid, name = body["metadata"]["uid"], body["metadata"]["name"]
+        now, was = body.get("status") or {}, before.get("status") or {}
+        past, earlier = now.get("interruptions") or {}, was.get("interruptions") or {}
+        if past != earlier and past:
+            is_new = "pausedAt" in past and "pausedAt" not in earlier
+            is_new = is_new or past.get("restarts", 0) > earlier.get("restarts", 0)
+            if is_new and past["count"] <= earlier.get("count", 0):
+                raise Broken(f"{name} is interrupted again, and run {past['count']} is not new")
+            if is_new:
+                self.chance.met["interrupted again" if earlier else "interrupted"] += 1
+        if "releasedAt" in now and "releasedAt" not in was:
+            self._check_charged(name, uid, now.get("accruedUSD") or "0")
+
+    def _check_charged(self, what: str, uid: str, charged_usd: str) -> None:
+        # The charge is in whole millionths.
+        if (usd := self._billed(uid)) > Fraction(charged_usd) + Fraction(1, 10**6):
+            raise Broken(f"{what} is charged ${charged_usd}, and has cost ${float(usd):.6f}")
 
     def _check_reserved(self, body: dict[str, Any]) -> None:
         """A job that loses its node charges what it has recorded, so no fuse is above that."""
