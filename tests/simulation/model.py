@@ -17,6 +17,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from fractions import Fraction
+from math import inf
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -430,6 +431,10 @@ class ModelProvider(VastRequests):
         """Attempts by name under which a machine was rented."""
         self.held: dict[int, int] = {}
         """The money deadline that each machine's watchdog holds to, in seconds."""
+        self.are_caps_watched = False
+        """Whether watchdogs look at the caps on traffic, too."""
+        self.overdue: list[int] = []
+        """Machines whose watchdogs had to destroy them at that deadline."""
         self.markers: dict[int, dict[str, Any]] = {}
         """The stored rent marker with which each of our machines was asked for, by its number."""
         self._kube = kube
@@ -483,7 +488,7 @@ class ModelProvider(VastRequests):
         self._watch()
 
     def _watch(self) -> None:
-        """Each machine's own watchdog destroys it at its money deadline.
+        """Each machine's own watchdog destroys it at its money deadline, and past its caps.
 
         It looks only while the machine runs, but counts all the time since its first start; and it
         has looked before a driver can tell it anything.
@@ -496,8 +501,13 @@ class ModelProvider(VastRequests):
                 told = re.search(r"money=(\d+)", lease.ask.onstart)
                 assert told is not None, "each start script has a watchdog"
                 self.held[lease.number] = int(told[1])
-            if self.now() - began >= self.held[lease.number]:
+            marker = self.markers.get(lease.number, {}) if self.are_caps_watched else {}
+            down, up = marker.get("maxDownloadGB", inf), marker.get("maxUploadGB", inf)
+            if is_overdue := self.now() - began >= self.held[lease.number]:
+                self.overdue.append(lease.number)
+            if is_overdue or lease.download_gb > down or lease.upload_gb > up:
                 self.market.enter(lease.number, "destroyed", self.now())
+                self._chance.met["destroyed by its watchdog"] += 1
 
     async def answer(
         self, method: str, path: str, body: Mapping[str, Any], query: Mapping[str, str]
@@ -608,11 +618,11 @@ class ModelProvider(VastRequests):
         node = self._kube.by_uid(mark.node_uid) if mark is not None else None
         status = node.get("status", {}) if node is not None else {}
         recorded = status.get("lease", {}).get("instanceID") == number
-        if recorded and "end" not in status and not self.is_unled:
-            caller = CALLER.get()
-            if caller is None or not caller.is_guarding:
-                raise Broken(f"{number} is to be destroyed, and its attempt was not ended")
+        caller = CALLER.get()
+        if caller is not None and caller.is_guarding and "end" not in status:
             self._check_guarded(number)
+        elif recorded and "end" not in status and not self.is_unled:
+            raise Broken(f"{number} is to be destroyed, and its attempt was not ended")
         if self.deaf:
             self.deaf -= 1
         elif fault != "destroy ignored" and not self._chance.strikes():
@@ -843,25 +853,6 @@ class ModelDrivers:
             if job is not None:
                 self._jobs[node.metadata.uid] = job
             self._report(pod, node, job)
-
-    def watch(self) -> list[int]:
-        """Each machine's own watchdog: it destroys the machine past its caps on traffic, and at its
-        money deadline, counted from the start of its container; returns those of which this is so.
-        """
-        overdue, now, market = [], self._vast.now(), self._vast.market
-        for number, marker in self._vast.markers.items():
-            lease = market.leases[number]
-            mark, began = Mark.parse(lease.ask.label), lease.entered("running")
-            if lease.state != "running" or mark is None or began is None:
-                continue
-            down, up = marker["maxDownloadGB"], marker["maxUploadGB"]
-            deadline = self._deadlines.get(mark.node_uid, marker["moneyDeadlineSeconds"])
-            if is_overdue := now - began >= deadline:
-                overdue.append(number)
-            if is_overdue or lease.download_gb > down or lease.upload_gb > up:
-                market.enter(number, "destroyed", now)
-                self._chance.met["destroyed by its watchdog"] += 1
-        return overdue
 
     def move(self, lease: Lease, seconds: float, share: float) -> None:
         """A machine moves data for a while, at a share of what its line carries."""

@@ -30,8 +30,10 @@ none hangs on luck."""
 STRIKING = tuple(fault for fault in FAULTS if fault != "account swapped")
 """What was asked for by the token of another account is unknown until that token is back, which may
 be never: only `lives` play that."""
-STAYS = frozenset({"CeilingExceeded", "MachinesDistrusted"})
-"""Refused for what earlier attempts have cost or met, a job waits for its user for ever."""
+STAYS = frozenset({"CeilingExceeded", "ConfidenceTooLow", "MachinesDistrusted"})
+"""Refused for what earlier attempts have cost or met, a job waits for its user for ever, or until
+what was destroyed too late counts less.
+"""
 FUSE_SECONDS = 900.0
 """The API server may be away until a fuse that is used up within this time has to be guarded."""
 LOOKED_FOR_SECONDS = 120.0
@@ -46,7 +48,7 @@ ABLE_SECONDS = 60.0
 BLINDING = {name for name in FAULTS if name.startswith(("clock", "date"))}
 """While these last nothing is ended, since nobody knows what time it is."""
 
-SEEDS = range(30)
+SEEDS = range(40)
 """What is played by default."""
 KEPT: tuple[int, ...] = (1,)
 """Seeds that once showed a fault of the operator's; played whatever else is."""
@@ -103,7 +105,7 @@ class StruckCalls(Calls):
 
 
 class StormyWorld(World):
-    """A world whose machines have watchdogs: where nobody can act, they alone hold the fuse."""
+    """A world in which a machine's watchdog alone holds the fuse only while nobody can act."""
 
     _able_seconds = 0.0
     """For how long somebody has been able to end attempts."""
@@ -111,7 +113,7 @@ class StormyWorld(World):
     async def step(self) -> None:
         """Lets the world go on for a moment, and checks it."""
         await super().step()
-        overdue = self.drivers.watch()
+        overdue, self.vast.overdue = self.vast.overdue, []
         is_able = not self.kube.is_down and not self.vast.lies
         is_able = is_able and any(one.can_destroy for one in self.replicas)
         self._able_seconds = self._able_seconds + STEP_SECONDS if is_able else 0.0
@@ -147,6 +149,7 @@ class Storm:
             max_leases=chance.choice(1, 2, 20),
             max_usd_per_hour=chance.choice("0.90", "100"),
         )
+        self.world.vast.are_caps_watched = True
         self.world.kube.on_write.append(self._on_write)
         self._moved_at = 0.0
         self._before: dict[str, Any] = {}
@@ -233,6 +236,8 @@ class Storm:
         if is_due and not world.kube.is_down:
             self._met["API server down"] += 1
             world.kube.is_down = True
+            # Until it is back nobody can say that a machine which is gone was gone in time.
+            world.is_charged_late |= fuse_in is not None
             seconds = 60.0 if fuse_in is None else fuse_in + LOOKED_FOR_SECONDS
             self._for_a_while(seconds, lambda: setattr(world.kube, "is_down", False))
         if chance.befalls(0.002):
@@ -272,7 +277,7 @@ class Storm:
             world.drivers.move(lease, chance.between(0, 20), chance.choice(0.01, 0.01, 1.0))
         if self._befalls("interruptions", 0.02) and lease.ask.bid_usd_per_hour is not None:
             world.market.outbid(lease.number, now)
-            back_after = chance.choice(chance.between(5, 30), *[chance.between(60, 230)] * 3)
+            back_after = chance.choice(chance.between(5, 30), chance.between(60, 230))
             world.market.change(lease.number, resumes_at=now + back_after)
 
     async def _befall_jobs(self) -> None:
@@ -305,7 +310,7 @@ class Storm:
             self._change(body, gpu="one of the big ones")
         elif chance.befalls(0.01):
             self._change(body, gpu=READABLE)
-        elif self._befalls("backups", 0.01):
+        elif self._befalls("backups", 0.03):
             await self._restore(body)
 
     def _change(self, body: dict[str, Any], **spec: Any) -> None:
@@ -317,17 +322,22 @@ class Storm:
         """The job's present attempt is restored from before its rent, or forgotten altogether.
 
         No restore is as quick as a new machine takes to be listed, and none brings back a time
-        before an attempt whose machine is gone already: nobody could know of that one.
+        before an attempt whose machine is gone already: nobody could know of that one. Nor could
+        they while they do not know what time it is, or cannot read the job.
         """
         world, status = self.world, job.get("status", {})
         node = world.kube.by_uid(status.get("nodeUID", ""))
         leased = world.living(status.get("nodeUID") or "none")
-        if node is None or not leased or "end" in node["status"]:
+        is_blind = BLINDING & set(world.calls.strikes.values()) or job["spec"]["gpu"] != READABLE
+        if node is None or not leased or "end" in node["status"] or is_blind:
             return
         lease, (_, namespace, name) = world.market.leases[leased[0]], _place(node)
         listed = world.vast.now() - lease.created_at > world.settings.limits.list_lag_seconds
         if lease.state != "running" or not listed:
             return
+        for replica in world.replicas:
+            # Whoever restores a backup ends the operator first.
+            await replica.crash()
         if self._chance.choice(True, False):
             self._met["node restored"] += 1
             world.kube.set_status("GpuNode", namespace, name, self._before[status["nodeUID"]])
@@ -342,7 +352,9 @@ class Storm:
             await world.restart(number)
         # What ends by itself before a listing shows it to those who have forgotten it is known to
         # nobody.
+        self._chance.healed = True
         await world.go_on(LOOKED_FOR_SECONDS)
+        self._chance.healed = False
 
     def _on_write(self, kind: str, body: dict[str, Any], gone: bool, before: Any) -> None:
         """Keeps what a backup may hold, and counts what the operator's writes show."""
