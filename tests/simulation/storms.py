@@ -333,7 +333,9 @@ class Storm:
             return
         lease, (_, namespace, name) = world.market.leases[leased[0]], _place(node)
         listed = world.vast.now() - lease.created_at > world.settings.limits.list_lag_seconds
-        if lease.state != "running" or not listed:
+        caps = world.vast.markers[lease.number]
+        stays = lease.download_gb < caps["maxDownloadGB"] and lease.upload_gb < caps["maxUploadGB"]
+        if lease.state != "running" or not listed or not stays:
             return
         for replica in world.replicas:
             # Whoever restores a backup ends the operator first.
