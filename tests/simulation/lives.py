@@ -155,6 +155,12 @@ async def _leader_cut_off(world: World) -> None:
     for replica in world.replicas:
         if replica.lock.is_held:
             replica.process.is_cut_off = True
+    while (job := world.jobs().get("train")) is not None and not is_finished(job.status):
+        for replica in world.replicas:
+            # One that a fault has stopped for good could not take over.
+            if not replica.process.is_cut_off:
+                replica.process.resume()
+        await asyncio.sleep(STOPPED_SECONDS)
 
 
 def _taken_away(back_after: float | None) -> Callable[[World], Awaitable[None]]:

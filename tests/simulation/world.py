@@ -455,8 +455,6 @@ class World:
             if (body := self.kube.by_uid(uid)) is not None:
                 self.tell(partial(Operator.nudge, key=key_of(body)))
         self.check()
-        self._check_caps()
-        self._check_jobs()
 
     def _is_due(self, replica: Operator) -> bool:
         return replica.has_ended and not replica.process.is_killed
@@ -487,6 +485,8 @@ class World:
         """The invariants of every moment."""
         if self.calls.problems:
             raise self.calls.problems[0]
+        self._check_caps()
+        self._check_jobs()
         leaders = [one for one in self.replicas if one.lock.is_held and not one.has_ended]
         if len(leaders) > 1:
             raise Broken("two replicas lead")
