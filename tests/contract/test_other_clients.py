@@ -300,7 +300,7 @@ def test_the_command_line_shows_what_was_billed(vastai: CommandLine, simulator: 
     def charges() -> Object:
         return dict(vastai.raw("show", "invoices-v1", "-c"))
 
-    eventually("it is recorded", lambda: len(charges()["results"][0]["items"]) == 4)
+    eventually("it is recorded", lambda: [len(x["items"]) for x in charges()["results"]] == [4])
     (row,) = charges()["results"]
     (lease,) = simulator.ledger()
     assert (row["source"], row["metadata"]) == (f"instance-{number}", {"label": "billed"})
