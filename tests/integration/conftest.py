@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -208,6 +209,19 @@ def scale(request: pytest.FixtureRequest) -> Scale:
     if request.config.getoption("chaos"):
         return Scale(times=20, slowness=1.0, figures=figures)
     return Scale(times=2, slowness=0.05, figures=figures)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Gives the figures of a worker to the process that prints."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["figures"] = session.config.stash.get(FIGURES, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes the figures of a worker that has ended."""
+    figures = node.config.stash.setdefault(FIGURES, [])
+    figures += [tuple(row) for row in getattr(node, "workeroutput", {}).get("figures", [])]
 
 
 def pytest_terminal_summary(
