@@ -128,6 +128,8 @@ def chaos(stage: World, tmp_path: Path) -> Iterator[Chaos]:
             yield made
         finally:
             replicas.close()
+            deletes = [one for one in stage.simulator.requests() if one["method"] == "DELETE"]
+            print("--- leases", *stage.simulator.ledger(), "--- DELETEs", *deletes, sep="\n")
             for name, operator in operators.items():
                 print(f"--- log of operator {name}\n{operator.log[-20000:]}")
 
