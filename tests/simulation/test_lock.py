@@ -222,6 +222,7 @@ async def _while_nobody_writes() -> None:
     guard = await _guarded(world, _Full(world.kube))
     await world.go_on(2000.0)
     assert world.living() == [], "nobody led, and the machine ran on"
+    assert world.vast.overdue == [], "it had to end itself"
     assert not guard.done(), "nobody leads yet"
     other = LeaderLock(world.kube, VirtualClock(), SETTINGS, identity="other")
     await other.acquire()
