@@ -141,7 +141,10 @@ def _let_hold(seen: NodeObservation) -> NodePlan | None:
         return None
     raised = rent.model_copy(update=dict(asked))
     status = status.model_copy(update={"rent": raised, "extension": None})
-    return progress(status, _shown(seen), f"the attempt may cost ${asked.fuse_usd} now")
+    words = f"the attempt may cost {short_usd(parse_usd(asked.fuse_usd))} now"
+    if asked.fuse_usd == rent.fuse_usd:
+        words = "the machine's watchdog has the time that the pause spares"
+    return progress(status, _shown(seen), words)
 
 
 def _shown(seen: NodeObservation) -> Reason:
