@@ -63,6 +63,10 @@ def path_of(kind: str, name: str, namespace: str) -> str:
     return f"{PATHS[kind]}/namespaces/{namespace}/{kind}/{name}"
 
 
+class NoAnswer(AssertionError):
+    """The API server did not answer: nothing is known, not even that there is nothing."""
+
+
 class Client:
     """Reads objects and changes some, for any number of threads."""
 
@@ -80,10 +84,13 @@ class Client:
         return self._read(path_of(kind, name, namespace))
 
     def items(self, kinds: str, namespace: str = "", labels: str = "") -> list[Object]:
-        """Returns the objects of kinds, plural and divided by commas."""
+        """Returns the objects of kinds, plural and divided by commas; `NoAnswer` if it cannot."""
         found: list[Object] = []
         for kind in kinds.split(","):
-            found += self.listing(kind, namespace, labels) or []
+            listed = self.listing(kind, namespace, labels)
+            if listed is None:
+                raise NoAnswer(f"The API server did not list the {kind} of {namespace or 'all'}.")
+            found += listed
         return found
 
     def listing(self, kind: str, namespace: str = "", labels: str = "") -> list[Object] | None:

@@ -296,14 +296,23 @@ def fresh_namespace(kubectl: Kubectl) -> Iterator[str]:
         "the default service account", lambda: kubectl.get("serviceaccount", "default", name)
     )
     yield name
+
     # The operator is gone by now: what it still held is let go by hand, and surely deleted, since
-    # the next test's operator would go on with it.
-    for kind in ("gpunodes", "gpujobs"):
-        for one in kubectl.items(kind, "-n", name):
-            path = path_of(kind, one["metadata"]["name"], name)
+    # the next test's operator would go on with it, and destroy a machine of its own market that
+    # happens to have the same id.
+    def let_go() -> bool:
+        left = [
+            path_of(kind, one["metadata"]["name"], name)
+            for kind in ("gpunodes", "gpujobs")
+            for one in kubectl.items(kind, "-n", name)
+        ]
+        for path in left:
             client.send("DELETE", path)
-            let_go = {"metadata": {"finalizers": None}}
-            client.send("PATCH", path, let_go, "application/merge-patch+json")
+            no_finalizers = {"metadata": {"finalizers": None}}
+            client.send("PATCH", path, no_finalizers, "application/merge-patch+json")
+        return not left
+
+    eventually(f"nothing is left in {name}", let_go)
     client.send("DELETE", f"{spaces}/{name}")
 
 

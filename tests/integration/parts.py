@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.integration.client import Client, connect, path_of
+from tests.integration.client import Client, NoAnswer, connect, path_of
 from tests.integration.loaded import Loader
 from tests.kubelet import variables
 
@@ -63,8 +63,11 @@ def eventually(
     deadline = time.monotonic() + patience_seconds
     seen: Any = None
     while time.monotonic() < deadline:
-        if seen := look():
-            return seen
+        try:
+            if seen := look():
+                return seen
+        except NoAnswer as error:
+            seen = error
         time.sleep(0.2)
     raise AssertionError(f"not seen within {patience_seconds:.0f} s: {what}; last: {seen}")
 
