@@ -45,6 +45,8 @@ NEAREST = {
     "tests/simulation/test_caps.py",
     "core/cost/choice.py": "tests/unit/core/test_gate.py",
     "core/job/end.py": "tests/simulation/test_echoes.py",
+    "core/settling.py": "tests/unit/core/test_settling.py",
+    "core/conditions.py": "tests/unit/core/test_settling.py tests/unit/core/test_conditions.py",
     "core/cost/leased.py": "tests/unit/core/test_leased.py tests/simulation/test_caps.py",
     "core/machine/start_script.py": "tests/unit/test_watchdog.py tests/contract/test_machines.py",
     "core/machine/assignment.py": "tests/unit/core/test_assignment.py "
@@ -102,8 +104,8 @@ FAULTS = (
         "the marker is skipped",
         "controller/reconcile.py",
         """            await self._store(key, seen.stored, after)
-            self._remember(uid, marker_seen_at""",
-        """            self._remember(uid, marker_seen_at""",
+            self._tell_of_node(seen)""",
+        """            self._tell_of_node(seen)""",
     ),
     Fault(
         "a marked attempt may rent again",
@@ -1497,6 +1499,30 @@ FAULTS = (
         "or 0 in (meta.get",
     ),
     Fault(
+        "an end and its destroy are told in one write",
+        "core/settling.py",
+        "if ends or len(statuses)",
+        "if len(statuses)",
+    ),
+    Fault(
+        "a machine that appears late is destroyed before it is recorded",
+        "controller/reconcile.py",
+        "seen.before.status.end is not None and len(seen.settled.statuses) == 1",
+        "seen.settled.observation.node.status.end is not None",
+    ),
+    Fault(
+        "a job that has charged its attempt goes on with that attempt's node",
+        "core/settling.py",
+        "if is_charged or len(statuses)",
+        "if len(statuses)",
+    ),
+    Fault(
+        "a figure is taken for words, and stored late",
+        "core/conditions.py",
+        'return {**status, "conditions": flags}',
+        'return {"phase": status.get("phase"), "conditions": flags}',
+    ),
+    Fault(
         "figures are stored before what has ended is destroyed",
         "controller/reconcile.py",
         "if _only_gives_back(seen):\n            # This",
@@ -1768,8 +1794,8 @@ FAULTS = (
     Fault(
         "a login is kept after the rent",
         "controller/reconcile.py",
-        "if after.rent is not None or after.end is not None:",
-        "if after.end is not None:",
+        "if seen.after.rent is not None or seen.after.end is not None:",
+        "if seen.after.end is not None:",
     ),
     Fault(
         "a private image is rented for without its login",

@@ -52,9 +52,14 @@ from gpujob.controller.reconcile import Reconciler
 from gpujob.controller.settings import Settings
 from gpujob.controller.sweep import Sweep
 from gpujob.controller.workqueue import Key, Lane, WorkQueue, orders
+from gpujob.core import settling
 from gpujob.core.job.end import is_finished
 from gpujob.core.limits import Limits
 from gpujob.core.market.listings import Mark
+from gpujob.core.node.answers import NodePlan
+from gpujob.core.node.plan import plan_node
+from gpujob.core.node.stage import NEXT, stage_of
+from gpujob.core.observation import NodeObservation
 from gpujob.core.rest import rest_seconds
 from vastsim.ledger import decimal
 from vastsim.market import Lease, Market, Timing
@@ -71,6 +76,17 @@ SHUTDOWN_SECONDS = 5.0
 """From the loss of the lock to the end of the process."""
 RESTART_SECONDS = 5.0
 """From the crash of a replica to its next start."""
+
+
+def _planned(seen: NodeObservation) -> NodePlan:
+    """Plans; fails unless the table of a node's stages has this step: it is what the docs show."""
+    plan = plan_node(seen)
+    old, new = seen.stage, stage_of(plan.status)
+    assert new is old or new in NEXT[old], f"{old} was followed by {new}"
+    return plan
+
+
+setattr(settling, plan_node.__name__, _planned)
 
 MARKET = read_market()
 """What every world begins with: nothing in it can change."""

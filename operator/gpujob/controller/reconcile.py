@@ -55,10 +55,10 @@ from gpujob.controller.readiness import Readiness
 from gpujob.controller.settings import Settings
 from gpujob.controller.workqueue import Key
 from gpujob.core import effects
-from gpujob.core.conditions import job_status, node_status
+from gpujob.core.conditions import only_words_differ
 from gpujob.core.effects import Plan
 from gpujob.core.job.end import is_finished
-from gpujob.core.job.plan import node_name, plan_job
+from gpujob.core.job.plan import node_name
 from gpujob.core.job.strays import newly_charged
 from gpujob.core.machine.driver_pod import KEY_FILE, driver_pod_name, key_secret_name, owned_by
 from gpujob.core.machine.ports import service_name
@@ -68,7 +68,6 @@ from gpujob.core.market.listings import Mark
 from gpujob.core.market.pace import Kind
 from gpujob.core.money import parse_usd
 from gpujob.core.node.contact import denied_since
-from gpujob.core.node.plan import plan_node
 from gpujob.core.node.stage import stage_of
 from gpujob.core.observation import (
     BootLog,
@@ -82,6 +81,7 @@ from gpujob.core.observation import (
     RentUnanswered,
     World,
 )
+from gpujob.core.settling import Settled, settle_job, settle_node
 from gpujob.core.spec_faults import shape_faults
 
 SAID_LENGTH_MAX = 200
@@ -125,8 +125,18 @@ class _Planned(Generic[Seen]):
     """What a pass has read, and what follows from it."""
 
     stored: Body
-    observation: Seen
-    plan: Plan[Any]
+    before: Any
+    """The object as it is stored."""
+    settled: Settled[Seen]
+
+    @property
+    def plan(self) -> Plan[Any]:
+        return self.settled.plan
+
+    @property
+    def after(self) -> Any:
+        """The status to store."""
+        return self.settled.statuses[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +199,8 @@ class Reconciler:
         """Paid seconds of each machine that failed the preflight check, by reason."""
         self._memories: dict[str, NodeMemory] = {}
         self._absent_since: dict[str, float] = {}
+        self._unsaid_since: dict[Key, float] = {}
+        """Since when the stored words of an object are not those of its passes, monotonic."""
         self._service_problems: dict[str, str] = {}
         """Why a job's Service could not be created, by the job's uid."""
         self._has_seen_all = False
@@ -248,16 +260,22 @@ class Reconciler:
         seen = await self._plan_job(key, self._cache.find)
         if seen is not None and seen.plan.effects:
             seen = await self._plan_job(key, self._cache.read)
+        if seen is not None and _is_free(seen.plan):
+            for effect in seen.plan.effects:
+                await self._act_on_job(effect, key, seen.stored)
+            seen = await self._plan_job(key, self._cache.find)
         if seen is None:
             return None
-        job, node, plan = seen.observation.job, seen.observation.node, seen.plan
+        job, node, plan, after = seen.before, seen.settled.observation.node, seen.plan, seen.after
         status, uid = job.status, job.metadata.uid
-        after = job_status(job, plan, self._market.now())
         stored = await self._store(key, seen.stored, after)
         is_change = stored is not seen.stored
         if is_change and (node is None or after.node_uid is None):
             # While an attempt is under way, the passes over its node record the events.
-            self._tell(job, status.conditions, after.conditions)
+            conditions = status.conditions
+            for step in seen.settled.statuses:
+                self._tell(job, conditions, step.conditions)
+                conditions = step.conditions
         for words in newly_charged(status, after) if is_change else ():
             self._record("GpuJob", job, Reason.ORPHAN_DESTROYED, words)
         for effect in plan.effects:
@@ -293,12 +311,12 @@ class Reconciler:
             service_owner=await self._service_owner(job),
             service_problem=self._service_problems.get(job.metadata.uid, ""),
         )
-        plan = plan_job(observation)
-        if plan.wants_quotes:
+        settled = settle_job(observation)
+        if settled.plan.wants_quotes:
             quotes = self._prices.quotes(job.spec, namespace=key.namespace, key=key)
-            observation = replace(observation, world=self.world(), quotes=quotes)
-            plan = plan_job(observation)
-        return _Planned(stored, observation, plan)
+            seen = replace(settled.observation, world=self.world(), quotes=quotes)
+            settled = _after(settled, settle_job(seen))
+        return _Planned(stored, job, settled)
 
     async def _service_owner(self, job: GpuJob) -> str | None:
         if not job.spec.ports or is_finished(job.status):
@@ -384,40 +402,40 @@ class Reconciler:
     async def _node(self, key: Key) -> _Pass | None:
         seen = await self._plan_node(key, self._cache.find)
         if seen is not None and _rent_in(seen.plan) is not None:
-            return await self._rent(key, seen.observation.node.metadata.uid)
+            return await self._rent(key, seen.before.metadata.uid)
         if seen is not None and seen.plan.effects and not _only_gives_back(seen):
+            seen = await self._plan_node(key, self._cache.read)
+        if seen is not None and _is_free(seen.plan):
+            for effect in seen.plan.effects:
+                await self._act_on_node(effect, key, seen.before, seen.stored)
             seen = await self._plan_node(key, self._cache.read)
         if seen is None:
             return None
-        observation, plan = seen.observation, seen.plan
-        if _rent_in(plan) is not None:
+        if _rent_in(seen.plan) is not None:
             # Only what is stored shows that this node may rent; that has to wait for its turn.
             self._queue.add(key)
             return None
-        node, todo = observation.node, plan.effects
+        todo, node = seen.plan.effects, seen.settled.observation.node
         if _only_gives_back(seen):
             # This was decided when the end was stored; the status only gets new figures now.
             for effect in todo:
                 await self._act_on_node(effect, key, node, seen.stored)
             todo = ()
-        after = node_status(node, plan, self._market.now())
-        stored = await self._store(key, seen.stored, after)
+        stored = await self._store(key, seen.stored, seen.after)
         if is_change := stored is not seen.stored:
-            self._tell_of_node(node, after, observation.job)
+            self._tell_of_node(seen)
         for effect in todo:
             await self._act_on_node(effect, key, node, stored)
-        return self._passed(key, seen, after, is_change=is_change)
+        return self._passed(key, seen, is_change=is_change)
 
-    def _passed(
-        self, key: Key, seen: _Planned[NodeObservation], after: GpuNodeStatus, *, is_change: bool
-    ) -> _Pass:
-        node, plan = seen.observation.node, seen.plan
-        if after.rent is not None or after.end is not None:
+    def _passed(self, key: Key, seen: _Planned[NodeObservation], *, is_change: bool) -> _Pass:
+        uid = seen.before.metadata.uid
+        if seen.after.rent is not None or seen.after.end is not None:
             # If the watch was behind, the driver was asked once more than needed.
-            self._logins.pop(node.metadata.uid, None)
-        self._requeue(key, plan)
-        uid, stage = node.metadata.uid, seen.observation.stage
-        return _Pass(uid=uid, stage=stage, plan=plan, is_change=is_change)
+            self._logins.pop(uid, None)
+        self._requeue(key, seen.plan)
+        stage = seen.settled.observation.stage
+        return _Pass(uid=uid, stage=stage, plan=seen.plan, is_change=is_change)
 
     async def _plan_node(self, key: Key, read: Read) -> _Planned[NodeObservation] | None:
         stored = await read(key)
@@ -426,13 +444,13 @@ class Reconciler:
         node = self._readings.read(GpuNode, key, stored)
         bind_contextvars(job=node.spec.job_ref.name, attempt=node.spec.attempt)
         observation = await self._observe_node(key, node, read)
-        plan = plan_node(observation)
-        if plan.wants_quotes and observation.job is not None:
+        settled = settle_node(observation)
+        if settled.plan.wants_quotes and observation.job is not None:
             spec, place = observation.job.spec, key.namespace
             quotes = self._prices.quotes(spec, namespace=place, key=key, is_ready=True)
-            observation = replace(observation, world=self.world(), quotes=quotes)
-            plan = plan_node(observation)
-        return _Planned(stored, observation, plan)
+            seen = replace(settled.observation, world=self.world(), quotes=quotes)
+            settled = _after(settled, settle_node(seen))
+        return _Planned(stored, node, settled)
 
     async def _observe_node(self, key: Key, node: GpuNode, read: Read) -> NodeObservation:
         uid = node.metadata.uid
@@ -546,8 +564,7 @@ class Reconciler:
     async def _rent_now(
         self, key: Key, seen: _Planned[NodeObservation], line: RentLine, request: effects.Rent
     ) -> _Pass:
-        node = seen.observation.node
-        uid, after = node.metadata.uid, node_status(node, seen.plan, self._market.now())
+        uid, after = seen.before.metadata.uid, seen.after
         if after.rent is None or line.account_id != after.rent.account_id:
             # Nothing has been stored, so a later pass may still rent for this node.
             raise RentWithheld(f"the API key now belongs to account {line.account_id}")
@@ -557,6 +574,7 @@ class Reconciler:
         self.renting.add(task)
         try:
             await self._store(key, seen.stored, after)
+            self._tell_of_node(seen)
             self._remember(uid, marker_seen_at=self._clock.monotonic())
             self._prices.take(request.offer_id, after.rent.machine_id)
             log.info("rent_requested", offer=request.offer_id, fuse_usd=after.rent.fuse_usd)
@@ -564,7 +582,7 @@ class Reconciler:
             self._remember(uid, rent=await self._send(line, request, login))
         finally:
             self.renting.discard(task)
-        return self._passed(key, seen, after, is_change=True)
+        return self._passed(key, seen, is_change=True)
 
     async def _send(
         self, line: RentLine, request: effects.Rent, login: RegistryLogin | None
@@ -720,26 +738,41 @@ class Reconciler:
     # --- Both -------------------------------------------------------------------------------
 
     async def _store(self, key: Key, stored: Body, after: GpuJobStatus | GpuNodeStatus) -> Body:
-        """Writes the status if it differs, on exactly this version; returns what is stored then."""
+        """Writes the status if it differs, on exactly this version; returns what is stored then.
+
+        Other words for the same facts are written only once they have held for a while.
+        """
         wire = after.wire()
         if wire == stored.get("status"):
+            self._unsaid_since.pop(key, None)
             return stored
+        if only_words_differ(stored.get("status") or {}, wire):
+            now = self._clock.monotonic()
+            since = self._unsaid_since.setdefault(key, now)
+            if (left := self._settings.limits.words_seconds - (now - since)) > 0:
+                self._queue.add_after(key, left)
+                return stored
+        self._unsaid_since.pop(key, None)
         return await self._cache.write_status(key.kind, stored, wire)
 
-    def _tell_of_node(self, before: GpuNode, after: GpuNodeStatus, job: GpuJob | None) -> None:
+    def _tell_of_node(self, seen: _Planned[NodeObservation]) -> None:
         """Records the end of an attempt and its release on the node, everything else on its job."""
-        limit = after.contract_limit
-        if job is not None and limit is not None and limit != before.status.contract_limit:
+        node, job = seen.before, seen.settled.observation.job
+        limit = seen.after.contract_limit
+        if job is not None and limit is not None and limit != node.status.contract_limit:
             self._record("GpuJob", job, Reason.CONTRACT_TOO_SHORT, limit.message)
-        if before.status.end is None and after.end is not None:
-            self._record("GpuNode", before, Reason(after.end.reason), after.end.message)
-        elif before.status.released_at is None and after.released_at is not None:
-            words = f"the machine is gone; the attempt cost at most ${after.accrued_usd}"
-            if after.lease is None and not parse_usd(after.accrued_usd or "0"):
-                words = "nothing was rented"
-            self._record("GpuNode", before, Reason.RELEASED, words)
-        elif job is not None:
-            self._tell(job, before.status.conditions, after.conditions)
+        before = node.status
+        for after in seen.settled.statuses:
+            if before.end is None and after.end is not None:
+                self._record("GpuNode", node, Reason(after.end.reason), after.end.message)
+            elif before.released_at is None and after.released_at is not None:
+                words = f"the machine is gone; the attempt cost at most ${after.accrued_usd}"
+                if after.lease is None and not parse_usd(after.accrued_usd or "0"):
+                    words = "nothing was rented"
+                self._record("GpuNode", node, Reason.RELEASED, words)
+            elif job is not None:
+                self._tell(job, before.conditions, after.conditions)
+            before = after
 
     def _tell(
         self, job: GpuJob, before: tuple[Condition, ...], after: tuple[Condition, ...]
@@ -777,12 +810,23 @@ class Reconciler:
         self._memories[uid] = replace(self._memories.get(uid, NodeMemory()), **facts)
 
 
+def _after(first: Settled[Seen], then: Settled[Seen]) -> Settled[Seen]:
+    """Returns what was planned with prices, after what was planned before they were asked for."""
+    return replace(then, statuses=(*first.statuses[:-1], *then.statuses))
+
+
+def _is_free(plan: Plan[Any]) -> bool:
+    """Whether a plan only does what nothing need be stored for, so that one write tells more."""
+    free = all(isinstance(one, effects.AddFinalizer | effects.CreateKey) for one in plan.effects)
+    return bool(plan.effects) and free
+
+
 def _only_gives_back(seen: _Planned[NodeObservation]) -> bool:
     """Whether a plan only destroys the machine of an attempt whose end is stored.
 
     That end is never taken back, so no newer reading could show anything else.
     """
-    is_over = seen.observation.node.status.end is not None
+    is_over = seen.before.status.end is not None and len(seen.settled.statuses) == 1
     return is_over and all(isinstance(one, effects.Destroy) for one in seen.plan.effects)
 
 

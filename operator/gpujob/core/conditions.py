@@ -4,7 +4,9 @@ Conditions are derived from facts, and no decision rests on them. `phase` is a s
 All conditions exist from the first pass, so that a reader need not tell an absent one from False.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from gpujob.api.gpujob import GpuJob, GpuJobStatus
 from gpujob.api.gpunode import GpuNode, GpuNodeStatus
@@ -14,6 +16,15 @@ from gpujob.core.effects import Plan
 from gpujob.core.job.end import finished_as
 from gpujob.core.job.strays import owed_for
 from gpujob.core.node.stage import stage_of
+
+_PHASES = (
+    Reason.RUNNING,
+    Reason.PAUSED,
+    Reason.STOPPING,
+    Reason.DELIVERING,
+    Reason.RELEASING,
+)
+"""Reasons that people know as phases of a job, too."""
 
 ConditionValue = tuple[str, Reason, str]
 """Status, reason, message of a condition."""
@@ -79,7 +90,7 @@ def _job_phase(
         return "Failed" if failed else "Complete"
     if suspended:
         return "Suspended"
-    if reason in (Reason.RUNNING, Reason.PAUSED, Reason.STOPPING, Reason.DELIVERING):
+    if reason in _PHASES:
         return reason.value
     return "Starting" if status.node_uid is not None else "Waiting"
 
@@ -113,6 +124,19 @@ def node_status(node: GpuNode, plan: Plan[GpuNodeStatus], now: datetime) -> GpuN
             "observed_generation": node.metadata.generation,
         }
     )
+
+
+def only_words_differ(stored: Mapping[str, Any], planned: Mapping[str, Any]) -> bool:
+    """Whether two statuses, as they are stored, say the same of all but reasons and messages."""
+    return _without_words(stored) == _without_words(planned)
+
+
+def _without_words(status: Mapping[str, Any]) -> dict[str, Any]:
+    flags = [
+        (one["type"], one["status"], one.get("observedGeneration"))
+        for one in status.get("conditions") or ()
+    ]
+    return {**status, "conditions": flags}
 
 
 def _flag(holds: bool) -> str:

@@ -65,6 +65,8 @@ class Limits:
     node_retention_seconds: float = 86_400
     status_seconds: float = 60
     """Accrued cost is written at transitions and at most this often."""
+    words_seconds: float = 5
+    """Other words for the same facts are written only once they have held for this long."""
     lock_duration_seconds: int = 15
     """How long the other replicas wait for a leader that no longer renews the lock."""
     lock_renew_deadline_seconds: float = 10

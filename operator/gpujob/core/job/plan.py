@@ -109,7 +109,7 @@ def _show_attempt(seen: JobObservation) -> JobPlan | None:
         return None
     ready = next((c for c in node.status.conditions if c.type == "Ready"), None)
     reason = Reason(ready.reason) if ready else Reason.AWAITING_DRIVER
-    message = ready.message if ready else ""
+    message = ready.message if ready else _runs_as(node)
     if node.status.end is not None and reason is not Reason.ACCOUNT_CHANGED:
         # The job shows the attempt's reason once, with the final cost, after the machine is gone.
         reason = Reason.RELEASING
@@ -120,7 +120,7 @@ def _show_attempt(seen: JobObservation) -> JobPlan | None:
         update={
             # The fuse follows only once what is charged for a vanished node covers it.
             "node_reserved_usd": node.reserved_usd,
-            "gpu": rent.gpu if rent else None,
+            "gpu": rent.gpu if rent and lease else None,
             "usd_per_hour": lease.usd_per_hour if lease else None,
             "progress": run.progress if run else None,
             "usage": run.usage if run else None,
@@ -157,8 +157,9 @@ def _record_node(seen: JobObservation) -> JobPlan | None:
             "node_reserved_usd": node.reserved_usd,
         }
     )
-    words = f"attempt {node.spec.attempt} runs as GpuNode {node.metadata.name}"
-    return Plan(status=status, reason=Reason.AWAITING_DRIVER, message=words, requeue_seconds=0)
+    return Plan(
+        status=status, reason=Reason.AWAITING_DRIVER, message=_runs_as(node), requeue_seconds=0
+    )
 
 
 def _stay_suspended(seen: JobObservation) -> JobPlan | None:
@@ -287,6 +288,10 @@ STEPS: tuple[Step, ...] = (
 
 
 # --- Shared ---------------------------------------------------------------------------------
+
+
+def _runs_as(node: GpuNode) -> str:
+    return f"attempt {node.spec.attempt} runs as GpuNode {node.metadata.name}"
 
 
 def _is_own(seen: JobObservation, node: GpuNode | None) -> bool:

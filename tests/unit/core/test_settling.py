@@ -1,0 +1,133 @@
+"""What follows at once is stored in one write, but for what must be stored by itself."""
+
+from dataclasses import replace
+from typing import Any
+
+from tests.builders import (
+    DRIVEN,
+    KEYED,
+    NODE_UID,
+    RECORDED,
+    SSH_KEY,
+    a_job,
+    a_lease,
+    a_listing,
+    a_node,
+    a_pod,
+    a_report,
+    a_world,
+    booted,
+    ended,
+    finished,
+    job_observation,
+    leased,
+    node_observation,
+    renting,
+    running,
+    stamp,
+)
+
+from gpujob.api.reasons import Reason
+from gpujob.core.conditions import only_words_differ
+from gpujob.core.node.stage import Stage, stage_of
+from gpujob.core.observation import NodeMemory, RentAccepted
+from gpujob.core.settling import Settled, settle_job, settle_node
+
+
+def stages(settled: Settled[Any]) -> list[Stage]:
+    return [stage_of(status) for status in settled.statuses]
+
+
+def reasons(settled: Settled[Any]) -> list[str]:
+    ready = (next(c for c in one.conditions if c.type == "Ready") for one in settled.statuses)
+    return [one.reason for one in ready]
+
+
+def test_what_is_already_known_is_told_in_one_write() -> None:
+    """The pod is there and has reported: nothing is waited for between the steps."""
+    settled = settle_node(node_observation(KEYED, pod=a_pod(), report=a_report()))
+
+    assert stages(settled)[:2] == [Stage.AWAITING_DRIVER, Stage.READY_TO_RENT]
+    assert settled.plan.wants_quotes
+    assert settled.statuses[-1].driver.ready_at is not None
+
+
+def test_the_key_is_stored_before_the_pod_that_mounts_it_is_created() -> None:
+    """The pod would have another key, if this one were made again."""
+    known = NodeMemory(public_key=SSH_KEY)
+    settled = settle_node(node_observation({}, memory=known, pod=None))
+
+    assert settled.statuses[-1].ssh_public_key == SSH_KEY
+    assert [type(one).__name__ for one in settled.plan.effects] == ["CreateDriver"]
+
+
+def test_each_event_on_the_way_can_be_told() -> None:
+    """A machine that was rented boots at once; people are told that it was rented."""
+    known = NodeMemory(marker_seen_at=0.0, rent=RentAccepted(7))
+    settled = settle_node(node_observation(renting(), memory=known))
+
+    assert reasons(settled) == [Reason.RENTED, Reason.BOOTING]
+    assert settled.statuses[-1].lease.instance_id == 7
+
+
+def test_an_end_is_stored_before_its_destroy_is_asked_for() -> None:
+    """Else the status would claim that a destroy was asked for which nobody has sent."""
+    seen = node_observation(running(), world=a_world(a_listing(a_lease())), report=finished(0))
+    settled = settle_node(seen)
+
+    assert settled.statuses[-1].end is not None
+    assert settled.statuses[-1].destroy_asked_at is None
+    assert settled.plan.effects == ()
+
+
+def test_an_end_of_what_rented_nothing_is_its_release() -> None:
+    """There is nothing to destroy and nothing to prove."""
+    settled = settle_node(node_observation(DRIVEN, job=None))
+
+    assert list(dict.fromkeys(stages(settled))) == [Stage.ENDED_UNRENTED, Stage.RELEASED]
+
+
+def test_a_job_that_has_charged_its_attempt_looks_for_its_next_node_first() -> None:
+    """The node that was seen is that of the attempt before."""
+    over = ended(running(), "HostLost") | {"releasedAt": stamp(-1), "accruedUSD": "0.25"}
+    settled = settle_job(job_observation(job=a_job(status=RECORDED), node=a_node(over)))
+
+    assert len(settled.statuses) == 1
+    assert settled.statuses[-1].node_uid is None
+    assert settled.plan.requeue_seconds == 0
+
+
+def test_a_node_that_is_recorded_is_shown_in_the_same_write() -> None:
+    """Its name, and how it stands."""
+    settled = settle_job(job_observation(node=a_node(leased())))
+
+    assert len(settled.statuses) == 2
+    assert settled.statuses[-1].node_uid == NODE_UID
+    assert settled.statuses[-1].usd_per_hour is not None
+
+
+def test_what_waits_is_planned_once() -> None:
+    """Nothing new is known."""
+    seen = node_observation(booted(), world=a_world(a_listing(a_lease())))
+    settled = settle_node(seen)
+
+    assert len(settled.statuses) == 1
+    again = settle_node(replace(seen, node=a_node(settled.statuses[-1].wire())))
+    assert again.statuses[-1].wire() == settled.statuses[-1].wire()
+
+
+def test_other_words_for_the_same_facts() -> None:
+    """A flag that turns, a figure or another generation of the spec are no words."""
+    seen = node_observation(running(), world=a_world(a_listing(a_lease())), report=a_report())
+    stored: dict[str, Any] = settle_node(seen).statuses[-1].wire()
+
+    def changed(**to: Any) -> dict[str, Any]:
+        first, *others = stored["conditions"]
+        return stored | {"conditions": [first | to, *others]}
+
+    assert only_words_differ(stored, changed(reason="Booting", message="it is loading"))
+    assert not only_words_differ(stored, changed(status="Unknown"))
+    assert not only_words_differ(stored, changed(observedGeneration=9))
+    assert not only_words_differ(stored, stored | {"phase": "Booting"})
+    assert not only_words_differ(stored, stored | {"accruedUSD": "9.000000"})
+    assert not only_words_differ({}, stored)
