@@ -18,8 +18,8 @@ from vastsim.market import FailedPull
 JOB = ("GpuJob", NAMESPACE, "train")
 NODE = ("GpuNode", NAMESPACE, "train-0-1")
 PATIENCE_SECONDS = 4 * 3600.0
-STAYS = frozenset({"CeilingExceeded", "MachinesDistrusted"})
-"""Refused for what earlier attempts have cost or met, a job waits for its user for ever."""
+STAYS = frozenset({"CeilingExceeded", "MachinesDistrusted", "DeadlineUsedUp"})
+"""Refused for what earlier attempts have cost, met or run, a job waits for its user for ever."""
 AFTERMATH_SECONDS = 120.0
 """How long it goes on when a process that was stopped for good is let go after all."""
 UNMARKED_SECONDS = 300.0

@@ -103,7 +103,9 @@ FAULTS = {
     "machine denied": Fault(frozenset({"list_leases"})),
     "not found": Fault(frozenset({"destroy", "read_log"})),
     "destroy ignored": Fault(frozenset({"destroy"})),
-    "node deleted": Fault(ends=frozenset({"CeilingExceeded", "MachinesDistrusted"})),
+    "node deleted": Fault(
+        ends=frozenset({"CeilingExceeded", "MachinesDistrusted", "DeadlineUsedUp"})
+    ),
     "clock ahead": Fault(),
     "clock behind": Fault(),
     "date ahead": Fault(proves_nothing=True),

@@ -236,8 +236,8 @@ def test_nothing_is_rented_for_what_was_suspended_unseen() -> None:
         world = World(Chance(0, level=0.0), seed=0, run_seconds=60, exit_codes=(0,))
         await world.apply("train")
 
-        def suspend_unseen(kind: str, *_: Any) -> None:
-            if kind == "GpuJob" and world.is_watched and world.reason("train") == "AwaitingQuote":
+        def suspend_unseen(kind: str, body: dict[str, Any], *_: Any) -> None:
+            if kind == "GpuNode" and world.is_watched and "driver" in body.get("status", {}):
                 world.is_watched = False
                 world.kube.change("GpuJob", NAMESPACE, "train", suspend=True)
 

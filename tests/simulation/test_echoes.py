@@ -14,10 +14,10 @@ from tests.simulation.world import NAMESPACE, World, play
 from gpujob.adapters.errors import ClusterUnavailable, Conflict
 from gpujob.adapters.kube import Body
 from gpujob.api.meta import LABEL_NODE
-from gpujob.controller import reconcile
 from gpujob.controller.cache import Cache
 from gpujob.controller.reconcile import Reconciler
 from gpujob.controller.workqueue import Key
+from gpujob.core import settling
 from gpujob.core.conditions import job_status, node_status
 from gpujob.core.effects import Plan
 from gpujob.core.job.plan import plan_job
@@ -254,8 +254,8 @@ def test_a_plan_that_does_not_go_on_at_once_has_nothing_left_to_do(
 
         return planned
 
-    monkeypatch.setattr(reconcile, "plan_job", checked(plan_job, "job"))
-    monkeypatch.setattr(reconcile, "plan_node", checked(plan_node, "node"))
+    monkeypatch.setattr(settling, "plan_job", checked(plan_job, "job"))
+    monkeypatch.setattr(settling, "plan_node", checked(plan_node, "node"))
     live(name)
     assert not left
 
@@ -268,7 +268,7 @@ class Even(Chance):
         return 60.0
 
 
-def test_a_life_takes_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_life_takes_few_passes_and_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one plain job: 60 s until its machine has booted, 60 s of work, and the proof."""
     passes: Counter[str] = Counter()
     reconciled = Reconciler.reconcile
@@ -294,9 +294,12 @@ def test_a_life_takes_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     calls: Counter[str] = play(life)
     read = sum(calls[f"find {kind}"] for kind in ("GpuJob", "GpuNode", "Pod"))
-    # With a pass for each echo these were 55, 101 and 32.
-    made = (passes["GpuJob"], passes["GpuNode"], read)
-    assert all(one <= most for one, most in zip(made, (32, 94, 31), strict=True)), made
+    writes = ("create", "replace", "write_status", "set_finalizers")
+    kinds = ("GpuJob", "GpuNode", "Pod", "Secret", "ConfigMap")
+    written = sum(calls[f"{write} {kind}"] for write in writes for kind in kinds)
+    # With a pass for each echo, and a write for each step, these were 55, 101, 32 and 58.
+    made = (passes["GpuJob"], passes["GpuNode"], read, written)
+    assert all(one <= most for one, most in zip(made, (22, 80, 30, 32), strict=True)), made
 
 
 def _place(key: Key) -> tuple[str, str, str]:

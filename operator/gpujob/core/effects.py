@@ -2,8 +2,9 @@
 
 A decision is stored before anything follows from it. So a plan's status is written before its first
 effect, and only onto the version of the object that the plan was made from. One effect does not
-wait for that: to destroy the machine of an attempt whose end is stored was decided before. An
-effect that fails is not retried: the next pass observes and plans again. No plan is ever resumed.
+wait for that: to destroy the machine of an attempt whose end is stored was decided before. Two need
+nothing stored: to add a finalizer, and to make a key. An effect that fails is not retried: the next
+pass observes and plans again. No plan is ever resumed.
 """
 
 from dataclasses import dataclass
