@@ -1506,9 +1506,9 @@ FAULTS = (
     ),
     Fault(
         "a machine that appears late is destroyed before it is recorded",
-        "controller/reconcile.py",
-        "seen.before.status.end is not None and len(seen.settled.statuses) == 1",
-        "seen.settled.observation.node.status.end is not None",
+        "core/settling.py",
+        "ends = plan.status.end is not None and stage_of",
+        "ends = seen.node.status.end is None and plan.status.end is not None and stage_of",
     ),
     Fault(
         "a job that has charged its attempt goes on with that attempt's node",

@@ -613,6 +613,8 @@ class ModelProvider(VastRequests):
             self._check_guarded(number)
         elif recorded and "end" not in status and not self.is_unled:
             raise Broken(f"{number} is to be destroyed, and its attempt was not ended")
+        elif status.get("rent") and "lease" not in status and "releasedAt" not in status:
+            raise Broken(f"{number} is to be destroyed, and nobody has recorded it")
         if self.deaf:
             self.deaf -= 1
         elif fault != "destroy ignored" and not self._chance.strikes():

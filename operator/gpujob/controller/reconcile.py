@@ -826,7 +826,7 @@ def _only_gives_back(seen: _Planned[NodeObservation]) -> bool:
 
     That end is never taken back, so no newer reading could show anything else.
     """
-    is_over = seen.before.status.end is not None and len(seen.settled.statuses) == 1
+    is_over = seen.before.status.end is not None
     return is_over and all(isinstance(one, effects.Destroy) for one in seen.plan.effects)
 
 

@@ -80,6 +80,16 @@ def test_an_end_is_stored_before_its_destroy_is_asked_for() -> None:
     assert settled.plan.effects == ()
 
 
+def test_a_machine_that_appears_after_the_end_is_recorded_before_its_destroy() -> None:
+    """Else nobody would know what is to be charged, if the process died in between."""
+    told = ended(renting(), "JobDeleted")
+    settled = settle_node(node_observation(told, world=a_world(a_listing(a_lease()))))
+
+    assert settled.statuses[-1].lease is not None
+    assert settled.plan.effects == ()
+    assert settled.plan.requeue_seconds == 0
+
+
 def test_an_end_of_what_rented_nothing_is_its_release() -> None:
     """There is nothing to destroy and nothing to prove."""
     settled = settle_node(node_observation(DRIVEN, job=None))
