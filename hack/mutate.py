@@ -56,6 +56,8 @@ NEAREST = {
     "core/node/extension.py": "tests/unit/core/test_extension.py",
     "core/node/facts.py": "tests/unit/core/test_extension.py tests/unit/core",
     "core/market/clocks.py": "tests/unit/core/test_clocks.py",
+    "core/market/absence.py": "tests/unit/core/test_market.py tests/unit/core/test_history.py",
+    "core/market/history.py": "tests/unit/core/test_history.py",
     "core/market/images.py": "tests/unit/core/test_images.py",
     "core/node/blame.py": "tests/unit/core/test_blame.py",
     "core/node/contact.py": "tests/unit/core/test_contact.py",
@@ -359,14 +361,32 @@ FAULTS = (
     Fault(
         "one listing proves absence",
         "core/market/absence.py",
-        "if proved_at is None and listing.requested_at - first >= poll_seconds:",
-        "if proved_at is None:",
+        "second = bisect_left(moments, poll_seconds, lo=first, key=apart)",
+        "second = first",
     ),
     Fault(
         "a machine that was seen again is gone",
         "core/market/absence.py",
-        "first, proved_at = None, None",
-        "first = None",
+        "begun = bisect_right(moments, max(voids), key=_requested)",
+        "begun = 0",
+    ),
+    Fault(
+        "a machine that has lost its mark is gone",
+        "core/market/absence.py",
+        "voids += [run.last for run in listings.sightings_of(instance_id, mark)]",
+        "voids += []",
+    ),
+    Fault(
+        "a machine that flickers has been paused all the time",
+        "core/market/history.py",
+        "runs[-1].last == before and runs[-1][:3] == state",
+        "runs[-1][:3] == state",
+    ),
+    Fault(
+        "the last count of a machine's traffic is the highest",
+        "core/market/history.py",
+        "max(down, row.download_gb)",
+        "row.download_gb",
     ),
     Fault(
         "the first listing without a machine ends its charge",
@@ -377,8 +397,8 @@ FAULTS = (
     Fault(
         "a machine without a mark is nobody's",
         "core/market/absence.py",
-        "doubtful = listing.has_unattributable and instance_id is None",
-        "doubtful = False",
+        "voids.append(listings.unattributable_at)",
+        "pass",
     ),
     Fault(
         "a number is enough to destroy a machine",
@@ -455,8 +475,14 @@ FAULTS = (
     Fault(
         "any account's listing proves absence",
         "core/market/absence.py",
-        "if seen or doubtful or listing.account_id != account_id:",
-        "if seen or doubtful:",
+        "if not listings or listings[-1].account_id != account_id:",
+        "if not listings:",
+    ),
+    Fault(
+        "a proof goes on over another account's listings",
+        "core/market/history.py",
+        "other_account_at=before if changed else self.other_account_at,",
+        "other_account_at=self.other_account_at,",
     ),
     Fault(
         "an incomplete listing is complete",

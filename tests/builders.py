@@ -18,6 +18,7 @@ from gpujob.api.transport import (
 )
 from gpujob.core.limits import Limits
 from gpujob.core.machine.preflight import as_status
+from gpujob.core.market.history import Listings
 from gpujob.core.market.hosts import HostMemory
 from gpujob.core.market.images import ImageMemory
 from gpujob.core.market.listings import Address, Lease, Line, Listing, Mark
@@ -252,6 +253,14 @@ def a_listing(*leases: Lease, ago: float = 1.0, **changes: Any) -> Listing:
     return replace(listing, **changes)
 
 
+def taken_in(*listings: Listing) -> Listings:
+    """These listings as evidence, in the order in which they came."""
+    evidence = Listings()
+    for listing in listings:
+        evidence = evidence.and_then(listing)
+    return evidence
+
+
 def a_world(*listings: Listing, **changes: Any) -> World:
     """The present, with one empty listing unless others are given."""
     world = World(
@@ -266,7 +275,7 @@ def a_world(*listings: Listing, **changes: Any) -> World:
         driver_image_pull_policy="IfNotPresent",
         transport_url="https://gpujob.system.svc:8080",
         transport_authorities="authorities",
-        listings=listings or (a_listing(),),
+        listings=taken_in(*(listings or (a_listing(),))),
         nodes=(),
         jobs=(),
         not_ready=None,

@@ -72,7 +72,7 @@ class Controller:
     def check(self) -> None:
         """Listings were complete and came as often as stated, and each was swept."""
         leases = OURS + FOREIGN + 2
-        assert {len(one.leases) for one in self.market.listings} == {leases}
+        assert {one.machines for one in self.market.listings.moments} == {leases}
         longest = max(later - earlier for earlier, later in pairwise(self.listed))
         bound = SETTINGS.limits.listing_seconds(leases)
         print(f"{leases} machines; a listing each {longest:.1f} s at most, {bound:.1f} s stated")

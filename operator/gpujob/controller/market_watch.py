@@ -5,7 +5,6 @@ may be and what it proves.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
@@ -22,9 +21,8 @@ from gpujob.controller.readiness import Readiness
 from gpujob.core.limits import Limits
 from gpujob.core.market.account import CreditRefusal, account_problem, credit_problem
 from gpujob.core.market.clocks import PaidTime, joined
+from gpujob.core.market.history import Listings
 from gpujob.core.market.listings import Listing
-
-LISTINGS_KEPT = 64
 
 log = structlog.get_logger("gpujob.market")
 
@@ -49,7 +47,7 @@ class MarketWatch:
         self._limits = limits
         self._readiness = readiness
         self._on_listing = on_listing
-        self._listings: deque[Listing] = deque(maxlen=LISTINGS_KEPT)
+        self.listings = Listings()
         self._began = clock.monotonic()
         self._rejected_since: float | None = None
         """Monotonic time since which every listing was refused because of the key."""
@@ -58,14 +56,9 @@ class MarketWatch:
         self._asked = asyncio.Event()
 
     @property
-    def listings(self) -> tuple[Listing, ...]:
-        """Returns the complete listings, oldest first."""
-        return tuple(self._listings)
-
-    @property
     def account_id(self) -> int | None:
         """The account of the latest listing; None if there is no listing yet."""
-        return self._listings[-1].account_id if self._listings else None
+        return self.listings[-1].account_id if self.listings else None
 
     def now(self) -> datetime:
         """Returns the time by our clocks and the provider's; by ours alone while it is silent."""
@@ -124,7 +117,7 @@ class MarketWatch:
 
     def take(self, listing: Listing) -> None:
         """Takes in a listing, which the sweep may have asked for."""
-        if self._listings and listing.requested_at <= self._listings[-1].requested_at:
+        if self.listings and listing.requested_at <= self.listings[-1].requested_at:
             return
         say = self._readiness.say
         self._rejected_since = None
@@ -140,7 +133,7 @@ class MarketWatch:
         say(Reason.CLOCK_SKEW, self._time.problem or None)
         if not self._time.is_evidence:
             return
-        self._listings.append(listing)
+        self.listings = self.listings.and_then(listing)
         self._judge_credit()
         self._on_listing()
 
@@ -158,7 +151,7 @@ class MarketWatch:
     @property
     def credit_usd(self) -> Fraction | None:
         """The account's credit in the latest listing; None if that does not say."""
-        return self._listings[-1].credit_usd if self._listings else None
+        return self.listings[-1].credit_usd if self.listings else None
 
     def _judge_credit(self) -> None:
         problem = credit_problem(self.credit_usd, self._refusal, self._clock.monotonic())

@@ -13,9 +13,10 @@ from gpujob.core.cost.confidence import DestroyRecord
 from gpujob.core.cost.leased import Leased, leased
 from gpujob.core.cost.question import Question
 from gpujob.core.limits import Limits
+from gpujob.core.market.history import Listings
 from gpujob.core.market.hosts import HostMemory
 from gpujob.core.market.images import ImageMemory
-from gpujob.core.market.listings import Listing, Mark
+from gpujob.core.market.listings import Mark
 from gpujob.core.market.offers import Quotes
 from gpujob.core.node.stage import Stage, stage_of
 
@@ -64,8 +65,7 @@ class World:
     transport_url: str
     transport_authorities: str
     """The certificate authorities that a driver trusts, as PEM; empty = none are made yet."""
-    listings: tuple[Listing, ...]
-    """The complete listings of the last minutes, oldest first."""
+    listings: Listings
     nodes: tuple[GpuNode, ...]
     jobs: tuple[GpuJob, ...]
     """All that are stored."""

@@ -18,6 +18,7 @@ from tests.builders import (
     at,
     job_observation,
     quotes,
+    taken_in,
 )
 
 from gpujob.api.estimate import OFFERS_SHOWN
@@ -103,7 +104,7 @@ def test_what_is_refused_is_told_with_what_there_is() -> None:
             id="no prices",
         ),
         pytest.param(
-            Reason.PROVIDER_UNAVAILABLE, a_world(listings=()), quotes(), id="nothing listed"
+            Reason.PROVIDER_UNAVAILABLE, a_world(listings=taken_in()), quotes(), id="nothing listed"
         ),
         pytest.param(
             Reason.STALE_QUOTE, a_world(), quotes(fetched_at=at(-3600)), id="stale prices"

@@ -26,6 +26,7 @@ from tests.builders import (
     quotes,
     running,
     stamp,
+    taken_in,
 )
 from tests.unit.core.test_images import a_trial
 
@@ -103,7 +104,7 @@ TABLE = [
     ),
     (
         "no listing, no node",
-        job_observation(quotes=quotes(), world=a_world(listings=())),
+        job_observation(quotes=quotes(), world=a_world(listings=taken_in())),
         Reason.PROVIDER_UNAVAILABLE,
         [],
     ),

@@ -1,7 +1,7 @@
 """When listings prove that the account holds no machine."""
 
 import pytest
-from tests.builders import ACCOUNT, INSTANCE, MARK, MONOTONIC, a_lease, a_listing
+from tests.builders import ACCOUNT, INSTANCE, MARK, MONOTONIC, a_lease, a_listing, taken_in
 
 from gpujob.core.market.absence import absence_proved_at
 from gpujob.core.market.listings import Listing
@@ -13,7 +13,7 @@ HIDDEN = a_lease(instance_id=2, label=None, env_mark=None, is_attributable=False
 def proved(*listings: Listing, instance_id: int | None = INSTANCE) -> bool:
     """Asks for listings later than 100 s ago, a poll apart."""
     at = absence_proved_at(
-        listings,
+        taken_in(*listings),
         after=MONOTONIC - 100,
         poll_seconds=15,
         mark=MARK,

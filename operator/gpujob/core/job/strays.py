@@ -25,14 +25,9 @@ def strays_listed(world: World, job: GpuJob, nodes: Iterable[str | None]) -> tup
     that it records, and not of these nodes (uids).
     """
     known = {job.status.node_uid, *nodes, *(one.node_uid for one in job.status.attempts)}
-    found = []
-    for row in world.listings[-1].leases if world.listings else ():
-        mark = Mark.parse(row.mark)
-        if mark is None or (mark.cluster_id, mark.job_uid) != (world.cluster_id, job.metadata.uid):
-            continue
-        if mark.node_uid not in known:
-            found.append(row)
-    return tuple(sorted(found, key=lambda row: row.instance_id))
+    rows = world.listings[-1].by_job if world.listings else {}
+    of_job = rows.get((world.cluster_id, job.metadata.uid), ())
+    return tuple(row for node_uid, row in of_job if node_uid not in known)
 
 
 def jobs_with_strays(listing: Listing, owners: Container[str], cluster_id: str) -> set[str]:

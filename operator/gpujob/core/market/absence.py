@@ -1,10 +1,14 @@
 """When complete listings prove that the account no longer holds a machine with a mark."""
 
-from gpujob.core.market.listings import Listing, Mark, is_anothers
+from bisect import bisect_left, bisect_right
+from math import inf
+
+from gpujob.core.market.history import Listings, Moment
+from gpujob.core.market.listings import Mark
 
 
 def absence_proved_at(
-    listings: tuple[Listing, ...],
+    listings: Listings,
     *,
     after: float,
     poll_seconds: float,
@@ -20,21 +24,26 @@ def absence_proved_at(
     request, or a 404, proves nothing: the machine may run on. A machine that cannot be attributed
     may be ours, so while one is listed only a known number can be proved absent.
     """
-    label = str(mark)
-    first: float | None = None
-    proved_at: float | None = None
-    for listing in listings:
-        seen = any(
-            lease.mark == label
-            or (lease.instance_id == instance_id and not is_anothers(lease, mark))
-            for lease in listing.leases
-        )
-        doubtful = listing.has_unattributable and instance_id is None
-        if seen or doubtful or listing.account_id != account_id:
-            first, proved_at = None, None
-        elif listing.requested_at >= after:
-            if first is None:
-                first = listing.requested_at
-            if proved_at is None and listing.requested_at - first >= poll_seconds:
-                proved_at = listing.answered_at
-    return proved_at
+    if not listings or listings[-1].account_id != account_id:
+        return None
+    # What was listed up to the last one of these is no proof.
+    voids = [listings.marks.get(str(mark), -inf), listings.other_account_at]
+    if instance_id is None:
+        voids.append(listings.unattributable_at)
+    else:
+        voids += [run.last for run in listings.sightings_of(instance_id, mark)]
+    moments = listings.moments
+    begun = bisect_right(moments, max(voids), key=_requested)
+    first = bisect_left(moments, after, lo=begun, key=_requested)
+    if first == len(moments):
+        return None
+
+    def apart(moment: Moment) -> float:
+        return moment.requested_at - moments[first].requested_at
+
+    second = bisect_left(moments, poll_seconds, lo=first, key=apart)
+    return moments[second].answered_at if second < len(moments) else None
+
+
+def _requested(moment: Moment) -> float:
+    return moment.requested_at

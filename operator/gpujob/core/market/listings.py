@@ -4,10 +4,13 @@ Prices are exact fractions of US dollars, as the provider wrote them; sizes are 
 GB, which are 1e9 bytes.
 """
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
-from typing import NamedTuple
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 
 class Address(NamedTuple):
@@ -32,7 +35,7 @@ class Line(NamedTuple):
         return (down + self.upload_mbps * self.upload_usd_per_gb) * 3600 / 8000
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Lease:
     """One machine as a listing shows it."""
 
@@ -64,6 +67,11 @@ class Lease:
         """The mark that says whose it is: the environment's, else the label, which may change."""
         return self.env_mark or self.label
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the provider has stopped it, which we never ask for."""
+        return self.intended_status == "stopped" and self.status != "running"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
@@ -83,10 +91,39 @@ class Listing:
     """What is left of the prepaid money; None = the provider did not say."""
     leases: tuple[Lease, ...]
 
-    @property
+    @cached_property
     def has_unattributable(self) -> bool:
         """Whether a machine is listed that could be anyone's."""
         return any(not lease.is_attributable for lease in self.leases)
+
+    @cached_property
+    def by_number(self) -> Mapping[int, Lease]:
+        """The machines by their number, so that no pass looks through all of them."""
+        return {lease.instance_id: lease for lease in self.leases}
+
+    @cached_property
+    def by_mark(self) -> Mapping[str, tuple[Lease, ...]]:
+        """The machines by what they carry, lowest number first."""
+        found = defaultdict[str, list[Lease]](list)
+        for lease in sorted(self.leases, key=lambda lease: lease.instance_id):
+            if lease.mark is not None:
+                found[lease.mark].append(lease)
+        return {mark: tuple(leases) for mark, leases in found.items()}
+
+    @cached_property
+    def by_job(self) -> Mapping[tuple[str, str], tuple[tuple[str, Lease], ...]]:
+        """The machines whose mark can be read, by cluster id and job uid: each with its node uid,
+        lowest number first.
+        """
+        found = defaultdict[tuple[str, str], list[tuple[str, Lease]]](list)
+        for text, leases in self.by_mark.items():
+            if (mark := Mark.parse(text)) is not None:
+                rows = found[mark.cluster_id, mark.job_uid]
+                rows += ((mark.node_uid, lease) for lease in leases)
+        return {
+            job: tuple(sorted(rows, key=lambda row: row[1].instance_id))
+            for job, rows in found.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -108,16 +145,23 @@ class Mark:
         return cls(*parts) if len(parts) == 3 and all(parts) else None
 
 
+class Marked(Protocol):
+    """What may carry a mark."""
+
+    @property
+    def mark(self) -> str | None:
+        """The mark's text, or what stands in its place."""
+        ...
+
+
 def leases_of(listing: Listing, mark: Mark) -> tuple[Lease, ...]:
     """Returns the machines that carry a mark, lowest number first."""
-    label = str(mark)
-    found = (lease for lease in listing.leases if lease.mark == label)
-    return tuple(sorted(found, key=lambda lease: lease.instance_id))
+    return listing.by_mark.get(str(mark), ())
 
 
-def is_anothers(lease: Lease, mark: Mark) -> bool:
+def is_anothers(row: Marked, mark: Mark) -> bool:
     """Whether the mark that can be read on a machine is not this one, but another."""
-    found = Mark.parse(lease.mark)
+    found = Mark.parse(row.mark)
     return found is not None and found != mark
 
 
@@ -127,6 +171,5 @@ def recorded(listing: Listing, instance_id: int, mark: Mark) -> Lease | None:
     A node that was restored from a backup into another cluster of the same account has the number
     of a machine that is not its own.
     """
-    found = (lease for lease in listing.leases if lease.instance_id == instance_id)
-    row = next(found, None)
+    row = listing.by_number.get(instance_id)
     return None if row is None or is_anothers(row, mark) else row

@@ -9,8 +9,9 @@ from gpujob.api.reasons import Blame, Reason
 from gpujob.api.transport import DriverReport, Outcome, Usage
 from gpujob.core.machine.assignment import watchdog_deadline
 from gpujob.core.market.absence import absence_proved_at
+from gpujob.core.market.history import ROWS_KEPT
 from gpujob.core.market.images import Found, ImageTrial
-from gpujob.core.market.listings import Lease, is_anothers, leases_of, recorded
+from gpujob.core.market.listings import Lease, leases_of, recorded
 from gpujob.core.node.contact import Health, Witnesses, health
 from gpujob.core.node.pauses import pauses_shown, priced_seconds
 from gpujob.core.observation import NodeObservation
@@ -19,7 +20,7 @@ _UNBOOTED = (Reason.BOOT_TIMEOUT, Reason.HOST_LOST)
 
 PRESENT_SECONDS = 30.0
 """A driver that has been silent for longer bears no witness, and nothing is rented for it."""
-UNREPEATED_STATUSES = 3
+UNREPEATED_STATUSES = ROWS_KEPT
 """One row may be a flicker; three listings in a row are not (vastsim/FACTS.md, Instance states)."""
 
 
@@ -40,11 +41,7 @@ def own_lease(seen: NodeObservation, back: int = 1) -> Lease | None:
 def is_anothers_number(seen: NodeObservation) -> bool:
     """Whether a listing shows the recorded machine under the mark of another node."""
     lease = seen.node.status.lease
-    return lease is not None and any(
-        row.instance_id == lease.instance_id and is_anothers(row, seen.mark)
-        for listing in seen.world.listings
-        for row in listing.leases
-    )
+    return lease is not None and seen.world.listings.was_anothers(lease.instance_id, seen.mark)
 
 
 def is_repeated(seen: NodeObservation, holds: Callable[[Lease], bool]) -> bool:

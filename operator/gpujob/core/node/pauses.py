@@ -5,10 +5,11 @@ An interruptible machine that was taken away keeps its disk, and only that is pa
 the last, and rounded against ourselves: what no listing showed is charged as if it had run.
 """
 
+from bisect import bisect_left
 from datetime import datetime
 
 from gpujob.api.gpunode import GpuNodeStatus, PauseStatus
-from gpujob.core.market.listings import Lease, recorded
+from gpujob.core.market.history import Moment, Sighting
 from gpujob.core.money import format_usd, micro_up, over_time, parse_usd
 from gpujob.core.observation import NodeObservation
 
@@ -28,37 +29,40 @@ def pauses_shown(seen: NodeObservation) -> PauseStatus | None:
     told, rent, lease = status.pauses, status.rent, status.lease
     if rent is None or rent.bid_usd_per_hour is None or lease is None:
         return told
-    for listing in seen.world.listings:
-        asked, answered = (
-            seen.world.at(listing.requested_at),
-            seen.world.at(listing.answered_at),
-        )
+    world, runs = seen.world, seen.world.listings.sightings_of(lease.instance_id, seen.mark)
+    if told is None and not any(run.is_paused for run in runs):
+        return None
+    for moment in _later(seen, told):
+        asked, answered = world.at(moment.requested_at), world.at(moment.answered_at)
         if told is not None and (asked - told.as_of).total_seconds() < 1:
             continue
-        row = recorded(listing, lease.instance_id, seen.mark)
-        if row is None or not _is_paused(row):
+        run = next((run for run in runs if run.shows(moment)), None)
+        if run is None or not run.is_paused:
             told = told and told.model_copy(update={"listed": 0, "as_of": answered})
             continue
         told = told or PauseStatus(as_of=answered)
-        if (asked - told.as_of).total_seconds() > 2 * seen.world.limits.listing_seconds(
-            len(listing.leases)
-        ):
+        if (asked - told.as_of).total_seconds() > 2 * world.limits.listing_seconds(moment.machines):
             # It may have run unseen.
             told = told.model_copy(update={"listed": 0})
         elif told.listed >= SEEN_TWICE:
-            told = _longer(told, row, (asked - told.as_of).total_seconds(), running_rate(status))
+            told = _longer(told, run, (asked - told.as_of).total_seconds(), running_rate(status))
         listed = min(told.listed + 1, SEEN_TWICE)
         told = told.model_copy(update={"listed": listed, "as_of": answered})
     return told
 
 
-def _is_paused(row: Lease) -> bool:
-    return row.intended_status == "stopped" and row.status != "running"
+def _later(seen: NodeObservation, told: PauseStatus | None) -> tuple[Moment, ...]:
+    """Returns the listings that were asked for after what is stored was seen."""
+    world, moments = seen.world, seen.world.listings.moments
+    if told is None:
+        return moments
+    begun = bisect_left(moments, told.as_of, key=lambda one: world.at(one.requested_at))
+    return moments[begun:]
 
 
-def _longer(told: PauseStatus, row: Lease, seconds: float, rate: int) -> PauseStatus:
+def _longer(told: PauseStatus, run: Sighting, seconds: float, rate: int) -> PauseStatus:
     """Returns the pauses with a time between two listings, if its price is known."""
-    stopped = None if row.stopped_usd_per_hour is None else micro_up(row.stopped_usd_per_hour)
+    stopped = None if run.stopped_usd_per_hour is None else micro_up(run.stopped_usd_per_hour)
     if stopped is None or stopped >= rate:
         return told
     whole = int(seconds)

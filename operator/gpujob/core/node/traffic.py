@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from math import ceil
 
 from gpujob.api.gpunode import GpuNodeStatus, TrafficStatus
-from gpujob.core.market.listings import Lease, recorded
+from gpujob.core.market.history import Sighting
+from gpujob.core.market.listings import Lease
 from gpujob.core.observation import NodeObservation
 
 SAME_SECONDS = 1.0
@@ -22,10 +23,9 @@ def traffic_shown(seen: NodeObservation) -> TrafficStatus | None:
         return told
     # Earlier listings were taken in by the pass that stored this; nothing was stored in the future.
     since = told.as_of if told is not None and told.as_of <= world.now else _EVER
-    for listing in world.listings:
-        at = seen.world.at(listing.requested_at)
-        row = recorded(listing, lease.instance_id, seen.mark) if at > since else None
-        told = told if row is None else grown(told, at, row)
+    for run in world.listings.sightings_of(lease.instance_id, seen.mark):
+        if run.counted is not None and (at := world.at(run.counted)) > since:
+            told = grown(told, at, run)
     return told
 
 
@@ -42,7 +42,7 @@ def _counts(one: TrafficStatus) -> tuple[int, int]:
     return one.download_mb, one.upload_mb
 
 
-def grown(told: TrafficStatus | None, at: datetime, row: Lease) -> TrafficStatus | None:
+def grown(told: TrafficStatus | None, at: datetime, row: Lease | Sighting) -> TrafficStatus | None:
     """Returns the larger of what is stored and what a listing showed then; both must be readable.
 
     A counter that cannot be read adds nothing here: it is charged like one that nobody has seen.
