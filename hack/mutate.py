@@ -58,6 +58,7 @@ NEAREST = {
     "core/market/clocks.py": "tests/unit/core/test_clocks.py",
     "core/market/absence.py": "tests/unit/core/test_market.py tests/unit/core/test_history.py",
     "core/market/history.py": "tests/unit/core/test_history.py",
+    "core/market/hosts.py": "tests/unit/core/test_hosts.py",
     "core/market/images.py": "tests/unit/core/test_images.py",
     "core/node/blame.py": "tests/unit/core/test_blame.py",
     "core/node/contact.py": "tests/unit/core/test_contact.py",
@@ -667,6 +668,24 @@ FAULTS = (
         "core/cost/gate.py",
         "if bound - cheapest.traffic_microusd <= ceiling:",
         "if bound <= ceiling:",
+    ),
+    Fault(
+        "a price is compared with those of other models",
+        "core/cost/choice.py",
+        "middles[offer.gpu_model]\n",
+        "max(middles.values())\n",
+    ),
+    Fault(
+        "a bid is compared with bids",
+        "core/cost/choice.py",
+        "middles = _middle_rates(quotes.offers)",
+        "middles = _middle_rates(offers)",
+    ),
+    Fault(
+        "a host answers for itself alone",
+        "core/market/hosts.py",
+        "if number != machine_id:",
+        "if number == machine_id:",
     ),
     Fault(
         "no second is left to run, and it is rented",

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from random import Random
+from statistics import median
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from tests.builders import NOW, a_spec, an_offer, at, quotes
 
 from gpujob.api.gpujob import CONFIDENCE_MAX, GpuJobSpec
 from gpujob.api.reasons import Reason
+from gpujob.core.cost.choice import matching_offers
 from gpujob.core.cost.confidence import DestroyRecord
 from gpujob.core.cost.estimate import Needs, estimate
 from gpujob.core.cost.gate import judge
@@ -18,6 +21,7 @@ from gpujob.core.cost.leased import Leased
 from gpujob.core.cost.question import CostGateError, Question
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import HostMemory
+from gpujob.core.market.offers import Offer, with_bid
 from gpujob.core.money import MICRO
 
 
@@ -519,3 +523,43 @@ def test_no_line_makes_the_bound_lower(mbps: Fraction, gb: int, run: float, copi
 
     assert found.time_microusd >= hourly * Fraction(seconds) / 3600 * MICRO - 1000
     assert run_alone - 1000 <= found.likely_microusd <= found.total_microusd
+
+
+def rate(offer: Offer) -> Fraction:
+    """What one GPU of an offer costs an hour."""
+    return offer.gpu_usd_per_hour / offer.gpu_count
+
+
+@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("market", ["OnDemand", "Interruptible"])
+def test_a_price_is_plausible_beside_the_middle_one_of_its_model(market: str, seed: int) -> None:
+    """As the market shows it: the price that we would bid is compared with those of others."""
+    chance = Random(seed)
+    models = ("RTX 4090", "H100 SXM", "GTX 1080")
+    offers = [
+        an_offer(
+            offer_id=number,
+            machine_id=number,
+            gpu_model=(model := chance.choice(models)),
+            gpu_count=(count := chance.choice([1, 1, 2])),
+            gpu_usd_per_hour=count
+            * (models.index(model) + 1)
+            * chance.choice([Fraction("0.01"), Fraction("0.21"), Fraction("0.3"), Fraction("1.1")])
+            / chance.randint(1, 3),
+        )
+        for number in range(chance.randint(1, 40))
+    ]
+    spec = a_spec(gpu={"models": list(models)}, market={"type": market}, cost={"ceiling": "90"})
+    asked = question(spec, quotes=quotes(*offers))
+    limits, fitting = asked.limits, set()
+    for offer in offers:
+        middle = median(rate(other) for other in offers if other.gpu_model == offer.gpu_model)
+        taken = with_bid(offer, asked.spec) if market == "Interruptible" else offer
+        if limits.plausible_low * middle <= rate(taken) <= limits.plausible_high * middle:
+            fitting |= {offer.offer_id} if offer.gpu_count == 1 else set()
+
+    try:
+        found = {one.offer.offer_id for one in matching_offers(asked)}
+    except CostGateError:
+        found = set()
+    assert found == fitting

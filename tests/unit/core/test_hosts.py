@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import NOW, an_offer, quotes
@@ -11,9 +13,13 @@ from tests.unit.core.test_gate import question
 from gpujob.core.cost.gate import judge
 from gpujob.core.market.hosts import (
     HALF_LIFE,
+    HOST_PRIOR_SUCCESSES,
+    HOST_PRIOR_TRIALS,
+    MACHINE_PRIOR_TRIALS,
     MACHINES_KEPT,
     TRUST_MIN,
     HostMemory,
+    Record,
     Trial,
     remembered,
 )
@@ -127,3 +133,35 @@ def test_a_machine_that_failed_this_job_is_not_taken_again() -> None:
 
     assert admission.offer == DEARER
     assert f"an earlier attempt of this job failed on machine {MACHINE}" in admission.words
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_trust_is_that_of_looking_through_all_machines(seed: int) -> None:
+    """The prior of a machine is the record of all others of its host, and of no other."""
+    chance = Random(seed)
+    records = {
+        number: Record(
+            host_id=chance.randrange(4),
+            failures=chance.random() * 3,
+            successes=chance.random() * 9,
+            at=NOW - timedelta(hours=chance.randrange(200)),
+            last_failure="",
+            last_node_uid="",
+        )
+        for number in range(30)
+    }
+    for machine, host in ((number, number % 5) for number in range(40)):
+        others = [
+            one.faded(NOW)
+            for number, one in records.items()
+            if one.host_id == host and number != machine
+        ]
+        good = HOST_PRIOR_SUCCESSES + sum(one.successes for one in others)
+        all_of_host = HOST_PRIOR_TRIALS + sum(one.failures + one.successes for one in others)
+        trust = good / all_of_host
+        if machine in records:
+            own = records[machine].faded(NOW)
+            tried = own.failures + own.successes + MACHINE_PRIOR_TRIALS
+            trust = (own.successes + MACHINE_PRIOR_TRIALS * trust) / tried
+
+        assert HostMemory(records).trust(machine, host, NOW) == pytest.approx(trust, rel=1e-12)

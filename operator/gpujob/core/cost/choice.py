@@ -1,5 +1,7 @@
 """Which offers could be taken, what an attempt on each would cost, and which of them is chosen."""
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import median
@@ -10,7 +12,7 @@ from gpujob.core.cost.estimate import Estimate, Needs, estimate, loading_seconds
 from gpujob.core.cost.question import CostGateError, Question
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import TRUST_MIN
-from gpujob.core.market.offers import Offer, Quotes, mismatch, with_bid
+from gpujob.core.market.offers import Offer, mismatch, with_bid
 from gpujob.core.money import MICRO, floor_usd
 
 
@@ -128,7 +130,8 @@ def candidates_of(question: Question, needs: Needs) -> tuple[list[Candidate], in
             f"none of {len(quotes.offers) + quotes.unreadable} offers{unreadable} meets the job's "
             f"needs{detail}; wait for other offers, or create the job again with lower needs",
         )
-    plausible = [offer for offer in matching if _is_plausible(offer, quotes, limits)]
+    middles = _middle_rates(quotes.offers)
+    plausible = [offer for offer in matching if _is_plausible(offer, middles, limits)]
     if not plausible:
         raise CostGateError(
             Reason.IMPLAUSIBLE_QUOTE,
@@ -145,8 +148,9 @@ def candidates_of(question: Question, needs: Needs) -> tuple[list[Candidate], in
             f"within the boot cap of {cap:.0f} s takes {least:.0f} Mbit/s; wait for other offers, "
             "or create the job again with a lower data.maxDownloadGB",
         )
+    left = usd_per_hour_left(question)
     ranked = sorted(
-        (_candidate(question, offer, needs) for offer in fast),
+        (_candidate(question, offer, needs, left) for offer in fast),
         key=lambda one: (
             one.estimate.total_microusd,
             -one.offer.reliability,
@@ -172,11 +176,11 @@ def _loads_in_time(offer: Offer, needs: Needs, limits: Limits) -> bool:
     return seconds is not None and seconds <= limits.boot_cap_seconds
 
 
-def _candidate(question: Question, offer: Offer, needs: Needs) -> Candidate:
+def _candidate(question: Question, offer: Offer, needs: Needs, left: Fraction) -> Candidate:
     hosts, now = question.hosts, question.now
     trust = hosts.trust(offer.machine_id, offer.host_id, now)
     found = estimate(offer, needs, question.limits, others=question.leased.others)
-    left, distrust, against = usd_per_hour_left(question), "", ""
+    distrust, against = "", ""
     if offer.machine_id in question.avoided_machines:
         distrust = f"an earlier attempt of this job failed on machine {offer.machine_id}"
     elif trust < TRUST_MIN:
@@ -248,11 +252,14 @@ def why_dearer(question: Question, one: Candidate, needs: Needs, trust: float) -
     return f"{why}, so its trust is only {one.trust:.0%}"
 
 
-def _is_plausible(offer: Offer, quotes: Quotes, limits: Limits) -> bool:
-    rate = offer.gpu_usd_per_hour / offer.gpu_count
-    middle = median(
-        other.gpu_usd_per_hour / other.gpu_count
-        for other in quotes.offers
-        if other.gpu_model == offer.gpu_model
-    )
+def _middle_rates(offers: Iterable[Offer]) -> dict[str, Fraction]:
+    """Returns the median price of one GPU for an hour, by model."""
+    rates = defaultdict[str, list[Fraction]](list)
+    for offer in offers:
+        rates[offer.gpu_model].append(offer.gpu_usd_per_hour / offer.gpu_count)
+    return {model: median(found) for model, found in rates.items()}
+
+
+def _is_plausible(offer: Offer, middles: Mapping[str, Fraction], limits: Limits) -> bool:
+    rate, middle = offer.gpu_usd_per_hour / offer.gpu_count, middles[offer.gpu_model]
     return limits.plausible_low * middle <= rate <= limits.plausible_high * middle

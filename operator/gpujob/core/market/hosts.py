@@ -5,9 +5,11 @@ Its prior is the record of the host's other machines, and the prior of that is t
 machine. Evidence fades, so that a repaired machine is used again without anybody's help.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 
 HALF_LIFE = timedelta(days=3)
 """After this time a trial counts half."""
@@ -63,11 +65,19 @@ class HostMemory:
 
     records: Mapping[int, Record] = field(default_factory=dict)
 
+    @cached_property
+    def _by_host(self) -> Mapping[int, tuple[tuple[int, Record], ...]]:
+        """The machines of each host, so that no offer looks through all of them."""
+        found = defaultdict[int, list[tuple[int, Record]]](list)
+        for number, record in self.records.items():
+            found[record.host_id].append((number, record))
+        return {host: tuple(machines) for host, machines in found.items()}
+
     def trust(self, machine_id: int, host_id: int, now: datetime) -> float:
         """Returns the probability that the machine completes an attempt."""
         trials, successes = HOST_PRIOR_TRIALS, HOST_PRIOR_SUCCESSES
-        for number, record in self.records.items():
-            if record.host_id == host_id and number != machine_id:
+        for number, record in self._by_host.get(host_id, ()):
+            if number != machine_id:
                 faded = record.faded(now)
                 trials += faded.failures + faded.successes
                 successes += faded.successes

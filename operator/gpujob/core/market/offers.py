@@ -82,7 +82,6 @@ class Quotes:
 def mismatch(offer: Offer, spec: GpuJobSpec) -> str | None:
     """Returns why an offer cannot be taken, in words, or None if it can."""
     gpu, resources, market = spec.gpu, spec.resources, spec.market
-    hourly = offer.gpu_usd_per_hour + offer.disk_usd_per_hour(resources.disk_gb)
     checks = (
         (bool(gpu.models) and offer.gpu_model not in gpu.models, "its GPU is not in gpu.models"),
         (offer.gpu_count != gpu.count, "its number of GPUs is not gpu.count"),
@@ -120,7 +119,8 @@ def mismatch(offer: Offer, spec: GpuJobSpec) -> str | None:
         (offer.machine_id in market.excluded_machines, "it is in market.excludedMachines"),
         (
             market.max_usd_per_hour is not None
-            and hourly * MICRO > floor_usd(market.max_usd_per_hour),
+            and (offer.gpu_usd_per_hour + offer.disk_usd_per_hour(resources.disk_gb)) * MICRO
+            > floor_usd(market.max_usd_per_hour),
             "it costs more per hour than market.maxUSDPerHour",
         ),
     )
