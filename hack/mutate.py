@@ -36,7 +36,7 @@ NEAREST = {
     "adapters/transport.py": "tests/contract/test_transport_client.py",
     "controller/transport.py": "tests/integration/test_tls.py",
     "controller/cache.py": "tests/simulation/test_cache.py tests/simulation/test_echoes.py "
-    "tests/simulation/test_marks.py",
+    "tests/simulation/test_fleet.py tests/simulation/test_marks.py",
     "controller/fuse_guard.py": "tests/simulation/test_lock.py",
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
     "controller/machine_book.py": "tests/simulation/test_evidence.py",
@@ -47,7 +47,8 @@ NEAREST = {
     "core/job/end.py": "tests/simulation/test_echoes.py",
     "core/settling.py": "tests/unit/core/test_settling.py",
     "core/conditions.py": "tests/unit/core/test_settling.py tests/unit/core/test_conditions.py",
-    "core/cost/leased.py": "tests/unit/core/test_leased.py tests/simulation/test_caps.py",
+    "core/cost/leased.py": "tests/unit/core/test_leased.py tests/simulation/test_fleet.py "
+    "tests/simulation/test_caps.py",
     "core/machine/start_script.py": "tests/unit/test_watchdog.py tests/contract/test_machines.py",
     "core/machine/assignment.py": "tests/unit/core/test_assignment.py "
     "tests/unit/core/test_extension.py",
@@ -256,6 +257,18 @@ FAULTS = (
         "allowed = [one for one in trusted if not one.against]",
         "best = min(trusted, key=lambda one: one.expected)\n"
         "    allowed = [] if best.against else [best]",
+    ),
+    Fault(
+        "a machine that was just asked for does not count yet",
+        "controller/cache.py",
+        "if what_counts(self.nodes.get(uid) or self.jobs.get(uid)) != before:",
+        "if before is None:",
+    ),
+    Fault(
+        "a price that rose does not count",
+        "core/cost/leased.py",
+        "return status.may_cost, status.rent, status.lease, status.extension",
+        "return status.may_cost, status.rent, status.extension",
     ),
     Fault(
         "what is asked for counts only once it is listed",

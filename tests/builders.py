@@ -16,6 +16,7 @@ from gpujob.api.transport import (
     WatchdogClient,
     WorkloadPhase,
 )
+from gpujob.core.cost.leased import Fleet
 from gpujob.core.limits import Limits
 from gpujob.core.machine.preflight import as_status
 from gpujob.core.market.history import Listings
@@ -261,13 +262,12 @@ def taken_in(*listings: Listing) -> Listings:
     return evidence
 
 
-def a_world(*listings: Listing, **changes: Any) -> World:
-    """The present, with one empty listing unless others are given."""
+def a_world(*listings: Listing, nothing_listed: bool = False, **changes: Any) -> World:
+    """The present, with one empty listing unless others are given, or none with that."""
     world = World(
         now=NOW,
         monotonic=MONOTONIC,
         limits=Limits(),
-        cluster_id=CLUSTER,
         own_namespace="gpujob-system",
         account_id=ACCOUNT,
         provider_url="https://provider.example",
@@ -275,9 +275,12 @@ def a_world(*listings: Listing, **changes: Any) -> World:
         driver_image_pull_policy="IfNotPresent",
         transport_url="https://gpujob.system.svc:8080",
         transport_authorities="authorities",
-        listings=taken_in(*(listings or (a_listing(),))),
-        nodes=(),
-        jobs=(),
+        fleet=Fleet(
+            listings=taken_in(*listings) if nothing_listed or listings else taken_in(a_listing()),
+            nodes=(),
+            jobs=(),
+            cluster_id=CLUSTER,
+        ),
         not_ready=None,
         destroys=(),
         hosts=HostMemory(),

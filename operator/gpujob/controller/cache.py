@@ -36,7 +36,9 @@ from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import LABEL_COMPONENT, LABEL_MANAGED_BY, LABEL_NODE, MANAGER
 from gpujob.controller.readings import Readings
 from gpujob.controller.workqueue import Key, Lane, Place
+from gpujob.core.cost.leased import Fleet, what_counts
 from gpujob.core.job.strays import jobs_with_strays
+from gpujob.core.market.history import Listings
 from gpujob.core.market.listings import Listing
 from gpujob.core.node.stage import stage_of
 
@@ -76,11 +78,24 @@ class Cache:
         """Nodes by uid."""
         self.jobs: dict[str, GpuJob] = {}
         """Jobs by uid."""
+        self._fleet: Fleet | None = None
+        """None = something has changed that it counts."""
 
     def lookup(self, node_uid: str) -> tuple[GpuNode | None, GpuJob | None]:
         """Returns the node with this uid, and its job."""
         node = self.nodes.get(node_uid)
         return node, self.jobs.get(node.spec.job_ref.uid) if node else None
+
+    def fleet(self, listings: Listings, cluster_id: str) -> Fleet:
+        """Returns what is stored beside the listings; the same one until that or they change."""
+        if self._fleet is None or self._fleet.listings is not listings:
+            self._fleet = Fleet(
+                listings=listings,
+                nodes=tuple(self.nodes.values()),
+                jobs=tuple(self.jobs.values()),
+                cluster_id=cluster_id,
+            )
+        return self._fleet
 
     def place_of(self, key: Key) -> Place:
         """Returns where a key waits for its pass."""
@@ -255,6 +270,7 @@ class Cache:
             return
         self._over.discard(key)
         self._bodies[key] = body
+        before = what_counts(self.nodes.get(uid) or self.jobs.get(uid))
         try:
             if key.kind == "GpuJob":
                 self.jobs[uid] = self.readings.read(GpuJob, key, body)
@@ -263,6 +279,8 @@ class Cache:
         except ValidationError:
             # The pass over the object reports this in its status.
             pass
+        if what_counts(self.nodes.get(uid) or self.jobs.get(uid)) != before:
+            self._fleet = None
 
     def _drop(self, key: Key) -> None:
         self._over.discard(key)
@@ -272,6 +290,8 @@ class Cache:
             self.readings.forget(key)
             self.jobs.pop(held["metadata"]["uid"], None)
             self.nodes.pop(held["metadata"]["uid"], None)
+            if key.kind != "Pod":
+                self._fleet = None
 
 
 def _key(kind: str, body: Mapping[str, Any]) -> Key:

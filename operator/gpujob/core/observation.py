@@ -10,7 +10,7 @@ from gpujob.api.meta import Condition
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, Outcome
 from gpujob.core.cost.confidence import DestroyRecord
-from gpujob.core.cost.leased import Leased, leased
+from gpujob.core.cost.leased import Fleet, Leased
 from gpujob.core.cost.question import Question
 from gpujob.core.limits import Limits
 from gpujob.core.market.history import Listings
@@ -54,7 +54,6 @@ class World:
     """By our clocks and the provider's together (`core.market.clocks`)."""
     monotonic: float
     limits: Limits
-    cluster_id: str
     own_namespace: str
     """The release's."""
     account_id: int | None
@@ -65,10 +64,7 @@ class World:
     transport_url: str
     transport_authorities: str
     """The certificate authorities that a driver trusts, as PEM; empty = none are made yet."""
-    listings: Listings
-    nodes: tuple[GpuNode, ...]
-    jobs: tuple[GpuJob, ...]
-    """All that are stored."""
+    fleet: Fleet
     not_ready: Unavailable | None
     """Why the operator can rent nothing now; None = it can."""
     destroys: tuple[DestroyRecord, ...] | None
@@ -80,12 +76,20 @@ class World:
         """Returns the moment at which the monotonic clock showed this."""
         return self.now - timedelta(seconds=self.monotonic - monotonic)
 
-    @cached_property
+    @property
+    def cluster_id(self) -> str:
+        """The cluster's, as marks carry it."""
+        return self.fleet.cluster_id
+
+    @property
+    def listings(self) -> Listings:
+        """The complete listings of the last minutes."""
+        return self.fleet.listings
+
+    @property
     def leased(self) -> Leased:
-        """The operator's machines; none if nothing was listed yet, and then nothing is rented."""
-        if not self.listings:
-            return Leased()
-        return leased(self.listings[-1], self.nodes, self.jobs, cluster_id=self.cluster_id)
+        """The operator's machines."""
+        return self.fleet.leased
 
     def question(
         self,

@@ -18,7 +18,6 @@ from tests.builders import (
     at,
     job_observation,
     quotes,
-    taken_in,
 )
 
 from gpujob.api.estimate import OFFERS_SHOWN
@@ -104,7 +103,7 @@ def test_what_is_refused_is_told_with_what_there_is() -> None:
             id="no prices",
         ),
         pytest.param(
-            Reason.PROVIDER_UNAVAILABLE, a_world(listings=taken_in()), quotes(), id="nothing listed"
+            Reason.PROVIDER_UNAVAILABLE, a_world(nothing_listed=True), quotes(), id="nothing listed"
         ),
         pytest.param(
             Reason.STALE_QUOTE, a_world(), quotes(fetched_at=at(-3600)), id="stale prices"

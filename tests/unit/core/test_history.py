@@ -131,9 +131,7 @@ def test_some_of_these_worlds_prove_absence_and_some_do_not() -> None:
 def observed(listings: tuple[Listing, ...], **status: object) -> NodeObservation:
     """A node with a bid's machine."""
     rent = marker(-2000, bidUSDPerHour="0.400000")
-    return node_observation(
-        running(-2000) | {"rent": rent} | status, world=a_world(listings=taken_in(*listings))
-    )
+    return node_observation(running(-2000) | {"rent": rent} | status, world=a_world(*listings))
 
 
 def own(listing: Listing, number: int = INSTANCE) -> Lease | None:
@@ -145,7 +143,7 @@ def own(listing: Listing, number: int = INSTANCE) -> Lease | None:
 @pytest.mark.parametrize("listings", WORLDS)
 def test_rows_are_found_as_by_looking_through_all(listings: tuple[Listing, ...]) -> None:
     """By number, by mark, and by job."""
-    latest, world = listings[-1], a_world(listings=taken_in(*listings))
+    latest, world = listings[-1], a_world(*listings)
     marked = [one for one in latest.leases if one.mark == str(MARK)]
     assert leases_of(latest, MARK) == tuple(sorted(marked, key=lambda one: one.instance_id))
     assert [recorded(latest, number, MARK) for number in NUMBERS] == [

@@ -26,7 +26,6 @@ from tests.builders import (
     quotes,
     running,
     stamp,
-    taken_in,
 )
 from tests.unit.core.test_images import a_trial
 
@@ -104,7 +103,7 @@ TABLE = [
     ),
     (
         "no listing, no node",
-        job_observation(quotes=quotes(), world=a_world(listings=taken_in())),
+        job_observation(quotes=quotes(), world=a_world(nothing_listed=True)),
         Reason.PROVIDER_UNAVAILABLE,
         [],
     ),

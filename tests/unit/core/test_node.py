@@ -38,7 +38,6 @@ from tests.builders import (
     renting,
     running,
     stamp,
-    taken_in,
 )
 
 from gpujob.api.gpujob import GpuJob
@@ -246,7 +245,7 @@ TABLE = [
     ),
     (
         "no complete listing, no rent",
-        node_observation(DRIVEN, quotes=quotes(), world=a_world(listings=taken_in())),
+        node_observation(DRIVEN, quotes=quotes(), world=a_world(nothing_listed=True)),
         Reason.PROVIDER_UNAVAILABLE,
         [],
     ),
@@ -1479,7 +1478,7 @@ def test_the_mark_is_looked_at_before_a_number_is_destroyed(
     listings: list[Any], rent: Any, numbers: set[int]
 ) -> None:
     """A node may have been restored into another cluster of the same account."""
-    world = replace(a_world(), listings=taken_in(*listings))
+    world = a_world(*listings, nothing_listed=not listings)
     seen = node_observation(ended(running()), world=world, memory=NodeMemory(rent=rent))
 
     assert destroyed(seen) == numbers

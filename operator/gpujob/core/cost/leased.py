@@ -4,12 +4,14 @@ A machine is listed late, and who asked for it may have died. So a node counts, 
 its offer, from its marker on until its machine is listed, or proved absent.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
+from gpujob.core.market.history import Listings
 from gpujob.core.market.listings import Lease, Listing, Mark
 
 
@@ -28,6 +30,34 @@ class Leased:
     """With how many machines every stored money deadline reckons; None = none is stored."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fleet:
+    """The listings and what is stored beside them, so that what they come to is reckoned once."""
+
+    listings: Listings
+    nodes: tuple[GpuNode, ...]
+    jobs: tuple[GpuJob, ...]
+    """All that are stored, as far as `what_counts` shows them."""
+    cluster_id: str
+
+    @cached_property
+    def leased(self) -> Leased:
+        """The operator's machines; none if nothing was listed yet, and then nothing is rented."""
+        if not self.listings:
+            return Leased()
+        return leased(self.listings[-1], self.nodes, self.jobs, cluster_id=self.cluster_id)
+
+
+def what_counts(stored: GpuNode | GpuJob | None) -> object:
+    """Returns all of a node or job that `leased` looks at; None = it is not stored."""
+    match stored:
+        case GpuNode(status=status):
+            return status.may_cost, status.rent, status.lease, status.extension
+        case GpuJob(status=status):
+            return status.node_uid, status.node_account_id
+    return None
+
+
 def leased(
     listing: Listing, nodes: Iterable[GpuNode], jobs: Iterable[GpuJob], *, cluster_id: str
 ) -> Leased:
@@ -40,7 +70,8 @@ def leased(
     holding = {uid: node.status for uid, node in stored.items() if node.status.may_cost}
     numbers = {uid: held.lease.instance_id for uid, held in holding.items() if held.lease}
     deadlines = [one for held in holding.values() for one in (held.rent, held.extension) if one]
-    rows = [row for row in listing.leases if _is_ours(row, cluster_id, numbers.values())]
+    recorded = frozenset(numbers.values())
+    rows = [row for row in listing.leases if _is_ours(row, cluster_id, recorded)]
     shown = {mark.node_uid for row in rows if (mark := Mark.parse(row.mark))}
     listed = {row.instance_id for row in rows}
     prices = [(f"machine {row.instance_id}", row.usd_per_hour) for row in rows]
@@ -65,7 +96,7 @@ def leased(
     )
 
 
-def _is_ours(row: Lease, cluster_id: str, recorded: Iterable[int]) -> bool:
+def _is_ours(row: Lease, cluster_id: str, recorded: Container[int]) -> bool:
     if (mark := Mark.parse(row.mark)) is not None:
         return mark.cluster_id == cluster_id
     return row.instance_id in recorded or not row.is_attributable
