@@ -685,14 +685,14 @@ FAULTS = (
     Fault(
         "a price is compared with those of other models",
         "core/cost/choice.py",
-        "middles[offer.gpu_model]\n",
-        "max(middles.values())\n",
+        "lowest, highest = rates[offer.gpu_model]",
+        "lowest, highest = max(rates.values())",
     ),
     Fault(
         "a bid is compared with bids",
         "core/cost/choice.py",
-        "middles = _middle_rates(quotes.offers)",
-        "middles = _middle_rates(offers)",
+        "rates = _plausible_rates(quotes.offers, limits)",
+        "rates = _plausible_rates(offers, limits)",
     ),
     Fault(
         "a host answers for itself alone",

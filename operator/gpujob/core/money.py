@@ -57,8 +57,7 @@ def _decimal(text: str) -> Decimal:
 
 def micro_up(usd: Fraction) -> int:
     """Returns micro-USD, rounded up."""
-    scaled = usd * MICRO
-    return -(-scaled.numerator // scaled.denominator)
+    return -(-usd.numerator * MICRO // usd.denominator)
 
 
 def over_time(microusd_per_hour: int, seconds: float) -> int:

@@ -130,8 +130,8 @@ def candidates_of(question: Question, needs: Needs) -> tuple[list[Candidate], in
             f"none of {len(quotes.offers) + quotes.unreadable} offers{unreadable} meets the job's "
             f"needs{detail}; wait for other offers, or create the job again with lower needs",
         )
-    middles = _middle_rates(quotes.offers)
-    plausible = [offer for offer in matching if _is_plausible(offer, middles, limits)]
+    rates = _plausible_rates(quotes.offers, limits)
+    plausible = [offer for offer in matching if _is_plausible(offer, rates)]
     if not plausible:
         raise CostGateError(
             Reason.IMPLAUSIBLE_QUOTE,
@@ -252,14 +252,20 @@ def why_dearer(question: Question, one: Candidate, needs: Needs, trust: float) -
     return f"{why}, so its trust is only {one.trust:.0%}"
 
 
-def _middle_rates(offers: Iterable[Offer]) -> dict[str, Fraction]:
-    """Returns the median price of one GPU for an hour, by model."""
+def _plausible_rates(
+    offers: Iterable[Offer], limits: Limits
+) -> dict[str, tuple[Fraction, Fraction]]:
+    """Returns, by model, between which prices that of one GPU for an hour is plausible."""
     rates = defaultdict[str, list[Fraction]](list)
     for offer in offers:
         rates[offer.gpu_model].append(offer.gpu_usd_per_hour / offer.gpu_count)
-    return {model: median(found) for model, found in rates.items()}
+    middles = {model: median(found) for model, found in rates.items()}
+    return {
+        model: (Fraction(limits.plausible_low * middle), Fraction(limits.plausible_high * middle))
+        for model, middle in middles.items()
+    }
 
 
-def _is_plausible(offer: Offer, middles: Mapping[str, Fraction], limits: Limits) -> bool:
-    rate, middle = offer.gpu_usd_per_hour / offer.gpu_count, middles[offer.gpu_model]
-    return limits.plausible_low * middle <= rate <= limits.plausible_high * middle
+def _is_plausible(offer: Offer, rates: Mapping[str, tuple[Fraction, Fraction]]) -> bool:
+    lowest, highest = rates[offer.gpu_model]
+    return lowest <= offer.gpu_usd_per_hour / offer.gpu_count <= highest
