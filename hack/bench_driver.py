@@ -12,6 +12,7 @@ a report counts from the time when it was due.
 
 import argparse
 import asyncio
+import base64
 import json
 import multiprocessing
 import os
@@ -49,7 +50,7 @@ from gpujob.api.gpunode import (
     MachineStatus,
     RunStatus,
 )
-from gpujob.api.meta import ObjectMeta
+from gpujob.api.meta import TRANSPORT_AUDIENCE, ObjectMeta
 from gpujob.api.transport import (
     ASSIGNMENT_BYTES_MAX,
     SYNC_PATH,
@@ -64,7 +65,8 @@ from gpujob.api.transport import (
     WorkloadPhase,
     read_message,
 )
-from gpujob.controller.transport import POD_NAME, POD_UID, transport_app
+from gpujob.controller.driver_tokens import POD_NAME, POD_UID, DriverTokens
+from gpujob.controller.transport import transport_app
 from gpujob.core.certificates import Certificate
 from gpujob.core.effects import Rent
 from gpujob.core.limits import Limits
@@ -73,6 +75,7 @@ from gpujob.core.market.search import search_of
 from gpujob.core.observation import Heard
 from gpujob.web.listener import http_server
 from gpujob.web.tls import ShownCertificate
+from gpujob.web.token_reviews import TokenReviews
 from localcluster.control_plane import free_port
 from localcluster.project_images import SMALL, machine_root
 
@@ -508,13 +511,13 @@ async def measure_driver(seconds: float, megabytes: float, scratch: Path) -> Non
 
 
 class Cluster(KubeClient):
-    """An API server that knows each driver's token: the name of its node."""
+    """An API server that knows each driver's token: the name of its node, and when it ends."""
 
     def __init__(self) -> None:
         super().__init__(client.ApiClient(client.Configuration()))
 
     async def review_token(self, token: SecretStr, audience: str | None = None) -> Body:
-        name = token.get_secret_value()
+        name = token.get_secret_value().partition(".")[0]
         return {
             "authenticated": True,
             "audiences": [audience],
@@ -556,6 +559,13 @@ def metadata(name: str) -> ObjectMeta:
     )
 
 
+def a_token(name: str) -> str:
+    """Returns the token of a node's driver, good for an hour."""
+    now = int(datetime.now(UTC).timestamp())
+    claims = json.dumps({"iat": now, "exp": now + 3600}).encode()
+    return f"{name}.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.x"
+
+
 def a_report(name: str, sequence: int) -> bytes:
     """Returns what the driver of a running workload reports."""
     report = DriverReport(
@@ -583,9 +593,12 @@ def serve(port: int, drivers: int, made: Certificate, line: Connection) -> None:
         nodes = {name: a_node(name, job) for name in node_names(drivers)}
         heard: dict[str, Heard] = {}
         unasked: Any = None
+        clock = SystemClock()
+        reviews = TokenReviews(Cluster(), clock, believed_seconds=60, audience=TRANSPORT_AUDIENCE)
         app = transport_app(
-            kube=Cluster(),
-            clock=SystemClock(),
+            reviews=reviews,
+            tokens=DriverTokens(reviews, clock, lambda *_: True),
+            clock=clock,
             limits=Limits(),
             lookup=lambda uid: (nodes.get(uid), job),
             heard=heard,
@@ -608,7 +621,7 @@ def serve(port: int, drivers: int, made: Certificate, line: Connection) -> None:
 
 
 def node_names(drivers: int) -> list[str]:
-    """Returns the names of the nodes; they are their uids and their drivers' tokens too."""
+    """Returns the names of the nodes; they are their uids and begin their drivers' tokens too."""
     return [f"node-{number:04}" for number in range(drivers)]
 
 
@@ -622,7 +635,7 @@ class Heartbeats:
 
 async def heartbeat(url: str, authority: str, name: str, first: float, found: Heartbeats) -> None:
     """Reports like a driver, over one connection, from a given time until it is cancelled."""
-    client = TransportClient(url, authority)
+    client, token = TransportClient(url, authority), a_token(name)
     sequence = 0
     try:
         while True:
@@ -632,7 +645,7 @@ async def heartbeat(url: str, authority: str, name: str, first: float, found: He
             report = a_report(name, sequence)
             try:
                 answer = await client.post(
-                    SYNC_PATH, report, token=name, bytes_max=ASSIGNMENT_BYTES_MAX
+                    SYNC_PATH, report, token=token, bytes_max=ASSIGNMENT_BYTES_MAX
                 )
                 read_message(Assignment, answer)
                 well = True

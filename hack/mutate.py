@@ -34,9 +34,10 @@ NEAREST = {
     "tests/contract/test_log_store.py",
     "adapters/vast_wire.py": "tests/unit/test_vast_wire.py tests/contract/test_hostile_answers.py",
     "adapters/transport.py": "tests/contract/test_transport_client.py",
-    "controller/transport.py": "tests/integration/test_tls.py",
-    "controller/cache.py": "tests/simulation/test_cache.py tests/simulation/test_echoes.py "
-    "tests/simulation/test_fleet.py tests/simulation/test_marks.py",
+    "controller/driver_tokens.py": "tests/contract/test_driver_tokens.py",
+    "controller/transport.py": "tests/contract/test_driver_tokens.py tests/integration/test_tls.py",
+    "controller/cache.py": "tests/contract/test_driver_tokens.py tests/simulation/test_cache.py "
+    "tests/simulation/test_echoes.py tests/simulation/test_fleet.py tests/simulation/test_marks.py",
     "controller/fuse_guard.py": "tests/simulation/test_lock.py",
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
     "controller/machine_book.py": "tests/simulation/test_evidence.py",
@@ -1830,6 +1831,54 @@ FAULTS = (
         "controller/transport.py",
         '"authorities": authorities()}',
         '"authorities": ""}',
+    ),
+    Fault(
+        "any pod is a node's driver",
+        "controller/transport.py",
+        "if not _is_driver(caller, node):",
+        "if False:",
+    ),
+    Fault(
+        "a token outlives its pod",
+        "controller/driver_tokens.py",
+        "< known.until and self._is_there(known.pod)",
+        "< known.until",
+    ),
+    Fault(
+        "a token outlives its end",
+        "controller/driver_tokens.py",
+        "self._clock.monotonic() < known.until and",
+        "True and",
+    ),
+    Fault(
+        "a clock that is behind lengthens a token's life",
+        "controller/driver_tokens.py",
+        "return min(claims.exp - self._clock.now().timestamp(), claims.exp - claims.iat)",
+        "return claims.exp - self._clock.now().timestamp()",
+    ),
+    Fault(
+        "a pod has any number of known tokens",
+        "controller/driver_tokens.py",
+        "        self.forget(pod.uid)\n",
+        "",
+    ),
+    Fault(
+        "what is known of a pod is kept for ever",
+        "controller/cache.py",
+        """            self._dropped(held["metadata"]["uid"])\n""",
+        "",
+    ),
+    Fault(
+        "a pod that no list shows is there",
+        "controller/cache.py",
+        """if held is None or key in self._doubted or held["metadata"]["uid"] != uid:""",
+        """if held is None or held["metadata"]["uid"] != uid:""",
+    ),
+    Fault(
+        "a pod that is being deleted is there",
+        "controller/cache.py",
+        """return held["metadata"].get("deletionTimestamp") is None""",
+        """return True""",
     ),
     Fault(
         "a controller with another name is believed",

@@ -16,6 +16,7 @@ from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.controller import ControllerClient
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.log import configure_logging
+from gpujob.controller.driver_tokens import DriverTokens
 from gpujob.controller.probes import probes_app
 from gpujob.controller.transport import transport_app
 from gpujob.core.limits import Limits
@@ -24,6 +25,7 @@ from gpujob.server.http_api.app import api_app
 from gpujob.server.http_api.callers import Callers
 from gpujob.server.main import probes
 from gpujob.web import bodies, listener
+from gpujob.web.token_reviews import TokenReviews
 
 NAMES = (
     *("api", "transport", "probes", "server's probes", "admission"),
@@ -67,8 +69,10 @@ def applications(token: str, cut_off: KubeClient) -> dict[str, Any]:
         )
 
     def transport(kube: Any) -> Any:
+        reviews = TokenReviews(kube, clock, believed_seconds=60)
         return transport_app(
-            kube=kube,
+            reviews=reviews,
+            tokens=DriverTokens(reviews, clock, broken),
             clock=clock,
             limits=Limits(),
             lookup=broken,

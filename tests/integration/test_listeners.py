@@ -29,6 +29,7 @@ from tests.integration.parts import AUDIENCE, Kubectl, eventually
 from gpujob.adapters.clock import SystemClock
 from gpujob.api.estimate import ESTIMATE_PATH
 from gpujob.api.transport import SYNC_PATH
+from gpujob.controller.driver_tokens import DriverTokens
 from gpujob.controller.probes import probes_app
 from gpujob.controller.transport import transport_app
 from gpujob.core.api_tokens import digest_of
@@ -38,6 +39,7 @@ from gpujob.server.http_api.app import api_app
 from gpujob.server.http_api.callers import Callers
 from gpujob.server.main import probes
 from gpujob.web.listener import http_server
+from gpujob.web.token_reviews import TokenReviews
 from localcluster.control_plane import ControlPlane, free_port
 
 # One server, or more, serve all tests of this module.
@@ -72,7 +74,8 @@ def applications() -> dict[str, Starlette]:
             controller=nobody,
         ),
         "transport": transport_app(
-            kube=nobody,
+            reviews=TokenReviews(nobody, clock, believed_seconds=0),
+            tokens=DriverTokens(nobody, clock, lambda *_: False),
             clock=clock,
             limits=Limits(),
             lookup=lambda _: (None, None),

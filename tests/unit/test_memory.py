@@ -58,7 +58,8 @@ def test_each_program_keeps_its_memory(program: str) -> None:
             figures=lambda: ANYTHING,
         ),
         transport_app(
-            kube=ANYTHING,
+            reviews=ANYTHING,
+            tokens=ANYTHING,
             clock=SystemClock(),
             limits=Limits(),
             lookup=lambda _: (None, None),

@@ -58,13 +58,15 @@ class Cache:
         kube: KubeClient,
         wake: Callable[[Key], None],
         rest: Callable[[str, Body], float | None] = lambda *_: None,
+        dropped: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`wake` asks for a pass because of what we wrote; `rest` says for how long an object needs
-        none unless it changes; None = it does.
+        none unless it changes; None = it does. `dropped` is told the uid of what is held no longer.
         """
         self._kube = kube
         self._wake = wake
         self._rest = rest
+        self._dropped = dropped
         self._bodies: dict[Key, Body] = {}
         self._over: set[Key] = set()
         """Jobs of which only the version is held."""
@@ -96,6 +98,16 @@ class Cache:
                 cluster_id=cluster_id,
             )
         return self._fleet
+
+    def shows(self, key: Key, uid: str) -> bool:
+        """Whether an object is held that is this one, is not doubted and is not being deleted.
+
+        If not, it may be there all the same.
+        """
+        held = self._bodies.get(key)
+        if held is None or key in self._doubted or held["metadata"]["uid"] != uid:
+            return False
+        return held["metadata"].get("deletionTimestamp") is None
 
     def place_of(self, key: Key) -> Place:
         """Returns where a key waits for its pass."""
@@ -292,6 +304,7 @@ class Cache:
             self.nodes.pop(held["metadata"]["uid"], None)
             if key.kind != "Pod":
                 self._fleet = None
+            self._dropped(held["metadata"]["uid"])
 
 
 def _key(kind: str, body: Mapping[str, Any]) -> Key:

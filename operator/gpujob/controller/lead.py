@@ -14,6 +14,7 @@ from gpujob.adapters.errors import AdapterError, ClusterError, Conflict
 from gpujob.adapters.kube import KubeClient, pages
 from gpujob.adapters.metrics import Figures
 from gpujob.adapters.vast import VastClient
+from gpujob.api.meta import TRANSPORT_AUDIENCE
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import RegistryLogin
 from gpujob.controller.address import publish_address
@@ -26,6 +27,7 @@ from gpujob.controller.certificates import (
 )
 from gpujob.controller.cluster_check import check_for_ever
 from gpujob.controller.destroys import Destroys
+from gpujob.controller.driver_tokens import DriverTokens
 from gpujob.controller.events import Events
 from gpujob.controller.fuse_guard import guard_fuses
 from gpujob.controller.heartbeat import Heartbeat
@@ -46,6 +48,7 @@ from gpujob.core.node.punctuality import latest_seconds, slack_seconds
 from gpujob.core.observation import Heard
 from gpujob.core.rest import rest_seconds
 from gpujob.web.listener import http_server
+from gpujob.web.token_reviews import TokenReviews
 
 log = structlog.get_logger("gpujob.controller")
 
@@ -54,6 +57,8 @@ LATENESS_TOLD = timedelta(hours=1)
 """For how long the metrics show that a destroy was late."""
 LATE_SECONDS = 5.0
 """How long a machine may wait for its pass until the operator counts as not ready."""
+REVIEW_SECONDS = 60.0
+"""How long the review of a token of one who asks for estimates is reused."""
 RENT_GRACE_SECONDS = 5.0
 """How much longer than its timeout a rent request in flight is waited for at the end."""
 
@@ -82,7 +87,9 @@ class Leader:
         self._cluster_id = cluster_id
         self._lock = lock
         self._heartbeat = heartbeat
-        self._cache = Cache(kube, lambda key: self._queue.add(key), self._rest_seconds)
+        self._cache = Cache(
+            kube, lambda key: self._queue.add(key), self._rest_seconds, self._forget
+        )
         self._queue = WorkQueue(self._cache.place_of)
         self._heard: dict[str, Heard] = {}
         self._logins: dict[str, RegistryLogin] = {}
@@ -121,8 +128,13 @@ class Leader:
         self._watcher = Watcher(self._on_event)
         self._loop = asyncio.get_running_loop()
         self._sweep = Sweep(settings, clock, cluster_id, self._door, self._on_swept_listing)
+        reviews = TokenReviews(
+            kube, clock, believed_seconds=REVIEW_SECONDS, audience=TRANSPORT_AUDIENCE
+        )
+        self._tokens = DriverTokens(reviews, clock, self._cache.shows)
         app = transport_app(
-            kube=kube,
+            reviews=reviews,
+            tokens=self._tokens,
             clock=clock,
             limits=settings.limits,
             lookup=self._cache.lookup,
@@ -266,6 +278,12 @@ class Leader:
     def _rest_seconds(self, kind: str, body: dict[str, Any]) -> float | None:
         return rest_seconds(kind, body, now=self.market.now(), limits=self._settings.limits)
 
+    def _forget(self, uid: str) -> None:
+        """Drops what is known beside an object that is gone."""
+        self._heard.pop(uid, None)
+        self._logins.pop(uid, None)
+        self._tokens.forget(uid)
+
     def _on_swept_listing(self, listing: Listing) -> None:
         self._loop.call_soon_threadsafe(self.market.take, listing)
 
@@ -282,9 +300,6 @@ class Leader:
         def take_in() -> None:
             for key, seconds in self._cache.take_in(kind, body, gone):
                 self._queue.add_after(key, seconds)
-            if gone:
-                self._heard.pop(body["metadata"]["uid"], None)
-                self._logins.pop(body["metadata"]["uid"], None)
 
         self._loop.call_soon_threadsafe(take_in)
 

@@ -43,6 +43,15 @@ class TokenReviews:
         held = self._held.get(digest)
         if held is not None and held[0] > now:
             return held[1]
+        if (user := await self.review(token)) is None:
+            return None
+        self._held = {key: one for key, one in self._held.items() if one[0] > now}
+        if len(self._held) < HELD_MAX:
+            self._held[digest] = (now + self._seconds, user)
+        return user
+
+    async def review(self, token: SecretStr) -> Body | None:
+        """Returns the holder of a token as `user_of`, but asks the API server each time."""
         async with self._asking:
             review = await self._kube.review_token(token, self._audience)
         if review.get("authenticated") is not True:
@@ -50,9 +59,6 @@ class TokenReviews:
         if self._audience and self._audience not in (review.get("audiences") or []):
             return None
         user: Body = review.get("user") or {}
-        self._held = {key: one for key, one in self._held.items() if one[0] > now}
-        if len(self._held) < HELD_MAX:
-            self._held[digest] = (now + self._seconds, user)
         return user
 
     async def demand(self, request: Request) -> None:

@@ -1,0 +1,116 @@
+"""Which pod a driver's token belongs to: the API server is asked once for each token.
+
+A token that is bound to a pod is valid until it expires or its pod is deleted, and its review is
+remembered as long: only for pods that a GpuNode records as its driver, and one token for each. It
+counts only while the cache shows this very pod, and shows no deletion of it. Whatever else comes is
+reviewed each time, so no caller makes this memory larger than the number of drivers.
+"""
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+
+from gpujob.adapters.clock import Clock
+from gpujob.controller.workqueue import Key
+from gpujob.web.token_reviews import TokenReviews
+
+POD_UID = "authentication.kubernetes.io/pod-uid"
+POD_NAME = "authentication.kubernetes.io/pod-name"
+
+
+@dataclass(frozen=True, slots=True)
+class DriverPod:
+    """The pod that a token is bound to, as the API server names it."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Review:
+    pod: DriverPod
+    until: float
+    """Monotonic time at which the token has expired."""
+
+
+class _Claims(BaseModel):
+    """The times between which a token is valid, in seconds since 1970 (RFC 7519)."""
+
+    iat: int
+    exp: int
+
+
+class DriverTokens:
+    """Finds the pods of tokens."""
+
+    def __init__(
+        self, reviews: TokenReviews, clock: Clock, lives: Callable[[Key, str], bool]
+    ) -> None:
+        """`lives` says whether the cluster was last seen with the pod of this uid."""
+        self._reviews, self._clock, self._lives = reviews, clock, lives
+        self._known: dict[bytes, _Review] = {}
+        self._of_pods: dict[str, bytes] = {}
+        """The digest of the token that is known of a pod, by the pod's uid."""
+
+    async def pod_of(self, token: SecretStr) -> DriverPod | None:
+        """Returns the pod that a token is bound to; None if it is not valid, or bound to none.
+
+        Raises ClusterError.
+        """
+        known = self._known.get(_digest(token))
+        if known is not None and self._holds(known):
+            return known.pod
+        user = await self._reviews.review(token)
+        return None if user is None else _pod_of(user)
+
+    def remember(self, token: SecretStr, pod: DriverPod) -> None:
+        """Keeps a token that was reviewed as this pod's, which a GpuNode records as its driver."""
+        digest = _digest(token)
+        if digest in self._known or not self._is_there(pod):
+            return
+        if (left := self._seconds_left(token)) is None:
+            return
+        self.forget(pod.uid)
+        self._known[digest] = _Review(pod, self._clock.monotonic() + left)
+        self._of_pods[pod.uid] = digest
+
+    def forget(self, pod_uid: str) -> None:
+        """Drops what is known of a pod's token."""
+        if (digest := self._of_pods.pop(pod_uid, None)) is not None:
+            del self._known[digest]
+
+    def _holds(self, known: _Review) -> bool:
+        return self._clock.monotonic() < known.until and self._is_there(known.pod)
+
+    def _is_there(self, pod: DriverPod) -> bool:
+        return self._lives(Key("Pod", pod.namespace, pod.name), pod.uid)
+
+    def _seconds_left(self, token: SecretStr) -> float | None:
+        """Returns how long a token is still valid; None = it does not say."""
+        try:
+            part = token.get_secret_value().split(".")[1]
+            raw = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+            claims = _Claims.model_validate_json(raw)
+        except (IndexError, ValueError):
+            return None
+        # By a clock that is behind, it would be valid for longer than it ever was.
+        return min(claims.exp - self._clock.now().timestamp(), claims.exp - claims.iat)
+
+
+def _digest(token: SecretStr) -> bytes:
+    return hashlib.sha256(token.get_secret_value().encode()).digest()
+
+
+def _pod_of(user: Mapping[str, Any]) -> DriverPod | None:
+    """Returns the pod that a service account's token is bound to, or None."""
+    extra = user.get("extra") or {}
+    parts = str(user.get("username", "")).split(":")
+    uids, names = extra.get(POD_UID) or [], extra.get(POD_NAME) or []
+    if parts[:2] != ["system", "serviceaccount"] or len(parts) != 4 or not uids or not names:
+        return None
+    return DriverPod(namespace=parts[2], name=names[0], uid=uids[0])

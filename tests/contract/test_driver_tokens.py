@@ -1,0 +1,309 @@
+"""Drivers' tokens: the API server reviews each once, and what no longer holds is not believed."""
+
+import asyncio
+import base64
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from kubernetes.aio import client
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from tests.builders import JOB_UID, NOW, a_job, meta, running
+
+from gpujob.adapters.kube import Body, KubeClient
+from gpujob.api.meta import TRANSPORT_AUDIENCE
+from gpujob.api.transport import SYNC_PATH
+from gpujob.controller.cache import Cache
+from gpujob.controller.driver_tokens import POD_NAME, POD_UID, DriverTokens
+from gpujob.controller.transport import transport_app
+from gpujob.core.limits import Limits
+from gpujob.web.listener import http_server, listener_app
+from gpujob.web.token_reviews import TokenReviews
+from localcluster.control_plane import free_port
+
+NAMESPACE = "team"
+LIFE_SECONDS = 3600
+
+
+class SetClock:
+    """Goes on as it is told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.behind_seconds = 0.0
+
+    def now(self) -> datetime:
+        return NOW + timedelta(seconds=self.seconds - self.behind_seconds)
+
+    def monotonic(self) -> float:
+        return 50_000 + self.seconds
+
+
+@dataclass
+class ApiServer:
+    """Reviews tokens as a real one does, as long as the pods are there; notes each review."""
+
+    clock: SetClock
+    pods: dict[str, str] = field(default_factory=dict)
+    """The uids of the pods that there are, by name."""
+    reviewed: list[str] = field(default_factory=list)
+
+    def review(self, token: str) -> dict[str, Any]:
+        """Returns the status of a TokenReview."""
+        self.reviewed.append(token)
+        part = token.split(".")[1]
+        told = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        pod, until = told["pod"], datetime.fromtimestamp(told["exp"], UTC)
+        if self.pods.get(pod["name"]) != pod["uid"] or until <= NOW + timedelta(
+            seconds=self.clock.seconds
+        ):
+            return {"authenticated": False}
+        return {
+            "authenticated": True,
+            "audiences": told["aud"],
+            "user": {
+                "username": f"system:serviceaccount:{NAMESPACE}:default",
+                "extra": {POD_NAME: [pod["name"]], POD_UID: [pod["uid"]]},
+            },
+        }
+
+    async def answer(self, request: Request) -> Response:
+        """Answers the request for a review."""
+        asked = await request.json()
+        found = self.review(asked["spec"]["token"])
+        audiences = asked["spec"]["audiences"]
+        if found["authenticated"]:
+            found["audiences"] = [one for one in found["audiences"] if one in audiences]
+            found["authenticated"] = bool(found["audiences"])
+        return JSONResponse({"kind": "TokenReview", "status": found}, 201)
+
+
+class Cluster:
+    """Nodes, their drivers and the tokens of these; and the controller's side of the transport."""
+
+    def __init__(self, kube: KubeClient, server: ApiServer, clock: SetClock) -> None:
+        self.server, self.clock = server, clock
+        self.cache = Cache(kube, lambda _: None, dropped=lambda uid: self._tokens.forget(uid))
+        self.cache.take_in("GpuJob", a_job().wire(), gone=False)
+        reviews = TokenReviews(kube, clock, believed_seconds=60, audience=TRANSPORT_AUDIENCE)
+        self._tokens = DriverTokens(reviews, clock, self.cache.shows)
+        unasked: Any = None
+        self._app = transport_app(
+            reviews=reviews,
+            tokens=self._tokens,
+            clock=clock,
+            limits=Limits(),
+            lookup=self.cache.lookup,
+            heard={},
+            on_news=lambda _: None,
+            world=unasked,
+            quotes=unasked,
+            logins={},
+            authorities=lambda: "",
+        )
+        self._sequence = 0
+
+    def add(self, number: int, uid: str = "") -> str:
+        """Adds a node with its driver, both seen by the watch; returns the driver's token."""
+        name, uid = f"driver-{number}", uid or f"pod-{number}"
+        self.server.pods[name] = uid
+        driver = {"podName": name, "podUID": uid, "readyAt": "2026-01-01T11:59:00Z"}
+        node = {
+            "metadata": meta(f"train-0-{number}", uid=f"node-{number}"),
+            "spec": {
+                "jobRef": {"name": "train", "uid": JOB_UID},
+                "attempt": 1,
+                "reservedUSD": "5.000000",
+            },
+            "status": running() | {"driver": driver},
+        }
+        self.cache.take_in("GpuNode", node, gone=False)
+        self.cache.take_in("Pod", a_pod(name, uid), gone=False)
+        return self.token(name, uid)
+
+    def token(self, name: str, uid: str, audience: str = TRANSPORT_AUDIENCE, of: int = 0) -> str:
+        """Returns a token of a pod, made now; `of` tells several apart."""
+        made = int(NOW.timestamp() + self.clock.seconds)
+        claims = {
+            **{"aud": [audience], "iat": made, "exp": made + LIFE_SECONDS, "jti": of},
+            "pod": {"name": name, "uid": uid},
+        }
+        raw = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+        return f"e30.{raw}.c2ln"
+
+    async def report(self, token: str, number: int) -> int:
+        """Reports for a node, and returns the status of the answer."""
+        self._sequence += 1
+        told = {"version": 1, "nodeUid": f"node-{number}", "session": 1, "phase": "Running"}
+        body = json.dumps(told | {"sequence": self._sequence}).encode()
+        scope = {
+            **{"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http"},
+            **{"asgi": {"version": "3.0", "spec_version": "2.4"}, "query_string": b""},
+            **{"path": SYNC_PATH, "raw_path": SYNC_PATH.encode(), "root_path": ""},
+            "headers": [
+                (b"authorization", f"Bearer {token}".encode()),
+                (b"content-type", b"application/json"),
+            ],
+        }
+        status = 0
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            nonlocal status
+            status = message.get("status", status)
+
+        await self._app(scope, receive, send)
+        return status
+
+
+def a_pod(name: str, uid: str, **metadata: Any) -> dict[str, Any]:
+    """A driver pod, as the watch shows it."""
+    shown = {"name": name, "namespace": NAMESPACE, "uid": uid, "resourceVersion": "1"}
+    return {"metadata": shown | metadata, "status": {"phase": "Running"}}
+
+
+@asynccontextmanager
+async def a_cluster() -> AsyncIterator[Cluster]:
+    """An API server that listens, and a controller that asks it."""
+    clock, port = SetClock(), free_port()
+    server = ApiServer(clock)
+    path = "/apis/authentication.k8s.io/v1/tokenreviews"
+    app = listener_app(Route(path, server.answer, methods=["POST"]))
+    listening = http_server(app, "127.0.0.1", port)
+    serving = asyncio.create_task(listening.serve())
+    while not listening.started:
+        await asyncio.sleep(0.01)
+    kube = KubeClient(client.ApiClient(client.Configuration(host=f"http://127.0.0.1:{port}")))
+    try:
+        yield Cluster(kube, server, clock)
+    finally:
+        await kube.close()
+        listening.should_exit = True
+        await serving
+
+
+async def test_each_token_is_reviewed_once() -> None:
+    """However many drivers there are, and however long they report."""
+    async with a_cluster() as cluster:
+        tokens = [cluster.add(number) for number in range(3000)]
+        answers = Counter[int]()
+        for _ in range(5):
+            for number, token in enumerate(tokens):
+                answers[await cluster.report(token, number)] += 1
+            cluster.clock.seconds += 300
+
+        assert answers == {200: 15_000}
+        assert Counter(cluster.server.reviewed) == dict.fromkeys(tokens, 1)
+
+
+async def test_a_rotated_token_is_reviewed_anew() -> None:
+    """Once; the one before is forgotten, so that each pod has one at most."""
+    async with a_cluster() as cluster:
+        first = cluster.add(1)
+        cluster.clock.seconds += 2880
+        second = cluster.token("driver-1", "pod-1", of=2)
+        for token in (first, first, second, second, first):
+            assert await cluster.report(token, 1) == 200
+
+        assert cluster.server.reviewed == [first, second, first]
+
+
+Change = Callable[[Cluster], Awaitable[None]]
+
+
+async def deleted_and_shown(cluster: Cluster) -> None:
+    del cluster.server.pods["driver-1"]
+    cluster.cache.take_in("Pod", a_pod("driver-1", "pod-1", resourceVersion="2"), gone=True)
+
+
+async def replaced(cluster: Cluster) -> None:
+    cluster.server.pods["driver-1"] = "pod-other"
+    cluster.cache.take_in("Pod", a_pod("driver-1", "pod-other", resourceVersion="3"), gone=False)
+
+
+async def missing_in_the_list(cluster: Cluster) -> None:
+    del cluster.server.pods["driver-1"]
+    _ = [one async for one in cluster.cache.compare("Pod", no_pages())]
+
+
+async def about_to_go(cluster: Cluster) -> None:
+    del cluster.server.pods["driver-1"]
+    going = a_pod(
+        "driver-1", "pod-1", resourceVersion="2", deletionTimestamp="2026-01-01T12:00:30Z"
+    )
+    cluster.cache.take_in("Pod", going, gone=False)
+
+
+async def expired(cluster: Cluster) -> None:
+    cluster.clock.seconds += LIFE_SECONDS
+
+
+async def no_pages() -> AsyncIterator[list[Body]]:
+    """A list of nothing."""
+    yield []
+
+
+@pytest.mark.parametrize(
+    "change", [deleted_and_shown, replaced, missing_in_the_list, about_to_go, expired]
+)
+async def test_what_no_longer_holds_is_not_believed(change: Change) -> None:
+    """A token that was good is refused by the API server's word as soon as that may be another."""
+    async with a_cluster() as cluster:
+        token = cluster.add(1)
+        before = [await cluster.report(token, 1) for _ in range(3)]
+        await change(cluster)
+        after = [await cluster.report(token, 1) for _ in range(3)]
+
+        assert (before, after) == ([200] * 3, [401] * 3)
+
+
+async def test_what_was_known_of_a_pod_goes_with_it() -> None:
+    """Even if a backup brings back the very same one."""
+    async with a_cluster() as cluster:
+        token = cluster.add(1)
+        assert await cluster.report(token, 1) == 200
+        cluster.cache.take_in("Pod", a_pod("driver-1", "pod-1", resourceVersion="2"), gone=True)
+        cluster.add(1)
+        assert await cluster.report(token, 1) == 200
+
+        assert cluster.server.reviewed == [token, token]
+
+
+async def test_only_the_tokens_of_recorded_drivers_are_remembered() -> None:
+    """Whoever can make tokens or pods makes no memory of ours grow: they are asked about again."""
+    async with a_cluster() as cluster:
+        own = cluster.add(1)
+        assert await cluster.report(own, 1) == 200
+        cluster.add(2)
+        cluster.server.pods["pod-of-a-user"] = "user-pod"
+        cluster.cache.take_in("Pod", a_pod("pod-of-a-user", "user-pod"), gone=False)
+        strangers = {
+            cluster.token("pod-of-a-user", "user-pod"): 403,
+            cluster.token("driver-2", "pod-2"): 403,
+            cluster.token("driver-1", "pod-before"): 401,
+            cluster.token("driver-1", "pod-1", audience="https://kubernetes.default.svc"): 401,
+            cluster.token("driver-1", "pod-1", audience="another"): 401,
+        }
+        for token, status in strangers.items():
+            assert [await cluster.report(token, 1) for _ in range(3)] == [status] * 3
+
+        assert Counter(cluster.server.reviewed) == dict.fromkeys(strangers, 3) | {own: 1}
+
+
+async def test_a_clock_that_is_behind_makes_no_token_last_longer() -> None:
+    """It would be believed for two hours more, although nobody says that it is still good."""
+    async with a_cluster() as cluster:
+        token = cluster.add(1)
+        cluster.clock.behind_seconds = 7200
+        assert await cluster.report(token, 1) == 200
+        cluster.clock.seconds += LIFE_SECONDS
+        assert await cluster.report(token, 1) == 401
