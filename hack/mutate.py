@@ -25,13 +25,14 @@ STAGES: tuple[tuple[str, ...], ...] = (PURE, SIMULATION, ("tests/contract",))
 """The fastest first."""
 NEAREST = {
     "adapters/body.py": "tests/contract/test_hostile_answers.py",
+    "adapters/controller.py": "tests/contract/test_netrc.py",
     "adapters/kube.py": "tests/contract/test_kube_answers.py",
-    "adapters/log_store.py": "tests/contract/test_log_store.py",
+    "adapters/log_store.py": "tests/contract/test_log_store.py tests/contract/test_netrc.py",
     "adapters/redact.py": "tests/unit/test_log.py",
     "adapters/sink.py": "tests/unit/test_log.py",
     "adapters/ssh.py": "tests/contract/test_start_up_files.py tests/contract/test_machines.py",
     "adapters/vast.py": "tests/contract/test_vast_client.py tests/contract/test_hostile_answers.py "
-    "tests/contract/test_log_store.py",
+    "tests/contract/test_log_store.py tests/contract/test_netrc.py",
     "adapters/vast_wire.py": "tests/unit/test_vast_wire.py tests/contract/test_hostile_answers.py",
     "adapters/transport.py": "tests/contract/test_transport_client.py",
     "controller/driver_tokens.py": "tests/contract/test_driver_tokens.py",
@@ -1787,6 +1788,30 @@ FAULTS = (
         "adapters/kube.py",
         """client_session_kwargs={"trust_env": False}""",
         """client_session_kwargs={}""",
+    ),
+    Fault(
+        "a netrc's login is sent to where a log lies",
+        "adapters/log_store.py",
+        "connector=connector, timeout=timeout, trust_env=False",
+        "connector=connector, timeout=timeout, trust_env=True",
+    ),
+    Fault(
+        "a netrc says who asks the provider",
+        "adapters/vast.py",
+        "ClientSession(timeout=timeout, trust_env=False)",
+        "ClientSession(timeout=timeout, trust_env=True)",
+    ),
+    Fault(
+        "a netrc says who rents",
+        "adapters/vast.py",
+        "ClientSession(connector=connector, trust_env=False)",
+        "ClientSession(connector=connector, trust_env=True)",
+    ),
+    Fault(
+        "a netrc says who asks for an estimate",
+        "adapters/controller.py",
+        "ClientTimeout(total=ANSWER_SECONDS), trust_env=False",
+        "ClientTimeout(total=ANSWER_SECONDS), trust_env=True",
     ),
     Fault(
         "any answer is a list",
