@@ -66,6 +66,7 @@ from gpujob.api.transport import (
     read_message,
 )
 from gpujob.controller.driver_tokens import POD_NAME, POD_UID, DriverTokens
+from gpujob.controller.holds import HOLD_SECONDS, Holds
 from gpujob.controller.transport import transport_app
 from gpujob.core.certificates import Certificate
 from gpujob.core.effects import Rent
@@ -79,7 +80,7 @@ from gpujob.web.token_reviews import TokenReviews
 from localcluster.control_plane import free_port
 from localcluster.project_images import SMALL, machine_root
 
-SYNC_SECONDS = 2.0
+SYNC_SECONDS = HOLD_SECONDS
 """The driver's default."""
 SETTLE_SECONDS = 5.0
 """Time after its start in which a driver is not measured."""
@@ -598,6 +599,7 @@ def serve(port: int, drivers: int, made: Certificate, line: Connection) -> None:
         app = transport_app(
             reviews=reviews,
             tokens=DriverTokens(reviews, clock, lambda *_: True),
+            holds=Holds(),
             clock=clock,
             limits=Limits(),
             lookup=lambda uid: (nodes.get(uid), job),

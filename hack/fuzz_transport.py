@@ -54,6 +54,7 @@ NOT_SHOWN = {"host", "user", "hostKey", "command", "workingDir", "authorities"}
 """Members whose text may hold control characters, for which JSON Schema has no word; others not."""
 MATCHES = {
     r"^[0-9]{1,2}\.[0-9]{1,2}$": ("0.0", "12.4", "99.99", "00.00", "1.23"),
+    r"^[0-9a-f]{64}$": ("0" * 64, "f" * 64, "0123456789abcdef" * 4),
     r"^[a-z0-9.-]+(:[0-9]{1,5})?$": ("docker.io", "localhost:5000", "10.0.0.1:65535"),
     r"^[A-Za-z0-9_.,:@%+=/!$][A-Za-z0-9_.,:@%+=/!$-]*$": ("robot", "a:b,c", "Zm9v+/=", "x!-"),
 }

@@ -36,8 +36,11 @@ NEAREST = {
     "adapters/vast_wire.py": "tests/unit/test_vast_wire.py tests/contract/test_hostile_answers.py",
     "adapters/transport.py": "tests/contract/test_transport_client.py",
     "controller/driver_tokens.py": "tests/contract/test_driver_tokens.py",
-    "controller/transport.py": "tests/contract/test_driver_tokens.py tests/integration/test_tls.py",
-    "controller/cache.py": "tests/contract/test_driver_tokens.py tests/simulation/test_cache.py "
+    "controller/holds.py": "tests/contract/test_held_answers.py",
+    "controller/transport.py": "tests/contract/test_driver_tokens.py "
+    "tests/contract/test_held_answers.py tests/integration/test_tls.py",
+    "controller/cache.py": "tests/contract/test_driver_tokens.py "
+    "tests/contract/test_held_answers.py tests/simulation/test_cache.py "
     "tests/simulation/test_echoes.py tests/simulation/test_fleet.py tests/simulation/test_marks.py",
     "controller/fuse_guard.py": "tests/simulation/test_lock.py",
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
@@ -1904,6 +1907,48 @@ FAULTS = (
         "controller/cache.py",
         """return held["metadata"].get("deletionTimestamp") is None""",
         """return True""",
+    ),
+    Fault(
+        "a stop waits for the next report",
+        "controller/cache.py",
+        "            self._changed(uid)\n",
+        "            pass\n",
+    ),
+    Fault(
+        "a deadline waits for the next report",
+        "controller/cache.py",
+        "            self._changed(node)\n",
+        "            pass\n",
+    ),
+    Fault(
+        "an answer is kept back from who has not got it",
+        "controller/transport.py",
+        "return is_newest and digest_of_answer(bytes(answer.body)) == report.taken",
+        "return is_newest",
+    ),
+    Fault(
+        "a stop is reported seldom",
+        "controller/transport.py",
+        "if report.taken is None or told.instruction is Instruction.STOP:",
+        "if report.taken is None:",
+    ),
+    Fault(
+        "an answer is kept back for ever",
+        "controller/holds.py",
+        "async with asyncio.timeout_at(until):",
+        "async with asyncio.timeout(30):",
+    ),
+    Fault(
+        "who leads no more keeps answers back",
+        "controller/holds.py",
+        "        self._is_closed = True\n",
+        "",
+    ),
+    Fault(
+        "news of a driver waits for the answer",
+        "driver/reporting.py",
+        "> 0 and self._report().news == report.news:",
+        "> 0:",
     ),
     Fault(
         "a controller with another name is believed",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,14 @@ from tests.integration.parts import KEY, Process, Simulator, environment
 
 from gpujob.adapters.door import Door
 from gpujob.adapters.vast import VastClient
-from gpujob.api.transport import MACHINE_FOLDER, SYNC_PATH, DriverReport, read_message
+from gpujob.api.transport import (
+    MACHINE_FOLDER,
+    SYNC_PATH,
+    DriverReport,
+    WorkloadPhase,
+    digest_of_answer,
+    read_message,
+)
 
 CERTIFICATE = certificate("127.0.0.1")
 NODE_UID = "12345678-0000-4000-8000-000000000000"
@@ -34,18 +42,43 @@ class Controller:
     """Answers drivers as it is told, and keeps what they report."""
 
     def __init__(self) -> None:
-        self.answer: dict[str, Any] = WAIT
+        self._answer: dict[str, Any] = WAIT
+        self._news = asyncio.Event()
+        self.holds = False
+        """Whether an answer that the driver has taken is kept back until there is another."""
         self.broken = False
         self.reports: list[DriverReport] = []
         self.tokens: set[str] = set()
         self.certificate = shown(CERTIFICATE)
 
+    @property
+    def answer(self) -> dict[str, Any]:
+        """What it answers."""
+        return self._answer
+
+    @answer.setter
+    def answer(self, told: dict[str, Any]) -> None:
+        self._answer = told
+        self._news.set()
+        self._news = asyncio.Event()
+
+    @property
+    def keeps_back(self) -> bool:
+        """Whether the driver has taken the answer, and waits for another."""
+        return bool(self.reports) and self._is_taken(self.reports[-1])
+
+    def _is_taken(self, report: DriverReport) -> bool:
+        return report.taken == digest_of_answer(json.dumps(self.answer).encode())
+
     async def sync(self, request: web.Request) -> web.Response:
         """Takes a report."""
         self.tokens.add(request.headers.get("Authorization", ""))
-        self.reports.append(read_message(DriverReport, await request.read()))
+        report = read_message(DriverReport, await request.read())
+        self.reports.append(report)
         if self.broken:
             return web.Response(status=500, text="<html>")
+        while self.holds and self._is_taken(report):
+            await self._news.wait()
         answer = web.json_response(self.answer)
         # The next report comes over a connection of its own.
         answer.force_close()
@@ -127,8 +160,7 @@ class Driver:
             GPUJOB_NODE_UID=NODE_UID,
             GPUJOB_STATE_DIR=str(folder),
             GPUJOB_TERMINATION_LOG=str(folder / "termination"),
-            GPUJOB_SYNC_SECONDS="0.1",
-            **{"GPUJOB_NODE_NAME": "train-0-1"} | variables,
+            **{"GPUJOB_NODE_NAME": "train-0-1", "GPUJOB_SYNC_SECONDS": "0.1"} | variables,
         )
         self.process: Process | None = None
 
@@ -281,6 +313,39 @@ async def test_streams_bytes_and_exit_codes_are_kept(
     assert driver.out == bytes(range(256)) * 4000
     assert "oops\n" in driver.err
     assert driver.outcome["exitCode"] == 128 + 15
+
+
+async def test_news_waits_for_no_answer(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """The driver says what is new while its last answer is kept back; what is not, it does not say.
+
+    And it does at once what a kept answer tells in the end: by the clock alone it would report once
+    a minute.
+    """
+    held, url = controller
+    held.holds = True
+    driver = Driver(tmp_path, url, machine.key, GPUJOB_SYNC_SECONDS="60")
+    await driver.start()
+    await until(lambda: held.reports)
+    script = "trap 'until [ -e $HOME/end ]; do sleep 0.1; done; exit 7' TERM; echo up; "
+    held.answer = run(machine, machine.port, "sh", "-c", script + "while :; do sleep 0.1; done")
+    await until(lambda: driver.out == b"up\n" and held.keeps_back)
+    stopping = WorkloadPhase.STOPPING
+    async with machine.connected() as connection:
+        held.answer |= {"instruction": "Stop", "graceSeconds": 600}
+        await until(lambda: held.keeps_back and held.reports[-1].phase is stopping)
+        await connection.run("touch $HOME/end")
+        await until(lambda: is_finished(held))
+    held.answer = EXIT
+    status = await driver.ended()
+    outcome = held.reports[-1].outcome
+
+    assert outcome is not None
+    assert (status, outcome.exit_code) == (0, 7)
+    assert "no contact" not in driver.err, "it waited until it gave its controller up"
+    pairs = list(pairwise(held.reports))
+    assert [one for one, two in pairs if one.news == two.news and one.taken == two.taken] == []
 
 
 async def test_two_drivers_run_it_once(

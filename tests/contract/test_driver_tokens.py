@@ -22,6 +22,7 @@ from gpujob.api.meta import TRANSPORT_AUDIENCE
 from gpujob.api.transport import SYNC_PATH
 from gpujob.controller.cache import Cache
 from gpujob.controller.driver_tokens import POD_NAME, POD_UID, DriverTokens
+from gpujob.controller.holds import Holds
 from gpujob.controller.transport import transport_app
 from gpujob.core.limits import Limits
 from gpujob.web.listener import http_server, listener_app
@@ -88,9 +89,17 @@ class ApiServer:
 class Cluster:
     """Nodes, their drivers and the tokens of these; and the controller's side of the transport."""
 
-    def __init__(self, kube: KubeClient, server: ApiServer, clock: SetClock) -> None:
+    def __init__(
+        self, kube: KubeClient, server: ApiServer, clock: SetClock, hold_seconds: float
+    ) -> None:
         self.server, self.clock = server, clock
-        self.cache = Cache(kube, lambda _: None, dropped=lambda uid: self._tokens.forget(uid))
+        self.holds = Holds(hold_seconds)
+        self.cache = Cache(
+            kube,
+            lambda _: None,
+            dropped=lambda uid: self._tokens.forget(uid),
+            changed=self.holds.changed,
+        )
         self.cache.take_in("GpuJob", a_job().wire(), gone=False)
         reviews = TokenReviews(kube, clock, believed_seconds=60, audience=TRANSPORT_AUDIENCE)
         self._tokens = DriverTokens(reviews, clock, self.cache.shows)
@@ -98,6 +107,7 @@ class Cluster:
         self._app = transport_app(
             reviews=reviews,
             tokens=self._tokens,
+            holds=self.holds,
             clock=clock,
             limits=Limits(),
             lookup=self.cache.lookup,
@@ -115,18 +125,26 @@ class Cluster:
         name, uid = f"driver-{number}", uid or f"pod-{number}"
         self.server.pods[name] = uid
         driver = {"podName": name, "podUID": uid, "readyAt": "2026-01-01T11:59:00Z"}
+        self.show_node(number, {"driver": driver})
+        self.cache.take_in("Pod", a_pod(name, uid), gone=False)
+        return self.token(name, uid)
+
+    def show_node(self, number: int, status: dict[str, Any], version: int = 1) -> None:
+        """The watch shows a node whose workload runs, but for what is said of its status."""
+        held = self.cache.lookup(f"node-{number}")[0]
+        before = running() if held is None else held.status.wire()
         node = {
-            "metadata": meta(f"train-0-{number}", uid=f"node-{number}"),
+            "metadata": meta(
+                f"train-0-{number}", uid=f"node-{number}", resourceVersion=str(version)
+            ),
             "spec": {
                 "jobRef": {"name": "train", "uid": JOB_UID},
                 "attempt": 1,
                 "reservedUSD": "5.000000",
             },
-            "status": running() | {"driver": driver},
+            "status": before | status,
         }
         self.cache.take_in("GpuNode", node, gone=False)
-        self.cache.take_in("Pod", a_pod(name, uid), gone=False)
-        return self.token(name, uid)
 
     def token(self, name: str, uid: str, audience: str = TRANSPORT_AUDIENCE, of: int = 0) -> str:
         """Returns a token of a pod, made now; `of` tells several apart."""
@@ -140,9 +158,13 @@ class Cluster:
 
     async def report(self, token: str, number: int) -> int:
         """Reports for a node, and returns the status of the answer."""
+        return (await self.ask(token, number))[0]
+
+    async def ask(self, token: str, number: int, **more: Any) -> tuple[int, bytes]:
+        """Reports for a node, and returns status and body of the answer."""
         self._sequence += 1
         told = {"version": 1, "nodeUid": f"node-{number}", "session": 1, "phase": "Running"}
-        body = json.dumps(told | {"sequence": self._sequence}).encode()
+        body = json.dumps(told | {"sequence": self._sequence} | more).encode()
         scope = {
             **{"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http"},
             **{"asgi": {"version": "3.0", "spec_version": "2.4"}, "query_string": b""},
@@ -152,17 +174,18 @@ class Cluster:
                 (b"content-type", b"application/json"),
             ],
         }
-        status = 0
+        status, answer = 0, b""
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: Any) -> None:
-            nonlocal status
+            nonlocal status, answer
             status = message.get("status", status)
+            answer += message.get("body", b"")
 
         await self._app(scope, receive, send)
-        return status
+        return status, answer
 
 
 def a_pod(name: str, uid: str, **metadata: Any) -> dict[str, Any]:
@@ -172,7 +195,7 @@ def a_pod(name: str, uid: str, **metadata: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def a_cluster() -> AsyncIterator[Cluster]:
+async def a_cluster(hold_seconds: float = 30) -> AsyncIterator[Cluster]:
     """An API server that listens, and a controller that asks it."""
     clock, port = SetClock(), free_port()
     server = ApiServer(clock)
@@ -184,7 +207,7 @@ async def a_cluster() -> AsyncIterator[Cluster]:
         await asyncio.sleep(0.01)
     kube = KubeClient(client.ApiClient(client.Configuration(host=f"http://127.0.0.1:{port}")))
     try:
-        yield Cluster(kube, server, clock)
+        yield Cluster(kube, server, clock, hold_seconds)
     finally:
         await kube.close()
         listening.should_exit = True

@@ -17,6 +17,7 @@ from gpujob.adapters.controller import ControllerClient
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.log import configure_logging
 from gpujob.controller.driver_tokens import DriverTokens
+from gpujob.controller.holds import Holds
 from gpujob.controller.probes import probes_app
 from gpujob.controller.transport import transport_app
 from gpujob.core.limits import Limits
@@ -73,6 +74,7 @@ def applications(token: str, cut_off: KubeClient) -> dict[str, Any]:
         return transport_app(
             reviews=reviews,
             tokens=DriverTokens(reviews, clock, broken),
+            holds=Holds(),
             clock=clock,
             limits=Limits(),
             lookup=broken,

@@ -30,6 +30,7 @@ from gpujob.adapters.clock import SystemClock
 from gpujob.api.estimate import ESTIMATE_PATH
 from gpujob.api.transport import SYNC_PATH
 from gpujob.controller.driver_tokens import DriverTokens
+from gpujob.controller.holds import Holds
 from gpujob.controller.probes import probes_app
 from gpujob.controller.transport import transport_app
 from gpujob.core.api_tokens import digest_of
@@ -76,6 +77,7 @@ def applications() -> dict[str, Starlette]:
         "transport": transport_app(
             reviews=TokenReviews(nobody, clock, believed_seconds=0),
             tokens=DriverTokens(nobody, clock, lambda *_: False),
+            holds=Holds(),
             clock=clock,
             limits=Limits(),
             lookup=lambda _: (None, None),

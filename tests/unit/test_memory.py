@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 from tests.integration.parts import environment
 
 from gpujob.adapters.clock import SystemClock
+from gpujob.controller.holds import Holds
 from gpujob.controller.probes import probes_app
 from gpujob.controller.transport import transport_app
 from gpujob.core.limits import Limits
@@ -60,6 +61,7 @@ def test_each_program_keeps_its_memory(program: str) -> None:
         transport_app(
             reviews=ANYTHING,
             tokens=ANYTHING,
+            holds=Holds(),
             clock=SystemClock(),
             limits=Limits(),
             lookup=lambda _: (None, None),

@@ -12,7 +12,9 @@ import h11
 
 from gpujob.adapters.errors import ControllerUnavailable
 
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 13.0
+"""How long an answer is waited for. The controller may keep it back for 8 s, and its loop may stand
+still for 5."""
 READ_BYTES = 1 << 16
 
 

@@ -1,12 +1,14 @@
 """Messages between a driver and the controller: DriverTransport.
 
-A driver posts a `DriverReport` to `SYNC_PATH` every few seconds and gets an `Assignment` back.
+A driver posts a `DriverReport` to `SYNC_PATH` and gets an `Assignment` back. What is new
+it reports at once; else it reports when the answer comes, which waits for something new to tell.
 Both are levels, not edges: each says everything that its sender knows now. A lost or repeated
 message therefore changes nothing, and neither does losing contact for a while. Session and sequence
 number show whether a report is older than one already received. Every payload is validated on both
 sides; the generated schema of both is stored beside this file.
 """
 
+import hashlib
 import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
@@ -52,6 +54,8 @@ Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 of the body of an answer, in hex."""
 RunNumber = Annotated[int, Field(ge=0, le=10_000)]
 
 
@@ -269,6 +273,16 @@ class DriverReport(Model):
     """Why the job's pull secret cannot be used for its image."""
     message: Words = ""
     """The last problem, in a sentence for people."""
+    taken: Digest | None = None
+    """The answer that was taken last: the controller may wait until it has another. None = none."""
+
+    @property
+    def news(self) -> tuple[object, ...]:
+        """What the controller decides by, other than figures: if it changes, it is told at once."""
+        return (
+            *(self.phase, self.measured, self.ended, self.outcome, self.money_deadline_seconds),
+            *(self.fault, self.data_problem, self.login, self.login_problem, self.message),
+        )
 
     @property
     def order(self) -> tuple[int, int]:
@@ -352,6 +366,11 @@ def read_message(kind: type[Message], raw: bytes) -> Message:
     the other side may be newer.
     """
     return kind.model_validate_json(raw, strict=True, by_alias=True, by_name=False)
+
+
+def digest_of_answer(body: bytes) -> str:
+    """Returns by what a driver names the answer that it has taken."""
+    return hashlib.sha256(body).hexdigest()
 
 
 def message_faults(error: ValidationError) -> str:

@@ -59,14 +59,17 @@ class Cache:
         wake: Callable[[Key], None],
         rest: Callable[[str, Body], float | None] = lambda *_: None,
         dropped: Callable[[str], None] = lambda _: None,
+        changed: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`wake` asks for a pass because of what we wrote; `rest` says for how long an object needs
-        none unless it changes; None = it does. `dropped` is told the uid of what is held no longer.
+        none unless it changes; None = it does. `dropped` is told the uid of what is held no
+        longer, and `changed` that of a node whenever it or its job was taken in.
         """
         self._kube = kube
         self._wake = wake
         self._rest = rest
         self._dropped = dropped
+        self._changed = changed
         self._bodies: dict[Key, Body] = {}
         self._over: set[Key] = set()
         """Jobs of which only the version is held."""
@@ -293,6 +296,10 @@ class Cache:
             pass
         if what_counts(self.nodes.get(uid) or self.jobs.get(uid)) != before:
             self._fleet = None
+        if key.kind == "GpuNode":
+            self._changed(uid)
+        elif key.kind == "GpuJob" and (node := (body.get("status") or {}).get("nodeUID")):
+            self._changed(node)
 
     def _drop(self, key: Key) -> None:
         self._over.discard(key)

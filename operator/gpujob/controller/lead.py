@@ -31,6 +31,7 @@ from gpujob.controller.driver_tokens import DriverTokens
 from gpujob.controller.events import Events
 from gpujob.controller.fuse_guard import guard_fuses
 from gpujob.controller.heartbeat import Heartbeat
+from gpujob.controller.holds import Holds
 from gpujob.controller.lock_thread import LockThread
 from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_book import MarketBook
@@ -88,9 +89,14 @@ class Leader:
         self._lock = lock
         self._heartbeat = heartbeat
         self._cache = Cache(
-            kube, lambda key: self._queue.add(key), self._rest_seconds, self._forget
+            kube,
+            lambda key: self._queue.add(key),
+            self._rest_seconds,
+            self._forget,
+            lambda uid: self._holds.changed(uid),
         )
         self._queue = WorkQueue(self._cache.place_of)
+        self._holds = Holds()
         self._heard: dict[str, Heard] = {}
         self._logins: dict[str, RegistryLogin] = {}
         """For the registries of images, by the node's uid, until the rent request is sent."""
@@ -135,6 +141,7 @@ class Leader:
         app = transport_app(
             reviews=reviews,
             tokens=self._tokens,
+            holds=self._holds,
             clock=clock,
             limits=settings.limits,
             lookup=self._cache.lookup,
@@ -234,6 +241,7 @@ class Leader:
         others += [asyncio.create_task(one, name="certificates") for one in keeping]
         first = await first_ended([*ends, holding, serving, *others, *workers])
         self._queue.close()
+        self._holds.close()
         renting = [worker for worker in workers if worker in self._reconciler.renting]
         idle = [worker for worker in workers if worker not in renting]
         for task in (*others, *idle):
@@ -283,6 +291,7 @@ class Leader:
         self._heard.pop(uid, None)
         self._logins.pop(uid, None)
         self._tokens.forget(uid)
+        self._holds.changed(uid)
 
     def _on_swept_listing(self, listing: Listing) -> None:
         self._loop.call_soon_threadsafe(self.market.take, listing)

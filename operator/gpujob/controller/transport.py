@@ -2,12 +2,12 @@
 
 A driver knows the controller by its certificate, and the controller a driver by the token of its
 pod. Only the pod that the GpuNode records gets an answer. A report is kept as an observation for
-the next pass; nothing is stored or spent right away.
+the next pass; nothing is stored or spent right away. An answer waits until it says something new.
 """
 
 from collections.abc import Callable
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,12 +21,15 @@ from gpujob.api.transport import (
     SYNC_PATH,
     Assignment,
     DriverReport,
+    Instruction,
     RegistryLogin,
+    digest_of_answer,
     message_faults,
     read_message,
 )
 from gpujob.controller.driver_tokens import DriverPod, DriverTokens
 from gpujob.controller.estimates import QuotesFor, WorldNow, estimates_route
+from gpujob.controller.holds import Holds
 from gpujob.controller.workqueue import Key
 from gpujob.core.limits import Limits
 from gpujob.core.machine.assignment import assignment
@@ -45,6 +48,7 @@ def transport_app(
     *,
     reviews: TokenReviews,
     tokens: DriverTokens,
+    holds: Holds,
     clock: Clock,
     limits: Limits,
     lookup: Lookup,
@@ -67,21 +71,35 @@ def transport_app(
             report = read_message(DriverReport, raw)
         except ValidationError as error:
             raise Problem(400, message_faults(error)) from None
-        node, job = lookup(report.node_uid)
+        told, until = accept(caller, token, report), holds.until()
+        answer = JSONResponse(told.wire())
+        while may_wait(told, answer, report) and await holds.change(report.node_uid, until):
+            told = tell(caller, report.node_uid)
+            answer = JSONResponse(told.wire())
+        return answer
+
+    def found(caller: DriverPod, node_uid: str) -> tuple[GpuNode, GpuJob | None]:
+        node, job = lookup(node_uid)
         if node is None:
             raise Problem(404, "the controller has not seen this GpuNode yet; try again")
         if not _is_driver(caller, node):
             raise Problem(403, "this pod is not the driver that the GpuNode records")
-        tokens.remember(token, caller)
-        return JSONResponse(accept(caller, report, node, job).wire())
+        return node, job
 
-    def accept(
-        caller: DriverPod, report: DriverReport, node: GpuNode, job: GpuJob | None
-    ) -> Assignment:
-        told = assignment(node, job, limits)
+    def tell(caller: DriverPod, node_uid: str) -> Assignment:
+        node, job = found(caller, node_uid)
+        if job is None and node.status.end is None:
+            # It cannot be read, or is gone: the pass over the node decides what the driver does.
+            raise Problem(503, "the controller cannot read the node's GpuJob; go on, and ask again")
+        return assignment(node, job, limits).model_copy(update={"authorities": authorities()})
+
+    def accept(caller: DriverPod, token: SecretStr, report: DriverReport) -> Assignment:
+        node, job = found(caller, report.node_uid)
+        tokens.remember(token, caller)
         if report.login is not None:
             # It is kept apart from all else that is heard, and until the rent only.
-            if told.wants_login and logins.get(report.node_uid) != report.login:
+            wants = assignment(node, job, limits).wants_login
+            if wants and logins.get(report.node_uid) != report.login:
                 logins[report.node_uid] = report.login
                 on_news(Key("GpuNode", node.metadata.namespace, node.metadata.name))
             report = report.model_copy(update={"login": None})
@@ -90,29 +108,21 @@ def transport_app(
         # A report that arrives twice, or after a newer one, says nothing about the present.
         if before is None or report.order > before.order:
             heard[report.node_uid] = Heard(report, caller.uid, clock.monotonic())
-            if before is None or _is_news(before, report):
+            if before is None or report.news != before.news:
                 on_news(Key("GpuNode", node.metadata.namespace, node.metadata.name))
-        if job is None and node.status.end is None:
-            # It cannot be read, or is gone: the pass over the node decides what the driver does.
-            raise Problem(503, "the controller cannot read the node's GpuJob; go on, and ask again")
-        return told.model_copy(update={"authorities": authorities()})
+        return tell(caller, report.node_uid)
+
+    def may_wait(told: Assignment, answer: Response, report: DriverReport) -> bool:
+        # How a stop goes on is counted in seconds, so drivers report it often.
+        if report.taken is None or told.instruction is Instruction.STOP:
+            return False
+        newest = heard.get(report.node_uid)
+        is_newest = newest is not None and newest.report.order == report.order
+        return is_newest and digest_of_answer(bytes(answer.body)) == report.taken
 
     return listener_app(
         Route(SYNC_PATH, sync, methods=["POST"]),
         estimates_route(clock=clock, reviews=reviews, world=world, quotes=quotes),
-    )
-
-
-def _is_news(before: DriverReport, after: DriverReport) -> bool:
-    """True if a pass over the node could decide differently because of the new report."""
-    return _deciding(before) != _deciding(after)
-
-
-def _deciding(report: DriverReport) -> tuple[object, ...]:
-    return (
-        *(report.phase, report.measured, report.ended, report.outcome),
-        report.money_deadline_seconds,
-        *(report.fault, report.data_problem, report.login_problem, report.message),
     )
 
 

@@ -2,7 +2,7 @@
 
 Two loops share what is known (`findings`). The way of the data:
 
-1. report: `reporting` sends the findings to the controller, every 2 seconds (`api/transport`).
+1. report: `reporting` sends the findings to the controller, news at once (`api/transport`).
 2. assignment: the answer says what to do, and on which machine; `reporting` hands it to `work`.
 3. machine: `work` connects to it (`adapters/ssh`, one pinned host key), has it measured
    (`measure`), copies inputs there (`claims`, `files`) and starts the workload at most once

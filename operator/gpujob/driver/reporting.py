@@ -1,11 +1,16 @@
 """The loop that reports: sends what the driver knows to the controller, and takes assignments.
 
+It reports what is new at once, and else when the answer comes, which the controller keeps back for
+some seconds as long as it has nothing new to tell.
+
 Losing the controller loses nothing: the loop that works goes on with the latest assignment.
 """
 
+import asyncio
 import logging
 import random
 import time
+from math import inf
 
 from pydantic import ValidationError
 
@@ -19,6 +24,7 @@ from gpujob.api.transport import (
     DriverReport,
     Instruction,
     RegistryLogin,
+    digest_of_answer,
     message_faults,
     read_message,
 )
@@ -30,10 +36,17 @@ from gpujob.driver.state import AUTHORITIES, known_authorities, next_session, pu
 from gpujob.driver.work import Worker
 
 SYNC_BACKOFF_MAX_SECONDS = 15.0
+NEWS_SECONDS = 0.5
+"""Between two looks for news. A request that is not answered as fast is one whose answer is kept
+back, and may be given up for the next one."""
 ACKNOWLEDGE_SECONDS = 600.0
 """How long an outcome is offered to a controller that does not answer."""
 
 _log = logging.getLogger(__name__)
+
+
+class _NoAnswer(Exception):
+    """The controller did not answer, or with something else than an assignment."""
 
 
 class Reporter:
@@ -49,17 +62,27 @@ class Reporter:
         self._wants_login = False
         self._session = next_session(settings.state_dir)
         self._sequence = 0
+        """Of the latest report."""
+        self._taken: str | None = None
+        """The digest of the latest answer; none in a new process, which has taken nothing yet."""
 
     async def run(self) -> None:
         """Reports until the controller says that nothing is left to do, or stays away too long."""
         failures = 0
         finished_at: float | None = None
         while True:
-            assignment = await self._sync()
-            if assignment is None:
+            report = self._report()
+            next_at = time.monotonic() + self._settings.sync_seconds
+            try:
+                assignment = await self._sync(report)
+            except _NoAnswer as error:
                 failures += 1
-            else:
-                failures = 0
+                assignment = None
+                if (problem := str(error)) != self._problem:
+                    _log.info("%s", problem)
+                    self._problem = problem
+            if assignment is not None:
+                failures, self._problem = 0, ""
                 if assignment.instruction is Instruction.EXIT:
                     break
                 await self._worker.take(assignment)
@@ -68,39 +91,73 @@ class Reporter:
                 if time.monotonic() - finished_at > ACKNOWLEDGE_SECONDS:
                     _log.info("no controller took the outcome; it stays in the termination message")
                     break
-            await self._worker.wait(self._pause_seconds(failures))
+            now = time.monotonic()
+            if failures:
+                next_at = now + self._retry_seconds(failures)
+            elif self._taken != report.taken:
+                # The controller keeps an answer back only if the driver says that it has it.
+                next_at = min(next_at, now + NEWS_SECONDS)
+            await self._wait(report, next_at - now)
         self._client.close()
         await self._worker.end()
 
-    def _pause_seconds(self, failures: int) -> float:
+    def _retry_seconds(self, failures: int) -> float:
         seconds = self._settings.sync_seconds
-        if not failures:
-            return seconds
         slower: float = min(seconds * 2 ** min(failures, 10), SYNC_BACKOFF_MAX_SECONDS)
         return slower * random.uniform(0.5, 1.0)
 
-    async def _sync(self) -> Assignment | None:
-        """Reports and returns the assignment; None = no usable answer."""
+    async def _wait(
+        self, report: DriverReport, seconds: float, asking: asyncio.Task[bytes] | None = None
+    ) -> None:
+        """Waits until there is news after a report, or its answer, but no longer than this."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and self._report().news == report.news:
+            self._worker.check()
+            if asking is None:
+                await asyncio.sleep(min(left, NEWS_SECONDS))
+            elif (await asyncio.wait([asking], timeout=min(left, NEWS_SECONDS)))[0]:
+                return
+
+    async def _sync(self, report: DriverReport) -> Assignment | None:
+        """Reports, and returns the assignment; None = there is news before the answer.
+
+        Raises _NoAnswer.
+        """
         try:
-            raw = await self._client.post(
+            raw = await self._answer(report)
+            if raw is None:
+                return None
+            told = read_message(Assignment, raw)
+        except ValidationError as error:
+            words = f"the controller's answer is not understood: {message_faults(error)}"
+            raise _NoAnswer(words) from None
+        except (ControllerUnavailable, OSError) as error:
+            raise _NoAnswer(f"no contact with the controller: {error}") from error
+        self._take_authorities(told.authorities)
+        self._wants_login = told.wants_login
+        self._taken = digest_of_answer(raw)
+        return told
+
+    async def _answer(self, report: DriverReport) -> bytes | None:
+        """Reports, and returns the answer, which may be kept back; None = there is news before it.
+
+        Raises ControllerUnavailable and OSError.
+        """
+        self._sequence = report.sequence
+        asking = asyncio.create_task(
+            self._client.post(
                 SYNC_PATH,
-                encoded(self._report()),
+                encoded(report),
                 token=self._settings.token_file.read_text().strip(),
                 bytes_max=ASSIGNMENT_BYTES_MAX,
             )
-            told = read_message(Assignment, raw)
-            self._take_authorities(told.authorities)
-            self._wants_login = told.wants_login
-        except ValidationError as error:
-            _log.info("the controller's answer is not understood: %s", message_faults(error))
-            return None
-        except (ControllerUnavailable, OSError) as error:
-            if (problem := str(error)) != self._problem:
-                _log.info("no contact with the controller: %s", problem)
-                self._problem = problem
-            return None
-        self._problem = ""
-        return told
+        )
+        try:
+            await self._wait(report, inf, asking)
+        finally:
+            asking.cancel()
+            await asyncio.wait([asking])
+        return None if asking.cancelled() else asking.result()
 
     def _take_authorities(self, told: str) -> None:
         """Trusts other authorities from now on, after a restart too: the pod may outlive some."""
@@ -127,12 +184,11 @@ class Reporter:
         found = self._worker.findings
         contact, run = found.contact_at, found.run
         login, login_problem = self._login()
-        self._sequence += 1
         return DriverReport(
             version=1,
             node_uid=self._settings.node_uid,
             session=self._session,
-            sequence=self._sequence,
+            sequence=self._sequence + 1,
             phase=found.phase,
             machine_contact_age_seconds=None if contact is None else time.monotonic() - contact,
             measured=found.measured,
@@ -150,4 +206,5 @@ class Reporter:
             login=login,
             login_problem=login_problem,
             message=in_words(self._scrub(found.message)),
+            taken=self._taken,
         )

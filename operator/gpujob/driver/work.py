@@ -113,17 +113,11 @@ class Worker:
             self._place = place
             self._working = self._turn_to(place)
 
-    async def wait(self, seconds: float) -> None:
-        """Waits until the work is done, but no longer than this; raises what ended it early."""
-        if self._working is None:
-            await asyncio.sleep(seconds)
-        elif self._working.done():
+    def check(self) -> None:
+        """Raises what ended the work early."""
+        if self._working is not None and self._working.done():
             # A mistake in the driver ends it; the kubelet starts it again.
             self._working.result()
-            await asyncio.sleep(seconds)
-        else:
-            # An outcome is reported at once.
-            await asyncio.wait([self._working], timeout=seconds)
 
     async def end(self) -> None:
         """Stops working. What runs on the machine goes on."""
