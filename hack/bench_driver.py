@@ -53,6 +53,7 @@ from gpujob.api.gpunode import (
 from gpujob.api.meta import TRANSPORT_AUDIENCE, ObjectMeta
 from gpujob.api.transport import (
     ASSIGNMENT_BYTES_MAX,
+    HOLD_SECONDS,
     SYNC_PATH,
     Assignment,
     DriverReport,
@@ -66,7 +67,7 @@ from gpujob.api.transport import (
     read_message,
 )
 from gpujob.controller.driver_tokens import POD_NAME, POD_UID, DriverTokens
-from gpujob.controller.holds import HOLD_SECONDS, Holds
+from gpujob.controller.holds import Holds
 from gpujob.controller.transport import transport_app
 from gpujob.core.certificates import Certificate
 from gpujob.core.effects import Rent
@@ -81,7 +82,7 @@ from localcluster.control_plane import free_port
 from localcluster.project_images import SMALL, machine_root
 
 SYNC_SECONDS = HOLD_SECONDS
-"""The driver's default."""
+"""How often a driver reports that has no news."""
 SETTLE_SECONDS = 5.0
 """Time after its start in which a driver is not measured."""
 PATIENCE_SECONDS = 60.0

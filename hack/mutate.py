@@ -1873,6 +1873,12 @@ FAULTS = (
         "< known.until",
     ),
     Fault(
+        "a token is remembered whose pod no watch shows",
+        "controller/driver_tokens.py",
+        "if pod is not None and self._is_there(pod):",
+        "if pod is not None:",
+    ),
+    Fault(
         "a token outlives its end",
         "controller/driver_tokens.py",
         "self._clock.monotonic() < known.until and",

@@ -160,8 +160,13 @@ class Cluster:
         """Reports for a node, and returns the status of the answer."""
         return (await self.ask(token, number))[0]
 
-    async def ask(self, token: str, number: int, **more: Any) -> tuple[int, bytes]:
-        """Reports for a node, and returns status and body of the answer."""
+    async def ask(
+        self, token: str, number: int, *, stays: bool = True, **more: Any
+    ) -> tuple[int, bytes]:
+        """Reports for a node, and returns status and body of the answer.
+
+        One that does not stay is gone when its report is to be read.
+        """
         self._sequence += 1
         told = {"version": 1, "nodeUid": f"node-{number}", "session": 1, "phase": "Running"}
         body = json.dumps(told | {"sequence": self._sequence} | more).encode()
@@ -177,6 +182,8 @@ class Cluster:
         status, answer = 0, b""
 
         async def receive() -> dict[str, Any]:
+            if not stays:
+                return {"type": "http.disconnect"}
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: Any) -> None:
@@ -301,17 +308,37 @@ async def test_what_was_known_of_a_pod_goes_with_it() -> None:
         assert cluster.server.reviewed == [token, token]
 
 
-async def test_only_the_tokens_of_recorded_drivers_are_remembered() -> None:
-    """Whoever can make tokens or pods makes no memory of ours grow: they are asked about again."""
+async def test_a_review_outlives_the_patience_of_its_driver() -> None:
+    """Else many drivers at a slow API server would have it asked again and again, for nothing."""
+    async with a_cluster() as cluster:
+        token = cluster.add(1)
+        await cluster.ask(token, 1, stays=False)
+        assert await cluster.report(token, 1) == 200
+
+        assert cluster.server.reviewed == [token]
+
+
+async def test_a_clock_that_was_ahead_costs_one_review_more() -> None:
+    """The token seemed to have expired; it is remembered again once the clock is right."""
+    async with a_cluster() as cluster:
+        token = cluster.add(1)
+        cluster.clock.behind_seconds = -LIFE_SECONDS - 60
+        assert await cluster.report(token, 1) == 200
+        cluster.clock.behind_seconds = 0
+        assert [await cluster.report(token, 1) for _ in range(3)] == [200] * 3
+
+        assert cluster.server.reviewed == [token, token]
+
+
+async def test_only_the_tokens_of_pods_that_are_shown_are_remembered() -> None:
+    """Whoever can make tokens makes no memory of ours grow: they are asked about again."""
     async with a_cluster() as cluster:
         own = cluster.add(1)
         assert await cluster.report(own, 1) == 200
         cluster.add(2)
         cluster.server.pods["pod-of-a-user"] = "user-pod"
-        cluster.cache.take_in("Pod", a_pod("pod-of-a-user", "user-pod"), gone=False)
         strangers = {
             cluster.token("pod-of-a-user", "user-pod"): 403,
-            cluster.token("driver-2", "pod-2"): 403,
             cluster.token("driver-1", "pod-before"): 401,
             cluster.token("driver-1", "pod-1", audience="https://kubernetes.default.svc"): 401,
             cluster.token("driver-1", "pod-1", audience="another"): 401,
@@ -320,6 +347,16 @@ async def test_only_the_tokens_of_recorded_drivers_are_remembered() -> None:
             assert [await cluster.report(token, 1) for _ in range(3)] == [status] * 3
 
         assert Counter(cluster.server.reviewed) == dict.fromkeys(strangers, 3) | {own: 1}
+
+
+async def test_a_driver_pod_of_another_node_is_known_and_refused() -> None:
+    """That it is a pod of ours says nothing about whose it is."""
+    async with a_cluster() as cluster:
+        cluster.add(1)
+        other = cluster.add(2)
+        assert [await cluster.report(other, 1) for _ in range(3)] == [403] * 3
+
+        assert cluster.server.reviewed == [other]
 
 
 async def test_a_clock_that_is_behind_makes_no_token_last_longer() -> None:

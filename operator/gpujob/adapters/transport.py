@@ -12,9 +12,9 @@ import h11
 
 from gpujob.adapters.errors import ControllerUnavailable
 
-ANSWER_SECONDS = 13.0
-"""How long an answer is waited for. The controller may keep it back for 8 s, and its loop may stand
-still for 5."""
+ANSWER_SECONDS = 5.0
+"""How long an answer is waited for that the controller does not keep back: its loop may stand still
+for a while."""
 READ_BYTES = 1 << 16
 
 
@@ -60,8 +60,10 @@ class TransportClient:
         """Trusts others in all connections to come; raises UntrustedAuthorities."""
         self._trust = trust_in(authorities)
 
-    async def post(self, path: str, body: bytes, *, token: str, bytes_max: int) -> bytes:
-        """Returns the body of an answer with status 200.
+    async def post(
+        self, path: str, body: bytes, *, token: str, bytes_max: int, held_seconds: float = 0.0
+    ) -> bytes:
+        """Returns the body of an answer with status 200, which may be kept back for so long.
 
         Raises ControllerUnavailable if there is no such answer, or its body is longer than
         `bytes_max`.
@@ -74,7 +76,7 @@ class TransportClient:
         ]
         try:
             request = h11.Request(method="POST", target=self._url.path + path, headers=headers)
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(held_seconds + ANSWER_SECONDS):
                 return await self._exchange(request, body, bytes_max)
         except (OSError, h11.ProtocolError) as error:
             raise ControllerUnavailable(f"no answer: {error!r}") from error

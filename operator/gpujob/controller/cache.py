@@ -43,11 +43,12 @@ from gpujob.core.market.listings import Listing
 from gpujob.core.node.stage import stage_of
 
 WATCHED = {
-    "GpuJob": "",
-    "GpuNode": "",
     "Pod": f"{LABEL_MANAGED_BY}={MANAGER},{LABEL_COMPONENT}=driver",
+    "GpuNode": "",
+    "GpuJob": "",
 }
-"""The kinds that are held; only objects that match the label selector are watched."""
+"""The kinds that are held; only objects that match the label selector are watched. Pods are
+compared first, because the token of one is believed until its deletion is seen."""
 
 
 class Cache:

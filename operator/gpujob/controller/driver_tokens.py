@@ -1,9 +1,12 @@
 """Which pod a driver's token belongs to: the API server is asked once for each token.
 
 A token that is bound to a pod is valid until it expires or its pod is deleted, and its review is
-remembered as long: only for pods that a GpuNode records as its driver, and one token for each. It
-counts only while the cache shows this very pod, and shows no deletion of it. Whatever else comes is
-reviewed each time, so no caller makes this memory larger than the number of drivers.
+remembered as long: only for driver pods that the watch shows, and one token for each. It counts
+only while the cache shows this very pod, and shows no deletion of it. Whatever else comes is
+reviewed each time, so no caller makes this memory larger than the number of these pods.
+
+It is remembered as soon as it is answered, even if the driver has given up its request meanwhile:
+else drivers that lose their patience would have the API server asked again and again.
 """
 
 import base64
@@ -66,16 +69,16 @@ class DriverTokens:
         if known is not None and self._holds(known):
             return known.pod
         user = await self._reviews.review(token)
-        return None if user is None else _pod_of(user)
+        pod = None if user is None else _pod_of(user)
+        if pod is not None and self._is_there(pod):
+            self._remember(token, pod)
+        return pod
 
-    def remember(self, token: SecretStr, pod: DriverPod) -> None:
-        """Keeps a token that was reviewed as this pod's, which a GpuNode records as its driver."""
-        digest = _digest(token)
-        if digest in self._known or not self._is_there(pod):
-            return
+    def _remember(self, token: SecretStr, pod: DriverPod) -> None:
         if (left := self._seconds_left(token)) is None:
             return
         self.forget(pod.uid)
+        digest = _digest(token)
         self._known[digest] = _Review(pod, self._clock.monotonic() + left)
         self._of_pods[pod.uid] = digest
 

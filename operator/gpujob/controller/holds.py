@@ -6,9 +6,7 @@ newer report lets the one before go.
 
 import asyncio
 
-HOLD_SECONDS = 8.0
-"""How long an answer may wait. A driver waits longer for it (`adapters/transport.py`), and is
-present for longer still (`core/node/facts.py`)."""
+from gpujob.api.transport import HOLD_SECONDS
 
 
 class Holds:

@@ -340,12 +340,12 @@ async def _resync(kube: KubeClient, cache: Cache, queue: WorkQueue) -> None:
     # Most of what is held by now stays: a search for garbage in it would stop the loop each time.
     gc.freeze()
     while True:
-        try:
-            for kind, selector in WATCHED.items():
+        for kind, selector in WATCHED.items():
+            try:
                 async for key, after in cache.compare(kind, pages(kube, kind, selector)):
                     queue.add_after(key, after)
-        except AdapterError as error:
-            log.warning("resync_failed", problem=str(error))
+            except AdapterError as error:
+                log.warning("resync_failed", kind=kind, problem=str(error))
         await asyncio.sleep(RESYNC_SECONDS)
 
 

@@ -7,7 +7,7 @@ the next pass; nothing is stored or spent right away. An answer waits until it s
 
 from collections.abc import Callable
 
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -62,6 +62,8 @@ def transport_app(
     """Returns the application that drivers report to, and that the server asks for estimates."""
 
     async def sync(request: Request) -> Response:
+        # The driver's patience begins now, and the review of its token may take its time.
+        until = holds.until()
         if (token := bearer_token(request.headers)) is None:
             raise Problem(401, "the bearer token of the driver's pod is needed")
         if (caller := await tokens.pod_of(token)) is None:
@@ -71,7 +73,7 @@ def transport_app(
             report = read_message(DriverReport, raw)
         except ValidationError as error:
             raise Problem(400, message_faults(error)) from None
-        told, until = accept(caller, token, report), holds.until()
+        told = accept(caller, report)
         answer = JSONResponse(told.wire())
         while may_wait(told, answer, report) and await holds.change(report.node_uid, until):
             told = tell(caller, report.node_uid)
@@ -93,9 +95,8 @@ def transport_app(
             raise Problem(503, "the controller cannot read the node's GpuJob; go on, and ask again")
         return assignment(node, job, limits).model_copy(update={"authorities": authorities()})
 
-    def accept(caller: DriverPod, token: SecretStr, report: DriverReport) -> Assignment:
+    def accept(caller: DriverPod, report: DriverReport) -> Assignment:
         node, job = found(caller, report.node_uid)
-        tokens.remember(token, caller)
         if report.login is not None:
             # It is kept apart from all else that is heard, and until the rent only.
             wants = assignment(node, job, limits).wants_login

@@ -19,6 +19,7 @@ from gpujob.adapters.redact import Scrubber
 from gpujob.adapters.transport import TransportClient, UntrustedAuthorities
 from gpujob.api.transport import (
     ASSIGNMENT_BYTES_MAX,
+    HOLD_SECONDS,
     SYNC_PATH,
     Assignment,
     DriverReport,
@@ -63,6 +64,8 @@ class Reporter:
         self._session = next_session(settings.state_dir)
         self._sequence = 0
         """Of the latest report."""
+        self._is_stopping = False
+        """Whether the latest assignment is to stop: its answers are never kept back."""
         self._taken: str | None = None
         """The digest of the latest answer; none in a new process, which has taken nothing yet."""
 
@@ -123,33 +126,36 @@ class Reporter:
 
         Raises _NoAnswer.
         """
+        if (raw := await self._answer(report)) is None:
+            return None
         try:
-            raw = await self._answer(report)
-            if raw is None:
-                return None
             told = read_message(Assignment, raw)
         except ValidationError as error:
             words = f"the controller's answer is not understood: {message_faults(error)}"
             raise _NoAnswer(words) from None
-        except (ControllerUnavailable, OSError) as error:
-            raise _NoAnswer(f"no contact with the controller: {error}") from error
         self._take_authorities(told.authorities)
         self._wants_login = told.wants_login
+        self._is_stopping = told.instruction is Instruction.STOP
         self._taken = digest_of_answer(raw)
         return told
 
     async def _answer(self, report: DriverReport) -> bytes | None:
         """Reports, and returns the answer, which may be kept back; None = there is news before it.
 
-        Raises ControllerUnavailable and OSError.
+        Raises _NoAnswer.
         """
         self._sequence = report.sequence
+        try:
+            token = self._settings.token_file.read_text().strip()
+        except OSError as error:
+            raise _NoAnswer(f"the token of this pod cannot be read: {error}") from error
         asking = asyncio.create_task(
             self._client.post(
                 SYNC_PATH,
                 encoded(report),
-                token=self._settings.token_file.read_text().strip(),
+                token=token,
                 bytes_max=ASSIGNMENT_BYTES_MAX,
+                held_seconds=0.0 if report.taken is None or self._is_stopping else HOLD_SECONDS,
             )
         )
         try:
@@ -157,7 +163,10 @@ class Reporter:
         finally:
             asking.cancel()
             await asyncio.wait([asking])
-        return None if asking.cancelled() else asking.result()
+        try:
+            return None if asking.cancelled() else asking.result()
+        except ControllerUnavailable as error:
+            raise _NoAnswer(f"no contact with the controller: {error}") from error
 
     def _take_authorities(self, told: str) -> None:
         """Trusts other authorities from now on, after a restart too: the pod may outlive some."""

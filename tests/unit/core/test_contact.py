@@ -3,8 +3,11 @@
 import pytest
 from tests.builders import INSTANCE, MARK, a_lease, a_listing, a_node, running
 
+from gpujob.adapters.transport import ANSWER_SECONDS
+from gpujob.api.transport import HOLD_SECONDS
 from gpujob.core.limits import Limits
 from gpujob.core.node.contact import Health, Witnesses, denied_since, health
+from gpujob.core.node.facts import PRESENT_SECONDS
 
 SHORT, LONG = 120, 900
 HOUR = 3600
@@ -89,3 +92,12 @@ def test_another_machine_says_nothing_of_ours() -> None:
 
     assert denied_since(None, a_node(running()), MARK, listing) is None
     assert denied_since(None, a_node(running()), MARK, None) is None
+
+
+def test_a_driver_that_loses_a_whole_exchange_is_present_all_the_same() -> None:
+    """Its answer was kept back, the next report is lost and given up, and it tries again."""
+    pause, to_connect = 4.0, 5.0
+    lost = HOLD_SECONDS + HOLD_SECONDS + ANSWER_SECONDS + pause + to_connect
+
+    assert lost < PRESENT_SECONDS
+    assert Limits().silence_min_seconds > PRESENT_SECONDS
