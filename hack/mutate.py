@@ -1574,10 +1574,22 @@ FAULTS = (
         "ends = seen.node.status.end is None and plan.status.end is not None and stage_of",
     ),
     Fault(
+        "what is known is not stored while a rent has to wait",
+        "controller/reconcile.py",
+        "            if earlier := planned.settled.statuses[:-1]:",
+        "            if earlier := planned.settled.statuses[:0]:",
+    ),
+    Fault(
         "a job that has charged its attempt goes on with that attempt's node",
         "core/settling.py",
         "if is_charged or len(statuses)",
         "if len(statuses)",
+    ),
+    Fault(
+        "what people are told is taken for words",
+        "core/conditions.py",
+        """one["type"] == "Ready" and one["reason"] in _TOLD""",
+        """one["reason"] in _TOLD and not _TOLD""",
     ),
     Fault(
         "a figure is taken for words, and stored late",

@@ -97,16 +97,16 @@ class Cluster:
         self.cache = Cache(
             kube,
             lambda _: None,
-            dropped=lambda uid: self._tokens.forget(uid),
+            dropped=lambda uid: self.tokens.forget(uid),
             changed=self.holds.changed,
         )
         self.cache.take_in("GpuJob", a_job().wire(), gone=False)
         reviews = TokenReviews(kube, clock, believed_seconds=60, audience=TRANSPORT_AUDIENCE)
-        self._tokens = DriverTokens(reviews, clock, self.cache.shows)
+        self.tokens = DriverTokens(reviews, clock, self.cache.shows)
         unasked: Any = None
         self._app = transport_app(
             reviews=reviews,
-            tokens=self._tokens,
+            tokens=self.tokens,
             holds=self.holds,
             clock=clock,
             limits=Limits(),
@@ -347,6 +347,7 @@ async def test_only_the_tokens_of_pods_that_are_shown_are_remembered() -> None:
             assert [await cluster.report(token, 1) for _ in range(3)] == [status] * 3
 
         assert Counter(cluster.server.reviewed) == dict.fromkeys(strangers, 3) | {own: 1}
+        assert len(cluster.tokens) == 1
 
 
 async def test_a_driver_pod_of_another_node_is_known_and_refused() -> None:

@@ -509,6 +509,8 @@ class ModelProvider(VastRequests):
             credit = float(self.market.credit(self.now()))
             answer: dict[str, Any] = {"id": self.account, "credit": credit}
         elif path == "/api/v0/bundles/":
+            if "searches refused" in self.lies:
+                raise ProviderUnavailable("status 503")
             now = self.now()
             offered = self.market.offers.items()
             is_bid = body.get("type") == "bid"

@@ -9,8 +9,10 @@ import pytest
 from tests.simulation.model import Chance
 from tests.simulation.world import MARKET, NAMESPACE, SETTINGS, World, key_of, play
 
+from gpujob.api.gpunode import GpuNode
 from gpujob.controller.reconcile import Reconciler
 from gpujob.controller.workqueue import Key
+from gpujob.core.node.stage import Stage, stage_of
 
 OFFERS = tuple(
     replace(one, machine_id=one.machine_id + 10**5 * copy, host_id=one.host_id + 10**5 * copy)
@@ -125,6 +127,31 @@ def test_jobs_that_are_deleted_right_after_their_rent_free_nothing(
             await world.apply(f"job-{number}")
             await world.go_on(20.0)
         assert len({lease.ask.label for lease in world.market.leases.values()}) >= 4
+        await world.end()
+
+    play(life)
+
+
+def test_a_driver_that_is_ready_is_recorded_although_its_rent_has_to_wait() -> None:
+    """A new leader, which has heard no driver yet, would take it for one that never reported."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=60.0)
+        ready: set[str] = set()
+
+        def note(kind: str, body: dict[str, Any], gone: bool, _: Any) -> None:
+            if kind == "GpuNode" and not gone:
+                node = world.kube.read(GpuNode, body)
+                if stage_of(node.status) is Stage.READY_TO_RENT:
+                    ready.add(node.metadata.name)
+
+        world.kube.on_write.append(note)
+        for number in range(6):
+            await world.apply(f"job-{number}")
+        await world.until(world.is_over, 3000)
+
+        # One rents at once. For the others another rent is under way.
+        assert len(ready) >= 4
         await world.end()
 
     play(life)

@@ -7,8 +7,9 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
+from tests.simulation.model import Chance
 from tests.simulation.process import VirtualClock
-from tests.simulation.world import MARKET, SETTINGS, play
+from tests.simulation.world import MARKET, SETTINGS, World, play
 
 from gpujob.adapters.channel import Answer
 from gpujob.adapters.errors import ProviderUnavailable, SearchQuotaExhausted
@@ -229,6 +230,25 @@ def test_a_failed_search_says_why_and_is_repeated() -> None:
         assert market.told_offers(spec()).offers
 
     tried(story)
+
+
+def test_a_search_that_goes_on_failing_is_told() -> None:
+    """In the job's status and by a warning: else nobody knows why nothing is rented."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=60.0)
+        world.vast.lies.add("searches refused")
+        await world.apply("train")
+        await world.until(lambda: world.reason("train") == "ProviderUnavailable", 120)
+        await world.go_on(60)
+        assert world.reason("train") == "ProviderUnavailable"
+        assert world.kube.events_of("ProviderUnavailable")
+        world.vast.lies.clear()
+        await world.until(world.is_over, 1000)
+        assert world.reason("train") == "Complete"
+        await world.end()
+
+    play(life)
 
 
 @pytest.mark.parametrize(("left", "closed"), [(300.0, 300.0), (1e8, QUOTA_SECONDS), (-5.0, 0.0)])

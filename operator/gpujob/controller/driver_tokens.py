@@ -60,6 +60,10 @@ class DriverTokens:
         self._of_pods: dict[str, bytes] = {}
         """The digest of the token that is known of a pod, by the pod's uid."""
 
+    def __len__(self) -> int:
+        """Returns how many tokens are remembered."""
+        return len(self._known)
+
     async def pod_of(self, token: SecretStr) -> DriverPod | None:
         """Returns the pod that a token is bound to; None if it is not valid, or bound to none.
 

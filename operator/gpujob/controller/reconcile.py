@@ -1,10 +1,10 @@
 """One pass over a GpuJob or a GpuNode: observe, plan, store, act.
 
 A pass reads the object, asks `core` for a plan, stores the planned status on exactly the version
-that was read, and only then carries out the effects. What it reads may be held in the cache, but a
-plan with effects is made again on what quorum reads show, unless it only destroys the machine of an
-attempt whose end is stored. A failure ends the pass, and the next one begins anew. No other module
-carries out effects.
+that was read, and only then carries out the effects; what needs nothing stored is done first. What
+it reads may be held in the cache, but a plan with effects is made again on what quorum reads show,
+unless it only destroys the machine of an attempt whose end is stored. A failure ends the pass, and
+the next one begins anew. No other module carries out effects.
 """
 
 import asyncio
@@ -399,7 +399,7 @@ class Reconciler:
     async def _node(self, key: Key) -> _Pass | None:
         seen = await self._plan_node(key, self._cache.find)
         if seen is not None and _rent_in(seen.plan) is not None:
-            return await self._rent(key, seen.before.metadata.uid)
+            return await self._rent(key, seen)
         if seen is not None and seen.plan.effects and not _only_gives_back(seen):
             seen = await self._plan_node(key, self._cache.read)
         if seen is not None and _is_free(seen.plan):
@@ -524,13 +524,19 @@ class Reconciler:
         age = (self._market.now() - pod.created_at).total_seconds()
         return max(min(self._clock.monotonic() - since, age), 0.0)
 
-    async def _rent(self, key: Key, uid: str) -> _Pass | None:
+    async def _rent(self, key: Key, planned: _Planned[NodeObservation]) -> _Pass | None:
         """Opens the connection, decides anew, stores the marker, sends the one request.
 
         Rents go one at a time, at the provider's pace. Returns None if it is not this node's turn,
-        or if it is not to rent any more: nothing is stored then, and a later pass decides anew.
+        or if it is not to rent any more: only what comes before the rent is stored then, and a
+        later pass decides anew.
         """
+        uid = planned.before.metadata.uid
         if wait := self._door.rent_wait(uid, key.namespace):
+            if earlier := planned.settled.statuses[:-1]:
+                first = replace(planned, settled=replace(planned.settled, statuses=earlier))
+                await self._store(key, first.stored, first.after)
+                self._tell_of_node(first)
             self._queue.add_after(key, wait)
             return None
         try:
@@ -737,7 +743,8 @@ class Reconciler:
     async def _store(self, key: Key, stored: Body, after: GpuJobStatus | GpuNodeStatus) -> Body:
         """Writes the status if it differs, on exactly this version; returns what is stored then.
 
-        Other words for the same facts are written only once they have held for a while.
+        Other words for the same facts are written only once the stored ones have been outdated for
+        a while.
         """
         wire = after.wire()
         if wire == stored.get("status"):
@@ -749,8 +756,10 @@ class Reconciler:
             if (left := self._settings.limits.words_seconds - (now - since)) > 0:
                 self._queue.add_after(key, left)
                 return stored
+        body = await self._cache.write_status(key.kind, stored, wire)
+        # Not before: a write that is refused backs off by itself.
         self._unsaid_since.pop(key, None)
-        return await self._cache.write_status(key.kind, stored, wire)
+        return body
 
     def _tell_of_node(self, seen: _Planned[NodeObservation]) -> None:
         """Records the end of an attempt and its release on the node, everything else on its job."""

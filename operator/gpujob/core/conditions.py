@@ -26,6 +26,8 @@ _PHASES = (
 )
 """Reasons that people know as phases of a job, too."""
 
+_TOLD = frozenset(reason.value for reason in Reason if reason.kind.is_told)
+
 ConditionValue = tuple[str, Reason, str]
 """Status, reason, message of a condition."""
 
@@ -127,13 +129,21 @@ def node_status(node: GpuNode, plan: Plan[GpuNodeStatus], now: datetime) -> GpuN
 
 
 def only_words_differ(stored: Mapping[str, Any], planned: Mapping[str, Any]) -> bool:
-    """Whether two statuses, as they are stored, say the same of all but reasons and messages."""
+    """Whether two statuses, as they are stored, say the same of all but reasons and messages.
+
+    A reason that people are told by an event is a fact.
+    """
     return _without_words(stored) == _without_words(planned)
 
 
 def _without_words(status: Mapping[str, Any]) -> dict[str, Any]:
     flags = [
-        (one["type"], one["status"], one.get("observedGeneration"))
+        (
+            one["type"],
+            one["status"],
+            one.get("observedGeneration"),
+            one["reason"] if one["type"] == "Ready" and one["reason"] in _TOLD else "",
+        )
         for one in status.get("conditions") or ()
     ]
     return {**status, "conditions": flags}

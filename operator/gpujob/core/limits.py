@@ -66,7 +66,7 @@ class Limits:
     status_seconds: float = 60
     """Accrued cost is written at transitions and at most this often."""
     words_seconds: float = 5
-    """Other words for the same facts are written only once they have held for this long."""
+    """Other words for the same facts are written at most this often."""
     lock_duration_seconds: int = 15
     """How long the other replicas wait for a leader that no longer renews the lock."""
     lock_renew_deadline_seconds: float = 10

@@ -128,16 +128,17 @@ def test_what_waits_is_planned_once() -> None:
 
 def test_other_words_for_the_same_facts() -> None:
     """A flag that turns, a figure or another generation of the spec are no words."""
-    seen = node_observation(running(), world=a_world(a_listing(a_lease())), report=a_report())
+    seen = node_observation(leased(), world=a_world(a_listing(a_lease())))
     stored: dict[str, Any] = settle_node(seen).statuses[-1].wire()
 
     def changed(**to: Any) -> dict[str, Any]:
         first, *others = stored["conditions"]
         return stored | {"conditions": [first | to, *others]}
 
-    assert only_words_differ(stored, changed(reason="Booting", message="it is loading"))
+    assert only_words_differ(stored, changed(reason="Connecting", message="it connects"))
+    assert not only_words_differ(stored, changed(reason="ProviderUnavailable"))
     assert not only_words_differ(stored, changed(status="Unknown"))
     assert not only_words_differ(stored, changed(observedGeneration=9))
-    assert not only_words_differ(stored, stored | {"phase": "Booting"})
+    assert not only_words_differ(stored, stored | {"phase": "Running"})
     assert not only_words_differ(stored, stored | {"accruedUSD": "9.000000"})
     assert not only_words_differ({}, stored)

@@ -188,7 +188,8 @@ NEXT: Mapping[Stage, frozenset[Stage]] = {
     Stage.ENDED_LEASED: frozenset({Stage.RELEASED}),
     Stage.RELEASED: frozenset(),
 }
-"""For each stage, the stages that a pass may store next. A contradiction can only be ended."""
+"""For each stage, the stages that a step may lead to; one write may store several steps. A
+contradiction can only be ended."""
 
 
 def stage_of(status: GpuNodeStatus) -> Stage:
