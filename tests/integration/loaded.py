@@ -94,6 +94,8 @@ def main() -> None:
                 if pid == 0:
                     requests.close()
                     run(**request["start"])
+                # An earlier run may have had the same number: they are given anew after a while.
+                codes.pop(pid, None)
                 answer: dict[str, int | None] = {"pid": pid}
             else:
                 answer = {"code": _code(request["status"], codes)}
