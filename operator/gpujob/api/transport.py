@@ -31,7 +31,7 @@ from gpujob.api.words import Words, in_words, printable
 SYNC_PATH = "/v1/driver/sync"
 """POST. `Authorization: Bearer` carries a token of the driver pod for `TRANSPORT_AUDIENCE`."""
 
-HOLD_SECONDS = 8.0
+HOLD_SECONDS = 6.0
 """How long the controller may keep an answer back that the driver has got already."""
 REPORT_BYTES_MAX = 65_536
 """No report is longer than this in UTF-8."""

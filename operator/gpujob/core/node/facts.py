@@ -18,7 +18,7 @@ from gpujob.core.observation import NodeObservation
 
 _UNBOOTED = (Reason.BOOT_TIMEOUT, Reason.HOST_LOST)
 
-PRESENT_SECONDS = 45.0
+PRESENT_SECONDS = 30.0
 """A driver that has been silent for longer bears no witness, and nothing is rented for it."""
 UNREPEATED_STATUSES = ROWS_KEPT
 """One row may be a flicker; three listings in a row are not (vastsim/FACTS.md, Instance states)."""
