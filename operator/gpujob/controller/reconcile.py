@@ -257,7 +257,7 @@ class Reconciler:
         seen = await self._plan_job(key, self._cache.find)
         if seen is not None and seen.plan.effects:
             seen = await self._plan_job(key, self._cache.read)
-        if seen is not None and _is_free(seen.plan):
+        if seen is not None and seen.plan.comes_before_storing:
             for effect in seen.plan.effects:
                 await self._act_on_job(effect, key, seen.stored)
             seen = await self._plan_job(key, self._cache.find)
@@ -402,7 +402,7 @@ class Reconciler:
             return await self._rent(key, seen)
         if seen is not None and seen.plan.effects and not _only_gives_back(seen):
             seen = await self._plan_node(key, self._cache.read)
-        if seen is not None and _is_free(seen.plan):
+        if seen is not None and seen.plan.comes_before_storing:
             for effect in seen.plan.effects:
                 await self._act_on_node(effect, key, seen.before, seen.stored)
             seen = await self._plan_node(key, self._cache.read)
@@ -535,8 +535,8 @@ class Reconciler:
         if wait := self._door.rent_wait(uid, key.namespace):
             if earlier := planned.settled.statuses[:-1]:
                 first = replace(planned, settled=replace(planned.settled, statuses=earlier))
-                await self._store(key, first.stored, first.after)
-                self._tell_of_node(first)
+                if await self._store(key, first.stored, first.after) is not first.stored:
+                    self._tell_of_node(first)
             self._queue.add_after(key, wait)
             return None
         try:
@@ -819,12 +819,6 @@ class Reconciler:
 def _after(first: Settled[Seen], then: Settled[Seen]) -> Settled[Seen]:
     """Returns what was planned with prices, after what was planned before they were asked for."""
     return replace(then, statuses=(*first.statuses[:-1], *then.statuses))
-
-
-def _is_free(plan: Plan[Any]) -> bool:
-    """Whether a plan only does what nothing need be stored for, so that one write tells more."""
-    free = all(isinstance(one, effects.AddFinalizer | effects.CreateKey) for one in plan.effects)
-    return bool(plan.effects) and free
 
 
 def _only_gives_back(seen: _Planned[NodeObservation]) -> bool:

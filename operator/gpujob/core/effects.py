@@ -185,3 +185,9 @@ class Plan(Generic[Status]):
     """None = the next event or listing starts the next pass."""
     wants_quotes: bool = False
     """The decision needs prices: observe them and plan again."""
+
+    @property
+    def comes_before_storing(self) -> bool:
+        """Whether it only does what needs nothing stored, so that one write tells the result."""
+        free = all(isinstance(one, AddFinalizer | CreateKey) for one in self.effects)
+        return bool(self.effects) and free
