@@ -147,15 +147,24 @@ class Machine:
         roots = (Path(f"/proc/{number}/root") for number in sorted(self.processes()))
         return next(root for root in roots if (root / "etc").exists()) / path.relative_to("/")
 
-    def processes(self) -> list[int]:
-        """Returns what runs on it, by the root of each process: the machine's own folder."""
+    def processes(self, *command: str) -> list[int]:
+        """Returns what runs on it, by the root of each process: the machine's own folder.
+
+        With a command, only what was started by exactly this one.
+        """
+        wanted = "".join(f"{word}\0" for word in command).encode()
         root = re.compile(
             rf"upperdir={re.escape(str(self._folder))}/vastsim-\w+/{self.number}/changes,"
         )
         found = []
         for entry in Path("/proc").iterdir():
             with suppress(OSError):
-                if entry.name.isdecimal() and root.search((entry / "mountinfo").read_text()):
+                if not entry.name.isdecimal():
+                    continue
+                # This first: a list of mounts costs the kernel far more.
+                if command and (entry / "cmdline").read_bytes() != wanted:
+                    continue
+                if root.search((entry / "mountinfo").read_text()):
                     found.append(int(entry.name))
         return found
 
