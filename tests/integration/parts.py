@@ -32,6 +32,8 @@ KEY = "canary-4f1d6c0b9a8e7d6c5b4a39281706f5e4"
 AUDIENCE = "gpujob.dev/transport"
 PATIENCE_SECONDS = 240.0
 """How long a state is waited for; only a broken one takes so long."""
+LOOK_SECONDS = 0.3
+"""So often it is looked for: each look is work for the API server, and workers look at once."""
 
 LIMITS = {
     "LIST_LAG_SECONDS": "1",
@@ -46,7 +48,7 @@ LIMITS = {
     "GATE_RETRY_SECONDS": "0.5",
     "QUOTE_AGE_SECONDS": "20",
     "RENT_TIMEOUT_SECONDS": "3",
-    "STATUS_SECONDS": "1",
+    "STATUS_SECONDS": "5",
     "WORDS_SECONDS": "0.5",
     "REQUEST_SPACING": "0",
     "LOCK_RETRY_SECONDS": "1",
@@ -69,7 +71,7 @@ def eventually(
                 return seen
         except NoAnswer as error:
             seen = error
-        time.sleep(0.2)
+        time.sleep(LOOK_SECONDS)
     raise AssertionError(f"not seen within {patience_seconds:.0f} s: {what}; last: {seen}")
 
 
@@ -628,7 +630,7 @@ class PodRunner:
         return "".join(f"{name}:\n{self.log(name)}" for name in names)
 
     def _run(self) -> None:
-        while not self._stop.wait(0.3):
+        while not self._stop.wait(0.5):
             seen = self._kubectl.listing("pods", "app.kubernetes.io/component=driver")
             if seen is None:
                 continue
