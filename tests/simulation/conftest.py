@@ -44,11 +44,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", default=seeds, help="storms to play, as A..B, B included")
     parser.addoption(
         "--points",
-        default="2",
+        default="1",
         help="how many calls of each life each fault strikes; "
         "or moments: each call between two changes of the world; or all: each call",
     )
     parser.addoption("--hours", type=int, default=2, help="of the job that the provider denies")
+    parser.addoption("--answers", type=int, default=2_500, help="of the provider that are spoilt")
     parser.addoption(
         "--pairs",
         default="2",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import pytest
 import structlog
 from pydantic import SecretStr
 from tests.contract.test_hostile_answers import DATES, TOKEN, spoilt
@@ -21,8 +22,6 @@ from gpujob.adapters.redact import Scrubber
 from gpujob.controller.cache import WATCHED
 from gpujob.core.job.end import is_finished
 
-ANSWERS = 10_000
-"""So many are spoilt."""
 JOBS = 5
 SPOILT_SHARE = 0.6
 DESTROY_SECONDS = 600.0
@@ -75,9 +74,9 @@ class Blind(World):
             self.tell(partial(Operator.see, kind=kind, body=body, gone=gone))
 
 
-def test_no_answer_ends_a_loop() -> None:
-    """10,000 are spoilt; jobs are deleted meanwhile, and their machines destroyed."""
-    seed = 20_261_129
+def test_no_answer_ends_a_loop(pytestconfig: pytest.Config) -> None:
+    """Thousands are spoilt; jobs are deleted meanwhile, and their machines destroyed."""
+    seed, answers = 20_261_129, pytestconfig.getoption("answers")
     said: list[dict[str, Any]] = []
 
     def keep(_: object, __: str, event: Any) -> Any:
@@ -91,7 +90,7 @@ def test_no_answer_ends_a_loop() -> None:
         now = asyncio.get_running_loop().time
         for number in range(1, JOBS + 1):
             name, tries = "", 0
-            while channel.spoilt < ANSWERS * number / JOBS or not world.living():
+            while channel.spoilt < answers * number / JOBS or not world.living():
                 if not name or is_finished(world.jobs()[name].status):
                     # Some answers end a job: one whose machine has moved too much, for example.
                     tries += 1
