@@ -512,6 +512,12 @@ SHORT_LOCK = {
     "GPUJOB_LOCK_RETRY_SECONDS": "0.5",
     "GPUJOB_RENT_NOT_AFTER_SECONDS": "1",
 }
+"""Whoever has it loses it on a busy machine, and is to be started again."""
+LONE_LOCK = SHORT_LOCK | {
+    "GPUJOB_LOCK_DURATION_SECONDS": "12",
+    "GPUJOB_LOCK_RENEW_DEADLINE_SECONDS": "11",
+}
+"""Of an operator that nobody starts again."""
 
 
 class Replicas:

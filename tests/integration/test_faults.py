@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.conftest import World
-from tests.integration.parts import SHORT_LOCK, Operator, eventually, operators_config
+from tests.integration.parts import LONE_LOCK, Operator, eventually, operators_config
 from tests.integration.proxy import proxy
 
 
@@ -330,7 +330,7 @@ def test_a_fuse_holds_while_the_api_server_only_reads(stage: World, tmp_path: Pa
     """As with an etcd that has no space: the lock is lost, and an answer to a read is no leader."""
     with proxy(stage.plane.url, stage.plane.ca) as between:
         config = operators_config(stage.plane, tmp_path / "proxied.kubeconfig", between.url)
-        operator = Operator(tmp_path, config, stage.simulator.url, "reading", **SHORT_LOCK)
+        operator = Operator(tmp_path, config, stage.simulator.url, "reading", **LONE_LOCK)
         operator.start(**SHORT_OF_MONEY)
         try:
             run_short_of_money(stage)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from tests.integration.conftest import Scale, World
 from tests.integration.parts import (
+    LONE_LOCK,
     PATIENCE_SECONDS,
     SHORT_LOCK,
     Kubectl,
@@ -197,7 +198,7 @@ def test_a_users_lease_keeps_no_release_from_starting(stage: World, namespace: s
         }
         kubectl(f"--as={user}", "create", "-f", "-", text=json.dumps(lease))
     # Long enough for all to be renewed between two looks, on a slow machine too.
-    lock = SHORT_LOCK | {"GPUJOB_LOCK_DURATION_SECONDS": "15"}
+    lock = LONE_LOCK | {"GPUJOB_LOCK_DURATION_SECONDS": "15"}
     with renewed_for_ever(kubectl, user, namespace):
         stage.operator.start(**lock)
         eventually("it leads", lambda: '"event": "lock_acquired"' in stage.operator.log)
@@ -216,7 +217,7 @@ def test_a_lock_that_another_release_left_behind_holds_nobody(stage: World, name
         "spec": {"holderIdentity": "gone_1", "leaseDurationSeconds": 15, "leaseTransitions": 0},
     }
     stage.kubectl.apply(left)
-    stage.operator.start(**SHORT_LOCK)
+    stage.operator.start(**LONE_LOCK)
 
     stage.apply_job("train")
     stage.await_reason("train", "Complete")

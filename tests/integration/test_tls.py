@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 import pytest
 from tests.authority import certificate
 from tests.integration.conftest import World
-from tests.integration.parts import SHORT_LOCK, Object, authorities, eventually
+from tests.integration.parts import LONE_LOCK, Object, authorities, eventually
 
 from gpujob.adapters import pki
 from gpujob.adapters.transport import trust_in
 
-HURRIED = SHORT_LOCK | {
+HURRIED = LONE_LOCK | {
     "GPUJOB_CERTIFICATE_LIFE_SECONDS": "36",
     "GPUJOB_CERTIFICATE_OVERLAP_SECONDS": "2",
 }
