@@ -63,6 +63,10 @@ CLOCK_WRONG_SECONDS = 300.0
 """Until somebody sets it right."""
 SWAPPED_SECONDS = 150.0
 """How long the token of another account is in use: longer than any proof takes."""
+WATCH_LAGS_SECONDS = (9.0, 0.5, 4.0)
+"""By how much a late watch is late, each kind by another time."""
+WATCH_BAD_SECONDS = 100.0
+"""How long it is late, or interrupted: longer than from one comparison of the cache to the next."""
 
 WRITES = frozenset(
     {"create", "write_status", "set_finalizers", "replace", "delete", "destroy", "send", "start"}
@@ -113,6 +117,8 @@ FAULTS = {
     "date of another age": Fault(proves_nothing=True),
     "account swapped": Fault(blind_seconds=SWAPPED_SECONDS),
     "node vanishes": Fault(ends=frozenset({"CeilingExceeded"})),
+    "watch late": Fault(),
+    "watch interrupted": Fault(),
 }
 """What strikes, by name.
 
@@ -123,7 +129,8 @@ the other one has brought everything to its end, and then goes on where it was. 
 and *ignored* are the provider's lies. A node is deleted, or *vanishes* by force, by a user's hand;
 for a while the token in use is that of another account, which has no credit. The *clock* of one
 process's machine is an hour ahead or behind for a while; what measures intervals goes on. So is the
-*date* of all that the provider answers.
+*date* of all that the provider answers. The *watch* shows each kind late by another time, or one
+kind not at all, for a while.
 """
 
 CRASHES = tuple(name for name in FAULTS if name.startswith("crash"))
@@ -305,7 +312,7 @@ class Process:
         if fault in CLOCK_STEPS_SECONDS:
             self.clock.ahead_seconds = CLOCK_STEPS_SECONDS[fault]
             asyncio.get_running_loop().call_later(CLOCK_WRONG_SECONDS, self.clock.set_right)
-        if fault.startswith(("node", "account", "date")):
+        if fault.startswith(("node", "account", "date", "watch")):
             self._on_deed(fault)
         await self.here()
 

@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.simulation.model import Chance
@@ -11,6 +12,7 @@ from tests.simulation.process import ANSWERS, FAULTS, Broken, Calls, can_strike
 from tests.simulation.world import NAMESPACE, REPLICAS, STEP_SECONDS, Verdict, World, play
 
 from gpujob.api.gpunode import GpuNode
+from gpujob.controller.cache import WATCHED
 from gpujob.core.job.end import is_finished
 from gpujob.core.market.listings import Mark
 from gpujob.core.node.stage import Stage, stage_of
@@ -50,7 +52,7 @@ BLINDING = {name for name in FAULTS if name.startswith(("clock", "date"))}
 
 SEEDS = range(40)
 """What is played by default."""
-KEPT: tuple[int, ...] = (1, 79)
+KEPT: tuple[int, ...] = (1, 45, 79)
 """Seeds that once showed a fault of the operator's, or in which what is rare happens; played
 whatever else is."""
 
@@ -59,6 +61,7 @@ KINDS = frozenset(
         "API server down",
         "crash",
         "deadline raised",
+        "deleted unseen",
         "cut off",
         "fuse guarded",
         "fuse raised",
@@ -69,17 +72,19 @@ KINDS = frozenset(
         "job deleted by force",
         "job made again",
         "job unreadable",
-        "leader's cache was old",
         "listings down",
         "node forgotten",
         "node restored",
         "price changed",
+        "rent behind the watch",
         "rent delivered late",
         "restarted unseen",
         "search took long",
+        "shown late",
         "stopped",
         "suspended",
         "traffic",
+        "watch broken off",
     }
 )
 """What must truly happen in the storms that are played by default, by its name in `Chance.met`."""
@@ -187,7 +192,8 @@ class Storm:
         world = self.world
         self._chance.healed = True
         world.vast.lies.clear()
-        world.is_watched = True
+        world.weather.interrupted.clear()
+        world.weather.lag_seconds.update(dict.fromkeys(WATCHED, 0.0))
         for replica in world.replicas:
             replica.process.resume()
             replica.process.is_cut_off = False
@@ -241,10 +247,14 @@ class Storm:
             world.is_charged_late |= fuse_in is not None
             seconds = 60.0 if fuse_in is None else fuse_in + LOOKED_FOR_SECONDS
             self._for_a_while(seconds, lambda: setattr(world.kube, "is_down", False))
-        if chance.befalls(0.002):
-            world.is_watched = False
-            seconds = chance.between(10, 200)
-            self._for_a_while(seconds, lambda: setattr(world, "is_watched", True))
+        kind = chance.choice(*WATCHED)
+        if chance.befalls(0.05):
+            lag = chance.choice(0.0, chance.between(0, 2), chance.between(0, 10))
+            world.weather.lag_seconds[kind] = lag
+        if chance.befalls(0.005):
+            world.weather.interrupted.add(kind)
+            seconds = chance.choice(chance.between(0, 10), chance.between(10, 200))
+            self._for_a_while(seconds, partial(world.weather.interrupted.discard, kind))
         if chance.befalls(0.002):
             self._met["listings down"] += 1
             world.vast.lies.add("listings refused")

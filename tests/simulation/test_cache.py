@@ -1,17 +1,17 @@
 """What passes read may be old: that costs a conflict, and never a machine or money."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from math import inf
 from typing import Any
 
 import pytest
 from tests.builders import a_job, a_node
 from tests.simulation.model import Chance, ModelKube
-from tests.simulation.world import NAMESPACE, World, pages_of, play
+from tests.simulation.world import NAMESPACE, World, play
 
 from gpujob.adapters.errors import ClusterUnavailable, Conflict
 from gpujob.adapters.kube import Body
-from gpujob.controller.cache import Cache
+from gpujob.controller.cache import WATCHED, Cache
 from gpujob.controller.workqueue import Key
 
 POD = Key("Pod", NAMESPACE, "driver")
@@ -31,6 +31,12 @@ async def stored(kube: ModelKube, phase: str = "Pending") -> Body:
     """Stores a pod, and returns it."""
     body: dict[str, Any] = {"metadata": {"name": POD.name}, "status": {"phase": phase}}
     return await kube.create("Pod", NAMESPACE, body)
+
+
+async def pages_of(*pages: list[Body]) -> AsyncIterator[list[Body]]:
+    """Yields the pages of a list."""
+    for page in pages:
+        yield page
 
 
 async def compared(cache: Cache, kind: str, *pages: list[Body]) -> dict[Key, float]:
@@ -131,6 +137,57 @@ def test_after_a_write_that_failed_the_object_is_read_again(problem: Exception) 
         cache.take_in("Pod", first, gone=False)
 
         assert phase_of(await cache.find(POD)) == "Running"
+
+    tried(story)
+
+
+def test_a_status_is_written_on_the_version_that_was_read() -> None:
+    """However old that is: what somebody else has stored since stays."""
+
+    async def story(kube: ModelKube, cache: Cache) -> None:
+        first = await stored(kube)
+        cache.take_in("Pod", first, gone=False)
+        kube.set_status(*_place(POD), {"phase": "Running"})
+        with pytest.raises(Conflict):
+            await cache.write_status("Pod", first, {"phase": "Failed"})
+
+        assert phase_of(await cache.find(POD)) == "Running"
+
+    tried(story)
+
+
+def test_the_deletion_of_an_earlier_node_leaves_this_one() -> None:
+    """It is shown late. What is not held counts against no cap until it is shown."""
+
+    async def story(kube: ModelKube, cache: Cache) -> None:
+        key = Key("GpuNode", NAMESPACE, "train-0-1")
+        deletions: list[Body] = []
+        kube.on_write.append(lambda _, body, gone, __: deletions.append(body) if gone else None)
+        wire = a_node().model_dump(by_alias=True)
+        await kube.create("GpuNode", NAMESPACE, wire | {"metadata": {"name": key.name}})
+        kube.vanish(*_place(key))
+        second = await kube.create("GpuNode", NAMESPACE, wire | {"metadata": {"name": key.name}})
+        assert await cache.find(key) == second
+        cache.take_in("GpuNode", deletions[0], gone=True)
+
+        assert cache.nodes.keys() == {second["metadata"]["uid"]}
+
+    tried(story)
+
+
+def test_what_a_list_does_not_show_counts_until_a_read_shows_that_it_is_gone() -> None:
+    """It may have a machine, which counts against the caps."""
+
+    async def story(kube: ModelKube, cache: Cache) -> None:
+        body = await kube.create("GpuNode", NAMESPACE, a_node().model_dump(by_alias=True))
+        key, uid = Key("GpuNode", NAMESPACE, body["metadata"]["name"]), body["metadata"]["uid"]
+        cache.take_in("GpuNode", body, gone=False)
+        await compared(cache, "GpuNode", [])
+        assert cache.nodes.keys() == {uid}
+        kube.vanish(*_place(key))
+        assert await cache.find(key) is None
+
+        assert not cache.nodes
 
     tried(story)
 
@@ -237,12 +294,13 @@ def test_nothing_is_rented_for_what_was_suspended_unseen() -> None:
         await world.apply("train")
 
         def suspend_unseen(kind: str, body: dict[str, Any], *_: Any) -> None:
-            if kind == "GpuNode" and world.is_watched and "driver" in body.get("status", {}):
-                world.is_watched = False
+            interrupted = world.weather.interrupted
+            if kind == "GpuNode" and not interrupted and "driver" in body.get("status", {}):
+                interrupted.update(WATCHED)
                 world.kube.change("GpuJob", NAMESPACE, "train", suspend=True)
 
         world.kube.on_write.append(suspend_unseen)
-        await world.until(lambda: not world.is_watched, 600)
+        await world.until(lambda: bool(world.weather.interrupted), 600)
         await world.go_on(40)
 
         assert "send" not in world.calls.made, "no rent request was sent"

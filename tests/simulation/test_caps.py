@@ -10,6 +10,7 @@ from tests.simulation.model import Chance
 from tests.simulation.world import MARKET, NAMESPACE, SETTINGS, World, key_of, play
 
 from gpujob.api.gpunode import GpuNode
+from gpujob.controller.cache import WATCHED
 from gpujob.controller.reconcile import Reconciler
 from gpujob.controller.workqueue import Key
 from gpujob.core.node.stage import Stage, stage_of
@@ -35,7 +36,8 @@ async def burst(jobs: int, *, list_lag: float, kills: int = 0, is_watched: bool 
     """Jobs that run for days come at once; the leader is killed right after some of its rents."""
     chance = Chance(0, level=0.0, list_lag=list_lag, pauses=(0.01, 0.1, 0.3))
     world = World(chance, run_seconds=10.0**6, offers=OFFERS)
-    world.is_watched = is_watched
+    if not is_watched:
+        world.weather.interrupted.update(WATCHED)
     for number in range(jobs):
         asked = {"gpu": {}, "activeDeadlineSeconds": 50_000, "cost": {"ceiling": "60.00"}}
         await world.apply(f"job-{number}", **asked)

@@ -5,7 +5,6 @@ import json
 import random
 import unicodedata
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import pytest
@@ -13,13 +12,12 @@ import structlog
 from pydantic import SecretStr
 from tests.contract.test_hostile_answers import DATES, TOKEN, spoilt
 from tests.simulation.model import Chance
-from tests.simulation.world import NAMESPACE, Operator, World, play
+from tests.simulation.world import NAMESPACE, World, play
 
 from gpujob.adapters.body import json_in
 from gpujob.adapters.channel import Answer, Channel
 from gpujob.adapters.errors import ProviderUnavailable
 from gpujob.adapters.redact import Scrubber
-from gpujob.controller.cache import WATCHED
 from gpujob.core.job.end import is_finished
 
 JOBS = 5
@@ -70,8 +68,7 @@ class Blind(World):
         return
 
     def _on_write(self, kind: str, body: Any, gone: bool, before: Any) -> None:
-        if kind in WATCHED:
-            self.tell(partial(Operator.see, kind=kind, body=body, gone=gone))
+        self.show(kind, body, gone)
 
 
 def test_no_answer_ends_a_loop(pytestconfig: pytest.Config) -> None:

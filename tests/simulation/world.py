@@ -5,7 +5,7 @@ The operator's own code runs unchanged: core, reconcile, queue, market watch, sw
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -27,22 +27,24 @@ from tests.simulation.process import (
     DATE_STEPS_SECONDS,
     FAULTS,
     SWAPPED_SECONDS,
+    WATCH_BAD_SECONDS,
+    WATCH_LAGS_SECONDS,
     Broken,
     Calls,
     Process,
 )
+from tests.simulation.watch import Watch, Weather
 
 from gpujob.adapters.errors import AdapterError
 from gpujob.adapters.provider import Provider
 from gpujob.api.gpujob import GpuJob
-from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import FINALIZER
 from gpujob.api.transport import RegistryLogin
 from gpujob.controller.cache import WATCHED, Cache
 from gpujob.controller.destroys import Destroys
 from gpujob.controller.events import Events
 from gpujob.controller.fuse_guard import guard_fuses
-from gpujob.controller.lead import RESYNC_SECONDS
+from gpujob.controller.lead import RESYNC_SECONDS, resync
 from gpujob.controller.leader_lock import LeaderLock, LockLost
 from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_watch import MarketWatch
@@ -130,15 +132,19 @@ class Operator:
         identity: str,
         settings: Settings,
         met: Counter[str],
+        weather: Weather,
     ) -> None:
         clock, limits = process.clock, settings.limits
         self._limits = limits
-        self._met = met
         self.logins: dict[str, RegistryLogin] = {}
         self.process = process
         self._objects = kube
         self._kube = kube = process.view(kube)
         self._cache = Cache(kube, self.nudge, self._rest_seconds)
+        self._watches = {
+            kind: Watch(kind, self._objects.of_kind, process, weather, self._on_event, met)
+            for kind in WATCHED
+        }
         self.queue = WorkQueue(self._cache.place_of)
         self._vast = vast = process.view(vast)
         self.lock = LeaderLock(kube, clock, settings, identity=identity)
@@ -176,10 +182,10 @@ class Operator:
 
     async def _live(self) -> None:
         await self.lock.acquire()
-        self._met["leader's cache was old"] += self._is_cache_old()
         await self._machines.load()
         todo = [self._market.run(), self._prices.run(), self._destroys.run(), self._machines.run()]
         todo += [self._resync(), self._events.run(), self.lock.hold()]
+        todo += [watch.run() for watch in self._watches.values()]
         todo += [self._work(lanes) for lanes in orders(3)]
         self._tasks = [asyncio.create_task(one) for one in todo]
         self._sweeps = [asyncio.create_task(self._sweep.run(self._kube, self._vast))]
@@ -208,14 +214,17 @@ class Operator:
         )
         await self.lock.release()
 
-    def _is_cache_old(self) -> bool:
-        """Whether it holds nodes, and not as they are stored."""
-        held = {uid: node.metadata.resource_version for uid, node in self._cache.nodes.items()}
-        stored = {
-            body["metadata"]["uid"]: body["metadata"]["resourceVersion"]
-            for body in self._objects.of_kind("GpuNode")
-        }
-        return bool(held) and held != stored
+    def is_behind(self, besides: str) -> bool:
+        """Whether it holds a node or a job, but for this one, not as it is stored."""
+        nodes, jobs = self._cache.nodes, self._cache.jobs
+        held = {uid: one.metadata.resource_version for uid, one in nodes.items()}
+        held |= {uid: one.metadata.resource_version for uid, one in jobs.items()}
+        held.pop(besides, None)
+        return any(
+            (stored := self._objects.by_uid(uid)) is None
+            or stored["metadata"]["resourceVersion"] != version
+            for uid, version in held.items()
+        )
 
     async def crash(self) -> None:
         """Ends it at whatever await it is."""
@@ -243,12 +252,10 @@ class Operator:
 
     def _on_listing(self) -> None:
         self._sweep.show(self._market.listings[-1])
-        bodies = self._objects.of_kind("GpuNode")
-        nodes = [self._objects.read(GpuNode, body) for body in bodies]
-        self._market.judge_account(nodes)
-        for body, node in zip(bodies, nodes, strict=True):
+        self._market.judge_account(self._cache.nodes.values())
+        for node in self._cache.nodes.values():
             if node.status.released_at is None:
-                self.queue.add(key_of(body))
+                self.queue.add(Key("GpuNode", node.metadata.namespace, node.metadata.name))
         for key in self._cache.with_strays(self._market.listings[-1], CLUSTER):
             self.queue.add(key)
 
@@ -257,9 +264,10 @@ class Operator:
         self.queue.add(key)
 
     def see(self, kind: str, body: dict[str, Any], gone: bool) -> None:
-        """Takes in an event of its watch; while it stands it sees nothing, as after a relist."""
-        if self.process.is_stopped or self.process.is_cut_off:
-            return
+        """Sends it an event of its watch."""
+        self._watches[kind].tell(body, gone=gone)
+
+    def _on_event(self, kind: str, body: dict[str, Any], gone: bool) -> None:
         for key, seconds in self._cache.take_in(kind, body, gone):
             self.queue.add_after(key, seconds)
 
@@ -268,11 +276,8 @@ class Operator:
 
     async def _resync(self) -> None:
         while True:
-            for kind in WATCHED:
-                listed = pages_of(self._objects.of_kind(kind))
-                async for key, after in self._cache.compare(kind, listed):
-                    self.queue.add_after(key, after)
             await asyncio.sleep(RESYNC_SECONDS)
+            await resync(self._kube, self._cache, self.queue)
 
     async def _work(self, lanes: tuple[Lane, ...]) -> None:
         while (key := await self.queue.take(lanes)) is not None:
@@ -284,12 +289,6 @@ class Operator:
                 pass
             finally:
                 self.queue.done(key, failed=failed)
-
-
-async def pages_of(*pages: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:
-    """Yields the pages of a list."""
-    for page in pages:
-        yield page
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
@@ -336,8 +335,7 @@ class World:
         """How far the wall clock is ahead on whose machine a process starts."""
         self.twins: set[int] = set()
         """Machines that a rent request got besides another one."""
-        self.is_watched = True
-        """Whether replicas are told what is written."""
+        self.weather = Weather()
         self.is_charged_late = False
         """Whether nobody could look for so long that a charge, a bound, may pass its ceiling."""
         self._lives = 0
@@ -365,7 +363,14 @@ class World:
         process.clock.ahead_seconds = self.ahead_seconds
         name = f"replica-{self._lives}"
         return Operator(
-            self.kube, self.vast, self.drivers, process, name, self.settings, self.chance.met
+            self.kube,
+            self.vast,
+            self.drivers,
+            process,
+            name,
+            self.settings,
+            self.chance.met,
+            self.weather,
         )
 
     def _leads(self, process: Process | None) -> bool:
@@ -379,7 +384,10 @@ class World:
         task.add_done_callback(self._restarts.discard)
 
     def _on_deed(self, deed: str) -> None:
-        """Somebody lays hands on the nodes, the token or the provider's clock."""
+        """Somebody lays hands on the nodes, the token, the provider's clock or the watch."""
+        if deed.startswith("watch"):
+            self._spoil_watch(deed)
+            return
         if deed in DATE_STEPS_SECONDS:
             self.vast.ahead_seconds = DATE_STEPS_SECONDS[deed]
             later = asyncio.get_running_loop().call_later
@@ -397,6 +405,19 @@ class World:
             else:
                 self.kube.delete_now(*key)
 
+    def _spoil_watch(self, deed: str) -> None:
+        """Spoils it for a while: of which kinds, and how, depends on when."""
+        first = len(self.calls.made) % len(WATCHED)
+        kinds, weather = [*WATCHED][first:] + [*WATCHED][:first], self.weather
+        later = asyncio.get_running_loop().call_later
+        if deed == "watch interrupted":
+            weather.interrupted.add(kinds[0])
+            later(WATCH_BAD_SECONDS, weather.interrupted.discard, kinds[0])
+            return
+        for kind, seconds in zip(kinds, WATCH_LAGS_SECONDS, strict=True):
+            weather.lag_seconds[kind] = seconds
+            later(WATCH_BAD_SECONDS, weather.lag_seconds.__setitem__, kind, 0.0)
+
     async def restart(self, number: int, after_seconds: float = RESTART_SECONDS) -> None:
         """Kills a replica and starts its successor a while later."""
         killed = self.replicas[number]
@@ -406,7 +427,7 @@ class World:
             self.replicas[number] = self._replica()
 
     def tell(self, told: Callable[[Operator], None]) -> None:
-        """Tells every replica what a watch would: late, never or twice, if chance says so."""
+        """Tells every replica what a driver does: late, never or twice, if chance says so."""
         loop = asyncio.get_running_loop()
         for replica in self.replicas:
             if self.chance.strikes(0.3):
@@ -677,13 +698,21 @@ class World:
             if freed:
                 spent = (body.get("status") or {}).get("cost", {}).get("spentUSD", "0")
                 self._check_charged(f"job {body['metadata']['name']}", uid, spent)
-        if kind in WATCHED and self.is_watched:
-            self.tell(partial(Operator.see, kind=kind, body=body, gone=gone))
+        self.show(kind, body, gone)
+
+    def show(self, kind: str, body: dict[str, Any], gone: bool) -> None:
+        """Sends an event to whoever watches."""
+        if kind in WATCHED:
+            for replica in self.replicas:
+                replica.see(kind, body, gone)
 
     def _check_node(self, body: dict[str, Any], before: dict[str, Any]) -> None:
         """Each run on a machine has a number of its own, and a release charges the whole bill."""
         uid, name = body["metadata"]["uid"], body["metadata"]["name"]
         now, was = body.get("status") or {}, before.get("status") or {}
+        if "rent" in now and "rent" not in was:
+            leaders = (one for one in self.replicas if one.lock.is_held)
+            self.chance.met["rent behind the watch"] += any(one.is_behind(uid) for one in leaders)
         past, earlier = now.get("interruptions") or {}, was.get("interruptions") or {}
         if past != earlier and past:
             is_new = "pausedAt" in past and "pausedAt" not in earlier

@@ -208,7 +208,9 @@ class Leader:
             asyncio.create_task(self._prices.run(), name="prices"),
             asyncio.create_task(self._destroys.run(), name="destroys"),
             asyncio.create_task(self._machines.run(), name="machines"),
-            asyncio.create_task(_resync(self._kube, self._cache, self._queue), name="resync"),
+            asyncio.create_task(
+                _resync_for_ever(self._kube, self._cache, self._queue), name="resync"
+            ),
             asyncio.create_task(
                 judge_lateness(self._queue, self.readiness, self.market.first_asked),
                 name="lateness",
@@ -331,21 +333,25 @@ async def _work(queue: WorkQueue, reconciler: Reconciler, lanes: tuple[Lane, ...
             queue.done(key, failed=failed)
 
 
-async def _resync(kube: KubeClient, cache: Cache, queue: WorkQueue) -> None:
+async def resync(kube: KubeClient, cache: Cache, queue: WorkQueue) -> None:
     """Compares the cache with what is stored, and asks for a pass over all that is not over.
 
     So a lost event only causes a delay.
     """
+    for kind, selector in WATCHED.items():
+        try:
+            async for key, after in cache.compare(kind, pages(kube, kind, selector)):
+                queue.add_after(key, after)
+        except AdapterError as error:
+            log.warning("resync_failed", kind=kind, problem=str(error))
+
+
+async def _resync_for_ever(kube: KubeClient, cache: Cache, queue: WorkQueue) -> None:
     await asyncio.sleep(RESYNC_SECONDS)
     # Most of what is held by now stays: a search for garbage in it would stop the loop each time.
     gc.freeze()
     while True:
-        for kind, selector in WATCHED.items():
-            try:
-                async for key, after in cache.compare(kind, pages(kube, kind, selector)):
-                    queue.add_after(key, after)
-            except AdapterError as error:
-                log.warning("resync_failed", kind=kind, problem=str(error))
+        await resync(kube, cache, queue)
         await asyncio.sleep(RESYNC_SECONDS)
 
 
