@@ -41,13 +41,15 @@ NEAREST = {
     "tests/contract/test_held_answers.py tests/integration/test_tls.py",
     "controller/cache.py": "tests/contract/test_driver_tokens.py "
     "tests/contract/test_held_answers.py tests/simulation/test_cache.py "
-    "tests/simulation/test_echoes.py tests/simulation/test_fleet.py tests/simulation/test_marks.py",
+    "tests/simulation/test_watch.py tests/simulation/test_echoes.py tests/simulation/test_fleet.py "
+    "tests/simulation/test_marks.py",
     "controller/fuse_guard.py": "tests/simulation/test_lock.py",
+    "controller/lead.py": "tests/simulation/test_watch.py",
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
     "controller/machine_book.py": "tests/simulation/test_evidence.py",
     "controller/market_watch.py": "tests/simulation/test_clocks.py",
     "controller/reconcile.py": "tests/simulation/test_logins.py tests/simulation/test_cache.py "
-    "tests/simulation/test_caps.py",
+    "tests/simulation/test_watch.py tests/simulation/test_caps.py",
     "core/cost/choice.py": "tests/unit/core/test_gate.py",
     "core/job/end.py": "tests/simulation/test_echoes.py",
     "core/settling.py": "tests/unit/core/test_settling.py",
@@ -454,6 +456,18 @@ FAULTS = (
         "core/job/strays.py",
         "    if not seen.world.listings:\n        return seen",
         "    if job.status.end or not seen.world.listings:\n        return seen",
+    ),
+    Fault(
+        "a stray that the sweep was quick to destroy is charged to nobody",
+        "core/job/strays.py",
+        "gone = {row.instance_id: row for row in _gone_for(seen) if row.instance_id not in told}",
+        "gone: dict[int, Lease] = {}",
+    ),
+    Fault(
+        "what is gone before its job has a pass has moved nothing since",
+        "core/job/strays.py",
+        "last = world.listings.sightings[row.instance_id][-1].last",
+        "last = world.listings[-1].requested_at",
     ),
     Fault(
         "a job that is over gets no pass for its stray",
@@ -1488,6 +1502,59 @@ FAULTS = (
             seen = await self._plan_node(key, self._cache.read)""",
         """plan.effects and not _only_gives_back(seen):
             seen = await self._plan_node(key, self._cache.find)""",
+    ),
+    Fault(
+        "a pass over a job acts on what the watch has shown",
+        "controller/reconcile.py",
+        "            seen = await self._plan_job(key, self._cache.read)\n",
+        "            seen = await self._plan_job(key, self._cache.find)\n",
+    ),
+    Fault(
+        "a rent is decided on what the watch has shown",
+        "controller/reconcile.py",
+        """self._cache.read)
+                request""",
+        """self._cache.find)
+                request""",
+    ),
+    Fault(
+        "a status is written on whatever is stored",
+        "controller/cache.py",
+        "write = self._kube.write_status(kind, stored, status)",
+        "found = await self.read(_key(kind, stored)) or stored\n"
+        "        write = self._kube.write_status(kind, found, status)",
+    ),
+    Fault(
+        "an older event is news",
+        "controller/cache.py",
+        "if held is None or _version(held) <= version:\n"
+        "            self._hold(key, body)\n"
+        "            if gone:",
+        "if held is None or version:\n            self._hold(key, body)\n            if gone:",
+    ),
+    Fault(
+        "the deletion of an earlier object takes this one along",
+        "controller/cache.py",
+        "            self._hold(key, body)\n            if gone:\n                self._drop(key)",
+        "            self._hold(key, body)\n        if gone:\n            self._drop(key)",
+    ),
+    Fault(
+        "what a list does not show is forgotten unread",
+        "controller/cache.py",
+        "is not None:\n                self._doubted.add(key)\n                for one",
+        "is not None:\n                self._drop(key)\n                for one",
+    ),
+    Fault(
+        "another version in a list is not read",
+        "controller/cache.py",
+        "if held is not None and not is_known:",
+        "if held is not None and is_known:",
+    ),
+    Fault(
+        "only pods are compared with what is stored",
+        "controller/lead.py",
+        "for kind, selector in WATCHED.items():",
+        "for kind, selector in [*WATCHED.items()][:1]:",
     ),
     Fault(
         "the lock is renewed while the passes stand still",

@@ -750,6 +750,37 @@ def test_a_stray_is_charged_once_and_until_it_is_gone() -> None:
     assert (shown.strays, shown.cost.spent_usd) == ((), "0.250000")
 
 
+@pytest.mark.parametrize("status", [{}, RECORDED])
+def test_a_stray_is_charged_though_the_sweep_was_first(status: dict[str, Any]) -> None:
+    """A new leader comes to the job only once the machine is gone: its watch was late."""
+    world = a_world(a_listing(FORGOTTEN, ago=61), *(a_listing(ago=ago) for ago in (46, 31, 16, 1)))
+    seen = job_observation(world=world, job=a_job(status=status))
+    once = plan_job(seen).status
+    twice = plan_job(replace(seen, job=a_job(status=once.wire()))).status
+
+    assert [(one.instance_id, one.gone_at) for one in once.strays] == [
+        (FORGOTTEN.instance_id, at(0))
+    ]
+    # As of one that is listed, and 0.001830 for what its line carries in the 61 s since.
+    assert once.cost.spent_usd == twice.cost.spent_usd == "0.416830"
+
+
+@pytest.mark.parametrize(("recorded", "spent"), [(19, "0.416830"), (20, "0.000000")])
+def test_a_machine_of_an_attempt_that_is_not_recorded_any_more_is_no_stray(
+    recorded: int, spent: str
+) -> None:
+    """It was charged when its attempt ended: before the oldest that is recorded ended."""
+    ended = {"reason": "OfferGone", "endedAt": stamp(-30), "costUSD": "0.000000"}
+    attempts = [
+        {"attempt": number, "nodeName": f"train-{number}", "nodeUID": f"uid-{number}", **ended}
+        for number in range(1, recorded + 1)
+    ]
+    world = a_world(a_listing(FORGOTTEN, ago=61), *(a_listing(ago=ago) for ago in (46, 31, 16, 1)))
+    seen = job_observation(world=world, job=a_job(status={"attempts": attempts}))
+
+    assert plan_job(seen).status.cost.spent_usd == spent
+
+
 def over(**status: Any) -> GpuJob:
     """A job that was completed a minute ago, for 0.25 dollars; its finalizer is gone."""
     cost = {"spentUSD": "0.250000", "accruedUSD": "0.250000", "finalUSD": "0.250000"}

@@ -2,15 +2,17 @@
 
 A backup that is restored may be older than the attempt, and then nobody remembers its GpuNode. The
 sweep destroys what no GpuNode owns; here it is charged to its job, which rents nothing meanwhile.
-A job that is over is charged, too, and stays as it ended.
+The sweep waits for nobody, so the machine may be gone when a pass comes to the job. A job that is
+over is charged, too, and stays as it ended.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from math import ceil
 
 from gpujob.api.gpujob import CostStatus, GpuJob, GpuJobStatus, StrayStatus
 from gpujob.core.cost.estimate import traffic_usd
+from gpujob.core.job.after_attempt import ATTEMPTS_SHOWN
 from gpujob.core.market.listings import Lease, Listing, Mark
 from gpujob.core.money import floor_usd, format_usd, micro_up, over_time, parse_usd, short_usd
 from gpujob.core.node.traffic import SAME_SECONDS
@@ -24,9 +26,18 @@ def strays_listed(world: World, job: GpuJob, nodes: Iterable[str | None]) -> tup
     """Returns the machines under the job's mark in the latest listing that are not of an attempt
     that it records, and not of these nodes (uids).
     """
+    by_job = world.listings[-1].by_job if world.listings else {}
+    return _unexplained(by_job, world, job, nodes)
+
+
+def _unexplained(
+    by_job: Mapping[tuple[str, str], Iterable[tuple[str, Lease]]],
+    world: World,
+    job: GpuJob,
+    nodes: Iterable[str | None],
+) -> tuple[Lease, ...]:
     known = {job.status.node_uid, *nodes, *(one.node_uid for one in job.status.attempts)}
-    rows = world.listings[-1].by_job if world.listings else {}
-    of_job = rows.get((world.cluster_id, job.metadata.uid), ())
+    of_job = by_job.get((world.cluster_id, job.metadata.uid), ())
     return tuple(row for node_uid, row in of_job if node_uid not in known)
 
 
@@ -62,8 +73,27 @@ def owed_for(status: GpuJobStatus) -> str:
 
 def listed_for(seen: JobObservation) -> tuple[Lease, ...]:
     """Returns the job's strays; the node under its next name is none of them."""
-    node = seen.node
-    return strays_listed(seen.world, seen.job, [node.metadata.uid] if node else [])
+    return strays_listed(seen.world, seen.job, _next_node(seen))
+
+
+def _gone_for(seen: JobObservation) -> tuple[Lease, ...]:
+    """Returns the job's strays that an earlier listing shows, and the latest does not.
+
+    What was there before the oldest attempt on record ended may be of one that is not recorded any
+    more, and was charged then.
+    """
+    world, attempts = seen.world, seen.job.status.attempts
+    gone = _unexplained(world.listings.gone_by_job, world, seen.job, _next_node(seen))
+    if len(attempts) < ATTEMPTS_SHOWN:
+        return gone
+    sightings = world.listings.sightings
+    return tuple(
+        row for row in gone if world.at(sightings[row.instance_id][0].first) > attempts[0].ended_at
+    )
+
+
+def _next_node(seen: JobObservation) -> list[str]:
+    return [seen.node.metadata.uid] if seen.node else []
 
 
 def with_strays(seen: JobObservation) -> JobObservation:
@@ -72,13 +102,16 @@ def with_strays(seen: JobObservation) -> JobObservation:
     if not seen.world.listings:
         return seen
     told = {one.instance_id: one for one in job.status.strays}
-    rows = {row.instance_id: row for row in listed_for(seen)}
+    gone = {row.instance_id: row for row in _gone_for(seen) if row.instance_id not in told}
+    rows = gone | {row.instance_id: row for row in listed_for(seen)}
     if not rows and all(one.gone_at for one in told.values()):
         return seen
     grown = 0
     strays = []
     for number in sorted(told.keys() | rows.keys())[:KEPT_MAX]:
         one = _noted(seen, told.get(number), rows.get(number))
+        if number in gone:
+            one = _noted(seen, one, None)
         charged = parse_usd(one.charged_usd)
         owed = max(_cost(seen, one, rows.get(number)), charged)
         grown += owed - charged
@@ -116,7 +149,8 @@ def _noted(seen: JobObservation, told: StrayStatus | None, row: Lease | None) ->
     line, most, at = 0, 0, told.traffic_as_of if told else None
     if row.line is not None:
         world = seen.world
-        line, shown = micro_up(row.line.usd_per_hour), world.at(world.listings[-1].requested_at)
+        last = world.listings.sightings[row.instance_id][-1].last
+        line, shown = micro_up(row.line.usd_per_hour), world.at(last)
         # In another pass the same listing's moment is the same but for the clocks' resolution.
         at = at if at and (shown - at).total_seconds() < SAME_SECONDS else shown
         caps, others = seen.job.spec.data, world.leased.others

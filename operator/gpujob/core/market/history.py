@@ -2,16 +2,18 @@
 
 A pass asks of earlier listings whether they showed a machine, what it had moved, and whether it was
 paused. That is noted as each listing comes, by number and by mark. So no pass looks through
-listings, however many machines they show, and the rows are kept of the latest ones only.
+listings, however many machines they show, and the rows are kept of the latest ones only, and the
+last one of each machine that is gone.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
-from gpujob.core.market.listings import Lease, Listing, Mark, is_anothers
+from gpujob.core.market.listings import Lease, Listing, Mark, is_anothers, rows_by_job
 
 LISTINGS_KEPT = 64
 """So many listings are evidence."""
@@ -66,6 +68,8 @@ class Listings:
     """When the last listing was requested that shows a machine that could be anyone's."""
     other_account_at: float = -inf
     """When the last listing was requested that is of another account than the latest."""
+    gone: Mapping[int, Lease] = field(default_factory=dict)
+    """By its number, the last row of each machine that these listings show, but the latest."""
 
     def __len__(self) -> int:
         """Returns the number of listings whose rows are kept."""
@@ -93,6 +97,12 @@ class Listings:
                 marks[row.mark] = at
             runs = sightings.get(row.instance_id, ())
             sightings[row.instance_id] = _with_row(runs, row, at, before)
+        last = self.latest[-1].by_number if self.latest else {}
+        gone = {
+            number: row
+            for number, row in {**self.gone, **last}.items()
+            if number in sightings and number not in listing.by_number
+        }
         changed = bool(self.latest) and self.latest[-1].account_id != listing.account_id
         return Listings(
             latest=(*self.latest, listing)[-ROWS_KEPT:],
@@ -101,7 +111,13 @@ class Listings:
             marks=marks,
             unattributable_at=at if listing.has_unattributable else self.unattributable_at,
             other_account_at=before if changed else self.other_account_at,
+            gone=gone,
         )
+
+    @cached_property
+    def gone_by_job(self) -> Mapping[tuple[str, str], tuple[tuple[str, Lease], ...]]:
+        """The machines that the latest listing does not show any more, see `rows_by_job`."""
+        return rows_by_job(self.gone.values())
 
     def sightings_of(self, instance_id: int, mark: Mark) -> tuple[Sighting, ...]:
         """Returns how a recorded machine was shown, oldest first, but for where it is another's."""

@@ -5,7 +5,7 @@ GB, which are 1e9 bytes.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
@@ -112,18 +112,8 @@ class Listing:
 
     @cached_property
     def by_job(self) -> Mapping[tuple[str, str], tuple[tuple[str, Lease], ...]]:
-        """The machines whose mark can be read, by cluster id and job uid: each with its node uid,
-        lowest number first.
-        """
-        found = defaultdict[tuple[str, str], list[tuple[str, Lease]]](list)
-        for text, leases in self.by_mark.items():
-            if (mark := Mark.parse(text)) is not None:
-                rows = found[mark.cluster_id, mark.job_uid]
-                rows += ((mark.node_uid, lease) for lease in leases)
-        return {
-            job: tuple(sorted(rows, key=lambda row: row[1].instance_id))
-            for job, rows in found.items()
-        }
+        """The machines by job, see `rows_by_job`."""
+        return rows_by_job(self.leases)
 
 
 @dataclass(frozen=True)
@@ -143,6 +133,17 @@ class Mark:
         """Returns the mark, or None if the text does not have the form of one."""
         parts = (text or "").split("/")
         return cls(*parts) if len(parts) == 3 and all(parts) else None
+
+
+def rows_by_job(leases: Iterable[Lease]) -> Mapping[tuple[str, str], tuple[tuple[str, Lease], ...]]:
+    """Returns the machines whose mark can be read, by cluster id and job uid: each with its node
+    uid, lowest number first.
+    """
+    found = defaultdict[tuple[str, str], list[tuple[str, Lease]]](list)
+    for lease in sorted(leases, key=lambda lease: lease.instance_id):
+        if (mark := Mark.parse(lease.mark)) is not None:
+            found[mark.cluster_id, mark.job_uid].append((mark.node_uid, lease))
+    return {job: tuple(rows) for job, rows in found.items()}
 
 
 class Marked(Protocol):
