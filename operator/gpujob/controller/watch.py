@@ -18,6 +18,8 @@ from gpujob.controller.cache import WATCHED
 
 OnEvent = Callable[[str, dict[str, Any], bool], None]
 """Gets the kind, the object, and whether it is gone; called in the watcher's thread."""
+IDLE_SECONDS = 0.1
+"""kopf keeps a task for each object until it has heard nothing of it for so long."""
 
 
 class Watcher:
@@ -52,7 +54,7 @@ class Watcher:
             self._loop.run_until_complete(
                 kopf.operator(
                     registry=self._registry(),
-                    settings=_settings(),
+                    settings=kopf_settings(),
                     clusterwide=True,
                     standalone=True,
                     stop_flag=self._stop,
@@ -84,13 +86,33 @@ class Watcher:
         return registry
 
 
-def _settings() -> kopf.OperatorSettings:
+class _NothingToCompare(kopf.DiffBaseStorage):
+    """Keeps no former state of an object. Only handlers of changes look at that, and kopf would
+    copy each object whole at each event for it: more than half of what an event costs.
+    """
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """Returns how kopf is to watch: it writes to no object, and copies none."""
     settings = kopf.OperatorSettings()
     settings.scanning.disabled = True
     settings.posting.enabled = False
     # This must not be our finalizer: kopf removes the finalizer of this name from every object that
     # none of its handlers needs, see https://github.com/nolar/kopf/issues/664.
     settings.persistence.finalizer = f"{GROUP}/never-set"
+    settings.persistence.diffbase_storage = _NothingToCompare()
+    settings.persistence.progress_storage = kopf.StatusProgressStorage()
+    # By default 5 s, in which a list of ten thousand objects makes as many tasks.
+    settings.queueing.idle_timeout = IDLE_SECONDS
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
     settings.watching.reconnect_backoff = 1.0
