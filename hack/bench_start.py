@@ -7,19 +7,19 @@ is the first decision. The machines load for ever: nothing runs on them.
 """
 
 import argparse
+import base64
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,14 @@ from gpujob.api.meta import FINALIZER, LABEL_JOB, LABEL_MANAGED_BY, MANAGER
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "tests/unit/stored/v1alpha1"
-WRITERS = 8
+WRITTEN_AT_ONCE = 100
+"""etcd takes up to 128 writes in one transaction."""
 LOOK_SECONDS = 0.25
 QUIET_SECONDS = 2.0
 QUIET_CORES = 0.1
 """A controller that uses less of a core for so long has done what it began with."""
 GOAL_SECONDS = 10.0
+PLENTY_USD = "5000.000000"
 
 Body = dict[str, Any]
 
@@ -65,36 +67,57 @@ class Start:
 
 
 class Store:
-    """Writes objects, for any number of threads."""
+    """Writes objects: one of a kind through the API server, and any number like it into etcd."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, etcd_port: int) -> None:
         self._world = world
-        self._lines = threading.local()
-
-    def line(self, config: Path) -> Client:
-        """Returns this thread's connection as the user of a kubeconfig."""
-        if not hasattr(self._lines, config.name):
-            setattr(self._lines, config.name, Client(config))
-        found: Client = getattr(self._lines, config.name)
-        return found
-
-    def create(self, plural: str, body: Body, status: Body) -> Body:
-        """Creates an object as the operator leaves it."""
+        self._etcd_port = etcd_port
+        self.user = Client(world.kubectl.kubeconfig)
         # The policies let nobody else write nodes and statuses.
-        line = self.line(Path(self._world.operator.environment["KUBECONFIG"]))
-        user = line if plural == "gpunodes" else self.line(self._world.kubectl.kubeconfig)
-        path = path_of(plural, body["metadata"]["name"], self._world.namespace)
-        code, answer = user.send("POST", path.rpartition("/")[0], body)
+        self.operator = Client(Path(world.operator.environment["KUBECONFIG"]))
+
+    def create(self, plural: str, body: Body) -> Body:
+        """Creates an object, and returns it."""
+        line = self.operator if plural == "gpunodes" else self.user
+        path = path_of(plural, "", self._world.namespace).rstrip("/")
+        code, answer = line.send("POST", path, body)
         assert code == 201, answer
-        code, answer = line.send("PUT", f"{path}/status", answer | {"status": status})
-        assert code == 200, answer
         return answer
 
-    def many(self, make: Callable[[int], object], count: int) -> None:
-        """Makes so many objects."""
-        with ThreadPoolExecutor(WRITERS) as pool:
-            for _ in pool.map(make, range(count)):
-                pass
+    def tell(self, plural: str, stored: Body, status: Body) -> None:
+        """Writes a status as the operator does."""
+        path = path_of(plural, stored["metadata"]["name"], self._world.namespace)
+        body = stored | {"status": status}
+        code, answer = self.operator.send("PUT", f"{path}/status", body)
+        assert code == 200, answer
+
+    def multiply(self, plural: str, name: str, variants: Iterable[Mapping[str, str]]) -> None:
+        """Stores more objects like one; each has other texts in place of some of that one's."""
+        prefix = f"/registry/gpujob.dev/{plural}/{self._world.namespace}/"
+        (found,) = self._ask("range", {"key": in_base64(prefix + name)})["kvs"]
+        raw = base64.b64decode(found["value"]).decode()
+        puts = []
+        for variant in variants:
+            key, value = prefix + name, raw
+            for old, new in variant.items():
+                key, value = key.replace(old, new), value.replace(old, new)
+            puts.append({"requestPut": {"key": in_base64(key), "value": in_base64(value)}})
+        for at in range(0, len(puts), WRITTEN_AT_ONCE):
+            self._ask("txn", {"success": puts[at : at + WRITTEN_AT_ONCE]})
+
+    def _ask(self, what: str, body: Body) -> Body:
+        line = HTTPConnection("127.0.0.1", self._etcd_port, timeout=60)
+        line.request("POST", f"/v3/kv/{what}", json.dumps(body))
+        answer = line.getresponse()
+        told: Body = json.loads(answer.read())
+        assert answer.status == 200, told
+        line.close()
+        return told
+
+
+def in_base64(text: str) -> str:
+    """Returns a text as etcd's gateway takes bytes."""
+    return base64.b64encode(text.encode()).decode()
 
 
 def ago(hours: float) -> str:
@@ -121,65 +144,71 @@ def node_of(job: Body, *, finalizers: list[str]) -> Body:
             "labels": {LABEL_JOB: name, LABEL_MANAGED_BY: MANAGER},
             "ownerReferences": [owner | {"controller": True, "blockOwnerDeletion": True}],
         },
-        "spec": {"jobRef": {"name": name, "uid": uid}, "attempt": 1, "reservedUSD": "2.000000"},
+        "spec": {"jobRef": {"name": name, "uid": uid}, "attempt": 1, "reservedUSD": PLENTY_USD},
     }
 
 
-def fill(world: World, options: argparse.Namespace) -> None:
+def fill(world: World, store: Store, options: argparse.Namespace) -> None:
     """Stores all that the controller starts with."""
-    store = Store(world)
     finished, released = (stored(f"{kind}-complete")["status"] for kind in ("gpujob", "gpunode"))
+    job = store.create("gpujobs", a_job("finished-1"))
+    node = store.create("gpunodes", node_of(job, finalizers=[]))
     # What has been over for so long has left the watch; nodes are kept for a day.
-    finished |= {"completionTime": ago(3), "closed": True}
-    released |= {"releasedAt": ago(3), "closed": True}
-
-    def finish(number: int) -> None:
-        job = store.create("gpujobs", a_job(f"finished-{number}"), finished)
-        if number < options.released:
-            store.create("gpunodes", node_of(job, finalizers=[]), released)
-
-    store.many(finish, max(options.finished, options.released))
-    namespace = json.loads(world.kubectl("get", "namespace", "kube-system", "-o", "json"))
-    cluster = namespace["metadata"]["uid"]
-    running = [stored(f"{kind}-running")["status"] for kind in ("gpujob", "gpunode")]
-    uids: dict[int, str] = {}
-
-    def run(number: int) -> None:
-        of_job, of_node = deepcopy(running)
-        body = a_job(f"running-{number}")
-        body["metadata"]["finalizers"] = [FINALIZER]
-        job = store.create("gpujobs", body, {"phase": "Waiting"})
-        for part in ("machine", "run", "measured"):
-            of_node.pop(part, None)
-        now = ago(0)
-        of_node["rent"] |= {"requestedAt": now, "notAfter": now, "moneyDeadlineSeconds": 100_000}
-        of_node["lease"] |= {"recordedAt": now, "instanceID": numbers[number]}
-        node = store.create("gpunodes", node_of(job, finalizers=[FINALIZER]), of_node)
-        name, uid = node["metadata"]["name"], node["metadata"]["uid"]
-        path = path_of("gpujobs", body["metadata"]["name"], world.namespace)
-        of_job |= {"nodeName": name, "nodeUID": uid}
-        operator = store.line(Path(world.operator.environment["KUBECONFIG"]))
-        code, answer = operator.send("PUT", f"{path}/status", job | {"status": of_job})
-        assert code == 200, answer
-        uids[number] = f"{cluster}/{uid}/{job['metadata']['uid']}"
-
+    store.tell("gpujobs", job, finished | {"completionTime": ago(3), "closed": True})
+    store.tell("gpunodes", node, released | {"releasedAt": ago(3), "closed": True})
+    uids = [one["metadata"]["uid"] for one in (job, node)]
+    variants = [
+        {"finished-1": f"finished-{number}"} | {uid: str(uuid.uuid4()) for uid in uids}
+        for number in range(2, max(options.finished, options.released) + 1)
+    ]
+    store.multiply("gpujobs", "finished-1", variants)
+    store.multiply("gpunodes", "finished-1-0-1", variants[: options.released - 1])
     world.simulator.faults(slow_boot={"count": -1, "seconds": 1e9})
     numbers = [world.simulator.rent_by_hand("") for _ in range(options.running)]
-    store.many(run, options.running)
-    for number, mark in uids.items():
-        world.simulator.ask("PUT", f"/api/v0/instances/{numbers[number]}/", {"label": mark})
+    if not numbers:
+        return
+    of_job, of_node = (stored(f"{kind}-running")["status"] for kind in ("gpujob", "gpunode"))
+    body = a_job("running-1", cost={"ceiling": PLENTY_USD})
+    body["metadata"]["finalizers"] = [FINALIZER]
+    job = store.create("gpujobs", body)
+    node = store.create("gpunodes", node_of(job, finalizers=[FINALIZER]))
+    uids = [one["metadata"]["uid"] for one in (job, node)]
+    given = {"nodeName": "running-1-0-1", "nodeUID": uids[1], "nodeReservedUSD": PLENTY_USD}
+    store.tell("gpujobs", job, of_job | given)
+    now = ago(0)
+    # Whatever its machine costs was agreed.
+    rates = {"gpuUSDPerHour": "50.000000", "fuseUSD": PLENTY_USD}
+    times = {"requestedAt": now, "notAfter": now, "moneyDeadlineSeconds": 300_000}
+    of_node["rent"] |= rates | times
+    of_node["lease"] |= {"recordedAt": now, "usdPerHour": "51.000000", "instanceID": numbers[0]}
+    for part in ("machine", "run"):
+        del of_node[part]
+    store.tell("gpunodes", node, of_node)
+    variants = [
+        {"running-1": f"running-{at}", f":{numbers[0]}": f":{number}"}
+        | {uid: str(uuid.uuid4()) for uid in uids}
+        for at, number in enumerate(numbers[1:], 2)
+    ]
+    store.multiply("gpujobs", "running-1", variants)
+    store.multiply("gpunodes", "running-1-0-1", variants)
+    namespace = world.kubectl.get("namespace", "kube-system", "") or {}
+    for number, variant in zip(numbers, ({uid: uid for uid in uids}, *variants), strict=True):
+        mark = "/".join((namespace["metadata"]["uid"], variant[uids[1]], variant[uids[0]]))
+        world.simulator.ask("PUT", f"/api/v0/instances/{number}/", {"label": mark})
 
 
 def start(
-    world: World, number: int, environment: dict[str, str], log: Path, seconds: float
+    world: World,
+    store: Store,
+    number: int,
+    environment: dict[str, str],
+    log: Path,
+    seconds: float,
 ) -> Start:
     """Starts the controller once, watches it for a while, and stops it."""
     probe = f"probe-{number}"
-    store = Store(world)
-    made = a_job(probe, cost={"ceiling": "0.01"})
     path = path_of("gpujobs", probe, world.namespace)
-    user = store.line(world.kubectl.kubeconfig)
-    assert user.send("POST", path.rpartition("/")[0], made)[0] == 201
+    store.create("gpujobs", a_job(probe, cost={"ceiling": "0.01"}))
     with log.open("ab") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "gpujob"],
@@ -195,14 +224,14 @@ def start(
     rss = peak = quiet_cpu = 0.0
 
     def holds() -> bool:
-        lease = store.line(world.kubectl.kubeconfig).send(
+        lease = store.user.send(
             "GET", "/apis/coordination.k8s.io/v1/namespaces/gpujob-system/leases/gpujob"
         )[1]
         holder = (lease.get("spec") or {}).get("holderIdentity") or ""
         return str(holder).startswith(f"start-{number}_")
 
     def decided() -> bool:
-        found = user.send("GET", path)[1].get("status") or {}
+        found = store.user.send("GET", path)[1].get("status") or {}
         return bool(found.get("conditions"))
 
     looks: dict[str, Callable[[], bool]] = {
@@ -227,7 +256,7 @@ def start(
     is_alive = process.poll() is None
     process.terminate()
     process.wait(60)
-    user.send("DELETE", path)
+    store.user.send("DELETE", path)
     return Start(
         lock_seconds=at.get("lock"),
         decision_seconds=at.get("decision"),
@@ -274,7 +303,8 @@ def measure(options: argparse.Namespace, folder: Path) -> Body:
             said = f"{options.finished} finished jobs, {options.released} released nodes and "
             say(f"storing {said}{options.running} jobs with a machine")
             began = time.monotonic()
-            fill(world, options)
+            store = Store(world, int((folder / "plane/etcd.port").read_text()))
+            fill(world, store, options)
             say(f"stored in {time.monotonic() - began:.0f} s")
             log = options.log or folder / "start.log"
             own = {f"GPUJOB_{name}" for name in LIMITS}
@@ -282,7 +312,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Body:
             row("start", ["lock s", "decision s", "ready s", "quiet s", "CPU s", "RSS MiB", "peak"])
             starts = []
             for number in range(1, options.starts + 1):
-                found = start(world, number, given, log, options.seconds)
+                found = start(world, store, number, given, log, options.seconds)
                 starts.append(found)
                 times = (found.lock_seconds, found.decision_seconds, found.ready_seconds)
                 cells = [shown(one) for one in (*times, found.quiet_seconds, found.cpu_seconds)]
