@@ -42,7 +42,8 @@ NEAREST = {
     "controller/cache.py": "tests/contract/test_driver_tokens.py "
     "tests/contract/test_held_answers.py tests/simulation/test_cache.py "
     "tests/simulation/test_watch.py tests/simulation/test_echoes.py tests/simulation/test_fleet.py "
-    "tests/simulation/test_marks.py",
+    "tests/simulation/test_marks.py tests/simulation/test_closed.py",
+    "controller/sweep.py": "tests/simulation/test_closed.py tests/simulation/test_pace.py",
     "controller/fuse_guard.py": "tests/simulation/test_lock.py",
     "controller/lead.py": "tests/simulation/test_watch.py",
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
@@ -52,7 +53,8 @@ NEAREST = {
     "tests/simulation/test_watch.py tests/simulation/test_caps.py",
     "core/cost/choice.py": "tests/unit/core/test_gate.py",
     "core/job/end.py": "tests/simulation/test_echoes.py",
-    "core/settling.py": "tests/unit/core/test_settling.py",
+    "core/rest.py": "tests/unit/core/test_rest.py",
+    "core/settling.py": "tests/unit/core/test_settling.py tests/unit/core/test_rest.py",
     "core/conditions.py": "tests/unit/core/test_settling.py tests/unit/core/test_conditions.py",
     "core/cost/leased.py": "tests/unit/core/test_leased.py tests/simulation/test_fleet.py "
     "tests/simulation/test_caps.py",
@@ -468,6 +470,60 @@ FAULTS = (
         "core/job/strays.py",
         "last = world.listings.sightings[row.instance_id][-1].last",
         "last = world.listings[-1].requested_at",
+    ),
+    Fault(
+        "what is closed cannot be deleted",
+        "core/rest.py",
+        "if meta.is_being_deleted or meta.holds_finalizer or (since",
+        "if meta.is_being_deleted or (since",
+    ),
+    Fault(
+        "a job is closed though its stray is not gone",
+        "core/rest.py",
+        "if status.end is None or has_node or owed_for(status):",
+        "if status.end is None or has_node:",
+    ),
+    Fault(
+        "a job is closed before it has charged its node",
+        "core/rest.py",
+        "if status.end is None or has_node or owed_for(status):",
+        "if status.end is None or owed_for(status):",
+    ),
+    Fault(
+        "a node is closed whose machine is not proved gone",
+        "core/rest.py",
+        "return status.released_at if status.end is not None else None",
+        "return status.end.at if status.end is not None else None",
+    ),
+    Fault(
+        "what was closed by mistake never comes back",
+        "core/settling.py",
+        'update={"closed": True if closes else None}',
+        'update={"closed": True if closes or planned.status.closed else None}',
+    ),
+    Fault(
+        "what an older release has stored is not watched",
+        "controller/cache.py",
+        'OPEN = "status.closed!=true"',
+        'OPEN = "status.closed=false"',
+    ),
+    Fault(
+        "what is closed gets no pass, whatever its user does",
+        "controller/cache.py",
+        "if (seconds := self._rest(kind, body) or 0.0) < within:",
+        "if 0 < (seconds := self._rest(kind, body) or 0.0) < within:",
+    ),
+    Fault(
+        "the stray of a closed job is charged to nobody",
+        "controller/cache.py",
+        "if not (left := found - vain):",
+        "if (left := found - vain) or not left:",
+    ),
+    Fault(
+        "a list that leaves nodes out proves that a machine has no owner",
+        "controller/sweep.py",
+        "if found.to_destroy and self.fields:",
+        "if found.to_destroy and not self.fields:",
     ),
     Fault(
         "a job that is over gets no pass for its stray",
@@ -1330,9 +1386,9 @@ FAULTS = (
         "the sweep looks at the nodes first",
         "controller/sweep.py",
         """        listing = await self._listing(vast)
-        nodes = await kube.list_all("GpuNode")
+        nodes = await kube.list_all("GpuNode", fields=self.fields)
 """,
-        """        nodes = await kube.list_all("GpuNode")
+        """        nodes = await kube.list_all("GpuNode", fields=self.fields)
         listing = await self._listing(vast)
 """,
     ),
@@ -1613,8 +1669,8 @@ FAULTS = (
     Fault(
         "a job that is over gets passes",
         "core/rest.py",
-        "return inf if keep is None else",
-        "return None if keep is None else",
+        'return kept if status.get("closed") else min(kept, _open_for(meta, age, limits))',
+        "return None",
     ),
     Fault(
         "a changed job rests",
@@ -1978,7 +2034,7 @@ FAULTS = (
     Fault(
         "what is known of a pod is kept for ever",
         "controller/cache.py",
-        """            self._dropped(held["metadata"]["uid"])\n""",
+        """            self._dropped(uid)\n""",
         "",
     ),
     Fault(

@@ -4,21 +4,32 @@ What the simulation proves hangs on versions, uids, deletions and finalizers: ge
 requests go to both, and outcome and objects are compared after each.
 """
 
+import json
 import random
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from kubernetes.aio import client, config
-from tests.simulation.model import Chance, ModelKube
+from tests.integration.parts import Kubectl
+from tests.simulation.model import Chance, ModelKube, shown
 
 from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.meta import FINALIZER
+from gpujob.controller.cache import CLOSED, OPEN
 from localcluster.control_plane import ControlPlane
 
 NAMES = ("one", "two")
 REQUESTS = 60
+STATUSES: dict[str, list[Body]] = {
+    "closed": [{"attempt": 1, "closed": True}],
+    "opened": [{"closed": True}, {"attempt": 2}],
+    "left": [{"closed": False}, {"closed": True}, {"attempt": 1, "closed": True}],
+    "open": [],
+}
+"""What is written to some jobs, one after the other."""
 
 
 class Calm(Chance):
@@ -138,3 +149,57 @@ async def test_the_model_answers_as_the_real_one(
         told.append(f"{verb} {name} on {basis} with {value}: {true}")
         assert model == true, "\n".join(told)
         assert await sides[0].objects() == await sides[1].objects(), "\n".join(told)
+
+
+async def test_the_model_selects_as_the_real_one(
+    real: KubeClient, namespace: str, kubectl: Kubectl
+) -> None:
+    """What is closed leaves list and watch, as deleted and with the version of that write; what
+    lacks the field is in both.
+    """
+    model = ModelKube(Calm())
+    seen: list[tuple[Body, bool]] = []
+
+    def see(kind: str, body: Body, gone: bool, before: Body | None) -> None:
+        if (event := shown(body, gone, before, OPEN)) is not None:
+            seen.append(event)
+
+    model.on_write.append(see)
+    versions: list[dict[str, str]] = []
+    for kube in (model, real):
+        written = {}
+        for name in STATUSES:
+            body = await kube.create("GpuJob", namespace, _job(name, 0))
+            written[name] = body["metadata"]["resourceVersion"]
+            for status in STATUSES[name]:
+                body = await kube.write_status("GpuJob", body, status)
+                written[f"{name} {status}"] = body["metadata"]["resourceVersion"]
+        for name in ("closed", "open"):
+            await kube.delete("GpuJob", namespace, name)
+        versions.append(written)
+
+    def told(body: Body, kind: str, written: dict[str, str]) -> tuple[str, str, bool, str]:
+        version = body["metadata"]["resourceVersion"]
+        write = next((which for which, one in written.items() if one == version), "none")
+        is_closed = (body.get("status") or {}).get("closed") is True
+        return body["metadata"]["name"], kind, is_closed, write
+
+    path = f"/apis/gpujob.dev/v1alpha1/namespaces/{namespace}/gpujobs"
+    since = int(versions[1]["closed"]) - 1
+    query = f"watch=1&timeoutSeconds=2&resourceVersion={since}&fieldSelector={quote(OPEN)}"
+    lines = kubectl("get", "--raw", f"{path}?{query}").splitlines()
+    events = [json.loads(line) for line in lines]
+    theirs = [
+        told(one["object"], "out" if one["type"] == "DELETED" else "in", versions[1])
+        for one in events
+    ]
+    ours = [told(body, "out" if gone else "in", versions[0]) for body, gone in seen]
+    assert ours == theirs
+    assert ("closed", "out", False, "closed {'attempt': 1, 'closed': True}") in theirs
+    lists = []
+    for kube in (model, real):
+        for fields in (OPEN, CLOSED, ""):
+            found = await kube.list_all("GpuJob", fields=fields)
+            mine = [one for one in found if one["metadata"]["namespace"] == namespace]
+            lists.append(sorted(one["metadata"]["name"] for one in mine))
+    assert lists == [["opened"], ["left"], ["left", "opened"]] * 2

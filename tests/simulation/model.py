@@ -5,6 +5,7 @@ is one schedule. The models are small on purpose: what they leave out, the integ
 """
 
 import asyncio
+import json
 import marshal
 import random
 import re
@@ -185,17 +186,24 @@ class ModelKube(KubeClient):
             raise ObjectGone(name)
         return self._sent(self.objects[key])
 
-    async def list_all(self, kind: str, selector: str = "") -> list[Body]:
+    async def list_all(self, kind: str, selector: str = "", fields: str = "") -> list[Body]:
         await self._unreliable()
-        return [self._sent(body) for body in self.of_kind(kind)]
+        return [self._sent(body) for body in self.of_kind(kind) if matches(body, fields)]
 
     async def page(
-        self, kind: str, namespace: str | None, *, limit: int, token: str = "", selector: str = ""
+        self,
+        kind: str,
+        namespace: str | None,
+        *,
+        limit: int,
+        token: str = "",
+        selector: str = "",
+        fields: str = "",
     ) -> tuple[list[Body], str, str]:
         """One page holds all."""
         assert namespace is None, "not modelled"
         assert not token, "there is no other page"
-        return await self.list_all(kind, selector), "", str(self._version)
+        return await self.list_all(kind, selector, fields), "", str(self._version)
 
     async def create(self, kind: str, namespace: str, body: Body) -> Body:
         await self._unreliable()
@@ -373,6 +381,36 @@ class ModelKube(KubeClient):
     async def _answer_lost(self) -> None:
         if self._chance.strikes(0.2):
             raise ClusterUnavailable("the answer was lost")
+
+
+def matches(body: Body, fields: str) -> bool:
+    """Whether a selector of one field matches an object; as in the API server, a field that is not
+    there is the empty string.
+    """
+    if not fields:
+        return True
+    path, wanted = re.split("!?=", fields)
+    found: Any = body
+    for part in path.split("."):
+        found = (found or {}).get(part)
+    text = "" if found is None else json.dumps(found).strip('"')
+    return (text == wanted) is ("!=" not in fields)
+
+
+def shown(body: Body, gone: bool, before: Body | None, fields: str) -> tuple[Body, bool] | None:
+    """Returns what a watch with this selector shows of a write, and if as deleted; None = nothing.
+
+    What leaves the selector is shown as it was before, with its new version.
+    """
+    is_in = not gone and matches(body, fields)
+    if is_in or before is None:
+        return (body, gone) if is_in else None
+    if not matches(before, fields):
+        return None
+    if gone:
+        return body, True
+    version = body["metadata"]["resourceVersion"]
+    return before | {"metadata": before["metadata"] | {"resourceVersion": version}}, True
 
 
 class _CallersClock(VirtualClock):

@@ -68,7 +68,7 @@ class Blind(World):
         return
 
     def _on_write(self, kind: str, body: Any, gone: bool, before: Any) -> None:
-        self.show(kind, body, gone)
+        self.show(kind, body, gone, before)
 
 
 def test_no_answer_ends_a_loop(pytestconfig: pytest.Config) -> None:

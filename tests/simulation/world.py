@@ -21,6 +21,8 @@ from tests.simulation.model import (
     ModelKube,
     ModelProvider,
     VirtualLoop,
+    matches,
+    shown,
 )
 from tests.simulation.process import (
     CLOCK_WRONG_SECONDS,
@@ -35,16 +37,16 @@ from tests.simulation.process import (
 )
 from tests.simulation.watch import Watch, Weather
 
-from gpujob.adapters.errors import AdapterError
+from gpujob.adapters.errors import AdapterError, ClusterError
 from gpujob.adapters.provider import Provider
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.meta import FINALIZER
 from gpujob.api.transport import RegistryLogin
-from gpujob.controller.cache import WATCHED, Cache
+from gpujob.controller.cache import OPEN, SELECTED, WATCHED, Cache
 from gpujob.controller.destroys import Destroys
 from gpujob.controller.events import Events
 from gpujob.controller.fuse_guard import guard_fuses
-from gpujob.controller.lead import RESYNC_SECONDS, resync
+from gpujob.controller.lead import RESYNC_SECONDS, look_at_closed, resync
 from gpujob.controller.leader_lock import LeaderLock, LockLost
 from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_watch import MarketWatch
@@ -68,6 +70,7 @@ from vastsim.market import Lease, Market, Timing
 from vastsim.offers import Facts, read_market
 
 REPLICAS = 2
+FIELDS = dict.fromkeys(SELECTED, OPEN)
 UNLED_STEPS = 3
 """One that wakes up needs a moment to see that it was outlived."""
 CLUSTER = "cluster"
@@ -100,7 +103,7 @@ SETTINGS = Settings(
     namespace="system",
     pod_name="gpujob",
     pod_ip="192.0.2.1",
-    limits=Limits(max_usd_per_hour="100", outbid_patience_seconds=240),
+    limits=Limits(max_usd_per_hour="100", outbid_patience_seconds=240, closed_after_seconds=60),
 )
 
 
@@ -142,7 +145,7 @@ class Operator:
         self._kube = kube = process.view(kube)
         self._cache = Cache(kube, self.nudge, self._rest_seconds)
         self._watches = {
-            kind: Watch(kind, self._objects.of_kind, process, weather, self._on_event, met)
+            kind: Watch(kind, self._watched, process, weather, self._on_event, met)
             for kind in WATCHED
         }
         self.queue = WorkQueue(self._cache.place_of)
@@ -176,6 +179,8 @@ class Operator:
             authorities=lambda: "authorities",
         )
         self._sweep = Sweep(settings, clock, CLUSTER, door, self._market.take)
+        self._sweep.fields = OPEN
+        self._listed = asyncio.Event()
         self._life = asyncio.create_task(self._live())
         self._tasks: list[asyncio.Task[None]] = []
         self._sweeps: list[asyncio.Task[None]] = []
@@ -184,7 +189,8 @@ class Operator:
         await self.lock.acquire()
         await self._machines.load()
         todo = [self._market.run(), self._prices.run(), self._destroys.run(), self._machines.run()]
-        todo += [self._resync(), self._events.run(), self.lock.hold()]
+        todo += [self._resync(), self._events.run(), self.lock.hold(), self._look_for_strays()]
+        todo += [look_at_closed(self._cache, self.queue)]
         todo += [watch.run() for watch in self._watches.values()]
         todo += [self._work(lanes) for lanes in orders(3)]
         self._tasks = [asyncio.create_task(one) for one in todo]
@@ -256,12 +262,23 @@ class Operator:
         for node in self._cache.nodes.values():
             if node.status.released_at is None:
                 self.queue.add(Key("GpuNode", node.metadata.namespace, node.metadata.name))
-        for key in self._cache.with_strays(self._market.listings[-1], CLUSTER):
-            self.queue.add(key)
+        self._listed.set()
+
+    async def _look_for_strays(self) -> None:
+        while True:
+            await self._listed.wait()
+            self._listed.clear()
+            with suppress(ClusterError):
+                async for key in self._cache.with_strays(self._market.listings[-1], CLUSTER):
+                    self.queue.add(key)
 
     def nudge(self, key: Key) -> None:
         """Asks for a pass, as the report of a driver does."""
         self.queue.add(key)
+
+    def _watched(self, kind: str) -> list[dict[str, Any]]:
+        stored = self._objects.of_kind(kind)
+        return [body for body in stored if matches(body, FIELDS.get(kind, ""))]
 
     def see(self, kind: str, body: dict[str, Any], gone: bool) -> None:
         """Sends it an event of its watch."""
@@ -277,7 +294,7 @@ class Operator:
     async def _resync(self) -> None:
         while True:
             await asyncio.sleep(RESYNC_SECONDS)
-            await resync(self._kube, self._cache, self.queue)
+            await resync(self._cache, self.queue)
 
     async def _work(self, lanes: tuple[Lane, ...]) -> None:
         while (key := await self.queue.take(lanes)) is not None:
@@ -698,13 +715,28 @@ class World:
             if freed:
                 spent = (body.get("status") or {}).get("cost", {}).get("spentUSD", "0")
                 self._check_charged(f"job {body['metadata']['name']}", uid, spent)
-        self.show(kind, body, gone)
+        if kind in ("GpuNode", "GpuJob") and (body.get("status") or {}).get("closed"):
+            self._check_closed(kind, body)
+        self.show(kind, body, gone, before)
 
-    def show(self, kind: str, body: dict[str, Any], gone: bool) -> None:
-        """Sends an event to whoever watches."""
-        if kind in WATCHED:
+    def show(self, kind: str, body: dict[str, Any], gone: bool, before: Any) -> None:
+        """Sends an event to whoever watches, unless the selector leaves the object out."""
+        event = shown(body, gone, before, FIELDS.get(kind, ""))
+        if kind in WATCHED and event is not None:
             for replica in self.replicas:
-                replica.see(kind, body, gone)
+                replica.see(kind, *event)
+
+    def _check_closed(self, kind: str, body: dict[str, Any]) -> None:
+        """Nobody looks at it any more, so nothing may be left to do for it."""
+        uid, name = body["metadata"]["uid"], body["metadata"]["name"]
+        if FINALIZER in body["metadata"].get("finalizers", []):
+            raise Broken(f"{kind} {name} is closed and cannot be deleted")
+        status = body["status"]
+        if left := self.living(uid):
+            raise Broken(f"{kind} {name} is closed while {left} is leased")
+        if kind == "GpuJob":
+            self._check_charged(f"job {name}", uid, status["cost"]["spentUSD"])
+        self.chance.met["closed"] += 1
 
     def _check_node(self, body: dict[str, Any], before: dict[str, Any]) -> None:
         """Each run on a machine has a number of its own, and a release charges the whole bill."""

@@ -17,7 +17,7 @@ class Uncopied(dict[str, Any]):
 def test_kopf_copies_no_object() -> None:
     """Else ten thousand stored objects hold the process up at its start until its lock is lost."""
     body = kopf.Body({"metadata": {"name": "job"}, "spec": Uncopied(), "status": Uncopied()})
-    persistence = kopf_settings().persistence
+    persistence = kopf_settings({}).persistence
 
     essence = persistence.diffbase_storage.build(body=body)
 

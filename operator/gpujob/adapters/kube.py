@@ -53,12 +53,17 @@ PAGE_OBJECTS = 100
 one page is read."""
 
 
-async def pages(kube: "KubeClient", kind: str, selector: str = "") -> AsyncIterator[list[Body]]:
-    """Yields all objects of a kind in all namespaces, page after page, by quorum reads."""
+async def pages(
+    kube: "KubeClient", kind: str, selector: str = "", fields: str = ""
+) -> AsyncIterator[list[Body]]:
+    """Yields all objects of a kind in all namespaces, page after page, by quorum reads.
+
+    With selectors of labels or fields, those that match.
+    """
     token = ""
     while True:
         page, token, _ = await kube.page(
-            kind, None, limit=PAGE_OBJECTS, token=token, selector=selector
+            kind, None, limit=PAGE_OBJECTS, token=token, selector=selector, fields=fields
         )
         yield page
         if not token:
@@ -102,21 +107,29 @@ class KubeClient:
         except ObjectGone:
             return None
 
-    async def list_all(self, kind: str, selector: str = "") -> list[Body]:
+    async def list_all(self, kind: str, selector: str = "", fields: str = "") -> list[Body]:
         """Returns all objects of a kind in all namespaces, by quorum reads in pages."""
-        return [body async for page in pages(self, kind, selector) for body in page]
+        return [body async for page in pages(self, kind, selector, fields) for body in page]
 
     async def page(
-        self, kind: str, namespace: str | None, *, limit: int, token: str = "", selector: str = ""
+        self,
+        kind: str,
+        namespace: str | None,
+        *,
+        limit: int,
+        token: str = "",
+        selector: str = "",
+        fields: str = "",
     ) -> tuple[list[Body], str, str]:
         """Returns one page of objects, the token of the next page, and the version of the list.
 
         Without a namespace they are those of all namespaces. Raises Expired if the token is too
-        old, and Invalid if it is not a token.
+        old, and Invalid if it is not a token, or if the API server selects by no such field.
         """
         query = {"limit": str(limit)}
         query |= {"continue": token} if token else {}
         query |= {"labelSelector": selector} if selector else {}
+        query |= {"fieldSelector": fields} if fields else {}
         answer = await self._call("GET", _path(kind, namespace), query=query)
         meta = answer.get("metadata") or {}
         return _items(kind, answer), meta.get("continue") or "", meta.get("resourceVersion") or ""

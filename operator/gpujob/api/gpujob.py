@@ -952,6 +952,14 @@ class GpuJobStatus(Model):
     completion_time: Annotated[
         Time | None, Field(description="When the job was complete or had failed for good.")
     ] = None
+    closed: Annotated[
+        bool | None,
+        Field(
+            description="True once the job has been over for a while and nothing is owed for it. "
+            "The controller does not watch it any more, and looks at it every few minutes.",
+            examples=[True],
+        ),
+    ] = None
 
 
 class GpuJob(Model):

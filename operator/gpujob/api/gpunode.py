@@ -663,6 +663,15 @@ class GpuNodeStatus(Model):
         Time | None,
         Field(description="When the machine was proved gone. `accruedUSD` is final from then on."),
     ] = None
+    closed: Annotated[
+        bool | None,
+        Field(
+            description="True once the machine has been gone for a while and its job has charged "
+            "its cost. The controller does not watch the node any more, and looks at it every few "
+            "minutes.",
+            examples=[True],
+        ),
+    ] = None
 
     @property
     def is_paused(self) -> bool:

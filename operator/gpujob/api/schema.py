@@ -202,7 +202,7 @@ GPUJOB = Kind(
         _column("Node", ".status.nodeName", wide=True),
         _column("Message", '.status.conditions[?(@.type=="Ready")].message', wide=True),
     ),
-    selectable=(".status.phase",),
+    selectable=(".status.phase", ".status.closed"),
     first_phase="Waiting",
 )
 
@@ -233,7 +233,7 @@ GPUNODE = Kind(
         _column("FuseUSD", ".status.rent.fuseUSD", wide=True),
         _column("Message", '.status.conditions[?(@.type=="Ready")].message', wide=True),
     ),
-    selectable=(".status.phase", ".spec.jobRef.name"),
+    selectable=(".status.phase", ".spec.jobRef.name", ".status.closed"),
     first_phase="Pending",
 )
 

@@ -14,8 +14,12 @@ it concerns. The pass that wrote it says itself when it is to come again. So the
 this very version later asks for nothing.
 
 Of a job that is over no more is held than its version. A pass that needs it reads it.
+
+What is closed (`core/rest.py`) is not held at all: watch and lists leave it out. To whoever watches
+it seems deleted then, which proves nothing here, as ever.
 """
 
+import asyncio
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -28,9 +32,11 @@ from collections.abc import (
 from math import inf
 from typing import Any
 
+import structlog
 from pydantic import ValidationError
 
-from gpujob.adapters.kube import Body, KubeClient
+from gpujob.adapters.errors import ClusterError, Invalid
+from gpujob.adapters.kube import Body, KubeClient, pages
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import LABEL_COMPONENT, LABEL_MANAGED_BY, LABEL_NODE, MANAGER
@@ -49,6 +55,15 @@ WATCHED = {
 }
 """The kinds that are held; only objects that match the label selector are watched. Pods are
 compared first, because the token of one is believed until its deletion is seen."""
+CLOSED = "status.closed=true"
+OPEN = "status.closed!=true"
+"""What lacks the field is open: another release, or nobody yet, has written its status."""
+SELECTED = ("GpuNode", "GpuJob")
+"""The kinds that can be closed."""
+SOUGHT_SECONDS = 60.0
+"""A job that has vanished with a stray left is not looked for more often than this."""
+
+log = structlog.get_logger("gpujob.cache")
 
 
 class Cache:
@@ -79,13 +94,35 @@ class Cache:
         """Versions that we wrote, until the watch shows them."""
         self._shown_meanwhile: dict[Key, set[int]] = {}
         """Versions that the watch has shown while a write of ours is not answered."""
-        self.readings = Readings()
+        self.readings = Readings(lambda key: key in self._bodies and key not in self._over)
         self.nodes: dict[str, GpuNode] = {}
         """Nodes by uid."""
         self.jobs: dict[str, GpuJob] = {}
         """Jobs by uid."""
         self._fleet: Fleet | None = None
         """None = something has changed that it counts."""
+        self.fields: Mapping[str, str] = dict.fromkeys(SELECTED, OPEN)
+        """By which fields the watch and the lists select each kind."""
+        self._sought: dict[str, float] = {}
+        """Uids of jobs with strays that were looked for in vain among those that are closed, and
+        the monotonic time.
+        """
+
+    async def learn_fields(self) -> None:
+        """Asks whether the API server selects by our fields; if not, all is watched and listed."""
+        try:
+            for kind in SELECTED:
+                await self._kube.page(kind, None, limit=1, fields=OPEN)
+        except Invalid as error:
+            self.fields = {}
+            log.warning(
+                "closed_objects_watched",
+                problem=f"{error}; finished jobs and released nodes take memory: update the "
+                "CustomResourceDefinitions and, below 1.31, Kubernetes",
+            )
+        except ClusterError as error:
+            # It does as a rule. If not, the watch fails, and the next process asks again.
+            log.warning("fields_not_learnt", problem=str(error))
 
     def lookup(self, node_uid: str) -> tuple[GpuNode | None, GpuJob | None]:
         """Returns the node with this uid, and its job."""
@@ -163,7 +200,10 @@ class Cache:
     def _asked_by(self, key: Key, body: Body, *, gone: bool) -> Iterator[tuple[Key, float]]:
         """Returns the keys to reconcile because of an event: none if it shows what we wrote."""
         version, concerned = _version(body), self._concerned(key.kind, body, gone=gone)
-        if gone or key in self._doubted:
+        # What we close leaves the watch as if it was deleted, with the version of that write; only
+        # an object that has waited for its finalizer to go is deleted with one of ours.
+        is_deleted = gone and "deletionTimestamp" in body["metadata"]
+        if is_deleted or key in self._doubted:
             return concerned
         if version in self._unshown.get(key, ()):
             # Events come in order: what was written before is not shown any more.
@@ -204,13 +244,44 @@ class Cache:
                 for one in _concerned(kind, held):
                     yield one, 0.0
 
-    def with_strays(self, listing: Listing, cluster_id: str) -> Iterable[Key]:
-        """Returns the jobs, those included that are over, that may have a machine to charge."""
+    def listed(self, kind: str) -> AsyncIterator[list[Body]]:
+        """Yields the pages of all objects of a kind that are not closed, by quorum reads."""
+        return pages(self._kube, kind, WATCHED[kind], self.fields.get(kind, ""))
+
+    def closed(self, kind: str) -> AsyncIterator[list[Body]]:
+        """Yields the pages of all objects of a kind that are closed, by quorum reads."""
+        return pages(self._kube, kind, fields=CLOSED if kind in self.fields else "")
+
+    def needed(
+        self, kind: str, page: Iterable[Body], *, within: float
+    ) -> Iterator[tuple[Key, float]]:
+        """Yields the keys of the objects that need a pass within so many seconds, and when."""
+        for body in page:
+            if (seconds := self._rest(kind, body) or 0.0) < within:
+                yield _key(kind, body), seconds
+
+    async def with_strays(self, listing: Listing, cluster_id: str) -> AsyncIterator[Key]:
+        """Yields the jobs, those included that are over, that may have a machine to charge.
+
+        Jobs that are not held are looked for among those that are closed. Raises ClusterError.
+        """
         owners = {uid for uid, node in self.nodes.items() if node.status.released_at is None}
-        if found := jobs_with_strays(listing, owners, cluster_id):
-            for key, body in self._bodies.items():
-                if key.kind == "GpuJob" and body["metadata"]["uid"] in found:
-                    yield key
+        found = jobs_with_strays(listing, owners, cluster_id)
+        for key, body in list(self._bodies.items()) if found else ():
+            if key.kind == "GpuJob" and body["metadata"]["uid"] in found:
+                found.discard(body["metadata"]["uid"])
+                yield key
+        now = asyncio.get_running_loop().time()
+        self._sought = {uid: at for uid, at in self._sought.items() if uid in found}
+        vain = {uid for uid, at in self._sought.items() if now - at < SOUGHT_SECONDS}
+        if not (left := found - vain):
+            return
+        async for page in self.closed("GpuJob"):
+            for body in page:
+                if body["metadata"]["uid"] in left:
+                    left.discard(body["metadata"]["uid"])
+                    yield _key("GpuJob", body)
+        self._sought |= dict.fromkeys(left, now)
 
     # --- Our own writes ---------------------------------------------------------------------
 
@@ -262,7 +333,8 @@ class Cache:
 
     async def delete(self, key: Key, uid: str) -> None:
         """Deletes this very object; raises as `KubeClient.delete`."""
-        self._doubted.add(key)
+        if key in self._bodies:
+            self._doubted.add(key)
         await self._kube.delete(key.kind, key.namespace, key.name, uid)
 
     def _concerned(self, kind: str, body: Body, *, gone: bool) -> Iterator[tuple[Key, float]]:
@@ -278,6 +350,9 @@ class Cache:
         uid, held = body["metadata"]["uid"], self._bodies.get(key)
         if held is not None and held["metadata"]["uid"] != uid:
             self._drop(key)
+        if key.kind in SELECTED and (body.get("status") or {}).get("closed"):
+            self._drop(key)
+            return
         if key.kind == "GpuJob" and self._rest(key.kind, body) is not None:
             self._drop(key)
             self._over.add(key)
@@ -307,12 +382,11 @@ class Cache:
         self._unshown.pop(key, None)
         held = self._bodies.pop(key, None)
         if held is not None:
+            uid = held["metadata"]["uid"]
             self.readings.forget(key)
-            self.jobs.pop(held["metadata"]["uid"], None)
-            self.nodes.pop(held["metadata"]["uid"], None)
-            if key.kind != "Pod":
+            if self.jobs.pop(uid, None) or self.nodes.pop(uid, None):
                 self._fleet = None
-            self._dropped(held["metadata"]["uid"])
+            self._dropped(uid)
 
 
 def _key(kind: str, body: Mapping[str, Any]) -> Key:

@@ -11,7 +11,7 @@ import structlog
 from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.door import Door
 from gpujob.adapters.errors import AdapterError, ClusterError, Conflict
-from gpujob.adapters.kube import KubeClient, pages
+from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.metrics import Figures
 from gpujob.adapters.vast import VastClient
 from gpujob.api.meta import TRANSPORT_AUDIENCE
@@ -54,6 +54,10 @@ from gpujob.web.token_reviews import TokenReviews
 log = structlog.get_logger("gpujob.controller")
 
 RESYNC_SECONDS = 60.0
+CLOSED_LOOK_SECONDS = 300.0
+"""How often what is closed is looked at, to delete it in time or see that its user changed it."""
+CLOSED_PAUSE_SECONDS = 0.1
+"""Between two pages of that, so that it is never more than a part of what the process does."""
 LATENESS_TOLD = timedelta(hours=1)
 """For how long the metrics show that a destroy was late."""
 LATE_SECONDS = 5.0
@@ -111,6 +115,7 @@ class Leader:
         self._events = Events(kube, instance=settings.pod_name)
         self._machines = MachineBook(kube, settings)
         self._tls = TransportTls()
+        self._listed = asyncio.Event()
         self._reconciler = Reconciler(
             kube=kube,
             cache=self._cache,
@@ -192,9 +197,13 @@ class Leader:
         When it returns, all its tasks have ended, so the lock may be released.
         """
         self.leads = True
-        await self._machines.load()
-        self._watcher.start()
+        # Passes wait for the first listing, whose pages come one a second: nothing goes before it.
+        asking = asyncio.create_task(self.market.run(), name="market")
+        await self._cache.learn_fields()
+        self._watcher.start(self._cache.fields)
+        self._sweep.fields = self._cache.fields.get("GpuNode", "")
         self._sweep.start()
+        await self._machines.load()
         holding = asyncio.create_task(self._lock.hold(), name="lock")
         serving = asyncio.create_task(self._serve_transport(), name="transport")
         workers = [
@@ -204,13 +213,13 @@ class Leader:
             for number, lanes in enumerate(orders(self._settings.workers))
         ]
         others = [
-            asyncio.create_task(self.market.run(), name="market"),
+            asking,
             asyncio.create_task(self._prices.run(), name="prices"),
             asyncio.create_task(self._destroys.run(), name="destroys"),
             asyncio.create_task(self._machines.run(), name="machines"),
-            asyncio.create_task(
-                _resync_for_ever(self._kube, self._cache, self._queue), name="resync"
-            ),
+            asyncio.create_task(_resync_for_ever(self._cache, self._queue), name="resync"),
+            asyncio.create_task(look_at_closed(self._cache, self._queue), name="closed"),
+            asyncio.create_task(self._look_for_strays(), name="strays"),
             asyncio.create_task(
                 judge_lateness(self._queue, self.readiness, self.market.first_asked),
                 name="lateness",
@@ -304,8 +313,19 @@ class Leader:
         for node in self._cache.nodes.values():
             if node.status.released_at is None:
                 self._queue.add(Key("GpuNode", node.metadata.namespace, node.metadata.name))
-        for key in self._cache.with_strays(self.market.listings[-1], self._cluster_id):
-            self._queue.add(key)
+        self._listed.set()
+
+    async def _look_for_strays(self) -> None:
+        """Asks, after each listing, for passes over the jobs that may have a machine to charge."""
+        while True:
+            await self._listed.wait()
+            self._listed.clear()
+            listing = self.market.listings[-1]
+            try:
+                async for key in self._cache.with_strays(listing, self._cluster_id):
+                    self._queue.add(key)
+            except ClusterError as error:
+                log.warning("strays_not_sought", problem=str(error))
 
     def _on_event(self, kind: str, body: dict[str, Any], gone: bool) -> None:
         def take_in() -> None:
@@ -333,26 +353,42 @@ async def _work(queue: WorkQueue, reconciler: Reconciler, lanes: tuple[Lane, ...
             queue.done(key, failed=failed)
 
 
-async def resync(kube: KubeClient, cache: Cache, queue: WorkQueue) -> None:
+async def resync(cache: Cache, queue: WorkQueue) -> None:
     """Compares the cache with what is stored, and asks for a pass over all that is not over.
 
     So a lost event only causes a delay.
     """
-    for kind, selector in WATCHED.items():
+    for kind in WATCHED:
         try:
-            async for key, after in cache.compare(kind, pages(kube, kind, selector)):
+            async for key, after in cache.compare(kind, cache.listed(kind)):
                 queue.add_after(key, after)
         except AdapterError as error:
             log.warning("resync_failed", kind=kind, problem=str(error))
 
 
-async def _resync_for_ever(kube: KubeClient, cache: Cache, queue: WorkQueue) -> None:
+async def _resync_for_ever(cache: Cache, queue: WorkQueue) -> None:
     await asyncio.sleep(RESYNC_SECONDS)
     # Most of what is held by now stays: a search for garbage in it would stop the loop each time.
     gc.freeze()
     while True:
-        await resync(kube, cache, queue)
+        await resync(cache, queue)
         await asyncio.sleep(RESYNC_SECONDS)
+
+
+async def look_at_closed(cache: Cache, queue: WorkQueue) -> None:
+    """Asks for passes over what has left the watch and needs one: its user has changed it, or its
+    time to be deleted comes before the next look.
+    """
+    while True:
+        await asyncio.sleep(CLOSED_LOOK_SECONDS)
+        for kind in cache.fields:
+            try:
+                async for page in cache.closed(kind):
+                    for key, seconds in cache.needed(kind, page, within=2 * CLOSED_LOOK_SECONDS):
+                        queue.add_after(key, seconds)
+                    await asyncio.sleep(CLOSED_PAUSE_SECONDS)
+            except AdapterError as error:
+                log.warning("closed_not_listed", kind=kind, problem=str(error))
 
 
 async def judge_lateness(

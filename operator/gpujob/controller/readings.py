@@ -3,6 +3,7 @@
 A pass mostly finds the version that the last pass over the object found.
 """
 
+from collections.abc import Callable
 from typing import TypeVar
 
 from gpujob.adapters.kube import Body
@@ -14,9 +15,10 @@ Read = TypeVar("Read", GpuJob, GpuNode)
 
 
 class Readings:
-    """Holds what was read last of each object that is stored."""
+    """Holds what was read last of each object that is stored, and that `keeps` says is needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeps: Callable[[Key], bool]) -> None:
+        self._keeps = keeps
         self._last: dict[Key, GpuJob | GpuNode] = {}
 
     def read(self, model: type[Read], key: Key, body: Body) -> Read:
@@ -27,7 +29,9 @@ class Readings:
             meta["resourceVersion"],
         ):
             return last
-        found = self._last[key] = model.model_validate(body)
+        found = model.model_validate(body)
+        if self._keeps(key):
+            self._last[key] = found
         return found
 
     def forget(self, key: Key) -> None:

@@ -35,7 +35,7 @@ from gpujob.adapters.errors import (
     RentUnclear,
     RentWithheld,
 )
-from gpujob.adapters.kube import Body, KubeClient, pages
+from gpujob.adapters.kube import Body, KubeClient
 from gpujob.adapters.provider import Provider, RentLine
 from gpujob.adapters.redact import Scrubber
 from gpujob.api.gpujob import GpuJob, GpuJobStatus
@@ -559,7 +559,7 @@ class Reconciler:
         if self._has_seen_all:
             return
         for kind in ("GpuNode", "GpuJob"):
-            async for page in pages(self._kube, kind):
+            async for page in self._cache.listed(kind):
                 for body in page:
                     self._cache.take_in(kind, body, gone=False)
         self._has_seen_all = True

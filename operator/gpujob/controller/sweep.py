@@ -16,13 +16,13 @@ import structlog
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.door import Door
 from gpujob.adapters.errors import AdapterError, ProviderError
-from gpujob.adapters.kube import KubeClient
+from gpujob.adapters.kube import Body, KubeClient
 from gpujob.adapters.provider import Provider
 from gpujob.adapters.vast import VastClient
 from gpujob.api.reasons import Reason
 from gpujob.controller.settings import Settings
 from gpujob.core.market.listings import Listing
-from gpujob.core.sweep import Owner, orphans
+from gpujob.core.sweep import Orphans, Owner, orphans
 
 CONFIRM_SECONDS = 60.0
 """Many orphans at once look like a bug. They are destroyed only if still there after this time."""
@@ -53,6 +53,8 @@ class Sweep:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._first_seen: dict[int, float] = {}
         self._held_back: dict[int, float] = {}
+        self.fields = ""
+        """Selects the nodes that are read in each pass; before a destroy all are read."""
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
 
     def start(self) -> None:
@@ -117,7 +119,7 @@ class Sweep:
         destroyed nothing.
         """
         listing = await self._listing(vast)
-        nodes = await kube.list_all("GpuNode")
+        nodes = await kube.list_all("GpuNode", fields=self.fields)
         monotonic = self._clock.monotonic()
         listed = {lease.instance_id for lease in listing.leases}
         self._first_seen = {number: self._first_seen.get(number, monotonic) for number in listed}
@@ -126,18 +128,25 @@ class Sweep:
             for number, since in self._held_back.items()
             if monotonic - since >= CONFIRM_SECONDS
         )
-        found = orphans(
-            listing,
-            {
-                node["metadata"]["uid"]: Owner("releasedAt" in (node.get("status") or {}))
-                for node in nodes
-            },
-            cluster_id=self._cluster_id,
-            first_seen=self._first_seen,
-            monotonic=monotonic,
-            limits=self._settings.limits,
-            confirmed=confirmed,
-        )
+
+        def judged(nodes: list[Body]) -> Orphans:
+            return orphans(
+                listing,
+                {
+                    node["metadata"]["uid"]: Owner("releasedAt" in (node.get("status") or {}))
+                    for node in nodes
+                },
+                cluster_id=self._cluster_id,
+                first_seen=self._first_seen,
+                monotonic=monotonic,
+                limits=self._settings.limits,
+                confirmed=confirmed,
+            )
+
+        found = judged(nodes)
+        if found.to_destroy and self.fields:
+            # A list that leaves nodes out proves no absence.
+            found = judged(await kube.list_all("GpuNode"))
         self._held_back = {
             number: self._held_back.get(number, monotonic) for number in found.held_back
         }

@@ -7,7 +7,7 @@ ends, the process must end too, because a restart is better than a controller th
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
@@ -18,6 +18,7 @@ from gpujob.controller.cache import WATCHED
 
 OnEvent = Callable[[str, dict[str, Any], bool], None]
 """Gets the kind, the object, and whether it is gone; called in the watcher's thread."""
+PLURALS = {"GpuJob": "gpujobs", "GpuNode": "gpunodes"}
 IDLE_SECONDS = 0.1
 """kopf keeps a task for each object until it has heard nothing of it for so long."""
 
@@ -29,12 +30,14 @@ class Watcher:
         self._on_event = on_event
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
+        self._fields: Mapping[str, str] = {}
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self.problem: str | None = None
         """Why the watch ended, unless it was stopped."""
 
-    def start(self) -> None:
-        """Starts to watch."""
+    def start(self, fields: Mapping[str, str]) -> None:
+        """Starts to watch; of each kind what the selector of fields matches, if there is one."""
+        self._fields = fields
         self._thread.start()
 
     @property
@@ -54,7 +57,7 @@ class Watcher:
             self._loop.run_until_complete(
                 kopf.operator(
                     registry=self._registry(),
-                    settings=kopf_settings(),
+                    settings=kopf_settings(self._fields),
                     clusterwide=True,
                     standalone=True,
                     stop_flag=self._stop,
@@ -80,7 +83,7 @@ class Watcher:
 
             return handler
 
-        for kind, plural in (("GpuJob", "gpujobs"), ("GpuNode", "gpunodes")):
+        for kind, plural in PLURALS.items():
             kopf.on.event(GROUP, VERSION, plural, registry=registry, id=kind)(forward(kind))
         kopf.on.event("", "v1", "pods", registry=registry, id="Pod")(forward("Pod"))
         return registry
@@ -101,7 +104,7 @@ class _NothingToCompare(kopf.DiffBaseStorage):
         return None
 
 
-def kopf_settings() -> kopf.OperatorSettings:
+def kopf_settings(fields: Mapping[str, str]) -> kopf.OperatorSettings:
     """Returns how kopf is to watch: it writes to no object, and copies none."""
     settings = kopf.OperatorSettings()
     settings.scanning.disabled = True
@@ -118,4 +121,6 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.reconnect_backoff = 1.0
     settings.watching.chunk_size = PAGE_OBJECTS
     settings.watching.label_selectors["", "v1", "pods"] = WATCHED["Pod"]
+    for kind, selector in fields.items():
+        settings.watching.field_selectors[GROUP, VERSION, PLURALS[kind]] = selector
     return settings

@@ -63,6 +63,8 @@ class Limits:
     gate_retry_seconds: float = 30
     """Interval between two looks at the market for a job that the gate refused."""
     node_retention_seconds: float = 86_400
+    closed_after_seconds: float = 3600
+    """What has been over for this long is not watched any more, and looked at every few minutes."""
     status_seconds: float = 60
     """Accrued cost is written at transitions and at most this often."""
     words_seconds: float = 5

@@ -8,20 +8,22 @@ the same as if each status had been stored by itself.
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from gpujob.api.gpujob import GpuJob
-from gpujob.api.gpunode import GpuNode
+from gpujob.api.gpujob import GpuJob, GpuJobStatus
+from gpujob.api.gpunode import GpuNode, GpuNodeStatus
 from gpujob.core.conditions import job_status, node_status
 from gpujob.core.effects import Plan
 from gpujob.core.job.plan import plan_job
 from gpujob.core.node.plan import plan_node
 from gpujob.core.node.stage import stage_of
-from gpujob.core.observation import JobObservation, NodeObservation
+from gpujob.core.observation import JobObservation, NodeObservation, World
+from gpujob.core.rest import may_close
 
 STATUSES_MAX = 10
 """If so many follow on each other, the next pass goes on."""
 
 Seen = TypeVar("Seen", JobObservation, NodeObservation)
 Kept = TypeVar("Kept", GpuJob, GpuNode)
+Status = TypeVar("Status", GpuJobStatus, GpuNodeStatus)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def settle_node(seen: NodeObservation) -> Settled[NodeObservation]:
     statuses = []
     while True:
         plan = plan_node(seen)
-        statuses.append(node_status(seen.node, plan, seen.world.now))
+        shown = node_status(seen.node, plan, seen.world.now)
+        statuses.append(_closed(shown, seen.node, seen.world))
         # That a machine is asked to go is stored when it is, and evidence of how late: not before.
         ends = plan.status.end is not None and stage_of(plan.status).may_hold_machine
         if ends or len(statuses) == STATUSES_MAX or not _goes_on(plan, seen.node):
@@ -53,7 +56,8 @@ def settle_job(seen: JobObservation) -> Settled[JobObservation]:
     statuses = []
     while True:
         plan, before = plan_job(seen), seen.job.status
-        statuses.append(job_status(seen.job, plan, seen.world.now))
+        shown = job_status(seen.job, plan, seen.world.now)
+        statuses.append(_closed(shown, seen.job, seen.world))
         # The node that was seen is not the one that a job needs after it has charged its attempt.
         is_charged = before.node_uid is not None and plan.status.node_uid is None
         if is_charged or len(statuses) == STATUSES_MAX or not _goes_on(plan, seen.job):
@@ -65,6 +69,14 @@ def _goes_on(plan: Plan[Any], planned: GpuJob | GpuNode) -> bool:
     if plan.effects or plan.wants_quotes or plan.requeue_seconds != 0:
         return False
     return bool(plan.status != planned.status)
+
+
+def _closed(status: Status, planned: GpuJob | GpuNode, world: World) -> Status:
+    """Returns a status that says whether the object may leave the watch; it is asked each time, so
+    that what is closed by mistake comes back with its next pass.
+    """
+    closes = may_close(planned.metadata, status, now=world.now, limits=world.limits)
+    return status.model_copy(update={"closed": True if closes else None})
 
 
 def _with_status(planned: Kept, status: Any) -> Kept:

@@ -518,18 +518,23 @@ def test_a_finished_job_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept", "ago", "names"),
+    ("kept", "ago", "names", "again"),
     [
-        (None, 10**7, ["RemoveFinalizer"]),
-        (60, 59, ["RemoveFinalizer"]),
-        (60, 60, ["RemoveFinalizer", "DeleteJob"]),
-        (0, 0, ["RemoveFinalizer", "DeleteJob"]),
+        (None, 10**7, ["RemoveFinalizer"], 0),
+        (None, 60, ["RemoveFinalizer"], Limits().closed_after_seconds - 60),
+        (60, 59, ["RemoveFinalizer"], 1),
+        (10**6, 60, ["RemoveFinalizer"], Limits().closed_after_seconds - 60),
+        (60, 60, ["RemoveFinalizer", "DeleteJob"], None),
+        (0, 0, ["RemoveFinalizer", "DeleteJob"], None),
     ],
 )
 def test_a_finished_job_goes_when_its_user_said_so(
-    kept: int | None, ago: int, names: list[str]
+    kept: int | None, ago: int, names: list[str], again: float | None
 ) -> None:
-    """Not before, and never unasked; until then it is looked at again in time. Nothing holds it."""
+    """Not before, and never unasked; until then it is looked at again in time, to be closed, too.
+
+    Nothing holds it.
+    """
     job = a_job(a_spec(ttlSecondsAfterFinished=kept), status=RECORDED)
     seen = job_observation(job=job, node=released("Completed", exitCode=0))
     status = job_status(job, plan_job(seen), at(-ago)).model_copy(
@@ -539,7 +544,7 @@ def test_a_finished_job_goes_when_its_user_said_so(
 
     assert [type(effect).__name__ for effect in plan.effects] == names
     assert plan.reason is Reason.COMPLETE
-    assert plan.requeue_seconds == (1 if (kept, ago) == (60, 59) else None)
+    assert plan.requeue_seconds == again
 
 
 def test_transition_times_move_only_with_the_status() -> None:

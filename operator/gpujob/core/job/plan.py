@@ -25,6 +25,7 @@ from gpujob.core.job.strays import listed_for, owed_for, with_strays
 from gpujob.core.machine.ports import service, service_name
 from gpujob.core.money import floor_usd, format_usd, parse_usd
 from gpujob.core.observation import JobObservation, Unavailable, told_last
+from gpujob.core.rest import closes_in
 from gpujob.core.spec_faults import place_faults, spec_faults
 
 Step = Callable[[JobObservation], JobPlan | None]
@@ -86,11 +87,13 @@ def _keep_finished(seen: JobObservation) -> JobPlan | None:
     if owed_for(status):
         return stay(seen, reason, words, seen.world.limits.poll_seconds)
     free = (effects.RemoveFinalizer(),) if seen.job.metadata.holds_finalizer else ()
+    world = seen.world
+    again = closes_in(seen.job.metadata, status, now=world.now, limits=world.limits)
     if kept is None or status.completion_time is None:
-        return stay(seen, reason, words, None, free)
-    left = kept - (seen.world.now - status.completion_time).total_seconds()
+        return stay(seen, reason, words, again, free)
+    left = kept - (world.now - status.completion_time).total_seconds()
     if left > 0:
-        return stay(seen, reason, words, left, free)
+        return stay(seen, reason, words, left if again is None else min(left, again), free)
     return stay(seen, reason, words, None, (*free, effects.DeleteJob()))
 
 

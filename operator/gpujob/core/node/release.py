@@ -28,6 +28,7 @@ from gpujob.core.node.stage import Stage
 from gpujob.core.node.traffic import traffic_shown, with_traffic
 from gpujob.core.node.upkeep import with_figures
 from gpujob.core.observation import NodeObservation, RentAccepted
+from gpujob.core.rest import closes_in
 
 
 def let_go(seen: NodeObservation) -> NodePlan | None:
@@ -52,14 +53,15 @@ def let_go(seen: NodeObservation) -> NodePlan | None:
         todo.append(effects.RemoveFinalizer())
     if age >= limits.node_retention_seconds and not seen.node.metadata.is_being_deleted:
         todo.append(effects.DeleteNode())
+    again = [limits.node_retention_seconds]
+    left = closes_in(seen.node.metadata, status, now=seen.world.now, limits=limits)
+    again += [] if left is None else [left]
     return Plan(
         status=status,
         reason=Reason.RELEASED,
         message=end_message(status),
         effects=tuple(todo),
-        requeue_seconds=(
-            limits.driver_exit_seconds if lingers or not settled else limits.node_retention_seconds
-        ),
+        requeue_seconds=limits.driver_exit_seconds if lingers or not settled else min(again),
     )
 
 
