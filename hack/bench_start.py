@@ -2,8 +2,8 @@
 
 Finished jobs, released nodes and jobs with a machine are stored as a controller leaves them. Then
 the controller is started again and again, as a process of its own with a release's limits, before
-a real API server and the simulator. Just before each start a job is created; that it has a status
-is the first decision. The machines load for ever: nothing runs on them.
+a real API server and the simulator. Just before each start a job is created in another namespace;
+that it has a status is the first decision. The machines load for ever: nothing runs on them.
 """
 
 import argparse
@@ -22,15 +22,22 @@ from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.integration.client import Client, path_of
-from tests.integration.conftest import World, control_plane, staged
-from tests.integration.parts import LIMITS, Simulator
+from tests.integration.conftest import control_plane
+from tests.integration.parts import (
+    LIMITS,
+    Kubectl,
+    Operator,
+    Simulator,
+    eventually,
+    operators_config,
+)
 
 from bench_driver import cpu_seconds, memory
 from bench_due import a_job, say
@@ -45,6 +52,7 @@ QUIET_SECONDS = 2.0
 QUIET_CORES = 0.1
 """A controller that uses less of a core for so long has done what it began with."""
 GOAL_SECONDS = 10.0
+NAMESPACE, ELSEWHERE = "team", "others"
 PLENTY_USD = "5000.000000"
 
 Body = dict[str, Any]
@@ -66,34 +74,42 @@ class Start:
     """Whether it has decided, and lived to the end of its time."""
 
 
+class World(NamedTuple):
+    """What the controller is started in."""
+
+    kubectl: Kubectl
+    simulator: Simulator
+    operator: Operator
+    """It knows how the controller is started, and asks its probes."""
+
+
 class Store:
     """Writes objects: one of a kind through the API server, and any number like it into etcd."""
 
     def __init__(self, world: World, etcd_port: int) -> None:
-        self._world = world
         self._etcd_port = etcd_port
         self.user = Client(world.kubectl.kubeconfig)
         # The policies let nobody else write nodes and statuses.
         self.operator = Client(Path(world.operator.environment["KUBECONFIG"]))
 
-    def create(self, plural: str, body: Body) -> Body:
+    def create(self, plural: str, body: Body, namespace: str = NAMESPACE) -> Body:
         """Creates an object, and returns it."""
         line = self.operator if plural == "gpunodes" else self.user
-        path = path_of(plural, "", self._world.namespace).rstrip("/")
+        path = path_of(plural, "", namespace).rstrip("/")
         code, answer = line.send("POST", path, body)
         assert code == 201, answer
         return answer
 
     def tell(self, plural: str, stored: Body, status: Body) -> None:
         """Writes a status as the operator does."""
-        path = path_of(plural, stored["metadata"]["name"], self._world.namespace)
+        path = path_of(plural, stored["metadata"]["name"], NAMESPACE)
         body = stored | {"status": status}
         code, answer = self.operator.send("PUT", f"{path}/status", body)
         assert code == 200, answer
 
     def multiply(self, plural: str, name: str, variants: Iterable[Mapping[str, str]]) -> None:
         """Stores more objects like one; each has other texts in place of some of that one's."""
-        prefix = f"/registry/gpujob.dev/{plural}/{self._world.namespace}/"
+        prefix = f"/registry/gpujob.dev/{plural}/{NAMESPACE}/"
         (found,) = self._ask("range", {"key": in_base64(prefix + name)})["kvs"]
         raw = base64.b64decode(found["value"]).decode()
         puts = []
@@ -104,6 +120,11 @@ class Store:
             puts.append({"requestPut": {"key": in_base64(key), "value": in_base64(value)}})
         for at in range(0, len(puts), WRITTEN_AT_ONCE):
             self._ask("txn", {"success": puts[at : at + WRITTEN_AT_ONCE]})
+        count = len(puts) + 1
+        eventually(
+            f"the API server shows {count} {plural}",
+            lambda: len(self.user.items(plural, NAMESPACE)) >= count,
+        )
 
     def _ask(self, what: str, body: Body) -> Body:
         line = HTTPConnection("127.0.0.1", self._etcd_port, timeout=60)
@@ -207,8 +228,8 @@ def start(
 ) -> Start:
     """Starts the controller once, watches it for a while, and stops it."""
     probe = f"probe-{number}"
-    path = path_of("gpujobs", probe, world.namespace)
-    store.create("gpujobs", a_job(probe, cost={"ceiling": "0.01"}))
+    path = path_of("gpujobs", probe, ELSEWHERE)
+    store.create("gpujobs", a_job(probe, cost={"ceiling": "0.01"}), ELSEWHERE)
     with log.open("ab") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "gpujob"],
@@ -299,26 +320,31 @@ def measure(options: argparse.Namespace, folder: Path) -> Body:
     with control_plane(folder / "plane") as plane:
         simulator = Simulator(folder)
         simulator.start()
-        with staged(plane, simulator, folder) as world:
-            said = f"{options.finished} finished jobs, {options.released} released nodes and "
-            say(f"storing {said}{options.running} jobs with a machine")
-            began = time.monotonic()
-            store = Store(world, int((folder / "plane/etcd.port").read_text()))
-            fill(world, store, options)
-            say(f"stored in {time.monotonic() - began:.0f} s")
-            log = options.log or folder / "start.log"
-            own = {f"GPUJOB_{name}" for name in LIMITS}
-            given = {key: one for key, one in world.operator.environment.items() if key not in own}
-            row("start", ["lock s", "decision s", "ready s", "quiet s", "CPU s", "RSS MiB", "peak"])
-            starts = []
-            for number in range(1, options.starts + 1):
-                found = start(world, store, number, given, log, options.seconds)
-                starts.append(found)
-                times = (found.lock_seconds, found.decision_seconds, found.ready_seconds)
-                cells = [shown(one) for one in (*times, found.quiet_seconds, found.cpu_seconds)]
-                cells += [f"{found.rss_mib:.0f}", f"{found.peak_mib:.0f}"]
-                row(number, [*cells, "" if found.is_started else "not started"])
-            told = log.read_text()
+        kubectl = Kubectl(plane, plane.kubeconfig)
+        for namespace in (NAMESPACE, ELSEWHERE):
+            kubectl("create", "namespace", namespace)
+        config = operators_config(plane, folder / "operator.kubeconfig")
+        operator = Operator(folder, config, simulator.url)
+        world = World(kubectl, simulator, operator)
+        said = f"{options.finished} finished jobs, {options.released} released nodes and "
+        say(f"storing {said}{options.running} jobs with a machine")
+        began = time.monotonic()
+        store = Store(world, int((folder / "plane/etcd.port").read_text()))
+        fill(world, store, options)
+        say(f"stored in {time.monotonic() - began:.0f} s")
+        log = options.log or folder / "start.log"
+        own = {f"GPUJOB_{name}" for name in LIMITS}
+        given = {key: one for key, one in world.operator.environment.items() if key not in own}
+        row("start", ["lock s", "decision s", "ready s", "quiet s", "CPU s", "RSS MiB", "peak"])
+        starts = []
+        for number in range(1, options.starts + 1):
+            found = start(world, store, number, given, log, options.seconds)
+            starts.append(found)
+            times = (found.lock_seconds, found.decision_seconds, found.ready_seconds)
+            cells = [shown(one) for one in (*times, found.quiet_seconds, found.cpu_seconds)]
+            cells += [f"{found.rss_mib:.0f}", f"{found.peak_mib:.0f}"]
+            row(number, [*cells, "" if found.is_started else "not started"])
+        told = log.read_text()
         simulator.stop()
     count = sum(one.is_started for one in starts)
     latest = max((one.decision_seconds or float("inf") for one in starts), default=0.0)
