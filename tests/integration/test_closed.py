@@ -25,6 +25,8 @@ def test_a_finished_job_leaves_the_watch_and_is_not_taken_for_deleted(stage: Wor
     world.apply_job("train")
     world.await_reason("train", "Complete")
     before = eventually("job and node are closed", lambda: closed(world, "train"))
+    managers = {one["manager"] for one in before["metadata"]["managedFields"]}
+    assert "tests" in managers, "a write of ours leaves the user's fields to the user"
     world.await_listings(4)
     after = world.job("train")
     assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]

@@ -270,6 +270,22 @@ def test_of_a_job_that_is_over_only_its_version_is_held() -> None:
     tried(story)
 
 
+def test_what_no_pass_reads_is_not_held() -> None:
+    """It is half of what a running job takes of the memory."""
+
+    async def story(kube: ModelKube, cache: Cache) -> None:
+        body = {"metadata": {"name": POD.name}, "spec": {"containers": [{"name": "driver"}]}}
+        stored = await kube.create("Pod", NAMESPACE, body)
+        fields = [{"manager": "kubelet", "fieldsV1": {"f:status": {}}}]
+        whole = stored | {"metadata": stored["metadata"] | {"managedFields": fields}}
+        cache.take_in("Pod", whole, gone=False)
+
+        assert await cache.find(POD) == stored | {"spec": {}}
+        assert whole["metadata"]["managedFields"] == fields, "what was shown is not changed"
+
+    tried(story)
+
+
 def test_what_is_over_can_be_deleted_without_an_operator() -> None:
     """A namespace with finished jobs goes although the operator was uninstalled before."""
 
