@@ -20,6 +20,7 @@ it seems deleted then, which proves nothing here, as ever.
 """
 
 import asyncio
+import sys
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -395,7 +396,20 @@ def _needed_part(kind: str, body: Body) -> Body:
     """
     meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
     spec: Body = {"spec": {}} if kind == "Pod" else {}
-    return {**body, "metadata": meta, **spec}
+    part: Body = _sharing({**body, "metadata": meta, **spec})
+    return part
+
+
+def _sharing(value: Any) -> Any:
+    """Returns an equal document whose names and words are held once for all objects."""
+    match value:
+        case dict():
+            return {sys.intern(name): _sharing(held) for name, held in value.items()}
+        case list():
+            return [_sharing(held) for held in value]
+        case str() if value.isalpha():
+            return sys.intern(value)
+    return value
 
 
 def _key(kind: str, body: Mapping[str, Any]) -> Key:
