@@ -39,10 +39,10 @@ NEAREST = {
     "controller/holds.py": "tests/contract/test_held_answers.py",
     "controller/transport.py": "tests/contract/test_driver_tokens.py "
     "tests/contract/test_held_answers.py tests/integration/test_tls.py",
-    "controller/cache.py": "tests/contract/test_driver_tokens.py "
+    "controller/cache.py": "tests/simulation/test_closed.py tests/contract/test_driver_tokens.py "
     "tests/contract/test_held_answers.py tests/simulation/test_cache.py "
     "tests/simulation/test_watch.py tests/simulation/test_echoes.py tests/simulation/test_fleet.py "
-    "tests/simulation/test_marks.py tests/simulation/test_closed.py",
+    "tests/simulation/test_marks.py",
     "controller/sweep.py": "tests/simulation/test_closed.py tests/simulation/test_pace.py",
     "controller/fuse_guard.py": "tests/simulation/test_lock.py",
     "controller/lead.py": "tests/simulation/test_watch.py",
@@ -518,6 +518,12 @@ FAULTS = (
         "controller/cache.py",
         "if not (left := found - vain):",
         "if (left := found - vain) or not left:",
+    ),
+    Fault(
+        "an API server that does not select is asked to",
+        "controller/cache.py",
+        "            self.fields = {}\n",
+        "            pass\n",
     ),
     Fault(
         "a list that leaves nodes out proves that a machine has no owner",

@@ -166,6 +166,18 @@ def test_what_left_unseen_is_found_by_the_list() -> None:
     tried(story)
 
 
+def test_a_stray_finds_a_job_that_is_over_and_not_closed_yet() -> None:
+    """Of which no more is held than its version."""
+
+    async def story(watched: Watched) -> None:
+        body = await watched.finish()
+        listing = a_stray_of(body["metadata"]["uid"])
+
+        assert [key async for key in watched.cache.with_strays(listing, CLUSTER)] == [JOB]
+
+    tried(story)
+
+
 def test_a_stray_finds_its_closed_job() -> None:
     """Else nobody would pay for it. A job that does not exist is not looked for at each listing."""
 
