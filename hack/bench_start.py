@@ -258,7 +258,8 @@ def start(
     looks: dict[str, Callable[[], bool]] = {
         "lock": holds,
         "decision": decided,
-        "ready": lambda: world.operator.probe("readyz")[0] == 200,
+        # One that does not lead says more than that.
+        "ready": lambda: world.operator.probe("readyz") == (200, "ok"),
     }
     while (now := time.monotonic() - began) < seconds and process.poll() is None:
         for name, look in looks.items():
