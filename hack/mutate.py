@@ -1394,7 +1394,7 @@ FAULTS = (
         """        listing = await self._listing(vast)
         nodes = await kube.list_all("GpuNode", fields=self.fields)
 """,
-        """        nodes = await kube.list_all("GpuNode", fields=self.fields)
+        """        nodes, self.fields = await kube.list_all("GpuNode"), ""
         listing = await self._listing(vast)
 """,
     ),
