@@ -43,7 +43,7 @@ NEAREST = {
     "tests/contract/test_held_answers.py tests/simulation/test_cache.py "
     "tests/simulation/test_watch.py tests/simulation/test_echoes.py tests/simulation/test_fleet.py "
     "tests/simulation/test_marks.py",
-    "controller/sweep.py": "tests/simulation/test_closed.py tests/simulation/test_pace.py",
+    "controller/sweep.py": "tests/simulation/test_sweep.py tests/simulation/test_pace.py",
     "controller/fuse_guard.py": "tests/simulation/test_lock.py",
     "controller/lead.py": "tests/simulation/test_watch.py",
     "controller/leader_lock.py": "tests/simulation/test_lock.py",

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 from tests.builders import NOW, a_lease, a_listing, a_spec
 from tests.simulation.model import Chance, ModelKube, matches, shown
-from tests.simulation.process import START, Process, VirtualClock
-from tests.simulation.world import CLUSTER, FIELDS, NAMESPACE, SETTINGS, World, play
+from tests.simulation.process import START, VirtualClock
+from tests.simulation.world import CLUSTER, FIELDS, NAMESPACE, World, play
 
 from gpujob.adapters.errors import Invalid
 from gpujob.adapters.kube import Body
 from gpujob.api.meta import FINALIZER
 from gpujob.controller.cache import CLOSED, OPEN, Cache
 from gpujob.controller.lead import CLOSED_LOOK_SECONDS
-from gpujob.controller.sweep import Sweep
 from gpujob.controller.workqueue import Key
 from gpujob.core.limits import Limits
 from gpujob.core.market.listings import Listing, Mark
@@ -283,38 +282,5 @@ def test_a_closed_job_that_cannot_go_is_let_go() -> None:
         world.kube.on_write = told
         await world.until(lambda: not world.kube.of_kind("GpuJob"), 2 * CLOSED_LOOK_SECONDS)
         await world.end()
-
-    play(life)
-
-
-def test_a_list_that_leaves_nodes_out_destroys_nothing() -> None:
-    """Somebody has closed a node that is not over: its machine has an owner all the same."""
-
-    async def life() -> None:
-        world = World(Chance(0, level=0.0), run_seconds=900)
-        await world.apply("train", cost={"ceiling": "20.00"})
-        await world.until(lambda: world.reason("train") == "Running", 600)
-        await world.go_on(2 * SETTINGS.limits.list_lag_seconds)
-        for replica in world.replicas:
-            # A pass would open the node again.
-            await replica.crash()
-        (first,) = world.living()
-        (node,) = world.kube.of_kind("GpuNode")
-        key = ("GpuNode", NAMESPACE, node["metadata"]["name"])
-        # Nobody sees it, nor do the rules of this world, which allow it to nobody.
-        world.kube.on_write.clear()
-        world.kube.set_status(*key, node["status"] | {"closed": True})
-        process = Process(world.calls, lambda _: None, lambda _: None)
-        vast = process.view(world.vast)
-        sweep = Sweep(SETTINGS, process.clock, CLUSTER, process.door, lambda _: None)
-        sweep.fields = OPEN
-        await sweep.sweep_once(process.view(world.kube), vast)
-        assert not [path for _, method, path in world.vast.received if method == "DELETE"]
-        assert world.living() == [first]
-
-        world.kube.delete_now(*key)
-        world.kube.vanish(*key)
-        await sweep.sweep_once(process.view(world.kube), vast)
-        assert world.living() == [], "an orphan is still destroyed"
 
     play(life)
