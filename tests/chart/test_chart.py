@@ -429,7 +429,7 @@ def environment_of(programs: Path, name: str, *sets: str) -> dict[str, str]:
         "metadata.namespace": "system",
         "metadata.name": "pod",
         "metadata.uid": "1234",
-        "status.podIP": "192.0.2.1",
+        "status.podIPs": "192.0.2.1,2001:db8::1",
     }
     return {
         one["name"]: one.get("value")

@@ -45,6 +45,11 @@ UNSEEN = {
         "update",
     ): "the next certificates; integration/test_admission.py and test_tls.py make them",
     ("gpujob", "configmaps", "update"): "the next authorities; integration/test_tls.py makes them",
+    (
+        "gpujob",
+        "endpointslices",
+        "update",
+    ): "of the address family that the cluster lacks; integration/test_address.py has both",
     ("gpujob", "gpunodes", "delete"): "a released node, a day later",
     ("gpujob", "subjectaccessreviews", "create"): "metrics; integration/test_chart.py reads them",
     ("gpujob", "gpujobs/finalizers", "update"): OWNERS,

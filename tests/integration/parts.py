@@ -405,7 +405,7 @@ class Operator:
             GPUJOB_NAMESPACE="gpujob-system",
             GPUJOB_POD_NAME=name,
             # No API server takes a loopback address for an endpoint; nobody connects to this one.
-            GPUJOB_POD_IP="192.0.2.1",
+            GPUJOB_POD_IPS="192.0.2.1",
             GPUJOB_DRIVER_IMAGE="localhost/gpujob-driver:dev",
             **{f"GPUJOB_{name}": value for name, value in LIMITS.items()},
         )
@@ -471,7 +471,7 @@ class Front:
 
     def port(self) -> int | None:
         """Returns the leader's port by the EndpointSlice, None if there is none."""
-        found = self._kubectl.get("endpointslice", "gpujob", "gpujob-system")
+        found = self._kubectl.get("endpointslice", "gpujob-ipv4", "gpujob-system")
         return int(found["ports"][0]["port"]) if found else None
 
     def close(self) -> None:

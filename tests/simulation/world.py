@@ -102,7 +102,7 @@ SETTINGS = Settings(
     transport_url="https://controller",
     namespace="system",
     pod_name="gpujob",
-    pod_ip="192.0.2.1",
+    pod_ips="192.0.2.1",
     limits=Limits(max_usd_per_hour="100", outbid_patience_seconds=240, closed_after_seconds=60),
 )
 

@@ -14,7 +14,7 @@ GOOD = {
     "GPUJOB_TRANSPORT_URL": "https://x:8080",
     "GPUJOB_NAMESPACE": "gpujob-system",
     "GPUJOB_POD_NAME": "gpujob-0",
-    "GPUJOB_POD_IP": "192.0.2.1",
+    "GPUJOB_POD_IPS": "192.0.2.1",
 }
 
 
@@ -28,7 +28,9 @@ GOOD = {
         ({"GPUJOB_TRANSPORT_URL": "http://x:8080"}, "GPUJOB_TRANSPORT_URL"),
         ({"GPUJOB_NAMESPACE": None}, "GPUJOB_NAMESPACE"),
         ({"GPUJOB_POD_NAME": None}, "GPUJOB_POD_NAME"),
-        ({"GPUJOB_POD_IP": "localhost"}, "GPUJOB_POD_IP"),
+        ({"GPUJOB_POD_IPS": "localhost"}, "GPUJOB_POD_IPS"),
+        ({"GPUJOB_POD_IPS": "192.0.2.1,"}, "GPUJOB_POD_IPS"),
+        ({"GPUJOB_POD_IPS": "192.0.2.1,192.0.2.2"}, "GPUJOB_POD_IPS"),
         ({"GPUJOB_PROVIDER_URL": "console.vast.ai"}, "GPUJOB_PROVIDER_URL"),
         ({"GPUJOB_POLL_SECONDS": "often"}, "GPUJOB_POLL_SECONDS"),
         ({"GPUJOB_POLL_SECONDS": "-1"}, "GPUJOB_POLL_SECONDS"),

@@ -101,7 +101,7 @@ def test_while_it_waits_for_its_first_answer(program: str, tmp_path: Path) -> No
                 "GPUJOB_DRIVER_IMAGE": "driver:1",
                 "GPUJOB_TRANSPORT_URL": "https://gpujob.gpujob-system.svc:8080",
                 "GPUJOB_POD_NAME": "gpujob-0",
-                "GPUJOB_POD_IP": "127.0.0.1",
+                "GPUJOB_POD_IPS": "127.0.0.1",
             }
         with first_process(program, tmp_path, **named) as (pid, outer):
             silent.settimeout(ENDED_SECONDS)

@@ -35,7 +35,8 @@ class Settings:
     namespace: str
     """Namespace that this controller runs in."""
     pod_name: str
-    pod_ip: str
+    pod_ips: str
+    """Addresses of the pod, with commas between them: one, or in a dual-stack cluster two."""
     pod_uid: str = ""
     """UID of the pod, by which `kubectl describe pod` finds the events about the controller."""
     name: str = "gpujob"
@@ -46,7 +47,8 @@ class Settings:
     provider_url: str = "https://console.vast.ai"
     transport_port: int = 8080
     probes_port: int = 8081
-    listen_host: str = "0.0.0.0"  # noqa: S104 - the pod's address is not known in advance
+    listen_host: str = ""
+    """Address to listen on; empty: all addresses of the pod, of IPv4 and of IPv6."""
     log_level: str = "INFO"
     workers: int = 8
     limits: Limits = field(default_factory=Limits)
@@ -61,7 +63,7 @@ class Settings:
             if limit.name in given
         }
         own = taken(cls, given, besides=("vast_api_key", "limits"))
-        for required in ("driver_image", "transport_url", "namespace", "pod_name", "pod_ip"):
+        for required in ("driver_image", "transport_url", "namespace", "pod_name", "pod_ips"):
             if required not in own:
                 raise ConfigError(f"{VARIABLE_PREFIX}{required.upper()} must be set")
         token = environment.get(TOKEN_VARIABLE, "")
@@ -78,12 +80,25 @@ class Settings:
                 f"{VARIABLE_PREFIX}TRANSPORT_URL must be an https URL without a query"
             )
         try:
-            ipaddress.ip_address(str(own["pod_ip"]))
+            addresses_in(own["pod_ips"])
         except ValueError:
-            raise ConfigError(f"{VARIABLE_PREFIX}POD_IP must be an IP address") from None
+            raise ConfigError(
+                f"{VARIABLE_PREFIX}POD_IPS must be IP addresses with commas between them, at most "
+                "one of each family"
+            ) from None
         settings = cls(vast_api_key=SecretStr(token), limits=Limits(**limits), **own)
         _check_lock(settings.limits)
         return settings
+
+
+def addresses_in(text: str) -> dict[int, str]:
+    """Returns the pod's address of each family, by 4 or 6; raises ValueError."""
+    found: dict[int, str] = {}
+    for part in text.split(","):
+        found[ipaddress.ip_address(part).version] = part
+    if len(found) != len(text.split(",")):
+        raise ValueError("two addresses of one family")
+    return found
 
 
 def _check_lock(limits: Limits) -> None:

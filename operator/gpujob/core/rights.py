@@ -48,6 +48,11 @@ def webhook_rights(name: str) -> tuple[Rights, ...]:
     return (Rights(group, "validatingwebhookconfigurations", ("get", "update"), name),)
 
 
+def slice_names(name: str) -> dict[int, str]:
+    """Returns the names of the EndpointSlices of a release's Service, by 4 and 6."""
+    return {version: f"{name}-ipv{version}" for version in (4, 6)}
+
+
 def own_rights(name: str, *, webhook: bool) -> tuple[Rights, ...]:
     """Returns what a release of this name needs in its own namespace."""
     certificates = (Rights("", "secrets", ("get", "update"), secret_name(name)),)
@@ -61,7 +66,10 @@ def own_rights(name: str, *, webhook: bool) -> tuple[Rights, ...]:
         Rights("", "configmaps", ("get", "update"), transport_authorities_name(name)),
         Rights("", "secrets", ("get", "update"), transport_secret_name(name)),
         Rights("discovery.k8s.io", "endpointslices", ("create",)),
-        Rights("discovery.k8s.io", "endpointslices", ("get", "update"), name),
+        *(
+            Rights("discovery.k8s.io", "endpointslices", ("get", "update"), one)
+            for one in slice_names(name).values()
+        ),
         *(certificates if webhook else ()),
     )
 

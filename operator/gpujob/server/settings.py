@@ -20,7 +20,8 @@ class ServerSettings:
     """The name of the release."""
     admission_port: int = 8443
     probes_port: int = 8081
-    listen_host: str = "0.0.0.0"  # noqa: S104 - the pod's address is not known in advance
+    listen_host: str = ""
+    """Address to listen on; empty: all addresses of the pod, of IPv4 and of IPv6."""
     log_level: str = "INFO"
     look_seconds: float = 5.0
     """How often certificates, tokens and market notes are read."""
