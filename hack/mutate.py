@@ -26,8 +26,10 @@ STAGES: tuple[tuple[str, ...], ...] = (PURE, SIMULATION, ("tests/contract",))
 NEAREST = {
     "adapters/body.py": "tests/contract/test_hostile_answers.py",
     "adapters/controller.py": "tests/contract/test_netrc.py",
+    "adapters/egress.py": "tests/contract/test_egress.py tests/contract/test_netrc.py",
     "adapters/kube.py": "tests/contract/test_kube_answers.py",
-    "adapters/log_store.py": "tests/contract/test_log_store.py tests/contract/test_netrc.py",
+    "adapters/log_store.py": "tests/contract/test_egress.py tests/contract/test_log_store.py "
+    "tests/contract/test_netrc.py",
     "adapters/redact.py": "tests/unit/test_log.py",
     "adapters/sink.py": "tests/unit/test_log.py",
     "adapters/ssh.py": "tests/contract/test_start_up_files.py tests/contract/test_machines.py",
@@ -49,6 +51,7 @@ NEAREST = {
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
     "controller/machine_book.py": "tests/simulation/test_evidence.py",
     "controller/market_watch.py": "tests/simulation/test_clocks.py",
+    "controller/settings.py": "tests/unit/test_config.py",
     "controller/reconcile.py": "tests/simulation/test_logins.py tests/simulation/test_cache.py "
     "tests/simulation/test_watch.py tests/simulation/test_caps.py",
     "core/cost/choice.py": "tests/unit/core/test_gate.py",
@@ -1934,22 +1937,34 @@ FAULTS = (
         """client_session_kwargs={}""",
     ),
     Fault(
-        "a netrc's login is sent to where a log lies",
-        "adapters/log_store.py",
-        "connector=connector, timeout=timeout, trust_env=False",
-        "connector=connector, timeout=timeout, trust_env=True",
-    ),
-    Fault(
         "a netrc says who asks the provider",
-        "adapters/vast.py",
-        "ClientSession(timeout=timeout, trust_env=False)",
-        "ClientSession(timeout=timeout, trust_env=True)",
+        "adapters/egress.py",
+        "trust_env=False",
+        "trust_env=True",
     ),
     Fault(
-        "a netrc says who rents",
-        "adapters/vast.py",
-        "ClientSession(connector=connector, trust_env=False)",
-        "ClientSession(connector=connector, trust_env=True)",
+        "the proxy is passed by",
+        "adapters/egress.py",
+        "proxy=self.proxy,",
+        "proxy=None,",
+    ),
+    Fault(
+        "whoever says so is the provider",
+        "adapters/egress.py",
+        "ssl=self.trusted or True,",
+        "ssl=self.trusted or False,",
+    ),
+    Fault(
+        "the proxy is asked for a log in our own network",
+        "adapters/log_store.py",
+        "if self._egress.proxy and not may_be_near and not _may_be_far(str(place.raw_host)):",
+        "if False:",
+    ),
+    Fault(
+        "a proxy may read the key and repeat a rent",
+        "controller/settings.py",
+        """if not is_address(own.get("provider_url", "https://x"), "https"):""",
+        "if False:",
     ),
     Fault(
         "a netrc says who asks for an estimate",

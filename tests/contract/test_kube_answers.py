@@ -115,8 +115,14 @@ def test_an_empty_list_of_the_kind_is_empty() -> None:
     )
 
 
-def test_no_netrc_says_who_we_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A login that it holds for the API server's host takes no place beside our token."""
+def test_the_api_server_is_reached_as_its_configuration_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login in a netrc takes no place beside our token, and no proxy of a platform is asked."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+        monkeypatch.setenv(name.lower(), f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8,127.0.0.0/8")
     port = free_port()
     config = {
         "current-context": "x",

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -64,7 +65,9 @@ def request(offer: int, mark: str = "c/n/j", late_seconds: float = 0.0) -> Rent:
 
 
 @asynccontextmanager
-async def peer(answer: Answer) -> AsyncIterator[tuple[str, list[str]]]:
+async def peer(
+    answer: Answer, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[str, list[str]]]:
     """A server that answers as it is told; yields its address and the requests that came."""
     came: list[str] = []
 
@@ -90,10 +93,10 @@ async def peer(answer: Answer) -> AsyncIterator[tuple[str, list[str]]]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     port = server.sockets[0].getsockname()[1]
     async with server:
-        yield f"http://127.0.0.1:{port}", came
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{port}", came
 
 
 def good(body: object) -> tuple[int, dict[str, str], bytes]:

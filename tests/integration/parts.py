@@ -397,6 +397,10 @@ class Operator:
         self._environment = environment(
             VAST_API_KEY=KEY,
             KUBECONFIG=str(kubeconfig),
+            # As some platforms set them in every pod: nobody is there, and nobody may be asked.
+            HTTP_PROXY="http://127.0.0.1:9",
+            HTTPS_PROXY="http://127.0.0.1:9",
+            NO_PROXY="10.0.0.0/8,127.0.0.0/8",
             GPUJOB_PROVIDER_URL=provider_url,
             GPUJOB_TRANSPORT_URL=self.transport_url,
             GPUJOB_TRANSPORT_PORT=str(self.transport_port),

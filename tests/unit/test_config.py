@@ -1,6 +1,7 @@
 """The controller's settings: what is wrong is named, the token is shown to nobody."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,13 @@ GOOD = {
         ({"GPUJOB_POD_IPS": "192.0.2.1,"}, "GPUJOB_POD_IPS"),
         ({"GPUJOB_POD_IPS": "192.0.2.1,192.0.2.2"}, "GPUJOB_POD_IPS"),
         ({"GPUJOB_PROVIDER_URL": "console.vast.ai"}, "GPUJOB_PROVIDER_URL"),
+        ({"GPUJOB_PROVIDER_PROXY_URL": "proxy:3128"}, "GPUJOB_PROVIDER_PROXY_URL"),
+        ({"GPUJOB_PROVIDER_PROXY_URL": "http://proxy:3128/x"}, "GPUJOB_PROVIDER_PROXY_URL"),
+        ({"GPUJOB_PROVIDER_PROXY_URL": "http://u:token@proxy"}, "GPUJOB_PROVIDER_PROXY_PASSWORD"),
+        (
+            {"GPUJOB_PROVIDER_PROXY_URL": "http://proxy", "GPUJOB_PROVIDER_URL": "http://x"},
+            "GPUJOB_PROVIDER_URL of https",
+        ),
         ({"GPUJOB_POLL_SECONDS": "often"}, "GPUJOB_POLL_SECONDS"),
         ({"GPUJOB_POLL_SECONDS": "-1"}, "GPUJOB_POLL_SECONDS"),
         ({"GPUJOB_POLL_SECONDS": "nan"}, "GPUJOB_POLL_SECONDS"),
@@ -103,3 +111,27 @@ def test_the_token_is_shown_by_nothing() -> None:
     ):
         assert "token-1234" not in text
     assert token.get_secret_value() == "token-1234"
+
+
+@pytest.mark.parametrize("words", [None, "", "no certificate"])
+def test_a_file_without_authorities_stops_the_start(tmp_path: Path, words: str | None) -> None:
+    """Else the provider would be trusted less, or more, than somebody meant."""
+    file = tmp_path / "ca.crt"
+    if words is not None:
+        file.write_text(words)
+    settings = Settings.from_environment(GOOD | {"GPUJOB_PROVIDER_AUTHORITIES_FILE": str(file)})
+
+    with pytest.raises(ConfigError, match=r"GPUJOB_PROVIDER_AUTHORITIES_FILE.*ca\.crt"):
+        settings.egress()
+
+
+def test_the_password_of_the_proxy_is_shown_by_nothing() -> None:
+    """Not by the settings, and not by the way that they make."""
+    proxy = {"URL": "http://proxy.example:3128", "USERNAME": "robot", "PASSWORD": "canary-9876"}
+    given = {f"GPUJOB_PROVIDER_PROXY_{name}": text for name, text in proxy.items()}
+    settings = Settings.from_environment(GOOD | given)
+    way = settings.egress()
+
+    assert way.proxy is not None
+    assert way.proxy.password == "canary-9876"
+    assert "canary-9876" not in f"{settings} {settings!r} {vars(settings)} {way} {way!r}"

@@ -13,6 +13,7 @@ from aiohttp import AddrInfoType
 from yarl import URL
 
 from gpujob.adapters.body import whole_body
+from gpujob.adapters.egress import DIRECT, Egress
 from gpujob.adapters.errors import ProviderUnavailable
 from gpujob.adapters.vast_wire import is_local
 
@@ -40,8 +41,9 @@ _NEAR = [
 class LogStore:
     """The storage that a provider names."""
 
-    def __init__(self, provider_url: str) -> None:
+    def __init__(self, provider_url: str, egress: Egress = DIRECT) -> None:
         self._provider = URL(provider_url)
+        self._egress = egress
         self._is_local = is_local(provider_url)
 
     def place(self, url: object) -> URL:
@@ -64,9 +66,12 @@ class LogStore:
         """Returns what lies there; None = nothing yet.
 
         The account's key does not go there, and no redirect is followed. Raises
-        ProviderUnavailable, also for more than `LOG_BYTES_MAX`.
+        ProviderUnavailable, also for more than `LOG_BYTES_MAX`. Where a name leads is for the proxy
+        to judge, if there is one; numbers are judged here.
         """
         may_be_near = self._is_local or place.raw_host == self._provider.raw_host
+        if self._egress.proxy and not may_be_near and not _may_be_far(str(place.raw_host)):
+            raise ProviderUnavailable("the log is said to be in a network of ours")
         refused: list[str] = []
 
         def opened(where: AddrInfoType) -> socket.socket:
@@ -78,13 +83,10 @@ class LogStore:
             made.setblocking(False)
             return made
 
-        connector = aiohttp.TCPConnector(force_close=True, socket_factory=opened)
         timeout = aiohttp.ClientTimeout(total=LOOK_SECONDS)
         try:
             async with (
-                aiohttp.ClientSession(
-                    connector=connector, timeout=timeout, trust_env=False
-                ) as session,
+                self._egress.session(timeout, opened, force_close=True) as session,
                 session.get(place, allow_redirects=False) as response,
             ):
                 return await _log_in(response)
@@ -106,6 +108,17 @@ async def _log_in(response: aiohttp.ClientResponse) -> bytes | None:
     if log is None:
         raise ProviderUnavailable(f"the log has more than {LOG_BYTES_MAX} bytes")
     return log
+
+
+def _may_be_far(host: str) -> bool:
+    """Whether a host may be one of the internet, as far as can be said without asking for its name.
+
+    A last part that begins with a digit makes no name: some programs read it as an address.
+    """
+    name = host.rstrip(".")
+    if ":" in name or name.rpartition(".")[2][:1].isdigit():
+        return is_far(name)
+    return not is_local(f"//{name}")
 
 
 def is_far(text: str) -> bool:

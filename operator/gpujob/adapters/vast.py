@@ -26,6 +26,7 @@ from gpujob.adapters.body import json_in, whole_body
 from gpujob.adapters.channel import Answer, Channel, PacedChannel
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.door import Door
+from gpujob.adapters.egress import DIRECT, Egress
 from gpujob.adapters.errors import (
     CredentialsRejected,
     ProviderError,
@@ -296,10 +297,13 @@ def _dearest(rows: list[Any]) -> Fraction | None:
 class HttpChannel:
     """The provider over HTTP, as one account."""
 
-    def __init__(self, url: str, token: SecretStr, scrub: Scrubber) -> None:
+    def __init__(
+        self, url: str, token: SecretStr, scrub: Scrubber, egress: Egress = DIRECT
+    ) -> None:
         self._url = url
         self._token = token
         self._scrub = scrub
+        self._egress = egress
         self._opened: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -331,7 +335,7 @@ class HttpChannel:
     def _session(self) -> aiohttp.ClientSession:
         if self._opened is None:
             timeout = aiohttp.ClientTimeout(total=READ_SECONDS)
-            self._opened = aiohttp.ClientSession(timeout=timeout, trust_env=False)
+            self._opened = self._egress.session(timeout)
         return self._opened
 
 
@@ -346,12 +350,15 @@ class _AskedLog(NamedTuple):
 class VastClient(VastRequests):
     """A `Provider`: Vast.ai over HTTP, as one account."""
 
-    def __init__(self, url: str, token: SecretStr, clock: Clock, door: Door) -> None:
+    def __init__(
+        self, url: str, token: SecretStr, clock: Clock, door: Door, egress: Egress = DIRECT
+    ) -> None:
         self._url = url.rstrip("/")
         self._token = token
-        self._http = HttpChannel(self._url, token, Scrubber([token]))
+        self._egress = egress
+        self._http = HttpChannel(self._url, token, Scrubber([token]), egress)
         self._door = door
-        self._store = LogStore(self._url)
+        self._store = LogStore(self._url, egress)
         self._asked: dict[int, _AskedLog] = {}
         """Logs that were requested and have not appeared yet, by the machine's number."""
         paced = PacedChannel(self._http, door)
@@ -390,9 +397,8 @@ class VastClient(VastRequests):
     @asynccontextmanager
     async def rent_line(self) -> AsyncIterator["HttpRentLine"]:
         """Opens the connection for one rent request, and learns whose account it is."""
-        connector = aiohttp.TCPConnector(limit=1, keepalive_timeout=30)
         await self._door.enter(Kind.ACCOUNT)
-        async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
+        async with self._egress.session(limit=1, keepalive_timeout=30) as session:
             async with (
                 _translated(),
                 session.get(

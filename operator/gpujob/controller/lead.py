@@ -105,7 +105,9 @@ class Leader:
         self._logins: dict[str, RegistryLogin] = {}
         """For the registries of images, by the node's uid, until the rent request is sent."""
         self._door = Door(clock, spacing=settings.limits.request_spacing)
-        self._vast = VastClient(settings.provider_url, settings.vast_api_key, clock, self._door)
+        self._vast = VastClient(
+            settings.provider_url, settings.vast_api_key, clock, self._door, settings.egress()
+        )
         self.readiness = Readiness()
         self.market = MarketWatch(
             self._vast, clock, settings.limits, self.readiness, self._on_listing

@@ -109,6 +109,6 @@ def _probes(kube: KubeClient, clock: SystemClock, leader: Leader) -> Starlette:
 def main() -> int:
     """Reads the settings, sets up the log, and runs; returns the exit status."""
     settings = Settings.from_environment()
-    configure_logging(settings.log_level, (settings.vast_api_key,))
+    configure_logging(settings.log_level, (settings.vast_api_key, settings.provider_proxy_password))
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     return asyncio.run(run(settings))

@@ -6,11 +6,15 @@ read from `VAST_API_KEY`; no other program has it.
 
 import ipaddress
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from gpujob.adapters.egress import Egress, egress
 from gpujob.adapters.environment import (
     VARIABLE_PREFIX,
     ConfigError,
@@ -45,6 +49,12 @@ class Settings:
     """ValidatingWebhookConfiguration whose certificates are made here; empty if there is none."""
     driver_image_pull_policy: str = "IfNotPresent"
     provider_url: str = "https://console.vast.ai"
+    provider_proxy_url: str = ""
+    """Proxy for the provider, and for the storage that it names; empty: none."""
+    provider_proxy_username: str = ""
+    provider_proxy_password: SecretStr = field(default_factory=lambda: SecretStr(""))
+    provider_authorities_file: str = ""
+    """File with certificate authorities that are also trusted there, as PEM; empty: none."""
     transport_port: int = 8080
     probes_port: int = 8081
     listen_host: str = ""
@@ -52,6 +62,21 @@ class Settings:
     log_level: str = "INFO"
     workers: int = 8
     limits: Limits = field(default_factory=Limits)
+
+    def egress(self) -> Egress:
+        """Returns the way to the provider; raises ConfigError."""
+        try:
+            return egress(
+                self.provider_proxy_url,
+                self.provider_proxy_username,
+                self.provider_proxy_password,
+                self.provider_authorities_file,
+            )
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"{VARIABLE_PREFIX}PROVIDER_AUTHORITIES_FILE must name a file of certificates in "
+                f"PEM: {self.provider_authorities_file}: {error.strerror or 'none is in it'}"
+            ) from None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -75,6 +100,7 @@ class Settings:
             raise ConfigError(
                 f"{VARIABLE_PREFIX}PROVIDER_URL must be an http or https URL without a query"
             )
+        _check_proxy(own)
         if not is_address(own["transport_url"], "https"):
             raise ConfigError(
                 f"{VARIABLE_PREFIX}TRANSPORT_URL must be an https URL without a query"
@@ -89,6 +115,26 @@ class Settings:
         settings = cls(vast_api_key=SecretStr(token), limits=Limits(**limits), **own)
         _check_lock(settings.limits)
         return settings
+
+
+def _check_proxy(own: Mapping[str, Any]) -> None:
+    """Raises ConfigError, without the address: somebody may have put a password into it."""
+    url = str(own.get("provider_proxy_url", ""))
+    if not url:
+        return
+    name = f"{VARIABLE_PREFIX}PROVIDER_PROXY_URL"
+    if not is_address(url) or urlsplit(url).path not in ("", "/"):
+        raise ConfigError(f"{name} must be an http or https URL of a host and a port alone")
+    if "@" in url:
+        raise ConfigError(
+            f"{name} must name no user: set {VARIABLE_PREFIX}PROVIDER_PROXY_USERNAME and "
+            f"{VARIABLE_PREFIX}PROVIDER_PROXY_PASSWORD"
+        )
+    if not is_address(own.get("provider_url", "https://x"), "https"):
+        raise ConfigError(
+            f"{name} requires a {VARIABLE_PREFIX}PROVIDER_URL of https: else the proxy could read "
+            "the account's key, and could repeat a rent request"
+        )
 
 
 def addresses_in(text: str) -> dict[int, str]:

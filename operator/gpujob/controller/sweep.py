@@ -80,7 +80,9 @@ class Sweep:
         settings = self._settings
         kube = await KubeClient.connect()
         key = settings.vast_api_key
-        await self.run(kube, VastClient(settings.provider_url, key, self._clock, self._door))
+        egress = settings.egress()
+        vast = VastClient(settings.provider_url, key, self._clock, self._door, egress)
+        await self.run(kube, vast)
 
     async def run(self, kube: KubeClient, vast: Provider) -> None:
         """Sweeps after each listing, for ever."""
