@@ -20,6 +20,19 @@ LABEL: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9]
 CIDR: Schema = {"type": "string", "pattern": "^[0-9a-fA-F.:]+/[0-9]{1,3}$"}
 PORT: Schema = {"type": "integer", "minimum": 1, "maximum": 65535}
 REPLICAS: Schema = {"type": "integer", "minimum": 1}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+OBJECT: Schema = {"type": "string", "pattern": "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$"}
+"""The name of an object, or empty."""
+SECONDS: Schema = {"type": "integer", "minimum": 1}
+SHARE: Schema = {"type": ["integer", "string"], "minimum": 0, "pattern": "^([0-9]{1,3}%)?$"}
+"""A number of pods, or a part of them; an empty text for the default."""
+DURATION: Schema = {"type": "string", "pattern": "^([0-9]+(ms|s|m|h))*$"}
+VARIABLE: Schema = {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}
+MODE: Schema = {"type": "integer", "minimum": 0, "maximum": 0o777}
+TRUE: Schema = {"type": "boolean", "const": True}
+FALSE: Schema = {"type": "boolean", "const": False}
+USER: Schema = {"type": "integer", "minimum": 1}
+"""Not 0: Pod Security forbids root."""
 QUANTITY: Schema = {
     "type": ["string", "number"],
     "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",
@@ -50,17 +63,19 @@ def _texts() -> Schema:
 
 def _image() -> Schema:
     return {
-        # The tag and the digest are values of their own.
-        "repository": {"type": "string", "pattern": r"^[^@\s]+$"},
+        "registry": {"type": "string", "pattern": r"^([^@/\s]+(/[^@/\s]+)*)?$"},
+        # The registry, the tag and the digest are values of their own: a first part with a dot or a
+        # colon would be a registry.
+        "repository": {
+            "type": "string",
+            "pattern": "^[a-z0-9]+([_-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$",
+        },
         "tag": {"type": "string", "pattern": r"^([A-Za-z0-9_][A-Za-z0-9_.-]*)?$"},
         "digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
     }
 
 
-def _schema() -> Schema:
-    amounts = _closed({"cpu": QUANTITY, "memory": QUANTITY, "ephemeral-storage": QUANTITY})
-    resources = _closed({"requests": amounts, "limits": amounts})
-    block = _closed({"cidr": CIDR, "except": _some(CIDR)}, ("cidr",))
+def _selector() -> Schema:
     expression = _closed(
         {
             "key": NAME,
@@ -69,9 +84,158 @@ def _schema() -> Schema:
         },
         ("key", "operator"),
     )
-    selector = _closed({"matchLabels": _texts(), "matchExpressions": _some(expression)})
-    peers = {"namespaceSelector": selector, "podSelector": selector, "ipBlock": block}
-    peer = _closed(peers) | {"minProperties": 1}
+    return _closed({"matchLabels": _texts(), "matchExpressions": _some(expression)})
+
+
+def _affinity() -> Schema:
+    expression = _closed(
+        {
+            "key": NAME,
+            "operator": {"enum": ["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]},
+            "values": _some(TEXT),
+        },
+        ("key", "operator"),
+    )
+    nodes = _closed({"matchExpressions": _some(expression), "matchFields": _some(expression)})
+    pods = _closed(
+        {
+            "topologyKey": NAME,
+            "labelSelector": _selector(),
+            "namespaceSelector": _selector(),
+            "namespaces": _some(LABEL),
+            "matchLabelKeys": _some(NAME),
+            "mismatchLabelKeys": _some(NAME),
+        },
+        ("topologyKey",),
+    )
+
+    def terms(required: Schema, name: str, preferred: Schema) -> Schema:
+        weighed = _closed({"weight": COUNT, name: preferred}, ("weight", name))
+        return _closed(
+            {
+                "requiredDuringSchedulingIgnoredDuringExecution": required,
+                "preferredDuringSchedulingIgnoredDuringExecution": _some(weighed),
+            }
+        )
+
+    among_pods = terms(_some(pods), "podAffinityTerm", pods)
+    return _closed(
+        {
+            "nodeAffinity": terms(
+                _closed({"nodeSelectorTerms": _some(nodes)}, ("nodeSelectorTerms",)),
+                "preference",
+                nodes,
+            ),
+            "podAffinity": among_pods,
+            "podAntiAffinity": among_pods,
+        }
+    )
+
+
+def _variables() -> Schema:
+    key = _closed({"name": NAME, "key": NAME, "optional": BOOLEAN}, ("name", "key"))
+    field = _closed({"fieldPath": NAME, "apiVersion": NAME}, ("fieldPath",))
+    amount = _closed({"resource": NAME, "containerName": NAME, "divisor": QUANTITY}, ("resource",))
+    sources = {
+        "secretKeyRef": key,
+        "configMapKeyRef": key,
+        "fieldRef": field,
+        "resourceFieldRef": amount,
+    }
+    return _some(
+        _closed({"name": VARIABLE, "value": TEXT, "valueFrom": _closed(sources)}, ("name",))
+    )
+
+
+def _volumes() -> Schema:
+    """Volumes of the kinds that Pod Security's level `restricted` allows."""
+    items = _some(_closed({"key": NAME, "path": NAME, "mode": MODE}, ("key", "path")))
+    named = {"name": NAME, "items": items, "optional": BOOLEAN}
+    given = {"items": items, "optional": BOOLEAN, "defaultMode": MODE}
+    token = {"path": NAME, "audience": NAME, "expirationSeconds": SECONDS}
+    source = _closed(
+        {
+            "secret": _closed(named, ("name",)),
+            "configMap": _closed(named, ("name",)),
+            "serviceAccountToken": _closed(token, ("path", "audience")),
+        }
+    )
+    claim = _closed({"claimName": NAME, "readOnly": BOOLEAN}, ("claimName",))
+    csi = {
+        "driver": NAME,
+        "readOnly": BOOLEAN,
+        "volumeAttributes": _texts(),
+        "nodePublishSecretRef": _closed({"name": NAME}),
+    }
+    kinds = {
+        "secret": _closed({"secretName": NAME, **given}, ("secretName",)),
+        "configMap": _closed({"name": NAME, **given}, ("name",)),
+        "projected": _closed({"defaultMode": MODE, "sources": _some(source)}),
+        "emptyDir": _closed({"medium": {"enum": ["", "Memory"]}, "sizeLimit": QUANTITY}),
+        "persistentVolumeClaim": claim,
+        "csi": _closed(csi, ("driver",)),
+    }
+    # The name and one kind.
+    return _some(_closed({"name": LABEL, **kinds}, ("name",)) | {"minProperties": 2})
+
+
+def _mounts() -> Schema:
+    place = {"type": "string", "pattern": "^/"}
+    mount = {"name": LABEL, "mountPath": place, "subPath": NAME, "readOnly": BOOLEAN}
+    return _some(_closed(mount, ("name", "mountPath")))
+
+
+def _probe() -> Schema:
+    names = ("periodSeconds", "timeoutSeconds", "failureThreshold", "successThreshold")
+    return _closed({"initialDelaySeconds": COUNT, **dict.fromkeys(names, SECONDS)})
+
+
+def _program() -> Schema:
+    """Values that controllers and servers have each for themselves."""
+    amounts = _closed({"cpu": QUANTITY, "memory": QUANTITY, "ephemeral-storage": QUANTITY})
+    rolling = _closed({"maxSurge": SHARE, "maxUnavailable": SHARE})
+    return {
+        "replicaCount": REPLICAS,
+        "strategy": _closed(
+            {"type": {"enum": ["RollingUpdate", "Recreate"]}, "rollingUpdate": rolling}
+        ),
+        "podDisruptionBudget": _section(
+            {"enabled": BOOLEAN, "minAvailable": SHARE, "maxUnavailable": SHARE}
+        ),
+        "serviceAccount": _section(
+            {
+                "create": BOOLEAN,
+                "name": OBJECT,
+                "annotations": _texts(),
+                "labels": _texts(),
+                "automount": BOOLEAN,
+            }
+        ),
+        "resources": _closed({"requests": amounts, "limits": amounts}),
+        "extraEnv": _variables(),
+        "extraVolumes": _volumes(),
+        "extraVolumeMounts": _mounts(),
+    }
+
+
+def _pods() -> Schema:
+    """Values for the pods of controllers and servers alike.
+
+    Security contexts take only what Pod Security's level `restricted` takes, and a root file system
+    that is read only.
+    """
+    seccomp = _closed(
+        {"type": {"enum": ["RuntimeDefault", "Localhost"]}, "localhostProfile": NAME}, ("type",)
+    )
+    labels = {"seLinuxOptions": _closed({"level": NAME}), "runAsUser": USER, "runAsGroup": USER}
+    pod = {"runAsNonRoot": TRUE, "seccompProfile": seccomp, "fsGroup": USER, **labels}
+    dropped = _some({"enum": ["ALL"]}) | {"minItems": 1, "maxItems": 1}
+    capabilities = _closed({"drop": dropped}, ("drop",))
+    container = {
+        "allowPrivilegeEscalation": FALSE,
+        "readOnlyRootFilesystem": TRUE,
+        "capabilities": capabilities,
+    }
     toleration = {
         "key": TEXT,
         "operator": {"enum": ["Exists", "Equal"]},
@@ -79,47 +243,119 @@ def _schema() -> Schema:
         "effect": {"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
         "tolerationSeconds": {"type": "integer"},
     }
-    document = _section(
+    policy = {"enum": ["Honor", "Ignore"]}
+    spread = {
+        "topologyKey": NAME,
+        "maxSkew": SECONDS,
+        "minDomains": SECONDS,
+        "whenUnsatisfiable": {"enum": ["ScheduleAnyway", "DoNotSchedule"]},
+        "labelSelector": _selector(),
+        "matchLabelKeys": _some(NAME),
+        "nodeAffinityPolicy": policy,
+        "nodeTaintsPolicy": policy,
+    }
+    needed = ("topologyKey", "maxSkew", "whenUnsatisfiable")
+    return {
+        "podSecurityContext": _closed(pod, ("runAsNonRoot", "seccompProfile")),
+        "securityContext": _closed({**container, **labels, "runAsNonRoot": TRUE}, (*container,)),
+        "startupProbe": _probe(),
+        "livenessProbe": _probe(),
+        "readinessProbe": _probe(),
+        "nodeSelector": _texts(),
+        "tolerations": _some(_closed(toleration)),
+        "affinity": _affinity(),
+        "topologySpreadConstraints": _some(_closed(spread, needed)),
+        "priorityClassName": TEXT,
+        "revisionHistoryLimit": COUNT,
+        "podLabels": _texts(),
+        "podAnnotations": _texts(),
+        "deploymentAnnotations": _texts(),
+    }
+
+
+def _monitor() -> Schema:
+    return _section(
         {
+            "enabled": BOOLEAN,
+            "labels": _texts(),
+            "annotations": _texts(),
+            "interval": DURATION,
+            "scrapeTimeout": DURATION,
+        }
+    )
+
+
+def _schema() -> Schema:
+    block = _closed({"cidr": CIDR, "except": _some(CIDR)}, ("cidr",))
+    selector = _selector()
+    peers = {"namespaceSelector": selector, "podSelector": selector, "ipBlock": block}
+    peer = _closed(peers) | {"minProperties": 1}
+    # Many charts take the names alone.
+    pull_secret = {**NAME, **_closed({"name": NAME}, ("name",)), "type": ["string", "object"]}
+    pull_secrets = _some(pull_secret)
+    return _section(
+        {
+            "enabled": BOOLEAN,
+            # Helm passes the global values of a parent chart here, and those of its other children.
+            "global": {
+                "type": "object",
+                "properties": {
+                    "imageRegistry": _image()["registry"],
+                    "imagePullSecrets": pull_secrets,
+                },
+            },
+            "nameOverride": OBJECT,
+            "fullnameOverride": OBJECT,
+            "namespaceOverride": OBJECT,
             "image": _section(
-                {
-                    **_image(),
-                    "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
-                }
+                {**_image(), "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]}}
             ),
             "driver": _section({"image": _section(_image())}),
-            "replicas": REPLICAS,
-            "imagePullSecrets": _some(NAME),
+            "imagePullSecrets": pull_secrets,
             "vast": _section(
                 {
                     "existingSecret": NAME,
                     "key": NAME,
                     "url": {"type": "string", "pattern": "^https?://"},
+                    # A user and a password are in a Secret.
+                    "proxyURL": {"type": "string", "pattern": r"^(https?://[^@/?#\s]+/?)?$"},
+                    "proxySecret": OBJECT,
+                    "caBundle": _section({"configMap": OBJECT, "key": NAME}),
                 }
             ),
-            "crds": _section({"install": BOOLEAN}),
-            "admissionPolicies": _section({"install": BOOLEAN}),
+            "crds": _section({"enabled": BOOLEAN, "keep": BOOLEAN}),
+            "admissionPolicies": _section({"enabled": BOOLEAN}),
             "webhook": _section(
                 {
-                    "install": BOOLEAN,
-                    "replicas": REPLICAS,
-                    "certManager": BOOLEAN,
-                    "resources": resources,
+                    "enabled": BOOLEAN,
+                    "timeoutSeconds": {"type": "integer", "minimum": 1, "maximum": 30},
+                    "certManager": _section({"enabled": BOOLEAN}),
+                    **_program(),
                 }
             ),
             "api": _section(
                 {
-                    "install": BOOLEAN,
+                    "enabled": BOOLEAN,
                     "mode": {"enum": ["production", "development"]},
                     "bootstrapSecret": TEXT,
                 }
             ),
+            "service": _section(
+                {
+                    "ipFamilies": _some({"enum": ["IPv4", "IPv6"]}) | {"uniqueItems": True},
+                    "ipFamilyPolicy": {
+                        "enum": ["", "SingleStack", "PreferDualStack", "RequireDualStack"]
+                    },
+                    "annotations": _texts(),
+                }
+            ),
             "networkPolicy": _section(
                 {
-                    "install": BOOLEAN,
+                    "enabled": BOOLEAN,
                     "jobNamespaces": _some(LABEL) | {"uniqueItems": True},
                     # An empty list would allow every address.
                     "internet": _some(block) | {"minItems": 1},
+                    "proxyTo": _some(peer),
                     "apiServer": _section(
                         {"cidrs": _some(CIDR), "ports": _some(PORT) | {"minItems": 1}}
                     ),
@@ -127,24 +363,19 @@ def _schema() -> Schema:
                     "apiFrom": _some(peer),
                 }
             ),
-            "podMonitor": _section({"install": BOOLEAN, "labels": _texts()}),
-            "roles": _section({"aggregateToView": BOOLEAN, "aggregateToEdit": BOOLEAN}),
+            "podMonitor": _monitor(),
+            "serviceMonitor": _monitor(),
+            "rbac": _section({"aggregateToView": BOOLEAN, "aggregateToEdit": BOOLEAN}),
             "limits": _closed({name: limit for name, limit, _ in _limits()}),
             "logLevel": {"enum": ["DEBUG", "INFO", "WARNING", "ERROR"]},
-            "resources": resources,
-            "nodeSelector": _texts(),
-            "tolerations": _some(_closed(toleration)),
-            "priorityClassName": TEXT,
+            **_program(),
+            **_pods(),
             "commonLabels": _texts(),
-            "podAnnotations": _texts(),
             "extraObjects": _some(
                 {"type": "object", "required": ["apiVersion", "kind", "metadata"]}
             ),
         }
     )
-    # Helm passes the global values of a parent chart here.
-    document["properties"]["global"] = {"type": "object"}
-    return document
 
 
 def _limits() -> list[tuple[str, Schema, Any]]:

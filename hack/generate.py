@@ -46,12 +46,15 @@ def plain(kind: Kind) -> str:
 
 
 def template(kind: Kind) -> str:
-    """Returns the CRD for the chart, kept on uninstall: deleting it would delete every job."""
+    """Returns the CRD for the chart. By default it is kept on uninstall, and every job with it."""
     document = custom_resource_definition(kind)
     document["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
     text = _dump(document)
     assert "{{" not in text, "a description must not look like a template"
-    return f"{HEADER}{{{{- if .Values.crds.install }}}}\n{text}{{{{- end }}}}\n"
+    kept = "  annotations:\n    helm.sh/resource-policy: keep\n"
+    assert text.count(kept) == 1, "the CRD has no other annotation"
+    text = text.replace(kept, f"  {{{{- if .Values.crds.keep }}}}\n{kept}  {{{{- end }}}}\n")
+    return f"{HEADER}{{{{- if .Values.crds.enabled }}}}\n{text}{{{{- end }}}}\n"
 
 
 def files() -> dict[Path, str]:

@@ -34,7 +34,12 @@ def name_images(values: str, operator: str, driver: str) -> str:
     """Returns the values with both images, NAME@sha256:…, in them; raises ReleaseError."""
     for image, indent in ((operator, "  "), (driver, "    ")):
         name, digest = by_digest(image)
-        for key, old, new in (("repository", ".*", name), ("digest", '""', digest)):
+        registry, _, repository = name.partition("/")
+        for key, old, new in (
+            ("registry", ".*", registry),
+            ("repository", ".*", repository),
+            ("digest", '""', digest),
+        ):
             line = f"^{indent}{key}: {old}$"
             values, found = re.subn(line, f"{indent}{key}: {new}", values, flags=re.MULTILINE)
             if found != 1:

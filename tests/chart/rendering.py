@@ -82,27 +82,38 @@ PORTAL = {"namespaceSelector": {"matchExpressions": [{"key": "portal", "operator
 
 VALUE_SETS: dict[str, Object] = {
     "nothing but the Secret": {},
-    "one of each": {"replicas": 1, "webhook": {"replicas": 1}},
-    "three of each": {"replicas": 3, "webhook": {"replicas": 3}},
+    "one of each": {"replicaCount": 1, "webhook": {"replicaCount": 1}},
+    "three of each": {"replicaCount": 3, "webhook": {"replicaCount": 3}},
     "our own registry": {
-        "image": {"repository": "registry.example.com:5000/gpujob", "digest": DIGEST, "tag": "1"},
-        "driver": {"image": {"repository": "registry.example.com:5000/driver", "tag": "1"}},
+        "image": {
+            "registry": "registry.example.com:5000",
+            "repository": "gpujob",
+            "digest": DIGEST,
+            "tag": "1",
+        },
+        "driver": {
+            "image": {
+                "registry": "registry.example.com:5000",
+                "repository": "driver",
+                "tag": "1",
+            }
+        },
         "imagePullSecrets": ["registry", "mirror"],
     },
     "the HTTP API": {
-        "api": {"install": True, "mode": "development", "bootstrapSecret": "first"},
+        "api": {"enabled": True, "mode": "development", "bootstrapSecret": "first"},
         "networkPolicy": {"apiFrom": [PORTAL]},
     },
-    "no webhook": {"webhook": {"install": False}},
-    "cert-manager": {"webhook": {"certManager": True}},
+    "no webhook": {"webhook": {"enabled": False}},
+    "cert-manager": {"webhook": {"certManager": {"enabled": True}}},
     "CRDs and policies by somebody else": {
-        "crds": {"install": False},
-        "admissionPolicies": {"install": False},
+        "crds": {"enabled": False},
+        "admissionPolicies": {"enabled": False},
     },
-    "no network policies": {"networkPolicy": {"install": False}},
+    "no network policies": {"networkPolicy": {"enabled": False}},
     "closed networks": {
         "vast": {"url": "http://provider.example.com:8000/path"},
-        "api": {"install": True},
+        "api": {"enabled": True},
         "networkPolicy": {
             "jobNamespaces": ["default", "kube-public"],
             "internet": [{"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "203.0.113.0/24"]}],
@@ -113,9 +124,9 @@ VALUE_SETS: dict[str, Object] = {
     },
     "Prometheus": {
         "networkPolicy": {"metricsFrom": [PROMETHEUS]},
-        "podMonitor": {"install": True, "labels": {"release": "prometheus"}},
+        "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     },
-    "whoever edits may spend": {"roles": {"aggregateToView": False, "aggregateToEdit": True}},
+    "whoever edits may spend": {"rbac": {"aggregateToView": False, "aggregateToEdit": True}},
     "other constants": {
         "limits": {"maxLeases": 3, "maxUsdPerHour": "12.50", "pollSeconds": 30},
         "logLevel": "DEBUG",
@@ -140,6 +151,148 @@ VALUE_SETS: dict[str, Object] = {
             }
         ]
     },
+    "other names": {"nameOverride": "gpu", "fullnameOverride": "ml-gpu"},
+    "another namespace": {"namespaceOverride": "default"},
+    "accounts of somebody else": {
+        "serviceAccount": {"create": False, "name": "platform"},
+        "webhook": {"serviceAccount": {"create": False, "name": "platform-server"}},
+    },
+    "accounts with identities": {
+        "serviceAccount": {
+            "annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/x"},
+            "labels": {"azure.workload.identity/use": "true"},
+            "automount": True,
+        },
+        "webhook": {"serviceAccount": {"name": "door", "annotations": {"a": "b"}}},
+    },
+    "as a parent chart says": {
+        "enabled": True,
+        "global": {
+            "imageRegistry": "mirror.example.com/ghcr",
+            "imagePullSecrets": [{"name": "everywhere"}, "registry"],
+            "storageClass": "of another chart",
+        },
+        "imagePullSecrets": [{"name": "registry"}, "mirror"],
+    },
+    "a proxy": {
+        "vast": {
+            "proxyURL": "http://proxy.example.com:3128",
+            "proxySecret": "proxy",
+            "caBundle": {"configMap": "company-ca", "key": "bundle.pem"},
+        },
+        "networkPolicy": {"proxyTo": [{"ipBlock": {"cidr": "10.9.0.0/24"}}]},
+    },
+    "OpenShift": {"podSecurityContext": {"runAsUser": None, "runAsGroup": None}},
+    "users of our own": {
+        "podSecurityContext": {
+            "runAsUser": 2000,
+            "fsGroup": 2000,
+            "seccompProfile": {"type": "Localhost", "localhostProfile": "profiles/gpujob.json"},
+            "seLinuxOptions": {"level": "s0:c123,c456"},
+        },
+        "securityContext": {"runAsUser": 2000, "runAsNonRoot": True},
+    },
+    "placed by hand": {
+        "affinity": {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [
+                        {"matchExpressions": [{"key": "pool", "operator": "In", "values": ["a"]}]}
+                    ]
+                }
+            },
+            "podAntiAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [
+                    {
+                        "weight": 100,
+                        "podAffinityTerm": {
+                            "topologyKey": "kubernetes.io/hostname",
+                            "labelSelector": {"matchLabels": {"app": "noisy"}},
+                        },
+                    }
+                ]
+            },
+        },
+        "topologySpreadConstraints": [
+            {
+                "topologyKey": "topology.kubernetes.io/zone",
+                "maxSkew": 1,
+                "whenUnsatisfiable": "DoNotSchedule",
+            },
+            {
+                "topologyKey": "rack",
+                "maxSkew": 2,
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": {"team": "ml"}},
+            },
+        ],
+    },
+    "not spread at all": {"topologySpreadConstraints": []},
+    "slow nodes": {
+        "startupProbe": {"failureThreshold": 300},
+        "livenessProbe": {"timeoutSeconds": 30, "initialDelaySeconds": 5},
+        "readinessProbe": {"periodSeconds": 5, "successThreshold": 2},
+        "strategy": {"type": "Recreate"},
+        "revisionHistoryLimit": 3,
+        "webhook": {
+            "timeoutSeconds": 15,
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxSurge": 1, "maxUnavailable": "25%"},
+            },
+        },
+    },
+    "budgets of our own": {
+        "replicaCount": 3,
+        "podDisruptionBudget": {"minAvailable": "50%"},
+        "webhook": {"podDisruptionBudget": {"maxUnavailable": 0}},
+    },
+    "no budgets": {
+        "podDisruptionBudget": {"enabled": False},
+        "webhook": {"podDisruptionBudget": {"enabled": False}},
+    },
+    "more variables and volumes": {
+        "extraEnv": [
+            {"name": "TZ", "value": "Europe/Berlin"},
+            {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        ],
+        "extraVolumes": [
+            {"name": "zones", "configMap": {"name": "zones", "optional": True}},
+            {"name": "scratch", "emptyDir": {"sizeLimit": "1Mi"}},
+        ],
+        "extraVolumeMounts": [{"name": "zones", "mountPath": "/zones", "readOnly": True}],
+        "webhook": {
+            "extraEnv": [{"name": "TZ", "value": "Europe/Berlin"}],
+            "extraVolumes": [
+                {"name": "more", "projected": {"sources": [{"secret": {"name": "more"}}]}}
+            ],
+            "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+        },
+    },
+    "two address families": {
+        "service": {
+            "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "PreferDualStack",
+            "annotations": {"service.example.com/owner": "ml"},
+        },
+        "networkPolicy": {"metricsFrom": [PROMETHEUS]},
+        "serviceMonitor": {"enabled": True},
+    },
+    "a ServiceMonitor": {
+        "networkPolicy": {"metricsFrom": [PROMETHEUS]},
+        "serviceMonitor": {
+            "enabled": True,
+            "labels": {"release": "prometheus"},
+            "annotations": {"a": "b"},
+            "interval": "30s",
+            "scrapeTimeout": "10s",
+        },
+    },
+    "pods as a mesh and a bill want them": {
+        "podLabels": {"sidecar.istio.io/inject": "false", "cost": "ml"},
+        "deploymentAnnotations": {"reloader.stakater.com/auto": "true"},
+    },
+    "CRDs that go with the release": {"crds": {"keep": False}},
     "by Argo CD": _example("argocd-application.yaml"),
     "by Flux": _example("flux-helmrelease.yaml"),
     "the demo": yaml.safe_load((ROOT / "hack/demo.d/values.yaml").read_text()),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tests.chart.rendering import (
     CHART,
     DIGEST,
     EXAMPLES,
+    NAMESPACE,
+    PROMETHEUS,
     VALUE_SETS,
     Object,
     helm,
@@ -28,6 +31,7 @@ from localcluster.paths import ROOT
 
 HELMS = ("helm", "helm4")
 CHECKOV = ROOT / "hack/checkov"
+CRD = "CustomResourceDefinition"
 
 
 @pytest.mark.parametrize("version", HELMS)
@@ -79,28 +83,128 @@ WRONG = [
     ("a negative limit", ["limits.pollSeconds=-1"], "pollSeconds"),
     ("an unknown limit", ["limits.patience=1"], "patience"),
     ("money with a sign", ["limits.maxUsdPerHour=$5"], "maxUsdPerHour"),
-    ("no replica", ["replicas=0"], "replicas"),
-    ("half a server", ["webhook.replicas=1.5"], "webhook/replicas"),
+    ("no replica", ["replicaCount=0"], "replicaCount"),
+    ("half a server", ["webhook.replicaCount=1.5"], "webhook/replicaCount"),
     (
         "an API without its server",
-        ["api.install=true", "webhook.install=false"],
-        "api.install requires webhook.install",
+        ["api.enabled=true", "webhook.enabled=false"],
+        "api.enabled requires webhook.enabled",
     ),
     ("an unknown mode", ["api.mode=debug"], "mode"),
-    ("a wrong type", ["crds.install=maybe"], "install"),
+    ("a wrong type", ["crds.enabled=maybe"], "enabled"),
     ("no internet", ["networkPolicy.internet=null"], "internet"),
     ("no networks of the internet", ["networkPolicy.internet={}"], "internet"),
     ("an address without its size", ["networkPolicy.apiServer.cidrs={10.0.0.1}"], "cidrs"),
     ("no such port", ["networkPolicy.apiServer.ports={70000}"], "ports"),
     ("no namespace", ["networkPolicy.jobNamespaces={Team_A}"], "jobNamespaces"),
     ("no peer", ["networkPolicy.metricsFrom[0].pods=prometheus"], "metricsFrom"),
-    ("metrics that nobody may read", ["podMonitor.install=true"], "networkPolicy.metricsFrom"),
+    ("metrics that nobody may read", ["podMonitor.enabled=true"], "networkPolicy.metricsFrom"),
     ("no quantity", ["resources.limits.memory=lots"], "memory"),
     ("an unknown resource", ["webhook.resources.limits.gpu=1"], "gpu"),
     ("an unknown effect", ["tolerations[0].effect=Never"], "effect"),
     ("a label of ours", ["commonLabels.helm\\.sh/chart=x"], "commonLabels"),
     ("an object without a kind", ["extraObjects[0].apiVersion=v1"], "extraObjects"),
     ("a level that is none", ["logLevel=TRACE"], "logLevel"),
+    ("a switch by another name", ["crds.install=true"], "install"),
+    ("replicas by another name", ["replicas=2"], "replicas"),
+    ("roles by another name", ["roles.aggregateToEdit=true"], "roles"),
+    ("a registry in the repository", ["image.repository=registry.example.com/a"], "repository"),
+    ("a registry that is a URL", ["image.registry=https://registry.example.com"], "registry"),
+    ("a Secret without a name", ["imagePullSecrets[0].secret=x"], "imagePullSecrets"),
+    ("a parent's Secret without a name", ["global.imagePullSecrets[0].x=y"], "imagePullSecrets"),
+    ("switched off, with no parent", ["enabled=false"], "condition"),
+    ("no name of an object", ["fullnameOverride=GPU_Job"], "fullnameOverride"),
+    ("an account that nobody names", ["serviceAccount.create=false"], "serviceAccount.name"),
+    (
+        "a server's account that nobody names",
+        ["webhook.serviceAccount.create=false"],
+        "webhook.serviceAccount.name",
+    ),
+    ("one account for both", ["webhook.serviceAccount.name=gpujob"], "an account of its own"),
+    ("root", ["podSecurityContext.runAsUser=0"], "runAsUser"),
+    ("perhaps root", ["podSecurityContext.runAsNonRoot=false"], "runAsNonRoot"),
+    ("perhaps root, too", ["podSecurityContext.runAsNonRoot=null"], "runAsNonRoot"),
+    ("all system calls", ["podSecurityContext.seccompProfile.type=Unconfined"], "seccompProfile"),
+    ("a container's root", ["securityContext.runAsUser=0"], "runAsUser"),
+    ("privileged", ["securityContext.privileged=true"], "privileged"),
+    (
+        "more privileges",
+        ["securityContext.allowPrivilegeEscalation=true"],
+        "allowPrivilegeEscalation",
+    ),
+    ("a root to write to", ["securityContext.readOnlyRootFilesystem=false"], "readOnlyRoot"),
+    ("a capability", ["securityContext.capabilities.add={NET_ADMIN}"], "add"),
+    ("capabilities kept", ["securityContext.capabilities.drop={NET_RAW}"], "drop"),
+    ("a node's files", ["extraVolumes[0].name=a", "extraVolumes[0].hostPath.path=/"], "hostPath"),
+    ("a volume of no kind", ["extraVolumes[0].name=a"], "extraVolumes"),
+    (
+        "a volume of ours",
+        ["extraVolumes[0].name=tmp", "extraVolumes[0].configMap.name=a"],
+        "rename tmp",
+    ),
+    (
+        "the account's key in a file",
+        ["extraVolumes[0].name=a", "extraVolumes[0].secret.secretName=x"],
+        "the account's API key",
+    ),
+    (
+        "the account's key in the server's file",
+        [
+            "webhook.extraVolumes[0].name=a",
+            "webhook.extraVolumes[0].projected.sources[0].secret.name=x",
+        ],
+        "the account's API key",
+    ),
+    (
+        "the account's key in the server",
+        [
+            "webhook.extraEnv[0].name=KEY",
+            "webhook.extraEnv[0].valueFrom.secretKeyRef.name=x",
+            "webhook.extraEnv[0].valueFrom.secretKeyRef.key=api-key",
+        ],
+        "the account's API key",
+    ),
+    ("the key itself", ["extraEnv[0].name=VAST_API_KEY", "extraEnv[0].value=k"], "VAST_API_KEY"),
+    ("a constant as a variable", ["extraEnv[0].name=GPUJOB_POLL_SECONDS"], "limits.NAME"),
+    ("a proxy as a variable", ["extraEnv[0].name=https_proxy"], "vast.proxyURL"),
+    ("no variable", ["extraEnv[0].name=A B"], "extraEnv"),
+    (
+        "no path",
+        ["extraVolumeMounts[0].name=a", "extraVolumeMounts[0].mountPath=a"],
+        "mountPath",
+    ),
+    ("a proxy with a password", ["vast.proxyURL=http://u:p@proxy"], "proxyURL"),
+    ("a proxy of another kind", ["vast.proxyURL=socks5://proxy"], "proxyURL"),
+    ("a proxy out of reach", ["vast.proxyURL=http://proxy:3128"], "networkPolicy.proxyTo"),
+    (
+        "a proxy that could read the key",
+        ["vast.proxyURL=http://proxy", "vast.url=http://x", "networkPolicy.enabled=false"],
+        "vast.url of https",
+    ),
+    ("a login without a proxy", ["vast.proxySecret=a"], "requires vast.proxyURL"),
+    (
+        "two monitors",
+        ["podMonitor.enabled=true", "serviceMonitor.enabled=true"],
+        "exclude each other",
+    ),
+    ("a ServiceMonitor for nobody", ["serviceMonitor.enabled=true"], "networkPolicy.metricsFrom"),
+    ("an interval in words", ["podMonitor.interval=often"], "interval"),
+    (
+        "two budgets in one",
+        ["podDisruptionBudget.minAvailable=1", "podDisruptionBudget.maxUnavailable=1"],
+        "not both",
+    ),
+    ("most of them", ["webhook.podDisruptionBudget.minAvailable=most"], "minAvailable"),
+    ("an address family of tomorrow", ["service.ipFamilies={IPv5}"], "ipFamilies"),
+    ("a family policy of nobody", ["service.ipFamilyPolicy=Both"], "ipFamilyPolicy"),
+    ("a longer wait than there is", ["webhook.timeoutSeconds=60"], "timeoutSeconds"),
+    ("a probe of another path", ["livenessProbe.httpGet.path=/"], "httpGet"),
+    ("a probe without pause", ["readinessProbe.periodSeconds=0"], "periodSeconds"),
+    ("no strategy", ["strategy.type=Blue"], "strategy"),
+    ("a pod's label of ours", ["podLabels.app\\.kubernetes\\.io/name=a"], "podLabels"),
+    ("one label twice", ["podLabels.team=a", "commonLabels.team=b"], "commonLabels sets it"),
+    ("an affinity of nothing", ["affinity.nodes=a"], "affinity"),
+    ("a spread over nothing", ["topologySpreadConstraints[0].maxSkew=1"], "topologySpread"),
 ]
 
 
@@ -126,11 +230,11 @@ def test_the_schema_is_closed_at_every_level() -> None:
     found = set()
 
     def look(schema: Object, path: str) -> None:
-        kind = schema.get("type")
+        kind = schema.get("type", [])
         assert kind or "enum" in schema, f"{path} may be anything"
-        if kind == "array":
+        if "array" in kind:
             look(schema["items"], f"{path}[]")
-        if kind == "object" and isinstance(schema.get("additionalProperties", True), bool):
+        if "object" in kind and isinstance(schema.get("additionalProperties", True), bool):
             if schema.get("additionalProperties", True):
                 found.add(path)
             for name, child in schema.get("properties", {}).items():
@@ -149,10 +253,13 @@ def test_a_value_without_a_comment_stops_the_page() -> None:
         chart_values.values_page(told + "  c: 2\n")
 
 
+SCANNED = ("nothing but the Secret", "closed networks", "Prometheus", "a ServiceMonitor", "a proxy")
+
+
 def test_checkov_finds_nothing(programs: Path, tmp_path: Path) -> None:
     """All that it asks is done, or justified where it is not; with an image by digest."""
     files = []
-    for number, name in enumerate(("nothing but the Secret", "closed networks", "Prometheus")):
+    for number, name in enumerate(SCANNED):
         path = tmp_path / f"{number}.yaml"
         found = objects(programs, f"image.digest={DIGEST}", values=VALUE_SETS[name])
         # It has nothing to say to them, and takes long to read them.
@@ -193,7 +300,7 @@ def test_the_crds_are_the_generated_ones_and_are_kept(programs: Path) -> None:
         crd = found[wanted["metadata"]["name"]]
         assert crd["spec"] == wanted["spec"]
         assert crd["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
-    without = objects(programs, "crds.install=false")
+    without = objects(programs, "crds.enabled=false")
     assert "CustomResourceDefinition" not in {one["kind"] for one in without}
 
 
@@ -239,7 +346,7 @@ def test_two_replicas_survive_a_drain(programs: Path, name: str, value: str) -> 
     """Two by default, never both evicted; a single one has no budget that could block a drain."""
     assert made(programs, "Deployment")[name]["spec"]["replicas"] == 2
     assert made(programs, "PodDisruptionBudget")[name]["spec"]["maxUnavailable"] == 1
-    assert name not in made(programs, "PodDisruptionBudget", f"{value}replicas=1")
+    assert name not in made(programs, "PodDisruptionBudget", f"{value}replicaCount=1")
 
 
 def test_drivers_are_led_to_the_leader_alone(programs: Path) -> None:
@@ -294,7 +401,7 @@ def test_the_server_reads_its_certificates_and_prices_and_nothing_else(programs:
 
 def test_the_api_gets_what_its_callers_may_ask_for_and_no_more(programs: Path) -> None:
     """No Secret but the digests of its tokens, and none of the account's."""
-    sets = ("api.install=true", "api.bootstrapSecret=first")
+    sets = ("api.enabled=true", "api.bootstrapSecret=first")
     wide = made(programs, "ClusterRole", *sets)["system-gpujob-server"]
     role = made(programs, "Role", *sets)["gpujob-server"]
     deployment = made(programs, "Deployment", *sets)["gpujob-server"]
@@ -333,7 +440,7 @@ def test_the_api_gets_what_its_callers_may_ask_for_and_no_more(programs: Path) -
 
 def test_without_a_webhook_nothing_is_left_of_it(programs: Path) -> None:
     """No server, no right for it, and no certificate that the controller would make."""
-    without = objects(programs, "webhook.install=false")
+    without = objects(programs, "webhook.enabled=false")
     text = json.dumps(without)
 
     assert [one for one in without if "server" in one["metadata"]["name"]] == []
@@ -344,7 +451,7 @@ def test_without_a_webhook_nothing_is_left_of_it(programs: Path) -> None:
 
 def test_cert_manager_makes_the_certificates_if_told_so(programs: Path) -> None:
     """For the names that the API server uses; the controller then leaves them alone."""
-    theirs = objects(programs, "webhook.certManager=true")
+    theirs = objects(programs, "webhook.certManager.enabled=true")
     (certificate,) = (one for one in theirs if one["kind"] == "Certificate")
     (webhook,) = (one for one in theirs if one["kind"] == "ValidatingWebhookConfiguration")
     (asked,) = webhook["webhooks"]
@@ -354,7 +461,7 @@ def test_cert_manager_makes_the_certificates_if_told_so(programs: Path) -> None:
     assert f"{service['name']}.{service['namespace']}.svc" in certificate["spec"]["dnsNames"]
     injected = webhook["metadata"]["annotations"]["cert-manager.io/inject-ca-from"]
     assert injected == f"system/{certificate['metadata']['name']}"
-    assert "GPUJOB_WEBHOOK" not in rendered(programs, "webhook.certManager=true")
+    assert "GPUJOB_WEBHOOK" not in rendered(programs, "webhook.certManager.enabled=true")
 
 
 def test_the_roles_grant_what_the_controller_checks_for_and_no_more(programs: Path) -> None:
@@ -421,9 +528,11 @@ def test_the_server_understands_its_environment(programs: Path) -> None:
     assert (settings.namespace, settings.name) == ("system", "gpujob")
 
 
-def environment_of(programs: Path, name: str, *sets: str) -> dict[str, str]:
+def environment_of(
+    programs: Path, name: str, *sets: str, values: Object | None = None
+) -> dict[str, str]:
     """Returns the variables of a Deployment's container, as the kubelet would fill them in."""
-    deployment = made(programs, "Deployment", *sets)[name]
+    deployment = made(programs, "Deployment", *sets, values=values)[name]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     downward = {
         "metadata.namespace": "system",
@@ -509,3 +618,256 @@ def test_a_scraper_reads_the_metrics_and_nothing_else(programs: Path) -> None:
     assert endpoint["port"] in {port["name"] for port in ports["ports"]}
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     assert made(programs, "PodMonitor") == {}
+
+
+def release(programs: Path, name: str, *sets: str) -> list[Object]:
+    """Returns the objects of a release of another name."""
+    given = [f"--set={one}" for one in ("vast.existingSecret=vast", *sets)]
+    done = helm(programs, "helm", "template", name, str(CHART), "-n", NAMESPACE, *given)
+    assert done.returncode == 0, done.stderr
+    return [one for one in yaml.safe_load_all(done.stdout) if one]
+
+
+def deployments(found: list[Object]) -> dict[str, Object]:
+    """Returns the pod templates by the names of their Deployments."""
+    return {
+        one["metadata"]["name"]: one["spec"]["template"]
+        for one in found
+        if one["kind"] == "Deployment"
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "sets", "full"),
+    [
+        ("gpujob", [], "gpujob"),
+        ("team-gpujob", [], "team-gpujob"),
+        ("ml", [], "ml-gpujob"),
+        ("ml", ["nameOverride=gpus"], "ml-gpus"),
+        ("ml", ["fullnameOverride=rentals"], "rentals"),
+        ("m" * 53, [], "m" * 40),
+    ],
+)
+def test_names_are_formed_as_of_other_charts(
+    programs: Path, name: str, sets: list[str], full: str
+) -> None:
+    """Every name begins with it, and none is too long to be a label."""
+    found = release(programs, name, *sets)
+    own = [one for one in found if one["kind"] != "CustomResourceDefinition"]
+
+    assert set(deployments(found)) == {full, f"{full}-server"}
+    for one in own:
+        assert re.match(f"(system-)?{full}(-|$)", one["metadata"]["name"]), one["metadata"]["name"]
+        assert len(one["metadata"]["name"]) <= 63
+    settings = {one["name"]: one.get("value") for one in _environment(found, full)}
+    assert settings["GPUJOB_NAME"] == full
+    assert settings["GPUJOB_TRANSPORT_URL"] == f"https://{full}.system.svc:8080"
+
+
+def _environment(found: list[Object], name: str) -> list[Object]:
+    (container,) = deployments(found)[name]["spec"]["containers"]
+    variables: list[Object] = container["env"]
+    return variables
+
+
+def test_whoever_names_the_accounts_is_obeyed_everywhere(programs: Path) -> None:
+    """The policies know the operator by its account: no other one may write the ledger."""
+    found = objects(programs, values=VALUE_SETS["accounts of somebody else"])
+    text = json.dumps(found)
+    named = {
+        (one["metadata"]["name"], one["subjects"][0]["name"])
+        for one in found
+        if one["kind"] in ("RoleBinding", "ClusterRoleBinding")
+    }
+
+    assert "ServiceAccount" not in {one["kind"] for one in found}
+    assert {
+        name: pod["spec"]["serviceAccountName"] for name, pod in deployments(found).items()
+    } == {
+        "gpujob": "platform",
+        "gpujob-server": "platform-server",
+    }
+    assert named == {
+        ("system-gpujob", "platform"),
+        ("gpujob", "platform"),
+        ("gpujob-server", "platform-server"),
+    }
+    assert text.count("system:serviceaccount:system:platform'") == 3
+    assert "system:serviceaccount:system:gpujob" not in text
+
+
+def test_an_account_for_a_cloud_is_annotated(programs: Path) -> None:
+    """And still hands its token to no pod unless it is told to."""
+    accounts = made(programs, "ServiceAccount", values=VALUE_SETS["accounts with identities"])
+
+    assert accounts["gpujob"]["metadata"]["annotations"] == {
+        "eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/x"
+    }
+    assert accounts["gpujob"]["metadata"]["labels"]["azure.workload.identity/use"] == "true"
+    assert accounts["gpujob"]["automountServiceAccountToken"] is True
+    assert accounts["door"]["automountServiceAccountToken"] is False
+
+
+def test_all_that_has_a_namespace_goes_to_another_one(programs: Path) -> None:
+    """With the rules that hold for it: there may be no job in it."""
+    values = {
+        "namespaceOverride": "other",
+        "api": {"enabled": True},
+        "webhook": {"certManager": {"enabled": True}},
+        "networkPolicy": {"jobNamespaces": ["team"], "metricsFrom": [PROMETHEUS]},
+        "serviceMonitor": {"enabled": True},
+    }
+    found = objects(programs, values=values, namespace="of-the-release")
+
+    assert {one["metadata"].get("namespace", "other") for one in found} == {"other", "team"}
+    assert "of-the-release" not in json.dumps(found)
+    assert "request.namespace != 'other'" in json.dumps(found)
+
+
+def test_images_come_from_the_mirror_of_the_parent_chart(programs: Path) -> None:
+    """Both, and each pull secret once, however it was written."""
+    values = VALUE_SETS["as a parent chart says"]
+    found = objects(programs, values=values)
+    for template in deployments(found).values():
+        (container,) = template["spec"]["containers"]
+        assert container["image"] == "mirror.example.com/ghcr/gpujob/gpujob-operator:0.1.0"
+        assert template["spec"]["imagePullSecrets"] == [
+            {"name": "everywhere"},
+            {"name": "registry"},
+            {"name": "mirror"},
+        ]
+    variables = {one["name"]: one.get("value") for one in _environment(found, "gpujob")}
+    assert variables["GPUJOB_DRIVER_IMAGE"] == "mirror.example.com/ghcr/gpujob/gpujob-driver:0.1.0"
+
+
+@pytest.mark.parametrize("version", HELMS)
+def test_a_parent_chart_switches_it_by_its_condition(
+    programs: Path, version: str, tmp_path: Path
+) -> None:
+    """With all that Helm hands down besides: nothing of it is refused as unknown."""
+    parent = tmp_path / "platform"
+    for folder in ("charts", "templates"):
+        (parent / folder).mkdir(parents=True)
+    shutil.copytree(CHART, parent / "charts/gpujob")
+    (chart,) = yaml.safe_load_all((CHART / "Chart.yaml").read_text())
+    dependency = {"name": "gpujob", "version": chart["version"], "condition": "gpujob.enabled"}
+    described = {"apiVersion": "v2", "name": "platform", "version": "1.0.0"}
+    (parent / "Chart.yaml").write_text(json.dumps({**described, "dependencies": [dependency]}))
+    values = {
+        "gpujob": {"enabled": True, "vast": {"existingSecret": "vast"}},
+        "global": {"imageRegistry": "mirror.example.com", "storageClass": "fast"},
+        "other": {"a": 1},
+    }
+    (parent / "values.yaml").write_text(json.dumps(values))
+
+    on = helm(programs, version, "template", "stack", str(parent), "-n", NAMESPACE)
+    off = helm(programs, version, "template", "stack", str(parent), "--set=gpujob.enabled=false")
+    lint = helm(programs, version, "lint", "--strict", str(parent))
+
+    assert on.returncode == 0, on.stderr
+    pods = deployments([one for one in yaml.safe_load_all(on.stdout) if one])
+    assert set(pods) == {"stack-gpujob", "stack-gpujob-server"}
+    assert "mirror.example.com/gpujob/gpujob-operator:" in on.stdout
+    assert (off.returncode, off.stdout.strip()) == (0, "")
+    assert lint.returncode == 0, lint.stdout + lint.stderr
+
+
+def test_the_proxy_is_for_the_controller_and_its_password_in_a_secret(programs: Path) -> None:
+    """The settings take it; the server, whom users reach, knows nothing of it."""
+    values = VALUE_SETS["a proxy"]
+    found = objects(programs, values=values)
+    by_name = {one["name"]: one for one in _environment(found, "gpujob")}
+    settings = Settings.from_environment(environment_of(programs, "gpujob", values=values))
+    pod = deployments(found)["gpujob"]["spec"]
+    (volume,) = (one for one in pod["volumes"] if one["name"] == "provider-ca")
+    (mount,) = (one for one in pod["containers"][0]["volumeMounts"] if one["name"] == "provider-ca")
+
+    assert settings.provider_proxy_url == "http://proxy.example.com:3128"
+    for name, key in (("USERNAME", "username"), ("PASSWORD", "password")):
+        source = by_name[f"GPUJOB_PROVIDER_PROXY_{name}"]["valueFrom"]
+        assert source == {"secretKeyRef": {"name": "proxy", "key": key}}
+    assert volume["configMap"]["items"] == [{"key": "bundle.pem", "path": "ca.crt"}]
+    assert f"{mount['mountPath']}/ca.crt" == settings.provider_authorities_file
+    assert "proxy" not in json.dumps(deployments(found)["gpujob-server"]).lower()
+
+
+def test_constraints_without_a_selector_are_for_the_replicas_of_each_program(
+    programs: Path,
+) -> None:
+    """One with a selector is left as it is."""
+    found = objects(programs, values=VALUE_SETS["placed by hand"])
+    for one in (one for one in found if one["kind"] == "Deployment"):
+        first, second = one["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        assert first["labelSelector"] == one["spec"]["selector"]
+        assert first["matchLabelKeys"] == ["pod-template-hash"]
+        assert second["labelSelector"] == {"matchLabels": {"team": "ml"}}
+        assert "matchLabelKeys" not in second
+    bare = deployments(objects(programs, values=VALUE_SETS["not spread at all"]))
+    assert "topologySpreadConstraints" not in bare["gpujob"]["spec"]
+
+
+def test_on_openshift_no_user_is_named(programs: Path) -> None:
+    """Its restricted-v2 gives each namespace users of its own, and refuses all others."""
+    for template in deployments(objects(programs, values=VALUE_SETS["OpenShift"])).values():
+        assert template["spec"]["securityContext"] == {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+
+
+def test_budgets_as_they_are_given(programs: Path) -> None:
+    """Zero is a number, and no budget is none."""
+    budgets = made(programs, "PodDisruptionBudget", values=VALUE_SETS["budgets of our own"])
+    own, servers = (budgets[name]["spec"] for name in PARTS)
+
+    assert (own["minAvailable"], own.get("maxUnavailable")) == ("50%", None)
+    assert (servers.get("minAvailable"), servers["maxUnavailable"]) == (None, 0)
+    assert made(programs, "PodDisruptionBudget", values=VALUE_SETS["no budgets"]) == {}
+
+
+def test_services_take_the_families_of_the_cluster(programs: Path) -> None:
+    """All of them, and nothing is said of families if nobody says anything."""
+    services = made(programs, "Service", values=VALUE_SETS["two address families"])
+
+    assert set(services) == {"gpujob", "gpujob-server", "gpujob-metrics"}
+    for one in services.values():
+        assert one["spec"]["ipFamilyPolicy"] == "PreferDualStack"
+        assert one["spec"]["ipFamilies"] == ["IPv4"]
+        assert one["metadata"]["annotations"] == {"service.example.com/owner": "ml"}
+    assert not any("ipFamil" in json.dumps(one) for one in made(programs, "Service").values())
+
+
+def test_a_service_monitor_finds_its_service_and_no_other(programs: Path) -> None:
+    """The Service that drivers use has no pods to scrape."""
+    values = VALUE_SETS["a ServiceMonitor"]
+    (monitor,) = made(programs, "ServiceMonitor", values=values).values()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    services = made(programs, "Service", values=values)
+    (found,) = (one for one in services.values() if wanted <= one["metadata"]["labels"].items())
+    (port,) = found["spec"]["ports"]
+
+    assert (endpoint["port"], port["targetPort"]) == (port["name"], "probes")
+    assert (endpoint["interval"], endpoint["scrapeTimeout"]) == ("30s", "10s")
+    assert endpoint["authorization"]["credentials"] == {"name": "gpujob-metrics", "key": "token"}
+    assert made(programs, "PodMonitor", values=values) == {}
+
+
+def test_the_crds_go_only_if_somebody_says_so(programs: Path) -> None:
+    """And then the notes warn."""
+    crds = made(programs, CRD, values=VALUE_SETS["CRDs that go with the release"])
+
+    assert len(crds) == len(KINDS)
+    assert not any("annotations" in one["metadata"] for one in crds.values())
+
+
+def test_what_a_team_adds_is_in_its_program_alone(programs: Path) -> None:
+    """A Secret that is mounted for one is not read by the other."""
+    found = deployments(objects(programs, values=VALUE_SETS["more variables and volumes"]))
+    for name, mine, other in (("gpujob", "zones", "more"), ("gpujob-server", "more", "zones")):
+        spec = found[name]["spec"]
+        (container,) = spec["containers"]
+        assert mine in {one["name"] for one in spec["volumes"]}
+        assert other not in {one["name"] for one in spec["volumes"]}
+        assert mine in {one["name"] for one in container["volumeMounts"]}
+        assert {"name": "TZ", "value": "Europe/Berlin"} in container["env"]

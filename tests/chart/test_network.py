@@ -189,6 +189,26 @@ def test_a_named_driver_reaches_the_internet_and_no_network_beside_the_cluster(
         assert not pods.may(pods.driver, Place(address=address), 40022), address
 
 
+def test_behind_a_proxy_only_the_proxy_is_reached(programs: Path) -> None:
+    """The provider and its storage are behind it; drivers go to the machines as ever."""
+    values = VALUE_SETS["a proxy"]
+    pods = Pods(
+        programs, {**values, "networkPolicy": {**values["networkPolicy"], "jobNamespaces": [JOBS]}}
+    )
+    proxy = Place(address="10.9.0.7")
+
+    assert pods.may(pods.controller, proxy, 3128)
+    assert pods.may(pods.controller, API_SERVER, 6443)
+    assert pods.may(pods.driver, MACHINE, 40022)
+    for source, target, port in (
+        (pods.controller, proxy, 22),
+        (pods.controller, PROVIDER, 3128),
+        (pods.server, proxy, 3128),
+        (pods.driver, proxy, 3128),
+    ):
+        assert not pods.may(source, target, port), (source, target, port)
+
+
 def test_a_namespace_may_open_its_own_workloads_wider(closed: Pods) -> None:
     """Policies add up: what a user declares besides is heard."""
     own = {

@@ -243,7 +243,7 @@ def chart(programs: Path) -> list[Object]:
         [
             *(str(programs / "helm"), "template", "gpujob", str(ROOT / "helm/gpujob")),
             *("--namespace=gpujob-system", "--set=vast.existingSecret=vast"),
-            "--set=api.install=true",
+            "--set=api.enabled=true",
         ],
         check=True,
         capture_output=True,

@@ -15,6 +15,7 @@ from localcluster import binaries
 
 FOREIGN = {
     "podmonitors": ("monitoring.coreos.com", "PodMonitor"),
+    "servicemonitors": ("monitoring.coreos.com", "ServiceMonitor"),
     "issuers": ("cert-manager.io", "Issuer"),
     "certificates": ("cert-manager.io", "Certificate"),
 }
@@ -72,8 +73,6 @@ def test_the_api_server_takes_the_chart_and_its_pods_by_every_set_of_values(
 
     Nothing is stored but the accounts that the pods need.
     """
-    for name in ("gpujob", "gpujob-server"):
-        kubectl("create", "serviceaccount", name, "-n", namespace)
     pods: list[Object] = []
     for name, values in VALUE_SETS.items():
         for other in values.get("networkPolicy", {}).get("jobNamespaces", []):
@@ -92,6 +91,8 @@ def test_the_api_server_takes_the_chart_and_its_pods_by_every_set_of_values(
             _pod(one, str(len(pods) + number), namespace) for number, one in enumerate(deployments)
         ]
     assert len(pods) == 2 * len(VALUE_SETS) - 1, "one has no server"
+    for account in sorted({one["spec"]["serviceAccountName"] for one in pods}):
+        kubectl("create", "serviceaccount", account, "-n", namespace)
     create = ("create", "--dry-run=server", "-f", "-")
     kubectl(*create, text=json.dumps(_list(pods)))
     looser = [{**one, "spec": {**one["spec"], "securityContext": {}}} for one in pods]
@@ -132,7 +133,7 @@ def test_users_get_what_the_cluster_and_the_chart_give_them(
         assert may("spender", verb, "gpujobs")
         assert not may("spender", verb, "gpunodes")
 
-    spending = objects(programs, "roles.aggregateToEdit=true", namespace=namespace)
+    spending = objects(programs, "rbac.aggregateToEdit=true", namespace=namespace)
     name = f"{namespace}-gpujob-edit"
     roles = [one for one in spending if one["metadata"]["name"] == name]
     kubectl("apply", "-f", "-", text=json.dumps(_list(roles)))
