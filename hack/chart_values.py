@@ -87,7 +87,7 @@ def _selector() -> Schema:
     return _closed({"matchLabels": _texts(), "matchExpressions": _some(expression)})
 
 
-def _affinity() -> Schema:
+def _node_term() -> Schema:
     expression = _closed(
         {
             "key": NAME,
@@ -96,8 +96,11 @@ def _affinity() -> Schema:
         },
         ("key", "operator"),
     )
-    nodes = _closed({"matchExpressions": _some(expression), "matchFields": _some(expression)})
-    pods = _closed(
+    return _closed({"matchExpressions": _some(expression), "matchFields": _some(expression)})
+
+
+def _pod_term() -> Schema:
+    return _closed(
         {
             "topologyKey": NAME,
             "labelSelector": _selector(),
@@ -109,25 +112,28 @@ def _affinity() -> Schema:
         ("topologyKey",),
     )
 
-    def terms(required: Schema, name: str, preferred: Schema) -> Schema:
-        weighed = _closed({"weight": COUNT, name: preferred}, ("weight", name))
-        return _closed(
-            {
-                "requiredDuringSchedulingIgnoredDuringExecution": required,
-                "preferredDuringSchedulingIgnoredDuringExecution": _some(weighed),
-            }
-        )
 
-    among_pods = terms(_some(pods), "podAffinityTerm", pods)
+def _terms(required: Schema, name: str, preferred: Schema) -> Schema:
+    weighed = _closed({"weight": COUNT, name: preferred}, ("weight", name))
     return _closed(
         {
-            "nodeAffinity": terms(
-                _closed({"nodeSelectorTerms": _some(nodes)}, ("nodeSelectorTerms",)),
-                "preference",
-                nodes,
-            ),
-            "podAffinity": among_pods,
-            "podAntiAffinity": among_pods,
+            "requiredDuringSchedulingIgnoredDuringExecution": required,
+            "preferredDuringSchedulingIgnoredDuringExecution": _some(weighed),
+        }
+    )
+
+
+def _pod_affinity() -> Schema:
+    return _terms(_some(_pod_term()), "podAffinityTerm", _pod_term())
+
+
+def _affinity() -> Schema:
+    nodes = _closed({"nodeSelectorTerms": _some(_node_term())}, ("nodeSelectorTerms",))
+    return _closed(
+        {
+            "nodeAffinity": _terms(nodes, "preference", _node_term()),
+            "podAffinity": _pod_affinity(),
+            "podAntiAffinity": _pod_affinity(),
         }
     )
 
@@ -190,15 +196,28 @@ def _probe() -> Schema:
     return _closed({"initialDelaySeconds": COUNT, **dict.fromkeys(names, SECONDS)})
 
 
+def _resources() -> Schema:
+    amounts = _closed({"cpu": QUANTITY, "memory": QUANTITY, "ephemeral-storage": QUANTITY})
+    return _closed({"requests": amounts, "limits": amounts})
+
+
+def _strategy() -> Schema:
+    rolling = _closed({"maxSurge": SHARE, "maxUnavailable": SHARE})
+    kinds = {"enum": ["RollingUpdate", "Recreate"]}
+    return _closed({"type": kinds, "rollingUpdate": rolling})
+
+
+def _peer() -> Schema:
+    block = _closed({"cidr": CIDR, "except": _some(CIDR)}, ("cidr",))
+    peers = {"namespaceSelector": _selector(), "podSelector": _selector(), "ipBlock": block}
+    return _closed(peers) | {"minProperties": 1}
+
+
 def _program() -> Schema:
     """Values that controllers and servers have each for themselves."""
-    amounts = _closed({"cpu": QUANTITY, "memory": QUANTITY, "ephemeral-storage": QUANTITY})
-    rolling = _closed({"maxSurge": SHARE, "maxUnavailable": SHARE})
     return {
         "replicaCount": REPLICAS,
-        "strategy": _closed(
-            {"type": {"enum": ["RollingUpdate", "Recreate"]}, "rollingUpdate": rolling}
-        ),
+        "strategy": _strategy(),
         "podDisruptionBudget": _section(
             {"enabled": BOOLEAN, "minAvailable": SHARE, "maxUnavailable": SHARE}
         ),
@@ -211,7 +230,7 @@ def _program() -> Schema:
                 "automount": BOOLEAN,
             }
         ),
-        "resources": _closed({"requests": amounts, "limits": amounts}),
+        "resources": _resources(),
         "extraEnv": _variables(),
         "extraVolumes": _volumes(),
         "extraVolumeMounts": _mounts(),
@@ -287,9 +306,7 @@ def _monitor() -> Schema:
 
 def _schema() -> Schema:
     block = _closed({"cidr": CIDR, "except": _some(CIDR)}, ("cidr",))
-    selector = _selector()
-    peers = {"namespaceSelector": selector, "podSelector": selector, "ipBlock": block}
-    peer = _closed(peers) | {"minProperties": 1}
+    peer = _peer()
     # Many charts take the names alone.
     pull_secret = {**NAME, **_closed({"name": NAME}, ("name",)), "type": ["string", "object"]}
     pull_secrets = _some(pull_secret)
@@ -426,8 +443,47 @@ def values_schema(text: str) -> str:
         for key in path:
             place = place["properties"][key]
         place["description"] = said
-    document = {"$schema": "http://json-schema.org/draft-07/schema#", **schema}
+    definitions = {
+        name: {key: _referring(value) for key, value in shared.items()}
+        for name, shared in _SHARED.items()
+    }
+    document = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        **_referring(schema),
+        "definitions": definitions,
+    }
     return json.dumps(document, indent=2) + "\n"
+
+
+_SHARED: dict[str, Schema] = {
+    "LabelSelector": _selector(),
+    "NodeSelectorTerm": _node_term(),
+    "PodAffinityTerm": _pod_term(),
+    "PodAffinity": _pod_affinity(),
+    "NetworkPolicyPeer": _peer(),
+    "Resources": _resources(),
+    "Strategy": _strategy(),
+    "Probe": _probe(),
+    "Variables": _variables(),
+    "Volumes": _volumes(),
+    "VolumeMounts": _mounts(),
+}
+"""What several values have in common; it is written once, and referred to."""
+
+
+def _referring(schema: Any) -> Any:
+    """Returns a part of the schema with references in place of what is shared."""
+    if isinstance(schema, list):
+        return [_referring(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    bare = {key: value for key, value in schema.items() if key != "description"}
+    for name, shared in _SHARED.items():
+        if bare == shared:
+            # Validators ignore what stands beside a reference; editors show the description.
+            said = {"description": schema["description"]} if "description" in schema else {}
+            return {"$ref": f"#/definitions/{name}", **said}
+    return {key: _referring(value) for key, value in schema.items()}
 
 
 def values_page(text: str) -> str:
