@@ -51,7 +51,8 @@ NEAREST = {
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
     "controller/machine_book.py": "tests/simulation/test_evidence.py",
     "controller/market_watch.py": "tests/simulation/test_clocks.py",
-    "controller/settings.py": "tests/unit/test_config.py",
+    "controller/address.py": "tests/integration/test_address.py",
+    "controller/settings.py": "tests/unit/test_config.py tests/contract/test_listening.py",
     "controller/reconcile.py": "tests/simulation/test_logins.py tests/simulation/test_cache.py "
     "tests/simulation/test_watch.py tests/simulation/test_caps.py",
     "core/cost/choice.py": "tests/unit/core/test_gate.py",
@@ -1959,6 +1960,19 @@ FAULTS = (
         "adapters/log_store.py",
         "if self._egress.proxy and not may_be_near and not _may_be_far(str(place.raw_host)):",
         "if False:",
+    ),
+    Fault(
+        "drivers are sent to where a leader was in another address family",
+        "controller/address.py",
+        "        await _publish(kube, settings, service, version, name, addresses.get(version))",
+        """        if version in addresses:
+            await _publish(kube, settings, service, version, name, addresses[version])""",
+    ),
+    Fault(
+        "the controller is reached by IPv4 alone",
+        "controller/settings.py",
+        'listen_host: str = ""',
+        'listen_host: str = "0.0.0.0"',
     ),
     Fault(
         "a proxy may read the key and repeat a rent",
