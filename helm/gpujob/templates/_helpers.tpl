@@ -143,7 +143,7 @@ topologySpreadConstraints:
   {{- if not .labelSelector }}
   {{- $constraint = merge (dict "labelSelector" $selector "matchLabelKeys" (list "pod-template-hash")) (omit . "labelSelector" "matchLabelKeys") }}
   {{- end }}
-  - {{- toYaml $constraint | nindent 4 }}
+  - {{ toYaml $constraint | nindent 4 | trim }}
   {{- end }}
 {{- end }}
 {{- with .priorityClassName }}
@@ -189,7 +189,7 @@ tolerations:
 {{- if and $secret (eq $secret (dig "valueFrom" "secretKeyRef" "name" "" .)) }}
 {{- fail (printf "%s: remove %s: the Secret %s holds the account's API key, which must be in one variable of the controller alone" $value .name $secret) }}
 {{- end }}
-- {{- toYaml . | nindent 2 }}
+- {{ toYaml . | nindent 2 | trim }}
 {{- end }}
 {{- end -}}
 
@@ -207,7 +207,7 @@ tolerations:
 {{- if or (has .name (list "tmp" "provider-ca")) (hasPrefix "transport-" .name) }}
 {{- fail (printf "%s: rename %s: the chart has a volume of this name" $value .name) }}
 {{- end }}
-- {{- toYaml . | nindent 2 }}
+- {{ toYaml . | nindent 2 | trim }}
 {{- end }}
 {{- end -}}
 
