@@ -52,6 +52,7 @@ NEAREST = {
     "controller/machine_book.py": "tests/simulation/test_evidence.py",
     "controller/market_watch.py": "tests/simulation/test_clocks.py",
     "controller/address.py": "tests/integration/test_address.py",
+    "controller/provider.py": "tests/integration/test_proxied.py",
     "controller/settings.py": "tests/unit/test_config.py tests/contract/test_listening.py",
     "controller/reconcile.py": "tests/simulation/test_logins.py tests/simulation/test_cache.py "
     "tests/simulation/test_watch.py tests/simulation/test_caps.py",
@@ -1960,6 +1961,12 @@ FAULTS = (
         "adapters/log_store.py",
         "if self._egress.proxy and not may_be_near and not _may_be_far(str(place.raw_host)):",
         "if False:",
+    ),
+    Fault(
+        "the controller is not told of the proxy",
+        "controller/provider.py",
+        "return VastClient(url, key, clock, door, settings.egress())",
+        "return VastClient(url, key, clock, door)",
     ),
     Fault(
         "drivers are sent to where a leader was in another address family",

@@ -13,7 +13,6 @@ from gpujob.adapters.door import Door
 from gpujob.adapters.errors import AdapterError, ClusterError, Conflict
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.metrics import Figures
-from gpujob.adapters.vast import VastClient
 from gpujob.api.meta import TRANSPORT_AUDIENCE
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import RegistryLogin
@@ -37,6 +36,7 @@ from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_book import MarketBook
 from gpujob.controller.market_watch import MarketWatch
 from gpujob.controller.price_watch import PriceWatch
+from gpujob.controller.provider import provider_client
 from gpujob.controller.readiness import ORDER, Readiness
 from gpujob.controller.reconcile import Reconciler
 from gpujob.controller.settings import Settings
@@ -105,9 +105,7 @@ class Leader:
         self._logins: dict[str, RegistryLogin] = {}
         """For the registries of images, by the node's uid, until the rent request is sent."""
         self._door = Door(clock, spacing=settings.limits.request_spacing)
-        self._vast = VastClient(
-            settings.provider_url, settings.vast_api_key, clock, self._door, settings.egress()
-        )
+        self._vast = provider_client(settings, clock, self._door)
         self.readiness = Readiness()
         self.market = MarketWatch(
             self._vast, clock, settings.limits, self.readiness, self._on_listing

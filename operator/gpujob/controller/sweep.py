@@ -18,8 +18,8 @@ from gpujob.adapters.door import Door
 from gpujob.adapters.errors import AdapterError, ProviderError
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.adapters.provider import Provider
-from gpujob.adapters.vast import VastClient
 from gpujob.api.reasons import Reason
+from gpujob.controller.provider import provider_client
 from gpujob.controller.settings import Settings
 from gpujob.core.market.listings import Listing
 from gpujob.core.sweep import Orphans, Owner, orphans
@@ -77,12 +77,8 @@ class Sweep:
         asyncio.run(self._in_thread())
 
     async def _in_thread(self) -> None:
-        settings = self._settings
         kube = await KubeClient.connect()
-        key = settings.vast_api_key
-        egress = settings.egress()
-        vast = VastClient(settings.provider_url, key, self._clock, self._door, egress)
-        await self.run(kube, vast)
+        await self.run(kube, provider_client(self._settings, self._clock, self._door))
 
     async def run(self, kube: KubeClient, vast: Provider) -> None:
         """Sweeps after each listing, for ever."""
