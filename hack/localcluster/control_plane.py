@@ -3,6 +3,7 @@
 Admission, RBAC and garbage collection are real. There is no node, so no pod ever runs.
 """
 
+import json
 import os
 import secrets
 import shutil
@@ -10,6 +11,7 @@ import socket
 import ssl
 import urllib.request
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,6 +41,15 @@ CONTROLLERS = (
     "validatingadmissionpolicy-status-controller",
 )
 """Those that have something to do where no pod runs: the rest would only watch."""
+CONTROLLER = "system:serviceaccount:gpujob-system:gpujob"
+
+
+class Audit(Enum):
+    """What of the controller's requests the API server notes in its audit log."""
+
+    REQUESTS = "Metadata"
+    BODIES = "RequestResponse"
+    """With what each write has made of its object."""
 
 
 def free_port() -> int:
@@ -69,9 +80,11 @@ def free_port() -> int:
 class ControlPlane:
     """A control plane with its state in a folder; as a context manager it removes both."""
 
-    def __init__(self, state: Path, *, quiet: bool = False) -> None:
+    def __init__(self, state: Path, *, quiet: bool = False, audit: Audit | None = None) -> None:
         self._state = state
         self._quiet = quiet
+        self._audit = audit
+        self.audit_log = state / "audit.log"
         self._pki = state / "pki"
         self._authority = Authority(
             self._pki, binaries.folder() / "kubeadm", "local", "10.0.0.1", SERVICES
@@ -198,7 +211,22 @@ class ControlPlane:
             f"--service-account-key-file={keys / 'sa.pub'}",
             f"--service-account-signing-key-file={keys / 'sa.key'}",
             "--profiling=false",
+            *self._audit_flags(),
         ]
+
+    def _audit_flags(self) -> list[str]:
+        if self._audit is None:
+            return []
+        rules = [{"level": self._audit.value, "users": [CONTROLLER]}, {"level": "None"}]
+        policy = {
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived", "ResponseStarted"],
+            "rules": rules,
+        }
+        path = self._state / "audit.policy"
+        path.write_text(json.dumps(policy))
+        return [f"--audit-policy-file={path}", f"--audit-log-path={self.audit_log}"]
 
     def _start_controller_manager(self) -> None:
         if self._processes.pid("kube-controller-manager") is not None:

@@ -36,7 +36,7 @@ from tests.integration.parts import (
 
 from gpujob.adapters.transport import trust_in
 from localcluster import binaries
-from localcluster.control_plane import ControlPlane
+from localcluster.control_plane import Audit, ControlPlane
 
 
 @dataclass
@@ -254,10 +254,10 @@ def chart(programs: Path) -> list[Object]:
 
 
 @contextmanager
-def control_plane(state: Path) -> Iterator[ControlPlane]:
+def control_plane(state: Path, audit: Audit | None = None) -> Iterator[ControlPlane]:
     """A control plane with the chart's CRDs, rights and policies."""
     programs = binaries.ensure(binaries.CONTROL_PLANE + binaries.CHART)
-    with ControlPlane(state, quiet=True) as running:
+    with ControlPlane(state, quiet=True, audit=audit) as running:
         kubectl = Kubectl(running, running.kubeconfig)
         documents = chart(programs)
         kubectl("create", "namespace", "gpujob-system")

@@ -161,7 +161,7 @@ def test_what_fails_together_is_not_tried_again_together() -> None:
 
 
 def test_a_lane_says_how_it_stands() -> None:
-    """How many wait, and how long the oldest does."""
+    """How many wait, how long the oldest does, and how many passes there were."""
 
     async def story(queue: WorkQueue) -> None:
         queue.add(Key("GpuJob", "a", "1"))
@@ -171,6 +171,8 @@ def test_a_lane_says_how_it_stands() -> None:
         figures = queue.figures()
         jobs = figures[Lane.JOBS]
         assert (jobs.waiting, round(jobs.oldest_seconds, 2)) == (2, 5.0)
-        assert figures[Lane.MACHINES] == LaneFigures(waiting=0, oldest_seconds=0.0)
+        assert figures[Lane.MACHINES] == LaneFigures(waiting=0, oldest_seconds=0.0, passes=0)
+        assert await queue.take() == Key("GpuJob", "a", "1")
+        assert queue.figures()[Lane.JOBS].passes == 1
 
     played(story)

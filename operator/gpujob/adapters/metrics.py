@@ -4,7 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
@@ -20,6 +25,8 @@ class LaneFigures:
     waiting: int
     oldest_seconds: float
     """How long the key waits that has waited longest; 0 = none waits."""
+    passes: int
+    """How many passes there were since the process began."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +132,16 @@ class _Collected(Collector):
             "How long the object has waited that has waited longest.",
             labels=["lane"],
         )
+        passes = CounterMetricFamily(
+            "gpujob_passes", "Passes over objects since this process began.", labels=["lane"]
+        )
         for lane, one in self._figures.lanes.items():
             waiting.add_metric([lane], one.waiting)
             oldest.add_metric([lane], one.oldest_seconds)
+            passes.add_metric([lane], one.passes)
         yield waiting
         yield oldest
+        yield passes
 
     def _runs(self) -> Iterator[Metric]:
         by_job = ["namespace", "job"]

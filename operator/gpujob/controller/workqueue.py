@@ -8,6 +8,7 @@ within a namespace older objects go first: the first of a thousand jobs is not t
 import asyncio
 import heapq
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -84,6 +85,7 @@ class WorkQueue:
         self._timers: list[tuple[float, int, Key]] = []
         self._failures: dict[Key, tuple[int, float]] = {}
         """How often in a row a key's passes failed, and before when it gets no other one."""
+        self._passes: Counter[Lane] = Counter()
         self._sequence = 0
         self._changed = asyncio.Event()
         self._closed = False
@@ -136,6 +138,7 @@ class WorkQueue:
             for lane in lanes:
                 if (found := self._first(lane)) is not None:
                     self._working.add(found)
+                    self._passes[lane] += 1
                     return found
             self._changed.clear()
             wait = self._timers[0][0] - loop.time() if self._timers else None
@@ -175,7 +178,14 @@ class WorkQueue:
         ages: dict[Lane, list[float]] = {lane: [] for lane in Lane}
         for lane, since in self._ready.values():
             ages[lane].append(now - since)
-        return {lane: LaneFigures(len(ages[lane]), max(ages[lane], default=0.0)) for lane in Lane}
+        return {
+            lane: LaneFigures(
+                waiting=len(ages[lane]),
+                oldest_seconds=max(ages[lane], default=0.0),
+                passes=self._passes[lane],
+            )
+            for lane in Lane
+        }
 
     def _first(self, lane: Lane) -> Key | None:
         """Takes out the oldest key of the namespace whose turn it is."""
