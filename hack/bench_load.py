@@ -7,12 +7,16 @@ ones do. `compare` shows two files with results beside each other.
 
 import argparse
 import json
+import resource
 import shutil
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -20,12 +24,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.integration.client import connect, path_of
 from tests.integration.parts import eventually
 
 from bench_driver import at
+from bench_due import finished_status
 from loadbench import audit
-from loadbench.plant import one_that_runs, plant
-from loadbench.stage import PATIENCE_SECONDS, Stage, a_job, machine, say, stage
+from loadbench.plant import ORIGINAL, as_stored, one_that_runs, plant
+from loadbench.stage import PATIENCE_SECONDS, Controller, Stage, a_job, machine, say, stage
 from localcluster.control_plane import Audit
 
 QUIET_SECONDS = 5.0
@@ -96,18 +102,18 @@ def burst(options: argparse.Namespace, folder: Path) -> Found:
         uids: dict[str, str] = {}
 
         def create(number: int) -> None:
-            name = f"j-{number}"
+            name = f"j-{number}" if number else ORIGINAL
             created[name] = time.time()
             uids[made.post("gpujobs", a_job(name))["metadata"]["uid"]] = name
 
         say(f"the controller is process {made.controller.pid}")
-        used = made.cpu()
+        used, plane = made.cpu(), made.plane_cpu()
         made.many(create, range(count))
         storing = time.time() - min(created.values())
         say(f"{count} jobs stored in {storing:.1f} s")
 
         eventually("all have driver pods", lambda: len(made.pods_seen()) >= count, PATIENCE_SECONDS)
-        cpu = made.cpu() - used
+        cpu, plane = made.cpu() - used, made.plane_cpu() - plane
         pods, first = made.pods_seen(), min(created.values())
         waited = sorted(pods[name] - created[name] for name in created)
         asked = made.audit.new()
@@ -121,6 +127,7 @@ def burst(options: argparse.Namespace, folder: Path) -> Found:
             "controller CPU, ms per job": cpu / count * 1000,
             "controller cores": cpu / took,
             "controller RSS, MiB": made.rss(),
+            "API server and etcd, CPU ms per job": plane / count * 1000,
             "requests per job": len(asked) / count,
             "object and status writes per job": audit.object_writes(asked) / count,
             "longest stall, ms": made.metrics()["gpujob_longest_stall_seconds"] * 1000,
@@ -143,7 +150,31 @@ def burst(options: argparse.Namespace, folder: Path) -> Found:
         if rented:
             found[f"{since} to rent, p50 s"] = at(rent_waits, 0.5)
             found[f"{since} to rent, p99 s"] = at(rent_waits, 0.99)
-        return found | {"requests": requests} | limits(made)
+        return found | bare(made, count, requests) | {"requests": requests} | limits(made)
+
+
+def bare(made: Stage, count: int, requests: dict[str, int]) -> Found:
+    """What the API server alone needs for the same writes: nothing could be faster."""
+    original = as_stored(made)
+    made.controller.kill()
+    if made.pods is not None:
+        made.pods.kill()
+        made.pods = None
+    per_job = {name: round(number / count) for name, number in requests.items()}
+    asked = {"original": asdict(original), "per_job": per_job, "count": count}
+    command = [sys.executable, "-m", "loadbench.bare"]
+    command += ["--admin", str(made.plane.kubeconfig), "--operator", str(made.operators)]
+    used = made.plane_cpu()
+    done = subprocess.run(
+        command, input=json.dumps(asked), text=True, check=True, stdout=subprocess.PIPE
+    )
+    took = float(done.stdout)
+    return {
+        "bare client: jobs/s": count / took,
+        "bare client: API server and etcd, CPU ms per job": (made.plane_cpu() - used)
+        / count
+        * 1000,
+    }
 
 
 def steady(options: argparse.Namespace, folder: Path) -> Found:
@@ -204,10 +235,187 @@ def _steady(options: argparse.Namespace, folder: Path, count: int) -> Found:
         return {name + key: value for key, value in figures.items()} | limits(made)
 
 
+def stored_list(options: argparse.Namespace, folder: Path) -> Found:
+    """`kubectl get gpujobs -A` with many stored: the API server's part, and the client's."""
+    count: int = options.jobs
+    with stage(folder, offers=1) as made:
+        body = a_job("x")
+
+        def store(number: int) -> None:
+            job = made.post("gpujobs", body | {"metadata": {"name": f"j-{number}"}})
+            path = path_of("gpujobs", f"j-{number}", made.namespace)
+            operator = made.client(operator=True)
+            code, _ = operator.send("PUT", f"{path}/status", job | {"status": finished_status()})
+            assert code == 200
+
+        made.many(store, range(count))
+        say(f"{count} jobs stored")
+        times, clients, servers, sizes = [], [], [], []
+        for _ in range(options.times):
+            before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+            made.kubectl("get", "gpujobs", "-A")
+            times.append(time.monotonic() - began)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            clients.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+            seconds, size = _pages(made)
+            servers.append(seconds)
+            sizes.append(size)
+        return {
+            "jobs": count,
+            "kubectl get, s": statistics.median(times),
+            "kubectl, CPU s": statistics.median(clients),
+            "API server, all pages as tables, s": statistics.median(servers),
+            "answers, MiB": statistics.median(sizes) / 2**20,
+        } | limits(made)
+
+
+def _pages(made: Stage) -> tuple[float, int]:
+    """Reads the tables that kubectl asks for; returns the seconds waited for, and the bytes."""
+    line, headers = connect(made.plane.kubeconfig)
+    headers["Accept"] = "application/json;as=Table;v=v1;g=meta.k8s.io"
+    waited, size, token = 0.0, 0, ""
+    while True:
+        began = time.monotonic()
+        more = f"&continue={token}" if token else ""
+        line.request("GET", f"/apis/gpujob.dev/v1alpha1/gpujobs?limit=500{more}", headers=headers)
+        with line.getresponse() as answer:
+            raw = answer.read()
+        waited, size = waited + time.monotonic() - began, size + len(raw)
+        token = json.loads(raw)["metadata"].get("continue", "")
+        if not token:
+            line.close()
+            return waited, size
+
+
+def failover(options: argparse.Namespace, folder: Path) -> Found:
+    """The leader crashes, or is stopped: seconds until another replica decides about a job."""
+    with stage(folder, offers=50) as made:
+        config, url = made.operators, made.market.url
+        other = Controller(folder, config, url, {}, "other")
+        replicas = {"operator": made.controller, "other": other}
+        found: Found = {}
+        try:
+            for how in ("crash", "stop"):
+                took = [_fail_over(made, replicas, f"{how}-{n}", how) for n in range(options.times)]
+                found[f"{how}: median s until another decides"] = statistics.median(took)
+                found[f"{how}: at most, s"] = max(took)
+        finally:
+            if other.runs:
+                other.kill()
+        return found | limits(made)
+
+
+def _fail_over(made: Stage, replicas: dict[str, Controller], job: str, how: str) -> float:
+    for one in replicas.values():
+        if not one.runs:
+            one.start()
+
+    def leader() -> str:
+        lease = made.kubectl.get("lease", "gpujob", "gpujob-system") or {"spec": {}}
+        name: str = lease["spec"].get("holderIdentity", "").partition("_")[0]
+        led = name in replicas and replicas[name].probe("readyz")[0] == 200
+        return name if led and all(one.runs for one in replicas.values()) else ""
+
+    leads = replicas[eventually("one leads", leader, PATIENCE_SECONDS)]
+    time.sleep(QUIET_SECONDS)
+    began = time.monotonic()
+    if how == "crash":
+        leads.kill()
+    else:
+        leads.stop()
+    made.post("gpujobs", a_job(job, suspend=True))
+    while "status" not in (made.kubectl.get("gpujob", job, made.namespace) or {}):
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def stop(options: argparse.Namespace, folder: Path) -> Found:
+    """Many jobs that run are deleted at once, at the provider's real pace of destroys."""
+    count: int = options.machines
+    paced = {"GPUJOB_REQUEST_SPACING": "1"}
+    with stage(folder, offers=50, threshold_scale=1.0, settings=paced) as made:
+        made.play(100_000)
+        original = one_that_runs(made)
+        plant(made, original, [f"j-{number}" for number in range(count - 1)])
+        made.start()
+        eventually("all drivers run", lambda: made.pods_started() >= count, PATIENCE_SECONDS)
+        time.sleep(QUIET_SECONDS)
+        jobs = made.kubectl.client.items("gpujobs", made.namespace)
+        names = [one["metadata"]["name"] for one in jobs]
+        began = time.time()
+
+        def delete(number: int) -> None:
+            made.client().delete("gpujobs", names[number], made.namespace)
+
+        made.many(delete, range(count))
+
+        def sent() -> list[float]:
+            asked = [one for one in made.market.requests() if one["method"] == "DELETE"]
+            first = {one["path"]: one["time"] - began for one in reversed(asked)}
+            return sorted(first.values())
+
+        eventually("all are destroyed", lambda: len(sent()) >= count, PATIENCE_SECONDS)
+        waits = sent()
+        eventually(
+            "all jobs are gone",
+            lambda: not made.kubectl.client.items("gpujobs", made.namespace),
+            PATIENCE_SECONDS,
+        )
+        requests = made.market.requests()
+        return {
+            "machines": count,
+            "first destroy sent after, s": waits[0],
+            "last destroy sent after, s": waits[-1],
+            "s between two": (waits[-1] - waits[0]) / max(count - 1, 1),
+            "all jobs gone after, s": time.time() - began,
+            "destroys refused for the pace": sum(
+                one["method"] == "DELETE" and one["status"] == 429 for one in requests
+            ),
+        } | limits(made)
+
+
+def soak(options: argparse.Namespace, folder: Path) -> Found:
+    """Jobs come, run and go for long: whether memory grows."""
+    quick = {"GPUJOB_LIST_LAG_SECONDS": "2", "GPUJOB_POLL_SECONDS": "2"}
+    quick |= {"GPUJOB_NODE_RETENTION_SECONDS": "60"}
+    with stage(folder, offers=500, settings=quick) as made:
+        made.play(5)
+        made.start()
+        began, made_so_far = time.monotonic(), 0
+        samples: list[tuple[float, float]] = []
+        while (passed := time.monotonic() - began) < options.minutes * 60:
+            if made_so_far < passed / 60 * options.rate:
+                spec = a_job(f"j-{made_so_far}", ttlSecondsAfterFinished=30)
+                made.post("gpujobs", spec)
+                made_so_far += 1
+            else:
+                time.sleep(0.2)
+            if not samples or passed - samples[-1][0] >= 5:
+                samples.append((passed, made.rss()))
+        late = samples[len(samples) // 2 :]
+        slope, _ = statistics.linear_regression(*zip(*late, strict=True))
+        jobs = made.kubectl.client.items("gpujobs", made.namespace)
+        over = sum(bool(one.get("status", {}).get("completionTime")) for one in jobs)
+        return {
+            "jobs made": made_so_far,
+            "jobs stored at the end": len(jobs),
+            "of these over": over,
+            "controller RSS at the start, MiB": samples[0][1],
+            "in the middle, MiB": late[0][1],
+            "at the end, MiB": late[-1][1],
+            "slope of the second half, MiB per hour": slope * 3600,
+            "controller cores": made.cpu() / (time.monotonic() - began),
+        } | limits(made)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Path], Found]] = {
     "life": life,
     "burst": burst,
     "steady": steady,
+    "list": stored_list,
+    "failover": failover,
+    "stop": stop,
+    "soak": soak,
 }
 
 
@@ -253,6 +461,15 @@ def main() -> int:
             one.add_argument("--jobs", type=int, nargs="+", default=[100, 1000])
             one.add_argument("--seconds", type=float, default=120.0, help="of the measurement")
             one.add_argument("--settle", type=float, default=30.0, help="seconds before it")
+        if name == "list":
+            one.add_argument("--jobs", type=int, default=10_000)
+        if name in ("list", "failover"):
+            one.add_argument("--times", type=int, default=3)
+        if name == "stop":
+            one.add_argument("--machines", type=int, default=20)
+        if name == "soak":
+            one.add_argument("--minutes", type=float, default=30.0)
+            one.add_argument("--rate", type=float, default=20.0, help="jobs per minute")
         if name == "burst":
             one.add_argument("--jobs", type=int, default=100)
             one.add_argument("--together", action="store_true", help="pods start as they come")

@@ -1,7 +1,7 @@
 """Many jobs that run, stored as the controller left one that really came to run."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.integration.client import path_of
@@ -25,9 +25,9 @@ class Original:
     job: Body
     node: Body
     pod: Body
-    number: int
+    number: int = 0
     """Of its machine."""
-    mark: str
+    mark: str = ""
 
     def like(self, kind: str, name: str, uids: dict[str, str]) -> Body:
         """Returns one of the three for another job; `uids` by those of the original."""
@@ -52,13 +52,19 @@ def one_that_runs(made: Stage) -> Original:
 
     eventually("the first job runs", runs)
     made.controller.stop()
-    node = made.kubectl.get("gpunode", f"{ORIGINAL}-0-1", made.namespace)
-    assert node is not None, "its job runs"
-    job = made.kubectl.get("gpujob", ORIGINAL, made.namespace)
-    pod = made.kubectl.get("pod", node["status"]["driver"]["podName"], made.namespace)
-    assert job is not None and pod is not None, "its workload runs"  # noqa: PT018
     (lease,) = made.market.ledger()
-    return Original(job, node, pod, lease["id"], lease["label"])
+    return replace(as_stored(made), number=lease["id"], mark=lease["label"])
+
+
+def as_stored(made: Stage) -> Original:
+    """Returns what is stored of the original, once it has a driver pod."""
+    found = [
+        made.kubectl.get(kind, f"{ORIGINAL}{suffix}", made.namespace)
+        for kind, suffix in (("gpujob", ""), ("gpunode", "-0-1"), ("pod", "-0-1-driver"))
+    ]
+    job, node, pod = (one or {} for one in found)
+    assert all(found), "it has a driver pod"
+    return Original(job, node, pod)
 
 
 def plant(made: Stage, original: Original, names: list[str]) -> None:

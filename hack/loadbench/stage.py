@@ -88,9 +88,14 @@ class Controller(Operator):
     """The controller with the limits that a release has, but for `ALLOWED` and its settings."""
 
     def __init__(
-        self, folder: Path, kubeconfig: Path, provider_url: str, settings: Mapping[str, str]
+        self,
+        folder: Path,
+        kubeconfig: Path,
+        provider_url: str,
+        settings: Mapping[str, str],
+        name: str = "operator",
     ) -> None:
-        super().__init__(folder, kubeconfig, provider_url)
+        super().__init__(folder, kubeconfig, provider_url, name)
         for name in LIMITS:
             if f"GPUJOB_{name}" not in settings:
                 del self._environment[f"GPUJOB_{name}"]
@@ -234,6 +239,11 @@ class Stage:
     def cpu(self) -> float:
         """Returns the processor seconds that the controller has used."""
         return cpu_seconds(self.controller.pid)
+
+    def plane_cpu(self) -> float:
+        """Returns the processor seconds that the API server and etcd have used."""
+        pids = self.plane.pids
+        return sum(cpu_seconds(pids[name]) for name in ("etcd", "kube-apiserver"))
 
     def rss(self) -> float:
         """Returns the resident memory of the controller in MiB."""

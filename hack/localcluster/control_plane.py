@@ -168,6 +168,11 @@ class ControlPlane:
         """Address of the API server."""
         return f"https://127.0.0.1:{self._port('api')}"
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids by the names of the programs."""
+        return {name: pid for name, (pid, _) in self._processes.recorded().items()}
+
     def is_ready(self) -> bool:
         """True if the API server reports that it is ready."""
         context = ssl.create_default_context(cafile=str(self._pki / "ca.crt"))
