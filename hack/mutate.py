@@ -1566,7 +1566,7 @@ FAULTS = (
         "a pass acts on what the watch has shown",
         "controller/reconcile.py",
         """plan.effects and not _only_gives_back(seen):
-            seen = await self._plan_node(key, self._cache.read)""",
+            seen = await self._plan_node(key, reads.now)""",
         """plan.effects and not _only_gives_back(seen):
             seen = await self._plan_node(key, self._cache.find)""",
     ),
@@ -1644,8 +1644,8 @@ FAULTS = (
     Fault(
         "no worker looks at jobs first",
         "controller/workqueue.py",
-        "return [*apart, IN_ORDER[::-1], *",
-        "return [*apart, IN_ORDER, *",
+        "jobs_first = [IN_ORDER[::-1]]",
+        "jobs_first = [IN_ORDER]",
     ),
     Fault(
         "a namespace keeps its turn",

@@ -297,10 +297,11 @@ def test_a_life_takes_few_passes_and_writes(monkeypatch: pytest.MonkeyPatch) -> 
     writes = ("create", "replace", "write_status", "set_finalizers")
     kinds = ("GpuJob", "GpuNode", "Pod", "Secret", "ConfigMap")
     written = sum(calls[f"{write} {kind}"] for write in writes for kind in kinds)
-    # With a pass for each echo, and a write for each step, these were 55, 101, 32 and 58. Twice the
-    # cache is compared meanwhile, kind after kind.
+    # With a pass for each echo, a write for each step, and the same reads again after an act that
+    # changes none of them, these were 55, 101, 32 and 58. Twice the cache is compared meanwhile,
+    # kind after kind.
     made = (passes["GpuJob"], passes["GpuNode"], read, written)
-    assert all(one <= most for one, most in zip(made, (24, 83, 30, 32), strict=True)), made
+    assert all(one <= most for one, most in zip(made, (24, 83, 26, 32), strict=True)), made
 
 
 def _place(key: Key) -> tuple[str, str, str]:

@@ -80,9 +80,11 @@ def test_namespaces_take_turns_and_older_objects_go_first() -> None:
     played(story)
 
 
-def test_some_workers_serve_machines_alone_and_one_looks_at_jobs_first() -> None:
+def test_some_workers_serve_machines_alone_and_some_look_at_jobs_first() -> None:
     """So neither waits for the other, however much there is of either."""
-    assert orders(8).count((Lane.MACHINES,)) == 2
+    for workers, apart, jobs_first in ((8, 2, 1), (32, 8, 4)):
+        assert orders(workers).count((Lane.MACHINES,)) == apart
+        assert orders(workers).count(IN_ORDER[::-1]) == jobs_first
     assert orders(3) == [(Lane.MACHINES,), IN_ORDER[::-1], IN_ORDER]
     assert orders(1) == [IN_ORDER]
     assert [len(orders(number)) for number in range(1, 20)] == list(range(1, 20))

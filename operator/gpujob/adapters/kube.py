@@ -315,15 +315,17 @@ class KubeClient:
         if body is not None:
             headers["Content-Type"] = content_type
         async with _translated(method, path):
-            request = await self._api.param_serialize(
+            # Without the body, which is JSON already: it would be copied, member by member.
+            _, url, sent, _, _ = await self._api.param_serialize(
                 method,
                 path,
                 query_params=list((query or {}).items()),
                 header_params=headers,
-                body=body,
                 auth_settings=["BearerToken"],
             )
-            response = await self._api.call_api(*request, _request_timeout=REQUEST_SECONDS)
+            response = await self._api.call_api(
+                method, url, sent, body, _request_timeout=REQUEST_SECONDS
+            )
             raw = await response.read()
         return _answer(method, path, response.status, raw)
 

@@ -120,6 +120,25 @@ class Read(Protocol):
 Seen = TypeVar("Seen", JobObservation, NodeObservation)
 
 
+class _Reads:
+    """The quorum reads of one pass, which an act that needs nothing stored does not repeat."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._absent: set[Key] = set()
+
+    async def now(self, key: Key, uid: str | None = None, /) -> Body | None:
+        """Reads an object by a quorum read."""
+        found = await self._cache.read(key, uid)
+        if found is None:
+            self._absent.add(key)
+        return found
+
+    async def again(self, key: Key, uid: str | None = None, /) -> Body | None:
+        """Returns what this pass has read, or as it was seen or written since."""
+        return None if key in self._absent else await self._cache.find(key, uid)
+
+
 @dataclass(frozen=True)
 class _Planned(Generic[Seen]):
     """What a pass has read, and what follows from it."""
@@ -254,13 +273,13 @@ class Reconciler:
     # --- GpuJob -----------------------------------------------------------------------------
 
     async def _job(self, key: Key) -> _Pass | None:
-        seen = await self._plan_job(key, self._cache.find)
+        seen, reads = await self._plan_job(key, self._cache.find), _Reads(self._cache)
         if seen is not None and seen.plan.effects:
-            seen = await self._plan_job(key, self._cache.read)
+            seen = await self._plan_job(key, reads.now)
         if seen is not None and seen.plan.comes_before_storing:
             for effect in seen.plan.effects:
                 await self._act_on_job(effect, key, seen.stored)
-            seen = await self._plan_job(key, self._cache.find)
+            seen = await self._plan_job(key, reads.again)
         if seen is None:
             return None
         job, node, plan, after = seen.before, seen.settled.observation.node, seen.plan, seen.after
@@ -397,15 +416,15 @@ class Reconciler:
     # --- GpuNode ----------------------------------------------------------------------------
 
     async def _node(self, key: Key) -> _Pass | None:
-        seen = await self._plan_node(key, self._cache.find)
+        seen, reads = await self._plan_node(key, self._cache.find), _Reads(self._cache)
         if seen is not None and _rent_in(seen.plan) is not None:
             return await self._rent(key, seen)
         if seen is not None and seen.plan.effects and not _only_gives_back(seen):
-            seen = await self._plan_node(key, self._cache.read)
+            seen = await self._plan_node(key, reads.now)
         if seen is not None and seen.plan.comes_before_storing:
             for effect in seen.plan.effects:
                 await self._act_on_node(effect, key, seen.before, seen.stored)
-            seen = await self._plan_node(key, self._cache.read)
+            seen = await self._plan_node(key, reads.again)
         if seen is None:
             return None
         if _rent_in(seen.plan) is not None:

@@ -34,20 +34,22 @@ class Lane(Enum):
 
 
 IN_ORDER = (Lane.MACHINES, Lane.NODES, Lane.JOBS)
-APART = 4
-"""One worker in so many serves machines alone."""
+APART, JOBS_FIRST = 4, 8
+"""One worker in so many serves machines alone, and one looks at jobs first."""
 
 
 def orders(workers: int) -> list[tuple[Lane, ...]]:
     """Returns in which order each worker looks through the lanes.
 
-    Some serve machines alone, so that no number of jobs or nodes keeps these waiting; one looks at
+    Some serve machines alone, so that no number of jobs or nodes keeps these waiting; some look at
     jobs first, so that no number of nodes keeps jobs waiting for ever.
     """
     if workers < 3:
         return [IN_ORDER] * workers
     apart = [(Lane.MACHINES,)] * -(-workers // APART)
-    return [*apart, IN_ORDER[::-1], *[IN_ORDER] * (workers - len(apart) - 1)]
+    jobs_first = [IN_ORDER[::-1]] * -(-workers // JOBS_FIRST)
+    rest = workers - len(apart) - len(jobs_first)
+    return [*apart, *jobs_first, *[IN_ORDER] * rest]
 
 
 @dataclass(frozen=True, order=True)
