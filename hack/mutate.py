@@ -77,6 +77,7 @@ NEAREST = {
     "core/market/images.py": "tests/unit/core/test_images.py",
     "core/node/blame.py": "tests/unit/core/test_blame.py",
     "core/node/contact.py": "tests/unit/core/test_contact.py",
+    "core/node/news.py": "tests/unit/core/test_news.py",
     "core/node/punctuality.py": "tests/unit/core/test_punctuality.py",
     "core/node/release.py": "tests/simulation/test_clocks.py tests/unit/core",
     "driver/checkpoint.py": "tests/contract/test_checkpoint.py",
@@ -1622,6 +1623,24 @@ FAULTS = (
         "controller/lead.py",
         "for kind in WATCHED:",
         "for kind in [*WATCHED][:1]:",
+    ),
+    Fault(
+        "a second machine is no news",
+        "core/node/news.py",
+        "return bool(others) or before",
+        "return before",
+    ),
+    Fault(
+        "a machine that changes is no news",
+        "core/node/news.py",
+        "if row is None or row != before.by_number.get(lease.instance_id):",
+        "if row is None:",
+    ),
+    Fault(
+        "a running node is looked at only when it is due",
+        "core/node/facts.py",
+        "max(min(due_in(seen), seen.world.limits.poll_seconds), 0.05)",
+        "max(due_in(seen), 0.05)",
     ),
     Fault(
         "the lock is renewed while the passes stand still",

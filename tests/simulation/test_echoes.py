@@ -1,8 +1,10 @@
 """The watch shows what we wrote ourselves: that asks for nothing, and nothing waits for it."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -302,6 +304,35 @@ def test_a_life_takes_few_passes_and_writes(monkeypatch: pytest.MonkeyPatch) -> 
     # kind after kind.
     made = (passes["GpuJob"], passes["GpuNode"], read, written)
     assert all(one <= most for one, most in zip(made, (24, 83, 26, 32), strict=True)), made
+
+
+def test_a_running_node_is_looked_at_once_in_a_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing about it changes: its figures are stored once a minute, and its deadlines are far."""
+    passes: list[float] = []
+    reconciled = Reconciler.reconcile
+
+    async def counted(self: Reconciler, key: Key) -> None:
+        passes.extend([asyncio.get_running_loop().time()] if key.kind == "GpuNode" else [])
+        await reconciled(self, key)
+
+    monkeypatch.setattr(Reconciler, "reconcile", counted)
+
+    async def story() -> float:
+        world = World(Even(0, level=0.0, pauses=(0.01,)), run_seconds=3000.0)
+        await world.apply("train", activeDeadlineSeconds=3600)
+        await world.until(lambda: world.reason("train") == "Running", 1000)
+        await world.go_on(60)
+        passes.clear()
+        began = asyncio.get_running_loop().time()
+        await world.go_on(600)
+        took = asyncio.get_running_loop().time() - began
+        await world.end()
+        return took
+
+    seconds: float = play(story)
+    # With a look every five seconds and one for each listing there were 140.
+    assert len(passes) <= seconds / 15 * 1.5, (len(passes), seconds)
+    assert max(later - at for at, later in pairwise(passes)) <= 15.5, "but it is looked at"
 
 
 def _place(key: Key) -> tuple[str, str, str]:

@@ -61,6 +61,7 @@ from gpujob.core.job.end import is_finished
 from gpujob.core.limits import Limits
 from gpujob.core.market.listings import Mark
 from gpujob.core.node.answers import NodePlan
+from gpujob.core.node.news import has_news
 from gpujob.core.node.plan import plan_node
 from gpujob.core.node.stage import NEXT, stage_of
 from gpujob.core.observation import NodeObservation
@@ -257,10 +258,11 @@ class Operator:
         return self._life.done()
 
     def _on_listing(self) -> None:
-        self._sweep.show(self._market.listings[-1])
+        listings = self._market.listings
+        self._sweep.show(listings[-1])
         self._market.judge_account(self._cache.nodes.values())
         for node in self._cache.nodes.values():
-            if node.status.released_at is None:
+            if node.status.released_at is None and has_news(listings, node, cluster_id=CLUSTER):
                 self.queue.add(Key("GpuNode", node.metadata.namespace, node.metadata.name))
         self._listed.set()
 

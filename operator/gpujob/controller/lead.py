@@ -45,6 +45,7 @@ from gpujob.controller.transport import transport_app
 from gpujob.controller.watch import Watcher
 from gpujob.controller.workqueue import Key, Lane, WorkQueue, orders
 from gpujob.core.market.listings import Listing
+from gpujob.core.node.news import has_news
 from gpujob.core.node.punctuality import latest_seconds, slack_seconds
 from gpujob.core.observation import Heard
 from gpujob.core.rest import rest_seconds
@@ -308,10 +309,11 @@ class Leader:
         self._loop.call_soon_threadsafe(self.market.take, listing)
 
     def _on_listing(self) -> None:
-        self._sweep.show(self.market.listings[-1])
+        listings, cluster = self.market.listings, self._cluster_id
+        self._sweep.show(listings[-1])
         self.market.judge_account(self._cache.nodes.values())
         for node in self._cache.nodes.values():
-            if node.status.released_at is None:
+            if node.status.released_at is None and has_news(listings, node, cluster_id=cluster):
                 self._queue.add(Key("GpuNode", node.metadata.namespace, node.metadata.name))
         self._listed.set()
 

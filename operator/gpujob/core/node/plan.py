@@ -32,7 +32,7 @@ from gpujob.core.node import (
 )
 from gpujob.core.node.answers import NodePlan, wait
 from gpujob.core.node.duplicates import duplicates_shown, others
-from gpujob.core.node.facts import running_message
+from gpujob.core.node.facts import next_look, running_message
 from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation
 
@@ -76,7 +76,7 @@ def _decided(seen: NodeObservation) -> NodePlan:
     for step in STEPS:
         if (plan := step(seen)) is not None:
             return plan
-    return wait(seen, Reason.RUNNING, running_message(seen), 5.0)
+    return wait(seen, Reason.RUNNING, running_message(seen), next_look(seen))
 
 
 def _without_duplicates(seen: NodeObservation, plan: NodePlan) -> NodePlan:
