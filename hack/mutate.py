@@ -1574,7 +1574,7 @@ FAULTS = (
     Fault(
         "a pass over a job acts on what the watch has shown",
         "controller/reconcile.py",
-        "            seen = await self._plan_job(key, self._cache.read)\n",
+        "            seen = await self._plan_job(key, reads.now)\n",
         "            seen = await self._plan_job(key, self._cache.find)\n",
     ),
     Fault(
@@ -1623,6 +1623,12 @@ FAULTS = (
         "controller/lead.py",
         "for kind in WATCHED:",
         "for kind in [*WATCHED][:1]:",
+    ),
+    Fault(
+        "a fact waits for the figures' turn",
+        "core/conditions.py",
+        'key not in ("accruedUSD", "asOf")',
+        'key not in ("accruedUSD", "asOf", "end")',
     ),
     Fault(
         "a second machine is no news",

@@ -16,6 +16,7 @@ from tests.simulation.world import NAMESPACE, World, play
 from gpujob.adapters.errors import ClusterUnavailable, Conflict
 from gpujob.adapters.kube import Body
 from gpujob.api.meta import LABEL_NODE
+from gpujob.controller import reconcile
 from gpujob.controller.cache import Cache
 from gpujob.controller.reconcile import Reconciler
 from gpujob.controller.workqueue import Key
@@ -333,6 +334,28 @@ def test_a_running_node_is_looked_at_once_in_a_poll(monkeypatch: pytest.MonkeyPa
     # With a look every five seconds and one for each listing there were 140.
     assert len(passes) <= seconds / 15 * 1.5, (len(passes), seconds)
     assert max(later - at for at, later in pairwise(passes)) <= 15.5, "but it is looked at"
+
+
+def test_figures_are_stored_at_a_pace_and_facts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here once in 200 s, for all machines together; the end is stored when it comes."""
+    monkeypatch.setattr(reconcile, "FIGURES_PER_SECOND", 1 / 200)
+
+    async def story() -> tuple[int, float]:
+        world = World(Even(0, level=0.0, pauses=(0.01,)), run_seconds=900.0)
+        await world.apply("train")
+        await world.until(lambda: world.reason("train") == "Running", 1000)
+        before = world.calls.made.count("write_status GpuNode")
+        await world.go_on(800)
+        stored = world.calls.made.count("write_status GpuNode") - before
+        began = asyncio.get_running_loop().time()
+        await world.until(lambda: world.reason("train") != "Running", 1000)
+        waited = asyncio.get_running_loop().time() - began
+        await world.end()
+        return stored, waited
+
+    stored, waited = play(story)
+    assert 3 <= stored <= 5, "without a pace there were 13"
+    assert waited <= 120
 
 
 def _place(key: Key) -> tuple[str, str, str]:

@@ -55,7 +55,7 @@ from gpujob.controller.readiness import Readiness
 from gpujob.controller.settings import Settings
 from gpujob.controller.workqueue import Key
 from gpujob.core import effects
-from gpujob.core.conditions import only_words_differ
+from gpujob.core.conditions import only_figures_differ, only_words_differ
 from gpujob.core.effects import Plan
 from gpujob.core.job.end import is_finished
 from gpujob.core.job.plan import node_name
@@ -85,6 +85,10 @@ from gpujob.core.settling import Settled, settle_job, settle_node
 from gpujob.core.spec_faults import shape_faults
 
 SAID_LENGTH_MAX = 200
+FIGURES_PER_SECOND = 20.0
+"""Nodes whose figures are stored in a second, at most; each is followed by the write of its job. So
+those of 1,200 machines are a minute old, and those of more machines are older. Nor are all stored
+at once when a new leader finds all of them old: facts would wait behind them."""
 
 log = structlog.get_logger("gpujob.reconcile")
 
@@ -220,6 +224,8 @@ class Reconciler:
         self._absent_since: dict[str, float] = {}
         self._unsaid_since: dict[Key, float] = {}
         """Since when the stored words of an object are not those of its passes, monotonic."""
+        self._figures_free_at = 0.0
+        """When figures may be stored next, monotonic."""
         self._service_problems: dict[str, str] = {}
         """Why a job's Service could not be created, by the job's uid."""
         self._has_seen_all = False
@@ -763,18 +769,23 @@ class Reconciler:
         """Writes the status if it differs, on exactly this version; returns what is stored then.
 
         Other words for the same facts are written only once the stored ones have been outdated for
-        a while.
+        a while, and figures at a pace that does not grow with the number of machines.
         """
         wire = after.wire()
         if wire == stored.get("status"):
             self._unsaid_since.pop(key, None)
             return stored
-        if only_words_differ(stored.get("status") or {}, wire):
-            now = self._clock.monotonic()
+        before, now = stored.get("status") or {}, self._clock.monotonic()
+        if only_words_differ(before, wire):
             since = self._unsaid_since.setdefault(key, now)
             if (left := self._settings.limits.words_seconds - (now - since)) > 0:
                 self._queue.add_after(key, left)
                 return stored
+        elif key.kind == "GpuNode" and only_figures_differ(before, wire):
+            if now < self._figures_free_at:
+                # The next pass, a poll later at most, tries again.
+                return stored
+            self._figures_free_at = now + 1 / FIGURES_PER_SECOND
         body = await self._cache.write_status(key.kind, stored, wire)
         # Not before: a write that is refused backs off by itself.
         self._unsaid_since.pop(key, None)

@@ -136,6 +136,21 @@ def only_words_differ(stored: Mapping[str, Any], planned: Mapping[str, Any]) -> 
     return _without_words(stored) == _without_words(planned)
 
 
+def only_figures_differ(stored: Mapping[str, Any], planned: Mapping[str, Any]) -> bool:
+    """Whether two statuses of a node, as they are stored, differ at most in words and in figures
+    that only people read: what was spent so far, progress and usage.
+    """
+    return only_words_differ(_without_figures(stored), _without_figures(planned))
+
+
+def _without_figures(status: Mapping[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in status.items() if key not in ("accruedUSD", "asOf")}
+    for part, figures in (("run", ("progress", "usage")), ("traffic", ("asOf",))):
+        if isinstance(told := rest.get(part), Mapping):
+            rest[part] = {key: value for key, value in told.items() if key not in figures}
+    return rest
+
+
 def _without_words(status: Mapping[str, Any]) -> dict[str, Any]:
     flags = [
         (

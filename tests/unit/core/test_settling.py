@@ -28,7 +28,7 @@ from tests.builders import (
 )
 
 from gpujob.api.reasons import Reason
-from gpujob.core.conditions import only_words_differ
+from gpujob.core.conditions import only_figures_differ, only_words_differ
 from gpujob.core.node.stage import Stage, stage_of
 from gpujob.core.observation import NodeMemory, RentAccepted
 from gpujob.core.settling import Settled, settle_job, settle_node
@@ -142,3 +142,22 @@ def test_other_words_for_the_same_facts() -> None:
     assert not only_words_differ(stored, stored | {"phase": "Running"})
     assert not only_words_differ(stored, stored | {"accruedUSD": "9.000000"})
     assert not only_words_differ({}, stored)
+
+
+def test_figures_that_only_people_read() -> None:
+    """What a decision or a charge may rest on is none of them."""
+    seen = node_observation(running(), world=a_world(a_listing(a_lease())))
+    stored: dict[str, Any] = settle_node(seen).statuses[-1].wire()
+    run, lease, traffic = stored["run"], stored["lease"], stored["traffic"]
+    figures = {"accruedUSD": "9.000000", "asOf": stamp(), "traffic": traffic | {"asOf": stamp()}}
+
+    assert only_figures_differ(stored, stored | figures)
+    assert only_figures_differ(stored, stored | {"run": run | {"progress": {"percent": 9}}})
+    for fact in (
+        {"traffic": traffic | {"downloadMB": traffic["downloadMB"] + 1}},
+        {"run": run | {"startedAt": stamp()}},
+        {"lease": lease | {"usdPerHour": "9.000000"}},
+        {"end": {"at": stamp(), "reason": "Completed"}},
+        {"phase": "Stopping"},
+    ):
+        assert not only_figures_differ(stored, stored | figures | fact), fact
