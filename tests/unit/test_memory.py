@@ -45,6 +45,42 @@ def test_each_program_keeps_its_memory(program: str) -> None:
     assert told == {"core": "(0, 0)", "dumpable": "0", "readable": "True"}
 
 
+CROWDED = """
+import asyncio, gc, os, resource, ssl, sys, tracemalloc
+from gpujob.controller.main import make_room_for_drivers
+
+make_room_for_drivers()
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+print("files:", soft == hard)
+
+async def connections():
+    # Not opened: what each keeps is there from its beginning.
+    loop, context = asyncio.get_running_loop(), ssl.create_default_context()
+    return [
+        asyncio.sslproto.SSLProtocol(loop, None, context, loop.create_future(), server_hostname="x")
+        for _ in range(100)
+    ]
+
+tracemalloc.start()
+kept = asyncio.run(connections())
+print("kib each:", tracemalloc.get_traced_memory()[0] // len(kept) // 1024)
+"""
+
+
+def test_the_controller_has_room_for_many_drivers() -> None:
+    """Thousands are connected at once; an idle connection once took 256 KiB of buffer."""
+    lowered = 'ulimit -S -n 64; exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["sh", "-c", lowered, sys.executable, CROWDED],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+
+    assert done.stdout.startswith("files: True\nkib each: "), done.stderr
+    assert int(done.stdout.split()[-1]) < 40
+
+
 @pytest.mark.parametrize(
     "app",
     [

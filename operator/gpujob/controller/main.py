@@ -6,8 +6,10 @@ which is waited for.
 
 import asyncio
 import gc
+import resource
 import signal
 import uuid
+from asyncio import sslproto
 
 import structlog
 from starlette.applications import Starlette
@@ -26,6 +28,10 @@ from gpujob.web.listener import http_server
 GARBAGE_THRESHOLDS = (700, 10, 100)
 """The last is ten times Python's: a search through all that is held stops everything for 0.1 s and
 more, and is hardly ever needed, since nearly all memory is given back without it."""
+
+TLS_BUFFER_BYTES = 16 << 10
+"""asyncio keeps a buffer for each connection, of 256 KiB, and each driver has a connection. No TLS
+record is longer than this."""
 
 log = structlog.get_logger("gpujob.controller")
 
@@ -106,8 +112,17 @@ def _probes(kube: KubeClient, clock: SystemClock, leader: Leader) -> Starlette:
     )
 
 
+def make_room_for_drivers() -> None:
+    """Lets as many drivers connect as the container's limit of open files allows, and keeps the
+    memory of their connections small."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
+
+
 def main() -> int:
     """Reads the settings, sets up the log, and runs; returns the exit status."""
+    make_room_for_drivers()
     settings = Settings.from_environment()
     configure_logging(settings.log_level, (settings.vast_api_key, settings.provider_proxy_password))
     gc.set_threshold(*GARBAGE_THRESHOLDS)
