@@ -186,11 +186,11 @@ class Stage:
         (self.folder / "go").touch()
 
     def start(self, **settings: str) -> None:
-        """Starts the controller and waits until it is ready to rent."""
+        """Starts the controller and waits until it leads and is ready to rent."""
         self.controller.start(**settings)
         eventually(
-            "the controller is ready",
-            lambda: self.controller.probe("readyz")[0] == 200,
+            "the controller leads and is ready",
+            lambda: self.metrics()["gpujob_leads"] and self.controller.probe("readyz")[0] == 200,
             PATIENCE_SECONDS,
         )
 
@@ -229,12 +229,21 @@ class Stage:
                     "create", "clusterrolebinding", "scraper", "--clusterrole=scraper", who
                 )
             self._token = self.kubectl("create", "token", "scraper", *system).strip()
-        told = self.controller.probe("metrics", self._token)[1]
+        # While the API server is slow, it does not say in time who may read them.
+        told: str = eventually(
+            "the controller tells its metrics",
+            self._metrics,
+            PATIENCE_SECONDS,
+        )
         return {
             f"{name} {labels.get('lane', '')}".strip(): value
             for family in text_string_to_metric_families(told)
             for name, labels, value, *_ in family.samples
         }
+
+    def _metrics(self) -> str:
+        status, told = self.controller.probe("metrics", self._token)
+        return told if status == 200 else ""
 
     def cpu(self) -> float:
         """Returns the processor seconds that the controller has used."""
