@@ -324,7 +324,12 @@ def _fail_over(made: Stage, replicas: dict[str, Controller], job: str, how: str)
     else:
         leads.stop()
     made.post("gpujobs", a_job(job, suspend=True))
-    while "status" not in (made.kubectl.get("gpujob", job, made.namespace) or {}):
+
+    def is_decided() -> bool:
+        found = made.kubectl.get("gpujob", job, made.namespace) or {}
+        return bool(found.get("status", {}).get("conditions"))
+
+    while not is_decided():
         time.sleep(0.05)
     return time.monotonic() - began
 
