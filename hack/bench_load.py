@@ -337,7 +337,8 @@ def _fail_over(made: Stage, replicas: dict[str, Controller], job: str, how: str)
 def stop(options: argparse.Namespace, folder: Path) -> Found:
     """Many jobs that run are deleted at once, at the provider's real pace of destroys."""
     count: int = options.machines
-    paced = {"GPUJOB_REQUEST_SPACING": "1"}
+    # A deadline leaves the time to destroy as many as there may be: more would cost too much.
+    paced = {"GPUJOB_REQUEST_SPACING": "1", "GPUJOB_MAX_LEASES": str(count)}
     with stage(folder, offers=50, threshold_scale=1.0, settings=paced) as made:
         made.play(100_000)
         original = one_that_runs(made)
