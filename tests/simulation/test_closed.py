@@ -12,9 +12,9 @@ from tests.simulation.model import Chance, ModelKube, matches, shown
 from tests.simulation.process import START, VirtualClock
 from tests.simulation.world import CLUSTER, FIELDS, NAMESPACE, World, play
 
-from gpujob.adapters.errors import Invalid
+from gpujob.adapters.errors import ClusterError, Invalid
 from gpujob.adapters.kube import Body
-from gpujob.api.meta import FINALIZER
+from gpujob.api.meta import FINALIZER, LABEL_NODE
 from gpujob.controller.cache import CLOSED, OPEN, Cache
 from gpujob.controller.lead import CLOSED_LOOK_SECONDS
 from gpujob.controller.workqueue import Key
@@ -23,6 +23,7 @@ from gpujob.core.market.listings import Listing, Mark
 from gpujob.core.rest import rest_seconds
 
 JOB = Key("GpuJob", NAMESPACE, "train")
+NODE = Key("GpuNode", NAMESPACE, "train-0-1")
 OVER = {
     "observedGeneration": 1,
     "end": {"reason": "Complete", "message": "it is"},
@@ -69,6 +70,12 @@ def tried(story: Callable[[Watched], Awaitable[None]]) -> None:
         await story(Watched())
 
     play(life)
+
+
+async def jobs(cache: Cache, listing: Listing) -> list[Key]:
+    """Returns the jobs that may have to charge a machine of a listing, or of one before."""
+    held = cache.with_strays(listing, CLUSTER)
+    return [*held, *[key async for key in cache.closed_with_strays()]]
 
 
 def a_stray_of(job_uid: str) -> Listing:
@@ -172,7 +179,7 @@ def test_a_stray_finds_a_job_that_is_over_and_not_closed_yet() -> None:
         body = await watched.finish()
         listing = a_stray_of(body["metadata"]["uid"])
 
-        assert [key async for key in watched.cache.with_strays(listing, CLUSTER)] == [JOB]
+        assert watched.cache.with_strays(listing, CLUSTER) == [JOB]
 
     tried(story)
 
@@ -184,11 +191,43 @@ def test_a_stray_finds_its_closed_job() -> None:
         body = await watched.finish(closed=True)
         listing = a_stray_of(body["metadata"]["uid"])
 
-        assert [key async for key in watched.cache.with_strays(listing, CLUSTER)] == [JOB]
-        assert [key async for key in watched.cache.with_strays(listing, CLUSTER)] == [JOB]
-        assert [key async for key in watched.cache.with_strays(a_stray_of("x"), CLUSTER)] == []
+        assert await jobs(watched.cache, listing) == [JOB]
+        assert await jobs(watched.cache, a_stray_of("x")) == []
         watched.kube.is_down = True
-        assert [key async for key in watched.cache.with_strays(a_stray_of("x"), CLUSTER)] == []
+        assert await jobs(watched.cache, listing) == [JOB], "it is known by now"
+        assert await jobs(watched.cache, a_stray_of("x")) == [], "nobody is asked again so soon"
+
+    tried(story)
+
+
+def test_a_closed_job_is_sought_until_its_stray_has_found_it() -> None:
+    """The machine is gone by then, for the sweep waits for nobody."""
+
+    async def story(watched: Watched) -> None:
+        body = await watched.finish(closed=True)
+        watched.kube.is_down = True
+        with pytest.raises(ClusterError):
+            await jobs(watched.cache, a_stray_of(body["metadata"]["uid"]))
+        watched.kube.is_down = False
+
+        assert await jobs(watched.cache, a_listing()) == [JOB]
+        assert await jobs(watched.cache, a_listing()) == []
+
+    tried(story)
+
+
+def test_a_finished_pod_asks_for_no_pass_over_a_closed_node() -> None:
+    """It stays for as long as the node, and each comparison and each start shows it."""
+
+    async def story(watched: Watched) -> None:
+        labels = {LABEL_NODE: NODE.name}
+        pod = {"metadata": {"name": "driver", "labels": labels}, "status": {"phase": "Running"}}
+        await watched.kube.create("Pod", NAMESPACE, pod)
+        assert watched.asked[NODE] == 1
+        watched.kube.set_status("Pod", NAMESPACE, "driver", {"phase": "Succeeded"})
+        assert watched.asked[NODE] == 1
+        watched.kube.delete_now("Pod", NAMESPACE, "driver")
+        assert watched.asked[NODE] == 2, "that may be news"
 
     tried(story)
 
@@ -213,7 +252,7 @@ def test_an_api_server_that_does_not_select_shows_all() -> None:
         assert cache.fields == {}
         assert [one async for page in cache.listed("GpuJob") for one in page]
         listing = a_stray_of(stored["metadata"]["uid"])
-        assert [one async for one in cache.with_strays(listing, CLUSTER)] == [JOB]
+        assert await jobs(cache, listing) == [JOB]
 
     play(life)
 

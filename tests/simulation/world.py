@@ -264,6 +264,8 @@ class Operator:
         for node in self._cache.nodes.values():
             if node.status.released_at is None and has_news(listings, node, cluster_id=CLUSTER):
                 self.queue.add(Key("GpuNode", node.metadata.namespace, node.metadata.name))
+        for key in self._cache.with_strays(listings[-1], CLUSTER):
+            self.queue.add(key)
         self._listed.set()
 
     async def _look_for_strays(self) -> None:
@@ -271,7 +273,7 @@ class Operator:
             await self._listed.wait()
             self._listed.clear()
             with suppress(ClusterError):
-                async for key in self._cache.with_strays(self._market.listings[-1], CLUSTER):
+                async for key in self._cache.closed_with_strays():
                     self.queue.add(key)
 
     def nudge(self, key: Key) -> None:

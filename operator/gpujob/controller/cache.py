@@ -61,6 +61,8 @@ OPEN = "status.closed!=true"
 """What lacks the field is open: another release, or nobody yet, has written its status."""
 SELECTED = ("GpuNode", "GpuJob")
 """The kinds that can be closed."""
+CLOSED_PAUSE_SECONDS = 0.1
+"""Between two pages of what is closed, which nothing urgent waits for."""
 SOUGHT_SECONDS = 60.0
 """A job that has vanished with a stray left is not looked for more often than this."""
 
@@ -104,10 +106,10 @@ class Cache:
         """None = something has changed that it counts."""
         self.fields: Mapping[str, str] = dict.fromkeys(SELECTED, OPEN)
         """By which fields the watch and the lists select each kind."""
-        self._sought: dict[str, float] = {}
-        """Uids of jobs with strays that were looked for in vain among those that are closed, and
-        the monotonic time.
-        """
+        self._to_seek: set[str] = set()
+        """Uids of jobs with strays that are to be looked for among those that are closed."""
+        self._sought: dict[str, tuple[Key | None, float]] = {}
+        """What came of that, and when, by the loop's clock; None = there is no such job."""
 
     async def learn_fields(self) -> None:
         """Asks whether the API server selects by our fields; if not, all is watched and listed."""
@@ -177,9 +179,13 @@ class Cache:
         del uid  # What is stored under this name is the answer, whatever its uid.
         before = self._bodies.get(key)
         found = await self._kube.find(key.kind, key.namespace, key.name)
-        if self._bodies.get(key) is before:
+        held = self._bodies.get(key)
+        if held is before:
             self._doubted.discard(key)
             self._drop(key) if found is None else self._hold(key, found)
+        elif found is not None and held is not None and _version(held) < _version(found):
+            # The event that came meanwhile was of what had been stored before.
+            self._hold(key, found)
         return found
 
     # --- What the watch and the lists show --------------------------------------------------
@@ -236,8 +242,8 @@ class Cache:
                 if held is not None and not is_known:
                     self._doubted.add(key)
                 for concerned, seconds in self._concerned(kind, body, gone=False):
-                    # What rests, and was seen before, was asked for then.
-                    if not seconds or not is_known:
+                    # What was seen before was told to others then, and if it rests, to itself.
+                    if not is_known or (concerned == key and not seconds):
                         yield concerned, seconds
         for key in unlisted:
             if (held := self._bodies.get(key)) is not None:
@@ -249,9 +255,12 @@ class Cache:
         """Yields the pages of all objects of a kind that are not closed, by quorum reads."""
         return pages(self._kube, kind, WATCHED[kind], self.fields.get(kind, ""))
 
-    def closed(self, kind: str) -> AsyncIterator[list[Body]]:
-        """Yields the pages of all objects of a kind that are closed, by quorum reads."""
-        return pages(self._kube, kind, fields=CLOSED if kind in self.fields else "")
+    async def closed(self, kind: str) -> AsyncIterator[list[Body]]:
+        """Yields the pages of all objects of a kind that are closed, by quorum reads, slowly."""
+        selected = CLOSED if kind in self.fields else ""
+        async for page in pages(self._kube, kind, fields=selected):
+            yield page
+            await asyncio.sleep(CLOSED_PAUSE_SECONDS)
 
     def needed(
         self, kind: str, page: Iterable[Body], *, within: float
@@ -261,28 +270,51 @@ class Cache:
             if (seconds := self._rest(kind, body) or 0.0) < within:
                 yield _key(kind, body), seconds
 
-    async def with_strays(self, listing: Listing, cluster_id: str) -> AsyncIterator[Key]:
-        """Yields the jobs, those included that are over, that may have a machine to charge.
+    def with_strays(self, listing: Listing, cluster_id: str) -> list[Key]:
+        """Returns the jobs, those included that are over, that may have a machine to charge.
 
-        Jobs that are not held are looked for among those that are closed. Raises ClusterError.
+        Those that are not held are looked for by `closed_with_strays`, also if the machine is gone
+        by then.
         """
         owners = {uid for uid, node in self.nodes.items() if node.status.released_at is None}
-        found = jobs_with_strays(listing, owners, cluster_id)
-        for key, body in list(self._bodies.items()) if found else ():
-            if key.kind == "GpuJob" and body["metadata"]["uid"] in found:
-                found.discard(body["metadata"]["uid"])
-                yield key
+        if not (found := jobs_with_strays(listing, owners, cluster_id)):
+            return []
+        held = {
+            body["metadata"]["uid"]: key
+            for key, body in self._bodies.items()
+            if key.kind == "GpuJob" and body["metadata"]["uid"] in found
+        }
         now = asyncio.get_running_loop().time()
-        self._sought = {uid: at for uid, at in self._sought.items() if uid in found}
-        vain = {uid for uid, at in self._sought.items() if now - at < SOUGHT_SECONDS}
-        if not (left := found - vain):
+        self._sought = {
+            uid: (key, at)
+            for uid, (key, at) in self._sought.items()
+            if now - at < SOUGHT_SECONDS or (key is not None and uid in found)
+        }
+        self._to_seek |= found - held.keys() - self._sought.keys()
+        closed = [self._sought[uid][0] for uid in found & self._sought.keys() - held.keys()]
+        return [*held.values(), *(key for key in closed if key is not None)]
+
+    async def closed_with_strays(self) -> AsyncIterator[Key]:
+        """Yields the closed jobs that `with_strays` did not find; raises ClusterError.
+
+        After an error they are looked for again by the next call.
+        """
+        if not (left := set(self._to_seek)):
             return
         async for page in self.closed("GpuJob"):
             for body in page:
-                if body["metadata"]["uid"] in left:
-                    left.discard(body["metadata"]["uid"])
-                    yield _key("GpuJob", body)
-        self._sought |= dict.fromkeys(left, now)
+                if (uid := body["metadata"]["uid"]) in left:
+                    left.discard(uid)
+                    self._note_search(uid, key := _key("GpuJob", body))
+                    yield key
+            if not left:
+                return
+        for uid in left:
+            self._note_search(uid, None)
+
+    def _note_search(self, uid: str, key: Key | None) -> None:
+        self._to_seek.discard(uid)
+        self._sought[uid] = key, asyncio.get_running_loop().time()
 
     # --- Our own writes ---------------------------------------------------------------------
 
@@ -344,14 +376,18 @@ class Cache:
             if seconds < inf:
                 yield _key(kind, body), seconds
             return
+        phase = (body.get("status") or {}).get("phase")
+        is_over = kind == "Pod" and phase in ("Succeeded", "Failed")
         for key in _concerned(kind, body):
-            yield key, 0.0
+            # A node that the watch has not shown yet asks for itself when it comes.
+            if gone or not is_over or key in self._bodies:
+                yield key, 0.0
 
     def _hold(self, key: Key, body: Body) -> None:
         uid, held = body["metadata"]["uid"], self._bodies.get(key)
         if held is not None and held["metadata"]["uid"] != uid:
             self._drop(key)
-        if key.kind in SELECTED and (body.get("status") or {}).get("closed"):
+        if key.kind in self.fields and (body.get("status") or {}).get("closed"):
             self._drop(key)
             return
         if key.kind == "GpuJob" and self._rest(key.kind, body) is not None:

@@ -57,8 +57,6 @@ log = structlog.get_logger("gpujob.controller")
 RESYNC_SECONDS = 60.0
 CLOSED_LOOK_SECONDS = 300.0
 """How often what is closed is looked at, to delete it in time or see that its user changed it."""
-CLOSED_PAUSE_SECONDS = 0.1
-"""Between two pages of that, so that it is never more than a part of what the process does."""
 LATENESS_TOLD = timedelta(hours=1)
 """For how long the metrics show that a destroy was late."""
 LATE_SECONDS = 5.0
@@ -315,16 +313,18 @@ class Leader:
         for node in self._cache.nodes.values():
             if node.status.released_at is None and has_news(listings, node, cluster_id=cluster):
                 self._queue.add(Key("GpuNode", node.metadata.namespace, node.metadata.name))
+        for key in self._cache.with_strays(listings[-1], cluster):
+            self._queue.add(key)
         self._listed.set()
 
     async def _look_for_strays(self) -> None:
-        """Asks, after each listing, for passes over the jobs that may have a machine to charge."""
+        """Asks, after each listing, for passes over the closed jobs that may have a machine to
+        charge."""
         while True:
             await self._listed.wait()
             self._listed.clear()
-            listing = self.market.listings[-1]
             try:
-                async for key in self._cache.with_strays(listing, self._cluster_id):
+                async for key in self._cache.closed_with_strays():
                     self._queue.add(key)
             except ClusterError as error:
                 log.warning("strays_not_sought", problem=str(error))
@@ -388,7 +388,6 @@ async def look_at_closed(cache: Cache, queue: WorkQueue) -> None:
                 async for page in cache.closed(kind):
                     for key, seconds in cache.needed(kind, page, within=2 * CLOSED_LOOK_SECONDS):
                         queue.add_after(key, seconds)
-                    await asyncio.sleep(CLOSED_PAUSE_SECONDS)
             except AdapterError as error:
                 log.warning("closed_not_listed", kind=kind, problem=str(error))
 
