@@ -11,6 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
@@ -87,8 +88,8 @@ from gpujob.core.spec_faults import shape_faults
 SAID_LENGTH_MAX = 200
 FIGURES_PER_SECOND = 20.0
 """Nodes whose figures are stored in a second, at most; each is followed by the write of its job. So
-those of 1,200 machines are a minute old, and those of more machines are older. Nor are all stored
-at once when a new leader finds all of them old: facts would wait behind them."""
+those of 1,200 machines are stored each minute, and those of more machines more seldom. Nor are all
+stored at once when a new leader finds all of them old: facts would wait behind them."""
 
 log = structlog.get_logger("gpujob.reconcile")
 
@@ -224,8 +225,10 @@ class Reconciler:
         self._absent_since: dict[str, float] = {}
         self._unsaid_since: dict[Key, float] = {}
         """Since when the stored words of an object are not those of its passes, monotonic."""
-        self._figures_free_at = 0.0
-        """When figures may be stored next, monotonic."""
+        self._figures_at: dict[Key, float] = {}
+        """When the figures of a node may be stored, of those that wait for it, monotonic."""
+        self._figures_last = -inf
+        """The latest of these moments."""
         self._service_problems: dict[str, str] = {}
         """Why a job's Service could not be created, by the job's uid."""
         self._has_seen_all = False
@@ -774,22 +777,31 @@ class Reconciler:
         wire = after.wire()
         if wire == stored.get("status"):
             self._unsaid_since.pop(key, None)
+            self._figures_at.pop(key, None)
             return stored
         before, now = stored.get("status") or {}, self._clock.monotonic()
         if only_words_differ(before, wire):
             since = self._unsaid_since.setdefault(key, now)
-            if (left := self._settings.limits.words_seconds - (now - since)) > 0:
-                self._queue.add_after(key, left)
-                return stored
+            left = self._settings.limits.words_seconds - (now - since)
         elif key.kind == "GpuNode" and only_figures_differ(before, wire):
-            if now < self._figures_free_at:
-                # The next pass, a poll later at most, tries again.
-                return stored
-            self._figures_free_at = now + 1 / FIGURES_PER_SECOND
+            left = self._figures_turn(key, now) - now
+        else:
+            left = 0.0
+        if left > 0:
+            self._queue.add_after(key, left)
+            return stored
         body = await self._cache.write_status(key.kind, stored, wire)
         # Not before: a write that is refused backs off by itself.
         self._unsaid_since.pop(key, None)
+        self._figures_at.pop(key, None)
         return body
+
+    def _figures_turn(self, key: Key, now: float) -> float:
+        """Returns when the figures of a node may be stored, monotonic: in the order of asking."""
+        if key not in self._figures_at:
+            self._figures_last = max(now, self._figures_last + 1 / FIGURES_PER_SECOND)
+            self._figures_at[key] = self._figures_last
+        return self._figures_at[key]
 
     def _tell_of_node(self, seen: _Planned[NodeObservation]) -> None:
         """Records the end of an attempt and its release on the node, everything else on its job."""

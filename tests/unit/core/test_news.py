@@ -42,6 +42,31 @@ def test_what_a_listing_shows_of_a_running_machine(shown: tuple[Lease, ...], is_
 
 
 @pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(twice, twice, id=name)
+        for name, twice in (
+            ("is to stand still", (a_lease(intended_status="stopped"),)),
+            ("is offline", (a_lease(status="offline"),)),
+            ("a second one", (a_lease(), a_lease(instance_id=INSTANCE + 1))),
+        )
+    ]
+    + [
+        pytest.param(
+            (a_lease(), a_lease(instance_id=INSTANCE + 1)), (a_lease(),), id="the second is gone"
+        )
+    ],
+)
+def test_what_counts_in_each_listing_is_news_in_each(
+    before: tuple[Lease, ...], after: tuple[Lease, ...]
+) -> None:
+    """A machine that stands still in three listings is paused; a second one costs until it goes."""
+    listings = taken_in(a_listing(*before, ago=16), a_listing(*after))
+
+    assert has_news(listings, a_node(running()), cluster_id=CLUSTER)
+
+
+@pytest.mark.parametrize(
     "status",
     [
         pytest.param(booted(), id="boots"),

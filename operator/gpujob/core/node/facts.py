@@ -18,6 +18,8 @@ from gpujob.core.observation import NodeObservation
 
 _UNBOOTED = (Reason.BOOT_TIMEOUT, Reason.HOST_LOST)
 
+SILENT_SECONDS = 5.0
+"""A node is looked at so often while its driver or its machine does not answer."""
 PRESENT_SECONDS = 30.0
 """A driver that has been silent for longer bears no witness, and nothing is rented for it."""
 UNREPEATED_STATUSES = ROWS_KEPT
@@ -244,8 +246,11 @@ def gone_at(seen: NodeObservation, *, after: float) -> float | None:
 
 
 def next_look(seen: NodeObservation) -> float:
-    """Returns the seconds until the next deadline, or the next poll if that comes first."""
-    return max(min(due_in(seen), seen.world.limits.poll_seconds), 0.05)
+    """Returns the seconds until the next deadline, or the next poll if that comes first; while the
+    driver or the machine is silent it comes sooner."""
+    pause = seen.world.limits.poll_seconds
+    is_silent = seen.driver_silence_seconds > PRESENT_SECONDS or machine_silence(seen)
+    return max(min(due_in(seen), SILENT_SECONDS if is_silent else pause, pause), 0.05)
 
 
 def due_in(seen: NodeObservation) -> float:
