@@ -55,7 +55,7 @@ NEAREST = {
     "controller/provider.py": "tests/integration/test_proxied.py",
     "controller/settings.py": "tests/unit/test_config.py tests/contract/test_listening.py",
     "controller/reconcile.py": "tests/simulation/test_logins.py tests/simulation/test_cache.py "
-    "tests/simulation/test_watch.py tests/simulation/test_caps.py",
+    "tests/simulation/test_watch.py tests/simulation/test_caps.py tests/simulation/test_echoes.py",
     "core/cost/choice.py": "tests/unit/core/test_gate.py",
     "core/job/end.py": "tests/simulation/test_echoes.py",
     "core/rest.py": "tests/unit/core/test_rest.py",
@@ -522,8 +522,32 @@ FAULTS = (
     Fault(
         "the stray of a closed job is charged to nobody",
         "controller/cache.py",
-        "if not (left := found - vain):",
-        "if (left := found - vain) or not left:",
+        "if not (left := set(self._to_seek)):",
+        "if (left := set(self._to_seek)) or not left:",
+    ),
+    Fault(
+        "a search for a stray's closed job that failed is not repeated",
+        "controller/cache.py",
+        "if not (left := set(self._to_seek)):\n            return\n",
+        "if not (left := set(self._to_seek)):\n            return\n        self._to_seek.clear()\n",
+    ),
+    Fault(
+        "a finished pod has its closed node looked at for ever",
+        "controller/cache.py",
+        "if gone or not is_over or key in self._bodies:",
+        "if True:",
+    ),
+    Fault(
+        "figures have no turn",
+        "controller/reconcile.py",
+        "if key not in self._figures_at:",
+        "if True:",
+    ),
+    Fault(
+        "what speaks against a machine is news but once",
+        "core/node/news.py",
+        'if row.intended_status == "stopped" or row.status in DENYING_STATUSES:',
+        "if row is None:",
     ),
     Fault(
         "an API server that does not select is asked to",
@@ -540,8 +564,8 @@ FAULTS = (
     Fault(
         "a job that is over gets no pass for its stray",
         "controller/cache.py",
-        'if key.kind == "GpuJob" and body["metadata"]["uid"] in found:',
-        'if key.kind == "GpuJob" and key not in self._over and body["metadata"]["uid"] in found:',
+        'if key.kind == "GpuJob" and body["metadata"]["uid"] in found\n',
+        'if key.kind == "GpuJob" and key not in self._over and body["metadata"]["uid"] in found\n',
     ),
     Fault(
         "a job that is over rests though its stray is not gone",
@@ -1633,7 +1657,7 @@ FAULTS = (
     Fault(
         "a second machine is no news",
         "core/node/news.py",
-        "return bool(others) or before",
+        "return others or before",
         "return before",
     ),
     Fault(
@@ -1645,7 +1669,7 @@ FAULTS = (
     Fault(
         "a running node is looked at only when it is due",
         "core/node/facts.py",
-        "max(min(due_in(seen), seen.world.limits.poll_seconds), 0.05)",
+        "max(min(due_in(seen), SILENT_SECONDS if is_silent else pause, pause), 0.05)",
         "max(due_in(seen), 0.05)",
     ),
     Fault(

@@ -115,7 +115,8 @@ FAULTS = {
     "date ahead": Fault(proves_nothing=True),
     "date behind": Fault(proves_nothing=True),
     "date of another age": Fault(proves_nothing=True),
-    "account swapped": Fault(blind_seconds=SWAPPED_SECONDS),
+    # Nothing is rented meanwhile, and then perhaps nothing fits what was changed meanwhile.
+    "account swapped": Fault(ends=frozenset({"CeilingExceeded"}), blind_seconds=SWAPPED_SECONDS),
     "node vanishes": Fault(ends=frozenset({"CeilingExceeded"})),
     "watch late": Fault(),
     "watch interrupted": Fault(),

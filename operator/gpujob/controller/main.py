@@ -30,8 +30,8 @@ GARBAGE_THRESHOLDS = (700, 10, 100)
 more, and is hardly ever needed, since nearly all memory is given back without it."""
 
 TLS_BUFFER_BYTES = 16 << 10
-"""asyncio keeps a buffer for each connection, of 256 KiB, and each driver has a connection. No TLS
-record is longer than this."""
+"""asyncio keeps a buffer for each connection, of 256 KiB, and each driver has a connection. A TLS
+record is about as long as this at most."""
 
 log = structlog.get_logger("gpujob.controller")
 
@@ -115,15 +115,19 @@ def _probes(kube: KubeClient, clock: SystemClock, leader: Leader) -> Starlette:
 def make_room_for_drivers() -> None:
     """Lets as many drivers connect as the container's limit of open files allows, and keeps the
     memory of their connections small."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError) as error:
+        # Where a sandbox forbids it, there is room for hundreds of drivers all the same.
+        log.warning("open_files_limited", limit=allowed, problem=str(error))
     sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
 
 
 def main() -> int:
     """Reads the settings, sets up the log, and runs; returns the exit status."""
-    make_room_for_drivers()
     settings = Settings.from_environment()
     configure_logging(settings.log_level, (settings.vast_api_key, settings.provider_proxy_password))
+    make_room_for_drivers()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     return asyncio.run(run(settings))
