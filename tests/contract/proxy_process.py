@@ -13,15 +13,17 @@ import sys
 from contextlib import suppress
 
 
+async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    """Passes on what comes until the source ends, and closes the target."""
+    with suppress(OSError):
+        while data := await source.read(65536):
+            target.write(data)
+            await target.drain()
+    target.close()
+
+
 async def main(login: str, certificate: str = "") -> None:
     wanted = f"Basic {base64.b64encode(login.encode()).decode()}"
-
-    async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await source.read(65536):
-                target.write(data)
-                await target.drain()
-        target.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

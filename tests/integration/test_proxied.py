@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.authority import certificate, listening
@@ -24,16 +24,9 @@ def over_tls(port: int, folder: Path) -> Iterator[int]:
     (folder / "ca.crt").write_text(made.authority)
     loop = asyncio.new_event_loop()
 
-    async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await source.read(65536):
-                target.write(data)
-                await target.drain()
-        target.close()
-
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(pump(reader, far[1]), pump(far[0], writer))
+        await asyncio.gather(proxy_process.pump(reader, far[1]), proxy_process.pump(far[0], writer))
 
     async def stop() -> None:
         server.close()
