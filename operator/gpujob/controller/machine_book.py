@@ -45,7 +45,6 @@ class MachineBook:
         self._name = f"{settings.name}-machines"
         self._limits = settings.limits
         self._unwritten: list[Trial | ImageTrial | DestroyRecord] = []
-        self._writing = asyncio.Lock()
         self.memory = HostMemory()
         self.images = ImageMemory()
         self.destroys: tuple[DestroyRecord, ...] | None = None
@@ -107,14 +106,8 @@ class MachineBook:
         await self._write_all()
 
     async def _write_all(self) -> None:
-        """Adds all that is not written yet to what is stored, which becomes what is known here.
-
-        One at a time: what another one adds meanwhile would not be known until the next write.
-        """
-        async with self._writing:
-            await self._write_new(tuple(self._unwritten))
-
-    async def _write_new(self, new: tuple[Trial | ImageTrial | DestroyRecord, ...]) -> None:
+        """Adds all that is not written yet to what is stored, which becomes what is known here."""
+        new = tuple(self._unwritten)
         try:
             stored = await self._stored()
             if (destroys := _destroys(stored)) is None:
