@@ -511,8 +511,8 @@ def _pipe(source: socket.socket, target: socket.socket) -> None:
 
 
 SHORT_LOCK = {
-    "GPUJOB_LOCK_DURATION_SECONDS": "3",
-    "GPUJOB_LOCK_RENEW_DEADLINE_SECONDS": "2",
+    "GPUJOB_LOCK_DURATION_SECONDS": "6",
+    "GPUJOB_LOCK_RENEW_DEADLINE_SECONDS": "5",
     "GPUJOB_LOCK_RETRY_SECONDS": "0.5",
     "GPUJOB_RENT_NOT_AFTER_SECONDS": "1",
 }

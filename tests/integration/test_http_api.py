@@ -532,6 +532,7 @@ def test_without_a_cluster_there_is_an_error_id_and_its_cause_in_the_log(
         server = AdmissionServer(tmp_path, config, **settings)
         server.start()
         lonely = Api(port, api.authority, api.namespace, api.kubectl, server, BOOTSTRAP)
+        eventually("it listens", lonely.answers)
         eventually("it answers", lambda: lonely("GET", "/v1/jobs").status == 200)
     answers = [
         lonely("GET", JOBS),
