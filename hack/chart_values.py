@@ -355,6 +355,7 @@ def _schema() -> Schema:
                     "enabled": BOOLEAN,
                     "mode": {"enum": ["production", "development"]},
                     "bootstrapSecret": TEXT,
+                    "clusterTokens": BOOLEAN,
                 }
             ),
             "service": _section(

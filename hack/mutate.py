@@ -59,6 +59,7 @@ NEAREST = {
     "controller/market_watch.py": "tests/simulation/test_clocks.py",
     "controller/address.py": "tests/integration/test_address.py",
     "controller/provider.py": "tests/integration/test_proxied.py",
+    "web/token_reviews.py": "tests/unit/test_token_reviews.py",
     "controller/settings.py": "tests/unit/test_config.py tests/contract/test_listening.py",
     "controller/reconcile.py": "tests/simulation/test_logins.py tests/simulation/test_cache.py "
     "tests/simulation/test_watch.py tests/simulation/test_caps.py tests/simulation/test_echoes.py",
@@ -1507,10 +1508,22 @@ FAULTS = (
         "return bool(namespace) and",
     ),
     Fault(
-        "a short token is strong",
+        "any text may be a token",
         "core/api_tokens.py",
-        "if len(raw) < TOKEN_BYTES:",
-        "if len(raw) < TOKEN_BYTES // 2:",
+        "    if token_fault(token):\n        return None\n",
+        "",
+    ),
+    Fault(
+        "a token needs no checksum",
+        "core/api_tokens.py",
+        "if decoded[TOKEN_BYTES:] != _checksum(raw):",
+        "if decoded[TOKEN_BYTES:] == raw:",
+    ),
+    Fault(
+        "a token for the cluster is good for us",
+        "web/token_reviews.py",
+        "if not is_for_us and not self._takes_cluster_tokens:",
+        "if not is_for_us and not token:",
     ),
     # --- Ports --------------------------------------------------------------------------------
     Fault(

@@ -340,10 +340,14 @@ async def test_only_the_tokens_of_pods_that_are_shown_are_remembered() -> None:
         strangers = {
             cluster.token("pod-of-a-user", "user-pod"): 403,
             cluster.token("driver-1", "pod-before"): 401,
+        }
+        not_for_us = {
             cluster.token("driver-1", "pod-1", audience="https://kubernetes.default.svc"): 401,
             cluster.token("driver-1", "pod-1", audience="another"): 401,
+            "a.b.c": 401,
+            "opaque": 401,
         }
-        for token, status in strangers.items():
+        for token, status in (strangers | not_for_us).items():
             assert [await cluster.report(token, 1) for _ in range(3)] == [status] * 3
 
         assert Counter(cluster.server.reviewed) == dict.fromkeys(strangers, 3) | {own: 1}

@@ -32,6 +32,7 @@ from tests.e2e.evidence import PYTHON, Evidence, fetch
 
 import demo
 from demo import Object, Stage, accounts, check, condition, play
+from gpujob.core.api_tokens import token_of
 
 PROBE = """
 import json, os
@@ -66,7 +67,7 @@ class Seen:
     """The secrets of the machines that there had been: those of later ones are in no evidence."""
 
 
-BOOTSTRAP_TOKEN = secrets.token_urlsafe(32)
+BOOTSTRAP_TOKEN = token_of(secrets.token_bytes(32))
 PASSWORD = f'canary {secrets.token_hex(16)} "\\ö+/<&>=%'
 """Every character of it that an encoding changes."""
 
@@ -163,7 +164,7 @@ def api(stage: Stage) -> Api:
         text=True,
         check=True,
     )
-    (token,) = re.findall(r"gpujob_[A-Za-z0-9_-]{43}", done.stderr)
+    (token,) = re.findall(r"gpujob_[A-Za-z0-9_-]{48}", done.stderr)
     apply = ("apply", "--server-side", "--field-manager=token-ci", "-f", "-")
     stage.kubectl(*apply, text=done.stdout)
     (webhook,) = stage.get("validatingwebhookconfigurations", "")
@@ -419,7 +420,7 @@ def test_no_route_of_the_api_as_installed_lets_anybody_in(stage: Stage, api: Api
 
     Who may, is answered: here what a job would cost, which the server asks the controller.
     """
-    expired = f"gpujob_{secrets.token_urlsafe(32)}"
+    expired = token_of(secrets.token_bytes(32))
     held = {
         "sha256": hashlib.sha256(expired.encode()).hexdigest(),
         "namespaces": ["*"],
@@ -440,7 +441,7 @@ def test_no_route_of_the_api_as_installed_lets_anybody_in(stage: Stage, api: Api
     asked = {
         "none": ("", 401),
         "malformed": ("a b", 401),
-        "wrong": (f"gpujob_{secrets.token_urlsafe(32)}", 401),
+        "wrong": (token_of(secrets.token_bytes(32)), 401),
         "expired": (expired, 401),
         "another scope": (api.token, 403),
     }

@@ -24,7 +24,7 @@ from tests.integration.parts import (
 )
 
 from gpujob.adapters import pki
-from gpujob.core.api_tokens import digest_of
+from gpujob.core.api_tokens import digest_of, token_of
 from localcluster.control_plane import ControlPlane, free_port
 
 INTERNALS = re.compile(
@@ -41,8 +41,8 @@ SPEC = {
     "cost": {"ceiling": "1.00"},
 }
 NAMES = ("writer", "reader", "old", "b")
-TOKENS = {name: f"gpujob_{secrets.token_urlsafe(32)}" for name in NAMES}
-BOOTSTRAP = secrets.token_urlsafe(32)
+TOKENS = {name: token_of(secrets.token_bytes(32)) for name in NAMES}
+BOOTSTRAP = token_of(secrets.token_bytes(32))
 JOBS = "/v1/namespaces/{}/jobs"
 
 

@@ -16,6 +16,7 @@ from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.controller import ControllerClient
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.log import configure_logging
+from gpujob.api.meta import TRANSPORT_AUDIENCE
 from gpujob.controller.driver_tokens import DriverTokens
 from gpujob.controller.holds import Holds
 from gpujob.controller.probes import probes_app
@@ -70,7 +71,7 @@ def applications(token: str, cut_off: KubeClient) -> dict[str, Any]:
         )
 
     def transport(kube: Any) -> Any:
-        reviews = TokenReviews(kube, clock, believed_seconds=60)
+        reviews = TokenReviews(kube, clock, believed_seconds=60, audience=TRANSPORT_AUDIENCE)
         return transport_app(
             reviews=reviews,
             tokens=DriverTokens(reviews, clock, broken),

@@ -28,6 +28,7 @@ from tests.integration.parts import environment, eventually
 
 from gpujob.api.estimate import ESTIMATE_PATH
 from gpujob.api.transport import SYNC_PATH
+from gpujob.core.api_tokens import token_of
 from gpujob.web.listener import HEAD_BYTES_MAX
 from localcluster.control_plane import free_port
 
@@ -35,7 +36,7 @@ from localcluster.control_plane import free_port
 pytestmark = pytest.mark.xdist_group("errors")
 
 CLASSES = re.compile(r"\b\w+(Error|Exception|Timeout)\b")
-TOKEN = secrets.token_urlsafe(32)
+TOKEN = token_of(secrets.token_bytes(32))
 JOBS = "/v1/namespaces/default/jobs"
 JOB = json.dumps({"metadata": {"name": "train"}, "spec": SPEC}).encode()
 REVIEW = "/validate-gpujobs"

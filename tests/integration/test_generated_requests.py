@@ -19,11 +19,12 @@ from tests.integration.api import Api, api_server, authorities_file, record, tok
 from tests.integration.conftest import control_plane, fresh_namespace, staged
 from tests.integration.parts import ROOT, Simulator
 
+from gpujob.core.api_tokens import token_of
 from localcluster.control_plane import ControlPlane
 
 HOOKS = Path(__file__).with_name("generator_hooks.py")
 SCHEMA = ROOT / "operator/gpujob/server/http_api/openapi.json"
-TOKENS = [f"gpujob_{secrets.token_urlsafe(32)}" for _ in range(200)]
+TOKENS = [token_of(secrets.token_bytes(32)) for _ in range(200)]
 """So many that hardly a request is told to wait."""
 FEW = 5
 NAMES = [f"job-{number}" for number in range(10)]

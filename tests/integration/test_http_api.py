@@ -17,6 +17,7 @@ from tests.integration.conftest import fresh_namespace
 from tests.integration.parts import AdmissionServer, eventually, operators_config
 from tests.integration.proxy import proxy
 
+from gpujob.core.api_tokens import token_of
 from localcluster.control_plane import ControlPlane, free_port
 
 # One server, or more, serve all tests of this module.
@@ -74,7 +75,7 @@ def test_rights_come_before_all_else(api: Api) -> None:
 
 def test_tokens_come_and_go_while_it_runs(api: Api) -> None:
     """Two overlap while one takes the other's place; one that is taken away is good no more."""
-    new, target = f"gpujob_{secrets.token_urlsafe(32)}", ("secret", "gpujob-api-tokens")
+    new, target = token_of(secrets.token_bytes(32)), ("secret", "gpujob-api-tokens")
 
     def patch(value: str | None) -> None:
         text = json.dumps({"data": {"new": value}})
@@ -176,7 +177,7 @@ def _account(api: Api, name: str) -> str:
         kubectl.apply({**head, "kind": f"{scope}Role", "rules": rules})
         binding = {"kind": f"{scope}RoleBinding", "roleRef": role, "subjects": [subject]}
         kubectl.apply({**head, **binding})
-    return kubectl("create", "token", name, *home).strip()
+    return kubectl("create", "token", name, *home, "--audience=gpujob.dev/api").strip()
 
 
 def test_the_clusters_rights_are_the_callers_rights(api: Api) -> None:

@@ -33,7 +33,7 @@ from gpujob.controller.driver_tokens import DriverTokens
 from gpujob.controller.holds import Holds
 from gpujob.controller.probes import probes_app
 from gpujob.controller.transport import transport_app
-from gpujob.core.api_tokens import digest_of
+from gpujob.core.api_tokens import digest_of, token_of
 from gpujob.core.limits import Limits
 from gpujob.server.admission import admission_app
 from gpujob.server.http_api.app import api_app
@@ -75,7 +75,7 @@ def applications() -> dict[str, Starlette]:
             controller=nobody,
         ),
         "transport": transport_app(
-            reviews=TokenReviews(nobody, clock, believed_seconds=0),
+            reviews=TokenReviews(nobody, clock, believed_seconds=0, audience=AUDIENCE),
             tokens=DriverTokens(nobody, clock, lambda *_: False),
             holds=Holds(),
             clock=clock,
@@ -160,7 +160,7 @@ def headers_of(tokens: Tokens) -> dict[str, dict[str, str]]:
         "a part": f"Bearer {good[:-5]}",
         "more": f"Bearer {good}A",
         "upper case": f"Bearer {good.upper()}",
-        "a token of our form": f"Bearer gpujob_{secrets.token_urlsafe(32)}",
+        "a token of our form": f"Bearer {token_of(secrets.token_bytes(32))}",
         "a digest": f"Bearer {digest_of(good)}",
         "a JWT of nobody's": "Bearer e30.e30.c2ln",
         "a very long one": f"Bearer {'a' * 9000}",
@@ -255,7 +255,9 @@ def test_the_server_answers_nobody_without_a_good_token(
         other_scope=TOKENS["b"],
     )
     api = Listener("HTTP API", apps["HTTP API"], module_api.port, own, trusted)
-    account = tokens_of_the_cluster(plane, stranger, stranger)
+    for_api = kubectl("create", "token", "default", *home, "--audience=gpujob.dev/api").strip()
+    wrong = {"for the API server": stranger, "for drivers": for_drivers}
+    account = tokens_of_the_cluster(plane, for_api, for_api, **wrong)
     by_account = [
         one
         for one in unguarded(replace(api, tokens=account), routes(api.app))
@@ -319,9 +321,10 @@ def test_the_controller_answers_nobody_without_a_good_token(
         **{"of no pod": kubectl(*for_drivers).strip(), "for the API server": stranger},
         **{"of a pod that is gone": of_a_gone_pod},
     )
+    for_metrics = kubectl(*scraper, "--audience=gpujob.dev/metrics").strip()
     metrics = tokens_of_the_cluster(
         plane,
-        kubectl(*scraper).strip(),
+        for_metrics,
         stranger,
         **{"for drivers": kubectl(*scraper, f"--audience={AUDIENCE}").strip()},
     )

@@ -7,6 +7,7 @@ import pytest
 
 from gpujob.adapters.environment import ConfigError
 from gpujob.controller.settings import Settings
+from gpujob.core.api_tokens import token_of
 from gpujob.server.settings import ServerSettings
 
 GOOD = {
@@ -58,20 +59,20 @@ def test_a_wrong_setting_is_named(change: dict[str, str | None], word: str) -> N
     assert "token" not in str(refused.value)
 
 
-@pytest.mark.parametrize("token", ["letmein", "a" * 64, "0123456789abcdef" * 4])
+@pytest.mark.parametrize("token", ["letmein", "a" * 64, "VJ3kq1c9Zr0y8nJm5wQd2sLhT7uXbEaG"])
 def test_a_weak_token_stops_the_start(token: str) -> None:
     """With the command that makes a good one, and without the weak one."""
     environment = {"GPUJOB_NAMESPACE": "x", "GPUJOB_API_BOOTSTRAP_TOKEN": token}
     with pytest.raises(ConfigError) as refused:
         ServerSettings.from_environment(environment)
 
-    assert "secrets.token_urlsafe(32)" in str(refused.value)
+    assert "gpujob token NAME --bootstrap" in str(refused.value)
     assert token not in str(refused.value)
 
 
 def test_the_api_s_token_is_shown_to_nobody() -> None:
     """And development is asked for by name."""
-    token = "VJ3kq1c9Zr0y8nJm5wQd2sLhT7uXbEaG4fPiKoNvRYc"
+    token = token_of(bytes(range(0, 96, 3)))
     environment = {"GPUJOB_NAMESPACE": "x", "GPUJOB_API_BOOTSTRAP_TOKEN": token}
     settings = ServerSettings.from_environment(environment)
 

@@ -8,8 +8,10 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from pydantic import SecretStr
 
-from gpujob.core.api_tokens import grant_of, known_tokens, weakness
+from gpujob.core.api_tokens import grant_of, known_tokens, token_fault
+from gpujob.server.settings import ServerSettings
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -22,7 +24,7 @@ def test_what_is_printed_is_what_is_known() -> None:
     done = run("ci", "--namespaces", "team-a,team-b", "--access", "read", "--days", "30")
     assert done.returncode == 0, done.stderr
     manifest = json.loads(done.stdout)
-    (token,) = re.findall(r"gpujob_[A-Za-z0-9_-]{43}", done.stderr)
+    (token,) = re.findall(r"gpujob_[A-Za-z0-9_-]{48}", done.stderr)
     data = {name: base64.b64decode(text) for name, text in manifest["data"].items()}
     known, wrong = known_tokens(data)
     now = datetime.now(UTC)
@@ -31,12 +33,25 @@ def test_what_is_printed_is_what_is_known() -> None:
     assert (manifest["kind"], manifest["metadata"]["name"]) == ("Secret", "gpujob-api-tokens")
     assert token not in done.stdout
     assert wrong == ()
-    assert weakness(token) == ""
+    assert token_fault(token) == ""
     assert grant is not None
     assert (grant.name, grant.access) == ("ci", "read")
     assert grant.namespaces == {"team-a", "team-b"}
     assert grant_of(token, known, now + timedelta(days=29)) == grant
     assert grant_of(token, known, now + timedelta(days=31)) is None
+
+
+def test_a_bootstrap_token_is_one_that_the_server_takes() -> None:
+    """It stands in the manifest alone: whoever applies it need not see it."""
+    done = run("first", "--bootstrap")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads(done.stdout)
+    token = base64.b64decode(manifest["data"]["token"]).decode()
+    environment = {"GPUJOB_NAMESPACE": "x", "GPUJOB_API_BOOTSTRAP_TOKEN": token}
+
+    assert manifest["metadata"] == {"name": "first", "namespace": "gpujob-system"}
+    assert token not in done.stderr
+    assert ServerSettings.from_environment(environment).api_bootstrap_token == SecretStr(token)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +63,7 @@ def test_what_is_printed_is_what_is_known() -> None:
         (("ci", "--namespaces", "*", "--access", "admin"), "--access"),
         (("ci", "--namespaces", "*", "--access", "read", "--days", "0"), "--days"),
         (("ci", "--access", "read"), "--namespaces"),
+        (("ci", "--namespaces", "*"), "--access"),
     ],
 )
 def test_a_mistake_is_named(arguments: tuple[str, ...], word: str) -> None:

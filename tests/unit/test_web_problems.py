@@ -148,8 +148,11 @@ def test_rbac_is_asked_for_the_method(method: str, verb: str) -> None:
     cluster: Any = Cluster()
     clock: Any = Clock()
     request = Request(a_scope(method, "/metrics", (b"authorization", b"Bearer x")))
+    reviews = TokenReviews(
+        cluster, clock, believed_seconds=1, audience="a", takes_cluster_tokens=True
+    )
     with pytest.raises(Problem) as refusal:
-        asyncio.run(TokenReviews(cluster, clock, believed_seconds=1).demand(request))
+        asyncio.run(reviews.demand(request))
 
     assert refusal.value.status == 403
     assert asked == [("/metrics", verb)]

@@ -48,6 +48,10 @@ def is_address(text: str, *schemes: str) -> bool:
 
 def converted(kind: Any, name: str, text: str) -> Any:
     """Returns a setting as its type; raises ConfigError naming the variable."""
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise ConfigError(f"{name} must be true or false, not {text!r}")
+        return text == "true"
     try:
         value = kind(text)
     except ValueError:

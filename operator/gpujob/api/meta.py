@@ -19,6 +19,8 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "gpujob-operator"
 
 TRANSPORT_AUDIENCE = f"{GROUP}/transport"
+API_AUDIENCE = f"{GROUP}/api"
+METRICS_AUDIENCE = f"{GROUP}/metrics"
 """Audience of the token with which a driver pod proves its identity to the controller."""
 
 

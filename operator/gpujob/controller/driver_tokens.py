@@ -9,16 +9,16 @@ It is remembered as soon as it is answered, even if the driver has given up its 
 else drivers that lose their patience would have the API server asked again and again.
 """
 
-import base64
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 
 from gpujob.adapters.clock import Clock
 from gpujob.controller.workqueue import Key
+from gpujob.web.bearer import claims_in
 from gpujob.web.token_reviews import TokenReviews
 
 POD_UID = "authentication.kubernetes.io/pod-uid"
@@ -39,13 +39,6 @@ class _Review:
     pod: DriverPod
     until: float
     """Monotonic time at which the token has expired."""
-
-
-class _Claims(BaseModel):
-    """The times between which a token is valid, in seconds since 1970 (RFC 7519)."""
-
-    iat: int
-    exp: int
 
 
 class DriverTokens:
@@ -99,11 +92,8 @@ class DriverTokens:
 
     def _seconds_left(self, token: SecretStr) -> float | None:
         """Returns how long a token is still valid; None = it does not say."""
-        try:
-            part = token.get_secret_value().split(".")[1]
-            raw = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
-            claims = _Claims.model_validate_json(raw)
-        except (IndexError, ValueError):
+        claims = claims_in(token)
+        if claims.exp is None or claims.iat is None:
             return None
         # By a clock that is behind, it would be valid for longer than it ever was.
         return min(claims.exp - self._clock.now().timestamp(), claims.exp - claims.iat)

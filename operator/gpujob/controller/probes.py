@@ -10,6 +10,7 @@ from starlette.routing import Route
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.metrics import CONTENT_TYPE, Figures, exposition
+from gpujob.api.meta import METRICS_AUDIENCE
 from gpujob.core.observation import Unavailable
 from gpujob.web.listener import listener_app
 from gpujob.web.token_reviews import TokenReviews
@@ -29,7 +30,14 @@ def probes_app(
     figures: Callable[[], Figures],
 ) -> Starlette:
     """Returns the application that the kubelet and Prometheus call."""
-    reviews = TokenReviews(kube, clock, believed_seconds=REVIEW_SECONDS)
+    # Prometheus is usually given a token of its account for the API server.
+    reviews = TokenReviews(
+        kube,
+        clock,
+        believed_seconds=REVIEW_SECONDS,
+        audience=METRICS_AUDIENCE,
+        takes_cluster_tokens=True,
+    )
 
     async def healthz(_: Request) -> Response:
         if is_alive():

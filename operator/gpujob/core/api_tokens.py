@@ -1,21 +1,22 @@
-"""Who may use the HTTP API with a token of its own, and which tokens are too weak.
+"""Who may use the HTTP API with a token of its own, and which texts are such tokens.
 
 Only the digest of a token is stored, so whoever reads the Secret cannot use the API. A fast hash is
 enough, because nobody can try all values of 256 random bits.
+
+That a text is random cannot be seen in it. So only texts are accepted that have the form in which
+`gpujob token` writes 32 bytes from the system's generator, with a checksum. A password or a
+sentence does not have that form; somebody who computes the checksum for bytes of his own can still
+give himself a weak token.
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
-import math
 import re
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
@@ -25,9 +26,11 @@ from gpujob.api.meta import Model, Time
 TOKEN_PREFIX = "gpujob_"  # noqa: S105 - how each token begins
 """Secret scanners recognise by it a token that was published by mistake."""
 TOKEN_BYTES = 32
-SHORTEST = len(TOKEN_PREFIX) + math.ceil(TOKEN_BYTES * 4 / 3)
+TOKEN_FORM = re.compile(rf"{TOKEN_PREFIX}[A-Za-z0-9_-]{{48}}")
+"""48 characters of base64url are the 32 bytes and the 4 bytes of their CRC-32."""
+DIFFERENT_BYTES_MIN = 16
+"""Among 32 random bytes there are fewer different ones only once in 10^10 tokens."""
 EVERYWHERE = "*"
-ADVICE = "make a good one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 Access = Literal["read", "write"]
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
@@ -102,11 +105,32 @@ def known_tokens(data: Mapping[str, bytes]) -> tuple[tuple[Known, ...], tuple[st
     return tuple(known), tuple(wrong)
 
 
+def token_of(raw: bytes) -> str:
+    """Returns the token that is made of 32 random bytes."""
+    return TOKEN_PREFIX + base64.urlsafe_b64encode(raw + _checksum(raw)).decode()
+
+
+def token_fault(text: str) -> str:
+    """Returns why a text is not a token that `gpujob token` made; empty = nothing found."""
+    if not TOKEN_FORM.fullmatch(text):
+        return f"it is not {TOKEN_PREFIX} with 48 more characters"
+    decoded = base64.urlsafe_b64decode(text.removeprefix(TOKEN_PREFIX))
+    raw = decoded[:TOKEN_BYTES]
+    if decoded[TOKEN_BYTES:] != _checksum(raw):
+        return "its checksum is wrong"
+    if len(set(raw)) < DIFFERENT_BYTES_MIN:
+        return "it repeats itself"
+    return ""
+
+
 def grant_of(token: str, known: Iterable[Known], now: datetime) -> Grant | None:
     """Returns what a token grants now; None = nothing: it is unknown or has expired.
 
-    It is compared with all digests, each in constant time, so the time taken reveals nothing.
+    It is compared with all digests, each in constant time, so the time taken reveals nothing. What
+    cannot be a token of ours grants nothing, whatever digest is stored.
     """
+    if token_fault(token):
+        return None
     digest = digest_of(token)
     found = None
     for one in known:
@@ -117,48 +141,5 @@ def grant_of(token: str, known: Iterable[Known], now: datetime) -> Grant | None:
     return found
 
 
-def weakness(text: str) -> str:
-    """Returns why a token that an administrator made could be guessed; empty = nothing found.
-
-    A text cannot show that it is random, only that it is not: by too few bytes, repetition or
-    sequences.
-    """
-    raw = _decoded(text)
-    if raw is None:
-        return "it must be base64, base64url or hexadecimal"
-    if len(raw) < TOKEN_BYTES:
-        return f"it has {len(raw)} bytes, but at least {TOKEN_BYTES} are needed"
-    if _is_sequence(raw) or _is_sequence(text.removeprefix(TOKEN_PREFIX).encode()):
-        return "it is a plain sequence"
-    if any(raw == (raw[:size] * len(raw))[: len(raw)] for size in range(1, len(raw) // 2 + 1)):
-        return "it repeats itself"
-    # Among 32 random bytes there are fewer than 16 different ones only once in 10^10 tokens.
-    if len(set(raw)) < 16 or len(zlib.compress(raw, 9)) < len(raw):
-        return "it repeats itself"
-    if _looks_typed(raw):
-        return "it is readable text, not random bytes"
-    return ""
-
-
-def _is_sequence(values: bytes) -> bool:
-    """Whether most values differ from the one before by the same step."""
-    steps = Counter((after - before) % 256 for before, after in pairwise(values))
-    return steps.most_common(1)[0][1] > len(values) / 2
-
-
-def _looks_typed(raw: bytes) -> bool:
-    """Whether all bytes are printable characters; of 10^13 random tokens only one is like that."""
-    return all(32 <= byte < 127 for byte in raw)
-
-
-def _decoded(text: str) -> bytes | None:
-    plain = text.removeprefix(TOKEN_PREFIX)
-    if re.fullmatch(r"([0-9a-fA-F]{2})+", plain):
-        return bytes.fromhex(plain)
-    if not re.fullmatch(r"[A-Za-z0-9+/_-]+={0,2}", plain):
-        return None
-    padded = plain.rstrip("=").replace("+", "-").replace("/", "_")
-    try:
-        return base64.urlsafe_b64decode(padded + "=" * (-len(padded) % 4))
-    except (binascii.Error, ValueError):
-        return None
+def _checksum(raw: bytes) -> bytes:
+    return zlib.crc32(raw).to_bytes(4, "big")

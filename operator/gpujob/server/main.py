@@ -72,7 +72,12 @@ async def run(settings: ServerSettings) -> int:
         asyncio.create_task(market.follow(settings.look_seconds), name="market"),
     ]
     if settings.api_port:
-        callers = Callers(kube, SystemClock(), settings.api_bootstrap_token)
+        callers = Callers(
+            kube,
+            SystemClock(),
+            settings.api_bootstrap_token,
+            takes_cluster_tokens=settings.api_cluster_tokens,
+        )
         shows_cause = settings.api_mode == "development"
         if shows_cause:
             log.warning("development_mode", effect="error answers include the cause")

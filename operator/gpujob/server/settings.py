@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pydantic import SecretStr
 
 from gpujob.adapters.environment import VARIABLE_PREFIX, ConfigError, is_address, settings_in, taken
-from gpujob.core.api_tokens import ADVICE, weakness
+from gpujob.core.api_tokens import token_fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,8 @@ class ServerSettings:
     """`development` adds the cause to error answers; `production` does not."""
     api_bootstrap_token: SecretStr = field(default_factory=lambda: SecretStr(""))
     """A token that may do everything until its Secret is deleted; empty if there is none."""
+    api_cluster_tokens: bool = False
+    """Whether tokens for the API server itself are accepted, besides those for the HTTP API."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ServerSettings":
@@ -51,6 +53,9 @@ class ServerSettings:
                 f"{VARIABLE_PREFIX}TRANSPORT_URL must be an https URL without a query"
             )
         token = own.get("api_bootstrap_token", SecretStr(""))
-        if token and (why := weakness(token.get_secret_value())):
-            raise ConfigError(f"{VARIABLE_PREFIX}API_BOOTSTRAP_TOKEN is too weak: {why}; {ADVICE}")
+        if token and (why := token_fault(token.get_secret_value())):
+            raise ConfigError(
+                f"{VARIABLE_PREFIX}API_BOOTSTRAP_TOKEN was not made by gpujob token: {why}. "
+                "Make one with: python3 -m gpujob token NAME --bootstrap"
+            )
         return cls(**own)

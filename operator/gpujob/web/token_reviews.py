@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.kube import Body, KubeClient
-from gpujob.web.bearer import bearer_token
+from gpujob.web.bearer import bearer_token, claims_in
 from gpujob.web.problems import Problem
 
 HELD_MAX = 1000
@@ -25,11 +25,16 @@ class TokenReviews:
         clock: Clock,
         *,
         believed_seconds: float,
-        audience: str | None = None,
+        audience: str,
+        takes_cluster_tokens: bool = False,
     ) -> None:
-        """Accepts tokens for this audience; without one, tokens for the API server itself."""
+        """Accepts tokens for this audience, and those for the API server itself if it is told to.
+
+        Whoever gets a token of the second kind can use it against the cluster.
+        """
         self._kube, self._clock = kube, clock
         self._seconds, self._audience = believed_seconds, audience
+        self._takes_cluster_tokens = takes_cluster_tokens
         self._held: dict[str, tuple[float, Body]] = {}
         self._asking = asyncio.Semaphore(AT_ONCE)
 
@@ -51,12 +56,16 @@ class TokenReviews:
         return user
 
     async def review(self, token: SecretStr) -> Body | None:
-        """Returns the holder of a token as `user_of`, but asks the API server each time."""
+        """Returns the holder of a token as `user_of`, but does not remember him."""
+        # One that does not even say that it is for us need not be reviewed.
+        is_for_us = self._audience in claims_in(token).aud
+        if not is_for_us and not self._takes_cluster_tokens:
+            return None
         async with self._asking:
-            review = await self._kube.review_token(token, self._audience)
+            review = await self._kube.review_token(token, self._audience if is_for_us else None)
         if review.get("authenticated") is not True:
             return None
-        if self._audience and self._audience not in (review.get("audiences") or []):
+        if is_for_us and self._audience not in (review.get("audiences") or []):
             return None
         user: Body = review.get("user") or {}
         return user

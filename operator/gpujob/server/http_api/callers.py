@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import Body, KubeClient
+from gpujob.api.meta import API_AUDIENCE
 from gpujob.core.api_tokens import TOKEN_PREFIX, Grant, Known, digest_of, grant_of, known_tokens
 from gpujob.web.problems import Problem, recorded
 from gpujob.web.token_reviews import TokenReviews
@@ -52,7 +53,15 @@ def unauthorized() -> Problem:
 class Callers:
     """Knows callers by their tokens."""
 
-    def __init__(self, kube: KubeClient, clock: Clock, bootstrap: SecretStr) -> None:
+    def __init__(
+        self,
+        kube: KubeClient,
+        clock: Clock,
+        bootstrap: SecretStr,
+        *,
+        takes_cluster_tokens: bool = False,
+    ) -> None:
+        """`takes_cluster_tokens`: as of TokenReviews."""
         self._kube, self._clock = kube, clock
         self._known: tuple[Known, ...] = ()
         self._bootstrap: tuple[Known, ...] = ()
@@ -62,19 +71,25 @@ class Callers:
             )
             digest = digest_of(bootstrap.get_secret_value())
             self._bootstrap = (Known(digest, everything),)
-        self._reviews = TokenReviews(kube, clock, believed_seconds=REVIEW_SECONDS)
+        self._reviews = TokenReviews(
+            kube,
+            clock,
+            believed_seconds=REVIEW_SECONDS,
+            audience=API_AUDIENCE,
+            takes_cluster_tokens=takes_cluster_tokens,
+        )
 
     async def caller_of(self, token: SecretStr | None) -> Caller:
         """Returns the holder of a token; raises Problem."""
         if token is None:
             raise unauthorized()
         text = token.get_secret_value()
-        known = (*self._known, *self._bootstrap)
-        if (grant := grant_of(text, known, self._clock.now())) is not None:
-            return Caller(f"token {grant.name}", grant, {})
         if text.startswith(TOKEN_PREFIX):
-            # It is of the API's own form, which the API server cannot know and need not see.
-            raise unauthorized()
+            # The API server cannot know such a token and need not see it.
+            known = (*self._known, *self._bootstrap)
+            if (grant := grant_of(text, known, self._clock.now())) is None:
+                raise unauthorized()
+            return Caller(f"token {grant.name}", grant, {})
         try:
             user = await self._reviews.user_of(token)
         except ClusterError as error:

@@ -9,15 +9,16 @@ import json
 import secrets
 import sys
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from pydantic import ValidationError
 
 from gpujob.core.api_tokens import (
     NAME,
     TOKEN_BYTES,
-    TOKEN_PREFIX,
     TokenRecord,
     digest_of,
+    token_of,
     tokens_secret,
 )
 
@@ -31,13 +32,14 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("name", help="name of the token, such as that of its holder")
     parser.add_argument(
-        "--namespaces",
-        required=True,
-        help="where the token is valid: comma-separated names, or '*'",
+        "--bootstrap",
+        action="store_true",
+        help="make a token for api.bootstrapSecret; it may do everything and does not expire",
     )
     parser.add_argument(
-        "--access", required=True, choices=("read", "write"), help="write includes read"
+        "--namespaces", help="where the token is valid: comma-separated names, or '*'"
     )
+    parser.add_argument("--access", choices=("read", "write"), help="write includes read")
     parser.add_argument(
         "--days", type=int, default=90, help="days until the token expires (default: 90)"
     )
@@ -54,7 +56,20 @@ def main(arguments: list[str]) -> int:
     if not 1 <= given.days <= DAYS_MAX:
         print(f"gpujob token: --days must be from 1 to {DAYS_MAX}", file=sys.stderr)
         return 2
-    token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
+    token = token_of(secrets.token_bytes(TOKEN_BYTES))
+    if given.bootstrap:
+        secret = _secret(given.name, given.release_namespace, "token", token.encode())
+        print(json.dumps(secret, indent=2))
+        print(
+            "The manifest on standard output contains the token itself, so keep it nowhere else. "
+            f"Apply it and set api.bootstrapSecret={given.name}. To revoke the token, delete the "
+            "Secret and restart the server.",
+            file=sys.stderr,
+        )
+        return 0
+    if not given.namespaces or not given.access:
+        print("gpujob token: --namespaces and --access must be given", file=sys.stderr)
+        return 2
     expires = (datetime.now(UTC) + timedelta(days=given.days)).replace(microsecond=0)
     try:
         record = TokenRecord(
@@ -67,15 +82,7 @@ def main(arguments: list[str]) -> int:
         print("gpujob token: --namespaces must be comma-separated names, or '*'", file=sys.stderr)
         return 2
     raw = json.dumps(record.wire()).encode()
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {
-            "name": tokens_secret(given.release),
-            "namespace": given.release_namespace,
-        },
-        "data": {given.name: base64.b64encode(raw).decode()},
-    }
+    manifest = _secret(tokens_secret(given.release), given.release_namespace, given.name, raw)
     print(json.dumps(manifest, indent=2))
     print(
         f"The token, which is shown only once and is valid until {expires:%Y-%m-%d}:\n\n"
@@ -88,3 +95,12 @@ def main(arguments: list[str]) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _secret(name: str, namespace: str, key: str, value: bytes) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace},
+        "data": {key: base64.b64encode(value).decode()},
+    }
