@@ -59,7 +59,7 @@ NEAREST = {
     "controller/market_watch.py": "tests/simulation/test_clocks.py",
     "controller/address.py": "tests/integration/test_address.py",
     "controller/provider.py": "tests/integration/test_proxied.py",
-    "web/token_reviews.py": "tests/unit/test_token_reviews.py",
+    "web/token_reviews.py": "tests/unit/test_token_reviews.py tests/contract/test_driver_tokens.py",
     "controller/settings.py": "tests/unit/test_config.py tests/contract/test_listening.py",
     "controller/reconcile.py": "tests/simulation/test_logins.py tests/simulation/test_cache.py "
     "tests/simulation/test_watch.py tests/simulation/test_caps.py tests/simulation/test_echoes.py",
@@ -1518,6 +1518,18 @@ FAULTS = (
         "core/api_tokens.py",
         "if decoded[TOKEN_BYTES:] != _checksum(raw):",
         "if decoded[TOKEN_BYTES:] == raw:",
+    ),
+    Fault(
+        "a driver's token waits behind those of strangers",
+        "controller/driver_tokens.py",
+        "claimed.uid if claimed and is_known else None",
+        "None",
+    ),
+    Fault(
+        "any number of strangers may wait",
+        "web/token_reviews.py",
+        "if self._waiting >= STRANGERS_WAITING:",
+        "if self._waiting < 0:",
     ),
     Fault(
         "a token for the cluster is good for us",

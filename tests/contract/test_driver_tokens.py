@@ -26,7 +26,12 @@ from gpujob.controller.holds import Holds
 from gpujob.controller.transport import transport_app
 from gpujob.core.limits import Limits
 from gpujob.web.listener import http_server, listener_app
-from gpujob.web.token_reviews import TokenReviews
+from gpujob.web.token_reviews import (
+    REFUSED_SECONDS,
+    STRANGERS_AT_ONCE,
+    STRANGERS_WAITING,
+    TokenReviews,
+)
 from localcluster.control_plane import free_port
 
 NAMESPACE = "team"
@@ -55,13 +60,16 @@ class ApiServer:
     pods: dict[str, str] = field(default_factory=dict)
     """The uids of the pods that there are, by name."""
     reviewed: list[str] = field(default_factory=list)
+    slow: set[str] = field(default_factory=set)
+    """Tokens whose review takes until `hurried`."""
+    hurried: asyncio.Event = field(default_factory=asyncio.Event)
 
     def review(self, token: str) -> dict[str, Any]:
         """Returns the status of a TokenReview."""
         self.reviewed.append(token)
         part = token.split(".")[1]
         told = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-        pod, until = told["pod"], datetime.fromtimestamp(told["exp"], UTC)
+        pod, until = told["kubernetes.io"]["pod"], datetime.fromtimestamp(told["exp"], UTC)
         if self.pods.get(pod["name"]) != pod["uid"] or until <= NOW + timedelta(
             seconds=self.clock.seconds
         ):
@@ -79,6 +87,8 @@ class ApiServer:
         """Answers the request for a review."""
         asked = await request.json()
         found = self.review(asked["spec"]["token"])
+        if asked["spec"]["token"] in self.slow:
+            await self.hurried.wait()
         audiences = asked["spec"]["audiences"]
         if found["authenticated"]:
             found["audiences"] = [one for one in found["audiences"] if one in audiences]
@@ -151,7 +161,7 @@ class Cluster:
         made = int(NOW.timestamp() + self.clock.seconds)
         claims = {
             **{"aud": [audience], "iat": made, "exp": made + LIFE_SECONDS, "jti": of},
-            "pod": {"name": name, "uid": uid},
+            "kubernetes.io": {"namespace": NAMESPACE, "pod": {"name": name, "uid": uid}},
         }
         raw = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
         return f"e30.{raw}.c2ln"
@@ -350,8 +360,33 @@ async def test_only_the_tokens_of_pods_that_are_shown_are_remembered() -> None:
         for token, status in (strangers | not_for_us).items():
             assert [await cluster.report(token, 1) for _ in range(3)] == [status] * 3
 
-        assert Counter(cluster.server.reviewed) == dict.fromkeys(strangers, 3) | {own: 1}
+        of_a_user, of_a_pod_before = strangers
+        assert Counter(cluster.server.reviewed) == {of_a_user: 3, of_a_pod_before: 1, own: 1}
         assert len(cluster.tokens) == 1
+        cluster.clock.seconds += REFUSED_SECONDS
+        assert await cluster.report(of_a_pod_before, 1) == 401
+        assert cluster.server.reviewed.count(of_a_pod_before) == 2
+
+
+async def test_a_driver_never_waits_behind_strangers() -> None:
+    """Nor behind those who claim to be another driver, or who can make tokens without end."""
+    async with a_cluster() as cluster:
+        own, _ = cluster.add(1), cluster.add(2)
+        pods = {"unknown": "pod-x", "driver-2": "pod-2"}
+        forged = [cluster.token(name, uid, of=n) for name, uid in pods.items() for n in range(200)]
+        cluster.server.slow = set(forged)
+        asking = [asyncio.create_task(cluster.report(token, 1)) for token in forged]
+        while len(cluster.server.reviewed) < STRANGERS_AT_ONCE + 1:
+            await asyncio.sleep(0.01)
+        try:
+            async with asyncio.timeout(60):
+                assert await cluster.report(own, 1) == 200
+        finally:
+            cluster.server.hurried.set()
+        answers = Counter(await asyncio.gather(*asking))
+
+        assert answers[503] == 200 - STRANGERS_AT_ONCE - STRANGERS_WAITING
+        assert answers[200] == 0
 
 
 async def test_a_driver_pod_of_another_node_is_known_and_refused() -> None:

@@ -24,7 +24,7 @@ import yaml
 from tests.canned import answering
 from tests.integration.api import BOOTSTRAP, INTERNALS, SPEC, Api
 from tests.integration.broken import CAUSE, NAMES, SECRET
-from tests.integration.parts import environment, eventually
+from tests.integration.parts import AUDIENCE, environment, eventually, unsigned
 
 from gpujob.api.estimate import ESTIMATE_PATH
 from gpujob.api.transport import SYNC_PATH
@@ -219,7 +219,8 @@ class Servers:
     """Where they think the API server is."""
 
     def __getitem__(self, name: str) -> Listener:
-        return Listener(self.ports[name], None, TOKEN)
+        token = unsigned(AUDIENCE) if name.startswith("transport") else TOKEN
+        return Listener(self.ports[name], None, token)
 
 
 @pytest.fixture(scope="module")

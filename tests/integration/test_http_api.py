@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 from tests.integration.api import BOOTSTRAP, INTERNALS, JOBS, SPEC, TOKENS, Api, record
 from tests.integration.conftest import fresh_namespace
-from tests.integration.parts import AdmissionServer, eventually, operators_config
+from tests.integration.parts import AdmissionServer, eventually, operators_config, unsigned
 from tests.integration.proxy import proxy
 
 from gpujob.core.api_tokens import token_of
@@ -542,7 +542,7 @@ def test_without_a_cluster_there_is_an_error_id_and_its_cause_in_the_log(
         lonely("GET", "/v1/namespaces/{}/watch/jobs"),
         lonely("GET", "/v1/machines"),
     ]
-    foreign = lonely("GET", JOBS, token="e30.e30.c2ln")
+    foreign = lonely("GET", JOBS, token=unsigned("gpujob.dev/api"))
     assert server.stop() == 0
     for answer in answers:
         assert answer.status == 503, answer

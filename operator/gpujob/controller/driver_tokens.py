@@ -3,13 +3,12 @@
 A token that is bound to a pod is valid until it expires or its pod is deleted, and its review is
 remembered as long: only for driver pods that the watch shows, and one token for each. It counts
 only while the cache shows this very pod, and shows no deletion of it. Whatever else comes is
-reviewed each time, so no caller makes this memory larger than the number of these pods.
+reviewed again, so no caller makes this memory larger than the number of these pods.
 
 It is remembered as soon as it is answered, even if the driver has given up its request meanwhile:
 else drivers that lose their patience would have the API server asked again and again.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +17,8 @@ from pydantic import SecretStr
 
 from gpujob.adapters.clock import Clock
 from gpujob.controller.workqueue import Key
-from gpujob.web.bearer import claims_in
-from gpujob.web.token_reviews import TokenReviews
+from gpujob.web.bearer import Binding, claims_in
+from gpujob.web.token_reviews import TokenReviews, digest_of
 
 POD_UID = "authentication.kubernetes.io/pod-uid"
 POD_NAME = "authentication.kubernetes.io/pod-name"
@@ -62,10 +61,12 @@ class DriverTokens:
 
         Raises ClusterError.
         """
-        known = self._known.get(_digest(token))
+        known = self._known.get(digest_of(token))
         if known is not None and self._holds(known):
             return known.pod
-        user = await self._reviews.review(token)
+        claimed = _claimed(claims_in(token).binding)
+        is_known = claimed is not None and self._is_there(claimed)
+        user = await self._reviews.review(token, claimed.uid if claimed and is_known else None)
         pod = None if user is None else _pod_of(user)
         if pod is not None and self._is_there(pod):
             self._remember(token, pod)
@@ -75,7 +76,7 @@ class DriverTokens:
         if (left := self._seconds_left(token)) is None:
             return
         self.forget(pod.uid)
-        digest = _digest(token)
+        digest = digest_of(token)
         self._known[digest] = _Review(pod, self._clock.monotonic() + left)
         self._of_pods[pod.uid] = digest
 
@@ -99,8 +100,11 @@ class DriverTokens:
         return min(claims.exp - self._clock.now().timestamp(), claims.exp - claims.iat)
 
 
-def _digest(token: SecretStr) -> bytes:
-    return hashlib.sha256(token.get_secret_value().encode()).digest()
+def _claimed(binding: Binding | None) -> DriverPod | None:
+    """Returns the pod that a token says that it is bound to, which anybody may say."""
+    if binding is None or binding.pod is None:
+        return None
+    return DriverPod(binding.namespace, binding.pod.name, binding.pod.uid)
 
 
 def _pod_of(user: Mapping[str, Any]) -> DriverPod | None:

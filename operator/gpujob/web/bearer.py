@@ -3,7 +3,7 @@
 import base64
 import re
 
-from pydantic import BaseModel, SecretStr, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator
 from starlette.datastructures import Headers
 
 TOKEN_BYTES_MAX = 8_192
@@ -19,6 +19,20 @@ def bearer_token(headers: Headers) -> SecretStr | None:
     return SecretStr(token) if scheme.lower() == "bearer" and sound else None
 
 
+class BoundPod(BaseModel):
+    """The pod that a token says that it is bound to."""
+
+    name: str
+    uid: str
+
+
+class Binding(BaseModel):
+    """What Kubernetes writes into the token of a service account, besides what is in others."""
+
+    namespace: str
+    pod: BoundPod | None = None
+
+
 class Claims(BaseModel):
     """What a JSON Web Token says of itself (RFC 7519); its signature was not verified."""
 
@@ -27,6 +41,7 @@ class Claims(BaseModel):
     """When it was made, in seconds since 1970."""
     exp: int | None = None
     """When it expires, in seconds since 1970."""
+    binding: Binding | None = Field(None, alias="kubernetes.io")
 
     @field_validator("aud", mode="before")
     @classmethod

@@ -2,6 +2,9 @@
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 from pydantic import SecretStr
 from starlette.requests import Request
@@ -12,8 +15,13 @@ from gpujob.web.bearer import bearer_token, claims_in
 from gpujob.web.problems import Problem
 
 HELD_MAX = 1000
-AT_ONCE = 8
-"""How many reviews may be in flight. Anybody can cause one, with any token."""
+REFUSED_SECONDS = 10.0
+"""How long a token that is not valid is refused without another review."""
+STRANGERS_AT_ONCE = 8
+"""How many reviews may be in flight for whoever sends a token: anybody can cause one."""
+STRANGERS_WAITING = 64
+"""How many strangers may wait for their turn; whoever comes then is sent away."""
+KNOWN_AT_ONCE = 32
 
 
 class TokenReviews:
@@ -35,16 +43,21 @@ class TokenReviews:
         self._kube, self._clock = kube, clock
         self._seconds, self._audience = believed_seconds, audience
         self._takes_cluster_tokens = takes_cluster_tokens
-        self._held: dict[str, tuple[float, Body]] = {}
-        self._asking = asyncio.Semaphore(AT_ONCE)
+        self._held: dict[bytes, tuple[float, Body]] = {}
+        self._refused: dict[bytes, float] = {}
+        """Until when, by the token's digest."""
+        self._strangers = asyncio.Semaphore(STRANGERS_AT_ONCE)
+        self._waiting = 0
+        self._known = asyncio.Semaphore(KNOWN_AT_ONCE)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Each known holder's own."""
 
     async def user_of(self, token: SecretStr) -> Body | None:
         """Returns the holder of a token as the API server names him; None if it is not valid.
 
-        Raises ClusterError.
+        Raises ClusterError, and Problem if too many tokens are reviewed.
         """
-        digest = hashlib.sha256(token.get_secret_value().encode()).hexdigest()
-        now = self._clock.monotonic()
+        digest, now = digest_of(token), self._clock.monotonic()
         held = self._held.get(digest)
         if held is not None and held[0] > now:
             return held[1]
@@ -55,20 +68,49 @@ class TokenReviews:
             self._held[digest] = (now + self._seconds, user)
         return user
 
-    async def review(self, token: SecretStr) -> Body | None:
-        """Returns the holder of a token as `user_of`, but does not remember him."""
+    async def review(self, token: SecretStr, known_as: str | None = None) -> Body | None:
+        """Returns the holder of a token as `user_of`, but remembers only that there is none.
+
+        `known_as` names a holder whom the token claims and whom we know: he waits for no stranger,
+        and others who claim to be him wait for him alone.
+        """
         # One that does not even say that it is for us need not be reviewed.
         is_for_us = self._audience in claims_in(token).aud
         if not is_for_us and not self._takes_cluster_tokens:
             return None
-        async with self._asking:
+        digest, now = digest_of(token), self._clock.monotonic()
+        if self._refused.get(digest, now) > now:
+            return None
+        async with self._turn(known_as):
             review = await self._kube.review_token(token, self._audience if is_for_us else None)
-        if review.get("authenticated") is not True:
-            return None
-        if is_for_us and self._audience not in (review.get("audiences") or []):
-            return None
-        user: Body = review.get("user") or {}
-        return user
+        named = review.get("audiences") or []
+        if review.get("authenticated") is True and (not is_for_us or self._audience in named):
+            user: Body = review.get("user") or {}
+            return user
+        self._refused = {key: until for key, until in self._refused.items() if until > now}
+        if len(self._refused) < HELD_MAX:
+            self._refused[digest] = now + REFUSED_SECONDS
+        return None
+
+    @asynccontextmanager
+    async def _turn(self, known_as: str | None) -> AsyncIterator[None]:
+        if known_as is not None:
+            own = self._turns.setdefault(known_as, asyncio.Lock())
+            async with own, self._known:
+                yield
+            return
+        if self._waiting >= STRANGERS_WAITING:
+            words = "too many tokens are being checked now; try again later"
+            raise Problem(503, words, headers={"Retry-After": "1"})
+        self._waiting += 1
+        try:
+            await self._strangers.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._strangers.release()
 
     async def demand(self, request: Request) -> None:
         """Raises Problem unless the cluster's RBAC grants the bearer this method on this path.
@@ -83,3 +125,8 @@ class TokenReviews:
             raise Problem(401, "the token is not valid here")
         if not await self._kube.may_reach(user, path, verb):
             raise Problem(403, f"RBAC does not allow this account to {verb} {path}")
+
+
+def digest_of(token: SecretStr) -> bytes:
+    """Returns what stands for a token in memory."""
+    return hashlib.sha256(token.get_secret_value().encode()).digest()
