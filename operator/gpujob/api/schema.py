@@ -25,6 +25,7 @@ Schema = dict[str, Any]
 
 _KEEP = {
     "type",
+    "nullable",
     "format",
     "description",
     "default",
@@ -57,6 +58,8 @@ class Kind:
     root_rules: tuple[Schema, ...]
     rules: dict[str, tuple[Schema, ...]]
     """CEL rules by the dotted path of the field below the root, `[]` standing for list items."""
+    immutable: frozenset[str]
+    """Fields that keep their value, by the same path."""
     list_keys: dict[str, str]
     """The key of each list that is a map, by the same path. All other lists are atomic."""
     columns: tuple[Schema, ...]
@@ -70,8 +73,18 @@ def _rule(rule: str, message: str) -> Schema:
     return {"rule": rule, "message": message}
 
 
-def _immutable(field: str) -> tuple[Schema, ...]:
-    return (_rule("self == oldSelf", f"{field} is immutable: delete the job and create it again"),)
+def _same(schema: Schema, at: str = "") -> str:
+    """Returns the CEL expression that nothing changes; null is the same as what is left out."""
+    if "properties" not in schema:
+        return f"self{at} == oldSelf{at}"
+    rules = []
+    for name, child in schema["properties"].items():
+        here = f"{at}.{name}"
+        rule = _same(child, here)
+        if name not in schema.get("required", ()):
+            rule = f"(has(self{here}) ? has(oldSelf{here}) && {rule} : !has(oldSelf{here}))"
+        rules.append(rule)
+    return " && ".join(rules)
 
 
 def _column(
@@ -134,19 +147,15 @@ GPUJOB = Kind(
                 f"double(self) >= {CONFIDENCE_MIN} && double(self) <= {CONFIDENCE_MAX}",
                 f"confidence {CONFIDENCE_RANGE}",
             ),
-            *_immutable("confidence"),
         ),
         "spec.imagePullSecret": (
             _rule("self.exposeToProvider", f"exposeToProvider {MUST_EXPOSE}"),
-            *_immutable("imagePullSecret"),
         ),
-        "spec.market": _immutable("market"),
         "spec.ports": (
             _rule(
                 "self.all(one, self.exists_one(other, other.port == one.port))",
                 "each port number can be declared only once",
             ),
-            *_immutable("ports"),
         ),
         "spec.market.maxUSDPerHour": (
             _rule("double(self) > 0.0", "maxUSDPerHour must be more than 0 US dollars"),
@@ -163,24 +172,27 @@ GPUJOB = Kind(
                 "exactly one of secretKeyRef and configMapKeyRef must be set",
             ),
         ),
-        **{
-            f"spec.{field}": _immutable(field)
-            for field in (
-                "image",
-                "command",
-                "args",
-                "env",
-                "workingDir",
-                "idleDeadlineSeconds",
-                "backoffLimit",
-                "failurePolicy",
-                "maxRents",
-                "gpu",
-                "resources",
-                "data",
-            )
-        },
     },
+    immutable=frozenset(
+        {
+            "spec.cost.confidence",
+            "spec.imagePullSecret",
+            "spec.image",
+            "spec.command",
+            "spec.args",
+            "spec.env",
+            "spec.workingDir",
+            "spec.idleDeadlineSeconds",
+            "spec.backoffLimit",
+            "spec.failurePolicy",
+            "spec.maxRents",
+            "spec.gpu",
+            "spec.resources",
+            "spec.market",
+            "spec.data",
+            "spec.ports",
+        }
+    ),
     list_keys={
         "status.conditions": "type",
         "status.attempts": "attempt",
@@ -218,6 +230,7 @@ GPUNODE = Kind(
     rules={
         "spec": (_rule("self == oldSelf", "spec is immutable: only the operator writes it, once"),)
     },
+    immutable=frozenset(),
     list_keys={"status.conditions": "type"},
     columns=(
         _column("State", ".status.phase"),
@@ -297,10 +310,15 @@ def _structural(schema: Schema, kind: Kind, path: str) -> Schema:
 
 
 def _node(schema: Schema, definitions: Schema, kind: Kind, path: str) -> Schema:
+    takes_null = {"type": "null"} in schema.get("anyOf", ())
     schema = _resolved(schema, definitions)
     result = {key: value for key, value in schema.items() if key in _KEEP}
     if result.get("default", ...) is None:
         del result["default"]
+    if takes_null and path.startswith("spec"):
+        # Server-side apply passes null on, which in a batch/v1 Job is the same as a field that is
+        # left out. Where there is a default, the API server puts that in the place of null.
+        result["nullable"] = True
     if "const" in schema:
         result["enum"] = [schema["const"]]
     if "examples" in schema and "description" in result:
@@ -331,8 +349,13 @@ def _node(schema: Schema, definitions: Schema, kind: Kind, path: str) -> Schema:
                 result["x-kubernetes-list-type"] = "atomic"
         case "integer":
             result["format"] = "int64"
-    if rules := kind.rules.get(path):
-        result["x-kubernetes-validations"] = list(rules)
+    rules = list(kind.rules.get(path, ()))
+    if path in kind.immutable:
+        name = path.rpartition(".")[2]
+        words = f"{name} is immutable: delete the job and create it again"
+        rules.append(_rule(_same(result), words))
+    if rules:
+        result["x-kubernetes-validations"] = rules
     return result
 
 
