@@ -79,6 +79,7 @@ NEAREST = {
     "core/node/facts.py": "tests/unit/core/test_extension.py tests/unit/core",
     "core/market/clocks.py": "tests/unit/core/test_clocks.py",
     "core/market/absence.py": "tests/unit/core/test_market.py tests/unit/core/test_history.py",
+    "core/market/gpu_models.py": "tests/unit/core/test_gpu_models.py",
     "core/market/history.py": "tests/unit/core/test_history.py",
     "core/market/hosts.py": "tests/unit/core/test_hosts.py",
     "core/market/images.py": "tests/unit/core/test_images.py",
@@ -1080,6 +1081,24 @@ FAULTS = (
         "core/market/gpu_models.py",
         "return claimed == shown and",
         "return",
+    ),
+    Fault(
+        "a name of several series is any of them",
+        "core/market/gpu_models.py",
+        "if len({_identity(model) for model in models}) > 1:",
+        "if False:",
+    ),
+    Fault(
+        "a name of two sizes is the smaller one",
+        "core/market/gpu_models.py",
+        "if made and not sizes and memory_gb is None:",
+        "if False:",
+    ),
+    Fault(
+        "the memory in a GPU's name is not looked for",
+        "core/market/offers.py",
+        "offer.gpu_model in one.models and offer.gpu_memory_gb >= one.memory_gb * NOMINAL",
+        "offer.gpu_model in one.models",
     ),
     Fault(
         "a machine without a watchdog is taken",

@@ -133,12 +133,10 @@ IMAGES: dict[str, Any] = {
 
 MODELS: dict[str, Any] = {
     "unknown": ["RTX 4091"],
-    "an underscore": ["RTX_4090"],
-    "lower case": ["rtx 4090"],
-    "the vendor's name": ["NVIDIA GeForce RTX 4090"],
+    "an open series": ["RTX 6000"],
+    "an open memory": ["A100"],
     "one unknown of two": ["RTX 4090", "Voodoo 2"],
     "empty": [""],
-    "a space after": ["RTX 4090 "],
     "a line break": ["RTX 4090\n"],
     "a homoglyph": ["RTX 4\u041090"],
     "a query": ['RTX 4090"}, "rented": {"eq": true}, "x": {"eq": "'],

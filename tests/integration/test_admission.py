@@ -128,13 +128,14 @@ def _install(kubectl: Kubectl, port: int) -> None:
 
 def test_a_job_is_refused_with_every_fault_and_its_remedy(cast: Cast) -> None:
     """At once, with the field; a good one passes, with what it may regret."""
-    wrong = {"image": "Python", "gpu": {"models": ["RTX_4090", "H100"]}, "args": ["a\0"]}
+    wrong = {"image": "Python", "gpu": {"models": ["RTX_4091", "A100"]}, "args": ["a\0"]}
     status, told = cast.create(GOOD | wrong)
 
     assert status != 0
     assert "spec.image: 'Python' is not a container image" in told
-    unknown = "spec.gpu.models[0]: the market has no GPU called 'RTX_4090'"
+    unknown = "spec.gpu.models[0]: the market has no GPU called 'RTX_4091'"
     assert f"{unknown}; did you mean 'RTX 4090'" in told
+    assert "spec.gpu.models[1]: 'A100' leaves its memory open; write 'A100 40GB' or" in told
     assert "spec.args[0]: contains a NUL character, which cannot be passed" in told
     status, told = cast.create(GOOD | {"suspend": True, "market": {"hosts": "Any"}})
     assert status == 0

@@ -385,7 +385,7 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     ),
     "no money": (job_text(GOOD_SPEC.replace("1.00", "0")), 422, "spec.cost.ceiling"),
     "an unknown GPU": (
-        job_text(GOOD_SPEC[:-1] + ', "gpu": {"models": ["RTX_4090"]}}'),
+        job_text(GOOD_SPEC[:-1] + ', "gpu": {"models": ["RTX_4091"]}}'),
         422,
         "spec.gpu.models[0]",
     ),

@@ -155,8 +155,10 @@ class GpuNeeds(Model):
         tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
         Field(
             max_length=32,
-            description="Accepted GPU models, under the names that the provider uses. Empty: any "
-            "model.",
+            description="Accepted GPU models, as the provider calls them or as people do: "
+            "RTX 4090, rtx_4090, H100 SXM, h100 for any H100, A100-80GB for one with at least "
+            "80 GB. A name that leaves the series or the memory open is refused with what there "
+            "is. Empty: any model.",
             examples=[["RTX 4090", "RTX 3090"]],
         ),
     ] = ()

@@ -16,12 +16,11 @@ from pydantic import ValidationError
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.notes import MarketNotes
 from gpujob.core.market.floors import least_microusd
-from gpujob.core.market.gpu_models import KNOWN
+from gpujob.core.market.gpu_models import KNOWN, meant_by, plain
 from gpujob.core.money import floor_usd, short_usd
 from gpujob.core.spec_faults import Fault, shape_faults, spec_faults
 
 FAULTS_TOLD = 20
-VARIANTS_TOLD = 4
 TRACKED = frozenset(
     {
         "argocd.argoproj.io/instance",
@@ -57,7 +56,7 @@ def review(body: Mapping[str, Any], notes: MarketNotes | None = None, *, now: da
         faults = shape_faults(error)
         return Review(tuple(Fault(_below_spec(one.field), one.message) for one in faults))
     known = KNOWN | {*(notes.models if notes else ())} | {*(notes.floors if notes else ())}
-    faults = (*spec_faults(spec), *_unknown_models(spec, known))
+    faults = (*spec_faults(spec), *_model_faults(spec, known))
     warnings = _warnings(spec, body.get("metadata") or {})
     return Review(faults, (*warnings, *_too_little(spec, notes, now)))
 
@@ -66,35 +65,26 @@ def _below_spec(field: str) -> str:
     return "spec" if field == "the object" else f"spec.{field}"
 
 
-def _unknown_models(spec: GpuJobSpec, known: frozenset[str]) -> tuple[Fault, ...]:
-    by_plain = {_plain(name): name for name in sorted(known)}
+def _model_faults(spec: GpuJobSpec, known: frozenset[str]) -> tuple[Fault, ...]:
+    by_plain = {plain(name): name for name in sorted(known)}
     found = []
-    for at, model in enumerate(spec.gpu.models):
-        if model in known or not model.isprintable() or not model.isascii():
+    for at, (model, meant) in enumerate(zip(spec.gpu.models, meant_by(spec.gpu), strict=True)):
+        if not model.isprintable() or not model.isascii() or model in known:
             continue
-        near = " or ".join(f"'{by_plain[one]}'" for one in _nearest(_plain(model), [*by_plain]))
-        hint = f"did you mean {near}?" if near else "write it like 'RTX 4090'"
-        words = f"the market has no GPU called '{model}'; {hint}"
-        found.append(Fault(f"spec.gpu.models[{at}]", words))
+        words = meant.doubt
+        if not words and not known.issuperset(meant.models):
+            near = _nearest(plain(model), [*by_plain])
+            hint = f"did you mean '{by_plain[near]}'?" if near else "write it like 'RTX 4090'"
+            words = f"the market has no GPU called '{model}'; {hint}"
+        if words:
+            found.append(Fault(f"spec.gpu.models[{at}]", words))
     return tuple(found)
 
 
-def _nearest(plain: str, known: list[str]) -> list[str]:
-    """Returns the name itself, the variants of a model that was named without one, or what is most
-    like it.
-    """
-    if plain in known:
-        return [plain]
-    variants = [one for one in known if plain and one.startswith(plain)]
-    return variants[:VARIANTS_TOLD] or get_close_matches(plain, known, n=1, cutoff=0.6)
-
-
-def _plain(model: str) -> str:
-    """Returns the name without variants of spelling: `NVIDIA GeForce RTX_4090` is `rtx4090`."""
-    text = model.lower()
-    for word in ("nvidia", "geforce", "-", "_", " "):
-        text = text.replace(word, "")
-    return text
+def _nearest(text: str, known: list[str]) -> str | None:
+    if text in known:
+        return text
+    return next(iter(get_close_matches(text, known, n=1, cutoff=0.6)), None)
 
 
 def _too_little(spec: GpuJobSpec, notes: MarketNotes | None, now: datetime) -> tuple[str, ...]:
@@ -116,6 +106,10 @@ def _warnings(spec: GpuJobSpec, metadata: Mapping[str, Any]) -> tuple[str, ...]:
         found.append(
             "spec.ttlSecondsAfterFinished: GitOps creates a deleted job again, and you pay again"
         )
+    for at, (model, meant) in enumerate(zip(spec.gpu.models, meant_by(spec.gpu), strict=True)):
+        if len(meant.models) > 1:
+            several = ", ".join(meant.models)
+            found.append(f"spec.gpu.models[{at}]: '{model}' is taken for any of {several}")
     if spec.active_deadline_seconds is None:
         found.append(
             "spec.activeDeadlineSeconds is not set: the cost has no bound, so the job will wait"

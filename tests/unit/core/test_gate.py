@@ -476,6 +476,15 @@ def test_what_must_be_there_in_time(mbps: str, gb: int, data: dict[str, Any], ta
     assert "lower data.maxDownloadGB" in refused.value.message
 
 
+def test_a_name_that_leaves_open_what_is_paid_for_rents_nothing_and_says_so() -> None:
+    """The webhook may have been absent."""
+    there = quotes(an_offer(gpu_model="A100 PCIE"))
+    with pytest.raises(CostGateError) as refused:
+        judge(question(a_spec(gpu={"models": ["A100"]}), quotes=there))
+    assert refused.value.reason is Reason.NO_MATCHING_OFFER
+    assert "'A100' leaves its memory open; write 'A100 40GB' or" in refused.value.message
+
+
 def test_what_it_says_would_be_fast_enough_is() -> None:
     """Whoever follows its advice gets a machine."""
     with pytest.raises(CostGateError) as refused:

@@ -1,4 +1,4 @@
-"""What is bid for an interruptible offer."""
+"""What is bid for an interruptible offer, and which GPU a job takes."""
 
 from fractions import Fraction
 
@@ -45,3 +45,27 @@ def test_bids_are_rounded_up_to_what_the_provider_takes() -> None:
     offer = with_bid(an_offer(gpu_usd_per_hour=Fraction("0.33333")), spec())
 
     assert offer.gpu_usd_per_hour == Fraction("0.4167")
+
+
+@pytest.mark.parametrize(
+    ("written", "model", "memory_gib", "fits"),
+    [
+        ("rtx_4090", "RTX 4090", 24, True),
+        ("rtx_4090", "RTX 4090D", 24, False),
+        ("h100", "H100 NVL", 94, True),
+        ("h100", "H200", 141, False),
+        ("A100-80GB", "A100 PCIE", 80, True),
+        ("A100-80GB", "A100 PCIE", 40, False),
+        ("A100", "A100 PCIE", 80, False),
+        ("RTX 6000", "RTX 6000Ada", 48, False),
+        ("new in 2027", "new in 2027", 256, True),
+    ],
+)
+def test_an_offer_is_taken_by_the_name_that_the_job_has_for_it(
+    written: str, model: str, memory_gib: int, fits: bool
+) -> None:
+    """And by the memory in that name. What it leaves open is met by nothing."""
+    wanted = GpuJobSpec.model_validate(a_spec(gpu={"models": ["B300", written]}))
+    memory_gb = Fraction(memory_gib * 2**30, 10**9)
+
+    assert (mismatch(an_offer(gpu_model=model, gpu_memory_gb=memory_gb), wanted) is None) is fits

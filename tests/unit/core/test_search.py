@@ -7,6 +7,7 @@ import pytest
 from tests.builders import a_spec, an_offer, quotes
 
 from gpujob.api.gpujob import GpuJobSpec
+from gpujob.core.market.offers import NOMINAL
 from gpujob.core.market.search import Search, Want, beyond, next_search, search_of
 
 BIG = {"gpu": {"count": 1, "memoryGB": 80}}
@@ -54,6 +55,16 @@ def test_jobs_that_need_the_same_share_a_search(changes: dict[str, Any]) -> None
 def test_a_need_that_the_provider_can_filter_by_is_sent(changes: dict[str, Any]) -> None:
     """Else a page may be full of offers that do not fit."""
     assert search_of(spec(**changes)) != search_of(spec())
+
+
+def test_the_market_is_asked_for_its_own_names() -> None:
+    """It knows no other spelling; and for memory only if each name asks for as much."""
+    named = search_of(spec(gpu={"models": ["a100-80gb", "h100"]}))
+    alone = search_of(spec(gpu={"models": ["a100-80gb"]}))
+
+    assert named.models == ("A100 PCIE", "A100 SXM4", "H100 NVL", "H100 PCIE", "H100 SXM")
+    assert not named.gpu_memory_gb
+    assert alone.gpu_memory_gb == 80 * NOMINAL
 
 
 def small(number: int) -> Any:

@@ -11,6 +11,7 @@ from gpujob.api.reasons import Reason
 from gpujob.core.cost.estimate import Estimate, Needs, estimate, loading_seconds
 from gpujob.core.cost.question import CostGateError, Question
 from gpujob.core.limits import Limits
+from gpujob.core.market.gpu_models import meant_by
 from gpujob.core.market.hosts import TRUST_MIN
 from gpujob.core.market.offers import Offer, mismatch, with_bid
 from gpujob.core.money import MICRO, floor_usd
@@ -124,6 +125,7 @@ def candidates_of(question: Question, needs: Needs) -> tuple[list[Candidate], in
     if not matching:
         refused = next((found for offer in offers if (found := mismatch(offer, spec))), None)
         detail = f"; the first one fails because {refused}" if refused else ""
+        detail += "".join(f"; {one.doubt}" for one in meant_by(spec.gpu) if one.doubt)
         unreadable = f" ({quotes.unreadable} of them malformed)" if quotes.unreadable else ""
         raise CostGateError(
             Reason.NO_MATCHING_OFFER if not quotes.unreadable else Reason.INVALID_QUOTE,

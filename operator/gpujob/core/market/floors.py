@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.notes import Floor, MarketNotes
+from gpujob.core.market.gpu_models import meant_by
 from gpujob.core.market.offers import Quotes
 from gpujob.core.money import MICRO, floor_usd, format_usd, over_time
 
@@ -40,7 +41,7 @@ def least_microusd(spec: GpuJobSpec, notes: MarketNotes, now: datetime) -> int |
     None = not known: a bid may be lower than any price, or nobody has asked for a model yet.
     """
     floors = {name: floor for name, floor in notes.floors.items() if now - floor.seen_at < KEPT}
-    names = spec.gpu.models or tuple(floors)
+    names = [model for one in meant_by(spec.gpu) for model in one.models] or [*floors]
     if (
         spec.market.type != "OnDemand"
         or spec.active_deadline_seconds is None

@@ -1,6 +1,11 @@
-"""The names that the market gives to GPUs, and the names that GPUs report for themselves."""
+"""The names of GPUs: those of the market, those that people write, and those that GPUs report."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from gpujob.api.gpujob import GpuNeeds
 
 KNOWN = frozenset(
     {
@@ -99,15 +104,96 @@ KNOWN = frozenset(
 )
 """Taken from market statistics of 2025-12-07 and offers of 2026-06-12."""
 
+SIZES: Mapping[str, tuple[int, ...]] = {
+    "A100 PCIE": (40, 80),
+    "A100 SXM4": (40, 80),
+    "Tesla V100": (16, 32),
+}
+"""Memory in GB of models that the market has in several sizes, which people mean to tell apart."""
+
 
 _PARTS = re.compile(r"[a-z]+[0-9]+[a-z]*|[0-9]+|[a-z]+")
-_SIZE = re.compile(r"\b[0-9]+ ?g(i?b)?\b")
+_SIZE = re.compile(r"\b([0-9]+) ?g(?:i?b)?\b")
 _FORM = re.compile(r"\b(sxm|pcie|nvl)[0-9]?\b")
 _MEMORY = re.compile(r"g?ddr[0-9]+x?|hbm[0-9]+e?")
 _VARIANTS = frozenset(
     {"ti", "super", "laptop", "ada", "d", "x", "v", "xp", "titan", "pro", "server", "workstation"}
 )
 """Words that make another model of a number."""
+_SERIES = frozenset({"ada", "pro", "q", "server", "workstation"})
+"""Words that people leave out, although a number may belong to several series."""
+_GLUED = re.compile(r"^(rtx|gtx|q)(?=[0-9])|(?<=[0-9])(?=sxm|pcie|nvl)")
+_SIZE_MAX = 300
+"""`GH200 480GB` tells the memory of its CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meant:
+    """What a name in `gpu.models` stands for."""
+
+    models: tuple[str, ...]
+    """The market's names, any of which will do; only the name as it was written if it is not
+    understood, which may be that of a model that is new on the market."""
+    memory_gb: int = 0
+    """The least memory of each GPU that the name asks for, as `A100-80GB` does; 0 = any."""
+    doubt: str = ""
+    """What the name leaves open, and what there is; empty = nothing."""
+
+
+def meant_by(gpu: GpuNeeds) -> tuple[Meant, ...]:
+    """Returns what each name in `gpu.models` stands for, in their order.
+
+    People write `h100`, `RTX_4090`, `NVIDIA GeForce RTX 4090` or `A100-80GB`. A name that leaves
+    open what is paid for is not understood: which series, or how much memory.
+    """
+    return tuple(_meant(name, gpu.memory_gb) for name in gpu.models)
+
+
+@lru_cache(maxsize=1024)
+def _meant(name: str, memory_gb: int | None) -> Meant:
+    if name in KNOWN:
+        return Meant(models=(name,))
+    text = name.lower().replace("-", " ").replace("_", " ").replace("quadro", "q")
+    sizes = [size for found in _SIZE.findall(text) if (size := int(found)) <= _SIZE_MAX]
+    bare = _SIZE.sub(" ", text)
+    if alike := [model for model in KNOWN if plain(model) == plain(bare)]:
+        return Meant(models=tuple(alike), memory_gb=max(sizes, default=0))
+    models = _called(_GLUED.sub(r"\1 ", bare.strip()), _form(text))
+    if not models:
+        return Meant(models=(name,))
+    there = " and ".join(f"'{model}'" for model in models)
+    if len({_identity(model) for model in models}) > 1:
+        return Meant(models=(name,), doubt=f"'{name}' may be any of {there}; write which")
+    made = sorted({size for model in models for size in SIZES.get(model, ())})
+    if made and not sizes and memory_gb is None:
+        words = " or ".join(f"'{name} {size}GB'" for size in made)
+        return Meant(
+            models=(name,),
+            doubt=f"'{name}' leaves its memory open; write {words}: there is {there}",
+        )
+    return Meant(models=models, memory_gb=max(sizes, default=0))
+
+
+def _called(text: str, form: str | None) -> tuple[str, ...]:
+    """Returns the models that a name can stand for: the same, or the same of some series."""
+    asked = _series(text)
+    fitting = [one for one in sorted(KNOWN) if form is None or _form(one) in (None, form)]
+    same = [one for one in fitting if asked and _series(one) == asked]
+    wider = [one for one in fitting if asked and asked < _series(one) <= asked | _SERIES]
+    return tuple(same or wider)
+
+
+def _series(name: str) -> frozenset[str]:
+    quadro = "q" in name.lower().replace("quadro", "q").split()
+    return _identity(name) | (frozenset({"q"}) if quadro else frozenset())
+
+
+def plain(name: str) -> str:
+    """Returns a name without variants of spelling: `NVIDIA GeForce RTX_4090` is `rtx4090`."""
+    text = name.lower()
+    for word in ("nvidia", "geforce", "-", "_", " "):
+        text = text.replace(word, "")
+    return text
 
 
 def is_same_model(market: str, measured: str) -> bool:

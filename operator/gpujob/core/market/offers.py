@@ -9,7 +9,8 @@ from datetime import datetime
 from fractions import Fraction
 from math import ceil, floor
 
-from gpujob.api.gpujob import GpuJobSpec
+from gpujob.api.gpujob import GpuJobSpec, GpuNeeds
+from gpujob.core.market.gpu_models import meant_by
 from gpujob.core.money import MICRO, floor_usd
 
 BID_MARGIN = Fraction(5, 4)
@@ -83,7 +84,7 @@ def mismatch(offer: Offer, spec: GpuJobSpec) -> str | None:
     """Returns why an offer cannot be taken, in words, or None if it can."""
     gpu, resources, market = spec.gpu, spec.resources, spec.market
     checks = (
-        (bool(gpu.models) and offer.gpu_model not in gpu.models, "its GPU is not in gpu.models"),
+        (not _is_wanted(offer, gpu), "its GPU is not in gpu.models"),
         (offer.gpu_count != gpu.count, "its number of GPUs is not gpu.count"),
         (
             gpu.memory_gb is not None and offer.gpu_memory_gb < gpu.memory_gb * NOMINAL,
@@ -125,6 +126,13 @@ def mismatch(offer: Offer, spec: GpuJobSpec) -> str | None:
         ),
     )
     return next((words for refused, words in checks if refused), None)
+
+
+def _is_wanted(offer: Offer, gpu: GpuNeeds) -> bool:
+    return not gpu.models or any(
+        offer.gpu_model in one.models and offer.gpu_memory_gb >= one.memory_gb * NOMINAL
+        for one in meant_by(gpu)
+    )
 
 
 def with_bid(offer: Offer, spec: GpuJobSpec) -> Offer:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from gpujob.api.gpujob import GpuJobSpec
+from gpujob.core.market.gpu_models import meant_by
 from gpujob.core.market.offers import NOMINAL, Quotes, mismatch
 
 WAITING_SHARE = 0.7
@@ -55,11 +56,13 @@ def search_of(spec: GpuJobSpec) -> Search:
     """Returns the search for a job's needs."""
     gpu, resources, market = spec.gpu, spec.resources, spec.market
     is_bid = market.type == "Interruptible"
+    wanted = meant_by(gpu)
+    named_gb = min((one.memory_gb for one in wanted), default=0)
     dearest = None if market.max_usd_per_hour is None else Fraction(market.max_usd_per_hour)
     return Search(
-        models=tuple(sorted(gpu.models)),
+        models=tuple(sorted({model for one in wanted for model in one.models})),
         gpu_count=gpu.count,
-        gpu_memory_gb=(gpu.memory_gb or 0) * NOMINAL,
+        gpu_memory_gb=max(gpu.memory_gb or 0, named_gb) * NOMINAL,
         cuda_version=Fraction(gpu.cuda_version or 0),
         cpu_cores=resources.cpu or 0,
         memory_gb=resources.memory_gb or 0,
