@@ -651,8 +651,8 @@ FAULTS = (
     Fault(
         "a released node goes uncharged",
         "core/node/release.py",
-        "return job.status.node_uid != node.metadata.uid",
-        "return node.status.released_at is not None",
+        "return seen.job.status.node_uid != seen.node.metadata.uid",
+        "return seen.node.status.released_at is not None",
     ),
     Fault(
         "a vanished node left nothing",
@@ -1105,6 +1105,18 @@ FAULTS = (
         "core/machine/preflight.py",
         "if not measured.watchdog_runs:",
         "if False:",
+    ),
+    Fault(
+        "a node goes before its job",
+        "core/node/release.py",
+        "kept = limits.node_retention_seconds if _has_job(seen) else 0",
+        "kept = 0",
+    ),
+    Fault(
+        "a node is in the way of its job's successor",
+        "core/node/release.py",
+        "kept = limits.node_retention_seconds if _has_job(seen) else 0",
+        "kept = limits.node_retention_seconds",
     ),
     Fault(
         "a bad machine is forgotten",

@@ -308,6 +308,9 @@ class Reconciler:
         if status.node_name is not None and plan.status.node_name is None:
             # The node was kept until the job had taken over its cost. Now it can be released.
             self._queue.add(Key("GpuNode", key.namespace, status.node_name))
+        if plan.reason is Reason.FORMER_NODE and node is not None:
+            # Nobody else may be looking at it any more; its own pass finds that its job is gone.
+            self._queue.add(Key("GpuNode", key.namespace, node.metadata.name))
         self._requeue(key, plan)
         return _Pass(uid=uid, stage=after.phase or "", plan=plan, is_change=is_change)
 

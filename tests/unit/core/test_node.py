@@ -1260,7 +1260,7 @@ TABLE = [
         "it goes if its job is gone",
         node_observation(RELEASED_STATUS, job=None),
         Reason.RELEASED,
-        ["RememberMachine", "RemoveFinalizer"],
+        ["RememberMachine", "RemoveFinalizer", "DeleteNode"],
     ),
     (
         "a deleted job with an unanswered request waits for the proof",
@@ -1657,6 +1657,20 @@ def test_a_kept_node_is_deleted_after_a_day() -> None:
     plan = plan_node(node_observation(status, node=a_node(status, finalizers=[]), pod=None))
 
     assert plan.effects == (effects.DeleteNode(),)
+
+
+def test_a_node_whose_job_is_gone_does_not_stand_in_the_way_of_the_next_one() -> None:
+    """Nobody deletes it with its job, if that was deleted with --cascade=orphan."""
+    status = ended(running()) | {"releasedAt": stamp(-1)}
+    node = a_node(status, finalizers=[])
+    another = a_job(uid="j-2")
+    deletes = (effects.DeleteNode(),)
+
+    assert plan_node(node_observation(status, node=node, job=None, pod=None)).effects == deletes
+    assert plan_node(node_observation(status, node=node, job=another, pod=None)).effects == deletes
+    assert plan_node(node_observation(status, node=node, pod=None)).effects == ()
+    unreadable = node_observation(status, node=node, job=None, job_problem="no image", pod=None)
+    assert plan_node(unreadable).effects == ()
 
 
 def test_planning_is_deterministic() -> None:

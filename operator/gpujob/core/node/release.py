@@ -51,7 +51,10 @@ def let_go(seen: NodeObservation) -> NodePlan | None:
         if (record := destroy_record(seen.node, limits)) is not None:
             todo.append(effects.RememberDestroy(record))
         todo.append(effects.RemoveFinalizer())
-    if age >= limits.node_retention_seconds and not seen.node.metadata.is_being_deleted:
+    # It keeps the books of its job, which may have been deleted without it: --cascade=orphan. Under
+    # its name nothing could be rented for another job of that name.
+    kept = limits.node_retention_seconds if _has_job(seen) else 0
+    if age >= kept and not seen.node.metadata.is_being_deleted:
         todo.append(effects.DeleteNode())
     again = [limits.node_retention_seconds]
     left = closes_in(seen.node.metadata, status, now=seen.world.now, limits=limits)
@@ -106,12 +109,15 @@ def _is_settled(seen: NodeObservation) -> bool:
 
     A node that disappeared earlier would be charged like a vanished one, in full.
     """
-    job, node = seen.job, seen.node
-    if seen.job_problem:
-        return False
-    if job is None or job.metadata.uid != node.spec.job_ref.uid:
-        return True
-    return job.status.node_uid != node.metadata.uid
+    if seen.job is None or not _has_job(seen):
+        return not seen.job_problem
+    return seen.job.status.node_uid != seen.node.metadata.uid
+
+
+def _has_job(seen: NodeObservation) -> bool:
+    """Whether the job is there, readable or not, for which the node was created."""
+    same = seen.job is not None and seen.job.metadata.uid == seen.node.spec.job_ref.uid
+    return same or bool(seen.job_problem)
 
 
 def give_back(seen: NodeObservation) -> NodePlan | None:
