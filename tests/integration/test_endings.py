@@ -55,7 +55,7 @@ def test_gpus_that_stand_idle_end_the_job(world: World) -> None:
     """Only if the job says so; the condition gives the evidence."""
     world.apply_job("train", command=["sleep", "600"], idleDeadlineSeconds=60)
     world.await_reason("train", "IdleDeadlineExceeded")
-    words = world.condition("train", "Failed")["message"]
+    words = world.condition("train", "Ready")["message"]
 
     assert words.startswith("no GPU was busy in ")
     assert "idleDeadlineSeconds is 60" in words

@@ -162,7 +162,7 @@ def test_an_image_that_cannot_be_pulled_ends_its_job_and_no_machine_is_blamed(wo
     )
     said = "manifest for acme/missing:v1 not found: manifest unknown"
     assert said in attempt["message"]
-    assert said in world.condition("typo", "Failed")["message"]
+    assert said in world.condition("typo", "Ready")["message"]
     assert len(world.simulator.of(job)) == 1
 
     def known() -> dict[str, str]:

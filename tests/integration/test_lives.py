@@ -112,10 +112,10 @@ def test_a_ceiling_that_is_too_low_rents_nothing(world: World) -> None:
     """The numbers are in the condition; raising the ceiling to what it names admits."""
     world.apply_job("poor", cost={"ceiling": "0.001"})
     world.await_reason("poor", "CeilingExceeded")
-    admitted = world.condition("poor", "Admitted")
-    assert admitted["status"] == "False"
+    assert world.condition("poor", "Admitted")["status"] == "False"
     assert world.simulator.rents() == 0
-    named = admitted["message"].partition("a ceiling of $")[2].partition(" ")[0]
+    said = world.condition("poor", "Ready")["message"]
+    named = said.partition("a ceiling of $")[2].partition(" ")[0]
     patch = json.dumps({"spec": {"cost": {"ceiling": f"{Decimal(named) + Decimal('0.1')}"}}})
     target = ("gpujob", "poor", "-n", world.namespace)
     world.kubectl("patch", *target, "--type=merge", "-p", patch)

@@ -44,7 +44,7 @@ def test_a_contract_that_ends_before_a_raised_ceiling_is_used_up_is_told() -> No
         await world.go_on(300)
         conditions = {one.type: one for one in world.jobs()["train"].status.conditions}
         after = world.kube.objects[NODE]["status"]
-        assert "the contract of its host ends at" in conditions["Running"].message
+        assert "the contract of its host ends at" in conditions["Ready"].message
         assert conditions["Running"].status == "True"
         assert after["rent"]["fuseUSD"] == before["fuseUSD"]
         assert [one["regarding"]["name"] for one in world.kube.events_of("ContractTooShort")] == [

@@ -655,6 +655,15 @@ class GpuNodeStatus(Model):
             examples=["2026-01-01T12:00:01Z"],
         ),
     ] = None
+    usd_per_hour: Annotated[
+        Amount | None,
+        Field(
+            alias="usdPerHour",
+            description="What the machine costs per hour now, disk included; empty before it is "
+            "leased and once it was proved gone. The price that was paid is `lease.usdPerHour`.",
+            examples=["0.405000"],
+        ),
+    ] = None
     accrued_usd: Annotated[
         Amount | None, Field(alias="accruedUSD", description="Cost up to `asOf`: an upper bound.")
     ] = None

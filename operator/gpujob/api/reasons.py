@@ -137,6 +137,12 @@ class Reason(StrEnum):
         return member
 
     # Waiting for a decision, a price or a machine.
+    UNSEEN = (
+        "Unseen",
+        STEP,
+        "No controller has looked at it yet. If that stays so, none leads: `kubectl get leases -A "
+        "-l app.kubernetes.io/managed-by=gpujob-operator` shows who does.",
+    )
     ACCEPTED = "Accepted", STEP, "The operator has seen the job and has decided nothing yet."
     AWAITING_OFFERS = "AwaitingOffers", STEP, "The market has not answered yet."
     ADMITTED = (

@@ -7,6 +7,7 @@ uses.
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from gpujob.api.gpujob import (
@@ -19,7 +20,8 @@ from gpujob.api.gpujob import (
     GpuJobStatus,
 )
 from gpujob.api.gpunode import GpuNodeSpec, GpuNodeStatus
-from gpujob.api.meta import GROUP, VERSION, Model
+from gpujob.api.meta import GROUP, VERSION, Condition, Model
+from gpujob.api.reasons import Reason
 
 Schema = dict[str, Any]
 
@@ -238,7 +240,9 @@ GPUNODE = Kind(
         _column("Job", ".spec.jobRef.name"),
         _column("GPU", ".status.rent.gpu"),
         _column("Instance", ".status.lease.instanceID", of="integer"),
-        _column("USDPerHour", ".status.lease.usdPerHour", description="Disk included."),
+        # Empty for what is released, so that what is being paid for is seen at a glance: kubectl
+        # leaves out nothing by itself, and always sorts by name.
+        _column("USDPerHour", ".status.usdPerHour", description="Disk included."),
         _column("AccruedUSD", ".status.accruedUSD"),
         _AGE,
         _column("Machine", ".status.rent.machineID", of="integer", wide=True),
@@ -258,7 +262,18 @@ def custom_resource_definition(kind: Kind) -> Schema:
     spec = _structural(kind.spec.model_json_schema(by_alias=True), kind, "spec")
     status = _structural(kind.status.model_json_schema(by_alias=True), kind, "status")
     # kstatus treats an object without status as finished; -1 marks one never processed.
-    status["default"] = {"observedGeneration": -1, "phase": kind.first_phase}
+    unseen = Condition(
+        type="Ready",
+        status="Unknown",
+        reason=Reason.UNSEEN,
+        message=Reason.UNSEEN.meaning,
+        last_transition_time=datetime.fromtimestamp(0, UTC),
+    )
+    status["default"] = {
+        "observedGeneration": -1,
+        "phase": kind.first_phase,
+        "conditions": [unseen.wire()],
+    }
     root: Schema = {
         "type": "object",
         "description": kind.description,

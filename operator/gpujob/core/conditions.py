@@ -2,6 +2,8 @@
 
 Conditions are derived from facts, and no decision rests on them. `phase` is a summary for people.
 All conditions exist from the first pass, so that a reader need not tell an absent one from False.
+What is to be said is said once, in `Ready`; other conditions have a message only for what it does
+not say.
 """
 
 from collections.abc import Mapping
@@ -16,6 +18,7 @@ from gpujob.core.effects import Plan
 from gpujob.core.job.end import finished_as
 from gpujob.core.job.strays import owed_for
 from gpujob.core.node.stage import stage_of
+from gpujob.core.observation import Unavailable
 
 _PHASES = (
     Reason.RUNNING,
@@ -26,14 +29,21 @@ _PHASES = (
 )
 """Reasons that people know as phases of a job, too."""
 
+_OVER = (Reason.RELEASING, Reason.RELEASED)
+
 _TOLD = frozenset(reason.value for reason in Reason if reason.kind.is_told)
 
 ConditionValue = tuple[str, Reason, str]
 """Status, reason, message of a condition."""
 
 
-def job_status(job: GpuJob, plan: Plan[GpuJobStatus], now: datetime) -> GpuJobStatus:
-    """Returns the plan's status with its conditions, phase and observed generation."""
+def job_status(
+    job: GpuJob, plan: Plan[GpuJobStatus], now: datetime, not_ready: Unavailable | None = None
+) -> GpuJobStatus:
+    """Returns the plan's status with its conditions, phase and observed generation.
+
+    `not_ready` is why the operator cannot rent.
+    """
     status, reason, message = plan.status, plan.reason, plan.message
     over = finished_as(status)
     if over is not None:
@@ -44,15 +54,16 @@ def job_status(job: GpuJob, plan: Plan[GpuJobStatus], now: datetime) -> GpuJobSt
     leased = status.node_uid is not None
     suspended = over is None and not leased and reason is Reason.SUSPENDED
     running = over is None and reason is Reason.RUNNING
+    is_paid = status.usd_per_hour is not None
     wanted: dict[str, ConditionValue] = {
-        "Ready": (_flag(complete), reason, message),
-        "Reconciling": (_flag(over is None and not suspended), reason, message),
-        "Stalled": (_flag(failed), reason, message if failed else ""),
+        "Ready": (_flag(complete), *_said_of(reason, message, not_ready, leased=is_paid)),
+        "Reconciling": (_flag(over is None and not suspended), reason, ""),
+        "Stalled": (_flag(failed), reason, ""),
         "Admitted": _admitted(status, reason, message),
-        "Running": (_flag(running), reason, message if running else ""),
-        "Suspended": (_flag(suspended), reason, message if suspended else ""),
-        "Complete": (_flag(complete), reason, message if complete else ""),
-        "Failed": (_flag(failed), reason, message if failed else ""),
+        "Running": (_flag(running), reason, ""),
+        "Suspended": (_flag(suspended), reason, ""),
+        "Complete": (_flag(complete), reason, ""),
+        "Failed": (_flag(failed), reason, ""),
         "Released": _released(status, reason),
     }
     phase = _job_phase(job, status, reason, failed=failed, suspended=suspended)
@@ -75,12 +86,23 @@ def _released(status: GpuJobStatus, reason: Reason) -> ConditionValue:
 
 def _admitted(status: GpuJobStatus, reason: Reason, message: str) -> ConditionValue:
     if reason.kind.is_refusal:
-        return "False", reason, message
-    if reason is Reason.ADMITTED or status.node_uid is not None or status.completion_time:
+        return "False", reason, ""
+    if reason is Reason.ADMITTED:
+        return "True", reason, message
+    if status.node_uid is not None or (status.completion_time and status.attempt):
         held = next((c for c in status.conditions if c.type == "Admitted"), None)
-        words = message if reason is Reason.ADMITTED or held is None else held.message
-        return "True", Reason.ADMITTED, words
-    return "Unknown", reason, message
+        return "True", Reason.ADMITTED, held.message if held else ""
+    return "Unknown", reason, ""
+
+
+def _said_of(
+    reason: Reason, message: str, not_ready: Unavailable | None, *, leased: bool
+) -> tuple[Reason, str]:
+    """Returns what is told first of an object: of a leased machine, that nobody can stop it now."""
+    if not leased or not_ready is None or not_ready.reason is not Reason.CREDENTIALS_REJECTED:
+        return reason, message
+    words = "until that is repaired, the operator sees no machine and destroys none"
+    return not_ready.reason, f"{not_ready.message}; {words}; the last that was known: {message}"
 
 
 def _job_phase(
@@ -97,32 +119,37 @@ def _job_phase(
     return "Starting" if status.node_uid is not None else "Waiting"
 
 
-def node_status(node: GpuNode, plan: Plan[GpuNodeStatus], now: datetime) -> GpuNodeStatus:
-    """Returns the plan's status with its conditions, phase and observed generation."""
+def node_status(
+    node: GpuNode, plan: Plan[GpuNodeStatus], now: datetime, not_ready: Unavailable | None = None
+) -> GpuNodeStatus:
+    """Returns the plan's status with its conditions, phase, price and observed generation.
+
+    `not_ready` is why the operator cannot rent.
+    """
     status, reason, message = plan.status, plan.reason, plan.message
     released = status.released_at is not None
     running = status.run is not None and status.end is None
+    leased = status.lease is not None and not released
+    # The phase says that it is over, so this says why.
+    why = Reason(status.end.reason) if status.end and reason in _OVER else reason
     wanted: dict[str, ConditionValue] = {
-        "Ready": (_flag(running), reason, message),
+        "Ready": (_flag(running), *_said_of(why, message, not_ready, leased=leased)),
         "Reconciling": (_flag(not released and not running), reason, ""),
         "DriverReady": (
             _flag(status.driver is not None and status.driver.ready_at is not None),
             reason,
             "",
         ),
-        "Rented": (_flag(status.lease is not None and not released), reason, ""),
+        "Rented": (_flag(leased), reason, ""),
         "Booted": (_flag(status.machine is not None), reason, ""),
-        "Ended": (
-            ("True", Reason(status.end.reason), status.end.message)
-            if status.end
-            else ("False", reason, "")
-        ),
+        "Ended": (("True", Reason(status.end.reason), "") if status.end else ("False", reason, "")),
         "Released": (_flag(released), Reason.RELEASED if released else reason, ""),
     }
     return status.model_copy(
         update={
             "conditions": _merged(status.conditions, wanted, node.metadata.generation, now),
             "phase": stage_of(status).phase,
+            "usd_per_hour": status.lease.usd_per_hour if status.lease and leased else None,
             "observed_generation": node.metadata.generation,
         }
     )

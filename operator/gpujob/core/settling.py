@@ -42,7 +42,7 @@ def settle_node(seen: NodeObservation) -> Settled[NodeObservation]:
     statuses = []
     while True:
         plan = plan_node(seen)
-        shown = node_status(seen.node, plan, seen.world.now)
+        shown = node_status(seen.node, plan, seen.world.now, seen.world.not_ready)
         statuses.append(_closed(shown, seen.node, seen.world))
         # That a machine is asked to go is stored when it is, and evidence of how late: not before.
         ends = plan.status.end is not None and stage_of(plan.status).may_hold_machine
@@ -56,7 +56,7 @@ def settle_job(seen: JobObservation) -> Settled[JobObservation]:
     statuses = []
     while True:
         plan, before = plan_job(seen), seen.job.status
-        shown = job_status(seen.job, plan, seen.world.now)
+        shown = job_status(seen.job, plan, seen.world.now, seen.world.not_ready)
         statuses.append(_closed(shown, seen.job, seen.world))
         # The node that was seen is not the one that a job needs after it has charged its attempt.
         is_charged = before.node_uid is not None and plan.status.node_uid is None

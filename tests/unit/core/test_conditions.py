@@ -25,11 +25,12 @@ from tests.builders import (
 
 from gpujob.api.gpujob import GpuJob, GpuJobStatus
 from gpujob.api.gpunode import GpuNodeStatus
+from gpujob.api.reasons import Reason
 from gpujob.core.conditions import job_status, node_status
 from gpujob.core.job.end import finished_as, is_finished
 from gpujob.core.job.plan import plan_job
 from gpujob.core.node.plan import plan_node
-from gpujob.core.observation import JobObservation
+from gpujob.core.observation import JobObservation, Unavailable
 
 STOP = {"at": stamp(-2), "reason": "Suspended", "message": "so it is"}
 
@@ -144,3 +145,68 @@ def test_what_a_node_shows(status: dict[str, object] | None, phase: str, holds: 
 
     assert shown.phase == phase
     assert set(flags(shown)) - {"Reconciling"} == holds
+
+
+def messages(status: GpuJobStatus | GpuNodeStatus) -> dict[str, str]:
+    """What the conditions say, by the reason that they give for it."""
+    return {one.type: one.message for one in status.conditions if one.message}
+
+
+def test_what_is_to_be_said_is_said_once() -> None:
+    """The conditions beside Ready say only what it does not."""
+    dear = an_offer(gpu_usd_per_hour=an_offer().gpu_usd_per_hour * 100)
+    refused = after(job_observation(quotes=quotes(dear)))
+    failed = finished("DeadlineExceeded").job
+    suspended = a_job().spec.model_copy(update={"suspend": True})
+    held = after(job_observation(job=a_job().model_copy(update={"spec": suspended})))
+
+    for job in (refused, failed, held):
+        assert set(messages(job.status)) - {"Admitted", "Released"} == {"Ready"}
+        told = [one.message for one in job.status.conditions if one.message]
+        assert len(set(told)) == len(told), told
+
+
+REFUSED = Unavailable(Reason.CREDENTIALS_REJECTED, "the provider refuses the key")
+
+
+def test_while_the_key_is_refused_a_leased_machine_says_so() -> None:
+    """It goes on, and costs; nobody could stop it now. What is not leased shows its own reason."""
+    seen = node_observation(running())
+    node = node_status(seen.node, plan_node(seen), NOW, REFUSED)
+    stored = seen.node.model_copy(update={"status": node})
+    of_it = job_observation(job=a_job(status=RECORDED), node=stored)
+    job = job_status(of_it.job, plan_job(of_it), NOW, REFUSED)
+    over = node_observation(ended(running()) | {"releasedAt": stamp(-1)})
+    gone = node_status(over.node, plan_node(over), NOW, REFUSED)
+
+    assert (node.phase, job.phase) == ("Running", "Running")
+    for status in (node, job):
+        (ready,) = (one for one in status.conditions if one.type == "Ready")
+        assert ready.reason == Reason.CREDENTIALS_REJECTED
+        assert ready.message.count("the provider refuses the key") == 1
+        assert "destroys none" in ready.message
+    assert "Running" in flags(job)
+    assert gone.conditions[0].reason == Reason.COMPLETED
+
+
+def test_a_price_is_shown_only_while_it_is_paid() -> None:
+    """A released node keeps what it was, but costs nothing per hour."""
+
+    def price(status: dict[str, object]) -> str | None:
+        seen = node_observation(status)
+        plan = replace(plan_node(seen), status=seen.node.status)
+        return node_status(seen.node, plan, NOW).usd_per_hour
+
+    paid = running()["lease"]["usdPerHour"]
+    assert price(renting()) is None
+    assert price(running()) == price(ended(running())) == paid
+    assert price(ended(running()) | {"releasedAt": stamp(-1)}) is None
+
+
+def test_a_node_that_is_over_says_why() -> None:
+    """Its phase says that it is."""
+    for status in (ended(running(), "JobDeleted"), ended(running(), "HostLost")):
+        for more in ({}, {"releasedAt": stamp(-1)}):
+            seen = node_observation(status | more)
+            shown = node_status(seen.node, plan_node(seen), NOW)
+            assert shown.conditions[0].reason == status["end"]["reason"]

@@ -469,6 +469,17 @@ def test_exit_codes_decide_about_a_retry(
     assert (plan.status.failures, plan.status.disruptions) == counts
 
 
+def test_what_a_run_had_done_is_not_shown_of_the_next_one() -> None:
+    """Of the last one it is."""
+    told = RECORDED | {"progress": {"percent": 40}}
+    node = released("WorkloadFailed", exitCode=1)
+    again = plan_job(job_observation(job=a_job(RETRIES, status=told), node=node))
+    over = plan_job(job_observation(job=a_job(status=told), node=node))
+
+    assert again.status.progress is None
+    assert over.status.progress is not None
+
+
 STATES = [
     ("fresh", job_observation(), ("False", "True", "False")),
     (

@@ -141,6 +141,8 @@ def what_follows(
     if status.attempt >= ATTEMPTS_MAX:
         words = f"{_attempts(status.attempt)} were made; the last one: {record.message}"
         return over(seen, status, Reason.MAX_RENTS_EXCEEDED, words, spent)
+    # Only the last run's progress is shown of a job that is over; this one begins anew.
+    status = status.model_copy(update={"progress": None})
     charged = parse_usd(record.cost_usd)
     cost = f"cost at most {short_usd(charged)}" if charged else "cost nothing"
     next_reason, next_words = _next_of(seen)

@@ -63,4 +63,5 @@ def finished_as(status: GpuJobStatus) -> tuple[Reason, str] | None:
     told = next((c for c in verdicts if c.status == "True"), None)
     if told is None:
         return Reason.STATUS_CONTRADICTORY, "the job is over, but its status does not say how"
-    return Reason(told.reason), told.message
+    said = next((c.message for c in status.conditions if c.type == "Ready"), "")
+    return Reason(told.reason), told.message or said

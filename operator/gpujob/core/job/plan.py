@@ -24,6 +24,7 @@ from gpujob.core.job.end import finished_as, over
 from gpujob.core.job.strays import listed_for, owed_for, with_strays
 from gpujob.core.machine.ports import service, service_name
 from gpujob.core.money import floor_usd, format_usd, parse_usd
+from gpujob.core.node.stage import stage_of
 from gpujob.core.observation import JobObservation, Unavailable, told_last
 from gpujob.core.rest import closes_in
 from gpujob.core.spec_faults import place_faults, spec_faults
@@ -113,6 +114,9 @@ def _show_attempt(seen: JobObservation) -> JobPlan | None:
     ready = next((c for c in node.status.conditions if c.type == "Ready"), None)
     reason = Reason(ready.reason) if ready else Reason.AWAITING_DRIVER
     message = ready.message if ready else _runs_as(node)
+    if reason is Reason.CREDENTIALS_REJECTED:
+        # `core/conditions.py` says that of the job, too, which is in the node's phase meanwhile.
+        reason, message = Reason(stage_of(node.status).phase), _runs_as(node)
     if node.status.end is not None and reason is not Reason.ACCOUNT_CHANGED:
         # The job shows the attempt's reason once, with the final cost, after the machine is gone.
         reason = Reason.RELEASING

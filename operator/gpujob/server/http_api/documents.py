@@ -156,14 +156,19 @@ def machine_document(node: GpuNode) -> Machine:
 
 def decision_document(job: GpuJob) -> Decision:
     """Returns what the cost gate last decided on a job."""
-    said = next((one for one in job.status.conditions if one.type == "Admitted"), None)
+    conditions = {one.type: one for one in job.status.conditions}
+    said, ready = conditions.get("Admitted"), conditions.get("Ready")
+    words = said.message if said else ""
+    if said and ready and said.reason == ready.reason:
+        # A refusal is what there is to say of the job.
+        words = ready.message
     cost = job.status.cost
     reason = said.reason if said else Reason.ACCEPTED.value
     return Decision(
         admitted={"True": True, "False": False}.get(said.status) if said else None,
         reason=reason,
         meaning=Reason(reason).meaning,
-        message=said.message if said else "",
+        message=words,
         decided_at=said.last_transition_time if said else None,
         ceiling_usd=job.spec.cost.ceiling,
         confidence_asked=job.spec.cost.confidence,
