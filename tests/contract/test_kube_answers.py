@@ -137,7 +137,7 @@ def test_the_api_server_is_reached_as_its_configuration_says(
     monkeypatch.setattr(place, str(tmp_path / "config"))
 
     async def run() -> Any:
-        asking = await KubeClient.connect()
+        asking = await KubeClient.connect("gpujob-controller")
         try:
             return await asking.get("GpuNode", "team", "train-0-1")
         finally:

@@ -109,7 +109,7 @@ def applications(token: str, cut_off: KubeClient) -> dict[str, Any]:
 async def serve(ports: dict[str, int], token: str) -> None:
     """Serves until it is ended."""
     listener.HEAD_SECONDS, bodies.BODY_SECONDS = HEAD_SECONDS, BODY_SECONDS
-    apps = applications(token, await KubeClient.connect())
+    apps = applications(token, await KubeClient.connect("gpujob-server"))
     servers = [listener.http_server(apps[name], "127.0.0.1", ports[name]) for name in NAMES]
     await asyncio.gather(*(server.serve() for server in servers))
 

@@ -33,7 +33,7 @@ def publish(namespace: str, addresses: str) -> None:
     )
 
     async def run() -> None:
-        kube = await KubeClient.connect()
+        kube = await KubeClient.connect("gpujob-controller")
         try:
             await publish_address(kube, settings)
         finally:

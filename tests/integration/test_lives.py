@@ -231,3 +231,16 @@ def test_the_log_says_whose_each_line_is(world: World) -> None:
         "node": "train-0-1",
         "attempt": 1,
     }
+
+
+@pytest.mark.shared_world
+def test_the_fields_that_we_write_are_ours_by_name(world: World) -> None:
+    """A person who looks for who changed an object finds the program, and not its library."""
+    world.apply_job("train")
+    world.await_reason("train", "Complete")
+    job, node = world.job("train"), world.kubectl.get("gpunode", "train-0-1", world.namespace)
+
+    assert node is not None
+    for stored, users in ((job, {"tests"}), (node, set())):
+        managers = {one["manager"] for one in stored["metadata"]["managedFields"]}
+        assert managers - {"kube-controller-manager"} == {"gpujob-controller"} | users

@@ -77,8 +77,11 @@ class KubeClient:
         self._api = api
 
     @classmethod
-    async def connect(cls) -> Self:
-        """Connects as a pod if this is one, else by the kubeconfig; raises ClusterError."""
+    async def connect(cls, program: str) -> Self:
+        """Connects as a pod if this is one, else by the kubeconfig; raises ClusterError.
+
+        `program` is what the API server's audit log calls us, and an object's managed fields.
+        """
         # Else aiohttp reads ~/.netrc before each request, in another thread: a fifth of our work.
         configuration = client.Configuration(client_session_kwargs={"trust_env": False})
         try:
@@ -90,7 +93,9 @@ class KubeClient:
             raise ClusterError(
                 f"found neither a pod's service account nor a usable kubeconfig: {error}"
             ) from error
-        return cls(client.ApiClient(configuration))
+        api = client.ApiClient(configuration)
+        api.user_agent = program
+        return cls(api)
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -46,7 +46,7 @@ class LockThread:
     async def start(self) -> None:
         """Starts the thread and connects to the API server."""
         self._thread.start()
-        self._kube = await self._do(KubeClient.connect())
+        self._kube = await self._do(KubeClient.connect("gpujob-controller"))
         self._lock = LeaderLock(
             self._kube,
             self._clock,

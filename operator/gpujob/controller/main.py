@@ -44,7 +44,7 @@ async def run(settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     clock = SystemClock()
     stopping = asyncio.create_task(stop.wait(), name="stop")
-    kube = await KubeClient.connect()
+    kube = await KubeClient.connect("gpujob-controller")
     asking = asyncio.create_task(_cluster_id(kube))
     if await first_ended([stopping, asking]) is stopping:
         return 0
