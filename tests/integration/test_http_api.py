@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import yaml
 from tests.integration.api import BOOTSTRAP, INTERNALS, JOBS, SPEC, TOKENS, Api, record
 from tests.integration.conftest import fresh_namespace
 from tests.integration.parts import AdmissionServer, eventually, operators_config, unsigned
@@ -250,6 +251,29 @@ def test_the_life_of_a_job(api: Api) -> None:
         assert api(method, f"{JOBS}/train{path}").status == 404
 
 
+def test_whoever_creates_a_job_hears_that_no_controller_leads(api: Api) -> None:
+    """Nobody will look at it; the job is stored all the same."""
+    namespace, lease = "gpujob-system", "/apis/coordination.k8s.io/v1/namespaces/gpujob-system"
+    api.kubectl.run("delete", "lease", "gpujob", "-n", namespace)
+
+    def warning(name: str) -> str:
+        made = api.create(name)
+        api.kubectl.client.delete("gpujobs", name, api.namespace)
+        return made.headers.get("warning", "")
+
+    eventually("it is told", lambda: "no controller leads now" in warning("unled"))
+    body = {
+        "metadata": {"name": "gpujob"},
+        "spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 5},
+    }
+    api.kubectl.client.send("POST", f"{lease}/leases", body)
+    try:
+        eventually("somebody leads", lambda: "no controller leads now" not in warning("led"))
+        eventually("but does no more", lambda: "no controller leads now" in warning("left"))
+    finally:
+        api.kubectl("delete", "lease", "gpujob", "-n", namespace)
+
+
 def test_pages_hold_all_and_each_once(api: Api) -> None:
     """However few fit on one."""
     names = [f"job-{number}" for number in range(7)]
@@ -345,10 +369,21 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "null": (b"null", 400, "the object"),
     "a text": (b'"job"', 400, "the object"),
     "no spec": (b'{"metadata": {"name": "bad"}}', 400, "spec"),
-    "no name": (f'{{"metadata": {{}}, "spec": {GOOD_SPEC}}}'.encode(), 400, "metadata.name"),
+    "no name": (f'{{"metadata": {{}}, "spec": {GOOD_SPEC}}}'.encode(), 400, "metadata"),
+    "another namespace": (
+        f'{{"metadata": {{"name": "bad", "namespace": "other"}}, "spec": {GOOD_SPEC}}}'.encode(),
+        400,
+        "metadata.namespace",
+    ),
+    "another kind": (b'{"kind": "Pod", ' + job_text(GOOD_SPEC)[1:], 400, "kind"),
+    "another version": (b'{"apiVersion": "v1", ' + job_text(GOOD_SPEC)[1:], 400, "apiVersion"),
+    "no command": (
+        job_text(GOOD_SPEC.replace('["python3"]', "null")),
+        400,
+        "spec.command",
+    ),
     "an unknown field": (b'{"more": 1, ' + job_text(GOOD_SPEC)[1:], 400, "more"),
     "an unknown field within": (job_text(GOOD_SPEC[:-1] + ', "x": 1}'), 400, "spec.x"),
-    "a status": (b'{"status": {}, ' + job_text(GOOD_SPEC)[1:], 400, "status"),
     "a finalizer": (
         f'{{"metadata": {{"name": "bad", "finalizers": []}}, "spec": {GOOD_SPEC}}}'.encode(),
         400,
@@ -404,6 +439,53 @@ def test_a_wrong_body_changes_nothing(api: Api) -> None:
     assert api.kubectl.items("gpujobs", "-n", api.namespace) == []
 
 
+MANIFEST = {
+    "apiVersion": "gpujob.dev/v1alpha1",
+    "kind": "GpuJob",
+    "metadata": {
+        "name": "written",
+        "namespace": "{}",
+        "creationTimestamp": None,
+        "labels": {"team": "vision"},
+        "annotations": None,
+    },
+    "spec": SPEC | {"workingDir": None, "suspend": None, "gpu": {"models": ["h100"]}},
+    "status": {},
+}
+
+
+@pytest.mark.parametrize("media", ["application/json", "application/yaml", "text/yaml"])
+def test_the_manifest_that_kubectl_takes_is_taken(api: Api, media: str) -> None:
+    """As tools write it, with null and an empty status; both store the same."""
+    text = json.dumps(MANIFEST).replace("{}", api.namespace, 1)
+    if media != "application/json":
+        text = yaml.safe_dump(json.loads(text))
+    made = api("POST", JOBS, text.encode(), content_type=media)
+    assert made.status == 201, made
+    assert "'h100' is taken for any of H100 NVL, H100 PCIE, H100 SXM" in made.headers["warning"]
+    by_api = api.kubectl.get("gpujob", "written", api.namespace) or {}
+    api.kubectl("delete", "gpujob", "written", "-n", api.namespace)
+    api.kubectl("apply", "-f", "-", text=text)
+    by_kubectl = api.kubectl.get("gpujob", "written", api.namespace) or {}
+
+    assert by_api["spec"] == by_kubectl["spec"]
+    assert by_api["metadata"]["labels"] == by_kubectl["metadata"]["labels"] == {"team": "vision"}
+
+
+def test_a_name_can_be_made_up(api: Api) -> None:
+    """A new one for each request, unless it is sent again."""
+    body = {"metadata": {"generateName": "sweep-"}, "spec": SPEC}
+    first, second = (api("POST", JOBS, body) for _ in range(2))
+    sent, again = (api("POST", JOBS, body, idempotency_key="k") for _ in range(2))
+    names = [one.body["metadata"]["name"] for one in (first, second, sent)]
+
+    assert [one.status for one in (first, second, sent, again)] == [201, 201, 201, 200]
+    assert again.body["metadata"]["uid"] == sent.body["metadata"]["uid"]
+    assert len(set(names)) == 3
+    assert all(len(one) == 11 and one.startswith("sweep-") for one in names)
+    assert first.headers["location"] == f"/v1/namespaces/{api.namespace}/jobs/{names[0]}"
+
+
 def test_a_whole_number_may_have_a_point(api: Api) -> None:
     """As JSON Schema has it."""
     answer = api("POST", JOBS, job_text(GOOD_SPEC[:-1] + ', "backoffLimit": 2.0}'))
@@ -422,7 +504,7 @@ def test_a_method_that_there_is_not_names_those_that_there_are(api: Api) -> None
 def test_other_content_types_are_refused(api: Api) -> None:
     """A form, text, none."""
     raw = job_text(GOOD_SPEC)
-    for given in ("text/plain", "application/x-www-form-urlencoded", "application/yaml", "json"):
+    for given in ("text/plain", "application/x-www-form-urlencoded", "application/toml", "json"):
         assert api("POST", JOBS, raw, content_type=given).status == 415
     assert api("POST", JOBS, raw, content_type="application/json; charset=utf-8").status == 201
 

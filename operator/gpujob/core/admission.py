@@ -21,6 +21,7 @@ from gpujob.core.money import floor_usd, short_usd
 from gpujob.core.spec_faults import Fault, shape_faults, spec_faults
 
 FAULTS_TOLD = 20
+UNLED = "no controller leads now: no job is looked at until one does; if that lasts, see its pods"
 TRACKED = frozenset(
     {
         "argocd.argoproj.io/instance",
@@ -47,8 +48,17 @@ class Review:
         return f"{told}; and {more} more" if more > 0 else told
 
 
-def review(body: Mapping[str, Any], notes: MarketNotes | None = None, *, now: datetime) -> Review:
-    """Reviews a GpuJob that somebody wants to store; an answer for any object, never an error."""
+def review(
+    body: Mapping[str, Any],
+    notes: MarketNotes | None = None,
+    *,
+    now: datetime,
+    nobody_leads: bool = False,
+) -> Review:
+    """Reviews a GpuJob that somebody wants to store; an answer for any object, never an error.
+
+    `nobody_leads` says that no controller is there to decide on it.
+    """
     try:
         # Strict, and from JSON, so that the text "1" does not pass for a number.
         spec = GpuJobSpec.model_validate_json(json.dumps(body.get("spec")), strict=True)
@@ -58,7 +68,8 @@ def review(body: Mapping[str, Any], notes: MarketNotes | None = None, *, now: da
     known = KNOWN | {*(notes.models if notes else ())} | {*(notes.floors if notes else ())}
     faults = (*spec_faults(spec), *_model_faults(spec, known))
     warnings = _warnings(spec, body.get("metadata") or {})
-    return Review(faults, (*warnings, *_too_little(spec, notes, now)))
+    unled = (UNLED,) if nobody_leads else ()
+    return Review(faults, (*unled, *warnings, *_too_little(spec, notes, now)))
 
 
 def _below_spec(field: str) -> str:

@@ -29,6 +29,11 @@ def may_lead(record: LockRecord, *, identity: str, unchanged_seconds: float) -> 
     return unchanged_seconds >= record.duration_seconds
 
 
+def is_abandoned(*, holder: str, duration_seconds: int, unchanged_seconds: float) -> bool:
+    """Whether nobody leads, to whoever only looks: not even a replica that was to take over."""
+    return not holder or unchanged_seconds >= 2 * duration_seconds
+
+
 def taken(record: LockRecord | None, *, identity: str, duration_seconds: int) -> LockRecord:
     """Returns the record to write so that this replica leads."""
     before = record or LockRecord(holder=identity, duration_seconds=0, transitions=0)

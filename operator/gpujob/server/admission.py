@@ -55,11 +55,16 @@ class _AdmissionReview(BaseModel):
 
 
 def admission_app(
-    clock: Clock, market: Callable[[], MarketNotes | None] = lambda: None, *, own_namespace: str
+    clock: Clock,
+    market: Callable[[], MarketNotes | None] = lambda: None,
+    *,
+    own_namespace: str,
+    nobody_leads: Callable[[], bool] = lambda: False,
 ) -> Starlette:
     """Returns the application that the API server calls; `market` returns the latest notes.
 
-    No job may be in `own_namespace`, the release's.
+    No job may be in `own_namespace`, the release's. `nobody_leads` says that no controller is there
+    to decide on a job.
     """
 
     async def validate(request: Request) -> Response:
@@ -68,7 +73,7 @@ def admission_app(
         except Problem as problem:
             log.warning("review_rejected", status=problem.status, problem=problem.detail)
             raise
-        verdict = review(asked.object, market(), now=clock.now())
+        verdict = review(asked.object, market(), now=clock.now(), nobody_leads=nobody_leads())
         places = place_faults(asked.namespace, own_namespace)
         verdict = replace(verdict, faults=(*places, *verdict.faults))
         if verdict.faults:

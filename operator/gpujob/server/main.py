@@ -23,6 +23,7 @@ from gpujob.core.api_tokens import tokens_secret
 from gpujob.server.admission import admission_app
 from gpujob.server.http_api.app import api_app
 from gpujob.server.http_api.callers import Callers
+from gpujob.server.leadership import Leadership
 from gpujob.server.settings import ServerSettings
 from gpujob.server.tls import Tls
 from gpujob.web.listener import HttpServer, http_server, listener_app
@@ -55,7 +56,13 @@ async def run(settings: ServerSettings) -> int:
     tls = Tls(kube, settings)
     asking = http_server(probes(tls), settings.listen_host, settings.probes_port)
     market = MarketReader(kube, namespace=settings.namespace, name=settings.name)
-    app = admission_app(SystemClock(), lambda: market.notes, own_namespace=settings.namespace)
+    leadership = Leadership(kube, SystemClock(), namespace=settings.namespace, name=settings.name)
+    app = admission_app(
+        SystemClock(),
+        lambda: market.notes,
+        own_namespace=settings.namespace,
+        nobody_leads=lambda: leadership.is_missing,
+    )
     admission = http_server(app, settings.listen_host, settings.admission_port, tls.context)
 
     async def serve(listener: HttpServer) -> None:
@@ -70,6 +77,7 @@ async def run(settings: ServerSettings) -> int:
         asyncio.create_task(serve(admission), name="admission"),
         asyncio.create_task(tls.follow(), name="certificates"),
         asyncio.create_task(market.follow(settings.look_seconds), name="market"),
+        asyncio.create_task(leadership.follow(settings.look_seconds), name="leadership"),
     ]
     if settings.api_port:
         callers = Callers(
@@ -91,6 +99,7 @@ async def run(settings: ServerSettings) -> int:
                 token_file=Path(settings.token_file),
                 authorities_file=Path(settings.authorities_file),
             ),
+            nobody_leads=lambda: leadership.is_missing,
             shows_cause=shows_cause,
         )
         api = http_server(routes, settings.listen_host, settings.api_port, tls.context)

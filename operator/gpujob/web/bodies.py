@@ -15,12 +15,23 @@ A client that is still sending when the connection is closed never sees the 413.
 """
 
 
+JSON = "application/json"
+
+
+def content_type(request: Request) -> str:
+    """Returns what a request declares its body to be, without parameters; empty = nothing."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def json_body(request: Request, bytes_max: int) -> bytes:
     """Returns the raw body of a request that declares it as JSON; raises Problem."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != (
-        "application/json"
-    ):
-        raise Problem(415, "the Content-Type must be application/json")
+    return await body_of_type(request, bytes_max, (JSON,))
+
+
+async def body_of_type(request: Request, bytes_max: int, types: tuple[str, ...]) -> bytes:
+    """Returns the raw body of a request that declares it as one of these; raises Problem."""
+    if content_type(request) not in types:
+        raise Problem(415, f"the Content-Type must be {' or '.join(types)}")
     raw, size = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_SECONDS):

@@ -291,3 +291,12 @@ def test_who_exposes_a_secret_has_to_say_so(given: dict[str, Any]) -> None:
 
     assert fault.field == "spec.imagePullSecret.exposeToProvider"
     assert "the provider and the owner of the host can read these credentials" in fault.message
+
+
+def test_a_job_that_nobody_will_look_at_is_warned_of() -> None:
+    """Before all else."""
+    wanted = body(market={"hosts": "Any"})
+    first, *_ = admission.review(wanted, now=NOW, nobody_leads=True).warnings
+
+    assert "no controller leads now" in first
+    assert len(first) <= 120

@@ -7,6 +7,7 @@ from gpujob.core.leader_lock import (
     OtherLock,
     given_back,
     holders_pod,
+    is_abandoned,
     may_lead,
     renewed,
     taken,
@@ -29,6 +30,19 @@ HELD = LockRecord(holder="other", duration_seconds=15, transitions=3)
 def test_who_may_lead(record: LockRecord, unchanged: float, allowed: bool) -> None:
     """Only when the holder's time is over, by the reader's own clock, or it gave the lock back."""
     assert may_lead(record, identity="me", unchanged_seconds=unchanged) is allowed
+
+
+@pytest.mark.parametrize(
+    ("holder", "unchanged", "abandoned"),
+    [("", 0.0, True), ("other", 0.0, False), ("other", 29.9, False), ("other", 30.0, True)],
+)
+def test_nobody_leads_if_nobody_has_taken_over(
+    holder: str, unchanged: float, abandoned: bool
+) -> None:
+    """Whoever only looks on gives a replica the time to do so."""
+    told = is_abandoned(holder=holder, duration_seconds=15, unchanged_seconds=unchanged)
+
+    assert told is abandoned
 
 
 def test_a_change_of_holder_is_counted() -> None:

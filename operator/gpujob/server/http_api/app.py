@@ -37,6 +37,7 @@ def api_app(
     callers: Callers,
     notes: Callable[[], MarketNotes | None],
     controller: ControllerClient,
+    nobody_leads: Callable[[], bool] = lambda: False,
     shows_cause: bool = False,
 ) -> FastAPI:
     """Returns the application.
@@ -64,7 +65,12 @@ def api_app(
         },
     )
     app.state.backend = Backend(
-        kube=kube, clock=clock, callers=callers, notes=notes, controller=controller
+        kube=kube,
+        clock=clock,
+        callers=callers,
+        notes=notes,
+        controller=controller,
+        nobody_leads=nobody_leads,
     )
     for router in ROUTERS:
         # `include_router` would hide the routes from the table by which tests and 405s find them.

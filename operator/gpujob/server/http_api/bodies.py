@@ -1,28 +1,38 @@
-"""The bodies that the API takes, and their strict reader.
+"""The bodies that the API takes, and their strict reader: the manifest that kubectl takes, or less.
 
-It rejects unknown fields, and JSON that two parsers could read differently.
+It rejects unknown fields, and JSON or YAML that two parsers could read differently.
 """
 
 import json
 import math
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from starlette.requests import Request
 
-from gpujob.api.gpujob import GpuJobSpec
+from gpujob.api.gpujob import NAME_LENGTH_MAX, GpuJobSpec
+from gpujob.api.meta import API_VERSION
 from gpujob.core.spec_faults import shape_faults
-from gpujob.web.bodies import json_body
+from gpujob.server.http_api.yaml_bodies import YAML_BYTES_MAX, BadYaml, read_yaml
+from gpujob.web.bodies import JSON, body_of_type, content_type
 from gpujob.web.problems import Problem
 
 BODY_BYTES_MAX = 1 << 20
 """Larger than any valid job; the API server takes objects of 1.5 MiB."""
 DEPTH_MAX = 32
+YAML = ("application/yaml", "application/x-yaml", "text/yaml")
+SUFFIX_LENGTH = 5
+"""What is appended to `generateName`, as the API server does."""
 
 Sent = TypeVar("Sent", bound=BaseModel)
 
 Name = Annotated[
-    str, Field(max_length=52, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", examples=["train"])
+    str,
+    Field(
+        max_length=NAME_LENGTH_MAX,
+        pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+        examples=["train"],
+    ),
 ]
 Words = Annotated[dict[str, str], Field(max_length=64)]
 
@@ -30,11 +40,41 @@ Words = Annotated[dict[str, str], Field(max_length=64)]
 class NewMetadata(BaseModel):
     """Name, labels and annotations of a new job."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        populate_by_name=True,
+        json_schema_extra={
+            "anyOf": [
+                {"required": [name], "properties": {name: {"type": "string"}}}
+                for name in ("name", "generateName")
+            ]
+        },
+    )
 
-    name: Annotated[Name, Field(description="Name of the job, unique in its namespace.")]
+    name: Annotated[Name | None, Field(description="Name of the job, unique in its namespace.")] = (
+        None
+    )
+    generate_name: Annotated[
+        str | None,
+        Field(
+            alias="generateName",
+            max_length=NAME_LENGTH_MAX - SUFFIX_LENGTH,
+            pattern="^[a-z0-9][a-z0-9.-]*$",
+            description="How the name begins, if there is no `name`; its end is made up.",
+            examples=["train-"],
+        ),
+    ] = None
+    namespace: Annotated[
+        str | None, Field(max_length=63, description="If given, that of the path.")
+    ] = None
     labels: Annotated[Words, Field(description="Labels, by the rules of Kubernetes.")] = {}
     annotations: Annotated[Words, Field(description="Annotations.")] = {}
+
+    @model_validator(mode="after")
+    def _has_a_name(self) -> "NewMetadata":
+        if self.name is None and self.generate_name is None:
+            raise ValueError("name or generateName must be given")
+        return self
 
 
 EXAMPLE: dict[str, JsonValue] = {
@@ -52,10 +92,19 @@ EXAMPLE: dict[str, JsonValue] = {
 class NewJob(BaseModel):
     """A job to create."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE]})
+    model_config = ConfigDict(
+        extra="forbid", populate_by_name=True, json_schema_extra={"examples": [EXAMPLE]}
+    )
 
+    api_version: Annotated[
+        Literal["gpujob.dev/v1alpha1"], Field(alias="apiVersion", description="May be left out.")
+    ] = "gpujob.dev/v1alpha1"
+    kind: Annotated[Literal["GpuJob"], Field(description="May be left out.")] = "GpuJob"
     metadata: NewMetadata
     spec: GpuJobSpec
+    status: Annotated[
+        dict[str, JsonValue], Field(description="Not looked at, as the API server does not.")
+    ] = {}
 
 
 class _AmbiguousJson(ValueError):
@@ -63,8 +112,13 @@ class _AmbiguousJson(ValueError):
 
 
 async def read_body(request: Request, kind: type[Sent]) -> Sent:
-    """Returns the body of a request; raises Problem with the fields that are wrong."""
-    read = json.dumps(_parsed(await json_body(request, BODY_BYTES_MAX)))
+    """Returns the body of a request; raises Problem with the fields that are wrong.
+
+    Null is the same as a field that is left out, as for kubectl.
+    """
+    told = await _told(request)
+    _refuse_other_kinds(told)
+    read = json.dumps(_without_nulls(told))
     try:
         return kind.model_validate_json(
             read, strict=True, extra="forbid", by_alias=True, by_name=False
@@ -72,6 +126,38 @@ async def read_body(request: Request, kind: type[Sent]) -> Sent:
     except ValidationError as error:
         faults = tuple((fault.field, fault.message) for fault in shape_faults(error))
         raise Problem(400, "the body does not match the schema", faults=faults) from None
+
+
+async def _told(request: Request) -> Any:
+    is_yaml = content_type(request) in YAML
+    bytes_max = YAML_BYTES_MAX if is_yaml else BODY_BYTES_MAX
+    raw = await body_of_type(request, bytes_max, (JSON, *YAML))
+    if not is_yaml:
+        return _parsed(raw)
+    try:
+        return read_yaml(raw.decode("utf-8"), DEPTH_MAX)
+    except UnicodeDecodeError:
+        raise Problem(400, "the body is not UTF-8") from None
+    except BadYaml as error:
+        raise Problem(400, str(error)) from None
+
+
+def _refuse_other_kinds(told: Any) -> None:
+    """Raises Problem for an object of another kind, whatever else is wrong with it."""
+    if not isinstance(told, dict):
+        return
+    for field, ours in (("kind", "GpuJob"), ("apiVersion", API_VERSION)):
+        theirs = told.get(field)
+        if isinstance(theirs, str) and theirs != ours:
+            shown = ascii(theirs[:64])
+            words = f"this API takes nothing but GpuJobs of {API_VERSION}; {field} is {shown}"
+            raise Problem(400, words, faults=((field, f"must be {ours}"),))
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 def _parsed(raw: bytes) -> Any:

@@ -17,9 +17,10 @@ from gpujob.adapters.controller import ControllerClient
 from gpujob.adapters.errors import Invalid
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.notes import MarketNotes
-from gpujob.server.http_api.bodies import NewJob
+from gpujob.server.http_api.bodies import YAML, NewJob
 from gpujob.server.http_api.callers import Caller, Callers
 from gpujob.server.http_api.open_streams import OpenStreams
+from gpujob.web.bodies import JSON
 from gpujob.web.problems import TITLES, Problem
 
 JOBS, NODES, LOGS = "gpujob.dev/gpujobs", "gpujob.dev/gpunodes", "/pods/log"
@@ -35,6 +36,7 @@ class Backend:
     callers: Callers
     notes: Callable[[], MarketNotes | None]
     controller: ControllerClient
+    nobody_leads: Callable[[], bool]
     streams: OpenStreams = field(default_factory=OpenStreams)
 
 
@@ -192,4 +194,5 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def body_of(kind: type[NewJob]) -> dict[str, Any]:
     """Documents the body of a route, which the route reads itself, more strictly than FastAPI."""
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    content = {one: {"schema": schema} for one in (JSON, YAML[0])}
+    return {"requestBody": {"required": True, "content": content}}

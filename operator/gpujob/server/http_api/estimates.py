@@ -7,7 +7,7 @@ from starlette.requests import Request
 from gpujob.api.estimate import JobEstimate
 from gpujob.server.http_api.bodies import NewJob, read_body
 from gpujob.server.http_api.dependencies import JOBS, BackendDep, Namespace, answers, body_of, may
-from gpujob.server.http_api.new_jobs import object_of
+from gpujob.server.http_api.new_jobs import object_of, warning_header
 
 router = APIRouter(tags=["jobs"])
 
@@ -25,5 +25,6 @@ async def estimate_job(request: Request, backend: BackendDep, namespace: Namespa
     It does not check whether the name is taken, quotas, or missing files.
     """
     asked = await read_body(request, NewJob)
-    object_of(asked, backend)
-    return JSONResponse((await backend.controller.estimate(asked.spec)).wire())
+    _, warnings = object_of(asked, namespace, backend)
+    told = await backend.controller.estimate(asked.spec)
+    return JSONResponse(told.wire(), 200, warning_header(warnings))

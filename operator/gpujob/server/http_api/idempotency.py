@@ -14,6 +14,7 @@ from fastapi import Header
 from gpujob.adapters.errors import Conflict
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.core.api_tokens import digest_of
+from gpujob.server.http_api.bodies import SUFFIX_LENGTH
 from gpujob.server.http_api.callers import Caller
 from gpujob.web.problems import Problem
 
@@ -37,7 +38,11 @@ class Idempotency:
         """
         label = digest_of(f"{caller.name}\n{self.key}")[:40]
         digest = digest_of(json.dumps(body, sort_keys=True))
-        metadata = body["metadata"]
+        metadata = dict(body["metadata"])
+        if (begins := metadata.pop("generateName", None)) is not None:
+            # Sent again, it must get the same name: that is what makes equal requests exclude each
+            # other.
+            metadata["name"] = begins + label[:SUFFIX_LENGTH]
         marked = body | {
             "metadata": metadata
             | {

@@ -36,7 +36,7 @@ from gpujob.server.http_api.documents import (
     wire,
 )
 from gpujob.server.http_api.idempotency import Idempotency, idempotency
-from gpujob.server.http_api.new_jobs import object_of
+from gpujob.server.http_api.new_jobs import object_of, warning_header
 from gpujob.web.problems import Problem
 
 collection = APIRouter(tags=["jobs"])
@@ -116,10 +116,12 @@ async def create_job(
     namespace: Namespace,
     once: Annotated[Idempotency | None, Depends(idempotency)],
 ) -> Response:
-    """Creates a job; the cost gate decides when and whether a machine is rented for it."""
-    asked = await read_body(request, NewJob)
-    body = object_of(asked, backend)
-    name = asked.metadata.name
+    """Creates a job; the cost gate decides when and whether a machine is rented for it.
+
+    The body is the manifest that kubectl takes, in JSON or YAML. What its user may regret stands in
+    `Warning`.
+    """
+    body, warnings = object_of(await read_body(request, NewJob), namespace, backend)
     try:
         if once is None:
             made = await backend.kube.create_strictly("GpuJob", namespace, body)
@@ -130,10 +132,11 @@ async def create_job(
     except ObjectGone:
         raise Problem(404, f"there is no namespace {namespace}") from None
     except Conflict:
+        name = body["metadata"].get("name", "of the name that was made up")
         words = f"there is already a job {name} in namespace {namespace}"
         raise Problem(409, words) from None
-    place = {"Location": JOB_PATH.format(namespace=namespace, name=name)}
-    return JSONResponse(job_document(made), 201, etag(made) | place)
+    place = {"Location": JOB_PATH.format(namespace=namespace, name=made["metadata"]["name"])}
+    return JSONResponse(job_document(made), 201, etag(made) | place | warning_header(warnings))
 
 
 # --- One job ----------------------------------------------------------------------------------

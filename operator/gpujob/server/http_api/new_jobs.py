@@ -8,16 +8,33 @@ from gpujob.server.http_api.dependencies import Backend
 from gpujob.web.problems import Problem
 
 
-def object_of(asked: NewJob, backend: Backend) -> Body:
-    """Returns the object to create; raises Problem with what the webhook would refuse in it."""
+def object_of(asked: NewJob, namespace: str, backend: Backend) -> tuple[Body, tuple[str, ...]]:
+    """Returns the object to create, and what its user may regret.
+
+    Raises Problem with what the webhook would refuse in it.
+    """
+    meta = asked.metadata
+    if meta.namespace not in (None, namespace):
+        words = f"must be {namespace}, the namespace of the path, or be left out"
+        raise Problem(400, "this is another namespace's", faults=(("metadata.namespace", words),))
+    # Where there is a name, the API server makes none up either.
+    named = {"name": meta.name} if meta.name else {"generateName": meta.generate_name}
     body: Body = {
         "apiVersion": API_VERSION,
         "kind": "GpuJob",
-        "metadata": asked.metadata.model_dump(),
+        "metadata": {**named, "labels": meta.labels, "annotations": meta.annotations},
         "spec": asked.spec.wire(),
     }
-    verdict = review(body, backend.notes(), now=backend.clock.now())
+    verdict = review(
+        body, backend.notes(), now=backend.clock.now(), nobody_leads=backend.nobody_leads()
+    )
     if verdict.faults:
         faults = tuple((fault.field, fault.message) for fault in verdict.faults)
         raise Problem(422, "the job is not valid", faults=faults)
-    return body
+    return body, verdict.warnings
+
+
+def warning_header(warnings: tuple[str, ...]) -> dict[str, str]:
+    """Returns the header in which Kubernetes tells warnings."""
+    told = (text.replace("\\", "").replace('"', "'") for text in warnings)
+    return {"Warning": ", ".join(f'299 gpujob "{text}"' for text in told)} if warnings else {}

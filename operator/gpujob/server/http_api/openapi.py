@@ -33,8 +33,12 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         inner = schema.pop("$defs", {})
         if model is NewJob:
-            # The reader of bodies rejects unknown fields at all levels.
-            inner = {name: {**one, "additionalProperties": False} for name, one in inner.items()}
+            # The reader of bodies rejects unknown fields at all levels, and drops null.
+            schema = _or_null(schema)
+            inner = {
+                name: {**_or_null(one), "additionalProperties": False}
+                for name, one in inner.items()
+            }
         schemas |= {model.__name__: schema} | inner
     # FastAPI always documents its own answer to wrong parameters, which this API never gives, see
     # https://github.com/fastapi/fastapi/issues/3424.
@@ -57,6 +61,21 @@ def openapi(app: FastAPI) -> dict[str, Any]:
                     parts["responses"][name] = _problem_response(status, title)
     app.openapi_schema = document
     return document
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Returns the schema of an object in which each field that may be left out may be null."""
+    null = {"type": "null"}
+    fields = {
+        name: one
+        if name in schema.get("required", ()) or null in one.get("anyOf", ())
+        else {"anyOf": [_or_null(one), null]}
+        for name, one in schema.get("properties", {}).items()
+    }
+    changed = {"properties": fields} if fields else {}
+    if isinstance(held := schema.get("additionalProperties"), dict):
+        changed["additionalProperties"] = {"anyOf": [held, null]}
+    return schema | changed
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
