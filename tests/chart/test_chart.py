@@ -392,6 +392,12 @@ def test_the_server_reads_its_certificates_and_prices_and_nothing_else(programs:
             "resourceNames": ["gpujob-market"],
             "verbs": ["get"],
         },
+        {
+            "apiGroups": ["coordination.k8s.io"],
+            "resources": ["leases"],
+            "resourceNames": ["gpujob"],
+            "verbs": ["get"],
+        },
     ]
     assert pod["serviceAccountName"] == "gpujob-server"
     bound = [*made(programs, "ClusterRoleBinding").values()]
