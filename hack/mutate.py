@@ -58,6 +58,7 @@ NEAREST = {
     "controller/machine_book.py": "tests/simulation/test_evidence.py",
     "controller/market_watch.py": "tests/simulation/test_clocks.py",
     "controller/address.py": "tests/integration/test_address.py",
+    "controller/pods.py": "tests/unit/test_pods.py",
     "controller/provider.py": "tests/integration/test_proxied.py",
     "web/token_reviews.py": "tests/unit/test_token_reviews.py tests/contract/test_driver_tokens.py",
     "controller/settings.py": "tests/unit/test_config.py tests/contract/test_listening.py",
@@ -1592,6 +1593,31 @@ FAULTS = (
         "driver/ports.py",
         "    target.write_eof()\n",
         "",
+    ),
+    # --- Driver pods --------------------------------------------------------------------------
+    Fault(
+        "the outcome is whatever container comes first",
+        "controller/pods.py",
+        'next((one for one in statuses if one.get("name") == CONTAINER), {})',
+        "next(iter(statuses), {})",
+    ),
+    Fault(
+        "a driver that its sidecar outlives still runs",
+        "controller/pods.py",
+        """    is_outlived = phase == "Running" and _ended(driver).get("exitCode") == 0""",
+        """    is_outlived = False""",
+    ),
+    Fault(
+        "a failed driver is not started again",
+        "controller/pods.py",
+        """ and _ended(driver).get("exitCode") == 0""",
+        """ and bool(_ended(driver))""",
+    ),
+    Fault(
+        "sidecars run on for a day",
+        "core/node/release.py",
+        """pod.phase in ("Pending", "Running") or pod.is_outlived""",
+        """pod.phase in ("Pending", "Running")""",
     ),
     # --- Secrets ------------------------------------------------------------------------------
     Fault(

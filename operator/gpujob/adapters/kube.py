@@ -158,14 +158,21 @@ class KubeClient:
 
     @asynccontextmanager
     async def pod_log(
-        self, namespace: str, pod: str, *, follow: bool, tail: int | None, seconds: int
+        self,
+        namespace: str,
+        pod: str,
+        container: str,
+        *,
+        follow: bool,
+        tail: int | None,
+        seconds: int,
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Opens the log of a pod's only container, with `follow` also what it still prints.
+        """Opens the log of a pod's container, with `follow` also what it still prints.
 
         It is open for at most so many seconds. Raises ObjectGone, or Invalid if the container has
         not started yet.
         """
-        query = {"follow": "true" if follow else "false"}
+        query = {"container": container, "follow": "true" if follow else "false"}
         query |= {"tailLines": str(tail)} if tail is not None else {}
         path = f"{_path('Pod', namespace, pod)}/log"
         async with self._stream(path, query, seconds) as content:

@@ -124,10 +124,13 @@ class Pod:
     name: str
     uid: str
     phase: str
+    """Of the pod; `Succeeded` also if its driver has succeeded and other containers run on."""
     created_at: datetime
     is_being_deleted: bool
+    is_outlived: bool = False
+    """Whether its driver has ended, and other containers run on."""
     waiting: str
-    """Why it does not run, in the kubelet's or scheduler's words; empty if it does."""
+    """Why its driver does not run, in the words of the cluster; empty if it does."""
     outcome: Outcome | None
     """How the workload ended, from the pod's termination message."""
 

@@ -20,6 +20,8 @@ from gpujob.core.machine.names import NAME_MAX, cut
 from gpujob.core.machine.ports import carried, container_ports
 from gpujob.core.observation import NodeObservation
 
+CONTAINER = "driver"
+"""Name of the driver's container, by which it is told from what injectors put beside it."""
 USER_ID = 10001
 KEY_FOLDER = "/etc/gpujob/ssh"
 KEY_FILE = "id_ed25519"
@@ -110,7 +112,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
             },
             "containers": [
                 {
-                    "name": "driver",
+                    "name": CONTAINER,
                     "image": world.driver_image,
                     "imagePullPolicy": world.driver_image_pull_policy,
                     "args": ["driver"],

@@ -40,7 +40,7 @@ def start_driver(seen: NodeObservation) -> NodePlan | None:
         return wait(seen, Reason.AWAITING_DRIVER, words, 5.0, (effects.CreateDriver(manifest),))
     if pod.phase in ("Succeeded", "Failed") and not pod.is_being_deleted:
         todo = (effects.DeleteDriver(pod.name, pod.uid),)
-        words = "the driver pod ended without a result; replacing it"
+        words = f"the driver pod ended without a result{because(pod.waiting)}; replacing it"
         return wait(seen, Reason.AWAITING_DRIVER, words, 2.0, todo)
     if driver is None or driver.pod_uid != pod.uid:
         recorded = DriverStatus(pod_name=pod.name, pod_uid=pod.uid)

@@ -39,7 +39,8 @@ def let_go(seen: NodeObservation) -> NodePlan | None:
     todo: list[effects.Effect] = []
     age = (seen.world.now - status.released_at).total_seconds()
     pod = seen.pod
-    lingers = pod is not None and pod.phase in ("Pending", "Running") and not pod.is_being_deleted
+    runs = pod is not None and (pod.phase in ("Pending", "Running") or pod.is_outlived)
+    lingers = pod is not None and runs and not pod.is_being_deleted
     if pod is not None and lingers and age >= limits.driver_exit_seconds:
         todo.append(effects.DeleteDriver(pod.name, pod.uid))
     settled = _is_settled(seen)

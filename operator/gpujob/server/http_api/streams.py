@@ -12,7 +12,7 @@ from gpujob.adapters.errors import Invalid, ObjectGone
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.meta import LABEL_JOB
 from gpujob.core.job.plan import node_name
-from gpujob.core.machine.driver_pod import driver_pod_name
+from gpujob.core.machine.driver_pod import CONTAINER, driver_pod_name
 from gpujob.server.http_api.dependencies import (
     JOBS,
     LOGS,
@@ -156,7 +156,7 @@ async def read_log(
     if pod is None or (pod["metadata"].get("labels") or {}).get(LABEL_JOB) != name:
         raise absent
     text = backend.kube.pod_log(
-        namespace, pod_name, follow=follow, tail=tail_lines, seconds=STREAM_SECONDS
+        namespace, pod_name, CONTAINER, follow=follow, tail=tail_lines, seconds=STREAM_SECONDS
     )
     try:
         return await backend.streams.answer(caller.name, text, "text/plain; charset=utf-8")
