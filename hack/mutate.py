@@ -84,6 +84,11 @@ NEAREST = {
     "core/market/history.py": "tests/unit/core/test_history.py",
     "core/market/hosts.py": "tests/unit/core/test_hosts.py",
     "core/market/images.py": "tests/unit/core/test_images.py",
+    "core/machine/driver_defaults.py": "tests/unit/core/test_fitting.py",
+    "core/machine/driver_pod.py": "tests/unit/core/test_fitting.py "
+    "tests/unit/core/test_driver_pod.py",
+    "core/observation.py": "tests/unit/core/test_fitting.py",
+    "core/spec_faults.py": "tests/unit/core/test_fitting.py tests/unit/core/test_admission.py",
     "core/node/blame.py": "tests/unit/core/test_blame.py",
     "core/node/contact.py": "tests/unit/core/test_contact.py",
     "core/node/news.py": "tests/unit/core/test_news.py",
@@ -1618,6 +1623,36 @@ FAULTS = (
         "core/node/release.py",
         """pod.phase in ("Pending", "Running") or pod.is_outlived""",
         """pod.phase in ("Pending", "Running")""",
+    ),
+    Fault(
+        "a job's label takes the place of our own",
+        "core/machine/driver_pod.py",
+        """"labels": pod["labels"] | own,""",
+        """"labels": own | pod["labels"],""",
+    ),
+    Fault(
+        "a driver's labels are checked by nobody",
+        "core/spec_faults.py",
+        "        elif is_own_key(key):\n",
+        "        elif key == field:\n",
+    ),
+    Fault(
+        "a job's priority may be the cluster's own",
+        "core/spec_faults.py",
+        """if (driver.priority_class_name or "").startswith(RESERVED_CLASSES):""",
+        """if driver.priority_class_name == RESERVED_CLASSES:""",
+    ),
+    Fault(
+        "every label of a job is handed on",
+        "core/observation.py",
+        "for key in self.labels_to_copy if key in labels",
+        "for key in labels",
+    ),
+    Fault(
+        "a driver has the user of its image, whatever was chosen",
+        "core/machine/driver_defaults.py",
+        "    run_as_user: UserId | None = None",
+        "    run_as_user: UserId | None = Field(None, exclude=True)",
     ),
     # --- Secrets ------------------------------------------------------------------------------
     Fault(

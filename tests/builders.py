@@ -18,6 +18,7 @@ from gpujob.api.transport import (
 )
 from gpujob.core.cost.leased import Fleet
 from gpujob.core.limits import Limits
+from gpujob.core.machine.driver_defaults import STANDARD
 from gpujob.core.machine.preflight import as_status
 from gpujob.core.market.history import Listings
 from gpujob.core.market.hosts import HostMemory
@@ -273,6 +274,8 @@ def a_world(*listings: Listing, nothing_listed: bool = False, **changes: Any) ->
         provider_url="https://provider.example",
         driver_image="registry.example/gpujob:1",
         driver_image_pull_policy="IfNotPresent",
+        driver=STANDARD,
+        labels_to_copy=(),
         transport_url="https://gpujob.system.svc:8080",
         transport_authorities="authorities",
         fleet=Fleet(

@@ -315,6 +315,37 @@ TABLE: dict[str, tuple[bool, dict[str, Any]]] = {
         },
     ),
     "privileged": (True, {"an unknown field": True}),
+    "driver": (
+        True,
+        {
+            "a number": 1,
+            "its node's network": {"hostNetwork": True},
+            "an account": {"serviceAccountName": "admin"},
+            "a user": {"podSecurityContext": {"runAsUser": 0}},
+            "files of its node": {"volumes": [{"name": "a", "hostPath": {"path": "/"}}]},
+            "a Secret elsewhere": {"imagePullSecrets": [{"name": "kube-system/admin"}]},
+            "the cluster's priority": {"priorityClassName": "system-node-critical"},
+            "a negative CPU": {"resources": {"limits": {"cpu": -1}}},
+            "no quantity": {"resources": {"limits": {"memory": "lots"}}},
+            "a GPU": {"resources": {"limits": {"nvidia.com/gpu": 1}}},
+            "33 annotations": {"annotations": {f"a{at}": "x" for at in range(33)}},
+            "a long annotation": {"annotations": {"a": "x" * 4097}},
+            "17 taints": {"tolerations": [{"operator": "Exists"}] * 17},
+        },
+    ),
+    "driver.labels": (
+        True,
+        {
+            "one of ours": {"gpujob.dev/job": "other"},
+            "the component": {"app.kubernetes.io/component": "other"},
+            "the manager": {"app.kubernetes.io/managed-by": "other"},
+            "the name": {"app.kubernetes.io/name": "other"},
+            "a line break": {"team": "a\nb"},
+            "a switch": {"sidecar.istio.io/inject": True},
+        },
+    ),
+    "driver.annotations": (True, {"one of ours": {"gpujob.dev/job": "other"}}),
+    "driver.nodeSelector": (False, {"no key": {"a b": "x"}, "no domain": {"/a": "x"}}),
     "metadata.name": (
         True,
         {

@@ -116,6 +116,7 @@ CHANGES = [
     ("a higher ceiling", {"cost": {"ceiling": "9.00"}}, True),
     ("a later deadline", {"activeDeadlineSeconds": 61}, True),
     ("suspension", {"suspend": True}, True),
+    ("the driver's pod", {"driver": {"labels": {"team": "b"}, "nodeSelector": {"a": "b"}}}, True),
 ]
 
 

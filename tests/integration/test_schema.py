@@ -40,7 +40,13 @@ def whole(schema: Schema) -> st.SearchStrategy[Any]:
     """Returns what a schema admits; long texts and lists only now and then."""
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
+    if schema.get("x-kubernetes-int-or-string"):
+        text = {key: schema[key] for key in ("pattern", "maxLength")} | {"type": "string"}
+        return whole(text) | st.integers(0, 10**6)
     match schema["type"]:
+        case "object" if "additionalProperties" in schema:
+            keys = st.sampled_from(("team", "example.com/team", "gpujob.dev/job"))
+            return st.dictionaries(keys, whole(schema["additionalProperties"]), max_size=2)
         case "object":
             fields = {name: whole(child) for name, child in schema["properties"].items()}
             needed = schema.get("required", [])

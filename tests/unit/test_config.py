@@ -1,5 +1,6 @@
 """The controller's settings: what is wrong is named, the token is shown to nobody."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from gpujob.adapters.environment import ConfigError
 from gpujob.controller.settings import Settings
 from gpujob.core.api_tokens import token_of
+from gpujob.core.machine.driver_defaults import STANDARD
 from gpujob.server.settings import ServerSettings
 
 GOOD = {
@@ -18,6 +20,11 @@ GOOD = {
     "GPUJOB_POD_NAME": "gpujob-0",
     "GPUJOB_POD_IPS": "192.0.2.1",
 }
+
+
+def driver(**changes: object) -> str:
+    """What the chart says of all driver pods, changed."""
+    return json.dumps(STANDARD.wire() | changes)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +54,14 @@ GOOD = {
         ({"GPUJOB_PATIENCE": "1"}, "GPUJOB_PATIENCE"),
         ({"GPUJOB_LOCK_DURATION_SECONDS": "11"}, "GPUJOB_LOCK_RENEW_DEADLINE_SECONDS"),
         ({"GPUJOB_RENT_NOT_AFTER_SECONDS": "14"}, "GPUJOB_RENT_NOT_AFTER_SECONDS"),
+        ({"GPUJOB_DRIVER": "{"}, "GPUJOB_DRIVER"),
+        ({"GPUJOB_DRIVER": driver(labels={"a": "b c"})}, "GPUJOB_DRIVER: labels.a"),
+        ({"GPUJOB_DRIVER": driver(labels={"gpujob.dev/job": "x"})}, "remove gpujob.dev/job"),
+        ({"GPUJOB_DRIVER": driver(resources=None)}, "GPUJOB_DRIVER: resources"),
+        ({"GPUJOB_DRIVER": driver(podSecurityContext={})}, "podSecurityContext.runAsNonRoot"),
+        ({"GPUJOB_LABELS_TO_COPY": "team,gpujob.dev/job"}, "remove gpujob.dev/job"),
+        ({"GPUJOB_LABELS_TO_COPY": "a b"}, "GPUJOB_LABELS_TO_COPY: 'a b' is no key"),
+        ({"GPUJOB_LABELS_TO_COPY": "a-b,a.b"}, "a-b and a.b would be one label in metrics"),
     ],
 )
 def test_a_wrong_setting_is_named(change: dict[str, str | None], word: str) -> None:
@@ -92,6 +107,16 @@ def test_the_api_needs_a_controller_to_ask() -> None:
 
     environment["GPUJOB_TRANSPORT_URL"] = "https://gpujob.system.svc:8080"
     assert ServerSettings.from_environment(environment).api_port == 8444
+
+
+def test_what_driver_pods_have_is_a_setting() -> None:
+    """Without it, they have what the chart sets by default."""
+    told = {"GPUJOB_DRIVER": driver(priorityClassName="batch"), "GPUJOB_LABELS_TO_COPY": "b,a,b"}
+    settings, plain = Settings.from_environment(GOOD | told), Settings.from_environment(GOOD)
+
+    assert settings.driver == STANDARD.model_copy(update={"priority_class_name": "batch"})
+    assert settings.labels_to_copy == ("b", "a")
+    assert (plain.driver, plain.labels_to_copy) == (STANDARD, ())
 
 
 def test_every_limit_is_a_setting() -> None:

@@ -1,5 +1,6 @@
 """What the controller knows at the moment of a scrape, in Prometheus's text format."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,17 @@ class LaneFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Run:
+    """A workload that runs."""
+
+    namespace: str
+    job: str
+    labels: Mapping[str, str]
+    """Of its node: the administrator has chosen which a job hands on."""
+    status: RunStatus
+
+
+@dataclass(frozen=True, kw_only=True)
 class Figures:
     """The figures of this replica."""
 
@@ -49,8 +61,14 @@ class Figures:
     """How late the latest destroy of the last hour was asked for."""
     destroy_slack_seconds: float
     """How late one may be asked for."""
-    runs: Sequence[tuple[str, str, RunStatus]]
-    """Namespace, job and last report of each workload that runs."""
+    labels: Sequence[str]
+    """Keys of the labels that jobs hand on."""
+    runs: Sequence[Run]
+
+
+def label_name(key: str) -> str:
+    """Returns the name of a label in metrics: where the key has other signs, it has `_`."""
+    return "label_" + re.sub("[^A-Za-z0-9_]", "_", key)
 
 
 def exposition(figures: Figures) -> bytes:
@@ -155,10 +173,22 @@ class _Collected(Collector):
             "Mean load of a workload's GPUs in percent, over one minute.",
             labels=by_job,
         )
-        for namespace, job, run in self._figures.runs:
-            if run.progress is not None and run.progress.percent is not None:
-                done.add_metric([namespace, job], run.progress.percent)
-            if run.usage is not None:
-                busy.add_metric([namespace, job], run.usage.gpu_percent)
+        for run in self._figures.runs:
+            place, progress, usage = [run.namespace, run.job], run.status.progress, run.status.usage
+            if progress is not None and progress.percent is not None:
+                done.add_metric(place, progress.percent)
+            if usage is not None:
+                busy.add_metric(place, usage.gpu_percent)
         yield done
         yield busy
+        if keys := self._figures.labels:
+            names = [label_name(key) for key in keys]
+            labelled = GaugeMetricFamily(
+                "gpujob_job_labels",
+                "1 for each job whose workload runs, with the labels that jobs hand on.",
+                labels=[*by_job, *names],
+            )
+            for run in self._figures.runs:
+                values = [run.labels.get(key, "") for key in keys]
+                labelled.add_metric([run.namespace, run.job, *values], 1)
+            yield labelled

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from gpujob.api.driver_pod import OBJECT_NAME, DriverPod
 from gpujob.api.meta import Condition, Model, ObjectMeta, Time
 from gpujob.api.workload import ProgressStatus, UsageStatus
 
@@ -463,7 +464,7 @@ class ImagePullSecret(Model):
         str,
         Field(
             max_length=253,
-            pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+            pattern=OBJECT_NAME,
             description="Name of a Secret of type kubernetes.io/dockerconfigjson in the job's "
             "namespace. Of its entries only that for the image's registry is used.",
             examples=["registry"],
@@ -622,6 +623,14 @@ class GpuJobSpec(Model):
             "traffic.",
         ),
     ] = ()
+    driver: Annotated[
+        DriverPod | None,
+        Field(
+            description="Fits the job's driver pod to the cluster: its labels, its place, its "
+            "resources. The administrator may have set the same for all jobs. A change applies "
+            "to the next driver pod.",
+        ),
+    ] = None
 
 
 class CostStatus(Model):

@@ -17,11 +17,19 @@ LABEL_NODE = f"{GROUP}/node"
 LABEL_COMPONENT = "app.kubernetes.io/component"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "gpujob-operator"
+OWN_LABELS = ("app.kubernetes.io/name", LABEL_COMPONENT, LABEL_MANAGED_BY)
+"""Labels that the operator's objects are found by, besides those below GROUP."""
 
 TRANSPORT_AUDIENCE = f"{GROUP}/transport"
 API_AUDIENCE = f"{GROUP}/api"
 METRICS_AUDIENCE = f"{GROUP}/metrics"
 """Audience of the token with which a driver pod proves its identity to the controller."""
+
+
+def is_own_key(key: str) -> bool:
+    """True for a label or annotation that nobody but the operator sets."""
+    domain = key.rpartition("/")[0]
+    return key in OWN_LABELS or domain == GROUP or domain.endswith(f".{GROUP}")
 
 
 class Model(BaseModel):
@@ -90,6 +98,7 @@ class ObjectMeta(Model):
     generation: int = 0
     creation_timestamp: Time
     deletion_timestamp: Time | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
     finalizers: tuple[str, ...] = ()
 
     @property

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from gpujob.api.driver_pod import RESERVED_CLASS, RESERVED_CLASSES
 from gpujob.api.gpujob import (
     CONFIDENCE_MAX,
     CONFIDENCE_MIN,
@@ -20,10 +21,12 @@ from gpujob.api.gpujob import (
     GpuJobStatus,
 )
 from gpujob.api.gpunode import GpuNodeSpec, GpuNodeStatus
-from gpujob.api.meta import GROUP, VERSION, Condition, Model
+from gpujob.api.meta import GROUP, OWN_LABELS, VERSION, Condition, Model
 from gpujob.api.reasons import Reason
 
 Schema = dict[str, Any]
+
+INT_OR_STRING = "x-kubernetes-int-or-string"
 
 _KEEP = {
     "type",
@@ -44,6 +47,7 @@ _KEEP = {
     "maximum",
     "minimum",
     "pattern",
+    INT_OR_STRING,
 }
 
 
@@ -87,6 +91,18 @@ def _same(schema: Schema, at: str = "") -> str:
             rule = f"(has(self{here}) ? has(oldSelf{here}) && {rule} : !has(oldSelf{here}))"
         rules.append(rule)
     return " && ".join(rules)
+
+
+def _not_ours(field: str) -> tuple[Schema, ...]:
+    """Returns the rule that keeps the operator's own keys from being set by a user."""
+    own = ", ".join(f"'{key}'" for key in OWN_LABELS)
+    return (
+        _rule(
+            f"self.all(key, !key.startsWith('{GROUP}/') && !(key in [{own}]))",
+            f"{field} may not set the operator's own keys: those that begin with {GROUP}/, "
+            f"{', '.join(OWN_LABELS)}",
+        ),
+    )
 
 
 def _column(
@@ -152,6 +168,11 @@ GPUJOB = Kind(
         ),
         "spec.imagePullSecret": (
             _rule("self.exposeToProvider", f"exposeToProvider {MUST_EXPOSE}"),
+        ),
+        "spec.driver.labels": _not_ours("labels"),
+        "spec.driver.annotations": _not_ours("annotations"),
+        "spec.driver.priorityClassName": (
+            _rule(f"!self.startsWith('{RESERVED_CLASSES}')", RESERVED_CLASS),
         ),
         "spec.ports": (
             _rule(
@@ -336,6 +357,9 @@ def _node(schema: Schema, definitions: Schema, kind: Kind, path: str) -> Schema:
         result["nullable"] = True
     if "const" in schema:
         result["enum"] = [schema["const"]]
+    if INT_OR_STRING in schema:
+        # Such a field has no type of its own.
+        del result["type"]
     if "examples" in schema and "description" in result:
         # kubectl explain shows only the description.
         told = [f"Example: {json.dumps(schema['examples'][0])}"]

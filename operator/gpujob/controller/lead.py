@@ -12,7 +12,7 @@ from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.door import Door
 from gpujob.adapters.errors import AdapterError, ClusterError, Conflict
 from gpujob.adapters.kube import KubeClient
-from gpujob.adapters.metrics import Figures
+from gpujob.adapters.metrics import Figures, Run
 from gpujob.api.meta import TRANSPORT_AUDIENCE
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import RegistryLogin
@@ -183,8 +183,14 @@ class Leader:
                 self._cache.nodes.values(), self.market.now() - LATENESS_TOLD
             ),
             destroy_slack_seconds=slack_seconds(self._settings.limits),
+            labels=self._settings.labels_to_copy,
             runs=[
-                (node.metadata.namespace, node.spec.job_ref.name, node.status.run)
+                Run(
+                    namespace=node.metadata.namespace,
+                    job=node.spec.job_ref.name,
+                    labels=node.metadata.labels,
+                    status=node.status.run,
+                )
                 for node in self._cache.nodes.values()
                 if node.status.run is not None and node.status.end is None
             ],

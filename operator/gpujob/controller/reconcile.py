@@ -270,6 +270,8 @@ class Reconciler:
             provider_url=self._settings.provider_url,
             driver_image=self._settings.driver_image,
             driver_image_pull_policy=self._settings.driver_image_pull_policy,
+            driver=self._settings.driver,
+            labels_to_copy=self._settings.labels_to_copy,
             transport_url=self._settings.transport_url,
             transport_authorities=self._authorities(),
             fleet=self._cache.fleet(self._market.listings, self._cluster_id),

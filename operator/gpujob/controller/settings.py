@@ -5,6 +5,7 @@ read from `VAST_API_KEY`; no other program has it.
 """
 
 import ipaddress
+import json
 import os
 import ssl
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from gpujob.adapters.egress import Egress, egress
 from gpujob.adapters.environment import (
@@ -23,7 +24,10 @@ from gpujob.adapters.environment import (
     settings_in,
     taken,
 )
+from gpujob.adapters.metrics import label_name
 from gpujob.core.limits import Limits
+from gpujob.core.machine.driver_defaults import STANDARD, DriverDefaults
+from gpujob.core.spec_faults import key_faults, pod_faults, shape_faults
 
 TOKEN_VARIABLE = "VAST_API_KEY"  # noqa: S105 - the name of the variable
 
@@ -48,6 +52,11 @@ class Settings:
     webhook: str = ""
     """ValidatingWebhookConfiguration whose certificates are made here; empty if there is none."""
     driver_image_pull_policy: str = "IfNotPresent"
+    driver: DriverDefaults = STANDARD
+    """What all driver pods have; as JSON."""
+    labels_to_copy: tuple[str, ...] = ()
+    """Keys of the labels that nodes, pods, Services and metrics get from their job; with commas
+    between them."""
     provider_url: str = "https://console.vast.ai"
     provider_proxy_url: str = ""
     """Proxy for the provider, and for the storage that it names; empty: none."""
@@ -89,7 +98,9 @@ class Settings:
             for limit in fields(Limits)
             if limit.name in given
         }
-        own = taken(cls, given, besides=("vast_api_key", "limits"))
+        driver = _driver(*given.pop("driver")) if "driver" in given else STANDARD
+        keys = _keys(*given.pop("labels_to_copy")) if "labels_to_copy" in given else ()
+        own = taken(cls, given, besides=("vast_api_key", "limits", "driver", "labels_to_copy"))
         for required in ("driver_image", "transport_url", "namespace", "pod_name", "pod_ips"):
             if required not in own:
                 raise ConfigError(f"{VARIABLE_PREFIX}{required.upper()} must be set")
@@ -114,9 +125,43 @@ class Settings:
                 f"{VARIABLE_PREFIX}POD_IPS must be IP addresses with commas between them, at most "
                 "one of each family"
             ) from None
-        settings = cls(vast_api_key=SecretStr(token), limits=Limits(**limits), **own)
+        settings = cls(
+            vast_api_key=SecretStr(token),
+            limits=Limits(**limits),
+            driver=driver,
+            labels_to_copy=keys,
+            **own,
+        )
         _check_lock(settings.limits)
         return settings
+
+
+def _driver(name: str, text: str) -> DriverDefaults:
+    """Returns what all driver pods have; raises ConfigError."""
+    try:
+        # In a chart's values, half a core may be a number.
+        driver = DriverDefaults.model_validate(json.loads(text, parse_float=str))
+        faults = tuple(pod_faults(driver, "driver"))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{name} must be JSON: {error}") from None
+    except ValidationError as error:
+        faults = shape_faults(error)
+    if faults:
+        raise ConfigError(f"{name}: {'; '.join(str(fault) for fault in faults)}")
+    return driver
+
+
+def _keys(name: str, text: str) -> tuple[str, ...]:
+    """Returns keys of labels; raises ConfigError."""
+    keys = tuple(key for key in text.split(",") if key)
+    if faults := tuple(key_faults(keys, name)):
+        raise ConfigError("; ".join(str(fault) for fault in faults))
+    by_name: dict[str, str] = {}
+    for key in keys:
+        if (other := by_name.setdefault(label_name(key), key)) != key:
+            words = f"{other} and {key} would be one label in metrics; keep one of them"
+            raise ConfigError(f"{name}: {words}")
+    return tuple(dict.fromkeys(keys))
 
 
 def _check_proxy(own: Mapping[str, Any]) -> None:

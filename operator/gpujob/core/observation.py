@@ -13,6 +13,7 @@ from gpujob.core.cost.confidence import DestroyRecord
 from gpujob.core.cost.leased import Fleet, Leased
 from gpujob.core.cost.question import Question
 from gpujob.core.limits import Limits
+from gpujob.core.machine.driver_defaults import DriverDefaults
 from gpujob.core.market.history import Listings
 from gpujob.core.market.hosts import HostMemory
 from gpujob.core.market.images import ImageMemory
@@ -61,6 +62,10 @@ class World:
     provider_url: str
     driver_image: str
     driver_image_pull_policy: str
+    driver: DriverDefaults
+    """What all driver pods have."""
+    labels_to_copy: tuple[str, ...]
+    """Keys of the labels that what is made for a job has in common with it."""
     transport_url: str
     transport_authorities: str
     """The certificate authorities that a driver trusts, as PEM; empty = none are made yet."""
@@ -75,6 +80,11 @@ class World:
     def at(self, monotonic: float) -> datetime:
         """Returns the moment at which the monotonic clock showed this."""
         return self.now - timedelta(seconds=self.monotonic - monotonic)
+
+    def copied_labels(self, job: GpuJob) -> dict[str, str]:
+        """Returns the labels of a job that the administrator hands on to what is made for it."""
+        labels = job.metadata.labels
+        return {key: labels[key] for key in self.labels_to_copy if key in labels}
 
     @property
     def cluster_id(self) -> str:

@@ -4,14 +4,16 @@ The webhook looks for them before a job is stored, and the controller looks agai
 anything, because the webhook may have been absent.
 """
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
 from pydantic import ValidationError
 
+from gpujob.api.driver_pod import RESERVED_CLASS, RESERVED_CLASSES, DriverPod
 from gpujob.api.gpujob import (
     CONFIDENCE_MAX,
     CONFIDENCE_MIN,
@@ -20,6 +22,18 @@ from gpujob.api.gpujob import (
     Claim,
     GpuJobSpec,
 )
+from gpujob.api.meta import is_own_key
+
+DRIVER_BYTES_MAX = 16_384
+"""Of `spec.driver`, as JSON: each of its lists is bounded, and all of them full were megabytes."""
+_KEY_NAME = re.compile("[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_KEY_DOMAIN = re.compile("[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_CONFINEMENT = (
+    "container.apparmor.security.beta.kubernetes.io",
+    "container.seccomp.security.alpha.kubernetes.io",
+    "seccomp.security.alpha.kubernetes.io",
+)
+"""Annotations by which a pod's confinement was set before it had fields."""
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _HOST = (
@@ -85,6 +99,8 @@ def _faults(spec: GpuJobSpec) -> Iterator[Fault]:
     yield from _environment(spec)
     yield from _folders(spec)
     yield from _ports(spec)
+    if spec.driver is not None:
+        yield from _driver(spec.driver)
     if spec.image_pull_secret is not None and not spec.image_pull_secret.expose_to_provider:
         yield Fault("spec.imagePullSecret.exposeToProvider", MUST_EXPOSE)
 
@@ -152,6 +168,47 @@ def _ports(spec: GpuJobSpec) -> Iterator[Fault]:
         if numbers[one.port] > 1:
             words = f"{one.port} is declared more than once; remove all but one"
             yield Fault(f"spec.ports[{at}].port", words)
+
+
+def _driver(driver: DriverPod) -> Iterator[Fault]:
+    if (size := len(json.dumps(driver.wire()))) > DRIVER_BYTES_MAX:
+        words = f"has {size} bytes of text; shorten it to {DRIVER_BYTES_MAX}"
+        yield Fault("spec.driver", words)
+    yield from pod_faults(driver, "spec.driver")
+    if (driver.priority_class_name or "").startswith(RESERVED_CLASSES):
+        yield Fault("spec.driver.priorityClassName", RESERVED_CLASS)
+
+
+def pod_faults(driver: DriverPod, field: str) -> Iterator[Fault]:
+    """Finds keys that no pod can have, and such as only the operator or the platform sets."""
+    yield from key_faults(driver.labels, f"{field}.labels")
+    yield from key_faults(driver.annotations, f"{field}.annotations")
+    for key in driver.annotations:
+        if key.partition("/")[0] in _CONFINEMENT:
+            words = f"remove {key}: drivers are confined as their runtime does it by default"
+            yield Fault(f"{field}.annotations", words)
+    for key in driver.node_selector:
+        if not _is_key(key):
+            yield Fault(f"{field}.nodeSelector", _no_key(key))
+
+
+def key_faults(keys: Iterable[str], field: str) -> Iterator[Fault]:
+    """Finds what is no key of a label or annotation, and such keys as only the operator sets."""
+    for key in keys:
+        if not _is_key(key):
+            yield Fault(field, _no_key(key))
+        elif is_own_key(key):
+            yield Fault(field, f"remove {key}: the operator sets it itself")
+
+
+def _is_key(key: str) -> bool:
+    domain, slash, name = key.rpartition("/")
+    has_domain = len(domain) <= 253 and _KEY_DOMAIN.fullmatch(domain) is not None
+    return _KEY_NAME.fullmatch(name) is not None and (has_domain or not slash)
+
+
+def _no_key(key: str) -> str:
+    return f"{_shown(key)} is no key; write it like team or example.com/team"
 
 
 def _program(spec: GpuJobSpec) -> Iterator[Fault]:

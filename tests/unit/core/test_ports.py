@@ -16,7 +16,7 @@ def test_each_port_leads_to_the_workload_s_own_number() -> None:
     job = a_job(a_spec(ports=PORTS), RECORDED)
     pod = driver_pod(node_observation(job=job))
     (container,) = pod["spec"]["containers"]
-    made = service(job)
+    made = service(job, {})
     listened = {one["name"]: one["containerPort"] for one in container["ports"]}
     (told,) = (one["value"] for one in container["env"] if one["name"] == "GPUJOB_PORTS")
     settings = DriverSettings.from_environment(driver_variables() | {"GPUJOB_PORTS": told})

@@ -139,7 +139,7 @@ def _show_attempt(seen: JobObservation) -> JobPlan | None:
     )
     # If somebody has deleted the Service, it is created again.
     missing = job.spec.ports and seen.service_owner is None
-    todo = (effects.CreateService(service(job)),) if missing else ()
+    todo = (_make_service(seen),) if missing else ()
     return Plan(status=status, reason=reason, message=message, effects=todo)
 
 
@@ -192,7 +192,7 @@ def _create_service(seen: JobObservation) -> JobPlan | None:
     if not job.spec.ports:
         return None
     if seen.service_owner is None:
-        todo = (effects.CreateService(service(job)),)
+        todo = (_make_service(seen),)
         if seen.service_problem:
             words = f"Service {name} could not be created: {seen.service_problem}"
             return stay(seen, Reason.SERVICE_NOT_CREATED, words, RETRY_SECONDS, todo)
@@ -305,6 +305,10 @@ def _is_own(seen: JobObservation, node: GpuNode | None) -> bool:
     return node is not None and node.spec.job_ref.uid == seen.job.metadata.uid
 
 
+def _make_service(seen: JobObservation) -> effects.CreateService:
+    return effects.CreateService(service(seen.job, seen.world.copied_labels(seen.job)))
+
+
 def _node_manifest(seen: JobObservation, reserved_microusd: int) -> dict[str, Any]:
     job = seen.job
     # Numbers only grow: under a name that was used before, a machine may have been rented.
@@ -317,7 +321,11 @@ def _node_manifest(seen: JobObservation, reserved_microusd: int) -> dict[str, An
             "namespace": job.metadata.namespace,
             # From birth, so that no node vanishes before its machine is proved gone.
             "finalizers": [FINALIZER],
-            "labels": {LABEL_JOB: job.metadata.name, LABEL_MANAGED_BY: MANAGER},
+            "labels": {
+                **seen.world.copied_labels(job),
+                LABEL_JOB: job.metadata.name,
+                LABEL_MANAGED_BY: MANAGER,
+            },
             "ownerReferences": [job.metadata.owner_reference("GpuJob")],
         },
         "spec": {

@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gpujob.api.data import FOLDER, VARIABLE, Copy, DataPlan
+from gpujob.api.driver_pod import Amounts, DriverPod, Resources
 from gpujob.api.gpujob import Data, EnvVar, GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import (
@@ -16,13 +17,14 @@ from gpujob.api.meta import (
     TRANSPORT_AUDIENCE,
 )
 from gpujob.api.transport import WORKLOAD_ENV_PREFIX
+from gpujob.core.machine.driver_defaults import DriverDefaults
 from gpujob.core.machine.names import NAME_MAX, cut
 from gpujob.core.machine.ports import carried, container_ports
 from gpujob.core.observation import NodeObservation
 
 CONTAINER = "driver"
 """Name of the driver's container, by which it is told from what injectors put beside it."""
-USER_ID = 10001
+DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 KEY_FOLDER = "/etc/gpujob/ssh"
 KEY_FILE = "id_ed25519"
 TOKEN_FOLDER = "/var/run/secrets/gpujob.dev"  # noqa: S105 - a folder, not a token
@@ -53,10 +55,55 @@ def owned_by(node: GpuNode) -> dict[str, Any]:
     return node.metadata.owner_reference("GpuNode")
 
 
+def fitted(defaults: DriverDefaults, wanted: DriverPod | None) -> DriverDefaults:
+    """Returns what a driver pod has, by the administrator and by its job (`spec.driver`).
+
+    What has a name of its own is added, or replaced by what the job says under that name; the rest
+    is replaced.
+    """
+    if wanted is None:
+        return defaults
+    ours, theirs = defaults.resources, wanted.resources or Resources()
+    resources = Resources(
+        requests=_first_of(theirs.requests, ours.requests),
+        limits=_first_of(theirs.limits, ours.limits),
+    )
+    secrets = (*defaults.image_pull_secrets, *wanted.image_pull_secrets)
+    tolerations = (*defaults.tolerations, *wanted.tolerations)
+    return defaults.model_copy(
+        update={
+            "labels": defaults.labels | wanted.labels,
+            "annotations": defaults.annotations | wanted.annotations,
+            "image_pull_secrets": tuple(dict.fromkeys(secrets)),
+            "resources": resources,
+            "node_selector": defaults.node_selector | wanted.node_selector,
+            "tolerations": tuple(dict.fromkeys(tolerations)),
+            "affinity": wanted.affinity or defaults.affinity,
+            "priority_class_name": wanted.priority_class_name or defaults.priority_class_name,
+            "runtime_class_name": wanted.runtime_class_name or defaults.runtime_class_name,
+        }
+    )
+
+
+def _first_of(first: Amounts, second: Amounts) -> Amounts:
+    return Amounts.model_validate(second.wire() | first.wire())
+
+
+_PLACED = (
+    *("imagePullSecrets", "nodeSelector", "tolerations", "affinity"),
+    *("priorityClassName", "runtimeClassName"),
+)
+"""What is taken into a pod's spec as it is."""
+
+
 def driver_pod(seen: NodeObservation) -> dict[str, Any]:
     """Returns the manifest of the driver pod of a node; the job must exist."""
     node, job, world = seen.node, seen.job, seen.world
     assert job is not None, "a driver is made for a job"
+    copied = world.driver.model_copy(
+        update={"labels": world.driver.labels | world.copied_labels(job)}
+    )
+    pod: dict[str, Any] = fitted(copied, job.spec.driver).wire()
     settings = {
         "GPUJOB_TRANSPORT_URL": world.transport_url,
         "GPUJOB_TRANSPORT_AUTHORITIES": world.transport_authorities,
@@ -66,6 +113,8 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
         "GPUJOB_STATE_DIR": STATE_FOLDER,
         "GPUJOB_TERMINATION_LOG": TERMINATION_LOG,
         "GPUJOB_NODE_NAME": node.metadata.name,
+        # The SSH library asks for the name of its user. One that the platform has chosen has none.
+        "LOGNAME": CONTAINER,
         # With an arena for each thread, malloc would keep the memory that the threads free.
         "MALLOC_ARENA_MAX": "1",
     }
@@ -83,19 +132,23 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
         mounts.append({"name": "registry", "mountPath": REGISTRY_FOLDER, "readOnly": True})
         held = {"secretName": pulls.name, "defaultMode": 0o440}
         volumes.append({"name": "registry", "secret": held})
+    # The operator finds its pods by these labels, so they are never anybody else's.
+    own = {
+        "app.kubernetes.io/name": "gpujob",
+        LABEL_COMPONENT: "driver",
+        LABEL_MANAGED_BY: MANAGER,
+        LABEL_JOB: job.metadata.name,
+        LABEL_NODE: node.metadata.name,
+    }
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
             "name": driver_pod_name(node.metadata.name),
             "namespace": node.metadata.namespace,
-            "labels": {
-                "app.kubernetes.io/name": "gpujob",
-                LABEL_COMPONENT: "driver",
-                LABEL_MANAGED_BY: MANAGER,
-                LABEL_JOB: job.metadata.name,
-                LABEL_NODE: node.metadata.name,
-            },
+            "labels": pod["labels"] | own,
+            # For `kubectl logs`, where injectors have added containers.
+            "annotations": pod["annotations"] | {DEFAULT_CONTAINER: CONTAINER},
             "ownerReferences": [owned_by(node)],
         },
         "spec": {
@@ -103,13 +156,8 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 10,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER_ID,
-                "runAsGroup": USER_ID,
-                "fsGroup": USER_ID,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            **{name: pod[name] for name in _PLACED if pod.get(name)},
+            "securityContext": pod["podSecurityContext"],
             "containers": [
                 {
                     "name": CONTAINER,
@@ -128,10 +176,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
                         "readOnlyRootFilesystem": True,
                         "capabilities": {"drop": ["ALL"]},
                     },
-                    "resources": {
-                        "requests": {"cpu": "20m", "memory": "64Mi"},
-                        "limits": {"cpu": "1", "memory": "256Mi"},
-                    },
+                    "resources": pod["resources"],
                     "volumeMounts": [
                         {"name": "ssh", "mountPath": KEY_FOLDER, "readOnly": True},
                         {"name": "token", "mountPath": TOKEN_FOLDER, "readOnly": True},

@@ -1,5 +1,6 @@
 """The workload's ports: a Service leads to the driver pod, which forwards to the machine."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from gpujob.api.gpujob import GpuJob, GpuJobSpec
@@ -35,8 +36,11 @@ def container_ports(spec: GpuJobSpec) -> list[dict[str, Any]]:
     ]
 
 
-def service(job: GpuJob) -> dict[str, Any]:
-    """Returns the manifest of the Service; it outlives attempts and goes with the job."""
+def service(job: GpuJob, labels: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the manifest of the Service; it outlives attempts and goes with the job.
+
+    It has these labels besides the operator's own.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -44,6 +48,7 @@ def service(job: GpuJob) -> dict[str, Any]:
             "name": service_name(job.metadata.name),
             "namespace": job.metadata.namespace,
             "labels": {
+                **labels,
                 "app.kubernetes.io/name": "gpujob",
                 LABEL_MANAGED_BY: MANAGER,
                 LABEL_JOB: job.metadata.name,
