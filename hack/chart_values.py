@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from gpujob.api.driver_pod import LABEL_VALUE
 from gpujob.core.limits import Limits
 
 Schema = dict[str, Any]
@@ -24,6 +25,8 @@ COUNT: Schema = {"type": "integer", "minimum": 0}
 OBJECT: Schema = {"type": "string", "pattern": "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$"}
 """The name of an object, or empty."""
 SECONDS: Schema = {"type": "integer", "minimum": 1}
+LABEL_KEY = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+AUDIENCE: Schema = {"type": "string", "pattern": "^[-A-Za-z0-9_.:/@]+$"}
 SHARE: Schema = {"type": ["integer", "string"], "minimum": 0, "pattern": "^([0-9]{1,3}%)?$"}
 """A number of pods, or a part of them; an empty text for the default."""
 DURATION: Schema = {"type": "string", "pattern": "^([0-9]+(ms|s|m|h))*$"}
@@ -33,6 +36,11 @@ TRUE: Schema = {"type": "boolean", "const": True}
 FALSE: Schema = {"type": "boolean", "const": False}
 USER: Schema = {"type": "integer", "minimum": 1}
 """Not 0: Pod Security forbids root."""
+LABEL_VALUES: Schema = {
+    "type": "object",
+    "additionalProperties": {"type": "string", "maxLength": 63, "pattern": LABEL_VALUE},
+}
+"""Labels of drivers, or of nodes that drivers run on."""
 QUANTITY: Schema = {
     "type": ["string", "number"],
     "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",
@@ -201,6 +209,38 @@ def _resources() -> Schema:
     return _closed({"requests": amounts, "limits": amounts})
 
 
+def _tolerations() -> Schema:
+    toleration = {
+        "key": TEXT,
+        "operator": {"enum": ["Exists", "Equal"]},
+        "value": TEXT,
+        "effect": {"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
+        "tolerationSeconds": {"type": "integer"},
+    }
+    return _some(_closed(toleration))
+
+
+def _seccomp_profile() -> Schema:
+    kinds = {"enum": ["RuntimeDefault", "Localhost"]}
+    return _closed({"type": kinds, "localhostProfile": NAME}, ("type",))
+
+
+def _pod_security_context() -> Schema:
+    """Takes only what Pod Security's level `restricted` takes."""
+    context = {
+        "runAsNonRoot": TRUE,
+        "seccompProfile": _seccomp_profile(),
+        "fsGroup": USER,
+        **_user(),
+    }
+    return _closed(context, ("runAsNonRoot", "seccompProfile"))
+
+
+def _user() -> Schema:
+    labels = {"seLinuxOptions": _closed({"level": NAME})}
+    return {**labels, "runAsUser": USER, "runAsGroup": USER}
+
+
 def _strategy() -> Schema:
     rolling = _closed({"maxSurge": SHARE, "maxUnavailable": SHARE})
     kinds = {"enum": ["RollingUpdate", "Recreate"]}
@@ -243,24 +283,12 @@ def _pods() -> Schema:
     Security contexts take only what Pod Security's level `restricted` takes, and a root file system
     that is read only.
     """
-    seccomp = _closed(
-        {"type": {"enum": ["RuntimeDefault", "Localhost"]}, "localhostProfile": NAME}, ("type",)
-    )
-    labels = {"seLinuxOptions": _closed({"level": NAME}), "runAsUser": USER, "runAsGroup": USER}
-    pod = {"runAsNonRoot": TRUE, "seccompProfile": seccomp, "fsGroup": USER, **labels}
     dropped = _some({"enum": ["ALL"]}) | {"minItems": 1, "maxItems": 1}
     capabilities = _closed({"drop": dropped}, ("drop",))
     container = {
         "allowPrivilegeEscalation": FALSE,
         "readOnlyRootFilesystem": TRUE,
         "capabilities": capabilities,
-    }
-    toleration = {
-        "key": TEXT,
-        "operator": {"enum": ["Exists", "Equal"]},
-        "value": TEXT,
-        "effect": {"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
-        "tolerationSeconds": {"type": "integer"},
     }
     policy = {"enum": ["Honor", "Ignore"]}
     spread = {
@@ -275,13 +303,13 @@ def _pods() -> Schema:
     }
     needed = ("topologyKey", "maxSkew", "whenUnsatisfiable")
     return {
-        "podSecurityContext": _closed(pod, ("runAsNonRoot", "seccompProfile")),
-        "securityContext": _closed({**container, **labels, "runAsNonRoot": TRUE}, (*container,)),
+        "podSecurityContext": _pod_security_context(),
+        "securityContext": _closed({**container, **_user(), "runAsNonRoot": TRUE}, (*container,)),
         "startupProbe": _probe(),
         "livenessProbe": _probe(),
         "readinessProbe": _probe(),
         "nodeSelector": _texts(),
-        "tolerations": _some(_closed(toleration)),
+        "tolerations": _tolerations(),
         "affinity": _affinity(),
         "topologySpreadConstraints": _some(_closed(spread, needed)),
         "priorityClassName": TEXT,
@@ -327,7 +355,23 @@ def _schema() -> Schema:
             "image": _section(
                 {**_image(), "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]}}
             ),
-            "driver": _section({"image": _section(_image())}),
+            "driver": _section(
+                {
+                    "image": _section(_image()),
+                    "imagePullSecrets": pull_secrets,
+                    "labels": LABEL_VALUES,
+                    "annotations": _texts(),
+                    "resources": _resources(),
+                    "nodeSelector": LABEL_VALUES,
+                    "tolerations": _tolerations(),
+                    "affinity": _affinity(),
+                    "priorityClassName": OBJECT,
+                    "runtimeClassName": OBJECT,
+                    "podSecurityContext": _pod_security_context(),
+                }
+            ),
+            "labelKeysToCopy": _some({"type": "string", "pattern": LABEL_KEY})
+            | {"uniqueItems": True},
             "imagePullSecrets": pull_secrets,
             "vast": _section(
                 {
@@ -341,7 +385,9 @@ def _schema() -> Schema:
                 }
             ),
             "crds": _section({"enabled": BOOLEAN, "keep": BOOLEAN}),
-            "admissionPolicies": _section({"enabled": BOOLEAN}),
+            "admissionPolicies": _section(
+                {"enabled": BOOLEAN, "sidecarTokenAudiences": _some(AUDIENCE)}
+            ),
             "webhook": _section(
                 {
                     "enabled": BOOLEAN,
@@ -465,6 +511,9 @@ _SHARED: dict[str, Schema] = {
     "Resources": _resources(),
     "Strategy": _strategy(),
     "Probe": _probe(),
+    "Tolerations": _tolerations(),
+    "Affinity": _affinity(),
+    "PodSecurityContext": _pod_security_context(),
     "Variables": _variables(),
     "Volumes": _volumes(),
     "VolumeMounts": _mounts(),

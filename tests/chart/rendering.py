@@ -182,7 +182,33 @@ VALUE_SETS: dict[str, Object] = {
         },
         "networkPolicy": {"proxyTo": [{"ipBlock": {"cidr": "10.9.0.0/24"}}]},
     },
-    "OpenShift": {"podSecurityContext": {"runAsUser": None, "runAsGroup": None}},
+    "OpenShift": {
+        "podSecurityContext": {"runAsUser": None, "runAsGroup": None},
+        "driver": {
+            "podSecurityContext": dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup")),
+        },
+    },
+    "drivers fitted to the cluster": {
+        "driver": {
+            "imagePullSecrets": ["mirror", {"name": "registry"}],
+            "labels": {"team": "ml", "sidecar.istio.io/inject": None},
+            "annotations": {"example.com/owner": "ml $(GPUJOB_NAME)"},
+            "resources": {"requests": {"cpu": 0.5, "memory": "128Mi"}, "limits": {"cpu": 2}},
+            "nodeSelector": {"pool": "batch"},
+            "tolerations": [{"key": "batch", "operator": "Exists", "effect": "NoSchedule"}],
+            "affinity": {
+                "podAffinity": {
+                    "preferredDuringSchedulingIgnoredDuringExecution": [
+                        {"weight": 1, "podAffinityTerm": {"topologyKey": "rack"}}
+                    ]
+                }
+            },
+            "priorityClassName": "batch",
+            "runtimeClassName": "gvisor",
+        },
+        "labelKeysToCopy": ["team", "example.com/cost-centre"],
+        "admissionPolicies": {"sidecarTokenAudiences": ["istio-ca", "https://mesh.example.com"]},
+    },
     "users of our own": {
         "podSecurityContext": {
             "runAsUser": 2000,

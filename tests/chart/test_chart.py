@@ -21,10 +21,12 @@ from tests.chart.rendering import (
     objects,
     rendered,
 )
+from tests.kubelet import variables
 
 import chart_values
 from gpujob.api.schema import GPUJOB, KINDS, custom_resource_definition
 from gpujob.controller.settings import Settings
+from gpujob.core.machine.driver_defaults import STANDARD, DriverDefaults
 from gpujob.core.rights import CLUSTER_WIDE, own_rights, webhook_rights
 from gpujob.server.settings import ServerSettings
 from localcluster.paths import ROOT
@@ -204,6 +206,34 @@ WRONG = [
     ("a pod's label of ours", ["podLabels.app\\.kubernetes\\.io/name=a"], "podLabels"),
     ("one label twice", ["podLabels.team=a", "commonLabels.team=b"], "commonLabels sets it"),
     ("an affinity of nothing", ["affinity.nodes=a"], "affinity"),
+    ("a driver's label of ours", ["driver.labels.gpujob\\.dev/job=a"], "driver.labels: remove"),
+    (
+        "a driver's manager",
+        ["driver.labels.app\\.kubernetes\\.io/managed-by=a"],
+        "the operator sets it itself",
+    ),
+    (
+        "a driver's annotation of ours",
+        ["driver.annotations.gpujob\\.dev/x=a"],
+        "driver.annotations: remove gpujob.dev/x",
+    ),
+    ("a label that is none", ["driver.labels.team=a b"], "labels"),
+    ("a label that is a switch", ["driver.labels.team=true"], "labels"),
+    ("a driver that is root", ["driver.podSecurityContext.runAsUser=0"], "runAsUser"),
+    ("a driver of all system calls", ["driver.podSecurityContext.seccompProfile.type=a"], "type"),
+    ("a driver's own containers", ["driver.sidecars[0].name=a"], "sidecars"),
+    ("a driver on its node's network", ["driver.hostNetwork=true"], "hostNetwork"),
+    ("a driver with an account", ["driver.serviceAccountName=a"], "serviceAccountName"),
+    ("a driver's GPU", ["driver.resources.limits.gpu=1"], "gpu"),
+    ("a driver's taints in words", ["driver.tolerations={all}"], "tolerations"),
+    ("a class in capitals", ["driver.priorityClassName=High"], "priorityClassName"),
+    ("a label of ours handed on", ["labelKeysToCopy={gpujob.dev/job}"], "labelKeysToCopy: remove"),
+    ("a key that is none", ["labelKeysToCopy={a b}"], "labelKeysToCopy"),
+    (
+        "an audience that ends a text",
+        ["admissionPolicies.sidecarTokenAudiences={a'}"],
+        "sidecarTokenAudiences",
+    ),
     ("a spread over nothing", ["topologySpreadConstraints[0].maxSkew=1"], "topologySpread"),
 ]
 
@@ -313,6 +343,8 @@ def test_every_field_is_described_and_bounded() -> None:
 
     def look(schema: Object, path: str) -> None:
         kind = schema.get("type")
+        if schema.get("x-kubernetes-int-or-string"):
+            kind = "string"
         assert kind, f"{path} has no type"
         if kind == "array":
             assert "maxItems" in schema, f"{path} has no end"
@@ -550,8 +582,9 @@ def environment_of(
         "metadata.uid": "1234",
         "status.podIPs": "192.0.2.1,2001:db8::1",
     }
+    given = variables(container)
     return {
-        one["name"]: one.get("value")
+        one["name"]: given.get(one["name"])
         or downward.get(one["valueFrom"].get("fieldRef", {}).get("fieldPath"), "canary")
         for one in container["env"]
     }
@@ -748,6 +781,47 @@ def test_images_come_from_the_mirror_of_the_parent_chart(programs: Path) -> None
         ]
     variables = {one["name"]: one.get("value") for one in _environment(found, "gpujob")}
     assert variables["GPUJOB_DRIVER_IMAGE"] == "mirror.example.com/ghcr/gpujob/gpujob-driver:0.1.0"
+
+
+def driver_settings(programs: Path, name: str) -> tuple[DriverDefaults, tuple[str, ...]]:
+    """What a controller reads of driver pods, and which labels it hands on."""
+    told = Settings.from_environment(environment_of(programs, "gpujob", values=VALUE_SETS[name]))
+    return told.driver, told.labels_to_copy
+
+
+def test_drivers_are_fitted_by_the_chart(programs: Path) -> None:
+    """The controller reads each value as it was given; the kubelet expands none of it."""
+    driver, keys = driver_settings(programs, "drivers fitted to the cluster")
+    given = VALUE_SETS["drivers fitted to the cluster"]["driver"]
+
+    assert driver_settings(programs, "nothing but the Secret") == (STANDARD, ())
+    assert keys == ("team", "example.com/cost-centre")
+    assert driver.labels == {
+        "istio.io/dataplane-mode": "none",
+        "kuma.io/sidecar-injection": "disabled",
+        "team": "ml",
+    }
+    assert driver.annotations == STANDARD.annotations | given["annotations"]
+    assert [one.name for one in driver.image_pull_secrets] == ["mirror", "registry"]
+    assert driver.resources.wire() == {
+        "requests": {"cpu": "0.5", "memory": "128Mi"},
+        "limits": {"cpu": "2", "memory": "256Mi"},
+    }
+    assert driver.node_selector == {"kubernetes.io/os": "linux", "pool": "batch"}
+    assert driver.wire()["tolerations"] == given["tolerations"]
+    assert driver.affinity is not None
+    assert driver.affinity.pod_affinity is not None
+    assert (driver.priority_class_name, driver.runtime_class_name) == ("batch", "gvisor")
+
+
+def test_on_openshift_drivers_leave_their_user_to_the_platform(programs: Path) -> None:
+    """restricted-v2 refuses any user or group that is not from the namespace's range."""
+    driver, _ = driver_settings(programs, "OpenShift")
+
+    assert driver.pod_security_context.wire() == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
 
 
 @pytest.mark.parametrize("version", HELMS)

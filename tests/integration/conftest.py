@@ -60,7 +60,7 @@ class World:
         """Lets all go on that wait, and whatever comes to wait later."""
         self.let_go_file.touch()
 
-    def apply_job(self, name: str, **spec: object) -> None:
+    def apply_job(self, name: str, labels: Object | None = None, /, **spec: object) -> None:
         """Applies a GpuJob that would succeed, changed by keyword."""
         wanted = {
             "image": "python:3.11",
@@ -73,7 +73,7 @@ class World:
         manifest = {
             "apiVersion": "gpujob.dev/v1alpha1",
             "kind": "GpuJob",
-            "metadata": {"name": name, "namespace": self.namespace},
+            "metadata": {"name": name, "namespace": self.namespace, "labels": labels or {}},
             # As kubectl does, leave out what is null.
             "spec": {key: value for key, value in (wanted | spec).items() if value is not None},
         }

@@ -602,6 +602,12 @@ class Replicas:
         return found
 
 
+def _runs(pod: Object) -> bool:
+    """Whether a pod's driver runs, as far as its status says."""
+    status = pod["status"]
+    return status["phase"] == "Running" and "containerStatuses" not in status
+
+
 class PodRunner:
     """Runs driver pods as processes, as a kubelet would run them as containers."""
 
@@ -661,7 +667,7 @@ class PodRunner:
                 if driver.poll() is None:
                     if pod_or_none is None or "deletionTimestamp" in pod_or_none["metadata"]:
                         driver.kill()
-                elif pod_or_none is not None and pod_or_none["status"]["phase"] == "Running":
+                elif pod_or_none is not None and _runs(pod_or_none):
                     self._report_end(uid, pod_or_none, driver.poll() or 0)
 
     def _start(self, uid: str, pod: Object) -> None:
@@ -685,7 +691,8 @@ class PodRunner:
         key = folder / "key"
         key.touch(mode=0o600)
         key.write_bytes(base64.b64decode(secret["data"]["id_ed25519"]))
-        given = variables(pod["spec"]["containers"][0]) | {
+        (container,) = (one for one in pod["spec"]["containers"] if one["name"] == "driver")
+        given = variables(container) | {
             "GPUJOB_TOKEN_FILE": str(folder / "token"),
             "GPUJOB_SSH_KEY_FILE": str(key),
             "GPUJOB_STATE_DIR": str(folder),
@@ -724,17 +731,24 @@ class PodRunner:
     def _report_end(self, uid: str, pod: Object, code: int) -> None:
         termination = self._folder / uid / "termination"
         message = termination.read_text() if termination.exists() else ""
-        container = {
-            "name": "driver",
-            "image": pod["spec"]["containers"][0]["image"],
-            "imageID": "",
-            "ready": False,
-            "restartCount": 0,
-            "state": {"terminated": {"exitCode": code, "message": message}},
-        }
+        ended = {"terminated": {"exitCode": code, "message": message}}
+        running = {"running": {"startedAt": pod["metadata"]["creationTimestamp"]}}
+        # What an injector has put beside the driver goes on; the kubelet orders them by name.
+        containers = [
+            {
+                "name": one["name"],
+                "image": one["image"],
+                "imageID": "",
+                "ready": False,
+                "restartCount": 0,
+                "state": ended if one["name"] == "driver" else running,
+            }
+            for one in sorted(pod["spec"]["containers"], key=lambda one: str(one["name"]))
+        ]
         phase = "Succeeded" if code == 0 else "Failed"
-        status = {"phase": phase, "containerStatuses": [container]}
-        self._set_status(*self._names[uid], status)
+        if len(containers) > 1:
+            phase = "Running"
+        self._set_status(*self._names[uid], {"phase": phase, "containerStatuses": containers})
 
     def _set_status(self, namespace: str, name: str, status: Object) -> None:
         path = f"{path_of('pods', name, namespace)}/status"

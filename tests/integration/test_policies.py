@@ -97,16 +97,8 @@ def _port_below_1024(pod: Object) -> None:
     pod["spec"]["containers"][0]["securityContext"]["capabilities"]["add"] = ["NET_BIND_SERVICE"]
 
 
-def _loose_helper(pod: Object) -> None:
-    helper = copy.deepcopy(pod["spec"]["containers"][0])
-    helper["name"] = "helper"
-    helper["securityContext"]["readOnlyRootFilesystem"] = False
-    pod["spec"]["initContainers"] = [helper]
-
-
 LOOSE: tuple[tuple[Callable[[Object], None], str], ...] = (
     (_writable, "must set securityContext.readOnlyRootFilesystem"),
-    (_loose_helper, "must set securityContext.readOnlyRootFilesystem"),
     (_unlimited, "must have CPU and memory limits"),
     (_nobody_in_particular, "must run as a numeric user that is not root"),
     (_token_mounted, "must not have a service account token except"),

@@ -51,6 +51,32 @@
 {{ include "gpujob.reference" (list .Values.driver.image .) }}
 {{- end -}}
 
+{{- define "gpujob.driver" -}}
+{{- $driver := omit .Values.driver "image" "affinity" "priorityClassName" "runtimeClassName" -}}
+{{- include "gpujob.notOurs" (list "driver.labels" (keys $driver.labels)) -}}
+{{- include "gpujob.notOurs" (list "driver.annotations" (keys $driver.annotations)) -}}
+{{- $secrets := list -}}
+{{- range $driver.imagePullSecrets -}}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) -}}
+{{- end -}}
+{{- $_ := set $driver "imagePullSecrets" $secrets -}}
+{{- range $name := list "affinity" "priorityClassName" "runtimeClassName" -}}
+{{- with get $.Values.driver $name -}}
+{{- $_ := set $driver $name . -}}
+{{- end -}}
+{{- end -}}
+{{- /* The kubelet would read $(NAME) in a value. */ -}}
+{{- toJson $driver | replace "$" "$$" -}}
+{{- end -}}
+
+{{- define "gpujob.notOurs" -}}
+{{- range index . 1 }}
+{{- if regexMatch "^(([^/]+[.])?gpujob[.]dev/.*|app[.]kubernetes[.]io/(name|component|managed-by))$" . }}
+{{- fail (printf "%s: remove %s: the operator sets it itself" (index $ 0) .) }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "gpujob.selector" -}}
 app.kubernetes.io/name: {{ include "gpujob.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -275,4 +301,8 @@ ipFamilies:
 matchPolicy: Equivalent
 namespaceSelector: {}
 objectSelector: {}
+{{- end -}}
+
+{{- define "gpujob.policy.injected" -}}
+If an injector has added it, keep that away from driver pods by driver.labels and driver.annotations of the chart, or have it inject without privileges, as meshes do with their CNI plugin
 {{- end -}}
