@@ -63,9 +63,13 @@ NEAREST = {
     "web/token_reviews.py": "tests/unit/test_token_reviews.py tests/contract/test_driver_tokens.py",
     "controller/settings.py": "tests/unit/test_config.py tests/contract/test_listening.py",
     "controller/reconcile.py": "tests/simulation/test_logins.py tests/simulation/test_cache.py "
-    "tests/simulation/test_watch.py tests/simulation/test_caps.py tests/simulation/test_echoes.py",
+    "tests/simulation/test_watch.py tests/simulation/test_caps.py tests/simulation/test_echoes.py "
+    "tests/simulation/test_waits.py",
     "core/cost/choice.py": "tests/unit/core/test_gate.py",
     "core/job/end.py": "tests/simulation/test_echoes.py",
+    "core/node/driver.py": "tests/unit/core/test_waits.py",
+    "core/observation.py": "tests/unit/core/test_waits.py",
+    "core/refusals.py": "tests/unit/core/test_waits.py",
     "core/rest.py": "tests/unit/core/test_rest.py",
     "core/settling.py": "tests/unit/core/test_settling.py tests/unit/core/test_rest.py",
     "core/conditions.py": "tests/unit/core/test_settling.py tests/unit/core/test_conditions.py",
@@ -688,8 +692,8 @@ FAULTS = (
     Fault(
         "a raised ceiling is spent before the job has recorded it",
         "core/node/rent.py",
-        'if parse_usd(job.status.node_reserved_usd or "0") < parse_usd(seen.node.reserved_usd):',
-        "if not job.status.node_reserved_usd:",
+        "    if recorded < held:",
+        "    if not job.status.node_reserved_usd:",
     ),
     Fault(
         "the fuse is raised before the watchdog has acknowledged",
@@ -1163,7 +1167,7 @@ FAULTS = (
     Fault(
         "a machine without a marker costs nothing",
         "core/node/charge.py",
-        "        return parse_usd(seen.node.reserved_usd)",
+        "        return parse_usd(most_reserved_usd(seen.node))",
         "        return 0",
     ),
     Fault(
@@ -2358,6 +2362,116 @@ FAULTS = (
         "core/node/driver.py",
         "if silence >= limits.driver_replacement_seconds and not pod.is_being_deleted:",
         "if silence < 0:",
+    ),
+    Fault(
+        "another driver pod is taken for the one that was seen before",
+        "core/observation.py",
+        "before if before is not None and before.uid == pod.uid else",
+        "before if before is not None else",
+    ),
+    Fault(
+        "a driver that is being deleted is not given its grace",
+        "core/node/driver.py",
+        "    if leaving < pod.grace_seconds:",
+        "    if leaving < 0:",
+    ),
+    Fault(
+        "a driver whose node died has no successor",
+        "core/node/driver.py",
+        "    if leaving < pod.grace_seconds:",
+        "    if leaving >= 0:",
+    ),
+    Fault(
+        "the pod under an earlier name is the driver",
+        "core/node/driver.py",
+        "seen.pod is not None and seen.pod.name == name else None",
+        "seen.pod is not None else None",
+    ),
+    Fault(
+        "a driver that does not start ends an attempt that costs nothing",
+        "core/node/driver.py",
+        """    if status.rent is not None:
+        patience""",
+        """    if waited >= 0:
+        patience""",
+    ),
+    Fault(
+        "pods that cannot be made end an attempt that costs nothing",
+        "core/node/driver.py",
+        "    if is_rented and missing is not None and",
+        "    if missing is not None and",
+    ),
+    Fault(
+        "driver pods that come to nothing follow each other at once",
+        "core/node/driver.py",
+        "    if earlier <= 0 or sight is None:",
+        "    if earlier <= 10**9 or sight is None:",
+    ),
+    Fault(
+        "a machine without a driver is kept as long as its pods come and go",
+        "core/node/driver.py",
+        "    if is_rented and seen.unheard_seconds >= limits.heartbeat_stale_seconds:",
+        "    if is_rented and seen.unheard_seconds < 0:",
+    ),
+    Fault(
+        "what is reserved stays so while a driver is waited for",
+        "core/node/driver.py",
+        "    if seen.world.monotonic - since < seen.world.limits.driver_pending_seconds:",
+        "    if seen.world.monotonic - since >= 0:",
+    ),
+    Fault(
+        "what is reserved anew may be taken back by a late pass",
+        "core/node/rent.py",
+        "    if recorded > held:",
+        "    if recorded < 0:",
+    ),
+    Fault(
+        "what was given back was never reserved",
+        "core/node/charge.py",
+        "    return max(node.reserved_usd, node.spec.reserved_usd, key=parse_usd)",
+        "    return node.reserved_usd",
+    ),
+    Fault(
+        "what is refused is tried in each pass",
+        "core/refusals.py",
+        "effects=tuple(one for one in plan.effects if type(one) not in waits),",
+        "effects=plan.effects,",
+    ),
+    Fault(
+        "the pauses after refusals begin anew each time",
+        "core/refusals.py",
+        "tries=before.tries + 1,",
+        "tries=1,",
+    ),
+    Fault(
+        "the pauses after refusals have no end",
+        "core/refusals.py",
+        "wait = min(FIRST_SECONDS * 2 ** min(before.tries, 16), LONGEST_SECONDS)",
+        "wait = FIRST_SECONDS * 2 ** min(before.tries, 16)",
+    ),
+    Fault(
+        "what is refused is not told",
+        "core/refusals.py",
+        "refused=told(refusals, wanted, now),",
+        'refused="",',
+    ),
+    Fault(
+        "prices are asked for while no node can be made",
+        "core/job/plan.py",
+        "if left := seconds_to_wait(seen.refusals, effects.CreateNode, world.monotonic):",
+        "if (left := seconds_to_wait({}, effects.CreateNode, world.monotonic)) > 0:",
+    ),
+    Fault(
+        "a refusal is told in each pass anew",
+        "controller/reconcile.py",
+        "if is_change and plan.refused and not tells_of_refusal(status.conditions):",
+        "if plan.refused:",
+    ),
+    Fault(
+        "the node of an earlier job is deleted before it is released",
+        "core/job/plan.py",
+        "    if is_former and node.status.released_at is not None and node.status.end is not None:",
+        "    if is_former:",
     ),
     Fault(
         "a whole checkpoint is changed before it is moved",

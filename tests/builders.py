@@ -298,8 +298,8 @@ def a_pod(**changes: Any) -> Pod:
         name="train-0-1-driver",
         uid=POD_UID,
         phase="Running",
-        created_at=at(-50),
         is_being_deleted=False,
+        grace_seconds=10.0,
         waiting="",
         outcome=None,
     )

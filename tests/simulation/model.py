@@ -33,6 +33,7 @@ from tests.simulation.process import (
 
 from gpujob.adapters.channel import Answer, Channel, PacedChannel
 from gpujob.adapters.errors import (
+    ClusterError,
     ClusterUnavailable,
     Conflict,
     Forbidden,
@@ -171,6 +172,10 @@ class ModelKube(KubeClient):
         """What is sent of each stored version: one copy, which nobody may change."""
         self._clock = VirtualClock()
         self._terminating: set[str] = set()
+        self.refused: dict[str, ClusterError] = {}
+        """What it says to a verb and kind, as `create Pod`: a quota, a policy, a webhook."""
+        self.asked: list[tuple[float, str]] = []
+        """When it was asked what it refuses, and what that was."""
         self.is_down = False
         """Whether nobody reaches it."""
         self._version = 0
@@ -206,7 +211,7 @@ class ModelKube(KubeClient):
         return await self.list_all(kind, selector, fields), "", str(self._version)
 
     async def create(self, kind: str, namespace: str, body: Body) -> Body:
-        await self._unreliable()
+        await self._unreliable("create", kind)
         if kind == "Event":
             self._events.append(body)
         if kind in ("Event", "Secret"):
@@ -230,7 +235,7 @@ class ModelKube(KubeClient):
         return self._sent(stored)
 
     async def write_status(self, kind: str, stored: Mapping[str, Any], status: Body) -> Body:
-        await self._unreliable()
+        await self._unreliable("write_status", kind)
         body = self._current(kind, stored)
         key = (kind, body["metadata"]["namespace"], body["metadata"]["name"])
         body["status"] = _copy(status)
@@ -241,7 +246,7 @@ class ModelKube(KubeClient):
     async def set_finalizers(
         self, kind: str, stored: Mapping[str, Any], finalizers: list[str]
     ) -> Body:
-        await self._unreliable()
+        await self._unreliable("set_finalizers", kind)
         body = self._current(kind, stored)
         if "deletionTimestamp" in body["metadata"] and set(finalizers) - set(
             body["metadata"].get("finalizers", [])
@@ -260,7 +265,7 @@ class ModelKube(KubeClient):
         return self._sent(body)
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
-        await self._unreliable()
+        await self._unreliable("delete", kind)
         held = self.objects.get((kind, namespace, name))
         if held is not None and uid is not None and held["metadata"]["uid"] != uid:
             raise Conflict(name)
@@ -283,6 +288,12 @@ class ModelKube(KubeClient):
         self._put((kind, namespace, name), body)
         self.delete_now(kind, namespace, name)
 
+    def orphan(self, kind: str, namespace: str, name: str) -> None:
+        """Takes an object's owner references away."""
+        body = _next(self.objects[kind, namespace, name])
+        body["metadata"]["ownerReferences"] = []
+        self._put((kind, namespace, name), body)
+
     def delete_now(self, kind: str, namespace: str, name: str) -> None:
         key = (kind, namespace, name)
         body = self.objects.get(key)
@@ -290,7 +301,18 @@ class ModelKube(KubeClient):
             return
         body = _next(body)
         body["metadata"].setdefault("deletionTimestamp", _wire(self._clock.now()))
+        body["metadata"].setdefault("deletionGracePeriodSeconds", 10)
         self._put(key, body)
+
+    def set_clock(self, ahead_seconds: float) -> None:
+        """Sets the clock of the API server, by which it dates objects."""
+        self._clock.ahead_seconds = ahead_seconds
+
+    def lose_node(self, pod: str, namespace: str) -> None:
+        """The node of a pod dies: nobody there takes the pod away when it is deleted."""
+        body = _next(self.objects["Pod", namespace, pod])
+        body["metadata"]["finalizers"] = ["a kubelet"]
+        self._put(("Pod", namespace, pod), body)
 
     def change(self, kind: str, namespace: str, name: str, **spec: Any) -> None:
         body = _next(self.objects[kind, namespace, name])
@@ -373,8 +395,11 @@ class ModelKube(KubeClient):
             if any(one["uid"] == owner for one in owners):
                 self.delete_now(kind, namespace, name)
 
-    async def _unreliable(self) -> None:
+    async def _unreliable(self, verb: str = "", kind: str = "") -> None:
         await self._chance.pause()
+        if (error := self.refused.get(f"{verb} {kind}")) is not None:
+            self.asked.append((self._clock.monotonic(), f"{verb} {kind}"))
+            raise error
         if self.is_down or self._chance.strikes(0.3):
             raise ClusterUnavailable("503")
 
@@ -843,6 +868,10 @@ class ModelDrivers:
         self.heard: dict[str, Heard] = {}
         self.is_deaf = False
         """Whether no watchdog takes another deadline."""
+        self.cut_off: set[str] = set()
+        """Uids of pods on nodes that nobody reaches: they neither start nor report."""
+        self.are_pending = False
+        """Whether no pod starts."""
         self._deadlines: dict[str, int] = {}
         self._contacts: dict[str, float] = {}
         """When the machine of each node answered its driver last."""
@@ -863,7 +892,9 @@ class ModelDrivers:
             meta = pod["metadata"]
             status = pod.get("status", {})
             phase = status.get("phase", "Pending")
-            if phase == "Pending" and not self._chance.strikes():
+            if meta["uid"] in self.cut_off:
+                continue
+            if phase == "Pending" and not self.are_pending and not self._chance.strikes():
                 self._kube.set_status(*_key(pod), {"phase": "Running"})
             if phase != "Running":
                 continue

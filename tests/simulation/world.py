@@ -711,9 +711,14 @@ class World:
         if kind in ("GpuNode", "GpuJob") and freed and (left := self.living(uid)):
             raise Broken(f"{kind} was let go while {left} is leased")
         if kind == "GpuNode":
-            self._check_reserved(body)
+            name = body["spec"]["jobRef"]["name"]
+            job = self.kube.objects.get(("GpuJob", body["metadata"]["namespace"], name))
+            self._check_reserved(body, job or {})
             self._check_node(body, before or {})
         if kind == "GpuJob":
+            node = self.kube.by_uid((body.get("status") or {}).get("nodeUID", ""))
+            if node is not None:
+                self._check_reserved(node, body)
             ceiling = Fraction(body["spec"]["cost"]["ceiling"])
             self._ceilings[uid] = max(ceiling, self._ceilings.get(uid, ceiling))
             if freed:
@@ -765,11 +770,10 @@ class World:
         if (usd := self._billed(uid)) > Fraction(charged_usd) + Fraction(1, 10**6):
             raise Broken(f"{what} is charged ${charged_usd}, and has cost ${float(usd):.6f}")
 
-    def _check_reserved(self, body: dict[str, Any]) -> None:
+    def _check_reserved(self, body: dict[str, Any], job: dict[str, Any]) -> None:
         """A job that loses its node charges what it has recorded, so no fuse is above that."""
         meta, rent = body["metadata"], (body.get("status") or {}).get("rent")
-        job = self.kube.objects.get(("GpuJob", meta["namespace"], body["spec"]["jobRef"]["name"]))
-        status = (job or {}).get("status", {})
+        status = job.get("status") or {}
         if rent is None or status.get("nodeUID") != meta["uid"]:
             return
         if Decimal(rent["fuseUSD"]) > Decimal(status["nodeReservedUSD"]):

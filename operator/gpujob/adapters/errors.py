@@ -102,6 +102,11 @@ class RentUnclear(ProviderError):
 class ClusterError(AdapterError):
     """The Kubernetes API did not do what it was asked to do."""
 
+    def __init__(self, message: str, said: str = "") -> None:
+        super().__init__(message)
+        self.said = said or message
+        """The API server's own words, without what it was asked."""
+
 
 class ClusterUnavailable(ClusterError):
     """There is no usable answer."""
@@ -126,8 +131,10 @@ class Forbidden(ClusterError):
 class Invalid(ClusterError):
     """The API server refuses the object as it is."""
 
-    def __init__(self, message: str, causes: tuple[tuple[str, str], ...] = ()) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, causes: tuple[tuple[str, str], ...] = (), said: str = ""
+    ) -> None:
+        super().__init__(message, said)
         self.causes = causes
         """Fields and what is wrong with each, as far as the API server names them."""
 

@@ -394,8 +394,8 @@ async def _translated(method: str, path: str) -> AsyncIterator[None]:
     try:
         yield
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        words = f"{method} {path}: {type(error).__name__}: {error}"
-        raise ClusterUnavailable(words) from error
+        said = f"{type(error).__name__}: {error}"
+        raise ClusterUnavailable(f"{method} {path}: {said}", f"no answer: {said}") from error
 
 
 def _items(kind: str, answer: Body) -> list[Body]:
@@ -424,25 +424,26 @@ def _answer(method: str, path: str, status: int, raw: bytes) -> Body:
                 f"{method} {path}: {status}, but the answer is not a JSON object"
             )
         return body
-    words = f"{method} {path}: {status}: {body.get('message', '')}"
+    message = str(body.get("message") or "")
+    words, said = f"{method} {path}: {status}: {message}", message or f"status {status}"
     details = body.get("details")
     causes = (details.get("causes") if isinstance(details, dict) else None) or []
     match status:
         case 410:
-            raise Expired(words)
+            raise Expired(words, said)
         case 504 if any(one.get("reason") == "ResourceVersionTooLarge" for one in causes):
-            raise Expired(words)
+            raise Expired(words, said)
         case 404 if body.get("kind") != "Status":
             # A proxy does not know the path, or the kind is not served: no object is gone.
-            raise NotServed(words)
+            raise NotServed(words, said)
         case 404:
-            raise ObjectGone(words)
+            raise ObjectGone(words, said)
         case 409:
-            raise Conflict(words)
+            raise Conflict(words, said)
         case 401 | 403:
-            raise Forbidden(words)
+            raise Forbidden(words, said)
         case 400 | 422:
             told = ((str(c.get("field", "")), str(c.get("message", ""))) for c in causes)
-            raise Invalid(words, tuple(told))
+            raise Invalid(words, tuple(told), said)
         case _:
-            raise ClusterUnavailable(words)
+            raise ClusterUnavailable(words, said)

@@ -10,6 +10,9 @@ from gpujob.api.workload import ProgressStatus, UsageStatus
 
 NAME_LENGTH_MAX = 52
 """Leaves room for `-<index>-<attempt>` within the 63 characters of a label."""
+ATTEMPTS_MAX = 1_000_000
+"""The number of an attempt goes no further. Races that are lost end no job: with the pauses between
+them, so many take years."""
 
 Usd = Annotated[
     str,
@@ -770,7 +773,7 @@ class StrayStatus(Model):
 class AttemptRecord(Model):
     """One ended attempt."""
 
-    attempt: Annotated[int, Field(ge=1, le=1000, description="Number of the attempt.")]
+    attempt: Annotated[int, Field(ge=1, le=ATTEMPTS_MAX, description="Number of the attempt.")]
     node_name: Annotated[str, Field(max_length=63, description="GpuNode of the attempt.")]
     node_uid: Annotated[
         str | None,
@@ -874,7 +877,9 @@ class GpuJobStatus(Model):
     attempt: Annotated[
         int,
         Field(
-            ge=0, le=1000, description="Number of the latest recorded attempt; 0 if there is none."
+            ge=0,
+            le=ATTEMPTS_MAX,
+            description="Number of the latest recorded attempt; 0 if there is none.",
         ),
     ] = 0
     node_name: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gpujob.api.gpujob import ATTEMPTS_MAX
 from gpujob.api.meta import Condition, Model, ObjectMeta, Time
 from gpujob.api.workload import ProgressStatus, UsageStatus
 
@@ -25,7 +26,7 @@ class GpuNodeSpec(Model):
     """The attempt that the machine is rented for, and what it may cost."""
 
     job_ref: Annotated[JobReference, Field(description="The job that the machine is rented for.")]
-    attempt: Annotated[int, Field(ge=1, le=1000, description="Number of the attempt.")]
+    attempt: Annotated[int, Field(ge=1, le=ATTEMPTS_MAX, description="Number of the attempt.")]
     reserved_usd: Annotated[
         Amount, Field(alias="reservedUSD", description="The most that this attempt may cost.")
     ]
@@ -588,12 +589,23 @@ class GpuNodeStatus(Model):
         Field(max_length=512, description="Public half of the SSH key that only this node uses."),
     ] = None
     driver: Annotated[DriverStatus | None, Field(description="The driver pod.")] = None
+    driver_pod_number: Annotated[
+        int | None,
+        Field(
+            ge=2,
+            le=2**31 - 1,
+            description="Number of the present driver pod, with which its name ends; unset for the "
+            "first. A pod that is gone, or does not end, is followed by one with another name.",
+            examples=[2],
+        ),
+    ] = None
     reserved_usd: Annotated[
         Amount | None,
         Field(
             alias="reservedUSD",
-            description="What this attempt may cost at most if that is more than "
-            "spec.reservedUSD: the job's ceiling was raised.",
+            description="What this attempt may cost at most, if that is not spec.reservedUSD. It "
+            "is more once the job's ceiling was raised, and 0 while no driver has been ready for "
+            "long: then it is reserved anew before anything is rented.",
             examples=["8.000000"],
         ),
     ] = None
@@ -681,6 +693,11 @@ class GpuNodeStatus(Model):
             examples=[True],
         ),
     ] = None
+
+    @property
+    def pod_number(self) -> int:
+        """Number of the present driver pod, counted from 1."""
+        return self.driver_pod_number or 1
 
     @property
     def is_paused(self) -> bool:

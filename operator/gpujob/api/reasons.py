@@ -197,7 +197,13 @@ class Reason(StrEnum):
     SERVICE_NOT_CREATED = (
         "ServiceNotCreated",
         HINDRANCE,
-        "The Service for the job's ports could not be created; nothing is rented before it exists.",
+        "The name of the Service for the job's ports is taken; nothing is rented before it is the "
+        "job's.",
+    )
+    CLUSTER_REFUSED = (
+        "ClusterRefused",
+        HINDRANCE,
+        "The cluster does not let the operator do what the job needs; it is tried again.",
     )
 
     # The cost gate says no.
@@ -414,7 +420,7 @@ class Reason(StrEnum):
     DRIVER_NOT_STARTED = (
         "DriverNotStarted",
         OWN_UNPAID,
-        "The driver pod did not start in time; nothing was rented.",
+        "The driver pod did not start in time; nothing was rented. Releases since then wait.",
     )
     STATUS_CONTRADICTORY = (
         "StatusContradictory",

@@ -4,8 +4,6 @@ An administrator's injectors may put more containers into it, before the driver'
 the driver's is found by its name.
 """
 
-from datetime import datetime
-
 from pydantic import ValidationError
 
 from gpujob.adapters.kube import Body
@@ -32,8 +30,8 @@ def pod_from(body: Body) -> seen.Pod:
         name=meta["name"],
         uid=meta["uid"],
         phase="Succeeded" if is_outlived else phase,
-        created_at=datetime.fromisoformat(meta["creationTimestamp"]),
         is_being_deleted="deletionTimestamp" in meta,
+        grace_seconds=float(meta.get("deletionGracePeriodSeconds") or 0),
         is_outlived=is_outlived,
         # It becomes part of a sentence.
         waiting=_why_it_does_not_run(status, driver)[:WORDS_LENGTH_MAX].rstrip(". "),

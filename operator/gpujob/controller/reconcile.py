@@ -3,13 +3,14 @@
 A pass reads the object, asks `core` for a plan, stores the planned status on exactly the version
 that was read, and only then carries out the effects; what needs nothing stored is done first. What
 it reads may be held in the cache, but a plan with effects is made again on what quorum reads show,
-unless it only destroys the machine of an attempt whose end is stored. A failure ends the pass, and
-the next one begins anew. No other module carries out effects.
+unless it only destroys the machine of an attempt whose end is stored. What the cluster does not let
+an effect do is told by the object and tried again later; any other failure ends the pass, and the
+next one begins anew. No other module carries out effects.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Generic, Protocol, TypeVar
@@ -28,6 +29,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.door import Door
 from gpujob.adapters.errors import (
+    ClusterError,
     Conflict,
     Forbidden,
     Invalid,
@@ -56,7 +58,7 @@ from gpujob.controller.readiness import Readiness
 from gpujob.controller.settings import Settings
 from gpujob.controller.workqueue import Key
 from gpujob.core import effects
-from gpujob.core.conditions import only_figures_differ, only_words_differ
+from gpujob.core.conditions import only_figures_differ, only_words_differ, tells_of_refusal
 from gpujob.core.effects import Plan
 from gpujob.core.job.end import is_finished
 from gpujob.core.job.plan import node_name
@@ -69,7 +71,7 @@ from gpujob.core.market.listings import Mark
 from gpujob.core.market.pace import Kind
 from gpujob.core.money import parse_usd
 from gpujob.core.node.contact import denied_since
-from gpujob.core.node.stage import stage_of
+from gpujob.core.node.stage import UNREADY, stage_of
 from gpujob.core.observation import (
     BootLog,
     Heard,
@@ -81,11 +83,14 @@ from gpujob.core.observation import (
     RentRefused,
     RentUnanswered,
     World,
+    sighted,
 )
+from gpujob.core.refusals import Refusal, Refusals, refused
 from gpujob.core.settling import Settled, settle_job, settle_node
 from gpujob.core.spec_faults import shape_faults
 
 SAID_LENGTH_MAX = 200
+REFUSED_LENGTH_MAX = 500
 FIGURES_PER_SECOND = 20.0
 """Nodes whose figures are stored in a second, at most; each is followed by the write of its job. So
 those of 1,200 machines are stored each minute, and those of more machines more seldom. Nor are all
@@ -229,8 +234,10 @@ class Reconciler:
         """When the figures of a node may be stored, of those that wait for it, monotonic."""
         self._figures_last = -inf
         """The latest of these moments."""
-        self._service_problems: dict[str, str] = {}
-        """Why a job's Service could not be created, by the job's uid."""
+        self._refusals: dict[Key, Refusals] = {}
+        """What the cluster does not let an object's passes do."""
+        self._unstored: dict[Key, Refusal] = {}
+        """Statuses that the cluster does not let passes write."""
         self._has_seen_all = False
 
     async def reconcile(self, key: Key) -> None:
@@ -247,6 +254,7 @@ class Reconciler:
         made = await (self._job(key) if key.kind == "GpuJob" else self._node(key))
         if made is None:
             return
+        self._unstored.pop(key, None)
         say = log.info if made.is_change or made.plan.effects else log.debug
         say(
             "reconciled",
@@ -285,13 +293,14 @@ class Reconciler:
 
     async def _job(self, key: Key) -> _Pass | None:
         seen, reads = await self._plan_job(key, self._cache.find), _Reads(self._cache)
-        if seen is not None and seen.plan.effects:
+        if seen is not None and (seen.plan.effects or _reserves_less(seen)):
             seen = await self._plan_job(key, reads.now)
         if seen is not None and seen.plan.comes_before_storing:
             for effect in seen.plan.effects:
-                await self._act_on_job(effect, key, seen.stored)
+                await self._try(key, effect, self._act_on_job(effect, key, seen.stored))
             seen = await self._plan_job(key, reads.again)
         if seen is None:
+            self._refusals.pop(key, None)
             return None
         job, node, plan, after = seen.before, seen.settled.observation.node, seen.plan, seen.after
         status, uid = job.status, job.metadata.uid
@@ -305,8 +314,10 @@ class Reconciler:
                 conditions = step.conditions
         for words in newly_charged(status, after) if is_change else ():
             self._record("GpuJob", job, Reason.ORPHAN_DESTROYED, words)
+        if is_change and plan.refused and not tells_of_refusal(status.conditions):
+            self._record("GpuJob", job, Reason.CLUSTER_REFUSED, plan.refused)
         for effect in plan.effects:
-            await self._act_on_job(effect, key, stored)
+            await self._try(key, effect, self._act_on_job(effect, key, stored))
         if status.node_name is not None and plan.status.node_name is None:
             # The node was kept until the job had taken over its cost. Now it can be released.
             self._queue.add(Key("GpuNode", key.namespace, status.node_name))
@@ -339,7 +350,7 @@ class Reconciler:
             node=node,
             node_absent_since=self._missed(status.node_uid, node),
             service_owner=await self._service_owner(job),
-            service_problem=self._service_problems.get(job.metadata.uid, ""),
+            refusals=self._refusals.get(key, {}),
         )
         settled = settle_job(observation)
         if settled.plan.wants_quotes:
@@ -355,21 +366,8 @@ class Reconciler:
         body = await self._kube.find("Service", job.metadata.namespace, name)
         if body is None:
             return None
-        self._service_problems.pop(job.metadata.uid, None)
         owners = body["metadata"].get("ownerReferences") or []
         return next((str(one["uid"]) for one in owners if one.get("kind") == "GpuJob"), "")
-
-    async def _create_service(self, key: Key, uid: str, manifest: Body) -> None:
-        try:
-            await self._kube.create("Service", key.namespace, manifest)
-        except Conflict:
-            # A Service of this name exists. The next pass sees who owns it.
-            return
-        except (Forbidden, Invalid) as error:
-            self._service_problems[uid] = str(error)
-            log.warning("service_refused", problem=str(error))
-            return
-        log.info("service_created", service=manifest["metadata"]["name"])
 
     def _missed(self, uid: str | None, node: GpuNode | None) -> float | None:
         """Returns since when this process has not found a recorded node; None if it is found."""
@@ -414,16 +412,16 @@ class Reconciler:
                 uid = stored["metadata"]["uid"]
                 await self._cache.delete(key, uid)
                 log.info("job_deleted")
+            case effects.DeleteFormerNode(name, uid):
+                await self._cache.delete(Key("GpuNode", key.namespace, name), uid)
+                log.info("former_node_deleted", node=name)
+            # If there is one of this name already, the next pass sees whose it is.
             case effects.CreateNode(manifest):
-                try:
-                    await self._cache.create("GpuNode", key.namespace, manifest)
-                except Conflict:
-                    # An earlier pass or an earlier job of this name has created it. The next pass
-                    # finds out.
-                    return
+                await self._cache.create("GpuNode", key.namespace, manifest)
                 log.info("node_created", node=manifest["metadata"]["name"])
             case effects.CreateService(manifest):
-                await self._create_service(key, stored["metadata"]["uid"], manifest)
+                await self._kube.create("Service", key.namespace, manifest)
+                log.info("service_created", service=manifest["metadata"]["name"])
             case _:
                 raise AssertionError(f"{effect} is not an effect of a job")
 
@@ -437,9 +435,12 @@ class Reconciler:
             seen = await self._plan_node(key, reads.now)
         if seen is not None and seen.plan.comes_before_storing:
             for effect in seen.plan.effects:
-                await self._act_on_node(effect, key, seen.before, seen.stored)
+                await self._try(
+                    key, effect, self._act_on_node(effect, key, seen.before, seen.stored)
+                )
             seen = await self._plan_node(key, reads.again)
         if seen is None:
+            self._refusals.pop(key, None)
             return None
         if _rent_in(seen.plan) is not None:
             # Only what is stored shows that this node may rent; that has to wait for its turn.
@@ -449,13 +450,13 @@ class Reconciler:
         if _only_gives_back(seen):
             # This was decided when the end was stored; the status only gets new figures now.
             for effect in todo:
-                await self._act_on_node(effect, key, node, seen.stored)
+                await self._try(key, effect, self._act_on_node(effect, key, node, seen.stored))
             todo = ()
         stored = await self._store(key, seen.stored, seen.after)
         if is_change := stored is not seen.stored:
             self._tell_of_node(seen)
         for effect in todo:
-            await self._act_on_node(effect, key, node, stored)
+            await self._try(key, effect, self._act_on_node(effect, key, node, stored))
         return self._passed(key, seen, is_change=is_change)
 
     def _passed(self, key: Key, seen: _Planned[NodeObservation], *, is_change: bool) -> _Pass:
@@ -487,16 +488,23 @@ class Reconciler:
         job_key = Key("GpuJob", key.namespace, node.spec.job_ref.name)
         job_body = await read(job_key, node.spec.job_ref.uid)
         job, job_problem = self._job_of(node, job_key, job_body)
-        pod_body = await read(Key("Pod", key.namespace, driver_pod_name(key.name)))
-        pod = pod_from(pod_body) if pod_body is not None and is_owned_by(pod_body, uid) else None
+        pod_name = driver_pod_name(key.name, node.status.pod_number)
+        pod_body = await read(Key("Pod", key.namespace, pod_name))
+        is_taken = pod_body is not None and not is_owned_by(pod_body, uid)
+        pod = pod_from(pod_body) if pod_body is not None and not is_taken else None
         memory = self._memories.get(uid, NodeMemory())
         now = self._clock.monotonic()
         if memory.watched_since is None:
             memory = replace(memory, watched_since=now)
         if stage_of(node.status).may_hold_machine and memory.marker_seen_at is None:
             memory = replace(memory, marker_seen_at=now)
+        memory = replace(memory, pod_sight=sighted(memory.pod_sight, pod, now))
+        if stage_of(node.status) not in UNREADY:
+            memory = replace(memory, unready_since=None)
+        elif memory.unready_since is None:
+            memory = replace(memory, unready_since=now)
         if pod is not None:
-            memory = replace(memory, pod_missing_since=None, pod_problem="")
+            memory = replace(memory, pod_missing_since=None)
         elif self._readiness.problem is not None or (
             memory.pod_missing_since is None and node.status.ssh_public_key is not None
         ):
@@ -517,6 +525,9 @@ class Reconciler:
             pod=pod,
             report=self._report(uid, pod),
             driver_silence_seconds=self._driver_silence(uid, pod, memory),
+            unheard_seconds=self._unheard(uid, memory),
+            taken_name=pod_name if is_taken else "",
+            refusals=self._refusals.get(key, {}),
             has_login=uid in self._logins,
             memory=memory,
         )
@@ -548,14 +559,18 @@ class Reconciler:
         return heard.report.model_copy(update={"copy_idle_seconds": idle + silence})
 
     def _driver_silence(self, uid: str, pod: Pod | None, memory: NodeMemory) -> float:
-        if pod is None or memory.watched_since is None:
+        if pod is None or memory.pod_sight is None:
             return 0.0
-        heard = self._heard.get(uid)
-        since = memory.watched_since
+        heard, since = self._heard.get(uid), memory.pod_sight.since
         if heard is not None and heard.pod_uid == pod.uid:
             since = max(since, heard.at)
-        age = (self._market.now() - pod.created_at).total_seconds()
-        return max(min(self._clock.monotonic() - since, age), 0.0)
+        return self._clock.monotonic() - since
+
+    def _unheard(self, uid: str, memory: NodeMemory) -> float:
+        if memory.watched_since is None:
+            return 0.0
+        heard, since = self._heard.get(uid), memory.watched_since
+        return self._clock.monotonic() - (since if heard is None else max(since, heard.at))
 
     async def _rent(self, key: Key, planned: _Planned[NodeObservation]) -> _Pass | None:
         """Opens the connection, decides anew, stores the marker, sends the one request.
@@ -648,7 +663,7 @@ class Reconciler:
             case effects.CreateKey():
                 await self._create_key(key, node)
             case effects.CreateDriver(manifest):
-                await self._create_driver(key, uid, manifest)
+                await self._cache.create("Pod", key.namespace, manifest)
             case effects.DeleteDriver(name, pod_uid):
                 await self._cache.delete(Key("Pod", key.namespace, name), pod_uid)
             # A pass that waited at the door for these would hold up all others, so it comes again.
@@ -704,16 +719,6 @@ class Reconciler:
             await self._kube.create("Secret", key.namespace, secret)
         public = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
         self._remember(node.metadata.uid, public_key=public)
-
-    async def _create_driver(self, key: Key, uid: str, manifest: dict[str, Any]) -> None:
-        try:
-            await self._cache.create("Pod", key.namespace, manifest)
-        except Conflict:
-            return
-        except (Forbidden, Invalid) as error:
-            # For example a quota, Pod Security, or a namespace that is being deleted. The problem
-            # is shown in the status, and the next pass tries again.
-            self._remember(uid, pod_problem=str(error)[:500])
 
     async def _read_host_key(self, uid: str, instance_id: int, nonce: str) -> None:
         text = await self._vast.read_log(instance_id)
@@ -773,6 +778,31 @@ class Reconciler:
 
     # --- Both -------------------------------------------------------------------------------
 
+    async def _try(self, key: Key, effect: effects.Effect, made: Coroutine[Any, Any, None]) -> None:
+        """Carries out an effect. What the cluster says against it is told by the next pass, and it
+        is tried again when its time has come.
+        """
+        known, kind = self._refusals.get(key, {}), type(effect)
+        try:
+            await made
+        except ClusterError as error:
+            found = self._refused(known.get(kind), error)
+            self._refusals[key] = {**known, kind: found}
+            log.warning("effect_refused", **vars(key), effect=kind.__name__, problem=found.words)
+            self._queue.add(key)
+        else:
+            if kind in known:
+                self._refusals[key] = {one: held for one, held in known.items() if one != kind}
+
+    def _refused(self, before: Refusal | None, error: ClusterError) -> Refusal:
+        return refused(
+            before,
+            # A webhook of a stranger may say anything.
+            in_words(Scrubber().foreign(error.said), REFUSED_LENGTH_MAX),
+            may_pass=not isinstance(error, Forbidden | Invalid),
+            now=self._clock.monotonic(),
+        )
+
     async def _store(self, key: Key, stored: Body, after: GpuJobStatus | GpuNodeStatus) -> Body:
         """Writes the status if it differs, on exactly this version; returns what is stored then.
 
@@ -795,11 +825,30 @@ class Reconciler:
         if left > 0:
             self._queue.add_after(key, left)
             return stored
-        body = await self._cache.write_status(key.kind, stored, wire)
+        try:
+            body = await self._cache.write_status(key.kind, stored, wire)
+        except Conflict:
+            raise
+        except ClusterError as error:
+            self._tell_unstored(key, stored, error)
+            raise
         # Not before: a write that is refused backs off by itself.
         self._unsaid_since.pop(key, None)
         self._figures_at.pop(key, None)
         return body
+
+    def _tell_unstored(self, key: Key, stored: Body, error: ClusterError) -> None:
+        """Records, once, why a status cannot be stored: no condition can say it."""
+        before, now = self._unstored.get(key), self._clock.monotonic()
+        self._unstored[key] = after = self._refused(before, error)
+        if after.is_told(now) and (before is None or not before.is_told(now)):
+            words = f"the status could not be stored: {after.words}; it is tried again"
+            about: Body = {
+                "apiVersion": API_VERSION,
+                "kind": key.kind,
+                "metadata": stored["metadata"],
+            }
+            self._events.tell(about, Reason.CLUSTER_REFUSED, words)
 
     def _figures_turn(self, key: Key, now: float) -> float:
         """Returns when the figures of a node may be stored, monotonic: in the order of asking."""
@@ -814,6 +863,8 @@ class Reconciler:
         limit = seen.after.contract_limit
         if job is not None and limit is not None and limit != node.status.contract_limit:
             self._record("GpuJob", job, Reason.CONTRACT_TOO_SHORT, limit.message)
+        if job is not None and seen.plan.refused and not tells_of_refusal(node.status.conditions):
+            self._record("GpuJob", job, Reason.CLUSTER_REFUSED, seen.plan.refused)
         before = node.status
         for after in seen.settled.statuses:
             if before.end is None and after.end is not None:
@@ -835,7 +886,8 @@ class Reconciler:
         if new is None or (old is not None and old.reason == new.reason):
             return
         reason = Reason(new.reason)
-        if reason.kind.is_told:
+        # What the cluster refuses is told where it is found out, once.
+        if reason.kind.is_told and reason is not Reason.CLUSTER_REFUSED:
             self._record("GpuJob", job, reason, new.message)
 
     def _record(self, kind: str, about: GpuJob | GpuNode, reason: Reason, note: str) -> None:
@@ -875,6 +927,18 @@ def _only_gives_back(seen: _Planned[NodeObservation]) -> bool:
     """
     is_over = seen.before.status.end is not None
     return is_over and all(isinstance(one, effects.Destroy) for one in seen.plan.effects)
+
+
+def _reserves_less(seen: _Planned[JobObservation]) -> bool:
+    """Whether less is to be recorded for an attempt: what was reserved anew is never taken back.
+
+    A quorum read that is later than the job's version shows what its node has reserved since.
+    """
+    before, after = seen.before.status, seen.after
+    if before.node_uid is None or before.node_uid != after.node_uid:
+        return False
+    told = [parse_usd(one.node_reserved_usd or "0") for one in (before, after)]
+    return told[1] < told[0]
 
 
 def _rent_in(plan: Plan[Any]) -> effects.Rent | None:

@@ -49,22 +49,40 @@ def job_status(
     if over is not None:
         # Later passes still act, for example to remove the finalizer. How the job ended stays.
         reason, message = over
+    leased = status.node_uid is not None
+    admitted = _admitted(status, reason, message)
+    held = next((one for one in status.conditions if one.type == "Admitted"), None)
+    if plan.refused and held is not None and over is None:
+        # The gate has said nothing else since.
+        admitted = held.status, Reason(held.reason), held.message
+    refused = f"{plan.refused}; it is tried again" if plan.refused else ""
+    if refused and over is None and not leased:
+        reason, message = Reason.CLUSTER_REFUSED, refused
     complete = over is not None and reason is Reason.COMPLETE
     failed = over is not None and reason is not Reason.COMPLETE
-    leased = status.node_uid is not None
     suspended = over is None and not leased and reason is Reason.SUSPENDED
     running = over is None and reason is Reason.RUNNING
     is_paid = status.usd_per_hour is not None
     wanted: dict[str, ConditionValue] = {
         "Ready": (_flag(complete), *_said_of(reason, message, not_ready, leased=is_paid)),
-        "Reconciling": (_flag(over is None and not suspended), reason, ""),
+        "Reconciling": (
+            # An attempt that is under way goes on without what is refused to its job.
+            ("True", Reason.CLUSTER_REFUSED, refused)
+            if refused and leased
+            else (_flag(over is None and not suspended), reason, "")
+        ),
         "Stalled": (_flag(failed), reason, ""),
-        "Admitted": _admitted(status, reason, message),
+        "Admitted": admitted,
         "Running": (_flag(running), reason, ""),
         "Suspended": (_flag(suspended), reason, ""),
         "Complete": (_flag(complete), reason, ""),
         "Failed": (_flag(failed), reason, ""),
-        "Released": _released(status, reason),
+        "Released": (
+            # Nobody waits for a job that is over, but for its object.
+            ("True", Reason.CLUSTER_REFUSED, refused)
+            if refused and over is not None and not owed_for(status)
+            else _released(status, reason)
+        ),
     }
     phase = _job_phase(job, status, reason, failed=failed, suspended=suspended)
     return status.model_copy(
@@ -127,6 +145,8 @@ def node_status(
     `not_ready` is why the operator cannot rent.
     """
     status, reason, message = plan.status, plan.reason, plan.message
+    if plan.refused:
+        reason, message = Reason.CLUSTER_REFUSED, f"{plan.refused}; it is tried again"
     released = status.released_at is not None
     running = status.run is not None and status.end is None
     leased = status.lease is not None and not released
@@ -153,6 +173,11 @@ def node_status(
             "observed_generation": node.metadata.generation,
         }
     )
+
+
+def tells_of_refusal(conditions: tuple[Condition, ...]) -> bool:
+    """Whether people can read there that the cluster refuses something."""
+    return any(one.reason == Reason.CLUSTER_REFUSED for one in conditions)
 
 
 def only_words_differ(stored: Mapping[str, Any], planned: Mapping[str, Any]) -> bool:

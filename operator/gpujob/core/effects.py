@@ -3,8 +3,8 @@
 A decision is stored before anything follows from it. So a plan's status is written before its first
 effect, and only onto the version of the object that the plan was made from. One effect does not
 wait for that: to destroy the machine of an attempt whose end is stored was decided before. Two need
-nothing stored: to add a finalizer, and to make a key. An effect that fails is not retried: the next
-pass observes and plans again. No plan is ever resumed.
+nothing stored: to add a finalizer, and to make a key. An effect that fails is not retried: a later
+pass observes and plans again (`core.refusals` says when). No plan is ever resumed.
 """
 
 from dataclasses import dataclass
@@ -38,6 +38,14 @@ class DeleteJob:
 @dataclass(frozen=True)
 class DeleteNode:
     """Delete the released node itself: people had enough time to read it."""
+
+
+@dataclass(frozen=True)
+class DeleteFormerNode:
+    """Delete a released node whose job is gone, and whose name the present job needs."""
+
+    name: str
+    uid: str
 
 
 @dataclass(frozen=True)
@@ -156,6 +164,7 @@ Effect = (
     | RemoveFinalizer
     | DeleteJob
     | DeleteNode
+    | DeleteFormerNode
     | CreateNode
     | CreateService
     | CreateKey
@@ -185,6 +194,8 @@ class Plan(Generic[Status]):
     """None = the next event or listing starts the next pass."""
     wants_quotes: bool = False
     """The decision needs prices: observe them and plan again."""
+    refused: str = ""
+    """What the cluster does not let the operator do for it, in words; empty = nothing."""
 
     @property
     def comes_before_storing(self) -> bool:

@@ -1,6 +1,6 @@
 """What a decision rests on: everything known at one moment, the time included."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from gpujob.core.market.images import ImageMemory
 from gpujob.core.market.listings import Mark
 from gpujob.core.market.offers import Quotes
 from gpujob.core.node.stage import Stage, stage_of
+from gpujob.core.refusals import Refusals
 
 
 @dataclass(frozen=True)
@@ -135,14 +136,41 @@ class Pod:
     uid: str
     phase: str
     """Of the pod; `Succeeded` also if its driver has succeeded and other containers run on."""
-    created_at: datetime
     is_being_deleted: bool
+    grace_seconds: float
+    """How long it may take to end once it is being deleted; without meaning before."""
     is_outlived: bool = False
     """Whether its driver has ended, and other containers run on."""
     waiting: str
     """Why its driver does not run, in the words of the cluster; empty if it does."""
     outcome: Outcome | None
     """How the workload ended, from the pod's termination message."""
+
+
+@dataclass(frozen=True)
+class PodSight:
+    """Since when this process has seen a driver pod as it is. All times are monotonic.
+
+    The times in the pod are the API server's, whose clock may differ from ours by any amount.
+    """
+
+    uid: str
+    since: float
+    leaving_since: float | None = None
+    """Since when it has been shown as being deleted."""
+    gone_since: float | None = None
+
+
+def sighted(before: PodSight | None, pod: Pod | None, now: float) -> PodSight | None:
+    """Returns since when the pod has been seen as it is seen now; None = none was ever seen."""
+    if pod is None:
+        if before is None or before.gone_since is not None:
+            return before
+        return replace(before, gone_since=now)
+    same = before if before is not None and before.uid == pod.uid else PodSight(pod.uid, now)
+    if pod.is_being_deleted and same.leaving_since is None:
+        same = replace(same, leaving_since=now)
+    return same
 
 
 @dataclass(frozen=True)
@@ -213,8 +241,10 @@ class NodeMemory:
     denied_since: float | None = None
     """Monotonic time since which each listing has shown that the machine does not run."""
     pod_missing_since: float | None = None
-    pod_problem: str = ""
-    """Why the driver pod could not be created, in the API server's words."""
+    pod_sight: PodSight | None = None
+    """Of the driver pod that was seen last."""
+    unready_since: float | None = None
+    """Monotonic time since which nothing could be rented for it, as no driver was ready."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,12 +256,17 @@ class NodeObservation:
     job: GpuJob | None
     """None = it certainly does not exist, or there is a `job_problem`."""
     pod: Pod | None
-    """None = it certainly does not exist."""
+    """The node's pod under its present name; None = it certainly does not exist."""
     report: DriverReport | None
     """The latest report of the recorded driver pod."""
     driver_silence_seconds: float = 0.0
-    """Time since that pod last reported, or was made, or this process began to look, whichever was
-    last."""
+    """Time since that pod last reported, or was first seen by this process, whichever was last."""
+    unheard_seconds: float = 0.0
+    """Time since any driver of this node last reported, or this process began to look."""
+    taken_name: str = ""
+    """A pod's name that the node needs, and that somebody else's pod has; empty = it has not."""
+    refusals: Refusals = field(default_factory=dict)
+    """What the cluster does not let the operator do for this node."""
     job_problem: str = ""
     """Why the stored job cannot be read; empty = it can be, or does not exist."""
     has_login: bool = False
@@ -264,6 +299,6 @@ class JobObservation:
     service_owner: str | None = None
     """Uid of the job that owns the Service for this job's ports; empty = no job owns it;
     None = there is no such Service, or none is wanted."""
-    service_problem: str = ""
-    """Why that Service could not be created, in the API server's words."""
+    refusals: Refusals = field(default_factory=dict)
+    """What the cluster does not let the operator do for this job."""
     quotes: Quotes | Unavailable | None = None

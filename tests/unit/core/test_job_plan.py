@@ -134,14 +134,6 @@ TABLE = [
         ["CreateService"],
     ),
     (
-        "one that is refused is tried again, and nothing rented",
-        job_observation(
-            job=a_job(a_spec(ports=PORTS)), quotes=quotes(), service_problem="exceeded quota"
-        ),
-        Reason.SERVICE_NOT_CREATED,
-        ["CreateService"],
-    ),
-    (
         "one of somebody else is left alone, and nothing rented",
         job_observation(job=a_job(a_spec(ports=PORTS)), quotes=quotes(), service_owner=""),
         Reason.SERVICE_NOT_CREATED,
@@ -268,7 +260,9 @@ TABLE = [
     ),
     (
         "the number of attempts has an end",
-        job_observation(job=a_job(status=RECORDED | {"attempt": 1000}), node=released("OfferGone")),
+        job_observation(
+            job=a_job(status=RECORDED | {"attempt": 1_000_000}), node=released("OfferGone")
+        ),
         Reason.MAX_RENTS_EXCEEDED,
         [],
     ),

@@ -167,42 +167,8 @@ TABLE = [
         ["CreateDriver"],
     ),
     (
-        "a pod that cannot be made for too long ends the attempt",
-        node_observation(
-            KEYED,
-            pod=None,
-            report=None,
-            memory=NodeMemory(pod_missing_since=MONOTONIC - 300, pod_problem="quota"),
-        ),
-        Reason.DRIVER_NOT_STARTED,
-        [],
-    ),
-    (
         "a pod is recorded by its uid",
         node_observation(KEYED, report=None),
-        Reason.AWAITING_DRIVER,
-        [],
-    ),
-    (
-        "a pod that stays silent for too long ends the attempt",
-        node_observation(
-            KEYED | {"driver": {"podName": "p", "podUID": "p-1"}},
-            pod=a_pod(created_at=at(-301)),
-            report=None,
-        ),
-        Reason.DRIVER_NOT_STARTED,
-        [],
-    ),
-    (
-        "a late pod has its time from its own birth on",
-        node_observation(
-            KEYED | {"driver": {"podName": "p", "podUID": "p-1"}},
-            node=a_node(
-                KEYED | {"driver": {"podName": "p", "podUID": "p-1"}},
-                creationTimestamp=stamp(-301),
-            ),
-            report=None,
-        ),
         Reason.AWAITING_DRIVER,
         [],
     ),
@@ -717,28 +683,6 @@ TABLE = [
         node_observation(running(), world=listed(), report=None, driver_silence_seconds=300.0),
         Reason.AWAITING_DRIVER,
         ["DeleteDriver"],
-    ),
-    (
-        "one on a node that is gone cannot be replaced",
-        node_observation(
-            running(),
-            world=listed(),
-            pod=a_pod(is_being_deleted=True),
-            driver_silence_seconds=899.0,
-        ),
-        Reason.RUNNING,
-        [],
-    ),
-    (
-        "its machine's watchdog does not wait longer",
-        node_observation(
-            running(),
-            world=listed(),
-            pod=a_pod(is_being_deleted=True),
-            driver_silence_seconds=900.0,
-        ),
-        Reason.DRIVER_LOST,
-        [],
     ),
     (
         "nothing is rented for a silent driver",

@@ -7,7 +7,7 @@ from datetime import timedelta
 from itertools import takewhile
 from typing import Any
 
-from gpujob.api.gpujob import AttemptRecord
+from gpujob.api.gpujob import ATTEMPTS_MAX, AttemptRecord
 from gpujob.api.reasons import Ends, Limit, Reason, Severity
 from gpujob.core.effects import Plan
 from gpujob.core.job.answers import JobPlan, stay
@@ -18,8 +18,6 @@ from gpujob.core.money import format_usd, parse_usd, short_usd
 from gpujob.core.observation import JobObservation
 
 ATTEMPTS_SHOWN = 20
-ATTEMPTS_MAX = 1000
-"""The stored number of an attempt goes no further."""
 
 
 def charge_attempt(seen: JobObservation) -> JobPlan | None:

@@ -26,13 +26,14 @@ from gpujob.core.machine.ports import service, service_name
 from gpujob.core.money import floor_usd, format_usd, parse_usd
 from gpujob.core.node.stage import stage_of
 from gpujob.core.observation import JobObservation, Unavailable, told_last
+from gpujob.core.refusals import seconds_to_wait, told, without_refused
 from gpujob.core.rest import closes_in
 from gpujob.core.spec_faults import place_faults, spec_faults
 
 Step = Callable[[JobObservation], JobPlan | None]
 
-RETRY_SECONDS = 5.0
-"""Wait before the operator tries again what the cluster refused."""
+TAKEN_SECONDS = 5.0
+"""Between two looks whether a name that the job needs is free."""
 
 
 def plan_job(observation: JobObservation) -> JobPlan:
@@ -40,7 +41,7 @@ def plan_job(observation: JobObservation) -> JobPlan:
     seen = with_strays(observation)
     for step in STEPS:
         if (plan := step(seen)) is not None:
-            return plan
+            return without_refused(plan, seen.refusals, seen.world.monotonic)
     raise AssertionError("the last step always answers")
 
 
@@ -150,9 +151,7 @@ def _record_node(seen: JobObservation) -> JobPlan | None:
         return None
     if not _is_own(seen, node):
         # It says nothing about this job: neither that it rented nor that it did not.
-        name = node.metadata.name
-        words = f"waiting until GpuNode {name} of an earlier job with this name is gone"
-        return stay(seen, Reason.FORMER_NODE, words, seen.world.limits.poll_seconds)
+        return _await_former(seen, node)
     if seen.world.account_id is None:
         return stay(seen, Reason.AWAITING_NODE, "the provider account is not known yet", 1.0)
     status = job.status.model_copy(
@@ -167,6 +166,27 @@ def _record_node(seen: JobObservation) -> JobPlan | None:
     return Plan(
         status=status, reason=Reason.AWAITING_DRIVER, message=_runs_as(node), requeue_seconds=0
     )
+
+
+def _await_former(seen: JobObservation, node: GpuNode) -> JobPlan:
+    """Waits for the node of a job that is gone, and deletes it once it is released: its machine was
+    proved gone then, and nobody is left to be charged.
+    """
+    name, uid = node.metadata.name, node.metadata.uid
+    is_former = node.spec.job_ref.name == seen.job.metadata.name
+    if is_former and node.status.released_at is not None and node.status.end is not None:
+        todo = (effects.DeleteFormerNode(name, uid),) if not node.metadata.is_being_deleted else ()
+        words = f"deleting GpuNode {name} of an earlier job with this name, which is released"
+        return stay(seen, Reason.FORMER_NODE, words, TAKEN_SECONDS, todo)
+    ready = next((one for one in node.status.conditions if one.type == "Ready"), None)
+    stands = f" ({ready.reason}: {ready.message})" if ready else ""
+    words = (
+        f"GpuNode {name} of an earlier job with this name has not released its machine yet{stands}"
+        f"; this job goes on by itself once it has. `kubectl describe gpunode {name} -n "
+        f"{node.metadata.namespace}` says what is left to do; to run at once, create the job again "
+        "with another name"
+    )
+    return stay(seen, Reason.FORMER_NODE, words[:1024], seen.world.limits.poll_seconds)
 
 
 def _stay_suspended(seen: JobObservation) -> JobPlan | None:
@@ -193,13 +213,10 @@ def _create_service(seen: JobObservation) -> JobPlan | None:
         return None
     if seen.service_owner is None:
         todo = (_make_service(seen),)
-        if seen.service_problem:
-            words = f"Service {name} could not be created: {seen.service_problem}"
-            return stay(seen, Reason.SERVICE_NOT_CREATED, words, RETRY_SECONDS, todo)
         return stay(seen, Reason.ACCEPTED, f"creating Service {name} for the job's ports", 0, todo)
     if seen.service_owner != job.metadata.uid:
         words = f"Service {name} is not this job's: delete it, or give the job another name"
-        return stay(seen, Reason.SERVICE_NOT_CREATED, words, RETRY_SECONDS)
+        return stay(seen, Reason.SERVICE_NOT_CREATED, words, TAKEN_SECONDS)
     if job.status.service_name == name:
         return None
     status = job.status.model_copy(update={"service_name": name})
@@ -216,11 +233,16 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
     if not world.listings:
         words = "the provider has not listed the account's machines yet"
         return stay(seen, Reason.PROVIDER_UNAVAILABLE, words, 1.0)
+    refused = told(seen.refusals, (effects.CreateNode,), world.monotonic)
+    if left := seconds_to_wait(seen.refusals, effects.CreateNode, world.monotonic):
+        # Each look at the market is one of few, and what it shows would be old by then.
+        plan = stay(seen, Reason.ADMITTED, Reason.ADMITTED.meaning, left)
+        return replace(plan, refused=refused)
     if seen.quotes is None:
         asking = (Reason.AWAITING_OFFERS, Reason.AWAITING_OFFERS.meaning)
         reason, words = told_last(job.status.conditions) or asking
         plan = stay(seen, reason, words, world.limits.gate_retry_seconds)
-        return replace(plan, wants_quotes=True)
+        return replace(plan, wants_quotes=True, refused=refused)
     if isinstance(seen.quotes, Unavailable):
         return stay(seen, seen.quotes.reason, seen.quotes.message, world.limits.gate_retry_seconds)
     spent = parse_usd(job.status.cost.spent_usd)

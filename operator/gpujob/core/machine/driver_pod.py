@@ -33,9 +33,9 @@ STATE_FOLDER = "/var/lib/gpujob"
 TERMINATION_LOG = "/dev/termination-log"
 
 
-def driver_pod_name(node_name: str) -> str:
-    """Returns the name of the driver pod of a node; it always fits."""
-    suffix = "-driver"
+def driver_pod_name(node_name: str, number: int = 1) -> str:
+    """Returns the name of a driver pod of a node, of which each has another; it always fits."""
+    suffix = "-driver" if number == 1 else f"-driver-{number}"
     room = NAME_MAX - len(suffix)
     stem = node_name if len(node_name) <= room else cut(node_name, room, of=node_name)
     return stem + suffix
@@ -144,7 +144,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": driver_pod_name(node.metadata.name),
+            "name": driver_pod_name(node.metadata.name, node.status.pod_number),
             "namespace": node.metadata.namespace,
             "labels": pod["labels"] | own,
             # For `kubectl logs`, where injectors have added containers.

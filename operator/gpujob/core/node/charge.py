@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from fractions import Fraction
 
-from gpujob.api.gpunode import DuplicateStatus, RentMarker, TrafficStatus
+from gpujob.api.gpunode import DuplicateStatus, GpuNode, RentMarker, TrafficStatus
 from gpujob.core.money import micro_up, over_time, parse_usd
 from gpujob.core.node.duplicates import duplicates_shown
 from gpujob.core.node.facts import gone_at
@@ -64,6 +64,11 @@ def _unseen_microusd(rent: RentMarker, moved: TrafficStatus | None, gone: dateti
     return micro_up(max(min(carried, left), Fraction(0)))
 
 
+def most_reserved_usd(node: GpuNode) -> str:
+    """Returns the most that was ever reserved for an attempt, also if nothing is by now."""
+    return max(node.reserved_usd, node.spec.reserved_usd, key=parse_usd)
+
+
 def charge_microusd(seen: NodeObservation) -> int:
     """Returns the most that a machine that is proved gone can have cost.
 
@@ -75,7 +80,7 @@ def charge_microusd(seen: NodeObservation) -> int:
     """
     rent = seen.node.status.rent
     if rent is None:
-        return parse_usd(seen.node.reserved_usd)
+        return parse_usd(most_reserved_usd(seen.node))
     unpaid = unpaid_seconds(seen)
     gone = seen.world.now - timedelta(seconds=unpaid)
     unseen = _unseen_microusd(rent, traffic_shown(seen), gone) + sum(

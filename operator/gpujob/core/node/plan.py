@@ -35,6 +35,7 @@ from gpujob.core.node.duplicates import duplicates_shown, others
 from gpujob.core.node.facts import next_look, running_message
 from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation
+from gpujob.core.refusals import without_refused
 
 Step = Callable[[NodeObservation], NodePlan | None]
 
@@ -69,7 +70,9 @@ STEPS: tuple[Step, ...] = (
 
 def plan_node(observation: NodeObservation) -> NodePlan:
     """Returns what to store and do now for a GpuNode; total, and pure."""
-    return _without_duplicates(observation, _decided(observation))
+    plan = driver.without_reservation(observation, _decided(observation))
+    plan = without_refused(plan, observation.refusals, observation.world.monotonic)
+    return _without_duplicates(observation, plan)
 
 
 def _decided(seen: NodeObservation) -> NodePlan:

@@ -117,13 +117,23 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
 
 
 def _reserve_more(seen: NodeObservation, job: GpuJob) -> NodePlan | None:
-    """Reserves what the job's ceiling leaves now: its user may have raised it since."""
+    """Reserves what the job's ceiling leaves now: its user may have raised it since, or nothing was
+    reserved while the node waited for its driver.
+    """
+    held, recorded = (
+        parse_usd(seen.node.reserved_usd),
+        parse_usd(job.status.node_reserved_usd or "0"),
+    )
+    if recorded > held:
+        # Else a pass over the job that is late could take back what is reserved anew.
+        words = "the job has not recorded yet that less is reserved for this node"
+        return wait(seen, Reason.AWAITING_NODE, words, 1.0)
     left = floor_usd(job.spec.cost.ceiling) - parse_usd(job.status.cost.spent_usd)
-    if left > parse_usd(seen.node.reserved_usd):
+    if left > held:
         status = seen.node.status.model_copy(update={"reserved_usd": format_usd(left)})
-        words = f"the ceiling was raised; {short_usd(left)} are reserved for this attempt now"
+        words = f"{short_usd(left)} are reserved for this attempt now"
         return progress(status, Reason.AWAITING_NODE, words)
-    if parse_usd(job.status.node_reserved_usd or "0") < parse_usd(seen.node.reserved_usd):
+    if recorded < held:
         # If this node vanished, the job would charge less than it may have cost.
         words = "the job has not recorded yet what is reserved for this node"
         return wait(seen, Reason.AWAITING_NODE, words, 1.0)

@@ -14,6 +14,7 @@ from gpujob.api.reasons import Reason
 from gpujob.core.market.listings import Lease, Line
 from gpujob.core.money import format_usd, micro_up
 from gpujob.core.node.answers import NodePlan, end
+from gpujob.core.node.charge import most_reserved_usd
 from gpujob.core.node.facts import marked_leases
 from gpujob.core.node.traffic import grown
 from gpujob.core.observation import NodeObservation
@@ -35,7 +36,7 @@ def end_if_rented_before(seen: NodeObservation) -> NodePlan | None:
     )
     known = row.usd_per_hour is not None and row.line is not None
     # Where a price is unknown, it may have cost all that was reserved for it.
-    told = "0.000000" if known else seen.node.reserved_usd
+    told = "0.000000" if known else most_reserved_usd(seen.node)
     update = {
         "rent": marker,
         "lease": lease,
@@ -49,6 +50,7 @@ def end_if_rented_before(seen: NodeObservation) -> NodePlan | None:
 def _marker(seen: NodeObservation, row: Lease) -> RentMarker:
     """Returns the marker as the listing shows it; no time is left under its fuse."""
     node = seen.node
+    reserved = most_reserved_usd(node)
     began = row.started_at or node.metadata.creation_timestamp
     line = row.line or Line(Fraction(0), Fraction(0), Fraction(0), Fraction(0))
     return RentMarker(
@@ -62,12 +64,12 @@ def _marker(seen: NodeObservation, row: Lease) -> RentMarker:
         disk_usd_per_hour=format_usd(0),
         download_usd_per_gb=format_usd(micro_up(line.download_usd_per_gb)),
         upload_usd_per_gb=format_usd(micro_up(line.upload_usd_per_gb)),
-        traffic_reserve_usd=node.reserved_usd,
+        traffic_reserve_usd=reserved,
         download_mbps=ceil(line.download_mbps),
         upload_mbps=ceil(line.upload_mbps),
-        estimate_usd=node.reserved_usd,
+        estimate_usd=reserved,
         confidence="0",
-        fuse_usd=node.reserved_usd,
+        fuse_usd=reserved,
         money_deadline_seconds=0,
         nonce=node.metadata.uid.replace("-", ""),
     )

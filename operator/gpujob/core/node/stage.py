@@ -140,6 +140,9 @@ CONTRADICTIONS = frozenset(
     }
 )
 
+UNREADY = frozenset({Stage.AWAITING_KEY, Stage.AWAITING_POD, Stage.AWAITING_DRIVER})
+"""Nothing can be rented, because no driver is ready."""
+
 _MAY_RUN = frozenset({Stage.STARTING, Stage.RUNNING, Stage.STOPPING, Stage.DELIVERING})
 
 _MAY_HOLD_MACHINE = frozenset(

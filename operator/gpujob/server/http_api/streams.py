@@ -10,6 +10,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from gpujob.adapters.errors import Invalid, ObjectGone
 from gpujob.adapters.kube import Body, KubeClient
+from gpujob.api.gpujob import ATTEMPTS_MAX
 from gpujob.api.meta import LABEL_JOB
 from gpujob.core.job.plan import node_name
 from gpujob.core.machine.driver_pod import CONTAINER, driver_pod_name
@@ -132,7 +133,7 @@ async def read_log(
     name: JobName,
     attempt: Annotated[
         int | None,
-        Query(ge=1, le=1000, description="Number of the attempt; absent: the latest one."),
+        Query(ge=1, le=ATTEMPTS_MAX, description="Number of the attempt; absent: the latest one."),
     ] = None,
     follow: Annotated[bool, Query(description="Whether to wait for more output.")] = False,
     tail_lines: Annotated[
@@ -148,10 +149,14 @@ async def read_log(
     """Returns what the workload has printed in an attempt, from the log of its driver's pod."""
     stored = await stored_job(backend.kube, namespace, name)
     number = attempt or int((stored.get("status") or {}).get("attempt") or 0)
-    pod_name = driver_pod_name(node_name(name, number))
     absent = Problem(404, f"there is no log of attempt {number} of job {name}")
     if number == 0:
         raise absent
+    node = node_name(name, number)
+    stored_node = await backend.kube.find("GpuNode", namespace, node) or {}
+    driver = (stored_node.get("status") or {}).get("driver") or {}
+    # A pod that was lost has a successor with another name.
+    pod_name = driver.get("podName") or driver_pod_name(node)
     pod = await backend.kube.find("Pod", namespace, pod_name)
     if pod is None or (pod["metadata"].get("labels") or {}).get(LABEL_JOB) != name:
         raise absent

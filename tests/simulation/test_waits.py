@@ -1,0 +1,304 @@
+"""What the cluster refuses, and drivers that are lost: whole lives, and what the ledger says."""
+
+import asyncio
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from tests.simulation.model import Chance
+from tests.simulation.world import NAMESPACE, World, play
+
+from gpujob.adapters.errors import (
+    ClusterError,
+    ClusterUnavailable,
+    Conflict,
+    Forbidden,
+    Invalid,
+)
+
+HOURS_SECONDS = 2 * 3600.0
+QUOTA = Forbidden("POST …: 403: …", 'pods "x" is forbidden: exceeded quota: none, limited: 0')
+ANSWERS = {
+    "a quota": QUOTA,
+    "a right": Forbidden("403", 'User "gpujob" cannot create resource in API group ""'),
+    "a webhook": ClusterUnavailable("500", 'failed calling webhook "inject.example.com"'),
+    "a slow webhook": ClusterUnavailable("…", "no answer: TimeoutError: "),
+    "a limit range": Invalid("422", (), "minimum memory usage per Container is 1Gi"),
+    "a conflict": Conflict("409", "the object has been modified; please apply your changes"),
+    "a throttle": ClusterUnavailable("429", "too many requests, please try again later"),
+}
+NEEDED = (
+    "set_finalizers GpuJob",
+    "create GpuNode",
+    "create Service",
+    "create Secret",
+    "create Pod",
+)
+PORTS = [{"name": "http", "port": 8080}]
+
+
+def ready(world: World) -> dict[str, Any]:
+    """Returns the job's summary."""
+    job = world.kube.objects["GpuJob", NAMESPACE, "train"]
+    found = (job.get("status") or {}).get("conditions", [])
+    return next((one for one in found if one["type"] == "Ready"), {"reason": "", "message": ""})
+
+
+def attempts(world: World) -> Counter[str]:
+    """Returns how the job's attempts have ended."""
+    return Counter(one.reason for one in world.jobs()["train"].status.attempts)
+
+
+def driver_of(world: World) -> dict[str, Any] | None:
+    """Returns the pod that the node records; None = none is there."""
+    node = world.kube.objects["GpuNode", NAMESPACE, "train-0-1"]
+    recorded = node["status"].get("driver", {})
+    return world.kube.by_uid(recorded.get("podUID", ""))
+
+
+def is_ready(world: World) -> bool:
+    """Whether the recorded driver has reported."""
+    node = world.kube.objects["GpuNode", NAMESPACE, "train-0-1"]
+    return "readyAt" in node["status"]["driver"]
+
+
+@pytest.mark.parametrize("needed", NEEDED)
+@pytest.mark.parametrize("answer", sorted(ANSWERS))
+def test_what_the_cluster_refuses_is_told_and_waited_for(needed: str, answer: str) -> None:
+    """In its words, by one event, with pauses; and then the job runs and is paid once."""
+    said: ClusterError = ANSWERS[answer]
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=60.0)
+        world.kube.refused[needed] = said
+        await world.apply("train", ports=PORTS)
+        await world.until(lambda: ready(world)["reason"] == "ClusterRefused", 40)
+        assert said.said.strip() in ready(world)["message"]
+        written = Counter(world.calls.made)
+        # Longer than 80 minutes, after which jobs once failed for good.
+        await world.go_on(HOURS_SECONDS if answer == "a quota" else 400)
+
+        assert ready(world)["reason"] == "ClusterRefused"
+        later = Counter(world.calls.made) - written
+        assert later["write_status GpuJob"] + later["write_status GpuNode"] <= 6
+        assert not world.market.leases.keys() - world.vast.foreign
+        (told,) = world.kube.events_of("ClusterRefused")
+        assert (told["type"], told["regarding"]["kind"]) == ("Warning", "GpuJob")
+        assert said.said.strip() in told["note"]
+        tried = [at for at, what in world.kube.asked if what == needed]
+        # A Secret that seems to exist is deleted, and made again at once.
+        pauses = [pause for one, two in pairwise(tried) if (pause := two - one) > 4.5]
+        assert all(pause >= 44 for pause in pauses[3:])
+        assert max(pauses) < 60
+
+        world.kube.refused.clear()
+        await world.until(lambda: ready(world)["reason"] != "ClusterRefused", 60)
+        await world.until(world.is_over, 3600)
+        assert world.reason("train") == "Complete"
+        assert attempts(world) == {"Completed": 1}
+        status = world.jobs()["train"].status
+        assert (status.failures, status.disruptions) == (0, 0)
+        world.check_end()
+        await world.end()
+
+    play(life)
+
+
+@pytest.mark.parametrize("needed", ["set_finalizers GpuNode", "set_finalizers GpuJob"])
+def test_a_finalizer_that_stays_is_told(needed: str) -> None:
+    """Of a job that is over, too: else nobody knows why it cannot be deleted."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=60.0)
+        await world.apply("train")
+        await world.until(lambda: world.reason("train") == "Running", 600)
+        world.kube.refused[needed] = QUOTA
+        await world.until(world.is_over, 3600)
+        await world.until(lambda: bool(world.kube.events_of("ClusterRefused")), 120)
+        await world.go_on(600)
+
+        assert len(world.kube.events_of("ClusterRefused")) == 1
+        name = "train-0-1" if needed.endswith("Node") else "train"
+        stored = world.kube.objects[needed.split()[1], NAMESPACE, name]
+        words = [one["message"] for one in stored["status"]["conditions"]]
+        assert any(QUOTA.said in one for one in words)
+        assert world.reason("train") == "Complete"
+        world.kube.refused.clear()
+        await world.until(lambda: not stored_finalizers(world, needed.split()[1], name), 60)
+        world.check_end()
+        await world.end()
+
+    play(life)
+
+
+def stored_finalizers(world: World, kind: str, name: str) -> list[str]:
+    """Returns the finalizers of an object."""
+    found: list[str] = world.kube.objects[kind, NAMESPACE, name]["metadata"].get("finalizers", [])
+    return found
+
+
+def test_a_status_that_cannot_be_stored_is_told_once() -> None:
+    """By an event, since no condition can say it; money is watched on meanwhile."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=60.0)
+        world.kube.refused["write_status GpuJob"] = Invalid("422", (), "status.phase: too long")
+        await world.apply("train")
+        await world.go_on(600)
+        (told,) = world.kube.events_of("ClusterRefused")
+        assert "status.phase: too long" in told["note"]
+
+        world.kube.refused.clear()
+        await world.until(world.is_over, 3600)
+        assert world.reason("train") == "Complete"
+        world.check_end()
+        await world.end()
+
+    play(life)
+
+
+def test_drivers_that_do_not_start_are_waited_for() -> None:
+    """For as long as it takes: their pods are tried again, and nothing stays reserved."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=60.0)
+        world.drivers.are_pending = True
+        await world.apply("train", maxRents=1, backoffLimit=0)
+        await world.go_on(2 * HOURS_SECONDS)
+
+        job = world.jobs()["train"].status
+        assert (job.end, job.attempt, job.attempts) == (None, 1, ())
+        assert job.node_reserved_usd == "0.000000"
+        node = world.kube.objects["GpuNode", NAMESPACE, "train-0-1"]["status"]
+        # One in 300 s, and up to 45 s between two.
+        assert 2 * HOURS_SECONDS / 360 < node["driverPodNumber"] < 2 * HOURS_SECONDS / 300
+        assert len(world.kube.of_kind("Pod")) <= 1
+
+        world.drivers.are_pending = False
+        await world.until(lambda: world.reason("train") == "Running", 300)
+        assert world.jobs()["train"].status.node_reserved_usd == "6.000000"
+        await world.until(world.is_over, 3600)
+        assert attempts(world) == {"Completed": 1}
+        world.check_end()
+        await world.end()
+
+    play(life)
+
+
+def test_a_driver_whose_node_dies_is_replaced_and_its_machine_kept() -> None:
+    """Its pod stays for ever; the workload goes on, is paid once, and no machine is blamed."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=2400.0)
+        await world.apply("train", activeDeadlineSeconds=3600)
+        await world.until(lambda: world.reason("train") == "Running", 600)
+        (machine,) = world.living()
+        for number in range(1, 4):
+            lost = driver_of(world)
+            assert lost is not None
+            world.drivers.cut_off.add(lost["metadata"]["uid"])
+            world.kube.lose_node(lost["metadata"]["name"], NAMESPACE)
+            if number == 2:
+                # The cluster finds out first.
+                world.kube.delete_now("Pod", NAMESPACE, lost["metadata"]["name"])
+            began = asyncio.get_running_loop().time()
+
+            def has_another(lost: Any = lost) -> bool:
+                now = driver_of(world)
+                return now is not None and now["metadata"]["uid"] != lost["metadata"]["uid"]
+
+            await world.until(has_another, 360)
+            waited = asyncio.get_running_loop().time() - began
+            assert waited < (30 if number == 2 else 340)
+            await world.until(lambda: is_ready(world), 60)
+            found = driver_of(world)
+            assert found is not None
+            assert found["metadata"]["name"] == f"train-0-1-driver-{number + 1}"
+            await world.until(lambda: world.reason("train") == "Running", 60)
+            assert world.living() == [machine]
+        await world.until(world.is_over, 3600)
+
+        assert world.reason("train") == "Complete"
+        assert attempts(world) == {"Completed": 1}
+        assert not world.jobs()["train"].status.disruptions
+        world.check_end()
+        await world.end()
+
+    play(life)
+
+
+@pytest.mark.parametrize("ahead_seconds", [-300.0, 300.0, -7200.0, 7200.0])
+def test_the_clock_of_the_api_server_ends_nothing(ahead_seconds: float) -> None:
+    """Its times differ from ours by any amount; drivers that are lost are replaced all the same."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=900.0)
+        world.kube.set_clock(ahead_seconds)
+        await world.apply("train")
+        await world.until(lambda: world.reason("train") == "Running", 600)
+        lost = driver_of(world)
+        assert lost is not None
+        assert lost["metadata"]["name"] == "train-0-1-driver"
+        world.drivers.cut_off.add(lost["metadata"]["uid"])
+        world.kube.lose_node(lost["metadata"]["name"], NAMESPACE)
+        await world.go_on(280)
+        assert (
+            world.kube.by_uid(lost["metadata"]["uid"])
+            == world.kube.objects["Pod", NAMESPACE, "train-0-1-driver"]
+        )
+        assert driver_of(world) is not None
+        await world.until(
+            lambda: (driver_of(world) or lost)["metadata"]["uid"] != lost["metadata"]["uid"], 90
+        )
+        await world.until(world.is_over, 3600)
+
+        assert attempts(world) == {"Completed": 1}
+        world.check_end()
+        await world.end()
+
+    play(life)
+
+
+def test_the_name_of_a_job_that_left_its_node_is_free_at_once() -> None:
+    """`kubectl delete --cascade=orphan` takes the owner references away, and the job after that."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=60.0)
+        await world.apply("train")
+        await world.until(world.is_over, 3600)
+        await world.until(lambda: not stored_finalizers(world, "GpuNode", "train-0-1"), 60)
+        world.kube.orphan("GpuNode", NAMESPACE, "train-0-1")
+        world.kube.delete_now("GpuJob", NAMESPACE, "train")
+        await world.apply("train")
+        await world.until(lambda: world.reason("train") == "Running", 600)
+        await world.until(world.is_over, 3600)
+
+        assert world.reason("train") == "Complete"
+        assert attempts(world) == {"Completed": 1}
+        world.check_end()
+        await world.end()
+
+    play(life)
+
+
+def test_the_name_of_a_job_whose_machine_runs_is_free_once_that_is_gone() -> None:
+    """Nothing is rented before, and it is told why."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=600.0)
+        await world.apply("train")
+        await world.until(lambda: world.reason("train") == "Running", 600)
+        (machine,) = world.living()
+        world.kube.orphan("GpuNode", NAMESPACE, "train-0-1")
+        world.kube.vanish("GpuJob", NAMESPACE, "train")
+        await world.apply("train")
+        await world.until(lambda: world.reason("train") == "FormerNode", 60)
+        assert "create the job again with another name" in ready(world)["message"]
+        await world.until(lambda: world.reason("train") == "Running", 900)
+        assert machine not in world.living()
+        await world.until(world.is_over, 3600)
+        world.check_end()
+        await world.end()
+
+    play(life)
