@@ -618,6 +618,9 @@ class PodRunner:
         self._names: dict[str, tuple[str, str]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self._lost: set[str] = set()
+        self.are_held = threading.Event()
+        """Set = no further pod starts."""
         self.namespace = ""
         """Whose logs are shown; empty = those of all."""
 
@@ -633,17 +636,26 @@ class PodRunner:
             if driver.poll() is None:
                 driver.kill()
 
+    def cut_off(self, pod_name: str) -> None:
+        """The node of a pod dies: its driver is gone, and nobody says so."""
+        (uid,) = (uid for uid, (_, name) in self._names.items() if name == pod_name)
+        driver = self._drivers[uid]
+        self._lost.add(uid)
+        driver.kill()
+
     def files(self, name: str) -> list[Path]:
         """Returns the files of this name that the shown pods have been given."""
         shown = [uid for uid, (at, _) in self._names.items() if self.namespace in ("", at)]
         return [self._folder / uid / name for uid in shown]
 
     def log(self, pod_name: str) -> str:
-        """Returns what the drivers of pods of this name have printed, one after the other."""
+        """Returns what the driver of a pod of this name and its successors have printed, one after
+        the other."""
         texts = [
             (self._folder / uid / "log").read_text()
             for uid, (namespace, name) in self._names.items()
-            if name == pod_name and self.namespace in ("", namespace)
+            if (name == pod_name or name.startswith(f"{pod_name}-"))
+            and self.namespace in ("", namespace)
         ]
         return "".join(texts)
 
@@ -660,14 +672,15 @@ class PodRunner:
                 continue
             pods = {pod["metadata"]["uid"]: pod for pod in seen}
             for uid, pod in pods.items():
-                if uid not in self._drivers and "deletionTimestamp" not in pod["metadata"]:
+                is_new = uid not in self._drivers and "deletionTimestamp" not in pod["metadata"]
+                if is_new and not self.are_held.is_set():
                     self._start(uid, pod)
             for uid, driver in self._drivers.items():
                 pod_or_none = pods.get(uid)
                 if driver.poll() is None:
                     if pod_or_none is None or "deletionTimestamp" in pod_or_none["metadata"]:
                         driver.kill()
-                elif pod_or_none is not None and _runs(pod_or_none):
+                elif pod_or_none is not None and _runs(pod_or_none) and uid not in self._lost:
                     self._report_end(uid, pod_or_none, driver.poll() or 0)
 
     def _start(self, uid: str, pod: Object) -> None:

@@ -92,7 +92,7 @@ def test_a_quota_for_services_costs_nothing(world: World) -> None:
 
     eventually("the quota is counted", counted)
     world.apply_job("serves", ports=[{"name": "http", "port": 8080}])
-    world.await_reason("serves", "ServiceNotCreated")
+    world.await_reason("serves", "ClusterRefused")
 
     assert "exceeded quota" in world.condition("serves", "Ready")["message"]
     assert world.simulator.rents() == 0

@@ -72,7 +72,7 @@ def test_a_right_that_goes_while_the_driver_starts_costs_no_attempt(stage: World
     eventually("it is ready", lambda: stage.operator.probe("readyz")[0] == 200)
     with _without_pods(stage):
         stage.apply_job("train")
-        stage.await_reason("train", "AwaitingDriver")
+        stage.await_reason("train", "AwaitingDriver", "ClusterRefused")
         began = time.monotonic()
         _not_ready(stage, "RightsMissing")
         eventually("patience is over", lambda: time.monotonic() - began > PENDING_SECONDS + 3)
