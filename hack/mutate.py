@@ -2414,6 +2414,18 @@ FAULTS = (
         "    if is_rented and seen.unheard_seconds < 0:",
     ),
     Fault(
+        "a machine heeds a driver that was replaced",
+        "driver/supervisor.py",
+        'if [ "$heard" -gt @DRIVER@ ]; then echo replaced; exit 0; fi',
+        ":",
+    ),
+    Fault(
+        "a driver that was replaced works on",
+        "driver/reporting.py",
+        "                if isinstance(error, _Replaced):",
+        "                if error is None:",
+    ),
+    Fault(
         "what is reserved stays so while a driver is waited for",
         "core/node/driver.py",
         "    if seen.world.monotonic - since < seen.world.limits.driver_pending_seconds:",

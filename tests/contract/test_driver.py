@@ -47,6 +47,8 @@ class Controller:
         self.holds = False
         """Whether an answer that the driver has taken is kept back until there is another."""
         self.broken = False
+        self.knows_another = False
+        """Whether it has recorded another driver."""
         self.reports: list[DriverReport] = []
         self.tokens: set[str] = set()
         self.certificate = shown(CERTIFICATE)
@@ -77,6 +79,8 @@ class Controller:
         self.reports.append(report)
         if self.broken:
             return web.Response(status=500, text="<html>")
+        if self.knows_another:
+            return web.Response(status=403, text="this pod is not the driver")
         while self.holds and self._is_taken(report):
             await self._news.wait()
         answer = web.json_response(self.answer)
@@ -370,6 +374,57 @@ async def test_two_drivers_run_it_once(
     held.answer = EXIT
     for driver in drivers:
         await driver.ended()
+
+
+async def test_a_driver_that_was_replaced_lets_go(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """As soon as the controller says so; if that was wrong, it takes the run up again."""
+    held, url = controller
+    work = "echo ran >> $HOME/runs; echo up; while [ ! -e $HOME/end ]; do sleep 0.1; done"
+    held.answer = run(machine, machine.port, "sh", "-c", f"{work}; cat $HOME/runs")
+    driver = Driver(tmp_path, url, machine.key)
+    await driver.start()
+    await until(lambda: driver.out == b"up\n")
+    held.knows_another = True
+    await until(lambda: held.reports[-1].phase is WorkloadPhase.WAITING)
+    assert held.reports[-1].machine_contact_age_seconds is None
+
+    held.knows_another = False
+    await until(lambda: held.reports[-1].phase is WorkloadPhase.RUNNING)
+    async with machine.connected() as connection:
+        await connection.run("touch $HOME/end")
+    await until(lambda: driver.out == b"up\nran\n")
+    held.answer = EXIT
+    await driver.ended()
+
+
+async def test_a_machine_heeds_the_latest_driver_alone(
+    machine: Machine, controller: tuple[Controller, str], tmp_path: Path
+) -> None:
+    """The earlier may be on a node that was only cut off, and know of nothing."""
+    held, url = controller
+    held.answer = run(machine, machine.port, "sh", "-c", "echo up; sleep 1000")
+    drivers = []
+    for number in ("1", "2"):
+        (tmp_path / number).mkdir()
+        numbered = {"GPUJOB_DRIVER_NUMBER": number}
+        drivers.append(Driver(tmp_path / number, url, machine.key, **numbered))
+        await drivers[-1].start()
+        await until(lambda: drivers[-1].out == b"up\n")
+    first, second = drivers
+    await until(lambda: "another driver has taken over the machine" in first.err)
+    await second.kill()
+    held.reports.clear()
+    held.answer = held.answer | {"moneyDeadlineSeconds": 20_000}
+    told = digest_of_answer(json.dumps(held.answer).encode())
+    await until(lambda: sum(one.taken == told for one in held.reports) >= 3)
+    async with machine.connected() as connection:
+        kept = await connection.run(f"ls {MACHINE_FOLDER}; cat {MACHINE_FOLDER}/driver")
+    assert b"money" not in kept.split()
+    assert kept.split()[-1] == b"2"
+    held.answer = EXIT
+    await first.ended()
 
 
 async def test_the_environment_is_in_no_command_line(

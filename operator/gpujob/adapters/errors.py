@@ -18,6 +18,7 @@ AdapterError
 │   ├── Invalid                 400, 422: the API server refuses the object
 │   └── Expired                 410: the continue token or version is too old, or from the future
 ├── ControllerUnavailable       the server's question to the controller got no answer
+│   └── NotTheDriver            403: the controller has recorded another pod as the node's driver
 ├── ControllerBusy              429: the controller answers a limited number of questions
 └── MachineError
     ├── MachineUnreachable      refused, timed out, or cut
@@ -145,6 +146,10 @@ class Expired(ClusterError):
 
 class ControllerUnavailable(AdapterError):
     """The controller did not answer the server's question."""
+
+
+class NotTheDriver(ControllerUnavailable):
+    """The controller has recorded another pod as the driver of this node."""
 
 
 class ControllerBusy(AdapterError):

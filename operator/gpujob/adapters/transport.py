@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import h11
 
-from gpujob.adapters.errors import ControllerUnavailable
+from gpujob.adapters.errors import ControllerUnavailable, NotTheDriver
 
 ANSWER_SECONDS = 5.0
 """How long an answer is waited for that the controller does not keep back: its loop may stand still
@@ -65,8 +65,8 @@ class TransportClient:
     ) -> bytes:
         """Returns the body of an answer with status 200, which may be kept back for so long.
 
-        Raises ControllerUnavailable if there is no such answer, or its body is longer than
-        `bytes_max`.
+        Raises NotTheDriver if the controller will not hear of this pod, and else
+        ControllerUnavailable if there is no such answer, or its body is longer than `bytes_max`.
         """
         headers = [
             (b"Host", self._url.netloc.encode()),
@@ -121,6 +121,8 @@ async def _answer(line: _Line, bytes_max: int) -> bytes:
     while not isinstance(event := line.http.next_event(), h11.EndOfMessage):
         if event is h11.NEED_DATA:
             line.http.receive_data(await line.reader.read(READ_BYTES))
+        elif isinstance(event, h11.Response) and event.status_code == 403:
+            raise NotTheDriver("another pod is recorded as this node's driver")
         elif isinstance(event, h11.Response) and event.status_code != 200:
             raise ControllerUnavailable(f"it answered {event.status_code}")
         elif isinstance(event, h11.Data):

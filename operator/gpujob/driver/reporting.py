@@ -3,7 +3,8 @@
 It reports what is new at once, and else when the answer comes, which the controller keeps back for
 some seconds as long as it has nothing new to tell.
 
-Losing the controller loses nothing: the loop that works goes on with the latest assignment.
+Losing the controller loses nothing: the loop that works goes on with the latest assignment, until
+the controller has another driver for the node.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from math import inf
 
 from pydantic import ValidationError
 
-from gpujob.adapters.errors import ControllerUnavailable
+from gpujob.adapters.errors import ControllerUnavailable, NotTheDriver
 from gpujob.adapters.redact import Scrubber
 from gpujob.adapters.transport import TransportClient, UntrustedAuthorities
 from gpujob.api.transport import (
@@ -48,6 +49,10 @@ _log = logging.getLogger(__name__)
 
 class _NoAnswer(Exception):
     """The controller did not answer, or with something else than an assignment."""
+
+
+class _Replaced(_NoAnswer):
+    """The controller does not take this pod for the node's driver, or not yet."""
 
 
 class Reporter:
@@ -84,6 +89,9 @@ class Reporter:
                 if (problem := str(error)) != self._problem:
                     _log.info("%s", problem)
                     self._problem = problem
+                if isinstance(error, _Replaced):
+                    # Another driver has the machine now. What runs there goes on.
+                    await self._worker.take(Assignment(version=1, instruction=Instruction.WAIT))
             if assignment is not None:
                 failures, self._problem = 0, ""
                 if assignment.instruction is Instruction.EXIT:
@@ -165,6 +173,8 @@ class Reporter:
             await asyncio.wait([asking])
         try:
             return None if asking.cancelled() else asking.result()
+        except NotTheDriver as error:
+            raise _Replaced(f"the controller gives this driver nothing to do: {error}") from error
         except ControllerUnavailable as error:
             raise _NoAnswer(f"no contact with the controller: {error}") from error
 

@@ -32,6 +32,8 @@ class DriverSettings:
     sync_seconds: float
     workload_environment: Mapping[str, SecretStr]
     node_name: str
+    number: int
+    """Of this driver's pod: its successors have higher ones."""
     image: str
     pull_secret: Path | None
     """The folder with the job's pull secret; None = it has none."""
@@ -61,6 +63,9 @@ class DriverSettings:
             sync_seconds = float(environment.get("GPUJOB_SYNC_SECONDS", "2"))
         except ValueError:
             raise DriverSettingsError("GPUJOB_SYNC_SECONDS must be a number") from None
+        number = environment.get("GPUJOB_DRIVER_NUMBER", "1")
+        if not number.isascii() or not number.isdecimal():
+            raise DriverSettingsError("GPUJOB_DRIVER_NUMBER must be a whole number")
         if not 0.05 <= sync_seconds <= 60:
             raise DriverSettingsError("GPUJOB_SYNC_SECONDS must be between 0.05 and 60")
         return cls(
@@ -73,6 +78,7 @@ class DriverSettings:
             termination_log=Path(environment.get("GPUJOB_TERMINATION_LOG", "/dev/termination-log")),
             sync_seconds=sync_seconds,
             node_name=needed("GPUJOB_NODE_NAME"),
+            number=int(number),
             image=environment.get("GPUJOB_IMAGE", ""),
             pull_secret=Path(folder) if (folder := environment.get("GPUJOB_PULL_SECRET")) else None,
             data=_data_plan(environment.get(VARIABLE)),

@@ -188,6 +188,15 @@ supervised() { alive "$(cat "$1/started")" "$(cat "$1/since" 2>/dev/null)"; }
 """Shell functions: `alive PID [START]` is true of a process that runs, and began at START if that
 is given; `supervised DIR` of a run whose supervisor runs."""
 
+# Of two drivers the later one gives the orders: the node of the earlier may only have been cut off
+# from the cluster, and come back. So a machine heeds none with a lower number than it has heard.
+_FENCE = r"""
+heard=$(cat @FOLDER@/driver 2>/dev/null)
+case $heard in ''|*[!0-9]*) heard=0;; esac
+if [ "$heard" -gt @DRIVER@ ]; then echo replaced; exit 0; fi
+if [ "$heard" -lt @DRIVER@ ]; then echo @DRIVER@ > @FOLDER@/driver.new && mv @FOLDER@/driver.new @FOLDER@/driver; fi
+"""  # noqa: E501
+
 # The heartbeat is written over the one before: a disk that is full takes no new file.
 _LOOK = r"""
 dir=@FOLDER@/runs/@RUN@
@@ -258,8 +267,8 @@ class Look:
     """How the workload is, by one look at the machine."""
 
     state: str
-    """absent, launching, running, exited, vanished (its supervisor was killed) or restarted (the
-    whole container was)."""
+    """absent, launching, running, exited, vanished (its supervisor was killed), restarted (the
+    whole container was) or replaced (the driver was, by another)."""
     run_seconds: int | None = None
     """None = unknown."""
     exit_code: int | None = None
@@ -321,26 +330,37 @@ def work_text(
     return "\n".join(lines).encode("utf-8", "surrogateescape") + b"\n"
 
 
-def look_script(run: str, *, samples_gpus: bool, money_deadline_seconds: int | None = None) -> str:
+def look_script(
+    run: str,
+    *,
+    samples_gpus: bool,
+    money_deadline_seconds: int | None = None,
+    driver: int = 1,
+) -> str:
     """Returns the script that gives a heartbeat and prints how the workload is.
 
-    It first tells the watchdog another deadline, if one is given.
+    It first tells the watchdog another deadline, if one is given. Of all that it does nothing once
+    a driver with a higher number was there.
     """
     look = ALIVE + _script(_LOOK, run)
     if money_deadline_seconds is not None:
         file = f"{MACHINE_FOLDER}/money"
         look = f"echo {int(money_deadline_seconds)} > {file}.new && mv {file}.new {file}\n{look}"
-    return look + _SAMPLE if samples_gpus else look
+    return _fence(driver) + (look + _SAMPLE if samples_gpus else look)
 
 
-def stop_script(run: str) -> str:
+def stop_script(run: str, driver: int = 1) -> str:
     """Returns the script that asks the workload to end; running it again does nothing."""
-    return ALIVE + _script(_STOP, run)
+    return _fence(driver) + ALIVE + _script(_STOP, run)
 
 
-def kill_script(run: str) -> str:
+def kill_script(run: str, driver: int = 1) -> str:
     """Returns the script that kills the workload with its supervisor."""
-    return ALIVE + _script(_KILL, run)
+    return _fence(driver) + ALIVE + _script(_KILL, run)
+
+
+def _fence(driver: int) -> str:
+    return _FENCE.replace("@FOLDER@", MACHINE_FOLDER).replace("@DRIVER@", str(int(driver)))
 
 
 def parse_look(output: bytes) -> Look:
@@ -369,7 +389,7 @@ def parse_look(output: bytes) -> Look:
         gpus=tuple(loads for gpu in gpus if (loads := _loads(gpu)) is not None),
     )
     match state.split():
-        case ["absent" | "launching" as word]:
+        case ["absent" | "launching" | "replaced" as word]:
             return Look(word)
         case ["running" | "vanished" | "restarted" as word, seconds]:
             return replace(look, state=word, run_seconds=_seconds(seconds))

@@ -68,6 +68,10 @@ class MachineRestarted(Exception):
     """The machine's container was restarted: of the run only files are left."""
 
 
+class Replaced(Exception):
+    """Another driver has the machine, as this one's node was taken for dead."""
+
+
 class Place(NamedTuple):
     """What the work is bound to; where the machine can be reached may change meanwhile."""
 
@@ -178,6 +182,10 @@ class Worker:
                     self._give_up(MachineFault.LOGIN_REFUSED, str(error))
                     return
                 self.findings.message = str(error)
+            except Replaced:
+                self.findings.message = "another driver has taken over the machine"
+                _log.info("%s", self.findings.message)
+                return
             except MachineRestarted:
                 words = "the machine's container was restarted while the workload ran"
                 self._give_up(MachineFault.MACHINE_RESTARTED, words)
@@ -362,12 +370,12 @@ class Worker:
         if run.stopped_at is None:
             _log.info("the workload is asked to end")
             self.findings.phase = WorkloadPhase.STOPPING
-            await connection.run(stop_script(self._name(run)))
+            await connection.run(stop_script(self._name(run), self._settings.number))
             run.stopped_at = now
         elif not run.is_killed and now - run.stopped_at >= (self._assignment.grace_seconds or 0):
             _log.info("the workload has not ended in time and is killed")
             run.is_killed = True
-            await connection.run(kill_script(self._name(run)))
+            await connection.run(kill_script(self._name(run), self._settings.number))
 
     async def _look(self, connection: Connection, run: Run) -> Look:
         """Asks how the workload is; to the machine's watchdog, each look is a heartbeat."""
@@ -375,11 +383,16 @@ class Worker:
         samples = due and run.seconds is not None
         try:
             script = look_script(
-                self._name(run), samples_gpus=samples, money_deadline_seconds=self._deadline_to_tell
+                self._name(run),
+                samples_gpus=samples,
+                money_deadline_seconds=self._deadline_to_tell,
+                driver=self._settings.number,
             )
             look = parse_look(await connection.run(script))
         except ValueError as error:
             raise MachineError(f"the machine's answer is {error}") from error
+        if look.state == "replaced":
+            raise Replaced
         now = self._heard()
         if look.state == "restarted":
             raise MachineRestarted

@@ -115,6 +115,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
         "GPUJOB_NODE_NAME": node.metadata.name,
         # The SSH library asks for the name of its user. One that the platform has chosen has none.
         "LOGNAME": CONTAINER,
+        "GPUJOB_DRIVER_NUMBER": str(node.status.pod_number),
         # With an arena for each thread, malloc would keep the memory that the threads free.
         "MALLOC_ARENA_MAX": "1",
     }
