@@ -67,6 +67,7 @@ NEAREST = {
     "tests/simulation/test_waits.py",
     "core/cost/choice.py": "tests/unit/core/test_gate.py",
     "core/job/end.py": "tests/simulation/test_echoes.py",
+    "core/job/pending.py": "tests/unit/core/test_pending.py",
     "core/node/driver.py": "tests/unit/core/test_waits.py",
     "core/observation.py": "tests/unit/core/test_waits.py",
     "core/refusals.py": "tests/unit/core/test_waits.py",
@@ -79,7 +80,8 @@ NEAREST = {
     "core/machine/assignment.py": "tests/unit/core/test_assignment.py "
     "tests/unit/core/test_extension.py",
     "core/job/strays.py": "tests/unit/core/test_job_plan.py tests/simulation/test_marks.py",
-    "core/node/deadlines.py": "tests/unit/core/test_extension.py tests/unit/core/test_node.py",
+    "core/node/deadlines.py": "tests/unit/core/test_extension.py tests/unit/core/test_node.py "
+    "tests/unit/core/test_pending.py",
     "core/node/extension.py": "tests/unit/core/test_extension.py",
     "core/node/facts.py": "tests/unit/core/test_extension.py tests/unit/core",
     "core/market/clocks.py": "tests/unit/core/test_clocks.py",
@@ -2484,6 +2486,42 @@ FAULTS = (
         "core/job/plan.py",
         "    if is_former and node.status.released_at is not None and node.status.end is not None:",
         "    if is_former:",
+    ),
+    Fault(
+        "the time of a suspension counts as waiting",
+        "core/job/pending.py",
+        "    if job.spec.suspend and after.since is not None:",
+        "    if after.since is None:",
+    ),
+    Fault(
+        "a job that has begun once may be too late again",
+        "core/job/pending.py",
+        "    return not is_over and job.status.start_time is None",
+        "    return not is_over",
+    ),
+    Fault(
+        "a machine that boots outlasts pendingDeadlineSeconds",
+        "core/node/deadlines.py",
+        "    if seen.job is None or pending_seconds_left(seen) > 0:",
+        "    if seen.job is None or pending_seconds_left(seen) > -(10**9):",
+    ),
+    Fault(
+        "a workload that has just begun is too late",
+        "core/node/facts.py",
+        "    if seen.job is None or runs or status.interruptions is not None:",
+        "    if seen.job is None or status.interruptions is not None:",
+    ),
+    Fault(
+        "a job that waited too long is over before its attempt",
+        "core/job/plan.py",
+        "    if pending_seconds_left(job, seen.world.now) > 0 or _is_own(seen, seen.node):",
+        "    if pending_seconds_left(job, seen.world.now) > 0:",
+    ),
+    Fault(
+        "nobody looks when a job has waited too long",
+        "core/job/plan.py",
+        "if 0 < seconds < again else plan",
+        "if 0 < seconds < 0 else plan",
     ),
     Fault(
         "a whole checkpoint is changed before it is moved",

@@ -273,6 +273,7 @@ TABLE: dict[str, tuple[bool, dict[str, Any]]] = {
     ),
     "gpu.cudaVersion": (False, {"a number": 12.4, "no minor": "12", "a word": "latest"}),
     "idleDeadlineSeconds": (True, {"too short": 59, "none": 0, "negative": -60, "a text": "900"}),
+    "pendingDeadlineSeconds": (False, {"too short": 59, "negative": -60, "a text": "900"}),
     "data.maxUploadGB": (True, {"negative": -1, "too much": 100_001, "half": 0.5}),
     "gpu.count": (True, {"zero": 0, "65": 65, "a text": "1", "half": 1.5}),
     "gpu.memoryGB": (True, {"zero": 0, "4097": 4097, "a suffix": "24Gi"}),

@@ -302,3 +302,85 @@ def test_the_name_of_a_job_whose_machine_runs_is_free_once_that_is_gone() -> Non
         await world.end()
 
     play(life)
+
+
+DEADLINE_SECONDS = 600
+
+
+async def _is_too_dear(world: World) -> None:
+    await world.apply("train", pendingDeadlineSeconds=DEADLINE_SECONDS, cost={"ceiling": "0.01"})
+
+
+async def _gets_no_driver(world: World) -> None:
+    world.drivers.are_pending = True
+    await world.apply("train", pendingDeadlineSeconds=DEADLINE_SECONDS)
+
+
+async def _is_refused(world: World) -> None:
+    world.kube.refused["create GpuNode"] = QUOTA
+    await world.apply("train", pendingDeadlineSeconds=DEADLINE_SECONDS)
+
+
+async def _loses_its_driver(world: World) -> None:
+    """Whose machine boots, and never gets work."""
+    await world.apply("train", pendingDeadlineSeconds=DEADLINE_SECONDS)
+    await world.until(lambda: bool(world.living()), 300)
+    world.drivers.are_pending = True
+    while (pod := driver_of(world)) is None or pod.get("status") is None:
+        await world.step()
+    world.drivers.cut_off.add(pod["metadata"]["uid"])
+
+
+@pytest.mark.parametrize("is_suspended", [False, True])
+@pytest.mark.parametrize("story", [_is_too_dear, _gets_no_driver, _is_refused, _loses_its_driver])
+def test_a_job_that_does_not_begin_in_time_fails(story: Any, is_suspended: bool) -> None:
+    """Nothing rented stays, and what it has cost is charged; suspended time does not count."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=60.0)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await story(world)
+        stood = 0.0
+        if is_suspended:
+            await world.go_on(60)
+            world.kube.change("GpuJob", NAMESPACE, "train", suspend=True)
+            await world.until(lambda: world.reason("train") == "Suspended", 300)
+            stood = loop.time()
+            await world.go_on(3 * DEADLINE_SECONDS)
+            world.kube.change("GpuJob", NAMESPACE, "train", suspend=False)
+            stood = loop.time() - stood
+        await world.until(world.is_over, 900)
+        lasted = loop.time() - began - stood
+
+        assert world.reason("train") == "PendingDeadlineExceeded"
+        # A machine is proved gone before that is told.
+        assert DEADLINE_SECONDS - 5 <= lasted <= DEADLINE_SECONDS + 200
+        assert world.living() == []
+        await world.until(lambda: not stored_finalizers(world, "GpuJob", "train"), 10)
+        world.check_end()
+        await world.end()
+
+    play(life)
+
+
+def test_a_job_that_has_begun_once_is_not_too_late_again() -> None:
+    """Its host dies, and no other machine is found for hours."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=300.0)
+        await world.apply("train", pendingDeadlineSeconds=DEADLINE_SECONDS)
+        await world.until(lambda: world.reason("train") == "Running", 400)
+        world.vast.lies.add("searches refused")
+        for number in world.living():
+            world.market.change(number, dies_at=0.0)
+        await world.go_on(HOURS_SECONDS)
+        assert world.jobs()["train"].status.end is None
+        world.vast.lies.clear()
+        await world.until(world.is_over, 3600)
+
+        assert world.reason("train") == "Complete"
+        world.check_end()
+        await world.end()
+
+    play(life)

@@ -14,7 +14,7 @@ HOSTS = {
 MISFITS = {"MachineBroken", "MachineMislabelled", "MachineSlow", "NoWatchdog"}
 FATAL = {
     *("DeadlineExceeded", "BudgetExhausted", "TrafficExceeded", "IdleDeadlineExceeded"),
-    *("DataUnusable", "PullSecretUnusable", "OutputLost"),
+    *("DataUnusable", "PullSecretUnusable", "OutputLost", "PendingDeadlineExceeded"),
 }
 IMAGES = {"ImageUnusable"}
 FAILURES = {"BackoffLimitExceeded", "FailurePolicy", "MaxRentsExceeded", "SpecInvalid"}

@@ -78,30 +78,33 @@ def test_a_supervisor_that_was_killed_and_not_collected_is_gone(
 def test_a_driver_that_was_replaced_gives_no_orders(tmp_path: Path) -> None:
     """Neither a heartbeat nor a deadline, nor an end."""
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as supervisor:
-        started(tmp_path, supervisor.pid)
-        state = tmp_path / "state"
-        assert parse_look(sh(look_script(RUN, samples_gpus=False), tmp_path)).state == "running"
-        assert (state / "driver").read_text() == "1\n"
-        assert (
-            parse_look(sh(look_script(RUN, samples_gpus=False, driver=3), tmp_path)).state
-            == "running"
-        )
-        (state / "heartbeat").unlink()
-        for script in (
-            look_script(RUN, samples_gpus=True, money_deadline_seconds=9, driver=2),
-            stop_script(RUN, 2),
-            kill_script(RUN, 2),
-        ):
-            assert sh(script, tmp_path) == b"replaced\n"
-        assert supervisor.poll() is None
-        assert not (state / "heartbeat").exists()
-        assert not (state / "money").exists()
-        # What is spoilt there must not shut everybody out.
-        (state / "driver").write_text("many\n")
-        again = look_script(RUN, samples_gpus=False, driver=2)
-        assert parse_look(sh(again, tmp_path)).state == "running"
-        assert sh(kill_script(RUN, 2), tmp_path) == b""
-        assert supervisor.wait() == -signal.SIGKILL
+        try:
+            started(tmp_path, supervisor.pid)
+            state = tmp_path / "state"
+            assert parse_look(sh(look_script(RUN, samples_gpus=False), tmp_path)).state == "running"
+            assert (state / "driver").read_text() == "1\n"
+            assert (
+                parse_look(sh(look_script(RUN, samples_gpus=False, driver=3), tmp_path)).state
+                == "running"
+            )
+            (state / "heartbeat").unlink()
+            for script in (
+                look_script(RUN, samples_gpus=True, money_deadline_seconds=9, driver=2),
+                stop_script(RUN, 2),
+                kill_script(RUN, 2),
+            ):
+                assert sh(script, tmp_path) == b"replaced\n"
+            assert supervisor.poll() is None
+            assert not (state / "heartbeat").exists()
+            assert not (state / "money").exists()
+            # What is spoilt there must not shut everybody out.
+            (state / "driver").write_text("many\n")
+            again = look_script(RUN, samples_gpus=False, driver=2)
+            assert parse_look(sh(again, tmp_path)).state == "running"
+            assert sh(kill_script(RUN, 2), tmp_path) == b""
+            assert supervisor.wait() == -signal.SIGKILL
+        finally:
+            supervisor.kill()
 
 
 def _state(pid: int) -> str:

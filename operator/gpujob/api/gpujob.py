@@ -589,6 +589,19 @@ class GpuJobSpec(Model):
             examples=[3600],
         ),
     ] = None
+    pending_deadline_seconds: Annotated[
+        int | None,
+        Field(
+            ge=60,
+            le=31_536_000,
+            description="The job fails with PendingDeadlineExceeded when its workload has not "
+            "begun to run for the first time within this many seconds, whatever it waits for: "
+            "prices, a driver pod, a machine that boots. A machine that was rented meanwhile is "
+            "given back. The time in which the job is suspended does not count. It may be changed "
+            "while the job waits. Unset: the job waits for as long as it takes.",
+            examples=[7200],
+        ),
+    ] = None
     idle_deadline_seconds: Annotated[
         int | None,
         Field(
@@ -844,6 +857,22 @@ class AttemptRecord(Model):
     ]
 
 
+class PendingStatus(Model):
+    """How long the job has waited for its workload to begin, or waited before it did."""
+
+    since: Annotated[
+        Time | None,
+        Field(
+            description="Since when the job waits; unset while it is suspended.",
+            examples=["2026-01-01T12:00:00Z"],
+        ),
+    ] = None
+    seconds: Annotated[
+        int,
+        Field(ge=0, description="How long it had waited before it was suspended.", examples=[90]),
+    ] = 0
+
+
 class JobEndStatus(Model):
     """How the job ended, stored once; its conditions follow from it."""
 
@@ -961,6 +990,10 @@ class GpuJobStatus(Model):
         UsageStatus | None, Field(description="How busy the GPUs of the current machine are.")
     ] = None
     cost: Annotated[CostStatus, Field(description="What the job costs.")] = CostStatus()
+    pending: Annotated[
+        PendingStatus | None,
+        Field(description="How long the job waits for its workload, see pendingDeadlineSeconds."),
+    ] = None
     start_time: Annotated[Time | None, Field(description="When the workload first started.")] = None
     end: Annotated[
         JobEndStatus | None, Field(description="How the job ended; unset while it is not over.")

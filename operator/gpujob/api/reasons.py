@@ -316,6 +316,11 @@ class Reason(StrEnum):
         FATAL,
         "The workload ran for as long as activeDeadlineSeconds allows.",
     )
+    PENDING_DEADLINE_EXCEEDED = (
+        "PendingDeadlineExceeded",
+        FATAL,
+        "The workload did not begin to run within pendingDeadlineSeconds.",
+    )
     BUDGET_EXHAUSTED = (
         "BudgetExhausted",
         FATAL,

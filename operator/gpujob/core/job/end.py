@@ -14,6 +14,8 @@ _SEE_OUTPUT = (
 )
 _NEXT_STEPS = {
     Reason.DEADLINE_EXCEEDED: "create the job again with a longer activeDeadlineSeconds",
+    Reason.PENDING_DEADLINE_EXCEEDED: "create the job again with a longer pendingDeadlineSeconds, "
+    "or without one",
     Reason.BUDGET_EXHAUSTED: "create the job again with a higher cost.ceiling",
     Reason.TRAFFIC_EXCEEDED: "create the job again with higher caps in data",
     Reason.IDLE_DEADLINE_EXCEEDED: _SEE_OUTPUT,

@@ -7,6 +7,7 @@ accepted ─ gate ─ GpuNode created ─ recorded ─ … ─ released ─ char
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from gpujob.api.gpunode import GpuNode
@@ -21,6 +22,7 @@ from gpujob.core.effects import Plan
 from gpujob.core.job.after_attempt import charge_attempt, wait_to_retry
 from gpujob.core.job.answers import JobPlan, stay
 from gpujob.core.job.end import finished_as, over
+from gpujob.core.job.pending import overdue_words, pending_seconds_left, with_pending
 from gpujob.core.job.strays import listed_for, owed_for, with_strays
 from gpujob.core.machine.ports import service, service_name
 from gpujob.core.money import floor_usd, format_usd, parse_usd
@@ -38,11 +40,18 @@ TAKEN_SECONDS = 5.0
 
 def plan_job(observation: JobObservation) -> JobPlan:
     """Returns what to store and do now for a GpuJob; total, and pure."""
-    seen = with_strays(observation)
+    seen = with_pending(with_strays(observation))
     for step in STEPS:
         if (plan := step(seen)) is not None:
-            return without_refused(plan, seen.refusals, seen.world.monotonic)
+            plan = without_refused(plan, seen.refusals, seen.world.monotonic)
+            return _no_later(plan, pending_seconds_left(seen.job, seen.world.now))
     raise AssertionError("the last step always answers")
+
+
+def _no_later(plan: JobPlan, seconds: float) -> JobPlan:
+    """Returns the plan with a look after so many seconds, if none comes before."""
+    again = inf if plan.requeue_seconds is None else plan.requeue_seconds
+    return replace(plan, requeue_seconds=seconds) if 0 < seconds < again else plan
 
 
 def node_name(job_name: str, attempt: int) -> str:
@@ -142,6 +151,19 @@ def _show_attempt(seen: JobObservation) -> JobPlan | None:
     missing = job.spec.ports and seen.service_owner is None
     todo = (_make_service(seen),) if missing else ()
     return Plan(status=status, reason=reason, message=message, effects=todo)
+
+
+def _end_overdue(seen: JobObservation) -> JobPlan | None:
+    """Ends a job that has waited for longer than its user wants to. An attempt that is under way is
+    ended first, by the passes over its node.
+    """
+    job = seen.job
+    if pending_seconds_left(job, seen.world.now) > 0 or _is_own(seen, seen.node):
+        return None
+    if (plan := _await_strays(seen)) is not None:
+        return plan
+    spent = parse_usd(job.status.cost.spent_usd)
+    return over(seen, job.status, Reason.PENDING_DEADLINE_EXCEEDED, overdue_words(job), spent)
 
 
 def _record_node(seen: JobObservation) -> JobPlan | None:
@@ -306,6 +328,7 @@ STEPS: tuple[Step, ...] = (
     _keep_finished,  # What is over stays over, until ttlSecondsAfterFinished deletes it.
     _add_finalizer,  # The finalizer is stored before the first node.
     _show_attempt,  # An attempt is under way: show how its node stands.
+    _end_overdue,  # It waits, and its user does not want to wait any longer.
     _record_node,  # A node was created: record it, so that it may rent.
     _refuse_spec,  # The webhook may have been absent: refuse what it would have refused.
     _stay_suspended,  # Nothing is rented for a suspended job.

@@ -1,6 +1,7 @@
-"""What the clock enforces: the fuse, activeDeadlineSeconds and idleDeadlineSeconds."""
+"""What the clock enforces: the fuse, and the deadlines of the job's spec."""
 
 from gpujob.api.reasons import Reason
+from gpujob.core.job.pending import overdue_words
 from gpujob.core.node.answers import NodePlan, end, stop
 from gpujob.core.node.facts import (
     active_deadline_seconds,
@@ -8,6 +9,7 @@ from gpujob.core.node.facts import (
     machine_silence,
     money_seconds_left,
     paid_seconds,
+    pending_seconds_left,
     ran_seconds,
     stop_seconds,
     usage_of,
@@ -58,6 +60,13 @@ def enforce_active_deadline(seen: NodeObservation) -> NodePlan | None:
         return end(seen, Reason.HOST_LOST, words)
     words = f"the workload ran for activeDeadlineSeconds ({deadline} s)"
     return stop(seen, Reason.DEADLINE_EXCEEDED, words)
+
+
+def enforce_pending_deadline(seen: NodeObservation) -> NodePlan | None:
+    """Ends the attempt, and with it the job, if its workload has not begun to run in time."""
+    if seen.job is None or pending_seconds_left(seen) > 0:
+        return None
+    return end(seen, Reason.PENDING_DEADLINE_EXCEEDED, overdue_words(seen.job))
 
 
 def enforce_idle_deadline(seen: NodeObservation) -> NodePlan | None:

@@ -7,6 +7,7 @@ from math import inf
 from gpujob.api.gpunode import AddressStatus, GpuNodeStatus, MachineStatus
 from gpujob.api.reasons import Blame, Reason
 from gpujob.api.transport import DriverReport, Outcome, Usage
+from gpujob.core.job import pending
 from gpujob.core.machine.assignment import watchdog_deadline
 from gpujob.core.market.absence import absence_proved_at
 from gpujob.core.market.history import ROWS_KEPT
@@ -245,6 +246,15 @@ def gone_at(seen: NodeObservation, *, after: float) -> float | None:
     )
 
 
+def pending_seconds_left(seen: NodeObservation) -> float:
+    """Returns how long the workload may still take to begin; infinite = it has, or for ever."""
+    status, report = seen.node.status, present_report(seen)
+    runs = status.run is not None or (report is not None and report.run_seconds is not None)
+    if seen.job is None or runs or status.interruptions is not None:
+        return inf
+    return pending.pending_seconds_left(seen.job, seen.world.now)
+
+
 def next_look(seen: NodeObservation) -> float:
     """Returns the seconds until the next deadline, or the next poll if that comes first; while the
     driver or the machine is silent it comes sooner."""
@@ -256,7 +266,7 @@ def next_look(seen: NodeObservation) -> float:
 def due_in(seen: NodeObservation) -> float:
     """Returns the seconds until the next deadline; infinite = there is none."""
     status, world = seen.node.status, seen.world
-    due = [inf]
+    due = [pending_seconds_left(seen) if status.end is None else inf]
     if status.rent is not None:
         left = money_seconds_left(seen)
         due.append(left)

@@ -49,6 +49,7 @@ STEPS: tuple[Step, ...] = (
     outcome.take_outcome,  # The driver says that the workload has ended.
     ends.stop_if_suspended,  # The job is suspended: its workload is to save what it has.
     outcome.end_if_faulty,  # The driver says that the machine cannot be used.
+    deadlines.enforce_pending_deadline,  # It has not begun to run, and was to by now.
     extension.extend_fuse,  # The ceiling was raised: the fuse follows once the machine knows.
     deadlines.enforce_fuse,  # Another second could cost more than is allowed.
     deadlines.enforce_active_deadline,  # The workload ran for activeDeadlineSeconds.
