@@ -154,7 +154,7 @@ BROKEN: tuple[tuple[Change, str], ...] = (
         _token_for_the_cluster,
         "volume kube-api-access of a driver's pod has a service account token",
     ),
-    (_mesh_token_for_the_driver, "must not have a service account token except"),
+    (_mesh_token_for_the_driver, "container driver must not mount istio-token"),
     (_another_account, "nor another account than default"),
     (_another_driver, "one container with the name driver"),
 )

@@ -9,7 +9,7 @@ import pytest
 from tests.builders import node_observation
 from tests.integration.conftest import World
 from tests.integration.corpus import GOOD
-from tests.integration.parts import Kubectl, Object
+from tests.integration.parts import Kubectl, Object, eventually
 
 from gpujob.core.machine.driver_pod import driver_pod
 from localcluster.control_plane import ControlPlane
@@ -71,6 +71,19 @@ def test_no_job_may_read_the_operators_secrets(world: World, place: str) -> None
 
     assert done.returncode != 0
     assert f"no GpuJob may be in {place}" in done.stderr
+
+
+def test_the_policies_read_only_fields_that_there_are(kubectl: Kubectl) -> None:
+    """The API server has checked the expressions against the kinds, and warns of nothing."""
+
+    def checked() -> list[Object]:
+        items = json.loads(kubectl("get", "validatingadmissionpolicies", "-o", "json"))["items"]
+        ours = [one for one in items if one["metadata"]["name"].startswith("gpujob-system-gpujob-")]
+        return ours if all("typeChecking" in one.get("status", {}) for one in ours) else []
+
+    policies = eventually("the policies are checked", checked)
+    assert len(policies) == 3
+    assert [one["status"]["typeChecking"] for one in policies] == [{}] * 3
 
 
 def _writable(pod: Object) -> None:
