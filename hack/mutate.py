@@ -372,8 +372,20 @@ FAULTS = (
     Fault(
         "a job needs no finalizer",
         "core/job/plan.py",
-        "if seen.job.metadata.holds_finalizer:\n        return None",
-        "if seen.job.metadata.name:\n        return None",
+        "if job.metadata.holds_finalizer\n        else",
+        "if job.metadata.name\n        else",
+    ),
+    Fault(
+        "a job is let go while a machine may be leased for it",
+        "core/job/plan.py",
+        "if _has_node(seen) or owed_for(seen.job.status) or not seen.world.listings:",
+        "if not seen.world.listings:",
+    ),
+    Fault(
+        "a node that came late is not held",
+        "core/job/plan.py",
+        "if seen.job.metadata.holds_finalizer or not _has_node(seen):",
+        "if seen.job.metadata.name or not _has_node(seen):",
     ),
     # --- What was rented ----------------------------------------------------------------------
     Fault(

@@ -201,14 +201,14 @@ def test_a_job_that_was_deleted_unseen_keeps_its_machine_for_a_minute_at_most(
 
 
 def test_a_deletion_that_no_event_shows_is_seen_within_a_minute() -> None:
-    """A suspended job has no passes of its own, and the connection has gone silent."""
+    """A running job has no passes of its own, and the connection has gone silent."""
 
     async def story(world: World) -> None:
-        await world.apply("train", suspend=True)
-        await world.until(lambda: world.reason("train") == "Suspended", 30)
+        await world.apply("train")
+        await world.until(lambda: world.reason("train") == "Running", 900)
         world.weather.lag_seconds["GpuJob"] = 3600.0
         world.kube.delete_now(*JOB)
         assert world.jobs(), "its finalizer is ours to take away"
-        await world.until(lambda: not world.jobs(), RESYNC_SECONDS + 10)
+        await world.until(lambda: not world.living(), RESYNC_SECONDS + 60)
 
-    lived(story)
+    lived(story, run_seconds=900.0)

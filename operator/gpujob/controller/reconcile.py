@@ -133,20 +133,30 @@ Seen = TypeVar("Seen", JobObservation, NodeObservation)
 class _Reads:
     """The quorum reads of one pass, which an act that needs nothing stored does not repeat."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, own: Key) -> None:
+        """`own` is the key of the pass: what it writes itself, it need not read."""
         self._cache = cache
-        self._absent: set[Key] = set()
+        self._own = own
+        self._versions: dict[Key, str | None] = {}
+        """Of what was read; None = there was nothing."""
 
     async def now(self, key: Key, uid: str | None = None, /) -> Body | None:
         """Reads an object by a quorum read."""
         found = await self._cache.read(key, uid)
-        if found is None:
-            self._absent.add(key)
+        self._versions[key] = found["metadata"]["resourceVersion"] if found is not None else None
         return found
 
     async def again(self, key: Key, uid: str | None = None, /) -> Body | None:
-        """Returns what this pass has read, or as it was seen or written since."""
-        return None if key in self._absent else await self._cache.find(key, uid)
+        """Returns what this pass has read; what another pass has written since is read again,
+        because somebody else may have changed it after that.
+        """
+        before = self._versions.get(key)
+        if key in self._versions and before is None:
+            return None
+        found = await self._cache.find(key, uid)
+        if key == self._own or (found and found["metadata"]["resourceVersion"] == before):
+            return found
+        return await self.now(key, uid)
 
 
 @dataclass(frozen=True)
@@ -292,7 +302,7 @@ class Reconciler:
     # --- GpuJob -----------------------------------------------------------------------------
 
     async def _job(self, key: Key) -> _Pass | None:
-        seen, reads = await self._plan_job(key, self._cache.find), _Reads(self._cache)
+        seen, reads = await self._plan_job(key, self._cache.find), _Reads(self._cache, key)
         if seen is not None and (seen.plan.effects or _reserves_less(seen)):
             seen = await self._plan_job(key, reads.now)
         if seen is not None and seen.plan.comes_before_storing:
@@ -428,7 +438,7 @@ class Reconciler:
     # --- GpuNode ----------------------------------------------------------------------------
 
     async def _node(self, key: Key) -> _Pass | None:
-        seen, reads = await self._plan_node(key, self._cache.find), _Reads(self._cache)
+        seen, reads = await self._plan_node(key, self._cache.find), _Reads(self._cache, key)
         if seen is not None and _rent_in(seen.plan) is not None:
             return await self._rent(key, seen)
         if seen is not None and seen.plan.effects and not _only_gives_back(seen):

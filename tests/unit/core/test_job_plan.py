@@ -69,11 +69,37 @@ PORTS = [{"name": "http", "port": 8080}]
 TABLE = [
     (
         "the finalizer comes before the first node",
-        job_observation(job=a_job(finalizers=[])),
+        job_observation(job=a_job(finalizers=[]), quotes=quotes()),
+        Reason.ADMITTED,
+        ["AddFinalizer"],
+    ),
+    (
+        "a job that the gate has never admitted has none",
+        job_observation(
+            job=a_job(a_spec(cost={"ceiling": "0.01"}), finalizers=[]), quotes=quotes()
+        ),
+        Reason.CEILING_EXCEEDED,
+        [],
+    ),
+    (
+        "a node whose creation seemed to fail is held before it is recorded",
+        job_observation(job=a_job(finalizers=[]), node=a_node()),
         Reason.ACCEPTED,
         ["AddFinalizer"],
     ),
-    ("prices are asked for", job_observation(), Reason.AWAITING_OFFERS, []),
+    (
+        "so is one that is recorded: somebody has taken the finalizer off",
+        job_observation(job=a_job(status=RECORDED, finalizers=[]), node=a_node(leased())),
+        Reason.ACCEPTED,
+        ["AddFinalizer"],
+    ),
+    (
+        "a suspended job keeps it while nobody knows what is rented",
+        job_observation(job=a_job(a_spec(suspend=True)), world=a_world(nothing_listed=True)),
+        Reason.SUSPENDED,
+        [],
+    ),
+    ("prices are asked for", job_observation(), Reason.AWAITING_OFFERS, ["RemoveFinalizer"]),
     (
         "the gate's yes makes a node",
         job_observation(quotes=quotes()),
@@ -84,13 +110,13 @@ TABLE = [
         "the gate's no makes none",
         job_observation(job=a_job(a_spec(cost={"ceiling": "0.01"})), quotes=quotes()),
         Reason.CEILING_EXCEEDED,
-        [],
+        ["RemoveFinalizer"],
     ),
     (
         "an unavailable market makes none",
         job_observation(quotes=Unavailable(Reason.PROVIDER_UNAVAILABLE, "html")),
         Reason.PROVIDER_UNAVAILABLE,
-        [],
+        ["RemoveFinalizer"],
     ),
     (
         "a refused key makes none and fails no job",
@@ -99,7 +125,7 @@ TABLE = [
             world=a_world(not_ready=Unavailable(Reason.CREDENTIALS_REJECTED, "key")),
         ),
         Reason.CREDENTIALS_REJECTED,
-        [],
+        ["RemoveFinalizer"],
     ),
     (
         "no listing, no node",
@@ -137,13 +163,13 @@ TABLE = [
         "one of somebody else is left alone, and nothing rented",
         job_observation(job=a_job(a_spec(ports=PORTS)), quotes=quotes(), service_owner=""),
         Reason.SERVICE_NOT_CREATED,
-        [],
+        ["RemoveFinalizer"],
     ),
     (
         "one of an earlier job of this name is left alone too",
         job_observation(job=a_job(a_spec(ports=PORTS)), quotes=quotes(), service_owner="j-0"),
         Reason.SERVICE_NOT_CREATED,
-        [],
+        ["RemoveFinalizer"],
     ),
     (
         "its name is told",
@@ -171,7 +197,7 @@ TABLE = [
         "a suspended job rents nothing",
         job_observation(job=a_job(a_spec(suspend=True)), quotes=quotes()),
         Reason.SUSPENDED,
-        [],
+        ["RemoveFinalizer"],
     ),
     (
         "a made node is recorded",
@@ -183,7 +209,7 @@ TABLE = [
         "a node of an earlier job of this name is waited for",
         job_observation(node=a_node(), job=a_job(uid="j-2"), quotes=quotes()),
         Reason.FORMER_NODE,
-        [],
+        ["RemoveFinalizer"],
     ),
     (
         "success ends it",
@@ -279,7 +305,7 @@ TABLE = [
         "the next attempt waits its turn",
         job_observation(job=a_job(status=retried(ago=5)), quotes=quotes()),
         Reason.RETRYING,
-        [],
+        ["RemoveFinalizer"],
     ),
     (
         "and then has it",

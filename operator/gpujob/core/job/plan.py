@@ -43,6 +43,7 @@ def plan_job(observation: JobObservation) -> JobPlan:
     seen = with_pending(with_strays(observation))
     for step in STEPS:
         if (plan := step(seen)) is not None:
+            plan = _let_go_while_nothing_is_owed(seen, plan)
             plan = without_refused(plan, seen.refusals, seen.world.monotonic)
             return _no_later(plan, pending_seconds_left(seen.job, seen.world.now))
     raise AssertionError("the last step always answers")
@@ -88,8 +89,7 @@ def _await_strays(seen: JobObservation) -> JobPlan | None:
 def _keep_finished(seen: JobObservation) -> JobPlan | None:
     """Leaves a finished job as it is, and deletes it once ttlSecondsAfterFinished has passed.
 
-    Nothing is owed, so the finalizer is removed at once: the job can then be deleted even if the
-    operator is no longer installed.
+    Once nothing is owed, the finalizer is removed at once.
     """
     status, kept = seen.job.status, seen.job.spec.ttl_seconds_after_finished
     if (ended := finished_as(status)) is None:
@@ -108,12 +108,14 @@ def _keep_finished(seen: JobObservation) -> JobPlan | None:
     return stay(seen, reason, words, None, (*free, effects.DeleteJob()))
 
 
-def _add_finalizer(seen: JobObservation) -> JobPlan | None:
-    """Stores the job's finalizer before its first node, so that no job vanishes while it costs."""
-    if seen.job.metadata.holds_finalizer:
+def _hold_what_is_owed(seen: JobObservation) -> JobPlan | None:
+    """Stores the finalizer of a job that has a node: it may have been let go before the node came.
+
+    A request to create the node may arrive after its sender has given it up.
+    """
+    if seen.job.metadata.holds_finalizer or not _has_node(seen):
         return None
-    words = Reason.ACCEPTED.meaning
-    return stay(seen, Reason.ACCEPTED, words, 0, (effects.AddFinalizer(),))
+    return stay(seen, Reason.ACCEPTED, Reason.ACCEPTED.meaning, 0, (effects.AddFinalizer(),))
 
 
 def _show_attempt(seen: JobObservation) -> JobPlan | None:
@@ -300,11 +302,17 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
         }
     )
     reserved = floor_usd(job.spec.cost.ceiling) - spent
+    # The finalizer is stored before the first node, so that no job vanishes while it costs.
+    todo = (
+        effects.CreateNode(_node_manifest(seen, reserved))
+        if job.metadata.holds_finalizer
+        else effects.AddFinalizer()
+    )
     return Plan(
         status=job.status.model_copy(update={"cost": cost}),
         reason=Reason.ADMITTED,
         message=admission.words + _image_warning(seen),
-        effects=(effects.CreateNode(_node_manifest(seen, reserved)),),
+        effects=(todo,),
         requeue_seconds=0,
     )
 
@@ -326,7 +334,7 @@ STEPS: tuple[Step, ...] = (
     charge_attempt,  # The recorded attempt is over: charge it before anything else follows.
     _let_go_when_deleted,  # The finalizer stays while a machine may be leased.
     _keep_finished,  # What is over stays over, until ttlSecondsAfterFinished deletes it.
-    _add_finalizer,  # The finalizer is stored before the first node.
+    _hold_what_is_owed,  # A job that has a node does not vanish.
     _show_attempt,  # An attempt is under way: show how its node stands.
     _end_overdue,  # It waits, and its user does not want to wait any longer.
     _record_node,  # A node was created: record it, so that it may rent.
@@ -340,6 +348,22 @@ STEPS: tuple[Step, ...] = (
 
 
 # --- Shared ---------------------------------------------------------------------------------
+
+
+def _has_node(seen: JobObservation) -> bool:
+    return seen.job.status.node_uid is not None or _is_own(seen, seen.node)
+
+
+def _let_go_while_nothing_is_owed(seen: JobObservation, plan: JobPlan) -> JobPlan:
+    """Takes the finalizer off a job that waits and owes nothing: suspended, refused, between two
+    attempts. Such a job can be deleted even if the operator is no longer installed.
+    """
+    goes_on = plan.requeue_seconds == 0 or effects.RemoveFinalizer() in plan.effects
+    if goes_on or not seen.job.metadata.holds_finalizer:
+        return plan
+    if _has_node(seen) or owed_for(seen.job.status) or not seen.world.listings:
+        return plan
+    return replace(plan, effects=(*plan.effects, effects.RemoveFinalizer()))
 
 
 def _runs_as(node: GpuNode) -> str:
