@@ -33,7 +33,7 @@ REFUSED = {
 RENTS_STOPPED = {"ClockSkew", "EnforcementLate"}
 OPERATORS = {
     *("ProviderUnavailable", "CredentialsRejected", "CreditExhausted", "RightsMissing"),
-    *("ConfigurationBroken", "AccountChanged"),
+    *("ConfigurationBroken", "WatchClosed", "AccountChanged"),
 }
 AS_WISHED = {"Suspended", "JobDeleted"}
 OWN = {"RentForgotten", "RentLate", "DriverLost", "StatusContradictory"}

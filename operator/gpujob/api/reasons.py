@@ -298,6 +298,11 @@ class Reason(StrEnum):
         OPERATORS,
         "Something that the chart installs is missing from the cluster.",
     )
+    WATCH_CLOSED = (
+        "WatchClosed",
+        OPERATORS,
+        "The API server does not show the operator what changes.",
+    )
     ACCOUNT_CHANGED = (
         "AccountChanged",
         OPERATORS,

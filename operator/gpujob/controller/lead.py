@@ -13,7 +13,7 @@ from gpujob.adapters.door import Door
 from gpujob.adapters.errors import AdapterError, ClusterError, Conflict
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.metrics import Figures, Run
-from gpujob.api.meta import TRANSPORT_AUDIENCE
+from gpujob.api.meta import API_VERSION, TRANSPORT_AUDIENCE
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import RegistryLogin
 from gpujob.controller.address import publish_address
@@ -42,7 +42,7 @@ from gpujob.controller.reconcile import Reconciler
 from gpujob.controller.settings import Settings
 from gpujob.controller.sweep import Sweep
 from gpujob.controller.transport import transport_app
-from gpujob.controller.watch import Watcher
+from gpujob.controller.watch import PLURALS, Watcher
 from gpujob.controller.workqueue import Key, Lane, WorkQueue, orders
 from gpujob.core.market.listings import Listing
 from gpujob.core.node.news import has_news
@@ -63,6 +63,7 @@ LATE_SECONDS = 5.0
 """How long a machine may wait for its pass until the operator counts as not ready."""
 REVIEW_SECONDS = 60.0
 """How long the review of a token of one who asks for estimates is reused."""
+WATCH_LOOK_SECONDS = 0.5
 RENT_GRACE_SECONDS = 5.0
 """How much longer than its timeout a rent request in flight is waited for at the end."""
 
@@ -164,7 +165,7 @@ class Leader:
     @property
     def is_alive(self) -> bool:
         """False if a thread has ended that should run."""
-        return not self.leads or (self._watcher.is_alive and self._sweep.is_alive)
+        return not self.leads or not (self._watcher.has_ended or self._sweep.has_ended)
 
     def figures(self) -> Figures:
         """Returns the current values of the metrics."""
@@ -202,11 +203,9 @@ class Leader:
         When it returns, all its tasks have ended, so the lock may be released.
         """
         self.leads = True
+        self.readiness.say(Reason.WATCH_CLOSED, "the watch has not been opened yet")
         # Passes wait for the first listing, whose pages come one a second: nothing goes before it.
         asking = asyncio.create_task(self.market.run(), name="market")
-        await self._cache.learn_fields()
-        self._watcher.start(self._cache.fields)
-        self._sweep.fields = self._cache.fields.get("GpuNode", "")
         self._sweep.start()
         await self._machines.load()
         holding = asyncio.create_task(self._lock.hold(), name="lock")
@@ -230,7 +229,7 @@ class Leader:
                 name="lateness",
             ),
             asyncio.create_task(_announce(self._kube, self._settings), name="address"),
-            asyncio.create_task(_mind(self._watcher, self._sweep), name="threads"),
+            asyncio.create_task(self._watch(), name="threads"),
             asyncio.create_task(
                 check_for_ever(self._kube, self._settings, self.readiness), name="check"
             ),
@@ -285,6 +284,36 @@ class Leader:
             nodes=lambda: tuple(self._cache.nodes.values()),
             now=self.market.now,
             stop=stop,
+        )
+
+    async def _watch(self) -> None:
+        """Watches, once all kinds are served; raises RuntimeError when a thread has ended: the
+        process must then end and be restarted.
+        """
+        while (absent := await self._not_served()) is not None:
+            self.readiness.say(Reason.WATCH_CLOSED, absent)
+            await asyncio.sleep(WATCH_LOOK_SECONDS)
+        await self._cache.learn_fields()
+        self._sweep.fields = self._cache.fields.get("GpuNode", "")
+        self.readiness.say(Reason.WATCH_CLOSED, "the API server has not been heard yet")
+        self._watcher.start(self._cache.fields)
+        while not (self._watcher.has_ended or self._sweep.has_ended):
+            if self._watcher.is_open:
+                self.readiness.say(Reason.WATCH_CLOSED, None)
+            await asyncio.sleep(WATCH_LOOK_SECONDS)
+        raise RuntimeError(self._watcher.problem or "the thread of the sweep ended")
+
+    async def _not_served(self) -> str | None:
+        """Returns, in words, which kinds the API server does not serve; None if it serves all."""
+        try:
+            served = await self._kube.served_resources(API_VERSION)
+        except ClusterError as error:
+            return str(error)
+        if not (absent := [one for one in PLURALS.values() if one not in served]):
+            return None
+        return (
+            f"the API server does not serve {', '.join(absent)}; install the "
+            "CustomResourceDefinitions"
         )
 
     async def _serve_transport(self) -> None:
@@ -443,10 +472,3 @@ async def _tell(events: Events, settings: Settings, readiness: Readiness) -> Non
             told = found
             reason = found.reason if found else Reason.READY
             events.tell(pod, reason, found.message if found else "")
-
-
-async def _mind(watcher: Watcher, sweep: Sweep) -> None:
-    """Raises RuntimeError when a thread has ended: the process must then end and be restarted."""
-    while watcher.is_alive and sweep.is_alive:  # noqa: ASYNC110 - threads set no event of ours
-        await asyncio.sleep(1)
-    raise RuntimeError(watcher.problem or "the thread of the sweep ended")

@@ -14,6 +14,7 @@ ORDER = (
     Reason.ACCOUNT_CHANGED,
     Reason.RIGHTS_MISSING,
     Reason.CONFIGURATION_BROKEN,
+    Reason.WATCH_CLOSED,
     Reason.CLOCK_SKEW,
     Reason.ENFORCEMENT_LATE,
     Reason.CREDIT_EXHAUSTED,

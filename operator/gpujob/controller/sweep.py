@@ -62,9 +62,9 @@ class Sweep:
         self._thread.start()
 
     @property
-    def is_alive(self) -> bool:
-        """True while the sweep runs."""
-        return self._thread.is_alive()
+    def has_ended(self) -> bool:
+        """True if the sweep ran once and does so no more."""
+        return self._thread.ident is not None and not self._thread.is_alive()
 
     def show(self, listing: Listing) -> None:
         """Takes a listing that somebody else asked for; any thread may call it."""

@@ -3,6 +3,9 @@
 kopf runs in a thread and an event loop of its own: when it stops, it also cancels tasks of its loop
 that it did not start. Its low-level `on.event` handlers write nothing to the objects. If the watch
 ends, the process must end too, because a restart is better than a controller that sees no events.
+
+kopf looks once, when it starts, which kinds there are, and never watches one that comes later. So
+it is started only once the API server serves all of them, and ends if it has not found them.
 """
 
 import asyncio
@@ -11,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
+from kopf._cogs.structs.references import Insights
 
 from gpujob.adapters.kube import PAGE_OBJECTS
 from gpujob.api.meta import GROUP, VERSION
@@ -32,6 +36,8 @@ class Watcher:
         self._stop = asyncio.Event()
         self._fields: Mapping[str, str] = {}
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self.is_open = False
+        """Whether every kind is watched."""
         self.problem: str | None = None
         """Why the watch ended, unless it was stopped."""
 
@@ -41,9 +47,9 @@ class Watcher:
         self._thread.start()
 
     @property
-    def is_alive(self) -> bool:
-        """True while the watch runs."""
-        return self._thread.is_alive()
+    def has_ended(self) -> bool:
+        """True if the watch ran once and does so no more."""
+        return self._thread.ident is not None and not self._thread.is_alive()
 
     def stop(self) -> None:
         """Stops the watch, and waits up to 10 s until it has ended."""
@@ -54,21 +60,45 @@ class Watcher:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(
-                kopf.operator(
-                    registry=self._registry(),
-                    settings=kopf_settings(self._fields),
-                    clusterwide=True,
-                    standalone=True,
-                    stop_flag=self._stop,
-                )
-            )
+            self._loop.run_until_complete(self._watch())
             if not self._stop.is_set():
                 self.problem = "the watch of the API server ended"
         except Exception as error:  # noqa: BLE001 - the thread ends here, and `problem` says why
             self.problem = f"the watch of the API server failed: {type(error).__name__}: {error}"
         finally:
+            self.is_open = False
             self._loop.close()
+
+    async def _watch(self) -> None:
+        insights = Insights()
+        looking = asyncio.create_task(self._look(insights))
+        watching = asyncio.create_task(
+            kopf.operator(
+                registry=self._registry(),
+                settings=kopf_settings(self._fields),
+                insights=insights,
+                clusterwide=True,
+                standalone=True,
+                stop_flag=self._stop,
+            )
+        )
+        await asyncio.wait([looking, watching], return_when=asyncio.FIRST_COMPLETED)
+        problem = looking.exception() if looking.done() else None
+        if problem is not None:
+            self._stop.set()
+        looking.cancel()
+        await watching
+        if problem is not None:
+            raise problem
+
+    async def _look(self, insights: Insights) -> None:
+        """Notes that all kinds are watched; raises RuntimeError if one is not."""
+        await insights.ready_resources.wait()
+        await insights.ready_namespaces.wait()
+        watched = {one.plural for one in insights.watched_resources}
+        if missing := {*PLURALS.values(), "pods"} - watched:
+            raise RuntimeError(f"{', '.join(sorted(missing))} cannot be watched")
+        self.is_open = True
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()

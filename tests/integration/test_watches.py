@@ -1,0 +1,88 @@
+"""The kinds that the operator watches come late, or go and come back: it hears of jobs all the same.
+
+As under a Deployment, a controller that has ended is started again.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.integration.conftest import World, chart
+from tests.integration.parts import Kubectl, Object, eventually
+
+from localcluster import binaries
+
+HEARD_SECONDS = 20.0
+"""The comparison with what is stored, which a deaf operator lives by, comes once a minute."""
+
+
+@pytest.fixture
+def crds(stage: World) -> Iterator[list[Object]]:
+    """The chart's kinds, which are there again afterwards."""
+    documents = chart(binaries.ensure(binaries.CHART))
+    found = [one for one in documents if one["kind"] == "CustomResourceDefinition"]
+    yield found
+    _install(stage.kubectl, found)
+
+
+def _install(kubectl: Kubectl, crds: list[Object]) -> None:
+    listed = {"apiVersion": "v1", "kind": "List", "items": crds}
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", text=json.dumps(listed))
+    names = [f"crd/{one['metadata']['name']}" for one in crds]
+    kubectl("wait", "--for=condition=Established", *names, "--timeout=240s")
+
+
+def _remove(kubectl: Kubectl, crds: list[Object]) -> None:
+    names = [f"crd/{one['metadata']['name']}" for one in crds]
+    kubectl("delete", "--wait=true", "--timeout=240s", *names)
+
+
+def _kept(world: World, look: Callable[[], Any]) -> Callable[[], Any]:
+    """Returns what looks, and starts the operator again if it has ended."""
+
+    def kept() -> Any:
+        if not world.operator.runs:
+            world.operator.launch()
+        return look()
+
+    return kept
+
+
+def _hears_of_a_job(world: World) -> None:
+    ready = _kept(world, lambda: world.operator.probe("readyz")[0] == 200)
+    eventually("it is ready", ready)
+    began = time.monotonic()
+    world.apply_job("heard", cost={"ceiling": "0.01"})
+    told = _kept(world, lambda: world.condition("heard", "Ready").get("reason"))
+    eventually("the job's first status", told, HEARD_SECONDS)
+    print(f"heard after {time.monotonic() - began:.1f} s")
+
+
+def test_an_operator_that_was_there_before_its_kinds_hears_of_jobs(
+    stage: World, crds: list[Object]
+) -> None:
+    """It says what is missing, and is not ready until it watches."""
+    _remove(stage.kubectl, crds)
+    stage.operator.start()
+
+    def told() -> bool:
+        status, words = stage.operator.probe("readyz")
+        return status == 503 and "does not serve gpujobs" in words
+
+    eventually("it says what is missing", told)
+    _install(stage.kubectl, crds)
+    _hears_of_a_job(stage)
+
+
+def test_kinds_that_go_and_come_back_are_heard_of_again(stage: World, crds: list[Object]) -> None:
+    """While they are gone it is not ready."""
+    stage.operator.start()
+    eventually("it is ready", lambda: stage.operator.probe("readyz")[0] == 200)
+    _remove(stage.kubectl, crds)
+    eventually(
+        "it is not ready", _kept(stage, lambda: stage.operator.probe("readyz")[0] in (0, 503))
+    )
+    _install(stage.kubectl, crds)
+    _hears_of_a_job(stage)
