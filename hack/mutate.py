@@ -69,7 +69,7 @@ NEAREST = {
     "core/job/end.py": "tests/simulation/test_echoes.py",
     "core/job/pending.py": "tests/unit/core/test_pending.py",
     "core/node/driver.py": "tests/unit/core/test_waits.py",
-    "core/observation.py": "tests/unit/core/test_waits.py",
+    "core/observation.py": "tests/unit/core/test_waits.py tests/unit/core/test_fitting.py",
     "core/refusals.py": "tests/unit/core/test_waits.py",
     "core/rest.py": "tests/unit/core/test_rest.py",
     "core/settling.py": "tests/unit/core/test_settling.py tests/unit/core/test_rest.py",
@@ -93,7 +93,6 @@ NEAREST = {
     "core/machine/driver_defaults.py": "tests/unit/core/test_fitting.py",
     "core/machine/driver_pod.py": "tests/unit/core/test_fitting.py "
     "tests/unit/core/test_driver_pod.py",
-    "core/observation.py": "tests/unit/core/test_fitting.py",
     "core/spec_faults.py": "tests/unit/core/test_fitting.py tests/unit/core/test_admission.py",
     "core/node/blame.py": "tests/unit/core/test_blame.py",
     "core/node/contact.py": "tests/unit/core/test_contact.py",
