@@ -21,9 +21,9 @@ OWN_LABELS = ("app.kubernetes.io/name", LABEL_COMPONENT, LABEL_MANAGED_BY)
 """Labels that the operator's objects are found by, besides those below GROUP."""
 
 TRANSPORT_AUDIENCE = f"{GROUP}/transport"
+"""Audience of the token with which a driver pod proves its identity to the controller."""
 API_AUDIENCE = f"{GROUP}/api"
 METRICS_AUDIENCE = f"{GROUP}/metrics"
-"""Audience of the token with which a driver pod proves its identity to the controller."""
 
 
 def is_own_key(key: str) -> bool:
