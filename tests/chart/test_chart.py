@@ -219,6 +219,11 @@ WRONG = [
     ),
     ("a label that is none", ["driver.labels.team=a b"], "labels"),
     ("a label that is a switch", ["driver.labels.team=true"], "labels"),
+    (
+        "a driver that could not read its key",
+        ["driver.podSecurityContext.fsGroup=null"],
+        "driver.podSecurityContext: set fsGroup",
+    ),
     ("a driver that is root", ["driver.podSecurityContext.runAsUser=0"], "runAsUser"),
     ("a driver of all system calls", ["driver.podSecurityContext.seccompProfile.type=a"], "type"),
     ("a driver's own containers", ["driver.sidecars[0].name=a"], "sidecars"),

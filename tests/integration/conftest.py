@@ -467,6 +467,12 @@ def operator_kubeconfig(plane: ControlPlane, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def operators(plane: ControlPlane, operator_kubeconfig: Path) -> Kubectl:
+    """kubectl as the controller."""
+    return Kubectl(plane, operator_kubeconfig)
+
+
+@pytest.fixture
 def stage(plane: ControlPlane, tmp_path: Path) -> Iterator[World]:
     """A running simulator and pod runner; the operator is not started."""
     simulator = Simulator(tmp_path)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,16 +25,9 @@ from gpujob.adapters.errors import ClusterUnavailable
 from gpujob.adapters.kube import KubeClient
 from gpujob.core.machine.driver_defaults import STANDARD, DriverDefaults
 from gpujob.core.machine.driver_pod import CONTAINER, driver_pod
-from localcluster.control_plane import ControlPlane
 
 MESH = {"key": "sidecar.istio.io/inject", "operator": "NotIn", "values": ["false"]}
 """As Istio's webhook is configured: pods with this label are left alone."""
-
-
-@pytest.fixture
-def operators(plane: ControlPlane, operator_kubeconfig: Path) -> Kubectl:
-    """kubectl as the controller."""
-    return Kubectl(plane, operator_kubeconfig)
 
 
 @pytest.fixture
@@ -427,15 +419,16 @@ def test_a_job_lives_in_a_mesh(stage: World) -> None:
         world.await_reason("train", "Running")
         pod = world.kubectl.get("pod", "train-0-1-driver", here) or {}
         told = world.metrics()
+        (key,) = world.kubectl.items("secrets", "-n", here)
         world.let_go()
         done = world.await_reason("train", "Complete")
 
         assert names(pod) == ["istio-validation", "a-proxy", "driver"]
         node = world.kubectl.get("gpunode", "train-0-1", here) or {}
         service = world.kubectl.get("service", "gpujob-train", here) or {}
-        for made in (pod, node, service):
+        for made in (pod, node, service, key):
             assert made["metadata"]["labels"]["team"] == "vision"
-            assert made["metadata"]["labels"]["gpujob.dev/job"] == "train"
+            assert made["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "gpujob-operator"
         assert f'job="train",label_team="vision",namespace="{here}"' in told
         assert done["status"]["attempt"] == 1
         gone = ("pod", "train-0-1-driver", here)

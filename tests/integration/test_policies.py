@@ -3,7 +3,6 @@
 import copy
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from tests.builders import node_observation
@@ -12,7 +11,6 @@ from tests.integration.corpus import GOOD
 from tests.integration.parts import Kubectl, Object, eventually
 
 from gpujob.core.machine.driver_pod import driver_pod
-from localcluster.control_plane import ControlPlane
 
 
 @pytest.mark.shared_world
@@ -131,12 +129,6 @@ def dry_run(kubectl: Kubectl, pod: Object) -> tuple[int, str]:
     """Asks the API server to create a pod, without creating it."""
     done = kubectl.run("create", "--dry-run=server", "-f", "-", text=json.dumps(pod))
     return done.returncode, done.stderr
-
-
-@pytest.fixture
-def operators(plane: ControlPlane, operator_kubeconfig: Path) -> Kubectl:
-    """kubectl as the controller."""
-    return Kubectl(plane, operator_kubeconfig)
 
 
 @pytest.mark.parametrize(("loosen", "words"), LOOSE, ids=[row[0].__name__ for row in LOOSE])

@@ -55,6 +55,9 @@
 {{- $driver := omit .Values.driver "image" "affinity" "priorityClassName" "runtimeClassName" -}}
 {{- include "gpujob.notOurs" (list "driver.labels" (keys $driver.labels)) -}}
 {{- include "gpujob.notOurs" (list "driver.annotations" (keys $driver.annotations)) -}}
+{{- if and $driver.podSecurityContext.runAsUser (not $driver.podSecurityContext.fsGroup) -}}
+{{- fail "driver.podSecurityContext: set fsGroup, too, or leave runAsUser to the platform as well: a driver reads its key by that group" -}}
+{{- end -}}
 {{- $secrets := list -}}
 {{- range $driver.imagePullSecrets -}}
 {{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) -}}

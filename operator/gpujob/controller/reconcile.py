@@ -707,7 +707,7 @@ class Reconciler:
     async def _create_key(self, key: Key, node: GpuNode) -> None:
         """Makes the node's key. It replaces one that was made before but not recorded."""
         private = Ed25519PrivateKey.generate()
-        name = key_secret_name(node)
+        name, labels = key_secret_name(node), self.world().copied_labels(node.metadata)
         text = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
         secret = {
             "apiVersion": "v1",
@@ -715,7 +715,7 @@ class Reconciler:
             "metadata": {
                 "name": name,
                 "namespace": key.namespace,
-                "labels": {LABEL_MANAGED_BY: MANAGER},
+                "labels": {**labels, LABEL_MANAGED_BY: MANAGER},
                 "ownerReferences": [owned_by(node)],
             },
             "type": "gpujob.dev/ssh-key",

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from gpujob.api.gpujob import GpuJob, GpuJobSpec
 from gpujob.api.gpunode import GpuNode
-from gpujob.api.meta import Condition
+from gpujob.api.meta import Condition, ObjectMeta
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, Outcome
 from gpujob.core.cost.confidence import DestroyRecord
@@ -82,9 +82,11 @@ class World:
         """Returns the moment at which the monotonic clock showed this."""
         return self.now - timedelta(seconds=self.monotonic - monotonic)
 
-    def copied_labels(self, job: GpuJob) -> dict[str, str]:
-        """Returns the labels of a job that the administrator hands on to what is made for it."""
-        labels = job.metadata.labels
+    def copied_labels(self, of: ObjectMeta) -> dict[str, str]:
+        """Returns the labels that an object hands on to what is made for it, as the administrator
+        has chosen.
+        """
+        labels = of.labels
         return {key: labels[key] for key in self.labels_to_copy if key in labels}
 
     @property

@@ -375,7 +375,8 @@ def _is_own(seen: JobObservation, node: GpuNode | None) -> bool:
 
 
 def _make_service(seen: JobObservation) -> effects.CreateService:
-    return effects.CreateService(service(seen.job, seen.world.copied_labels(seen.job)))
+    labels = seen.world.copied_labels(seen.job.metadata)
+    return effects.CreateService(service(seen.job, labels))
 
 
 def _node_manifest(seen: JobObservation, reserved_microusd: int) -> dict[str, Any]:
@@ -391,7 +392,7 @@ def _node_manifest(seen: JobObservation, reserved_microusd: int) -> dict[str, An
             # From birth, so that no node vanishes before its machine is proved gone.
             "finalizers": [FINALIZER],
             "labels": {
-                **seen.world.copied_labels(job),
+                **seen.world.copied_labels(job.metadata),
                 LABEL_JOB: job.metadata.name,
                 LABEL_MANAGED_BY: MANAGER,
             },

@@ -101,7 +101,7 @@ def driver_pod(seen: NodeObservation) -> dict[str, Any]:
     node, job, world = seen.node, seen.job, seen.world
     assert job is not None, "a driver is made for a job"
     copied = world.driver.model_copy(
-        update={"labels": world.driver.labels | world.copied_labels(job)}
+        update={"labels": world.driver.labels | world.copied_labels(job.metadata)}
     )
     pod: dict[str, Any] = fitted(copied, job.spec.driver).wire()
     settings = {
