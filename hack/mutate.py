@@ -2451,6 +2451,12 @@ FAULTS = (
         "    if recorded < 0:",
     ),
     Fault(
+        "a job records less for its node by what its cache shows",
+        "controller/reconcile.py",
+        "        if seen is not None and (seen.plan.effects or _reserves_less(seen)):",
+        "        if seen is not None and seen.plan.effects:",
+    ),
+    Fault(
         "what was given back was never reserved",
         "core/node/charge.py",
         "    return max(node.reserved_usd, node.spec.reserved_usd, key=parse_usd)",

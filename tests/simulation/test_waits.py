@@ -16,6 +16,7 @@ from gpujob.adapters.errors import (
     Forbidden,
     Invalid,
 )
+from gpujob.controller.workqueue import Key
 
 HOURS_SECONDS = 2 * 3600.0
 QUOTA = Forbidden("POST …: 403: …", 'pods "x" is forbidden: exceeded quota: none, limited: 0')
@@ -105,6 +106,27 @@ def test_what_the_cluster_refuses_is_told_and_waited_for(needed: str, answer: st
     play(life)
 
 
+def test_what_a_webhook_says_is_bounded_and_shows_no_secret() -> None:
+    """A stranger's words are shown to whoever may read the job."""
+    key = "0123456789abcdef" * 4
+    words = f'Post "https://in.example.com/mutate?key=canary": {key}\n\x1b[31m' + "x" * 5000
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0))
+        world.kube.refused["create Secret"] = Forbidden("403", words)
+        await world.apply("train")
+        await world.until(lambda: ready(world)["reason"] == "ClusterRefused", 40)
+        await world.until(lambda: bool(world.kube.events_of("ClusterRefused")), 40)
+        (told,) = world.kube.events_of("ClusterRefused")
+        for text in (ready(world)["message"], told["note"]):
+            assert "https://in.example.com/mutate" in text
+            assert not [one for one in ("canary", key, "\n", "\x1b") if one in text]
+            assert len(text) < 700
+        await world.end()
+
+    play(life)
+
+
 @pytest.mark.parametrize("needed", ["set_finalizers GpuNode", "set_finalizers GpuJob"])
 def test_a_finalizer_that_stays_is_told(needed: str) -> None:
     """Of a job that is over, too: else nobody knows why it cannot be deleted."""
@@ -181,6 +203,29 @@ def test_drivers_that_do_not_start_are_waited_for() -> None:
         await world.until(world.is_over, 3600)
         assert attempts(world) == {"Completed": 1}
         world.check_end()
+        await world.end()
+
+    play(life)
+
+
+def test_what_is_reserved_anew_is_not_taken_back_by_a_cache_that_is_late() -> None:
+    """If its node vanished then, the job would charge nothing for its machine."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=600.0)
+        world.drivers.are_pending = True
+        await world.apply("train")
+        await world.until(lambda: world.jobs()["train"].status.node_reserved_usd == "0.000000", 400)
+        old = world.kube.objects["GpuNode", NAMESPACE, "train-0-1"]
+        world.drivers.are_pending = False
+        await world.until(lambda: world.reason("train") == "Running", 600)
+        (leader,) = (one for one in world.replicas if one.lock.is_held)
+        leader.hold_late(old)
+        leader.nudge(Key("GpuJob", NAMESPACE, "train"))
+        # Each write is checked against the fuse.
+        await world.go_on(30)
+
+        assert world.jobs()["train"].status.node_reserved_usd == "6.000000"
         await world.end()
 
     play(life)

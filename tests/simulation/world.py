@@ -233,6 +233,10 @@ class Operator:
             for uid, version in held.items()
         )
 
+    def hold_late(self, body: dict[str, Any]) -> None:
+        """Holds an object as it was, as if nothing had shown it since."""
+        self._cache._bodies[key_of(body)] = body
+
     async def crash(self) -> None:
         """Ends it at whatever await it is."""
         self._life.cancel()
