@@ -27,7 +27,7 @@ import chart_values
 from gpujob.api.schema import GPUJOB, KINDS, custom_resource_definition
 from gpujob.controller.settings import Settings
 from gpujob.core.machine.driver_defaults import STANDARD, DriverDefaults
-from gpujob.core.rights import CLUSTER_WIDE, own_rights, webhook_rights
+from gpujob.core.rights import CLUSTER_WIDE, Rights, own_rights, webhook_rights
 from gpujob.server.settings import ServerSettings
 from localcluster.paths import ROOT
 
@@ -396,7 +396,8 @@ def test_drivers_are_led_to_the_leader_alone(programs: Path) -> None:
 
 
 def test_no_right_is_wide(programs: Path) -> None:
-    """No wildcard anywhere; of Secrets only certificates are read, the transport's by no server."""
+    """No wildcard anywhere; of Secrets only certificates are read, the transport's by no server,
+    and the version of the account's key."""
     roles = [one for one in objects(programs) if one["kind"] in ("ClusterRole", "Role")]
     assert len(roles) == 5
     read = set()
@@ -407,6 +408,7 @@ def test_no_right_is_wide(programs: Path) -> None:
     assert read == {
         ("gpujob", "gpujob-server-tls"),
         ("gpujob", "gpujob-transport-tls"),
+        ("gpujob", "vast"),
         ("gpujob-server", "gpujob-server-tls"),
     }
 
@@ -511,12 +513,16 @@ def test_cert_manager_makes_the_certificates_if_told_so(programs: Path) -> None:
     assert "GPUJOB_WEBHOOK" not in rendered(programs, "webhook.certManager.enabled=true")
 
 
+KEY = Rights("", "secrets", ("get",), "vast")
+
+
 def test_the_roles_grant_what_the_controller_checks_for_and_no_more(programs: Path) -> None:
     """Right by right, so that neither a missing nor a needless one goes unseen."""
     everywhere = (*CLUSTER_WIDE, *webhook_rights("system-gpujob"))
     for kind, name, needed in (
         ("ClusterRole", "system-gpujob", everywhere),
-        ("Role", "gpujob", own_rights("gpujob", webhook=True)),
+        # Without the last one it restarts now and then while its key is refused.
+        ("Role", "gpujob", (*own_rights("gpujob", webhook=True), KEY)),
     ):
         role = made(programs, kind)[name]
         granted = {

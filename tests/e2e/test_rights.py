@@ -50,6 +50,8 @@ UNSEEN = {
         "endpointslices",
         "update",
     ): "of the address family that the cluster lacks; integration/test_address.py has both",
+    ("gpujob", "secrets", "get"): "whether a key that was refused was replaced; "
+    "integration/test_readiness.py replaces one",
     ("gpujob", "gpunodes", "delete"): "a released node, a day later",
     ("gpujob", "subjectaccessreviews", "create"): "metrics; integration/test_chart.py reads them",
     ("gpujob", "gpujobs/finalizers", "update"): OWNERS,

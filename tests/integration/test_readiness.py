@@ -115,6 +115,39 @@ def test_a_key_that_stays_refused_ends_the_leader(stage: World) -> None:
     assert len(stage.simulator.of(job)) == 1
 
 
+def test_a_key_that_is_replaced_in_its_secret_is_used_soon(stage: World) -> None:
+    """No restart that cannot help: the kubelet would wait longer before each next one."""
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "vast", "namespace": "gpujob-system"},
+        "stringData": {"api-key": "old"},
+    }
+    limits = {"TOKEN_REJECTED_SECONDS": "0.1", "TOKEN_RESTART_SECONDS": "0.1"}
+    changes = {f"GPUJOB_{name}": value for name, value in limits.items()}
+    stage.kubectl.apply(secret)
+    try:
+        stage.operator.start(GPUJOB_KEY_SECRET="vast", **changes)
+        stage.apply_job("train", command=stage.waits())
+        stage.await_reason("train", "Running")
+        stage.simulator.faults(wrong_key={"count": -1})
+        stage.await_reason("train", "CredentialsRejected")
+        refused = "the operator has been refused for a while"
+        eventually(refused, lambda: stage.operator.log.count("sweep_failed") >= 5)
+        assert stage.operator.runs
+        stage.kubectl.apply(secret | {"stringData": {"api-key": "new"}})
+        eventually("the operator has ended", lambda: not stage.operator.runs, 60)
+        stage.simulator.faults()
+        stage.operator.start()
+        stage.let_go()
+        job = stage.await_reason("train", "Complete")
+    finally:
+        stage.kubectl("delete", "secret", "vast", *SYSTEM)
+
+    assert "TokenStale" in stage.operator.log
+    assert len(stage.simulator.of(job)) == 1
+
+
 def test_metrics_are_for_whoever_may_read_them(world: World) -> None:
     """They show money: no token, a token without the right, and one with it."""
     eventually("it is ready", lambda: world.operator.probe("readyz")[0] == 200)

@@ -31,6 +31,7 @@ Body = dict[str, Any]
 REQUEST_SECONDS = 15.0
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 PATHS = {
     "GpuJob": "/apis/gpujob.dev/v1alpha1/{namespaces}gpujobs",
@@ -111,6 +112,11 @@ class KubeClient:
             return await self.get(kind, namespace, name)
         except ObjectGone:
             return None
+
+    async def version(self, kind: str, namespace: str, name: str) -> str:
+        """Returns an object's version without the object, by a quorum read; raises ObjectGone."""
+        path = _path(kind, namespace, name)
+        return str((await self._call("GET", path, accept=METADATA))["metadata"]["resourceVersion"])
 
     async def list_all(self, kind: str, selector: str = "", fields: str = "") -> list[Body]:
         """Returns all objects of a kind in all namespaces, by quorum reads in pages."""
@@ -322,8 +328,9 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
         body: Body | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> Body:
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": accept}
         if body is not None:
             headers["Content-Type"] = content_type
         async with _translated(method, path):

@@ -31,6 +31,7 @@ from gpujob.controller.events import Events
 from gpujob.controller.fuse_guard import guard_fuses
 from gpujob.controller.heartbeat import Heartbeat
 from gpujob.controller.holds import Holds
+from gpujob.controller.key_secret import KeySecret
 from gpujob.controller.lock_thread import LockThread
 from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_book import MarketBook
@@ -85,6 +86,7 @@ class Leader:
         cluster_id: str,
         lock: LockThread,
         heartbeat: Heartbeat,
+        key: KeySecret,
     ) -> None:
         self._kube = kube
         self._clock = clock
@@ -108,7 +110,12 @@ class Leader:
         self._vast = provider_client(settings, clock, self._door)
         self.readiness = Readiness()
         self.market = MarketWatch(
-            self._vast, clock, settings.limits, self.readiness, self._on_listing
+            self._vast,
+            clock,
+            settings.limits,
+            self.readiness,
+            self._on_listing,
+            key.is_replaced,
         )
         self._prices = PriceWatch(self._vast, clock, settings.limits, self._queue.add)
         self._destroys = Destroys(self._vast, clock)

@@ -19,6 +19,7 @@ from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.log import configure_logging
 from gpujob.controller.heartbeat import Heartbeat
+from gpujob.controller.key_secret import KeySecret
 from gpujob.controller.lead import Leader, first_ended
 from gpujob.controller.lock_thread import LockThread
 from gpujob.controller.probes import probes_app
@@ -60,7 +61,12 @@ async def run(settings: Settings) -> int:
     identity = f"{settings.pod_name}_{uuid.uuid4().hex}"
     lock = LockThread(clock, settings, identity=identity, is_stalled=lambda: heartbeat.is_stalled)
     await lock.start()
-    leader = Leader(kube, clock, settings, cluster_id, lock, heartbeat)
+    key = KeySecret(kube, settings)
+    # Now, and not once this replica leads: the Secret may be replaced while it waits.
+    looking = asyncio.create_task(key.is_replaced())
+    if await first_ended([stopping, looking]) is stopping:
+        return 0
+    leader = Leader(kube, clock, settings, cluster_id, lock, heartbeat, key)
     probes = http_server(_probes(kube, clock, leader), settings.listen_host, settings.probes_port)
     serving = asyncio.create_task(probes.serve(), name="probes")
     acquiring = asyncio.create_task(lock.acquire_alone(), name="lock")

@@ -5,7 +5,7 @@ may be and what it proves.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 from fractions import Fraction
@@ -31,6 +31,10 @@ class TokenStale(Exception):
     """The provider has rejected the API key for so long that only a restart can help."""
 
 
+async def _nobody_knows() -> bool | None:
+    return None
+
+
 class MarketWatch:
     """Holds the listings of the last minutes."""
 
@@ -41,12 +45,15 @@ class MarketWatch:
         limits: Limits,
         readiness: Readiness,
         on_listing: Callable[[], None],
+        key_is_replaced: Callable[[], Awaitable[bool | None]] = _nobody_knows,
     ) -> None:
+        """`key_is_replaced` says whether its source has another API key by now; None = unknown."""
         self._vast = vast
         self._clock = clock
         self._limits = limits
         self._readiness = readiness
         self._on_listing = on_listing
+        self._key_is_replaced = key_is_replaced
         self.listings = Listings()
         self._began = clock.monotonic()
         self._rejected_since: float | None = None
@@ -75,24 +82,29 @@ class MarketWatch:
     async def run(self) -> None:
         """Lists the machines at each poll.
 
-        Raises TokenStale if the provider keeps rejecting the key: it may have been replaced in the
-        Secret, which this process reads only at its start.
+        Raises TokenStale if the provider rejects the key and it was replaced in the Secret, which
+        this process reads only at its start; or if it may have been, as nobody can tell.
         """
         while True:
             began = self._clock.monotonic()
             await self.list_once()
             now, rejected = self._clock.monotonic(), self._rejected_since
-            if (
-                rejected is not None
-                and now - rejected >= self._limits.token_rejected_seconds
-                and now - self._began >= self._limits.token_restart_seconds
-            ):
+            if rejected is not None and await self._is_stale(now - rejected):
                 raise TokenStale(
                     f"the provider has rejected the API key for {now - rejected:.0f} s; "
                     "a restart reads the Secret again"
                 )
             # A listing of many pages may take longer than the interval.
             await asyncio.sleep(max(began + self._limits.poll_seconds - now, 0.0))
+
+    async def _is_stale(self, rejected_seconds: float) -> bool:
+        """Whether a restart may help. Each one that does not makes the kubelet wait for longer."""
+        if (replaced := await self._key_is_replaced()) is not None:
+            return replaced
+        return (
+            rejected_seconds >= self._limits.token_rejected_seconds
+            and self._clock.monotonic() - self._began >= self._limits.token_restart_seconds
+        )
 
     async def list_once(self) -> None:
         """Takes one listing. A failure is reported to readiness, not raised."""

@@ -49,6 +49,8 @@ class Settings:
     """UID of the pod, by which `kubectl describe pod` finds the events about the controller."""
     name: str = "gpujob"
     """Name of the transport Service and of the leader Lease."""
+    key_secret: str = ""
+    """Secret in this namespace that the API key comes from: it is read again once that changes."""
     webhook: str = ""
     """ValidatingWebhookConfiguration whose certificates are made here; empty if there is none."""
     driver_image_pull_policy: str = "IfNotPresent"
