@@ -372,6 +372,8 @@ def _schema() -> Schema:
             ),
             "labelKeysToCopy": _some({"type": "string", "pattern": LABEL_KEY})
             | {"uniqueItems": True},
+            "jobNamespaces": _some(LABEL) | {"uniqueItems": True, "maxItems": 100},
+            "identity": {"type": "string", "pattern": "^([A-Za-z0-9][-A-Za-z0-9._]{0,62})?$"},
             "imagePullSecrets": pull_secrets,
             "vast": _section(
                 {
@@ -416,7 +418,6 @@ def _schema() -> Schema:
             "networkPolicy": _section(
                 {
                     "enabled": BOOLEAN,
-                    "jobNamespaces": _some(LABEL) | {"uniqueItems": True},
                     # An empty list would allow every address.
                     "internet": _some(block) | {"minItems": 1},
                     "proxyTo": _some(peer),
@@ -429,7 +430,9 @@ def _schema() -> Schema:
             ),
             "podMonitor": _monitor(),
             "serviceMonitor": _monitor(),
-            "rbac": _section({"aggregateToView": BOOLEAN, "aggregateToEdit": BOOLEAN}),
+            "rbac": _section(
+                {"clusterRoles": BOOLEAN, "aggregateToView": BOOLEAN, "aggregateToEdit": BOOLEAN}
+            ),
             "limits": _closed({name: limit for name, limit, _ in _limits()}),
             "logLevel": {"enum": ["DEBUG", "INFO", "WARNING", "ERROR"]},
             **_program(),

@@ -82,9 +82,11 @@ def _is(peer: Object, namespace: str, other: Place) -> bool:
 
 
 def _selects(selector: Object, labels: dict[str, str]) -> bool:
-    assert set(selector) <= {"matchLabels"}, "no policy of the chart needs more"
     wanted: dict[str, str] = selector.get("matchLabels", {})
-    return wanted.items() <= labels.items()
+    terms = selector.get("matchExpressions", [])
+    assert all(one["operator"] == "In" for one in terms), "no policy of the chart needs more"
+    is_in = all(labels.get(one["key"]) in one["values"] for one in terms)
+    return is_in and wanted.items() <= labels.items()
 
 
 def _fits(one: Object, target: Place, port: int, protocol: str) -> bool:

@@ -100,6 +100,15 @@ VALUE_SETS: dict[str, Object] = {
         },
         "imagePullSecrets": ["registry", "mirror"],
     },
+    "some namespaces": {"jobNamespaces": ["team-a", "team-b"], "api": {"enabled": True}},
+    "no rights on the cluster": {
+        "jobNamespaces": ["team-a"],
+        "rbac": {"clusterRoles": False},
+        "crds": {"enabled": False},
+        "admissionPolicies": {"enabled": False},
+        "webhook": {"enabled": False},
+    },
+    "a copied cluster": {"identity": "5f0c6f4e-8a51-4a57-9c3b-2f4d1c9a7e10"},
     "the HTTP API": {
         "api": {"enabled": True, "mode": "development", "bootstrapSecret": "first"},
         "networkPolicy": {"apiFrom": [PORTAL]},
@@ -114,8 +123,8 @@ VALUE_SETS: dict[str, Object] = {
     "closed networks": {
         "vast": {"url": "http://provider.example.com:8000/path"},
         "api": {"enabled": True},
+        "jobNamespaces": ["default", "team-b"],
         "networkPolicy": {
-            "jobNamespaces": ["default", "kube-public"],
             "internet": [{"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "203.0.113.0/24"]}],
             "apiServer": {"cidrs": ["10.77.0.1/32"], "ports": [6443]},
             "metricsFrom": [PROMETHEUS],

@@ -27,7 +27,15 @@ import chart_values
 from gpujob.api.schema import GPUJOB, KINDS, custom_resource_definition
 from gpujob.controller.settings import Settings
 from gpujob.core.machine.driver_defaults import STANDARD, DriverDefaults
-from gpujob.core.rights import CLUSTER_WIDE, Rights, own_rights, webhook_rights
+from gpujob.core.rights import (
+    CLUSTER,
+    JOBS,
+    OTHERS_PODS,
+    Rights,
+    own_rights,
+    read_namespace,
+    webhook_rights,
+)
 from gpujob.server.settings import ServerSettings
 from localcluster.paths import ROOT
 
@@ -98,7 +106,33 @@ WRONG = [
     ("no networks of the internet", ["networkPolicy.internet={}"], "internet"),
     ("an address without its size", ["networkPolicy.apiServer.cidrs={10.0.0.1}"], "cidrs"),
     ("no such port", ["networkPolicy.apiServer.ports={70000}"], "ports"),
-    ("no namespace", ["networkPolicy.jobNamespaces={Team_A}"], "jobNamespaces"),
+    ("no namespace", ["jobNamespaces={Team_A}"], "jobNamespaces"),
+    ("a namespace twice", ["jobNamespaces={a,a}"], "jobNamespaces"),
+    ("jobs beside the account's key", ["jobNamespaces={default}"], "leave out default"),
+    ("jobs beside the cluster's keys", ["jobNamespaces={kube-public}"], "leave out kube-public"),
+    ("its old place", ["networkPolicy.jobNamespaces={a}"], "networkPolicy"),
+    ("an identity that no mark can carry", ["identity=a/b"], "identity"),
+    (
+        "no rights, and nowhere to have any",
+        ["rbac.clusterRoles=false", "webhook.enabled=false"],
+        "requires jobNamespaces",
+    ),
+    (
+        "a webhook without rights",
+        ["rbac.clusterRoles=false", "jobNamespaces={a}"],
+        "webhook.enabled requires",
+    ),
+    (
+        "metrics for nobody",
+        [
+            *("rbac.clusterRoles=false", "jobNamespaces={a}", "webhook.enabled=false"),
+            *(
+                "podMonitor.enabled=true",
+                "networkPolicy.metricsFrom[0].podSelector.matchLabels.a=b",
+            ),
+        ],
+        "podMonitor.enabled requires",
+    ),
     ("no peer", ["networkPolicy.metricsFrom[0].pods=prometheus"], "metricsFrom"),
     ("metrics that nobody may read", ["podMonitor.enabled=true"], "networkPolicy.metricsFrom"),
     ("no quantity", ["resources.limits.memory=lots"], "memory"),
@@ -518,13 +552,22 @@ KEY = Rights("", "secrets", ("get",), "vast")
 
 def test_the_roles_grant_what_the_controller_checks_for_and_no_more(programs: Path) -> None:
     """Right by right, so that neither a missing nor a needless one goes unseen."""
-    everywhere = (*CLUSTER_WIDE, *webhook_rights("system-gpujob"))
-    for kind, name, needed in (
-        ("ClusterRole", "system-gpujob", everywhere),
-        # Without the last one it restarts now and then while its key is refused.
-        ("Role", "gpujob", (*own_rights("gpujob", webhook=True), KEY)),
+    there = (*CLUSTER, *webhook_rights("system-gpujob"))
+    everywhere = (*JOBS, read_namespace("kube-system"), *there)
+    own = ("gpujob", "system")
+    served, alone = "jobNamespaces={team-a}", "rbac.clusterRoles=false"
+    without = (served, alone, "webhook.enabled=false", "crds.enabled=false")
+    # Without the right to the key it restarts now and then while its key is refused.
+    for sets, kind, name, needed in (
+        ((), "ClusterRole", "system-gpujob", everywhere),
+        ((), "Role", "gpujob", (*own_rights(*own, webhook=True, everywhere=True), KEY)),
+        ((served,), "ClusterRole", "system-gpujob", (OTHERS_PODS, *there)),
+        ((served,), "Role", "system-gpujob", JOBS),
+        ((served,), "Role", "gpujob", (*own_rights(*own, webhook=True, everywhere=False), KEY)),
+        (without, "Role", "system-gpujob", JOBS),
+        (without, "Role", "gpujob", (*own_rights(*own, webhook=False, everywhere=False), KEY)),
     ):
-        role = made(programs, kind)[name]
+        role = made(programs, kind, *sets)[name]
         granted = {
             (group, resource, verb, name)
             for rule in role["rules"]
@@ -768,7 +811,8 @@ def test_all_that_has_a_namespace_goes_to_another_one(programs: Path) -> None:
         "namespaceOverride": "other",
         "api": {"enabled": True},
         "webhook": {"certManager": {"enabled": True}},
-        "networkPolicy": {"jobNamespaces": ["team"], "metricsFrom": [PROMETHEUS]},
+        "jobNamespaces": ["team"],
+        "networkPolicy": {"metricsFrom": [PROMETHEUS]},
         "serviceMonitor": {"enabled": True},
     }
     found = objects(programs, values=values, namespace="of-the-release")
@@ -966,3 +1010,71 @@ def test_what_a_team_adds_is_in_its_program_alone(programs: Path) -> None:
         assert other not in {one["name"] for one in spec["volumes"]}
         assert mine in {one["name"] for one in container["volumeMounts"]}
         assert {"name": "TZ", "value": "Europe/Berlin"} in container["env"]
+
+
+CLUSTER_SCOPED = {
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "CustomResourceDefinition",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+    "ValidatingWebhookConfiguration",
+}
+
+
+def test_without_rights_on_the_cluster_all_is_in_the_namespaces(programs: Path) -> None:
+    """Those of the release and of the jobs, so that their administrator can install it."""
+    found = objects(programs, values=VALUE_SETS["no rights on the cluster"])
+
+    assert {one["kind"] for one in found} & CLUSTER_SCOPED == set()
+    assert {one["metadata"]["namespace"] for one in found} == {"system", "team-a"}
+
+
+def test_what_concerns_jobs_concerns_the_named_namespaces(programs: Path) -> None:
+    """Rights, webhook, policies and connections; and a job beside the account's key is refused."""
+    values = VALUE_SETS["some namespaces"]
+    found = objects(programs, values=values)
+    served = values["jobNamespaces"]
+    roles = [one for one in found if one["kind"] == "ClusterRole"]
+    of_users = ("-view", "-edit")
+    granted = {
+        resource
+        for one in roles
+        if not one["metadata"]["name"].endswith(of_users)
+        for rule in one["rules"]
+        for resource in rule.get("resources", [])
+        if set(rule["verbs"]) != {"get"}
+    }
+    selected = {
+        one["metadata"]["name"]: _selected(one)
+        for one in found
+        if one["kind"] in ("ValidatingAdmissionPolicy", "ValidatingWebhookConfiguration")
+    }
+
+    assert granted, "there are roles"
+    assert granted & {"gpujobs", "gpunodes", "pods", "secrets"} == set()
+    assert selected == {
+        "system-gpujob": [*served, "system"],
+        "system-gpujob-places": [*served, "system"],
+        "system-gpujob-ledger": served,
+        "system-gpujob-drivers": served,
+    }
+    for name in ("system-gpujob", "system-gpujob-server", "system-gpujob-drivers"):
+        kinds = ("Role", "NetworkPolicy")
+        places = [
+            one["metadata"]["namespace"]
+            for one in found
+            if one["kind"] in kinds and one["metadata"]["name"] == name
+        ]
+        assert places == served, name
+    for name in PARTS:
+        environment = environment_of(programs, name, f"jobNamespaces={{{','.join(served)}}}")
+        assert environment["GPUJOB_JOB_NAMESPACES"] == ",".join(served)
+
+
+def _selected(one: Object) -> list[str]:
+    place = one["webhooks"][0] if "webhooks" in one else one["spec"]["matchConstraints"]
+    (term,) = place["namespaceSelector"]["matchExpressions"]
+    assert (term["key"], term["operator"]) == ("kubernetes.io/metadata.name", "In")
+    values: list[str] = term["values"]
+    return values

@@ -124,6 +124,7 @@ def test_all_else_is_denied(closed: Pods) -> None:
     driver, controller, server = closed.driver, closed.controller, closed.server
     unwanted: dict[str, Connection] = {
         "a stranger to the transport": (STRANGER, controller, 8080),
+        "a driver of another release": (closed.driver_elsewhere, controller, 8080),
         "a stranger to the metrics": (STRANGER, controller, 8081),
         "a driver to the metrics": (driver, controller, 8081),
         "a stranger to the webhook": (STRANGER, server, 8443),
@@ -179,7 +180,7 @@ def test_a_named_driver_reaches_the_internet_and_no_network_beside_the_cluster(
     programs: Path,
 ) -> None:
     """By what the chart takes for the internet, if it is told nothing."""
-    pods = Pods(programs, {"networkPolicy": {"jobNamespaces": [JOBS]}})
+    pods = Pods(programs, {"jobNamespaces": [JOBS]})
     outside = ("93.184.216.34", "2606:2800:21f::1")
     beside = ("10.1.2.3", "100.64.0.9", "172.20.0.9", "192.168.7.7", "169.254.169.254", "fd00::9")
 
@@ -192,9 +193,7 @@ def test_a_named_driver_reaches_the_internet_and_no_network_beside_the_cluster(
 def test_behind_a_proxy_only_the_proxy_is_reached(programs: Path) -> None:
     """The provider and its storage are behind it; drivers go to the machines as ever."""
     values = VALUE_SETS["a proxy"]
-    pods = Pods(
-        programs, {**values, "networkPolicy": {**values["networkPolicy"], "jobNamespaces": [JOBS]}}
-    )
+    pods = Pods(programs, {**values, "jobNamespaces": [JOBS]})
     proxy = Place(address="10.9.0.7")
 
     assert pods.may(pods.controller, proxy, 3128)

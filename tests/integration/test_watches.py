@@ -1,4 +1,4 @@
-"""The kinds that the operator watches come late, or go and come back: it hears of jobs anyway.
+"""The watched kinds come late, or go and come back: the operator hears of jobs all the same.
 
 As under a Deployment, a controller that has ended is started again.
 """

@@ -302,10 +302,61 @@ ipFamilies:
 {{- define "gpujob.policy.matches" -}}
 # The defaults of the API server, written out: without them, GitOps tools would see a difference.
 matchPolicy: Equivalent
-namespaceSelector: {}
+{{ include "gpujob.served" (list .) }}
 objectSelector: {}
 {{- end -}}
 
 {{- define "gpujob.policy.injected" -}}
 If an injector has added it, keep that away from driver pods by driver.labels and driver.annotations of the chart, or have it inject without privileges, as meshes do with their CNI plugin
+{{- end -}}
+
+{{- define "gpujob.served" -}}
+{{- $more := rest . -}}
+{{- with (first .).Values.jobNamespaces -}}
+namespaceSelector:
+  matchExpressions:
+    - key: kubernetes.io/metadata.name
+      operator: In
+      values: {{ concat . $more | toJson }}
+{{- else -}}
+namespaceSelector: {}
+{{- end -}}
+{{- end -}}
+
+{{- define "gpujob.jobRules" -}}
+- apiGroups: [gpujob.dev]
+  resources: [gpujobs]
+  verbs: [get, list, watch, patch, delete]
+- apiGroups: [gpujob.dev]
+  resources: [gpunodes]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [gpujob.dev]
+  resources: [gpujobs/status, gpunodes/status, gpujobs/finalizers, gpunodes/finalizers]
+  verbs: [update]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create, delete]
+# The Service of a job that declares ports.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, create]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end -}}
+
+{{- define "gpujob.apiRules" -}}
+- apiGroups: [gpujob.dev]
+  resources: [gpujobs]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [gpujob.dev]
+  resources: [gpunodes]
+  verbs: [get, list]
+# The log of a job is the log of its driver, whose pod its node names.
+- apiGroups: [""]
+  resources: [pods, pods/log]
+  verbs: [get]
 {{- end -}}

@@ -1,5 +1,6 @@
 """Reads a program's settings from environment variables `GPUJOB_<NAME>`."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -44,6 +45,24 @@ def is_address(text: str, *schemes: str) -> bool:
     return (
         parts.scheme in (schemes or ("http", "https")) and bool(parts.hostname) and not parts.query
     )
+
+
+def namespaces_in(name: str, text: str, own_namespace: str) -> tuple[str, ...]:
+    """Returns the namespaces that a variable names, with commas between them; raises ConfigError.
+
+    No job may be where the operator's Secrets are, nor where the cluster's are.
+    """
+    found = tuple(text.split(",")) if text else ()
+    for one in found:
+        if not re.fullmatch("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", one) or found.count(one) > 1:
+            raise ConfigError(
+                f"{name} must be names of namespaces with commas between them, each once"
+            )
+        if one == own_namespace or one.startswith("kube-"):
+            raise ConfigError(
+                f"{name} must not name {one}: jobs there could read its Secrets; leave it out"
+            )
+    return found
 
 
 def converted(kind: Any, name: str, text: str) -> Any:

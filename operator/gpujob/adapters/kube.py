@@ -7,7 +7,8 @@ call has a time-out, and every failure becomes one of our own errors.
 
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
@@ -57,9 +58,8 @@ one page is read."""
 async def pages(
     kube: "KubeClient", kind: str, selector: str = "", fields: str = ""
 ) -> AsyncIterator[list[Body]]:
-    """Yields all objects of a kind in all namespaces, page after page, by quorum reads.
-
-    With selectors of labels or fields, those that match.
+    """Yields all objects of a kind in all namespaces that are served, page after page, by quorum
+    reads. With selectors of labels or fields, those that match.
     """
     token = ""
     while True:
@@ -72,16 +72,18 @@ async def pages(
 
 
 class KubeClient:
-    """A client of one cluster."""
+    """A client of one cluster, or of some of its namespaces."""
 
-    def __init__(self, api: client.ApiClient) -> None:
+    def __init__(self, api: client.ApiClient, namespaces: Sequence[str] = ()) -> None:
         self._api = api
+        self._namespaces = tuple(namespaces)
 
     @classmethod
-    async def connect(cls, program: str) -> Self:
+    async def connect(cls, program: str, namespaces: Sequence[str] = ()) -> Self:
         """Connects as a pod if this is one, else by the kubeconfig; raises ClusterError.
 
-        `program` is what the API server's audit log calls us, and an object's managed fields.
+        `program` is what the API server's audit log calls us, and an object's managed fields. With
+        `namespaces`, what is asked of all namespaces is asked of these, one after the other.
         """
         # Else aiohttp reads ~/.netrc before each request, in another thread: a fifth of our work.
         configuration = client.Configuration(client_session_kwargs={"trust_env": False})
@@ -96,7 +98,7 @@ class KubeClient:
             ) from error
         api = client.ApiClient(configuration)
         api.user_agent = program
-        return cls(api)
+        return cls(api, namespaces)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -119,7 +121,7 @@ class KubeClient:
         return str((await self._call("GET", path, accept=METADATA))["metadata"]["resourceVersion"])
 
     async def list_all(self, kind: str, selector: str = "", fields: str = "") -> list[Body]:
-        """Returns all objects of a kind in all namespaces, by quorum reads in pages."""
+        """Returns all objects of a kind in all namespaces that are served, by quorum reads."""
         return [body async for page in pages(self, kind, selector, fields) for body in page]
 
     async def page(
@@ -134,9 +136,25 @@ class KubeClient:
     ) -> tuple[list[Body], str, str]:
         """Returns one page of objects, the token of the next page, and the version of the list.
 
-        Without a namespace they are those of all namespaces. Raises Expired if the token is too
-        old, and Invalid if it is not a token, or if the API server selects by no such field.
+        Without a namespace they are those of all namespaces that are served; a page may then be
+        empty although more follow. Raises Expired if the token is too old, and Invalid if it is not
+        a token, or if the API server selects by no such field.
         """
+        if namespace is None and self._namespaces:
+            number, token = _place(token, len(self._namespaces))
+            items, token, version = await self._page(
+                kind, self._namespaces[number], limit, token, selector, fields
+            )
+            if not token and number + 1 < len(self._namespaces):
+                number += 1
+            elif not token:
+                return items, "", version
+            return items, f"{number}/{token}", version
+        return await self._page(kind, namespace, limit, token, selector, fields)
+
+    async def _page(
+        self, kind: str, namespace: str | None, limit: int, token: str, selector: str, fields: str
+    ) -> tuple[list[Body], str, str]:
         query = {"limit": str(limit)}
         query |= {"continue": token} if token else {}
         query |= {"labelSelector": selector} if selector else {}
@@ -212,15 +230,22 @@ class KubeClient:
         return await self._call("PUT", path, body=body)
 
     async def set_finalizers(
-        self, kind: str, stored: Mapping[str, Any], finalizers: list[str]
+        self,
+        kind: str,
+        stored: Mapping[str, Any],
+        finalizers: list[str],
+        annotations: Mapping[str, str] | None = None,
     ) -> Body:
-        """Replaces the finalizers of exactly the stored version; raises Conflict if it changed."""
+        """Replaces the finalizers of exactly the stored version, and adds annotations to its own;
+        raises Conflict if it changed.
+        """
         meta = stored["metadata"]
         body = {
             "metadata": {
                 "uid": meta["uid"],
                 "resourceVersion": meta["resourceVersion"],
                 "finalizers": finalizers,
+                "annotations": dict(annotations or {}),
             }
         }
         path = _path(kind, meta["namespace"], meta["name"])
@@ -245,6 +270,27 @@ class KubeClient:
             await self._call("DELETE", _path(kind, namespace, name), body=body)
         except ObjectGone:
             return
+
+    async def everywhere(self, kind: str, selector: str) -> list[Body]:
+        """Returns all objects of a kind in the whole cluster, by quorum reads."""
+        found: list[Body] = []
+        token = ""
+        while True:
+            page, token, _ = await self._page(kind, None, PAGE_OBJECTS, token, selector, "")
+            found += page
+            if not token:
+                return found
+
+    async def token_keys(self) -> tuple[str, list[Body]]:
+        """Returns the issuer of service accounts' tokens, and the keys that it signs with, as JSON
+        Web Keys (RFC 7517). Every service account may read them.
+        """
+        told = await self._call("GET", "/.well-known/openid-configuration")
+        found = await self._call("GET", "/openid/v1/jwks", accept="application/jwk-set+json")
+        keys = found.get("keys")
+        if not isinstance(told.get("issuer"), str) or not isinstance(keys, list):
+            raise ClusterUnavailable("the API server does not say by which keys it signs tokens")
+        return told["issuer"], [one for one in keys if isinstance(one, dict)]
 
     async def review_token(self, token: SecretStr, audience: str | None = None) -> Body:
         """Returns the status of a TokenReview: whose token this is.
@@ -389,6 +435,14 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
         for line in lines:
             if line:
                 yield bytes(line)
+
+
+def _place(token: str, count: int) -> tuple[int, str]:
+    """Returns in which of so many namespaces a page is, and its token there; raises Invalid."""
+    number, _, rest = (token or "0/").partition("/")
+    if not re.fullmatch("[0-9]{1,6}", number) or int(number) >= count:
+        raise Invalid("the token of the page is not valid")
+    return int(number), rest
 
 
 def _path(kind: str, namespace: str | None, name: str | None = None) -> str:

@@ -14,7 +14,16 @@ from gpujob.api.meta import API_VERSION
 from gpujob.api.reasons import Reason
 from gpujob.controller.readiness import Readiness
 from gpujob.controller.settings import Settings
-from gpujob.core.rights import CLUSTER_WIDE, missing, own_rights, webhook_rights
+from gpujob.core.rights import (
+    CLUSTER,
+    JOBS,
+    OTHERS_PODS,
+    Rights,
+    missing,
+    own_rights,
+    read_namespace,
+    webhook_rights,
+)
 
 ELSEWHERE = "kube-system"
 """A namespace other than the controller's own: rights there come from cluster-wide roles."""
@@ -34,17 +43,22 @@ async def check_for_ever(kube: KubeClient, settings: Settings, readiness: Readin
 
 async def check_once(kube: KubeClient, settings: Settings, readiness: Readiness) -> None:
     """Makes one check; raises ClusterError."""
-    everywhere, all_told = await kube.own_rules(ELSEWHERE)
-    here, all_here_told = await kube.own_rules(settings.namespace)
-    if all_told and all_here_told:
-        needed = (*CLUSTER_WIDE, *webhook_rights(settings.webhook))
-        own = own_rights(settings.name, webhook=bool(settings.webhook))
-        lacking = missing(needed, everywhere) + missing(own, here)
+    lacking: list[str] = []
+    for namespace, needed in _needed(settings).items():
+        rules, all_told = await kube.own_rules(namespace)
+        if not all_told:
+            break
+        where = f" in {namespace}" if namespace in settings.served else ""
+        lacking += [f"{one}{where}" for one in missing(needed, rules)]
+    else:
         words = (
             f"the service account may not {', '.join(lacking[:5])}"
             f"{' and more' if len(lacking) > 5 else ''}; reinstall the chart"
         )
         readiness.say(Reason.RIGHTS_MISSING, words if lacking else None)
+    if not settings.cluster_rights:
+        # Without them, and without reviews, no driver would be believed.
+        await kube.token_keys()
     kinds = await kube.served_resources(API_VERSION)
     absent = [
         f"the API server does not serve {name}"
@@ -57,3 +71,21 @@ async def check_once(kube: KubeClient, settings: Settings, readiness: Readiness)
         absent.append(f"Service {settings.namespace}/{settings.name} does not exist")
     words = f"{'; '.join(absent)}; reinstall the chart"
     readiness.say(Reason.CONFIGURATION_BROKEN, words if absent else None)
+
+
+def _needed(settings: Settings) -> dict[str, tuple[Rights, ...]]:
+    """Returns what is needed, by the namespace in which it is asked for."""
+    needed = {
+        settings.namespace: own_rights(
+            settings.name,
+            settings.namespace,
+            webhook=bool(settings.webhook),
+            everywhere=not settings.served,
+        )
+    }
+    for namespace in settings.served:
+        needed[namespace] = JOBS
+    if settings.cluster_rights:
+        jobs = (OTHERS_PODS,) if settings.served else (*JOBS, read_namespace(ELSEWHERE))
+        needed[ELSEWHERE] = (*jobs, *CLUSTER, *webhook_rights(settings.webhook))
+    return needed

@@ -11,14 +11,15 @@ else drivers that lose their patience would have the API server asked again and 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import SecretStr
 
 from gpujob.adapters.clock import Clock
+from gpujob.adapters.kube import Body
 from gpujob.controller.workqueue import Key
 from gpujob.web.bearer import Binding, claims_in
-from gpujob.web.token_reviews import TokenReviews, digest_of
+from gpujob.web.token_reviews import digest_of
 
 POD_UID = "authentication.kubernetes.io/pod-uid"
 POD_NAME = "authentication.kubernetes.io/pod-name"
@@ -40,12 +41,21 @@ class _Review:
     """Monotonic time at which the token has expired."""
 
 
+class Reviews(Protocol):
+    """Finds the holder of a token."""
+
+    async def review(self, token: SecretStr, known_as: str | None = None, /) -> Body | None:
+        """Returns the holder as a TokenReview names it; None if the token is not valid.
+
+        `known_as` is the uid of a driver's pod that the token claims. Raises ClusterError.
+        """
+        ...
+
+
 class DriverTokens:
     """Finds the pods of tokens."""
 
-    def __init__(
-        self, reviews: TokenReviews, clock: Clock, lives: Callable[[Key, str], bool]
-    ) -> None:
+    def __init__(self, reviews: Reviews, clock: Clock, lives: Callable[[Key, str], bool]) -> None:
         """`lives` says whether the cluster was last seen with the pod of this uid."""
         self._reviews, self._clock, self._lives = reviews, clock, lives
         self._known: dict[bytes, _Review] = {}

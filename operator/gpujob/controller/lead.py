@@ -10,7 +10,7 @@ import structlog
 
 from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.door import Door
-from gpujob.adapters.errors import AdapterError, ClusterError, Conflict
+from gpujob.adapters.errors import AdapterError, ClusterError, Conflict, Forbidden
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.metrics import Figures, Run
 from gpujob.api.meta import API_VERSION, TRANSPORT_AUDIENCE
@@ -41,6 +41,7 @@ from gpujob.controller.provider import provider_client
 from gpujob.controller.readiness import ORDER, Readiness
 from gpujob.controller.reconcile import Reconciler
 from gpujob.controller.settings import Settings
+from gpujob.controller.signed_tokens import SignedTokens
 from gpujob.controller.sweep import Sweep
 from gpujob.controller.transport import transport_app
 from gpujob.controller.watch import PLURALS, Watcher
@@ -65,6 +66,8 @@ LATE_SECONDS = 5.0
 REVIEW_SECONDS = 60.0
 """How long the review of a token of one who asks for estimates is reused."""
 WATCH_LOOK_SECONDS = 0.5
+CLOSED_NAMESPACE_SECONDS = 15.0
+"""So often a namespace that could not be read is tried again."""
 RENT_GRACE_SECONDS = 5.0
 """How much longer than its timeout a rent request in flight is waited for at the end."""
 
@@ -149,7 +152,12 @@ class Leader:
         reviews = TokenReviews(
             kube, clock, believed_seconds=REVIEW_SECONDS, audience=TRANSPORT_AUDIENCE
         )
-        self._tokens = DriverTokens(reviews, clock, self._cache.shows)
+        of_drivers = (
+            reviews
+            if settings.cluster_rights
+            else SignedTokens(kube, clock, audience=TRANSPORT_AUDIENCE)
+        )
+        self._tokens = DriverTokens(of_drivers, clock, self._cache.shows)
         app = transport_app(
             reviews=reviews,
             tokens=self._tokens,
@@ -303,12 +311,40 @@ class Leader:
         await self._cache.learn_fields()
         self._sweep.fields = self._cache.fields.get("GpuNode", "")
         self.readiness.say(Reason.WATCH_CLOSED, "the API server has not been heard yet")
-        self._watcher.start(self._cache.fields)
+        served = self._settings.served
+        closed = await self._closed_namespaces()
+        while served and len(closed) == len(served):
+            self.readiness.say(Reason.WATCH_CLOSED, _may_not_watch(closed))
+            await asyncio.sleep(WATCH_LOOK_SECONDS)
+            closed = await self._closed_namespaces()
+        self._watcher.start(self._cache.fields, [one for one in served if one not in closed])
+        looked_at = self._clock.monotonic()
         while not (self._watcher.has_ended or self._sweep.has_ended):
             if self._watcher.is_open:
-                self.readiness.say(Reason.WATCH_CLOSED, None)
+                words = _may_not_watch(closed) if closed else None
+                self.readiness.say(Reason.WATCH_CLOSED, words)
             await asyncio.sleep(WATCH_LOOK_SECONDS)
+            if closed and self._clock.monotonic() - looked_at > CLOSED_NAMESPACE_SECONDS:
+                looked_at = self._clock.monotonic()
+                if (await self._closed_namespaces()) != closed:
+                    raise RuntimeError("other namespaces can be watched now")
         raise RuntimeError(self._watcher.problem or "the thread of the sweep ended")
+
+    async def _closed_namespaces(self) -> list[str]:
+        """Returns the namespaces to serve that cannot be read, because they are gone or the rights
+        there are: the others are watched all the same, for machines are leased there.
+        """
+        closed = []
+        for namespace in self._settings.served:
+            try:
+                for kind in (*PLURALS, "Pod"):
+                    await self._kube.page(kind, namespace, limit=1)
+            except Forbidden:
+                closed.append(namespace)
+            except ClusterError as error:
+                # The watch finds out by itself.
+                log.warning("namespace_not_checked", namespace=namespace, problem=str(error))
+        return closed
 
     async def _not_served(self) -> str | None:
         """Returns, in words, which kinds the API server does not serve; None if it serves all."""
@@ -377,6 +413,13 @@ class Leader:
                 self._queue.add_after(key, seconds)
 
         self._loop.call_soon_threadsafe(take_in)
+
+
+def _may_not_watch(namespaces: list[str]) -> str:
+    return (
+        f"the service account may not watch {', '.join(namespaces)}; if they are gone, take them "
+        "out of jobNamespaces, else reinstall the chart"
+    )
 
 
 async def _work(queue: WorkQueue, reconciler: Reconciler, lanes: tuple[Lane, ...]) -> None:

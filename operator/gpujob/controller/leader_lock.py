@@ -15,7 +15,12 @@ import structlog
 from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import ClusterError, Conflict
 from gpujob.adapters.kube import Body, KubeClient
-from gpujob.controller.other_releases import LABELS, OtherRelease, OtherReleases
+from gpujob.controller.other_releases import (
+    ANNOTATION_SERVED,
+    LABELS,
+    OtherRelease,
+    OtherReleases,
+)
 from gpujob.controller.settings import Settings
 from gpujob.core.leader_lock import (
     LockRecord,
@@ -48,6 +53,7 @@ class LeaderLock:
         self._kube = kube
         self._clock = clock
         self._namespace, self._name = settings.namespace, settings.name
+        self._annotations = {ANNOTATION_SERVED: settings.job_namespaces}
         self._limits = settings.limits
         self._identity = identity
         self._others = OtherReleases(kube, settings)
@@ -175,7 +181,10 @@ class LeaderLock:
             kept = stored["spec"].get("acquireTime") if record.holder == self._identity else None
             record = taken(record, identity=self._identity, duration_seconds=duration)
             spec = _spec(record, acquired_at=kept)
-            await self._send(self._kube.replace("Lease", stored | {"spec": spec}))
+            body = stored | {"spec": spec}
+            told = stored["metadata"].get("annotations") or {}
+            body["metadata"] = stored["metadata"] | {"annotations": told | self._annotations}
+            await self._send(self._kube.replace("Lease", body))
         except Conflict:
             return False
         except ClusterError as error:
@@ -192,7 +201,12 @@ class LeaderLock:
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": self._name, "namespace": self._namespace, "labels": LABELS},
+            "metadata": {
+                "name": self._name,
+                "namespace": self._namespace,
+                "labels": LABELS,
+                "annotations": self._annotations,
+            },
             "spec": _spec(record, acquired_at=None),
         }
 

@@ -15,10 +15,10 @@ import structlog
 from starlette.applications import Starlette
 
 from gpujob.adapters.clock import SystemClock
-from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.log import configure_logging
 from gpujob.controller.heartbeat import Heartbeat
+from gpujob.controller.identity import find_identity
 from gpujob.controller.key_secret import KeySecret
 from gpujob.controller.lead import Leader, first_ended
 from gpujob.controller.lock_thread import LockThread
@@ -45,8 +45,8 @@ async def run(settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     clock = SystemClock()
     stopping = asyncio.create_task(stop.wait(), name="stop")
-    kube = await KubeClient.connect("gpujob-controller")
-    asking = asyncio.create_task(_cluster_id(kube))
+    kube = await KubeClient.connect("gpujob-controller", settings.served)
+    asking = asyncio.create_task(find_identity(kube, settings))
     if await first_ended([stopping, asking]) is stopping:
         return 0
     cluster_id = asking.result()
@@ -93,18 +93,6 @@ async def run(settings: Settings) -> int:
     await lock.close()
     await kube.close()
     return 0 if failure is stopping else 1
-
-
-async def _cluster_id(kube: KubeClient) -> str:
-    """Returns the uid of `kube-system`, as soon as the API server answers."""
-    while True:
-        try:
-            namespace = await kube.get("Namespace", "", "kube-system")
-        except ClusterError as error:
-            log.warning("waiting_for_api_server", problem=str(error))
-            await asyncio.sleep(2)
-        else:
-            return str(namespace["metadata"]["uid"])
 
 
 def _probes(kube: KubeClient, clock: SystemClock, leader: Leader) -> Starlette:

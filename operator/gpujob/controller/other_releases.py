@@ -2,10 +2,11 @@
 
 Two releases would work on the same jobs. But anybody who may edit a namespace can write a Lease
 there that looks like ours. So a lock counts only if somebody renews it, and if its holder is a pod
-whose service account may update the status of every GpuNode.
+whose service account may update the status of GpuNodes where this release serves jobs.
 """
 
 import asyncio
+from collections.abc import Iterable
 
 import structlog
 
@@ -13,10 +14,14 @@ from gpujob.adapters.errors import ClusterError, Forbidden
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
 from gpujob.controller.settings import Settings
-from gpujob.core.leader_lock import OtherLock, holders_pod, renewed
+from gpujob.core.leader_lock import OtherLock, common_namespaces, holders_pod, renewed
 
 LABELS = {LABEL_MANAGED_BY: MANAGER}
 """Labels of the Lease of every release."""
+ANNOTATION_SERVED = "gpujob.dev/job-namespaces"
+"""Of a Lease: the namespaces that its release serves; absent = all."""
+SERVED_MAX = 100
+"""Of somebody else's Lease no more are asked about."""
 _SELECTOR = ",".join(f"{key}={value}" for key, value in LABELS.items())
 
 log = structlog.get_logger("gpujob.other_releases")
@@ -32,16 +37,18 @@ class OtherReleases:
     def __init__(self, kube: KubeClient, settings: Settings) -> None:
         self._kube = kube
         self._namespace, self._name = settings.namespace, settings.name
+        self._served = settings.served
+        self._may_look = settings.cluster_rights
         self._retry_seconds = settings.limits.lock_retry_seconds
 
     async def held(self) -> dict[str, OtherLock]:
         """Returns the locks that other releases seem to hold, by `namespace/name`.
 
-        Waits until the API server answers.
+        Waits until the API server answers. Without the right to look for them there are none.
         """
-        while True:
+        while self._may_look:
             try:
-                stored = await self._kube.list_all("Lease", _SELECTOR)
+                stored = await self._kube.everywhere("Lease", _SELECTOR)
             except Forbidden as error:
                 # `cluster_check` reports the missing right, and until then nothing is rented.
                 log.warning("other_releases_not_checked", problem=str(error))
@@ -51,37 +58,45 @@ class OtherReleases:
                 await asyncio.sleep(self._retry_seconds)
                 continue
             return {
-                f"{meta['namespace']}/{meta['name']}": OtherLock(meta["resourceVersion"], holder)
+                f"{meta['namespace']}/{meta['name']}": OtherLock(
+                    meta["resourceVersion"], holder, _serves(meta)
+                )
                 for meta, holder in ((one["metadata"], _holder(one)) for one in stored)
                 if holder and (meta["namespace"], meta["name"]) != (self._namespace, self._name)
             }
+        return {}
 
     async def unless_renewed(self, before: dict[str, OtherLock]) -> dict[str, OtherLock]:
         """Reads the locks again; raises OtherRelease if a controller has renewed one since."""
         after = await self.held()
         for name, lock in renewed(before, after):
-            if await self._is_controllers(name, lock.holder):
+            if await self._is_controllers(name, lock):
                 raise OtherRelease(
-                    f"release {name} of the operator leads in this cluster; uninstall one of them"
+                    f"release {name} of the operator leads in this cluster; uninstall one of them, "
+                    "or let them serve different namespaces (jobNamespaces)"
                 )
         return after
 
-    async def _is_controllers(self, name: str, holder: str) -> bool:
-        """True if the holder is a pod that may update every GpuNode's status, or if unknown."""
+    async def _is_controllers(self, name: str, lock: OtherLock) -> bool:
+        """True if the holder is a pod that may update GpuNodes' status where this release serves
+        jobs, or if that is not known.
+        """
         namespace, _, _ = name.partition("/")
+        holder = lock.holder
+        shared = common_namespaces(self._served, lock.served)
         try:
             pod_name = holders_pod(holder)
             pod = await self._kube.find("Pod", namespace, pod_name) if pod_name else None
-            is_one = pod is not None and await self._may_write_ledgers(pod)
+            is_one = pod is not None and await self._may_write_ledgers(pod, shared)
         except ClusterError as error:
             log.warning("other_release_unclear", lock=name, problem=str(error))
             return True
         if not is_one:
-            words = "its holder is not a pod whose account may update gpunodes/status everywhere"
+            words = "its holder is not a pod whose account may update gpunodes/status here"
             log.warning("other_lock_ignored", lock=name, holder=holder[:200], problem=words)
         return is_one
 
-    async def _may_write_ledgers(self, pod: Body) -> bool:
+    async def _may_write_ledgers(self, pod: Body, namespaces: Iterable[str]) -> bool:
         namespace = pod["metadata"]["namespace"]
         name = pod["spec"].get("serviceAccountName", "default")
         groups = ("serviceaccounts", f"serviceaccounts:{namespace}", "authenticated")
@@ -89,9 +104,18 @@ class OtherReleases:
             "username": f"system:serviceaccount:{namespace}:{name}",
             "groups": [f"system:{group}" for group in groups],
         }
-        return await self._kube.may(
-            account, verb="update", resource="gpujob.dev/gpunodes/status", namespace=""
-        )
+        for one in namespaces:
+            if await self._kube.may(
+                account, verb="update", resource="gpujob.dev/gpunodes/status", namespace=one
+            ):
+                return True
+        return False
+
+
+def _serves(meta: Body) -> tuple[str, ...]:
+    """Returns the namespaces that a release says it serves; empty = all."""
+    told = (meta.get("annotations") or {}).get(ANNOTATION_SERVED)
+    return tuple(str(told).split(",")[:SERVED_MAX]) if told else ()
 
 
 def _holder(stored: Body) -> str:

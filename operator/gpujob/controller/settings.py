@@ -21,10 +21,12 @@ from gpujob.adapters.environment import (
     ConfigError,
     converted,
     is_address,
+    namespaces_in,
     settings_in,
     taken,
 )
 from gpujob.adapters.metrics import label_name
+from gpujob.core.identity import FORM as IDENTITY
 from gpujob.core.limits import Limits
 from gpujob.core.machine.driver_defaults import STANDARD, DriverDefaults
 from gpujob.core.spec_faults import key_faults, pod_faults, shape_faults
@@ -53,6 +55,13 @@ class Settings:
     """Secret in this namespace that the API key comes from: it is read again once that changes."""
     webhook: str = ""
     """ValidatingWebhookConfiguration whose certificates are made here; empty if there is none."""
+    job_namespaces: str = ""
+    """Namespaces of the jobs that are served, with commas between them; empty: all."""
+    cluster_rights: bool = True
+    """Whether the service account has the rights on the cluster that the chart gives: to review
+    tokens, and to find other releases. Without them, `job_namespaces` is required."""
+    identity: str = ""
+    """First part of the marks on machines; empty: what it was before, or one of its own."""
     driver_image_pull_policy: str = "IfNotPresent"
     driver: DriverDefaults = STANDARD
     """What all driver pods have; as JSON."""
@@ -75,6 +84,11 @@ class Settings:
     """Passes at once. They mostly wait for the API server: with eight of them and 10 ms for each of
     its answers, no more than 30 jobs a second got their driver pods."""
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The namespaces of the jobs that are served; empty: all."""
+        return tuple(self.job_namespaces.split(",")) if self.job_namespaces else ()
 
     def egress(self) -> Egress:
         """Returns the way to the provider; raises ConfigError."""
@@ -127,6 +141,19 @@ class Settings:
                 f"{VARIABLE_PREFIX}POD_IPS must be IP addresses with commas between them, at most "
                 "one of each family"
             ) from None
+        served = namespaces_in(
+            f"{VARIABLE_PREFIX}JOB_NAMESPACES", own.get("job_namespaces", ""), own["namespace"]
+        )
+        if not served and own.get("cluster_rights") is False:
+            raise ConfigError(
+                f"{VARIABLE_PREFIX}JOB_NAMESPACES must name the namespaces of the jobs, because "
+                f"{VARIABLE_PREFIX}CLUSTER_RIGHTS is false"
+            )
+        if (identity := own.get("identity")) and not IDENTITY.fullmatch(identity):
+            raise ConfigError(
+                f"{VARIABLE_PREFIX}IDENTITY must be at most 63 letters, digits, '-', '.' and '_', "
+                "such as a UUID"
+            )
         settings = cls(
             vast_api_key=SecretStr(token),
             limits=Limits(**limits),

@@ -77,7 +77,7 @@ class Sweep:
         asyncio.run(self._in_thread())
 
     async def _in_thread(self) -> None:
-        kube = await KubeClient.connect("gpujob-controller")
+        kube = await KubeClient.connect("gpujob-controller", self._settings.served)
         await self.run(kube, provider_client(self._settings, self._clock, self._door))
 
     async def run(self, kube: KubeClient, vast: Provider) -> None:

@@ -10,7 +10,7 @@ it is started only once the API server serves all of them, and ends if it has no
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import kopf
@@ -28,22 +28,26 @@ IDLE_SECONDS = 0.1
 
 
 class Watcher:
-    """Watches GpuJobs, GpuNodes and driver pods of the whole cluster."""
+    """Watches GpuJobs, GpuNodes and driver pods, of the whole cluster or of some namespaces."""
 
     def __init__(self, on_event: OnEvent) -> None:
         self._on_event = on_event
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._fields: Mapping[str, str] = {}
+        self._namespaces: Sequence[str] = ()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self.is_open = False
         """Whether every kind is watched."""
         self.problem: str | None = None
         """Why the watch ended, unless it was stopped."""
 
-    def start(self, fields: Mapping[str, str]) -> None:
-        """Starts to watch; of each kind what the selector of fields matches, if there is one."""
-        self._fields = fields
+    def start(self, fields: Mapping[str, str], namespaces: Sequence[str]) -> None:
+        """Starts to watch; of each kind what the selector of fields matches, if there is one.
+
+        Without namespaces it watches all.
+        """
+        self._fields, self._namespaces = fields, namespaces
         self._thread.start()
 
     @property
@@ -77,7 +81,8 @@ class Watcher:
                 registry=self._registry(),
                 settings=kopf_settings(self._fields),
                 insights=insights,
-                clusterwide=True,
+                clusterwide=not self._namespaces,
+                namespaces=self._namespaces,
                 standalone=True,
                 stop_flag=self._stop,
             )

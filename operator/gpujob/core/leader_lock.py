@@ -5,7 +5,7 @@ the holder promised, by its own monotonic clock. Wall clocks are not compared: t
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _IDENTITY = re.compile(r"(?P<pod>[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)_[0-9a-f]+")
@@ -56,6 +56,18 @@ class OtherLock:
     version: str
     """It changes with each write."""
     holder: str
+    served: tuple[str, ...] = ()
+    """The namespaces that the release serves; empty = all."""
+
+
+def common_namespaces(ours: Sequence[str], theirs: Sequence[str]) -> tuple[str, ...]:
+    """Returns where both releases could serve jobs; empty text = in all namespaces.
+
+    Whoever serves some namespaces may have rights in others, too, so ours are what counts.
+    """
+    if ours:
+        return tuple(ours)
+    return ("", *theirs)
 
 
 def renewed(

@@ -22,7 +22,7 @@ class Rights:
     """Name of the only object that is meant; empty = all objects."""
 
 
-CLUSTER_WIDE = (
+JOBS = (
     Rights("gpujob.dev", "gpujobs", ("get", "list", "watch", "patch", "delete")),
     Rights("gpujob.dev", "gpunodes", ("get", "list", "watch", "create", "patch", "delete")),
     Rights("gpujob.dev", "gpujobs/status", ("update",)),
@@ -33,11 +33,24 @@ CLUSTER_WIDE = (
     Rights("", "secrets", ("create", "delete")),
     Rights("", "services", ("get", "create")),
     Rights("events.k8s.io", "events", ("create",)),
-    Rights("", "namespaces", ("get",), "kube-system"),
+)
+"""Where jobs are: in all namespaces, or in each that is served."""
+CLUSTER = (
     Rights("coordination.k8s.io", "leases", ("list",)),
     Rights("authentication.k8s.io", "tokenreviews", ("create",)),
     Rights("authorization.k8s.io", "subjectaccessreviews", ("create",)),
 )
+"""Of the cluster as a whole."""
+
+
+def read_namespace(name: str) -> Rights:
+    """Returns the right to read a namespace, whose uid tells installations apart."""
+    return Rights("", "namespaces", ("get",), name)
+
+
+def identity_name(name: str) -> str:
+    """Returns the name of the ConfigMap in which a release keeps its identity."""
+    return f"{name}-identity"
 
 
 def webhook_rights(name: str) -> tuple[Rights, ...]:
@@ -53,16 +66,30 @@ def slice_names(name: str) -> dict[int, str]:
     return {version: f"{name}-ipv{version}" for version in (4, 6)}
 
 
-def own_rights(name: str, *, webhook: bool) -> tuple[Rights, ...]:
-    """Returns what a release of this name needs in its own namespace."""
+OTHERS_PODS = Rights("", "pods", ("get",))
+"""By its pod, the holder of another release's Lease is told from whoever wrote such a Lease."""
+
+
+def own_rights(name: str, namespace: str, *, webhook: bool, everywhere: bool) -> tuple[Rights, ...]:
+    """Returns what a release of this name needs in its own namespace, besides what it has in all
+    namespaces if it serves `everywhere`.
+    """
+    beside = (
+        Rights("", "secrets", ("create",)),
+        Rights("", "services", ("get",), name),
+        Rights("events.k8s.io", "events", ("create",)),
+    )
     certificates = (Rights("", "secrets", ("get", "update"), secret_name(name)),)
     return (
+        *(() if everywhere else beside),
+        read_namespace(namespace),
         # RBAC cannot restrict a create to one name.
         Rights("coordination.k8s.io", "leases", ("create",)),
         Rights("coordination.k8s.io", "leases", ("get", "update"), name),
         Rights("", "configmaps", ("create",)),
         Rights("", "configmaps", ("get", "update"), f"{name}-machines"),
         Rights("", "configmaps", ("get", "update"), f"{name}-market"),
+        Rights("", "configmaps", ("get", "update"), identity_name(name)),
         Rights("", "configmaps", ("get", "update"), transport_authorities_name(name)),
         Rights("", "secrets", ("get", "update"), transport_secret_name(name)),
         Rights("discovery.k8s.io", "endpointslices", ("create",)),

@@ -52,7 +52,7 @@ async def run(settings: ServerSettings) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    kube = await KubeClient.connect("gpujob-server")
+    kube = await KubeClient.connect("gpujob-server", settings.served)
     tls = Tls(kube, settings)
     asking = http_server(probes(tls), settings.listen_host, settings.probes_port)
     market = MarketReader(kube, namespace=settings.namespace, name=settings.name)

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
-from gpujob.adapters.environment import VARIABLE_PREFIX, ConfigError, is_address, settings_in, taken
+from gpujob.adapters.environment import (
+    VARIABLE_PREFIX,
+    ConfigError,
+    is_address,
+    namespaces_in,
+    settings_in,
+    taken,
+)
 from gpujob.core.api_tokens import token_fault
 
 
@@ -18,6 +25,8 @@ class ServerSettings:
     """The namespace of the release, where its Secrets are."""
     name: str = "gpujob"
     """The name of the release."""
+    job_namespaces: str = ""
+    """Namespaces whose jobs the HTTP API serves, with commas between them; empty: all."""
     admission_port: int = 8443
     probes_port: int = 8081
     listen_host: str = ""
@@ -40,12 +49,20 @@ class ServerSettings:
     api_cluster_tokens: bool = False
     """Whether tokens for the API server itself are accepted, besides those for the HTTP API."""
 
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The namespaces whose jobs are served; empty: all."""
+        return tuple(self.job_namespaces.split(",")) if self.job_namespaces else ()
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ServerSettings":
         """Returns the settings; raises ConfigError naming the variable that is wrong."""
         own = taken(cls, settings_in(environment))
         if not own.get("namespace"):
             raise ConfigError(f"{VARIABLE_PREFIX}NAMESPACE must be set")
+        namespaces_in(
+            f"{VARIABLE_PREFIX}JOB_NAMESPACES", own.get("job_namespaces", ""), own["namespace"]
+        )
         if own.get("api_mode", "production") not in ("production", "development"):
             raise ConfigError(f"{VARIABLE_PREFIX}API_MODE must be production or development")
         if own.get("api_port") and not is_address(own.get("transport_url", ""), "https"):

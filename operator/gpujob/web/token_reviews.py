@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from starlette.requests import Request
 
 from gpujob.adapters.clock import Clock
+from gpujob.adapters.errors import Forbidden
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.web.bearer import bearer_token, claims_in
 from gpujob.web.problems import Problem
@@ -121,9 +122,14 @@ class TokenReviews:
         verb = "get" if request.method == "HEAD" else request.method.lower()
         if (token := bearer_token(request.headers)) is None:
             raise Problem(401, "a bearer token is needed")
-        if (user := await self.user_of(token)) is None:
-            raise Problem(401, "the token is not valid here")
-        if not await self._kube.may_reach(user, path, verb):
+        try:
+            if (user := await self.user_of(token)) is None:
+                raise Problem(401, "the token is not valid here")
+            is_allowed = await self._kube.may_reach(user, path, verb)
+        except Forbidden:
+            words = "the operator has no right to review tokens: see rbac.clusterRoles of its chart"
+            raise Problem(503, words) from None
+        if not is_allowed:
             raise Problem(403, f"RBAC does not allow this account to {verb} {path}")
 
 

@@ -1,0 +1,73 @@
+"""Finds the identity of this installation, and keeps it in a ConfigMap of the release."""
+
+import asyncio
+import uuid
+
+import structlog
+
+from gpujob.adapters.errors import AdapterError, ClusterError
+from gpujob.adapters.kube import KubeClient
+from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
+from gpujob.controller.settings import Settings
+from gpujob.core.identity import Kept, identity_before, may_begin
+from gpujob.core.rights import identity_name
+
+RETRY_SECONDS = 2.0
+
+log = structlog.get_logger("gpujob.identity")
+
+
+class IdentityLost(AdapterError):
+    """The marks on machines of this installation are not known any more."""
+
+
+async def find_identity(kube: KubeClient, settings: Settings) -> str:
+    """Returns this installation's identity, as soon as the API server has told and stored it.
+
+    While it is lost, nobody may lead: this waits until an administrator has set it.
+    """
+    while True:
+        try:
+            return await _stored(kube, settings)
+        except IdentityLost as error:
+            log.error("identity_lost", problem=str(error))
+        except ClusterError as error:
+            log.warning("waiting_for_api_server", problem=str(error))
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _stored(kube: KubeClient, settings: Settings) -> str:
+    name, namespace = identity_name(settings.name), settings.namespace
+    place = await _uid(kube, namespace)
+    stored = await kube.find("ConfigMap", namespace, name)
+    data = (stored or {}).get("data") or {}
+    kept = Kept(str(data.get("identity", "")), str(data.get("place", "")))
+    identity = identity_before(given=settings.identity, kept=kept, place=place)
+    if identity is None:
+        identity = await _first(kube, settings)
+    wanted = {"identity": identity, "place": place}
+    if stored is None:
+        labels = {LABEL_MANAGED_BY: MANAGER}
+        meta = {"name": name, "namespace": namespace, "labels": labels}
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": wanted}
+        await kube.create("ConfigMap", namespace, body)
+    elif data != wanted:
+        await kube.replace("ConfigMap", stored | {"data": wanted})
+    return identity
+
+
+async def _first(kube: KubeClient, settings: Settings) -> str:
+    """Returns the cluster's identity; or a new one, where the cluster is not served as a whole."""
+    if not settings.served:
+        return await _uid(kube, "kube-system")
+    if not may_begin(await kube.list_all("GpuNode")):
+        raise IdentityLost(
+            f"ConfigMap {settings.namespace}/{identity_name(settings.name)} is gone, or was "
+            "restored from a backup, but there are GpuNodes with machines: set the chart's value "
+            "`identity` to the first part of these machines' labels at the provider"
+        )
+    return str(uuid.uuid4())
+
+
+async def _uid(kube: KubeClient, namespace: str) -> str:
+    return str((await kube.get("Namespace", "", namespace))["metadata"]["uid"])

@@ -1,0 +1,47 @@
+"""What tells the machines of one installation from those of others with the same account.
+
+It is the first part of the mark on each machine: what carries another one is never touched. For an
+installation that serves the whole cluster it is the cluster's. One that serves some namespaces does
+not see the GpuNodes of the others, so their machines must not seem to be without an owner: it gets
+one of its own. What was used once is kept with the release, whatever it serves later.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FORM = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._]{0,62}")
+"""What a mark can carry."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An identity that was used before."""
+
+    identity: str
+    place: str
+    """Uid of the namespace in which it was kept. A backup that is restored elsewhere brings it to a
+    namespace with another one."""
+
+
+def identity_before(*, given: str, kept: Kept | None, place: str) -> str | None:
+    """Returns the identity that an installation has already; None if it needs its first one.
+
+    `given` is what an administrator has set, empty = nothing; `place` is the uid of the release's
+    namespace.
+    """
+    if given:
+        return given
+    if kept is not None and kept.place == place and FORM.fullmatch(kept.identity):
+        return kept.identity
+    return None
+
+
+def may_begin(nodes: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether an identity may be made for an installation that finds these GpuNodes, as stored.
+
+    With another one than before, machines that run would count as gone.
+    """
+    statuses = (node.get("status") or {} for node in nodes)
+    return not any("rent" in status and "releasedAt" not in status for status in statuses)

@@ -1,0 +1,38 @@
+"""Which machines are an installation's own: that never changes while some may run."""
+
+from typing import Any
+
+import pytest
+
+from gpujob.core.identity import Kept, identity_before, may_begin
+
+HERE, ELSEWHERE = "uid-of-the-namespace", "uid-of-another"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "identity"),
+    [
+        pytest.param("", None, None, id="a first start needs one"),
+        pytest.param("", Kept("first", HERE), "first", id="what was used once stays"),
+        pytest.param("", Kept("first", ELSEWHERE), None, id="a backup brings none elsewhere"),
+        pytest.param("", Kept("a/b", HERE), None, id="nor does what no mark can carry count"),
+        pytest.param("", Kept("", HERE), None, id="nor what is empty"),
+        pytest.param("mine", Kept("first", HERE), "mine", id="an administrator has the last word"),
+    ],
+)
+def test_an_identity_stays(given: str, kept: Kept | None, identity: str | None) -> None:
+    """With the release, and not with a copy of what it has stored."""
+    assert identity_before(given=given, kept=kept, place=HERE) == identity
+
+
+@pytest.mark.parametrize(
+    ("status", "begins"),
+    [
+        pytest.param({}, True, id="nothing was rented"),
+        pytest.param({"rent": {}}, False, id="something may have been"),
+        pytest.param({"rent": {}, "releasedAt": "now"}, True, id="it is proved gone"),
+    ],
+)
+def test_no_new_identity_while_machines_may_run(status: dict[str, Any], begins: bool) -> None:
+    """Under it they would count as gone."""
+    assert may_begin([{}, {"status": status}]) is begins
