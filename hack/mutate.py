@@ -44,6 +44,8 @@ NEAREST = {
     "adapters/vast_wire.py": "tests/unit/test_vast_wire.py tests/contract/test_hostile_answers.py",
     "adapters/transport.py": "tests/contract/test_transport_client.py",
     "controller/driver_tokens.py": "tests/contract/test_driver_tokens.py",
+    "controller/identity.py": "tests/integration/test_namespaced.py",
+    "controller/signed_tokens.py": "tests/contract/test_signed_tokens.py",
     "controller/holds.py": "tests/contract/test_held_answers.py",
     "controller/transport.py": "tests/contract/test_driver_tokens.py "
     "tests/contract/test_held_answers.py tests/integration/test_tls.py",
@@ -66,6 +68,7 @@ NEAREST = {
     "tests/simulation/test_watch.py tests/simulation/test_caps.py tests/simulation/test_echoes.py "
     "tests/simulation/test_waits.py",
     "core/cost/choice.py": "tests/unit/core/test_gate.py",
+    "core/identity.py": "tests/unit/core/test_identity.py",
     "core/job/end.py": "tests/simulation/test_echoes.py",
     "core/job/pending.py": "tests/unit/core/test_pending.py",
     "core/node/driver.py": "tests/unit/core/test_waits.py",
@@ -379,6 +382,54 @@ FAULTS = (
         "core/job/plan.py",
         "if _has_node(seen) or owed_for(seen.job.status) or not seen.world.listings:",
         "if not seen.world.listings:",
+    ),
+    Fault(
+        "all installations have one identity",
+        "controller/identity.py",
+        "return str(uuid.uuid4())",
+        'return "the-same"',
+    ),
+    Fault(
+        "a lost identity is replaced while machines run",
+        "core/identity.py",
+        'return not any("rent" in status and',
+        'return not any("lent" in status and',
+    ),
+    Fault(
+        "an identity is restored into another cluster",
+        "core/identity.py",
+        "kept is not None and kept.place == place and",
+        "kept is not None and",
+    ),
+    Fault(
+        "a token is believed whoever has signed it",
+        "controller/signed_tokens.py",
+        "if key is None or not _is_signed(header.alg, key, signed.encode(), raw):",
+        "if key is None:",
+    ),
+    Fault(
+        "a token for another audience is believed",
+        "controller/signed_tokens.py",
+        "is_ours = claims.iss == self._issuer and self._audience in claims.aud",
+        "is_ours = claims.iss == self._issuer",
+    ),
+    Fault(
+        "the token of a pod that is gone is believed",
+        "controller/signed_tokens.py",
+        'if found is None or found["metadata"]["uid"] != pod.uid:',
+        "if found is None:",
+    ),
+    Fault(
+        "an expired token is believed",
+        "controller/signed_tokens.py",
+        "<= now <= claims.exp + LEEWAY_SECONDS",
+        "<= now",
+    ),
+    Fault(
+        "what was over before a restore runs again",
+        "core/job/plan.py",
+        "if not seen.job.metadata.is_copy_of_finished:",
+        "if seen.job.metadata.name:",
     ),
     Fault(
         "a node that came late is not held",
@@ -1511,7 +1562,7 @@ FAULTS = (
     Fault(
         "any Lease keeps a release from starting",
         "controller/other_releases.py",
-        "if await self._is_controllers(name, lock.holder):",
+        "if await self._is_controllers(name, lock):",
         "if True:",
     ),
     Fault(

@@ -244,7 +244,11 @@ class ModelKube(KubeClient):
         return self._sent(body)
 
     async def set_finalizers(
-        self, kind: str, stored: Mapping[str, Any], finalizers: list[str]
+        self,
+        kind: str,
+        stored: Mapping[str, Any],
+        finalizers: list[str],
+        annotations: Mapping[str, str] | None = None,
     ) -> Body:
         await self._unreliable("set_finalizers", kind)
         body = self._current(kind, stored)
@@ -253,6 +257,11 @@ class ModelKube(KubeClient):
         ):
             raise Invalid("no new finalizers while it is being deleted")
         body["metadata"]["finalizers"] = list(finalizers)
+        if annotations:
+            body["metadata"]["annotations"] = {
+                **body["metadata"].get("annotations", {}),
+                **annotations,
+            }
         self._put((kind, body["metadata"]["namespace"], body["metadata"]["name"]), body)
         return self._sent(body)
 

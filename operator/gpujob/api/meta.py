@@ -1,5 +1,6 @@
 """Names that objects carry (API group, labels, finalizer), and the base model of all kinds."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -11,6 +12,9 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 FINALIZER = f"{GROUP}/machine"
 """Held by a GpuJob and by each GpuNode while money may be owed for a machine."""
+
+ANNOTATION_FINISHED = f"{GROUP}/finished"
+"""On a GpuJob that is over: its name and uid. A backup keeps annotations, and drops statuses."""
 
 LABEL_JOB = f"{GROUP}/job"
 LABEL_NODE = f"{GROUP}/node"
@@ -100,6 +104,7 @@ class ObjectMeta(Model):
     deletion_timestamp: Time | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     finalizers: tuple[str, ...] = ()
+    annotations: Mapping[str, str] = {}
 
     @property
     def is_being_deleted(self) -> bool:
@@ -110,6 +115,17 @@ class ObjectMeta(Model):
     def holds_finalizer(self) -> bool:
         """Whether the operator's finalizer is on the object."""
         return FINALIZER in self.finalizers
+
+    @property
+    def finished_as(self) -> str:
+        """What `ANNOTATION_FINISHED` says once this very object is over: its name and uid."""
+        return f"{self.name}/{self.uid}"
+
+    @property
+    def is_copy_of_finished(self) -> bool:
+        """Whether a job of this name that was over is stored anew, as from a backup."""
+        name, _, uid = self.annotations.get(ANNOTATION_FINISHED, "").partition("/")
+        return name == self.name and uid not in ("", self.uid)
 
     def owner_reference(self, kind: str) -> dict[str, object]:
         """Returns an owner reference, so that dependent objects are deleted with this one."""

@@ -329,10 +329,14 @@ class Cache:
         return await self._written(_key(kind, stored), write, on=stored)
 
     async def set_finalizers(
-        self, kind: str, stored: Mapping[str, Any], finalizers: list[str]
+        self,
+        kind: str,
+        stored: Mapping[str, Any],
+        finalizers: list[str],
+        annotations: Mapping[str, str] | None = None,
     ) -> Body:
         """Replaces the finalizers of exactly this version; raises as the KubeClient's."""
-        write = self._kube.set_finalizers(kind, stored, finalizers)
+        write = self._kube.set_finalizers(kind, stored, finalizers, annotations)
         return await self._written(_key(kind, stored), write, on=stored)
 
     async def _written(

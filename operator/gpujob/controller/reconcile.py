@@ -10,7 +10,7 @@ next one begins anew. No other module carries out effects.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Generic, Protocol, TypeVar
@@ -43,7 +43,14 @@ from gpujob.adapters.provider import Provider, RentLine
 from gpujob.adapters.redact import Scrubber
 from gpujob.api.gpujob import GpuJob, GpuJobStatus
 from gpujob.api.gpunode import GpuNode, GpuNodeStatus
-from gpujob.api.meta import API_VERSION, FINALIZER, LABEL_MANAGED_BY, MANAGER, Condition
+from gpujob.api.meta import (
+    ANNOTATION_FINISHED,
+    API_VERSION,
+    FINALIZER,
+    LABEL_MANAGED_BY,
+    MANAGER,
+    Condition,
+)
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, RegistryLogin
 from gpujob.api.words import in_words
@@ -416,8 +423,9 @@ class Reconciler:
         match effect:
             case effects.AddFinalizer():
                 await self._add_finalizer("GpuJob", stored)
-            case effects.RemoveFinalizer():
-                await self._remove_finalizer("GpuJob", stored)
+            case effects.RemoveFinalizer(finished_as):
+                noted = {ANNOTATION_FINISHED: finished_as} if finished_as else {}
+                await self._remove_finalizer("GpuJob", stored, noted)
             case effects.DeleteJob():
                 uid = stored["metadata"]["uid"]
                 await self._cache.delete(key, uid)
@@ -913,9 +921,11 @@ class Reconciler:
         held = stored["metadata"].get("finalizers", [])
         await self._cache.set_finalizers(kind, stored, [*held, FINALIZER])
 
-    async def _remove_finalizer(self, kind: str, stored: Body) -> None:
-        held = stored["metadata"].get("finalizers", [])
-        await self._cache.set_finalizers(kind, stored, [name for name in held if name != FINALIZER])
+    async def _remove_finalizer(
+        self, kind: str, stored: Body, annotations: Mapping[str, str] | None = None
+    ) -> None:
+        kept = [name for name in stored["metadata"].get("finalizers", []) if name != FINALIZER]
+        await self._cache.set_finalizers(kind, stored, kept, annotations)
 
     def _requeue(self, key: Key, plan: Plan[Any]) -> None:
         if plan.requeue_seconds is not None:

@@ -29,6 +29,9 @@ class AddFinalizer:
 class RemoveFinalizer:
     """Let the object be deleted: nothing is owed for it any more."""
 
+    finished_as: str = ""
+    """What to note on it with the same write if it is over for good."""
+
 
 @dataclass(frozen=True)
 class DeleteJob:

@@ -200,6 +200,22 @@ TABLE = [
         ["RemoveFinalizer"],
     ),
     (
+        "what a backup brought back after its end waits",
+        job_observation(
+            job=a_job(annotations={"gpujob.dev/finished": "train/of-before"}), quotes=quotes()
+        ),
+        Reason.SUSPENDED,
+        ["RemoveFinalizer"],
+    ),
+    (
+        "a job by another name that was made from it does not",
+        job_observation(
+            job=a_job(annotations={"gpujob.dev/finished": "old/of-before"}), quotes=quotes()
+        ),
+        Reason.ADMITTED,
+        ["CreateNode"],
+    ),
+    (
         "a made node is recorded",
         job_observation(node=a_node()),
         Reason.AWAITING_DRIVER,

@@ -11,7 +11,14 @@ from math import inf
 from typing import Any
 
 from gpujob.api.gpunode import GpuNode
-from gpujob.api.meta import API_VERSION, FINALIZER, LABEL_JOB, LABEL_MANAGED_BY, MANAGER
+from gpujob.api.meta import (
+    ANNOTATION_FINISHED,
+    API_VERSION,
+    FINALIZER,
+    LABEL_JOB,
+    LABEL_MANAGED_BY,
+    MANAGER,
+)
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
 from gpujob.core.cost.choice import avoided_machines
@@ -97,9 +104,9 @@ def _keep_finished(seen: JobObservation) -> JobPlan | None:
     reason, words = ended
     if owed_for(status):
         return stay(seen, reason, words, seen.world.limits.poll_seconds)
-    free = (effects.RemoveFinalizer(),) if seen.job.metadata.holds_finalizer else ()
-    world = seen.world
-    again = closes_in(seen.job.metadata, status, now=world.now, limits=world.limits)
+    meta, world = seen.job.metadata, seen.world
+    free = (effects.RemoveFinalizer(meta.finished_as),) if meta.holds_finalizer else ()
+    again = closes_in(meta, status, now=world.now, limits=world.limits)
     if kept is None or status.completion_time is None:
         return stay(seen, reason, words, again, free)
     left = kept - (world.now - status.completion_time).total_seconds()
@@ -230,6 +237,19 @@ def _refuse_spec(seen: JobObservation) -> JobPlan | None:
     return over(seen, status, Reason.SPEC_INVALID, words, floor_usd(status.cost.spent_usd))
 
 
+def _stay_finished(seen: JobObservation) -> JobPlan | None:
+    """Nothing is rented for a job that was over before a backup of it was restored: its status is
+    gone, and it would run, and be paid for, again.
+    """
+    if not seen.job.metadata.is_copy_of_finished:
+        return None
+    words = (
+        "this job was over before it was restored from a backup; to run it again, and pay for it "
+        f"again, remove its annotation {ANNOTATION_FINISHED}"
+    )
+    return stay(seen, Reason.SUSPENDED, words, None)
+
+
 def _create_service(seen: JobObservation) -> JobPlan | None:
     """Creates the Service for the job's ports before anything is rented."""
     job, name = seen.job, service_name(seen.job.metadata.name)
@@ -340,6 +360,7 @@ STEPS: tuple[Step, ...] = (
     _record_node,  # A node was created: record it, so that it may rent.
     _refuse_spec,  # The webhook may have been absent: refuse what it would have refused.
     _stay_suspended,  # Nothing is rented for a suspended job.
+    _stay_finished,  # Nor for one that was over before a backup brought it back.
     _await_strays,  # A machine that nobody remembers: it is destroyed and charged first.
     wait_to_retry,  # Wait longer after each attempt without success.
     _create_service,  # The Service for the job's ports exists before anything is rented.
@@ -358,7 +379,8 @@ def _let_go_while_nothing_is_owed(seen: JobObservation, plan: JobPlan) -> JobPla
     """Takes the finalizer off a job that waits and owes nothing: suspended, refused, between two
     attempts. Such a job can be deleted even if the operator is no longer installed.
     """
-    goes_on = plan.requeue_seconds == 0 or effects.RemoveFinalizer() in plan.effects
+    is_free = any(isinstance(one, effects.RemoveFinalizer) for one in plan.effects)
+    goes_on = plan.requeue_seconds == 0 or is_free
     if goes_on or not seen.job.metadata.holds_finalizer:
         return plan
     if _has_node(seen) or owed_for(seen.job.status) or not seen.world.listings:
