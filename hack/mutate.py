@@ -33,7 +33,7 @@ NEAREST = {
     "adapters/body.py": "tests/contract/test_hostile_answers.py",
     "adapters/controller.py": "tests/contract/test_netrc.py",
     "adapters/egress.py": "tests/contract/test_egress.py tests/contract/test_netrc.py",
-    "adapters/kube.py": "tests/contract/test_kube_answers.py",
+    "adapters/kube.py": "tests/contract/test_kube_answers.py tests/contract/test_served.py",
     "adapters/log_store.py": "tests/contract/test_egress.py tests/contract/test_log_store.py "
     "tests/contract/test_netrc.py",
     "adapters/redact.py": "tests/unit/test_log.py",
@@ -68,6 +68,7 @@ NEAREST = {
     "tests/simulation/test_watch.py tests/simulation/test_caps.py tests/simulation/test_echoes.py "
     "tests/simulation/test_waits.py",
     "core/cost/choice.py": "tests/unit/core/test_gate.py",
+    "core/leader_lock.py": "tests/simulation/test_lock.py",
     "core/identity.py": "tests/unit/core/test_identity.py",
     "core/job/end.py": "tests/simulation/test_echoes.py",
     "core/job/pending.py": "tests/unit/core/test_pending.py",
@@ -382,6 +383,24 @@ FAULTS = (
         "core/job/plan.py",
         "if _has_node(seen) or owed_for(seen.job.status) or not seen.world.listings:",
         "if not seen.world.listings:",
+    ),
+    Fault(
+        "a release that serves all does not mind one that serves some",
+        "core/leader_lock.py",
+        'return ("", *theirs)',
+        'return ("",)',
+    ),
+    Fault(
+        "a release believes what another one says that it serves",
+        "core/leader_lock.py",
+        "    if ours:\n        return tuple(ours)",
+        "    if ours:\n        return tuple(one for one in ours if one in theirs)",
+    ),
+    Fault(
+        "only the first namespace is listed",
+        "adapters/kube.py",
+        "if not token and number + 1 < len(self._namespaces):",
+        "if not token and number + 1 < 1:",
     ),
     Fault(
         "all installations have one identity",

@@ -117,5 +117,27 @@ def test_a_driver_whose_container_does_not_start_costs_nothing(stage: World) -> 
     assert stage.simulator.rents() == 1
 
 
+def test_jobs_that_owe_nothing_go_without_the_operator(stage: World) -> None:
+    """Whatever they wait for: it may have been uninstalled. One with a machine is kept."""
+    stage.operator.start()
+    stage.apply_job("refused", cost={"ceiling": "0.01"})
+    stage.apply_job("paused", suspend=True)
+    stage.apply_job("done", command=["true"])
+    stage.apply_job("busy", command=stage.waits())
+    stage.await_reason("refused", "CeilingExceeded")
+    stage.await_reason("paused", "Suspended")
+    stage.await_reason("done", "Complete")
+    stage.await_reason("busy", "Running")
+    stage.operator.stop()
+    for name in ("refused", "paused", "done", "busy"):
+        stage.kubectl.client.delete("gpujobs", name, stage.namespace)
+    here = ("gpujobs", "-n", stage.namespace)
+
+    assert [one["metadata"]["name"] for one in stage.kubectl.items(*here)] == ["busy"]
+    stage.operator.start()
+    eventually("it is given back", lambda: not stage.kubectl.items(*here))
+    assert stage.simulator.living() == []
+
+
 def _here(world: World) -> tuple[str, str]:
     return "-n", world.namespace

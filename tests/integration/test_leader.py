@@ -140,12 +140,15 @@ def operators_pod(kubectl: Kubectl) -> Iterator[None]:
 
 @pytest.mark.usefixtures("operators_pod")
 def test_a_second_release_does_not_start(
-    world: World, operator_kubeconfig: Path, tmp_path: Path
+    world: World, operator_kubeconfig: Path, tmp_path: Path, namespace: str
 ) -> None:
     """Two would work on the same jobs. It says which one leads, and leaves that one alone."""
     eventually("the first leads", lambda: "lock_acquired" in world.operator.log)
+    # What its own Role would let it do.
+    account = ("--clusterrole=admin", "--serviceaccount=gpujob-system:gpujob", "-n", namespace)
+    world.kubectl("create", "rolebinding", "second", *account)
     second = Operator(tmp_path, operator_kubeconfig, world.simulator.url, name="second")
-    second.launch(GPUJOB_NAMESPACE="elsewhere", **SHORT_LOCK)
+    second.launch(GPUJOB_NAMESPACE=namespace, **SHORT_LOCK)
     eventually("the second has ended", lambda: not second.runs)
 
     assert second.stop() == 1

@@ -6,7 +6,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,13 @@ class Team:
         return made
 
 
-def _bind(kubectl: Kubectl, team: Team) -> None:
-    """Does what an administrator does: the example, and the role `admin`."""
+def _bind(kubectl: Kubectl, team: Team, *, again: bool = False) -> None:
+    """Does what an administrator does: the example, and `admin`; `again` for other jobs."""
     text = (EXAMPLES / "namespaced-administrator.yaml").read_text()
     text = text.replace("ml-ops", team.system).replace("ml-jobs", team.jobs)
     text = text.replace("kind: Group\n    name: ml", f"kind: User\n    name: {team.user}")
     kubectl("apply", "-f", "-", text=text)
-    for place in (team.system, team.jobs):
+    for place in (team.jobs,) if again else (team.system, team.jobs):
         admin = ("admin", "--clusterrole=admin", f"--user={team.user}", "-n", place)
         kubectl("create", "rolebinding", *admin)
 
@@ -255,3 +255,42 @@ def test_with_its_identity_lost_it_does_nothing_until_it_is_told(stage: World, t
     job = stage.await_reason("train", "Complete")
 
     assert len(stage.simulator.of(job)) == 1
+
+
+def test_a_namespace_that_cannot_be_read_keeps_no_other_from_its_deadlines(
+    stage: World, team: Team
+) -> None:
+    """As when it is deleted: its Roles go first. Nothing is rented meanwhile, and it comes back."""
+    lost = f"lost-{uuid.uuid4().hex[:8]}"
+    stage.kubectl("create", "namespace", lost)
+    _bind(stage.kubectl, replace(team, jobs=lost), again=True)
+    team.install(jobNamespaces=[team.jobs, lost])
+    operator = team.operator()
+    operator.start()
+    stage.apply_job("train", command=stage.waits(), activeDeadlineSeconds=30)
+    stage.await_reason("train", "Running")
+    binding = ("rolebinding", f"{team.system}-gpujob", "-n", lost)
+    stored = json.loads(stage.kubectl("get", *binding, "-o", "json"))
+    stage.kubectl("delete", *binding)
+    operator.kill()
+    operator.launch()
+
+    def told() -> bool:
+        status, words = operator.probe("readyz")
+        return status == 503 and lost in words
+
+    eventually("it says which one", told)
+    stage.await_reason("train", "DeadlineExceeded")
+    stage.apply_job("next")
+    eventually("the next one waits", lambda: stage.condition("next", "Ready").get("reason"))
+    assert stage.simulator.rents() == 1
+    kept = {name: stored["metadata"][name] for name in ("name", "namespace", "labels")}
+    stage.kubectl.apply({**stored, "metadata": kept})
+
+    def complete() -> bool:
+        if not operator.runs:
+            operator.launch()
+        return stage.condition("next", "Ready").get("reason") == "Complete"
+
+    eventually("the next one is complete", complete)
+    stage.kubectl("delete", "namespace", lost, "--wait=false")

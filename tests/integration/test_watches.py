@@ -86,3 +86,40 @@ def test_kinds_that_go_and_come_back_are_heard_of_again(stage: World, crds: list
     )
     _install(stage.kubectl, crds)
     _hears_of_a_job(stage)
+
+
+def test_kinds_that_are_deleted_wait_for_the_machines(stage: World, crds: list[Object]) -> None:
+    """Their objects have finalizers, so the machine is given back first; nothing is left."""
+    stage.operator.start()
+    stage.apply_job("train", command=stage.waits())
+    job = stage.await_reason("train", "Running")
+    _remove(stage.kubectl, crds)
+    ended = [one["state"] for one in stage.simulator.of(job)]
+    _install(stage.kubectl, crds)
+    _hears_of_a_job(stage)
+
+    assert ended == ["destroyed"]
+
+
+def test_kinds_that_are_gone_by_force_leave_no_machine(stage: World, crds: list[Object]) -> None:
+    """While they are gone nothing proves that a machine has no owner; then the sweep finds it."""
+    stage.operator.start()
+    stage.apply_job("train", command=stage.waits())
+    job = stage.await_reason("train", "Running")
+    stage.operator.kill()
+    names = [f"crd/{one['metadata']['name']}" for one in crds]
+    stage.kubectl("delete", "--wait=false", *names)
+    no_finalizers = ("--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+    for kind in ("gpunode", "gpujob"):
+        for one in stage.kubectl.items(f"{kind}s", "-n", stage.namespace):
+            name = one["metadata"]["name"]
+            stage.kubectl("patch", kind, name, "-n", stage.namespace, *no_finalizers)
+    stage.kubectl("wait", "--for=delete", *names, "--timeout=240s")
+    stage.operator.launch()
+    stage.await_listings(8)
+    assert len(stage.simulator.living()) == 1
+    _install(stage.kubectl, crds)
+    gone = _kept(stage, lambda: not stage.simulator.living())
+    eventually("the sweep has found it", gone)
+
+    assert len(stage.simulator.of(job)) == 1

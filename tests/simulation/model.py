@@ -195,6 +195,9 @@ class ModelKube(KubeClient):
         await self._unreliable()
         return [self._sent(body) for body in self.of_kind(kind) if matches(body, fields)]
 
+    async def everywhere(self, kind: str, selector: str) -> list[Body]:
+        return await self.list_all(kind, selector)
+
     async def page(
         self,
         kind: str,

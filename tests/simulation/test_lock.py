@@ -1,7 +1,8 @@
 """What the lock saves besides the marker, and that it is always given back."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from gpujob.adapters.kube import Body
 from gpujob.api.gpunode import GpuNode
 from gpujob.controller.fuse_guard import guard_fuses
 from gpujob.controller.leader_lock import LeaderLock
-from gpujob.controller.other_releases import LABELS, OtherRelease
+from gpujob.controller.other_releases import ANNOTATION_SERVED, LABELS, OtherRelease
 
 
 async def _tried(seconds: float) -> World:
@@ -89,28 +90,37 @@ def test_a_lock_is_given_back_whenever_its_holder_is_told_to_stop(failures: int)
 class _Asked(ModelKube):
     """Knows one account, and whether it may write every ledger; None = it does not answer."""
 
-    def __init__(self, may_write: bool | None) -> None:
+    def __init__(self, may_write: Collection[str] | None) -> None:
         super().__init__(Chance(0, level=0.0))
         self._may_write = may_write
 
     async def may(self, user: Body, *, verb: str, resource: str, namespace: str) -> bool:
-        asked = (user["username"], verb, resource, namespace)
+        asked = (user["username"], verb, resource)
         assert asked == (
             "system:serviceaccount:team:account",
             "update",
             "gpujob.dev/gpunodes/status",
-            "",
         )
         if self._may_write is None:
             raise ClusterUnavailable("503")
-        return self._may_write
+        return namespace in self._may_write or EVERYWHERE in self._may_write
 
 
-async def _starts_beside(holder: str, may_write: bool | None) -> bool:
-    kube = _Asked(may_write)
+EVERYWHERE = ""
+
+
+async def _starts_beside(
+    holder: str, may_write: Collection[str] | None, served: str = "", ours: str = ""
+) -> bool:
+    """`may_write` are the namespaces in which the holder's account may write ledgers; `served` are
+    those that its release says it serves, and `ours` those of the one that starts.
+    """
+    kube, settings = _Asked(may_write), replace(SETTINGS, job_namespaces=ours)
     pod = {"metadata": {"name": "pod"}, "spec": {"serviceAccountName": "account"}}
     await kube.create("Pod", "team", pod)
-    lease = {"metadata": {"name": "any", "labels": LABELS}, "spec": {"holderIdentity": holder}}
+    told = {ANNOTATION_SERVED: served}
+    meta = {"name": "any", "labels": LABELS, "annotations": told}
+    lease = {"metadata": meta, "spec": {"holderIdentity": holder}}
     await kube.create("Lease", "team", lease)
 
     async def renew() -> None:
@@ -121,7 +131,7 @@ async def _starts_beside(holder: str, may_write: bool | None) -> bool:
 
     renewing = asyncio.create_task(renew())
     try:
-        await LeaderLock(kube, VirtualClock(), SETTINGS, identity="first").acquire_alone()
+        await LeaderLock(kube, VirtualClock(), settings, identity="first").acquire_alone()
     except OtherRelease:
         return False
     finally:
@@ -132,17 +142,17 @@ async def _starts_beside(holder: str, may_write: bool | None) -> bool:
 @pytest.mark.parametrize(
     ("holder", "may_write", "starts"),
     [
-        ("pod_1f", True, False),
+        ("pod_1f", [EVERYWHERE], False),
         ("pod_1f", None, False),
-        ("pod_1f", False, True),
-        ("gone_1f", True, True),
-        ("pod", True, True),
-        ("_1f", True, True),
-        ("../pods/pod_1f", True, True),
+        ("pod_1f", [], True),
+        ("gone_1f", [EVERYWHERE], True),
+        ("pod", [EVERYWHERE], True),
+        ("_1f", [EVERYWHERE], True),
+        ("../pods/pod_1f", [EVERYWHERE], True),
     ],
 )
 def test_only_a_controllers_lock_keeps_another_release_away(
-    holder: str, may_write: bool | None, starts: bool
+    holder: str, may_write: Collection[str] | None, starts: bool
 ) -> None:
     """Many may write a Lease; a controller's pod may write every ledger. Unknown counts as one."""
     assert play(lambda: _starts_beside(holder, may_write)) is starts
@@ -250,3 +260,21 @@ async def _while_another_leads() -> None:
 def test_who_could_lead_again_guards_no_longer() -> None:
     """Of a single replica, nobody else would ever lead."""
     play(_while_another_leads)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "may_write", "starts"),
+    [
+        pytest.param("a", "b", ["b"], True, id="each its own"),
+        pytest.param("a,b", "b,c", ["b", "c"], False, id="one in common"),
+        pytest.param("a", "b", ["a", "b"], False, id="it says less than it may"),
+        pytest.param("a", "", [EVERYWHERE], False, id="the other one serves all"),
+        pytest.param("", "b", ["b"], False, id="this one serves all"),
+        pytest.param("", "b", [], True, id="somebody who only says so"),
+    ],
+)
+def test_releases_share_no_namespace(
+    ours: str, theirs: str, may_write: list[str], starts: bool
+) -> None:
+    """Two that serve different ones may both lead; what counts is what the other one may do."""
+    assert play(lambda: _starts_beside("pod_1f", may_write, theirs, ours)) is starts
