@@ -1,6 +1,20 @@
 """What is decided about a pod in which more than the driver runs, or that somebody has ended."""
 
-from tests.builders import DRIVEN, a_pod, ended, leased, node_observation, stamp
+from typing import Any
+
+import pytest
+from tests.builders import (
+    DRIVEN,
+    a_lease,
+    a_listing,
+    a_pod,
+    a_world,
+    ended,
+    leased,
+    node_observation,
+    running,
+    stamp,
+)
 
 from gpujob.api.reasons import Reason
 from gpujob.core.effects import DeleteDriver
@@ -22,12 +36,15 @@ def test_a_pod_is_deleted_when_its_sidecars_outlive_its_driver() -> None:
         assert not any(isinstance(effect, DeleteDriver) for effect in other.effects)
 
 
-def test_why_a_pod_has_ended_is_told() -> None:
-    """Who reads the job's message looks for the cause where it is."""
+@pytest.mark.parametrize("status", [DRIVEN, running()], ids=["before the rent", "while it runs"])
+def test_why_a_pod_has_ended_is_told(status: dict[str, Any]) -> None:
+    """Who reads the message looks for the cause where it is; the machine goes on meanwhile."""
     evicted = a_pod(phase="Failed", waiting="Evicted: The node was low on resource: memory")
-    plan = plan_node(node_observation(DRIVEN, pod=evicted, report=None))
+    world = a_world(a_listing(a_lease())) if status != DRIVEN else a_world()
+    plan = plan_node(node_observation(status, world=world, pod=evicted, report=None))
 
     assert plan.reason is Reason.AWAITING_DRIVER
+    assert plan.effects == (DeleteDriver(evicted.name, evicted.uid),)
     assert plan.message == (
         "the driver pod ended without a result: "
         "Evicted: The node was low on resource: memory; replacing it"
