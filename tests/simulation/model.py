@@ -185,7 +185,7 @@ class ModelKube(KubeClient):
         return
 
     async def get(self, kind: str, namespace: str, name: str) -> Body:
-        await self._unreliable()
+        await self._unreliable("get", kind)
         key = (kind, namespace, name)
         if key not in self.objects:
             raise ObjectGone(name)

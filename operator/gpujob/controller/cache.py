@@ -143,6 +143,11 @@ class Cache:
             )
         return self._fleet
 
+    def uid(self, key: Key) -> str | None:
+        """Returns the uid of an object as it was last seen; None = it is not held."""
+        held = self._bodies.get(key)
+        return None if held is None else str(held["metadata"]["uid"])
+
     def shows(self, key: Key, uid: str) -> bool:
         """Whether an object is held that is this one, is not doubted and is not being deleted.
 

@@ -98,6 +98,8 @@ from gpujob.core.spec_faults import shape_faults
 
 SAID_LENGTH_MAX = 200
 REFUSED_LENGTH_MAX = 500
+UNFINISHED_SECONDS = 60.0
+"""Passes over an object that fail for so long without a definite answer are told by an event."""
 FIGURES_PER_SECOND = 20.0
 """Nodes whose figures are stored in a second, at most; each is followed by the write of its job. So
 those of 1,200 machines are stored each minute, and those of more machines more seldom. Nor are all
@@ -253,8 +255,9 @@ class Reconciler:
         """The latest of these moments."""
         self._refusals: dict[Key, Refusals] = {}
         """What the cluster does not let an object's passes do."""
-        self._unstored: dict[Key, Refusal] = {}
-        """Statuses that the cluster does not let passes write."""
+        self._unfinished: dict[Key, Refusal] = {}
+        """Why the passes over an object cannot read what they need, or store its status."""
+        self._unfinished_told: set[Key] = set()
         self._has_seen_all = False
 
     async def reconcile(self, key: Key) -> None:
@@ -268,10 +271,17 @@ class Reconciler:
         clear_contextvars()
         own = "job" if key.kind == "GpuJob" else "node"
         bind_contextvars(namespace=key.namespace, **{own: key.name})
-        made = await (self._job(key) if key.kind == "GpuJob" else self._node(key))
+        try:
+            made = await (self._job(key) if key.kind == "GpuJob" else self._node(key))
+        except Conflict:
+            raise
+        except ClusterError as error:
+            self._tell_unfinished(key, error)
+            raise
+        self._unfinished.pop(key, None)
+        self._unfinished_told.discard(key)
         if made is None:
             return
-        self._unstored.pop(key, None)
         say = log.info if made.is_change or made.plan.effects else log.debug
         say(
             "reconciled",
@@ -843,30 +853,28 @@ class Reconciler:
         if left > 0:
             self._queue.add_after(key, left)
             return stored
-        try:
-            body = await self._cache.write_status(key.kind, stored, wire)
-        except Conflict:
-            raise
-        except ClusterError as error:
-            self._tell_unstored(key, stored, error)
-            raise
+        body = await self._cache.write_status(key.kind, stored, wire)
         # Not before: a write that is refused backs off by itself.
         self._unsaid_since.pop(key, None)
         self._figures_at.pop(key, None)
         return body
 
-    def _tell_unstored(self, key: Key, stored: Body, error: ClusterError) -> None:
-        """Records, once, why a status cannot be stored: no condition can say it."""
-        before, now = self._unstored.get(key), self._clock.monotonic()
-        self._unstored[key] = after = self._refused(before, error)
-        if after.is_told(now) and (before is None or not before.is_told(now)):
-            words = f"the status could not be stored: {after.words}; it is tried again"
-            about: Body = {
-                "apiVersion": API_VERSION,
-                "kind": key.kind,
-                "metadata": stored["metadata"],
-            }
-            self._events.tell(about, Reason.CLUSTER_REFUSED, words)
+    def _tell_unfinished(self, key: Key, error: ClusterError) -> None:
+        """Records, once, why the passes over an object cannot be finished: no condition can."""
+        self._unfinished[key] = held = self._refused(self._unfinished.get(key), error)
+        # An API server that is down for a while fails the passes over all objects.
+        patience = UNFINISHED_SECONDS if held.may_pass else 0.0
+        is_early = self._clock.monotonic() - held.since < patience
+        if key in self._unfinished_told or is_early or (uid := self._cache.uid(key)) is None:
+            return
+        self._unfinished_told.add(key)
+        about: Body = {
+            "apiVersion": API_VERSION,
+            "kind": key.kind,
+            "metadata": {"name": key.name, "namespace": key.namespace, "uid": uid},
+        }
+        words = f"its status could not be decided or stored: {held.words}; it is tried again"
+        self._events.tell(about, Reason.CLUSTER_REFUSED, words)
 
     def _figures_turn(self, key: Key, now: float) -> float:
         """Returns when the figures of a node may be stored, monotonic: in the order of asking."""
@@ -881,8 +889,9 @@ class Reconciler:
         limit = seen.after.contract_limit
         if job is not None and limit is not None and limit != node.status.contract_limit:
             self._record("GpuJob", job, Reason.CONTRACT_TOO_SHORT, limit.message)
-        if job is not None and seen.plan.refused and not tells_of_refusal(node.status.conditions):
-            self._record("GpuJob", job, Reason.CLUSTER_REFUSED, seen.plan.refused)
+        if seen.plan.refused and not tells_of_refusal(node.status.conditions):
+            kind = "GpuNode" if job is None else "GpuJob"
+            self._record(kind, job or node, Reason.CLUSTER_REFUSED, seen.plan.refused)
         before = node.status
         for after in seen.settled.statuses:
             if before.end is None and after.end is not None:
