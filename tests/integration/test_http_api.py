@@ -244,6 +244,8 @@ def test_the_life_of_a_job(api: Api) -> None:
     assert decision.status == 200
     assert decision.body["ceilingUSD"] == "1.00"
     assert "admitted" not in decision.body, "no controller has decided yet"
+    assert decision.body["reason"] == "Unseen"
+    assert decision.body["message"].startswith("No controller has looked at it yet.")
     gone = api("DELETE", f"{JOBS}/train", if_match=resumed.headers["etag"])
     assert gone.status == 202
     assert api.kubectl.get("gpujob", "train", api.namespace) is None

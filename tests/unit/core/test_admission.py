@@ -300,3 +300,10 @@ def test_a_job_that_nobody_will_look_at_is_warned_of() -> None:
 
     assert "no controller leads now" in first
     assert len(first) <= 120
+
+
+def test_null_is_no_fault_where_a_field_may_be_left_out() -> None:
+    """The API server passes it on from server-side apply."""
+    nulls = {"workingDir": None, "gpu": {"memoryGB": None}, "data": {"log": None}}
+
+    assert fields(body(**nulls)) == []

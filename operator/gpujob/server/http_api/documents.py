@@ -159,11 +159,12 @@ def decision_document(job: GpuJob) -> Decision:
     conditions = {one.type: one for one in job.status.conditions}
     said, ready = conditions.get("Admitted"), conditions.get("Ready")
     words = said.message if said else ""
-    if said and ready and said.reason == ready.reason:
-        # A refusal is what there is to say of the job.
+    if ready and (said is None or said.reason == ready.reason):
+        # A refusal is what there is to say of the job; and so is that nobody has looked at it.
         words = ready.message
     cost = job.status.cost
-    reason = said.reason if said else Reason.ACCEPTED.value
+    told = said or ready
+    reason = told.reason if told else Reason.ACCEPTED.value
     return Decision(
         admitted={"True": True, "False": False}.get(said.status) if said else None,
         reason=reason,
