@@ -70,6 +70,10 @@ NEAREST = {
     "core/cost/choice.py": "tests/unit/core/test_gate.py",
     "core/leader_lock.py": "tests/simulation/test_lock.py",
     "core/identity.py": "tests/unit/core/test_identity.py",
+    "core/cost/error_budget.py": "tests/unit/core/test_experience.py",
+    "core/cost/experience.py": "tests/unit/core/test_experience.py",
+    "core/cost/template.py": "tests/unit/core/test_experience.py",
+    "core/cost/window.py": "tests/unit/core/test_window.py tests/unit/core/test_experience.py",
     "core/job/end.py": "tests/simulation/test_echoes.py",
     "core/job/pending.py": "tests/unit/core/test_pending.py",
     "core/node/driver.py": "tests/unit/core/test_waits.py",
@@ -961,6 +965,142 @@ FAULTS = (
         "core/node/deadlines.py",
         "if ran_seconds(seen) - silence < deadline:",
         "if silence < 0:",
+    ),
+    # --- What is learnt of jobs ---------------------------------------------------------------
+    Fault(
+        "a job that runs on beyond its bound counts when it has ended",
+        "core/cost/window.py",
+        "at_risk = above = len(self._order) + self.expected.overdue(now) + 1",
+        "at_risk = above = len(self._order) + 1",
+    ),
+    Fault(
+        "the job that is asked about is no draw",
+        "core/cost/window.py",
+        "at_risk = above = len(self._order) + self.expected.overdue(now) + 1",
+        "at_risk = above = len(self._order) + self.expected.overdue(now)",
+    ),
+    Fault(
+        "eighteen runs are enough",
+        "core/cost/window.py",
+        """RUNS_MIN = 19
+""",
+        """RUNS_MIN = 18
+""",
+    ),
+    Fault(
+        "a window forgets nothing",
+        "core/cost/window.py",
+        """        if len(self._order) == RUNS_KEPT:
+""",
+        """        if len(self._order) < 0:
+""",
+    ),
+    Fault(
+        "a run cut short is its end",
+        "core/cost/experience.py",
+        "Outcome.CUT: Kind.AT_LEAST}",
+        "Outcome.CUT: Kind.EXACT}",
+    ),
+    Fault(
+        "a run cut short says nothing",
+        "core/cost/window.py",
+        """            at_risk, begin = at_risk - ended - 1, end
+""",
+        """            at_risk, begin = at_risk - ended - 1, end
+            above, of = at_risk, (of * at_risk) // above
+""",
+    ),
+    Fault(
+        "what was stopped has ended",
+        "core/cost/experience.py",
+        "{Outcome.STOPPED: Kind.ENDLESS,",
+        "{Outcome.STOPPED: Kind.EXACT,",
+    ),
+    Fault(
+        "others end sooner, so what was stopped will",
+        "core/cost/experience.py",
+        "if leaf is not None and leaf.is_endless(error):",
+        "if leaf is None:",
+    ),
+    Fault(
+        "a crash is a run",
+        "core/cost/experience.py",
+        "if outcome is Outcome.CRASHED:",
+        "if outcome is Outcome.VOID:",
+    ),
+    Fault(
+        "all crashes count",
+        "core/cost/window.py",
+        "return min(self._crashed.bit_count(), runs // RUNS_PER_CRASH)",
+        "return self._crashed.bit_count()",
+    ),
+    Fault(
+        "what never ran teaches",
+        "core/cost/experience.py",
+        "if outcome is Outcome.VOID or not 0 < value < inf:",
+        "if not 0 < value < inf:",
+    ),
+    Fault(
+        "a template is proven from the first",
+        "core/cost/window.py",
+        "return missed <= error * (min(self._told + overdue, RUNS_KEPT) + 1)",
+        "return missed > 0",
+    ),
+    Fault(
+        "a record waits for the end of the job",
+        "core/cost/window.py",
+        """        overdue = self._promised.overdue(now)
+        missed =""",
+        """        overdue = 0
+        missed =""",
+    ),
+    Fault(
+        "a burst is bounded by what others take",
+        "core/cost/experience.py",
+        "wider = max(wider, leaf.largest + scaled(BURST_TIMES))",
+        "wider = max(wider, leaf.largest)",
+    ),
+    Fault(
+        "a pooled bound has no limit",
+        "core/cost/experience.py",
+        "return min(longest + scaled(LONGEST_TIMES), FOREVER)",
+        "return FOREVER",
+    ),
+    Fault(
+        "one tenant may fill what all learn from",
+        "core/cost/window.py",
+        "return min(max(TENANT_MIN, others // 2), SHARED_KEPT // 3)",
+        "return SHARED_KEPT",
+    ),
+    Fault(
+        "overdue jobs of one tenant all count",
+        "core/cost/window.py",
+        "min(found, self.share(tenant))",
+        "found",
+    ),
+    Fault(
+        "templates are everybody's",
+        "core/cost/template.py",
+        'f"{namespace}/{_digest({**program, **size})}"',
+        'f"{_digest({**program, **size})}"',
+    ),
+    Fault(
+        "a key forgets the arguments",
+        "core/cost/template.py",
+        '"args": spec.args}',
+        '"args": ()}',
+    ),
+    Fault(
+        "each quantity has all of the error",
+        "core/cost/error_budget.py",
+        "error - sum(shares.values())",
+        "error",
+    ),
+    Fault(
+        "a confidence is what nearly fits",
+        "core/cost/error_budget.py",
+        "return 1 - Fraction(high, parts)",
+        "return 1 - Fraction(low, parts)",
     ),
     # --- The provider's pace ------------------------------------------------------------------
     Fault(
