@@ -1102,6 +1102,24 @@ FAULTS = (
         "return 1 - Fraction(high, parts)",
         "return 1 - Fraction(low, parts)",
     ),
+    Fault(
+        "twice the error is allowed",
+        "core/cost/experience.py",
+        "own, level = self._own(template, now, error)",
+        "own, level = self._own(template, now, error := 2 * error)",
+    ),
+    Fault(
+        "the smaller of two bounds is given",
+        "core/cost/experience.py",
+        "wider = max((one for",
+        "wider = min((one for",
+    ),
+    Fault(
+        "a value is rounded down",
+        "core/cost/window.py",
+        "return ceil(log(seconds) * UNIT)",
+        "return int(log(seconds) * UNIT)",
+    ),
     # --- The provider's pace ------------------------------------------------------------------
     Fault(
         "requests keep no interval",

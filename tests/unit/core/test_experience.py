@@ -301,6 +301,20 @@ def test_a_template_that_proved_itself_gets_its_own_bound_until_that_fails() -> 
     assert failed.value >= 1500.0
 
 
+def test_the_larger_of_two_bounds_is_given_before_anything_is_proven() -> None:
+    """Each holds by itself where jobs are alike; together they hold where they are not quite."""
+    chance, life = Random(4), Life(Experience())
+    for _ in range(40):
+        for number in range(30):
+            life.submit(template(number), chance.lognormvariate(5, 1.5), every=10_000.0)
+    life.finish()
+    found = [life.experience.bound(template(number), life.now) for number in range(30)]
+
+    pairs = [(one.own, one.wider) for one in found]
+    assert all(own is not None and wider is not None and own <= wider for own, wider in pairs)
+    assert any(own != wider for own, wider in pairs)
+
+
 def test_no_pooled_bound_is_beyond_ten_times_the_longest_run() -> None:
     """Where templates spread over orders of magnitude, residuals of one say absurd things of
     another."""
