@@ -3,6 +3,7 @@
 The objects are those of the tests: machines that run and whose counters rise with each listing, and
 offers of one GPU model that all fit. A pass over a node is made with as many listings as are kept;
 `waiting` has asked for a machine that no listing shows, and `ending` waits until its own is gone.
+How long a job will run is asked of as many templates as are kept, some of them with full windows.
 """
 
 import argparse
@@ -21,8 +22,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests import builders
 
+from gpujob.core.cost.experience import Experience, Outcome
 from gpujob.core.cost.gate import judge
 from gpujob.core.cost.leased import Fleet
+from gpujob.core.cost.template import Template
+from gpujob.core.cost.window import RUNS_KEPT
 from gpujob.core.market.history import LISTINGS_KEPT, Listings
 from gpujob.core.market.listings import Address, Lease, Mark
 from gpujob.core.market.offers import Offer
@@ -135,17 +139,40 @@ def planned(machines: int, rounds: int) -> None:
     print(f"{LISTINGS_KEPT} listings hold {held:.1f} KiB of each machine", flush=True)
 
 
+def bounded(templates: int, rounds: int) -> None:
+    """Measures bounds on run time, of templates with full windows, and what it takes to learn."""
+    chance, experience, full = random.Random(1), Experience(keys_kept=2 * templates), 100
+    kinds = [
+        Template(f"n-{number % 50}", (f"n-{number % 50}/{number}", f"n-{number % 50}"))
+        for number in range(templates)
+    ]
+    learning = []
+    for number, kind in enumerate((*kinds, *kinds[-full:] * RUNS_KEPT)):
+        uid, seconds = str(number), chance.lognormvariate(6, 1)
+        began = time.process_time()
+        experience.began(uid, kind, 0.0)
+        experience.ended(uid, seconds, Outcome.ENDED, seconds)
+        learning.append(time.process_time() - began)
+    asked = iter(kinds[-full:] * (rounds // full + 1))
+    took = seconds_of(lambda: experience.bound(next(asked), 0.0), rounds)
+    show("bound a run", f"{templates} templates", took)
+    show("learn a run", f"{templates} templates", sorted(learning[-full * 100 :]))
+
+
 def main() -> int:
     """Measures, and prints figures."""
     parser = argparse.ArgumentParser(prog="hack/bench decisions", description=__doc__)
     parser.add_argument("--offers", type=int, nargs="+", default=[64, 1000, 5000])
     parser.add_argument("--machines", type=int, nargs="+", default=[100, 1000, 5000])
+    parser.add_argument("--templates", type=int, nargs="+", default=[1000, 100_000])
     parser.add_argument("--rounds", type=int, default=500, help="decisions of each kind")
     given: Any = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"{'decision':<22}{'of':>22}{'p50 CPU ms':>12}{'p99 CPU ms':>12}")
     for offers in given.offers:
         judged(offers, given.rounds)
+    for templates in given.templates:
+        bounded(templates, given.rounds)
     for machines in given.machines:
         planned(machines, given.rounds)
     return 0
