@@ -7,11 +7,12 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from gpujob.core.api_tokens import token_of
 from gpujob.server.http_api.app import AT_ONCE, PER_SECOND, api_app
 from gpujob.server.http_api.callers import Callers
 from gpujob.web.rate_limit import RateLimit
 
-TOKEN = "VJ3kq1c9Zr0y8nJm5wQd2sLhT7uXbEaG4fPiKoNvRYc"
+TOKEN = token_of(bytes(range(0, 96, 3)))
 
 
 class Clock:

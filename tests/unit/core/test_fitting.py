@@ -182,7 +182,7 @@ def test_an_ssh_connection_needs_no_user_that_a_file_names() -> None:
         "asyncssh.SSHClientConnectionOptions(username='root', config=None)\n"
     )
     # As in the driver's image.
-    bare = {"PATH": os.environ["PATH"], "HOME": "/tmp", "PYTHONPATH": os.environ["PYTHONPATH"]}
+    bare = {"PATH": os.environ["PATH"], "HOME": "/tmp"}
 
     def done(**more: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-c", program]

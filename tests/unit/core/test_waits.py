@@ -127,7 +127,7 @@ def test_what_was_refused_long_ago_begins_anew() -> None:
 @pytest.mark.parametrize(
     ("effect", "seen"),
     [
-        (effects.AddFinalizer, job_observation(job=a_job(finalizers=[]))),
+        (effects.AddFinalizer, job_observation(job=a_job(finalizers=[]), quotes=quotes())),
         (effects.RemoveFinalizer, job_observation(job=a_job(deletionTimestamp=stamp()))),
         (effects.CreateNode, job_observation(quotes=quotes())),
         (
@@ -206,7 +206,7 @@ def test_a_refusal_holds_nothing_else_up() -> None:
     status = ended({}, "JobDeleted") | {"releasedAt": stamp(-100)}
     seen = node_observation(status, job=None, refusals=refusal(effects.DeleteDriver))
 
-    assert kinds(plan_node(seen)) == ["RemoveFinalizer"]
+    assert kinds(plan_node(seen)) == ["RemoveFinalizer", "DeleteNode"]
 
 
 def test_no_price_is_asked_for_while_a_node_cannot_be_made() -> None:
@@ -424,7 +424,9 @@ def test_a_pod_is_as_old_as_it_was_seen() -> None:
 def test_a_released_node_of_a_job_that_is_gone_gives_way() -> None:
     """`kubectl delete --cascade=orphan` leaves it, and the next job needs its name."""
     released = ended({}, "JobDeleted") | {"releasedAt": stamp(-1)}
-    seen = job_observation(job=a_job(uid="j-2"), node=a_node(released), quotes=quotes())
+    seen = job_observation(
+        job=a_job(uid="j-2", finalizers=[]), node=a_node(released), quotes=quotes()
+    )
     plan = plan_job(seen)
 
     assert plan.effects == (effects.DeleteFormerNode("train-0-1", NODE_UID),)
@@ -453,7 +455,9 @@ def test_a_former_node_that_may_hold_a_machine_is_waited_for(status: Any) -> Non
         last_transition_time=NOW,
     )
     node = a_node(status | {"conditions": [ready.wire()]})
-    plan = plan_job(job_observation(job=a_job(uid="j-2"), node=node, quotes=quotes()))
+    plan = plan_job(
+        job_observation(job=a_job(uid="j-2", finalizers=[]), node=node, quotes=quotes())
+    )
 
     assert (plan.reason, plan.effects) == (Reason.FORMER_NODE, ())
     for words in (
