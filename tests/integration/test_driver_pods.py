@@ -459,6 +459,8 @@ async def test_the_log_of_a_pod_is_its_drivers(kubectl: Kubectl, namespace: str)
     """Without a name, the API server refuses to choose among several containers."""
     pod = a_driver(namespace, INJECTED)
     as_a_mesh_with_cni(pod)
+    # Its node is not stored, so it would be garbage.
+    del pod["metadata"]["ownerReferences"]
     kubectl.apply(pod)
     configuration = client.Configuration()
     await config.load_kube_config(
