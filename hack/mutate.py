@@ -67,6 +67,7 @@ NEAREST = {
     "controller/reconcile.py": "tests/simulation/test_logins.py tests/simulation/test_cache.py "
     "tests/simulation/test_watch.py tests/simulation/test_caps.py tests/simulation/test_echoes.py "
     "tests/simulation/test_waits.py",
+    "server/http_api/yaml_bodies.py": "tests/unit/test_yaml_bodies.py",
     "core/cost/choice.py": "tests/unit/core/test_gate.py",
     "core/leader_lock.py": "tests/simulation/test_lock.py",
     "core/identity.py": "tests/unit/core/test_identity.py",
@@ -1356,6 +1357,36 @@ FAULTS = (
         "core/machine/preflight.py",
         "if not measured.watchdog_runs:",
         "if False:",
+    ),
+    Fault(
+        "a manifest's anchors multiply",
+        "server/http_api/yaml_bodies.py",
+        "if self._size > SIZE_MAX:",
+        "if False:",
+    ),
+    Fault(
+        "a word that readers read differently is guessed",
+        "server/http_api/yaml_bodies.py",
+        "if _AMBIGUOUS.fullmatch(text):",
+        "if False:",
+    ),
+    Fault(
+        "a machine that nobody can stop only runs",
+        "core/conditions.py",
+        "if not leased or not_ready is None or ",
+        "if True or not_ready is None or ",
+    ),
+    Fault(
+        "a released machine shows its price",
+        "core/conditions.py",
+        "status.lease.usd_per_hour if status.lease and leased else None",
+        "status.lease.usd_per_hour if status.lease else None",
+    ),
+    Fault(
+        "whoever creates a job does not hear that nobody leads",
+        "core/admission.py",
+        "unled = (UNLED,) if nobody_leads else ()",
+        "unled: tuple[str, ...] = ()",
     ),
     Fault(
         "a node goes before its job",
