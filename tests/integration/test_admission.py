@@ -142,6 +142,19 @@ def test_a_job_is_refused_with_every_fault_and_its_remedy(cast: Cast) -> None:
     assert "Warning: spec.market.hosts is Any" in told
 
 
+def test_what_people_write_passes(cast: Cast) -> None:
+    """Null from server-side apply, and the names that GPUs have among people; with a warning."""
+    kubectl, namespace = cast.world.kubectl, cast.world.namespace
+    written = {"workingDir": None, "data": {"log": None}, "gpu": {"models": ["h100", "rtx_4090"]}}
+    text = manifest(namespace, GOOD | written | {"suspend": True}, "written")
+    done = kubectl.run("apply", "--server-side", "-f", "-", text=text)
+
+    assert done.returncode == 0, done.stderr
+    assert "'h100' is taken for any of H100 NVL, H100 PCIE, H100 SXM" in done.stderr
+    stored = cast.world.job("written")["spec"]
+    assert stored["gpu"]["models"] == ["h100", "rtx_4090"]
+
+
 def test_no_job_is_stored_beside_the_operators_secrets(cast: Cast) -> None:
     """The webhook knows in which namespace it is itself, and needs no policy for that."""
     kubectl, binding = cast.world.kubectl, "gpujob-system-gpujob-places"
