@@ -123,7 +123,7 @@ VALUE_SETS: dict[str, Object] = {
     "closed networks": {
         "vast": {"url": "http://provider.example.com:8000/path"},
         "api": {"enabled": True},
-        "jobNamespaces": ["default", "team-b"],
+        "jobNamespaces": ["jobs", "team-b"],
         "networkPolicy": {
             "internet": [{"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "203.0.113.0/24"]}],
             "apiServer": {"cidrs": ["10.77.0.1/32"], "ports": [6443]},

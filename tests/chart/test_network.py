@@ -20,7 +20,7 @@ from localcluster import configs
     one.max_length for one in GpuJobSpec.model_fields["ports"].metadata if isinstance(one, MaxLen)
 )
 LAST_LISTENED = FIRST_LISTENED + MOST_PORTS - 1
-JOBS = "default"
+JOBS = "jobs"
 """A namespace that `closed networks` names."""
 API_SERVER = Place(address=configs.NODE_ADDRESS)
 ELSEWHERE = Place(address="198.51.100.7")
