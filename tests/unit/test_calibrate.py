@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -221,6 +222,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs the command, as hack/calibrate does."""
     return subprocess.run(
         [sys.executable, "-m", "calibration", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": f"{ROOT / 'hack'}:{ROOT / 'operator'}"},
         capture_output=True,
         text=True,
         check=False,

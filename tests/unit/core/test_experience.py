@@ -305,10 +305,10 @@ def test_the_larger_of_two_bounds_is_given_before_anything_is_proven() -> None:
     """Each holds by itself where jobs are alike; together they hold where they are not quite."""
     chance, life = Random(4), Life(Experience())
     for _ in range(40):
-        for number in range(30):
+        for number in range(60):
             life.submit(template(number), chance.lognormvariate(5, 1.5), every=10_000.0)
     life.finish()
-    found = [life.experience.bound(template(number), life.now) for number in range(30)]
+    found = [life.experience.bound(template(number), life.now) for number in range(60)]
 
     pairs = [(one.own, one.wider) for one in found]
     assert all(own is not None and wider is not None and own <= wider for own, wider in pairs)
