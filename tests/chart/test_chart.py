@@ -345,10 +345,10 @@ def test_checkov_finds_nothing(programs: Path, tmp_path: Path) -> None:
     assert "Failed checks: 0" in done.stdout
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
-def test_the_examples_apply_server_side(path: Path) -> None:
+@pytest.mark.parametrize("name", ["argocd-application.yaml", "flux-helmrelease.yaml"])
+def test_the_examples_apply_server_side(name: str) -> None:
     """Their values are rendered above; nothing of the chart is ignored."""
-    *_, document = yaml.safe_load_all(path.read_text())
+    *_, document = yaml.safe_load_all((EXAMPLES / name).read_text())
     spec = document["spec"]
 
     assert "ignoreDifferences" not in spec

@@ -561,7 +561,7 @@ def test_an_answer_shows_nothing_of_ourselves(api: Api) -> None:
         api("GET", f"{JOBS}?limit=0"),
         api("GET", f"{JOBS}?labelSelector=a%20b%20c"),
         api("GET", f"{JOBS}?cursor=AAAA"),
-        api("GET", f"{JOBS}/train/log?attempt=1001"),
+        api("GET", f"{JOBS}/train/log?attempt=1000001"),
         api("GET", f"{JOBS}/train/log"),
         api("GET", f"{JOBS}/train/log?attempt=3"),
         api("GET", "/v1/namespaces/{}/watch/jobs", last_event_id="x"),

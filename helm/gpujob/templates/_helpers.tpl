@@ -354,8 +354,8 @@ namespaceSelector: {}
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [gpujob.dev]
   resources: [gpunodes]
-  verbs: [get, list]
-# The log of a job is the log of its driver, whose pod its node names.
+  verbs: [list]
+# The log of a job is the log of its driver.
 - apiGroups: [""]
   resources: [pods, pods/log]
   verbs: [get]

@@ -153,10 +153,12 @@ async def read_log(
     if number == 0:
         raise absent
     node = node_name(name, number)
-    stored_node = await backend.kube.find("GpuNode", namespace, node) or {}
-    driver = (stored_node.get("status") or {}).get("driver") or {}
+    found, _, _ = await backend.kube.page(
+        "GpuNode", namespace, limit=1, fields=f"metadata.name={node}"
+    )
+    status = (found[0].get("status") if found else None) or {}
     # A pod that was lost has a successor with another name.
-    pod_name = driver.get("podName") or driver_pod_name(node)
+    pod_name = (status.get("driver") or {}).get("podName") or driver_pod_name(node)
     pod = await backend.kube.find("Pod", namespace, pod_name)
     if pod is None or (pod["metadata"].get("labels") or {}).get(LABEL_JOB) != name:
         raise absent
