@@ -1841,8 +1841,8 @@ FAULTS = (
     Fault(
         "any number of strangers may wait",
         "web/token_reviews.py",
-        "if self._waiting >= STRANGERS_WAITING:",
-        "if self._waiting < 0:",
+        "if self._strangers.waiting >= STRANGERS_WAITING:",
+        "if self._strangers.waiting < 0:",
     ),
     Fault(
         "a token for the cluster is good for us",

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from gpujob.core.api_tokens import grant_of, known_tokens, token_fault
 from gpujob.server.settings import ServerSettings
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "gpujob", "token", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | variables
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_what_is_printed_is_what_is_known() -> None:
@@ -52,6 +54,16 @@ def test_a_bootstrap_token_is_one_that_the_server_takes() -> None:
     assert manifest["metadata"] == {"name": "first", "namespace": "gpujob-system"}
     assert token not in done.stderr
     assert ServerSettings.from_environment(environment).api_bootstrap_token == SecretStr(token)
+
+
+def test_in_a_pod_of_the_release_it_knows_where_the_digest_belongs() -> None:
+    """Elsewhere nobody would read it, and the token would never work."""
+    given = ("ci", "--namespaces", "*", "--access", "read")
+    done = run(*given, GPUJOB_NAME="prod-gpujob", GPUJOB_NAMESPACE="ml-ops")
+    meta = json.loads(done.stdout)["metadata"]
+
+    assert meta == {"name": "prod-gpujob-api-tokens", "namespace": "ml-ops"}
+    assert "-n ml-ops" in done.stderr
 
 
 @pytest.mark.parametrize(

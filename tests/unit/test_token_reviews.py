@@ -9,7 +9,9 @@ import pytest
 from pydantic import SecretStr
 
 from gpujob.adapters.kube import Body
-from gpujob.web.token_reviews import TokenReviews
+from gpujob.web.bearer import claims_in
+from gpujob.web.problems import Problem
+from gpujob.web.token_reviews import STRANGERS_AT_ONCE, STRANGERS_WAITING, TokenReviews
 
 OURS, CLUSTERS = "gpujob.dev/api", "https://kubernetes.default.svc.cluster.local"
 
@@ -91,6 +93,37 @@ def test_a_token_that_is_not_for_us_is_not_reviewed(text: str) -> None:
     assert unasked.asked == []
     assert holder(text, asked, takes_cluster_tokens=True)
     assert asked.asked == [None]
+
+
+def test_who_was_valid_before_waits_for_no_stranger() -> None:
+    """Strangers fill their places for as long as they like; his new token is reviewed at once."""
+
+    class Slow(Cluster):
+        """Takes its time for all but one account."""
+
+        async def review_token(self, token: SecretStr, audience: str | None) -> Body:
+            if claims_in(token).sub != "u":
+                await asyncio.Event().wait()
+            return await super().review_token(token, audience)
+
+    async def story() -> None:
+        cluster: Any = Slow((OURS,))
+        clock: Any = Still()
+        reviews = TokenReviews(cluster, clock, believed_seconds=1, audience=OURS)
+        assert await reviews.user_of(SecretStr(a_token({"aud": OURS, "sub": "u", "jti": 0})))
+        strangers = [
+            asyncio.create_task(reviews.user_of(SecretStr(a_token({"aud": OURS, "jti": n}))))
+            for n in range(STRANGERS_AT_ONCE + STRANGERS_WAITING)
+        ]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            assert await reviews.user_of(SecretStr(a_token({"aud": OURS, "sub": "u", "jti": 1})))
+        with pytest.raises(Problem):
+            await reviews.user_of(SecretStr(a_token({"aud": OURS, "jti": 99})))
+        for one in strangers:
+            one.cancel()
+
+    asyncio.run(story())
 
 
 def test_an_answer_for_another_audience_is_no_answer() -> None:

@@ -37,6 +37,8 @@ class Claims(BaseModel):
     """What a JSON Web Token says of itself (RFC 7519); its signature was not verified."""
 
     aud: tuple[str, ...] = ()
+    sub: str = ""
+    """Whose it is."""
     iat: int | None = None
     """When it was made, in seconds since 1970."""
     exp: int | None = None

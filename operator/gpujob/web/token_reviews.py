@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from pydantic import SecretStr
@@ -15,6 +16,9 @@ from gpujob.adapters.kube import Body, KubeClient
 from gpujob.web.bearer import bearer_token, claims_in
 from gpujob.web.problems import Problem
 
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
 HELD_MAX = 1000
 REFUSED_SECONDS = 10.0
 """How long a token that is not valid is refused without another review."""
@@ -23,6 +27,29 @@ STRANGERS_AT_ONCE = 8
 STRANGERS_WAITING = 64
 """How many strangers may wait for their turn; whoever comes then is sent away."""
 KNOWN_AT_ONCE = 32
+KNOWN_WAITING = 8
+"""How many who claim to be one known holder wait for him; the others are strangers."""
+
+
+class _Line:
+    """Callers who wait for one another."""
+
+    def __init__(self, at_once: int) -> None:
+        self._turn = asyncio.Semaphore(at_once)
+        self.waiting = 0
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Waits for the caller's turn, which ends with the block."""
+        self.waiting += 1
+        try:
+            await self._turn.acquire()
+        finally:
+            self.waiting -= 1
+        try:
+            yield
+        finally:
+            self._turn.release()
 
 
 class TokenReviews:
@@ -47,10 +74,10 @@ class TokenReviews:
         self._held: dict[bytes, tuple[float, Body]] = {}
         self._refused: dict[bytes, float] = {}
         """Until when, by the token's digest."""
-        self._strangers = asyncio.Semaphore(STRANGERS_AT_ONCE)
-        self._waiting = 0
-        self._known = asyncio.Semaphore(KNOWN_AT_ONCE)
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._accounts: dict[str, None] = {}
+        """Names of those whose tokens were valid; the latest comes last."""
+        self._strangers, self._known = _Line(STRANGERS_AT_ONCE), _Line(KNOWN_AT_ONCE)
+        self._lines: WeakValueDictionary[str, _Line] = WeakValueDictionary()
         """Each known holder's own."""
 
     async def user_of(self, token: SecretStr) -> Body | None:
@@ -62,11 +89,13 @@ class TokenReviews:
         held = self._held.get(digest)
         if held is not None and held[0] > now:
             return held[1]
-        if (user := await self.review(token)) is None:
+        claimed = claims_in(token).sub
+        if (
+            user := await self.review(token, claimed if claimed in self._accounts else None)
+        ) is None:
             return None
-        self._held = {key: one for key, one in self._held.items() if one[0] > now}
-        if len(self._held) < HELD_MAX:
-            self._held[digest] = (now + self._seconds, user)
+        _remember(self._held, digest, (now + self._seconds, user))
+        _remember(self._accounts, str(user.get("username", "")), None)
         return user
 
     async def review(self, token: SecretStr, known_as: str | None = None) -> Body | None:
@@ -88,30 +117,21 @@ class TokenReviews:
         if review.get("authenticated") is True and (not is_for_us or self._audience in named):
             user: Body = review.get("user") or {}
             return user
-        self._refused = {key: until for key, until in self._refused.items() if until > now}
-        if len(self._refused) < HELD_MAX:
-            self._refused[digest] = now + REFUSED_SECONDS
+        _remember(self._refused, digest, now + REFUSED_SECONDS)
         return None
 
     @asynccontextmanager
     async def _turn(self, known_as: str | None) -> AsyncIterator[None]:
-        if known_as is not None:
-            own = self._turns.setdefault(known_as, asyncio.Lock())
-            async with own, self._known:
+        own = None if known_as is None else self._lines.setdefault(known_as, _Line(1))
+        if own is not None and own.waiting < KNOWN_WAITING:
+            async with own.turn(), self._known.turn():
                 yield
             return
-        if self._waiting >= STRANGERS_WAITING:
+        if self._strangers.waiting >= STRANGERS_WAITING:
             words = "too many tokens are being checked now; try again later"
             raise Problem(503, words, headers={"Retry-After": "1"})
-        self._waiting += 1
-        try:
-            await self._strangers.acquire()
-        finally:
-            self._waiting -= 1
-        try:
+        async with self._strangers.turn():
             yield
-        finally:
-            self._strangers.release()
 
     async def demand(self, request: Request) -> None:
         """Raises Problem unless the cluster's RBAC grants the bearer this method on this path.
@@ -136,3 +156,11 @@ class TokenReviews:
 def digest_of(token: SecretStr) -> bytes:
     """Returns what stands for a token in memory."""
     return hashlib.sha256(token.get_secret_value().encode()).digest()
+
+
+def _remember(held: dict[Key, Value], key: Key, value: Value) -> None:
+    """Adds an entry as the latest one, in place of the oldest if there are too many."""
+    held.pop(key, None)
+    held[key] = value
+    if len(held) > HELD_MAX:
+        del held[next(iter(held))]

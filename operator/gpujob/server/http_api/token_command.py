@@ -6,6 +6,7 @@ The command needs no rights in the cluster; an administrator applies the manifes
 import argparse
 import base64
 import json
+import os
 import secrets
 import sys
 from datetime import UTC, datetime, timedelta
@@ -43,11 +44,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--days", type=int, default=90, help="days until the token expires (default: 90)"
     )
-    parser.add_argument("--release", default="gpujob", help="name of the release (default: gpujob)")
+    name = os.environ.get("GPUJOB_NAME", "gpujob")
+    parser.add_argument(
+        "--release", default=name, help=f"name of the controller's Deployment (default: {name})"
+    )
+    namespace = os.environ.get("GPUJOB_NAMESPACE", "gpujob-system")
     parser.add_argument(
         "--release-namespace",
-        default="gpujob-system",
-        help="namespace of the release (default: gpujob-system)",
+        default=namespace,
+        help=f"namespace of the release (default: {namespace})",
     )
     given = parser.parse_args(arguments)
     if not NAME.fullmatch(given.name):
