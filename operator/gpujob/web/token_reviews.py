@@ -90,9 +90,8 @@ class TokenReviews:
         if held is not None and held[0] > now:
             return held[1]
         claimed = claims_in(token).sub
-        if (
-            user := await self.review(token, claimed if claimed in self._accounts else None)
-        ) is None:
+        user = await self.review(token, claimed if claimed in self._accounts else None)
+        if user is None:
             return None
         _remember(self._held, digest, (now + self._seconds, user))
         _remember(self._accounts, str(user.get("username", "")), None)
