@@ -277,8 +277,10 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
     if not world.listings:
         words = "the provider has not listed the account's machines yet"
         return stay(seen, Reason.PROVIDER_UNAVAILABLE, words, 1.0)
-    refused = told(seen.refusals, (effects.CreateNode,), world.monotonic)
-    if left := seconds_to_wait(seen.refusals, effects.CreateNode, world.monotonic):
+    # Either is what a yes of the gate leads to.
+    needed = (effects.AddFinalizer, effects.CreateNode)
+    refused = told(seen.refusals, needed, world.monotonic)
+    if left := max(seconds_to_wait(seen.refusals, one, world.monotonic) for one in needed):
         # Each look at the market is one of few, and what it shows would be old by then.
         plan = stay(seen, Reason.ADMITTED, Reason.ADMITTED.meaning, left)
         return replace(plan, refused=refused)
