@@ -458,8 +458,14 @@ FAULTS = (
     Fault(
         "a node that came late is not held",
         "core/job/plan.py",
-        "if seen.job.metadata.holds_finalizer or not _has_node(seen):",
-        "if seen.job.metadata.name or not _has_node(seen):",
+        "if seen.job.metadata.holds_finalizer or not is_owed:",
+        "if seen.job.metadata.name or not is_owed:",
+    ),
+    Fault(
+        "a job that owes for a stray is not held",
+        "core/job/plan.py",
+        "is_owed = _has_node(seen) or owed_for(seen.job.status)",
+        "is_owed = _has_node(seen)",
     ),
     # --- What was rented ----------------------------------------------------------------------
     Fault(

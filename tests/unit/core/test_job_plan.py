@@ -31,6 +31,7 @@ from tests.unit.core.test_images import a_trial
 
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
+from gpujob.api.meta import FINALIZER
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
 from gpujob.core.conditions import job_status
@@ -898,6 +899,15 @@ def test_a_job_gets_a_pass_when_no_living_node_has_a_machine_of_it() -> None:
 
     assert jobs_with_strays(listing, {NODE_UID}, CLUSTER) == {JOB_UID}
     assert jobs_with_strays(listing, {"forgotten"}, CLUSTER) == set()
+
+
+@pytest.mark.parametrize("held", [[], [FINALIZER]])
+def test_a_job_that_owes_for_a_stray_is_held(held: list[str]) -> None:
+    """It had let go before that was listed; once it was deleted, nobody would be charged."""
+    seen = job_observation(world=a_world(a_listing(FORGOTTEN)), job=a_job(finalizers=held))
+    plan = plan_job(seen)
+
+    assert plan.effects == (() if held else (effects.AddFinalizer(),))
 
 
 def test_a_stray_is_not_charged_anew_in_each_pass() -> None:

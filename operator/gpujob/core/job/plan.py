@@ -116,11 +116,13 @@ def _keep_finished(seen: JobObservation) -> JobPlan | None:
 
 
 def _hold_what_is_owed(seen: JobObservation) -> JobPlan | None:
-    """Stores the finalizer of a job that has a node: it may have been let go before the node came.
+    """Stores the finalizer of a job that has a node, or a machine that nobody remembers: it may
+    have been let go before that came.
 
     A request to create the node may arrive after its sender has given it up.
     """
-    if seen.job.metadata.holds_finalizer or not _has_node(seen):
+    is_owed = _has_node(seen) or owed_for(seen.job.status)
+    if seen.job.metadata.holds_finalizer or not is_owed:
         return None
     return stay(seen, Reason.ACCEPTED, Reason.ACCEPTED.meaning, 0, (effects.AddFinalizer(),))
 
