@@ -467,6 +467,18 @@ FAULTS = (
         "is_owed = _has_node(seen) or owed_for(seen.job.status)",
         "is_owed = _has_node(seen)",
     ),
+    Fault(
+        "the node of a job that is over stays",
+        "core/node/ends.py",
+        "if is_finished(job.status) and job.status.node_uid != node.metadata.uid:",
+        "if is_finished(job.status) and job.status.node_uid == node.metadata.name:",
+    ),
+    Fault(
+        "the recorded node of a job that is over is ended",
+        "core/node/ends.py",
+        "if is_finished(job.status) and job.status.node_uid != node.metadata.uid:",
+        "if is_finished(job.status):",
+    ),
     # --- What was rented ----------------------------------------------------------------------
     Fault(
         "a machine that is born late is kept",

@@ -147,6 +147,7 @@ def idle(seconds: float, samples: int) -> Any:
 STOPPED = {"status": "exited", "intended_status": "stopped"}
 RUNS = a_report(phase=WorkloadPhase.RUNNING, run_seconds=20.0)
 SUSPENDED = a_job(a_spec(suspend=True), status=RECORDED)
+OVER = {"completionTime": stamp(-60), "end": {"reason": "PendingDeadlineExceeded", "message": "so"}}
 IDLE_JOB = a_job(a_spec(idleDeadlineSeconds=600), status=RECORDED)
 RELEASED_STATUS = ended(running()) | {"releasedAt": stamp(-1)}
 SENT_LONG_AGO = NodeMemory(destroy_sent_at=MONOTONIC - 100, destroy_repeated_at=MONOTONIC - 100)
@@ -1111,6 +1112,18 @@ TABLE = [
             running(), world=listed(), node=a_node(running(), deletionTimestamp=stamp())
         ),
         Reason.NODE_DELETED,
+        [],
+    ),
+    (
+        "so does a job that was over before it recorded the node",
+        node_observation(KEYED, job=a_job(status=OVER, finalizers=[]), pod=None),
+        Reason.NODE_DELETED,
+        [],
+    ),
+    (
+        "one that is over as its recorded node shows waits for that",
+        node_observation(running(), world=listed(), job=a_job(status=RECORDED | OVER)),
+        Reason.RUNNING,
         [],
     ),
     # --- Giving back

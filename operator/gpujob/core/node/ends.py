@@ -5,6 +5,7 @@ from fractions import Fraction
 
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
+from gpujob.core.job.end import is_finished
 from gpujob.core.market.images import PullFailure, pull_failure
 from gpujob.core.market.listings import Lease
 from gpujob.core.node.answers import NodePlan, end, progress, stop, wait
@@ -52,6 +53,9 @@ def end_if_unwanted(seen: NodeObservation) -> NodePlan | None:
         return None
     if job.status.attempt > node.spec.attempt:
         return end(seen, Reason.NODE_DELETED, "the job is already at a later attempt")
+    if is_finished(job.status) and job.status.node_uid != node.metadata.uid:
+        # The request to create it arrived after its sender had given it up: it is never recorded.
+        return end(seen, Reason.NODE_DELETED, "the job was over before it recorded this attempt")
     return None
 
 
