@@ -462,6 +462,18 @@ FAULTS = (
         "if seen.job.metadata.name or not is_owed:",
     ),
     Fault(
+        "a job that waited without a finalizer is restored as a new one",
+        "core/job/plan.py",
+        "is_free = is_noted and not meta.holds_finalizer",
+        "is_free = not meta.holds_finalizer",
+    ),
+    Fault(
+        "that a job is over is noted in each pass",
+        "core/job/plan.py",
+        "is_free = is_noted and not meta.holds_finalizer",
+        "is_free = not is_noted and not meta.name",
+    ),
+    Fault(
         "a job that owes for a stray is not held",
         "core/job/plan.py",
         "is_owed = _has_node(seen) or owed_for(seen.job.status)",

@@ -16,6 +16,7 @@ from gpujob.adapters.errors import (
     Forbidden,
     Invalid,
 )
+from gpujob.api.meta import ANNOTATION_FINISHED
 from gpujob.controller.workqueue import Key
 
 HOURS_SECONDS = 2 * 3600.0
@@ -407,6 +408,10 @@ def test_a_job_that_does_not_begin_in_time_fails(story: Any, is_suspended: bool)
         assert DEADLINE_SECONDS - 5 <= lasted <= DEADLINE_SECONDS + 200
         assert world.living() == []
         await world.until(lambda: not stored_finalizers(world, "GpuJob", "train"), 10)
+        await world.go_on(10)
+        # A copy of it that is restored from a backup waits, and is not paid for again.
+        meta = world.kube.objects["GpuJob", NAMESPACE, "train"]["metadata"]
+        assert meta.get("annotations", {}).get(ANNOTATION_FINISHED) == f"train/{meta['uid']}"
         world.check_end()
         await world.end()
 

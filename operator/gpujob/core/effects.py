@@ -27,7 +27,7 @@ class AddFinalizer:
 
 @dataclass(frozen=True)
 class RemoveFinalizer:
-    """Let the object be deleted: nothing is owed for it any more."""
+    """Let the object be deleted: nothing is owed for it any more. It may have none any more."""
 
     finished_as: str = ""
     """What to note on it with the same write if it is over for good."""

@@ -31,7 +31,7 @@ from tests.unit.core.test_images import a_trial
 
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
-from gpujob.api.meta import FINALIZER
+from gpujob.api.meta import ANNOTATION_FINISHED, FINALIZER
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
 from gpujob.core.conditions import job_status
@@ -64,6 +64,8 @@ def retried(failures: int = 1, ago: float = 3600.0) -> dict[str, Any]:
     return {"attempt": 1, "attempts": [record], "failures": failures}
 
 
+NOTED = f"train/{JOB_UID}"
+"""What is noted on a job once it is over."""
 RETRIES = a_spec(backoffLimit=2)
 PORTS = [{"name": "http", "port": 8080}]
 
@@ -595,6 +597,21 @@ def test_a_finished_job_goes_when_its_user_said_so(
     assert plan.requeue_seconds == again
 
 
+@pytest.mark.parametrize("held", [[], [FINALIZER]])
+@pytest.mark.parametrize("noted", [None, "train/of-before", NOTED])
+def test_a_job_that_is_over_says_so_in_what_a_backup_keeps(
+    held: list[str], noted: str | None
+) -> None:
+    """One that waited had let go before it was over; once it is noted, nothing more is written."""
+    marks = {} if noted is None else {ANNOTATION_FINISHED: noted}
+    told = over().status.wire()
+    job = a_job(status=told, finalizers=held, annotations=marks)
+    plan = plan_job(job_observation(job=job))
+
+    is_done = noted == NOTED and not held
+    assert plan.effects == (() if is_done else (effects.RemoveFinalizer(NOTED),))
+
+
 def test_transition_times_move_only_with_the_status() -> None:
     """A new message is no transition."""
     seen = job_observation(job=a_job(a_spec(cost={"ceiling": "0.01"})), quotes=quotes())
@@ -840,7 +857,7 @@ def over(**status: Any) -> GpuJob:
     end = {"reason": "Complete", "message": "it is complete"}
     told = {"attempt": 1, "end": end, "completionTime": stamp(-60), "cost": cost}
     spec = a_spec(ttlSecondsAfterFinished=60)
-    return a_job(spec, told | status, finalizers=[])
+    return a_job(spec, told | status, finalizers=[], annotations={ANNOTATION_FINISHED: NOTED})
 
 
 def test_a_stray_of_a_job_that_is_over_is_charged_and_changes_nothing_else() -> None:

@@ -96,7 +96,8 @@ def _await_strays(seen: JobObservation) -> JobPlan | None:
 def _keep_finished(seen: JobObservation) -> JobPlan | None:
     """Leaves a finished job as it is, and deletes it once ttlSecondsAfterFinished has passed.
 
-    Once nothing is owed, the finalizer is removed at once.
+    Once nothing is owed, the finalizer is removed at once, and with the same write the job says
+    that it is over. It may have let go before, as it waited: then it says so all the same, once.
     """
     status, kept = seen.job.status, seen.job.spec.ttl_seconds_after_finished
     if (ended := finished_as(status)) is None:
@@ -105,7 +106,9 @@ def _keep_finished(seen: JobObservation) -> JobPlan | None:
     if owed_for(status):
         return stay(seen, reason, words, seen.world.limits.poll_seconds)
     meta, world = seen.job.metadata, seen.world
-    free = (effects.RemoveFinalizer(meta.finished_as),) if meta.holds_finalizer else ()
+    is_noted = meta.annotations.get(ANNOTATION_FINISHED) == meta.finished_as
+    is_free = is_noted and not meta.holds_finalizer
+    free = () if is_free else (effects.RemoveFinalizer(meta.finished_as),)
     again = closes_in(meta, status, now=world.now, limits=world.limits)
     if kept is None or status.completion_time is None:
         return stay(seen, reason, words, again, free)
