@@ -58,7 +58,7 @@ NEAREST = {
     "controller/lead.py": "tests/simulation/test_watch.py",
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
     "controller/machine_book.py": "tests/simulation/test_evidence.py",
-    "controller/market_watch.py": "tests/simulation/test_clocks.py",
+    "controller/market_watch.py": "tests/simulation/test_keys.py tests/simulation/test_clocks.py",
     "controller/address.py": "tests/integration/test_address.py",
     "controller/pods.py": "tests/unit/test_pods.py",
     "controller/provider.py": "tests/integration/test_proxied.py",
@@ -191,6 +191,16 @@ FAULTS = (
         "adapters/vast.py",
         "return found if found.year in YEARS else None",
         "return found",
+    ),
+    Fault(
+        "a key that was not seen to be replaced is never read again",
+        "controller/market_watch.py",
+        """        if await self._key_is_replaced():
+            return True
+""",
+        """        if (replaced := await self._key_is_replaced()) is not None:
+            return replaced
+""",
     ),
     Fault(
         "a listing of another time is evidence",

@@ -21,7 +21,11 @@ class KeySecret:
         self._began_with: str | None = None
 
     async def is_replaced(self) -> bool | None:
-        """Whether another version is stored now; None = not known, as at the first question."""
+        """Whether another version is stored now; None = not known, as at the first question.
+
+        False does not prove that this process has the key that is stored: the first question may
+        have come too late, and the kubelet may have started it with an older one.
+        """
         if not self._name:
             return None
         try:

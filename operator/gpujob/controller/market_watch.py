@@ -83,7 +83,7 @@ class MarketWatch:
         """Lists the machines at each poll.
 
         Raises TokenStale if the provider rejects the key and it was replaced in the Secret, which
-        this process reads only at its start; or if it may have been, as nobody can tell.
+        this process reads only at its start; or, after minutes, because it may have been.
         """
         while True:
             began = self._clock.monotonic()
@@ -98,9 +98,13 @@ class MarketWatch:
             await asyncio.sleep(max(began + self._limits.poll_seconds - now, 0.0))
 
     async def _is_stale(self, rejected_seconds: float) -> bool:
-        """Whether a restart may help. Each one that does not makes the kubelet wait for longer."""
-        if (replaced := await self._key_is_replaced()) is not None:
-            return replaced
+        """Whether a restart may help. Each one that does not makes the kubelet wait for longer.
+
+        That the key was not replaced proves nothing: the version that was read first may have been
+        the new key's already, while this process was started with the old one.
+        """
+        if await self._key_is_replaced():
+            return True
         return (
             rejected_seconds >= self._limits.token_rejected_seconds
             and self._clock.monotonic() - self._began >= self._limits.token_restart_seconds
