@@ -2822,6 +2822,18 @@ FAULTS = (
         "    if seen.job is None or pending_seconds_left(seen) > -(10**9):",
     ),
     Fault(
+        "a workload that a new leader has not heard of is too late",
+        "core/node/facts.py",
+        "    if report is None and seen.stage.may_run:",
+        "    if report is None and seen.stage.is_contradiction:",
+    ),
+    Fault(
+        "a new leader waits for a driver for ever",
+        "core/node/facts.py",
+        "        left = max(left, seen.world.limits.driver_replacement_seconds - watched)",
+        "        left = max(left, seen.world.limits.driver_replacement_seconds)",
+    ),
+    Fault(
         "a workload that has just begun is too late",
         "core/node/facts.py",
         "    if seen.job is None or runs or status.interruptions is not None:",

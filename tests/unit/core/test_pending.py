@@ -8,6 +8,7 @@ from tests import builders
 from tests.builders import (
     DRIVEN,
     KEYED,
+    MONOTONIC,
     NODE_UID,
     a_job,
     a_lease,
@@ -23,6 +24,7 @@ from tests.builders import (
     leased,
     node_observation,
     quotes,
+    reachable,
     renting,
     running,
     stamp,
@@ -32,7 +34,9 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.reasons import Reason
 from gpujob.core.job.pending import with_pending
 from gpujob.core.job.plan import plan_job
+from gpujob.core.node.facts import pending_seconds_left
 from gpujob.core.node.plan import plan_node
+from gpujob.core.observation import NodeMemory
 
 RECORDED: dict[str, Any] = builders.RECORDED
 WISH: dict[str, Any] = {"pendingDeadlineSeconds": 600}
@@ -165,6 +169,30 @@ def test_a_machine_that_nobody_remembers_is_charged_first() -> None:
     plan = plan_job(job_observation(job=waiting(900), world=world))
 
     assert (plan.reason, plan.status.end) == (Reason.RELEASING, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "watched", "changes", "left"),
+    [
+        pytest.param(booted(), 0.0, {}, 300.0, id="a new leader"),
+        pytest.param(booted(), 299.0, {}, 1.0, id="one that has waited"),
+        pytest.param(booted(), 300.0, {}, None, id="one that has waited for long"),
+        pytest.param(booted(), 0.0, {"report": a_report()}, None, id="it has heard the driver"),
+        pytest.param(reachable(), 0.0, {}, None, id="nothing was started yet"),
+    ],
+)
+def test_a_new_leader_hears_the_driver_before_it_is_too_late(
+    status: dict[str, Any], watched: float, changes: dict[str, Any], left: float | None
+) -> None:
+    """The workload may have begun in time, and nobody was there to record it."""
+    began = NodeMemory(marker_seen_at=MONOTONIC - watched, watched_since=MONOTONIC - watched)
+    observed: dict[str, Any] = {"report": None, "memory": began} | changes
+    world = a_world(a_listing(a_lease()))
+    seen = node_observation(status, world=world, job=waiting(600, **RECORDED), **observed)
+    plan = plan_node(seen)
+
+    assert (plan.status.end is None) is (left is not None)
+    assert left is None or pending_seconds_left(seen) == pytest.approx(left)
 
 
 @pytest.mark.parametrize(

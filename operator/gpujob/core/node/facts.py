@@ -247,12 +247,20 @@ def gone_at(seen: NodeObservation, *, after: float) -> float | None:
 
 
 def pending_seconds_left(seen: NodeObservation) -> float:
-    """Returns how long the workload may still take to begin; infinite = it has, or for ever."""
+    """Returns how long the workload may still take to begin; infinite = it has, or for ever.
+
+    If it may have begun before this process came, its driver is heard first.
+    """
     status, report = seen.node.status, present_report(seen)
     runs = status.run is not None or (report is not None and report.run_seconds is not None)
     if seen.job is None or runs or status.interruptions is not None:
         return inf
-    return pending.pending_seconds_left(seen.job, seen.world.now)
+    left = pending.pending_seconds_left(seen.job, seen.world.now)
+    if report is None and seen.stage.may_run:
+        since = seen.memory.watched_since
+        watched = 0.0 if since is None else seen.world.monotonic - since
+        left = max(left, seen.world.limits.driver_replacement_seconds - watched)
+    return left
 
 
 def next_look(seen: NodeObservation) -> float:
