@@ -55,7 +55,7 @@ NEAREST = {
     "tests/simulation/test_marks.py",
     "controller/sweep.py": "tests/simulation/test_sweep.py tests/simulation/test_pace.py",
     "controller/fuse_guard.py": "tests/simulation/test_lock.py",
-    "controller/lead.py": "tests/simulation/test_watch.py",
+    "controller/lead.py": "tests/simulation/test_namespaces.py tests/simulation/test_watch.py",
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
     "controller/machine_book.py": "tests/simulation/test_evidence.py",
     "controller/market_watch.py": "tests/simulation/test_keys.py tests/simulation/test_clocks.py",
@@ -2084,8 +2084,26 @@ FAULTS = (
     Fault(
         "only pods are compared with what is stored",
         "controller/lead.py",
-        "for kind in WATCHED:",
-        "for kind in [*WATCHED][:1]:",
+        "in product(WATCHED, served or (None,)):",
+        "in product([*WATCHED][:1], served or (None,)):",
+    ),
+    Fault(
+        "a namespace that cannot be read hides those after it",
+        "controller/lead.py",
+        "in product(WATCHED, served or (None,)):",
+        "in product(WATCHED, (None,)):",
+    ),
+    Fault(
+        "what is held of a namespace that cannot be read is doubted",
+        "controller/cache.py",
+        "if key.kind == kind and namespace in (None, key.namespace)",
+        "if key.kind == kind",
+    ),
+    Fault(
+        "an API server that is busy starts the leader again",
+        "controller/lead.py",
+        "            if namespace in before:",
+        "            if not served:",
     ),
     Fault(
         "a fact waits for the figures' turn",

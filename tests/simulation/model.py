@@ -208,10 +208,13 @@ class ModelKube(KubeClient):
         selector: str = "",
         fields: str = "",
     ) -> tuple[list[Body], str, str]:
-        """One page holds all."""
-        assert namespace is None, "not modelled"
+        """One page holds all. What is refused of one namespace is, for example, `list team`."""
         assert not token, "there is no other page"
-        return await self.list_all(kind, selector, fields), "", str(self._version)
+        if namespace is not None:
+            await self._unreliable("list", namespace)
+        found = await self.list_all(kind, selector, fields)
+        inside = [one for one in found if namespace in (None, one["metadata"]["namespace"])]
+        return inside, "", str(self._version)
 
     async def create(self, kind: str, namespace: str, body: Body) -> Body:
         await self._unreliable("create", kind)

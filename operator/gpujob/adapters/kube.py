@@ -56,15 +56,19 @@ one page is read."""
 
 
 async def pages(
-    kube: "KubeClient", kind: str, selector: str = "", fields: str = ""
+    kube: "KubeClient",
+    kind: str,
+    selector: str = "",
+    fields: str = "",
+    namespace: str | None = None,
 ) -> AsyncIterator[list[Body]]:
-    """Yields all objects of a kind in all namespaces that are served, page after page, by quorum
-    reads. With selectors of labels or fields, those that match.
+    """Yields all objects of a kind in a namespace, None = in all that are served, page after page,
+    by quorum reads. With selectors of labels or fields, those that match.
     """
     token = ""
     while True:
         page, token, _ = await kube.page(
-            kind, None, limit=PAGE_OBJECTS, token=token, selector=selector, fields=fields
+            kind, namespace, limit=PAGE_OBJECTS, token=token, selector=selector, fields=fields
         )
         yield page
         if not token:

@@ -229,15 +229,18 @@ class Cache:
         return concerned
 
     async def compare(
-        self, kind: str, listed: AsyncIterable[Iterable[Body]]
+        self, kind: str, listed: AsyncIterable[Iterable[Body]], namespace: str | None = None
     ) -> AsyncIterator[tuple[Key, float]]:
         """Doubts what is held but not as a list shows it; yields the keys to reconcile.
 
-        With each comes after how many seconds. What the pages show is looked at as they come.
+        The list is of one namespace, None = of all that are served. With each key comes after how
+        many seconds. What the pages show is looked at as they come.
 
         The watch does not tell what was deleted while it was interrupted.
         """
-        unlisted = {key for key in self._bodies if key.kind == kind}
+        unlisted = {
+            key for key in self._bodies if key.kind == kind and namespace in (None, key.namespace)
+        }
         async for page in listed:
             for body in page:
                 key = _key(kind, body)
@@ -256,14 +259,20 @@ class Cache:
                 for one in _concerned(kind, held):
                     yield one, 0.0
 
-    def listed(self, kind: str) -> AsyncIterator[list[Body]]:
-        """Yields the pages of all objects of a kind that are not closed, by quorum reads."""
-        return pages(self._kube, kind, WATCHED[kind], self.fields.get(kind, ""))
+    def listed(self, kind: str, namespace: str | None = None) -> AsyncIterator[list[Body]]:
+        """Yields the pages of all objects of a kind that are not closed, by quorum reads.
 
-    async def closed(self, kind: str) -> AsyncIterator[list[Body]]:
-        """Yields the pages of all objects of a kind that are closed, by quorum reads, slowly."""
+        Of one namespace, None = of all that are served.
+        """
+        return pages(self._kube, kind, WATCHED[kind], self.fields.get(kind, ""), namespace)
+
+    async def closed(self, kind: str, namespace: str | None = None) -> AsyncIterator[list[Body]]:
+        """Yields the pages of all objects of a kind that are closed, by quorum reads, slowly.
+
+        Of one namespace, None = of all that are served.
+        """
         selected = CLOSED if kind in self.fields else ""
-        async for page in pages(self._kube, kind, fields=selected):
+        async for page in pages(self._kube, kind, fields=selected, namespace=namespace):
             yield page
             await asyncio.sleep(CLOSED_PAUSE_SECONDS)
 

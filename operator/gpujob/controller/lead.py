@@ -2,8 +2,9 @@
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from itertools import product
 from typing import Any
 
 import structlog
@@ -236,8 +237,12 @@ class Leader:
             asyncio.create_task(self._prices.run(), name="prices"),
             asyncio.create_task(self._destroys.run(), name="destroys"),
             asyncio.create_task(self._machines.run(), name="machines"),
-            asyncio.create_task(_resync_for_ever(self._cache, self._queue), name="resync"),
-            asyncio.create_task(look_at_closed(self._cache, self._queue), name="closed"),
+            asyncio.create_task(
+                _resync_for_ever(self._cache, self._queue, self._settings.served), name="resync"
+            ),
+            asyncio.create_task(
+                look_at_closed(self._cache, self._queue, self._settings.served), name="closed"
+            ),
             asyncio.create_task(self._look_for_strays(), name="strays"),
             asyncio.create_task(
                 judge_lateness(self._queue, self.readiness, self.market.first_asked),
@@ -312,11 +317,11 @@ class Leader:
         self._sweep.fields = self._cache.fields.get("GpuNode", "")
         self.readiness.say(Reason.WATCH_CLOSED, "the API server has not been heard yet")
         served = self._settings.served
-        closed = await self._closed_namespaces()
+        closed = await closed_namespaces(self._kube, served)
         while served and len(closed) == len(served):
             self.readiness.say(Reason.WATCH_CLOSED, _may_not_watch(closed))
             await asyncio.sleep(WATCH_LOOK_SECONDS)
-            closed = await self._closed_namespaces()
+            closed = await closed_namespaces(self._kube, served, closed)
         self._watcher.start(self._cache.fields, [one for one in served if one not in closed])
         looked_at = self._clock.monotonic()
         while not (self._watcher.has_ended or self._sweep.has_ended):
@@ -326,25 +331,9 @@ class Leader:
             await asyncio.sleep(WATCH_LOOK_SECONDS)
             if closed and self._clock.monotonic() - looked_at > CLOSED_NAMESPACE_SECONDS:
                 looked_at = self._clock.monotonic()
-                if (await self._closed_namespaces()) != closed:
+                if (await closed_namespaces(self._kube, served, closed)) != closed:
                     raise RuntimeError("other namespaces can be watched now")
         raise RuntimeError(self._watcher.problem or "the thread of the sweep ended")
-
-    async def _closed_namespaces(self) -> list[str]:
-        """Returns the namespaces to serve that cannot be read, because they are gone or the rights
-        there are: the others are watched all the same, for machines are leased there.
-        """
-        closed = []
-        for namespace in self._settings.served:
-            try:
-                for kind in (*PLURALS, "Pod"):
-                    await self._kube.page(kind, namespace, limit=1)
-            except Forbidden:
-                closed.append(namespace)
-            except ClusterError as error:
-                # The watch finds out by itself.
-                log.warning("namespace_not_checked", namespace=namespace, problem=str(error))
-        return closed
 
     async def _not_served(self) -> str | None:
         """Returns, in words, which kinds the API server does not serve; None if it serves all."""
@@ -415,6 +404,29 @@ class Leader:
         self._loop.call_soon_threadsafe(take_in)
 
 
+async def closed_namespaces(
+    kube: KubeClient, served: Sequence[str], before: Sequence[str] = ()
+) -> list[str]:
+    """Returns the namespaces to serve that cannot be read, because they are gone or the rights
+    there are: the others are watched all the same, for machines are leased there.
+
+    Of one about which nothing is known now, what was known `before` holds.
+    """
+    closed = []
+    for namespace in served:
+        try:
+            for kind in (*PLURALS, "Pod"):
+                await kube.page(kind, namespace, limit=1)
+        except Forbidden:
+            closed.append(namespace)
+        except ClusterError as error:
+            # The watch finds out by itself.
+            log.warning("namespace_not_checked", namespace=namespace, problem=str(error))
+            if namespace in before:
+                closed.append(namespace)
+    return closed
+
+
 def _may_not_watch(namespaces: list[str]) -> str:
     return (
         f"the service account may not watch {', '.join(namespaces)}; if they are gone, take them "
@@ -440,41 +452,43 @@ async def _work(queue: WorkQueue, reconciler: Reconciler, lanes: tuple[Lane, ...
             queue.done(key, failed=failed)
 
 
-async def resync(cache: Cache, queue: WorkQueue) -> None:
+async def resync(cache: Cache, queue: WorkQueue, served: Sequence[str] = ()) -> None:
     """Compares the cache with what is stored, and asks for a pass over all that is not over.
 
-    So a lost event only causes a delay.
+    So a lost event only causes a delay. One of the namespaces that are served, empty = all, that
+    cannot be read keeps none of the others from it.
     """
-    for kind in WATCHED:
+    for kind, namespace in product(WATCHED, served or (None,)):
         try:
-            async for key, after in cache.compare(kind, cache.listed(kind)):
+            listed = cache.listed(kind, namespace)
+            async for key, after in cache.compare(kind, listed, namespace):
                 queue.add_after(key, after)
         except AdapterError as error:
-            log.warning("resync_failed", kind=kind, problem=str(error))
+            log.warning("resync_failed", kind=kind, namespace=namespace, problem=str(error))
 
 
-async def _resync_for_ever(cache: Cache, queue: WorkQueue) -> None:
+async def _resync_for_ever(cache: Cache, queue: WorkQueue, served: Sequence[str]) -> None:
     await asyncio.sleep(RESYNC_SECONDS)
     # Most of what is held by now stays: a search for garbage in it would stop the loop each time.
     gc.freeze()
     while True:
-        await resync(cache, queue)
+        await resync(cache, queue, served)
         await asyncio.sleep(RESYNC_SECONDS)
 
 
-async def look_at_closed(cache: Cache, queue: WorkQueue) -> None:
+async def look_at_closed(cache: Cache, queue: WorkQueue, served: Sequence[str] = ()) -> None:
     """Asks for passes over what has left the watch and needs one: its user has changed it, or its
     time to be deleted comes before the next look.
     """
     while True:
         await asyncio.sleep(CLOSED_LOOK_SECONDS)
-        for kind in cache.fields:
+        for kind, namespace in product(cache.fields, served or (None,)):
             try:
-                async for page in cache.closed(kind):
+                async for page in cache.closed(kind, namespace):
                     for key, seconds in cache.needed(kind, page, within=2 * CLOSED_LOOK_SECONDS):
                         queue.add_after(key, seconds)
             except AdapterError as error:
-                log.warning("closed_not_listed", kind=kind, problem=str(error))
+                log.warning("closed_not_listed", kind=kind, namespace=namespace, problem=str(error))
 
 
 async def judge_lateness(
