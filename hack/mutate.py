@@ -44,7 +44,8 @@ NEAREST = {
     "adapters/vast_wire.py": "tests/unit/test_vast_wire.py tests/contract/test_hostile_answers.py",
     "adapters/transport.py": "tests/contract/test_transport_client.py",
     "controller/driver_tokens.py": "tests/contract/test_driver_tokens.py",
-    "controller/identity.py": "tests/integration/test_namespaced.py",
+    "controller/identity.py": "tests/simulation/test_identity.py "
+    "tests/integration/test_namespaced.py",
     "controller/signed_tokens.py": "tests/contract/test_signed_tokens.py",
     "controller/holds.py": "tests/contract/test_held_answers.py",
     "controller/transport.py": "tests/contract/test_driver_tokens.py "
@@ -434,6 +435,18 @@ FAULTS = (
         "core/identity.py",
         "kept is not None and kept.place == place and",
         "kept is not None and",
+    ),
+    Fault(
+        "machines of a version that served all become strangers",
+        "core/identity.py",
+        'return annotation not in (lease["metadata"]',
+        'return annotation == (lease["metadata"]',
+    ),
+    Fault(
+        "the version that led before is not looked at",
+        "controller/identity.py",
+        "if settings.served and own(kept, place=place) is None:",
+        "if False:",
     ),
     Fault(
         "a token is believed whoever has signed it",

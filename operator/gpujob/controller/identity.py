@@ -8,8 +8,9 @@ import structlog
 from gpujob.adapters.errors import AdapterError, ClusterError
 from gpujob.adapters.kube import KubeClient
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
+from gpujob.controller.other_releases import ANNOTATION_SERVED
 from gpujob.controller.settings import Settings
-from gpujob.core.identity import Kept, identity_before, may_begin
+from gpujob.core.identity import Kept, identity_before, may_begin, own, served_all_before
 from gpujob.core.rights import identity_name
 
 RETRY_SECONDS = 2.0
@@ -42,6 +43,8 @@ async def _stored(kube: KubeClient, settings: Settings) -> str:
     stored = await kube.find("ConfigMap", namespace, name)
     data = (stored or {}).get("data") or {}
     kept = Kept(str(data.get("identity", "")), str(data.get("place", "")))
+    if settings.served and own(kept, place=place) is None:
+        await _check_versions(kube, settings)
     identity = identity_before(given=settings.identity, kept=kept, place=place)
     if identity is None:
         identity = await _first(kube, settings)
@@ -54,6 +57,20 @@ async def _stored(kube: KubeClient, settings: Settings) -> str:
     elif data != wanted:
         await kube.replace("ConfigMap", stored | {"data": wanted})
     return identity
+
+
+async def _check_versions(kube: KubeClient, settings: Settings) -> None:
+    """Raises IdentityLost if an earlier version has served the whole cluster, whose machines in
+    other namespaces would be nobody's."""
+    lease = await kube.find("Lease", settings.namespace, settings.name)
+    if served_all_before(lease, annotation=ANNOTATION_SERVED):
+        raise IdentityLost(
+            f"the Lease {settings.namespace}/{settings.name} is of an earlier version, which "
+            "served all namespaces and did not store its identity: upgrade without "
+            "`jobNamespaces` first, wait until a controller leads, and set `jobNamespaces` after "
+            "that. If no machine of that version is left, you can also stop its controllers and "
+            f"run `kubectl delete lease {settings.name} -n {settings.namespace}`"
+        )
 
 
 async def _first(kube: KubeClient, settings: Settings) -> str:

@@ -25,6 +25,16 @@ class Kept:
     namespace with another one."""
 
 
+def own(kept: Kept | None, *, place: str) -> Kept | None:
+    """Returns what this installation has kept itself; None if nothing, or not in this place.
+
+    `place` is the uid of the release's namespace.
+    """
+    if kept is not None and kept.place == place and FORM.fullmatch(kept.identity):
+        return kept
+    return None
+
+
 def identity_before(*, given: str, kept: Kept | None, place: str) -> str | None:
     """Returns the identity that an installation has already; None if it needs its first one.
 
@@ -33,9 +43,19 @@ def identity_before(*, given: str, kept: Kept | None, place: str) -> str | None:
     """
     if given:
         return given
-    if kept is not None and kept.place == place and FORM.fullmatch(kept.identity):
-        return kept.identity
-    return None
+    before = own(kept, place=place)
+    return before.identity if before else None
+
+
+def served_all_before(lease: Mapping[str, Any] | None, *, annotation: str) -> bool:
+    """Whether a version led that served the whole cluster and kept no identity.
+
+    `lease` is the release's own, as stored, None = there is none; `annotation` is the one by which
+    all later versions say there what they serve.
+    """
+    if lease is None:
+        return False
+    return annotation not in (lease["metadata"].get("annotations") or {})
 
 
 def may_begin(nodes: Iterable[Mapping[str, Any]]) -> bool:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gpujob.core.identity import Kept, identity_before, may_begin
+from gpujob.core.identity import Kept, identity_before, may_begin, served_all_before
 
 HERE, ELSEWHERE = "uid-of-the-namespace", "uid-of-another"
 
@@ -36,3 +36,20 @@ def test_an_identity_stays(given: str, kept: Kept | None, identity: str | None) 
 def test_no_new_identity_while_machines_may_run(status: dict[str, Any], begins: bool) -> None:
     """Under it they would count as gone."""
     assert may_begin([{}, {"status": status}]) is begins
+
+
+@pytest.mark.parametrize(
+    ("lease", "served_all"),
+    [
+        pytest.param(None, False, id="nothing led"),
+        pytest.param({"metadata": {}}, True, id="a version that says nothing"),
+        pytest.param({"metadata": {"annotations": {"other": ""}}}, True, id="nor in another way"),
+        pytest.param({"metadata": {"annotations": {"served": ""}}}, False, id="one that says all"),
+        pytest.param({"metadata": {"annotations": {"served": "a"}}}, False, id="one that says a"),
+    ],
+)
+def test_a_version_that_kept_no_identity_is_known_by_its_lease(
+    lease: dict[str, Any] | None, served_all: bool
+) -> None:
+    """Its machines in all namespaces are the release's."""
+    assert served_all_before(lease, annotation="served") is served_all

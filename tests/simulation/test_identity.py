@@ -1,0 +1,63 @@
+"""When a release leads, and under which identity, by what is stored in its namespace."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from tests.simulation.model import Chance, ModelKube
+from tests.simulation.world import SETTINGS, play
+
+from gpujob.controller.identity import find_identity
+from gpujob.controller.other_releases import ANNOTATION_SERVED
+
+SYSTEM = SETTINGS.namespace
+
+
+async def _cluster(**node: Any) -> ModelKube:
+    """With the namespaces that a release reads; `node` is the status of a GpuNode."""
+    kube = ModelKube(Chance(0, level=0.0))
+    for name in ("kube-system", SYSTEM):
+        await kube.create("Namespace", "", {"metadata": {"name": name}})
+    if node:
+        await kube.create("GpuNode", "a", {"metadata": {"name": "train-0"}, "status": node})
+    return kube
+
+
+async def _starts(kube: ModelKube, served: str, given: str = "") -> str | None:
+    """Returns the identity that a controller starts with; None if it waits for a person."""
+    settings = replace(SETTINGS, job_namespaces=served, identity=given)
+    try:
+        async with asyncio.timeout(60.0):
+            return await find_identity(kube, settings)
+    except TimeoutError:
+        return None
+
+
+async def _lease(kube: ModelKube, **annotations: str) -> None:
+    meta = {"name": SETTINGS.name, "annotations": annotations}
+    await kube.create("Lease", SYSTEM, {"metadata": meta})
+
+
+def test_an_earlier_version_is_followed_under_its_identity_first() -> None:
+    """It served all namespaces. A release that serves some sees none of its machines elsewhere."""
+
+    async def run() -> None:
+        kube = await _cluster()
+        of_cluster = (await kube.get("Namespace", "", "kube-system"))["metadata"]["uid"]
+        await _lease(kube)
+        assert await _starts(kube, "a") is None
+        assert await _starts(kube, "a", given=of_cluster) is None
+        assert await _starts(kube, "") == of_cluster
+
+    play(run)
+
+
+def test_a_lease_of_a_later_version_says_what_was_served() -> None:
+    """The ConfigMap alone was lost, and no machine runs."""
+
+    async def run() -> None:
+        kube = await _cluster()
+        await _lease(kube, **{ANNOTATION_SERVED: "a"})
+        assert await _starts(kube, "a")
+
+    play(run)
