@@ -443,9 +443,21 @@ FAULTS = (
         'return annotation == (lease["metadata"]',
     ),
     Fault(
+        "an identity is changed while machines run",
+        "core/identity.py",
+        'given not in ("", kept.identity)',
+        'given in ("", kept.identity)',
+    ),
+    Fault(
+        "an identity is changed whatever runs",
+        "controller/identity.py",
+        "if changed and not may_begin",
+        "if False and not may_begin",
+    ),
+    Fault(
         "the version that led before is not looked at",
         "controller/identity.py",
-        "if settings.served and own(kept, place=place) is None:",
+        "if settings.served and before is None:",
         "if False:",
     ),
     Fault(

@@ -61,3 +61,17 @@ def test_a_lease_of_a_later_version_says_what_was_served() -> None:
         assert await _starts(kube, "a")
 
     play(run)
+
+
+def test_an_identity_is_not_changed_while_a_machine_may_run() -> None:
+    """Under another one it would count as gone: its job would rent again, and nobody release it."""
+
+    async def run() -> None:
+        kube = await _cluster(rent={})
+        assert await _starts(kube, "a", given="first") == "first"
+        assert await _starts(kube, "a", given="second") is None
+        assert await _starts(kube, "a") == "first"
+        kube.set_status("GpuNode", "a", "train-0", {"rent": {}, "releasedAt": "now"})
+        assert await _starts(kube, "a", given="second") == "second"
+
+    play(run)

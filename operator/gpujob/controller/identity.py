@@ -10,7 +10,14 @@ from gpujob.adapters.kube import KubeClient
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
 from gpujob.controller.other_releases import ANNOTATION_SERVED
 from gpujob.controller.settings import Settings
-from gpujob.core.identity import Kept, identity_before, may_begin, own, served_all_before
+from gpujob.core.identity import (
+    Kept,
+    identity_before,
+    is_changed,
+    may_begin,
+    own,
+    served_all_before,
+)
 from gpujob.core.rights import identity_name
 
 RETRY_SECONDS = 2.0
@@ -19,7 +26,7 @@ log = structlog.get_logger("gpujob.identity")
 
 
 class IdentityLost(AdapterError):
-    """The marks on machines of this installation are not known any more."""
+    """The marks on machines of this installation are not known, or would not be any more."""
 
 
 async def find_identity(kube: KubeClient, settings: Settings) -> str:
@@ -43,8 +50,18 @@ async def _stored(kube: KubeClient, settings: Settings) -> str:
     stored = await kube.find("ConfigMap", namespace, name)
     data = (stored or {}).get("data") or {}
     kept = Kept(str(data.get("identity", "")), str(data.get("place", "")))
-    if settings.served and own(kept, place=place) is None:
+    before = own(kept, place=place)
+    if settings.served and before is None:
         await _check_versions(kube, settings)
+    changed = is_changed(before, given=settings.identity)
+    if changed and not may_begin(await kube.list_all("GpuNode")):
+        raise IdentityLost(
+            f"the chart's value `identity` is {settings.identity}, but the identity in use, in "
+            f"ConfigMap {settings.namespace}/{name}, is {kept.identity}, and there are GpuNodes "
+            "with machines, which would count as gone: take the value back, delete the jobs, and "
+            "set it once no GpuNode is left that is not Released. In a copy of another cluster, "
+            "leave the value and remove the copied GpuNodes, see LIFECYCLE.md"
+        )
     identity = identity_before(given=settings.identity, kept=kept, place=place)
     if identity is None:
         identity = await _first(kube, settings)

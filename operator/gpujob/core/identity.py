@@ -47,6 +47,11 @@ def identity_before(*, given: str, kept: Kept | None, place: str) -> str | None:
     return before.identity if before else None
 
 
+def is_changed(kept: Kept | None, *, given: str) -> bool:
+    """Whether an administrator has set another identity than the one that is in use."""
+    return kept is not None and given not in ("", kept.identity)
+
+
 def served_all_before(lease: Mapping[str, Any] | None, *, annotation: str) -> bool:
     """Whether a version led that served the whole cluster and kept no identity.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gpujob.core.identity import Kept, identity_before, may_begin, served_all_before
+from gpujob.core.identity import Kept, identity_before, is_changed, may_begin, served_all_before
 
 HERE, ELSEWHERE = "uid-of-the-namespace", "uid-of-another"
 
@@ -53,3 +53,17 @@ def test_a_version_that_kept_no_identity_is_known_by_its_lease(
 ) -> None:
     """Its machines in all namespaces are the release's."""
     assert served_all_before(lease, annotation="served") is served_all
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "changed"),
+    [
+        pytest.param("", "first", False, id="nothing is set"),
+        pytest.param("first", "first", False, id="what is in use is set"),
+        pytest.param("other", "first", True, id="another one is set"),
+        pytest.param("other", None, False, id="none was in use"),
+    ],
+)
+def test_a_change_of_the_identity_is_noticed(given: str, kept: str | None, changed: bool) -> None:
+    """It is one only for machines that have the one before."""
+    assert is_changed(Kept(kept, HERE) if kept else None, given=given) is changed
