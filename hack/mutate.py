@@ -455,6 +455,24 @@ FAULTS = (
         "if False and not may_begin",
     ),
     Fault(
+        "machines in a namespace that is left out are swept",
+        "core/identity.py",
+        "tuple(one for one in kept.served if one not in served)",
+        "tuple(one for one in served if one not in kept.served)",
+    ),
+    Fault(
+        "all machines but those of one namespace are swept",
+        "core/identity.py",
+        '    if not kept.served:\n        return ("",)\n',
+        "",
+    ),
+    Fault(
+        "what was served is not kept",
+        "controller/identity.py",
+        ", KEY_SERVED: settings.job_namespaces}",
+        "}",
+    ),
+    Fault(
         "the version that led before is not looked at",
         "controller/identity.py",
         "if settings.served and before is None:",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -255,6 +256,38 @@ def test_with_its_identity_lost_it_does_nothing_until_it_is_told(stage: World, t
     job = stage.await_reason("train", "Complete")
 
     assert len(stage.simulator.of(job)) == 1
+
+
+def test_a_namespace_is_left_out_with_the_command_that_the_log_names(
+    stage: World, team: Team
+) -> None:
+    """Until then nobody leads, and the machine there is let be."""
+    team.install()
+    operator = team.operator()
+    operator.start()
+    stage.apply_job("train", command=stage.waits())
+    stage.await_reason("train", "Running")
+    operator.stop()
+    operator.launch(GPUJOB_JOB_NAMESPACES="default")
+
+    def told() -> str:
+        logged = [json.loads(line) for line in operator.log.splitlines() if "left_out" in line]
+        return logged[-1]["problem"] if logged else ""
+
+    words = eventually("it says so", told)
+    assert f"served {team.jobs} until now" in words
+    assert len(stage.simulator.living()) == 1
+    operator.kill()
+    operator.start()
+    stage.let_go()
+    stage.await_reason("train", "Complete")
+    operator.stop()
+    program, *command = shlex.split(words.rpartition("confirm with: ")[2])
+    assert program == "kubectl"
+    stage.kubectl(*command)
+    operator.launch(GPUJOB_JOB_NAMESPACES="default")
+    eventually("it starts", lambda: operator.log.count("controller_started") == 3)
+    eventually("it leads", lambda: "lock_acquired" in operator.log.rpartition("_started")[2])
 
 
 def test_a_namespace_that_cannot_be_read_keeps_no_other_from_its_deadlines(

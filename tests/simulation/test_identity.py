@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from tests.simulation.model import Chance, ModelKube
 from tests.simulation.world import SETTINGS, play
 
@@ -31,6 +32,12 @@ async def _starts(kube: ModelKube, served: str, given: str = "") -> str | None:
             return await find_identity(kube, settings)
     except TimeoutError:
         return None
+
+
+async def _confirm(kube: ModelKube) -> None:
+    stored = await kube.get("ConfigMap", SYSTEM, "gpujob-identity")
+    data = {key: value for key, value in stored["data"].items() if key != "jobNamespaces"}
+    await kube.replace("ConfigMap", stored | {"data": data})
 
 
 async def _lease(kube: ModelKube, **annotations: str) -> None:
@@ -73,5 +80,22 @@ def test_an_identity_is_not_changed_while_a_machine_may_run() -> None:
         assert await _starts(kube, "a") == "first"
         kube.set_status("GpuNode", "a", "train-0", {"rent": {}, "releasedAt": "now"})
         assert await _starts(kube, "a", given="second") == "second"
+
+    play(run)
+
+
+@pytest.mark.parametrize("before", ["a,b", "", "b"])
+def test_a_namespace_is_left_out_only_if_that_is_confirmed(before: str) -> None:
+    """The sweep would destroy the machines of its jobs."""
+
+    async def run() -> None:
+        kube = await _cluster()
+        identity = await _starts(kube, before)
+        assert await _starts(kube, "a") is None
+        assert await _starts(kube, before) == identity
+        await _confirm(kube)
+        assert await _starts(kube, "a") == identity
+        assert await _starts(kube, "a,b") == identity
+        assert await _starts(kube, "a") is None
 
     play(run)

@@ -2,6 +2,8 @@
 
 import asyncio
 import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import structlog
 
@@ -14,6 +16,7 @@ from gpujob.core.identity import (
     Kept,
     identity_before,
     is_changed,
+    left_out,
     may_begin,
     own,
     served_all_before,
@@ -21,6 +24,8 @@ from gpujob.core.identity import (
 from gpujob.core.rights import identity_name
 
 RETRY_SECONDS = 2.0
+KEY_SERVED = "jobNamespaces"
+"""Of the ConfigMap: the namespaces that are served, with commas between them; empty: all."""
 
 log = structlog.get_logger("gpujob.identity")
 
@@ -29,16 +34,23 @@ class IdentityLost(AdapterError):
     """The marks on machines of this installation are not known, or would not be any more."""
 
 
+class NamespacesLeftOut(AdapterError):
+    """Namespaces that were served are no longer, and their machines would be destroyed."""
+
+
 async def find_identity(kube: KubeClient, settings: Settings) -> str:
     """Returns this installation's identity, as soon as the API server has told and stored it.
 
-    While it is lost, nobody may lead: this waits until an administrator has set it.
+    While it is lost, or machines would be left behind in namespaces that are no longer served,
+    nobody may lead: this waits until an administrator has solved it.
     """
     while True:
         try:
             return await _stored(kube, settings)
         except IdentityLost as error:
             log.error("identity_lost", problem=str(error))
+        except NamespacesLeftOut as error:
+            log.error("namespaces_left_out", problem=str(error))
         except ClusterError as error:
             log.warning("waiting_for_api_server", problem=str(error))
         await asyncio.sleep(RETRY_SECONDS)
@@ -49,8 +61,10 @@ async def _stored(kube: KubeClient, settings: Settings) -> str:
     place = await _uid(kube, namespace)
     stored = await kube.find("ConfigMap", namespace, name)
     data = (stored or {}).get("data") or {}
-    kept = Kept(str(data.get("identity", "")), str(data.get("place", "")))
+    kept = Kept(str(data.get("identity", "")), str(data.get("place", "")), _served(data))
     before = own(kept, place=place)
+    if left := left_out(before, served=settings.served):
+        raise NamespacesLeftOut(_told(left, settings))
     if settings.served and before is None:
         await _check_versions(kube, settings)
     changed = is_changed(before, given=settings.identity)
@@ -65,7 +79,7 @@ async def _stored(kube: KubeClient, settings: Settings) -> str:
     identity = identity_before(given=settings.identity, kept=kept, place=place)
     if identity is None:
         identity = await _first(kube, settings)
-    wanted = {"identity": identity, "place": place}
+    wanted = {"identity": identity, "place": place, KEY_SERVED: settings.job_namespaces}
     if stored is None:
         labels = {LABEL_MANAGED_BY: MANAGER}
         meta = {"name": name, "namespace": namespace, "labels": labels}
@@ -74,6 +88,34 @@ async def _stored(kube: KubeClient, settings: Settings) -> str:
     elif data != wanted:
         await kube.replace("ConfigMap", stored | {"data": wanted})
     return identity
+
+
+def _served(data: Mapping[str, Any]) -> tuple[str, ...] | None:
+    told = data.get(KEY_SERVED)
+    if told is None:
+        return None
+    return tuple(str(told).split(",")) if told else ()
+
+
+def _told(left: Sequence[str], settings: Settings) -> str:
+    name, namespace = identity_name(settings.name), settings.namespace
+    command = (
+        f"kubectl patch configmap {name} -n {namespace} --type=json "
+        f'-p \'[{{"op":"remove","path":"/data/{KEY_SERVED}"}}]\''
+    )
+    if "" in left:
+        what = (
+            f"served all namespaces until now, and `jobNamespaces` names {settings.job_namespaces}"
+        )
+        back = "take `jobNamespaces` back"
+    else:
+        what = f"served {', '.join(left)} until now, and `jobNamespaces` no longer does"
+        back = "put them back"
+    return (
+        f"this release {what}: machines of the jobs that are left out would be destroyed, and the "
+        f"jobs never end. So {back}, delete these jobs, and wait until no GpuNode is left there. "
+        f"Then change it again, and confirm with: {command}"
+    )
 
 
 async def _check_versions(kube: KubeClient, settings: Settings) -> None:

@@ -23,6 +23,8 @@ class Kept:
     place: str
     """Uid of the namespace in which it was kept. A backup that is restored elsewhere brings it to a
     namespace with another one."""
+    served: tuple[str, ...] | None = None
+    """The namespaces that the release serves; empty = all, None = not known."""
 
 
 def own(kept: Kept | None, *, place: str) -> Kept | None:
@@ -50,6 +52,19 @@ def identity_before(*, given: str, kept: Kept | None, place: str) -> str | None:
 def is_changed(kept: Kept | None, *, given: str) -> bool:
     """Whether an administrator has set another identity than the one that is in use."""
     return kept is not None and given not in ("", kept.identity)
+
+
+def left_out(kept: Kept | None, *, served: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the namespaces that were served and are no longer; an empty text = all others.
+
+    `served` are those to serve now, empty = all. The GpuNodes of what is left out would not be
+    seen, so the sweep would destroy their machines, and nobody would end their jobs.
+    """
+    if kept is None or kept.served is None or not served:
+        return ()
+    if not kept.served:
+        return ("",)
+    return tuple(one for one in kept.served if one not in served)
 
 
 def served_all_before(lease: Mapping[str, Any] | None, *, annotation: str) -> bool:

@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from gpujob.core.identity import Kept, identity_before, is_changed, may_begin, served_all_before
+from gpujob.core.identity import (
+    Kept,
+    identity_before,
+    is_changed,
+    left_out,
+    may_begin,
+    served_all_before,
+)
 
 HERE, ELSEWHERE = "uid-of-the-namespace", "uid-of-another"
 
@@ -67,3 +74,24 @@ def test_a_version_that_kept_no_identity_is_known_by_its_lease(
 def test_a_change_of_the_identity_is_noticed(given: str, kept: str | None, changed: bool) -> None:
     """It is one only for machines that have the one before."""
     assert is_changed(Kept(kept, HERE) if kept else None, given=given) is changed
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "left"),
+    [
+        pytest.param(None, ("a",), (), id="not known, or confirmed"),
+        pytest.param((), (), (), id="all as before"),
+        pytest.param((), ("a",), ("",), id="all was narrowed"),
+        pytest.param(("a", "b"), ("b", "a"), (), id="the same ones"),
+        pytest.param(("a", "b"), ("a",), ("b",), id="one was taken out"),
+        pytest.param(("a", "b"), ("c",), ("a", "b"), id="both were replaced"),
+        pytest.param(("a",), ("a", "b"), (), id="one was added"),
+        pytest.param(("a",), (), (), id="widened to all"),
+    ],
+)
+def test_what_is_no_longer_served_is_known(
+    before: tuple[str, ...] | None, now: tuple[str, ...], left: tuple[str, ...]
+) -> None:
+    """There, machines would be without a GpuNode that anybody sees."""
+    assert left_out(Kept("first", HERE, before), served=now) == left
+    assert left_out(None, served=now) == ()
