@@ -59,6 +59,7 @@ NEAREST = {
     "controller/lead.py": "tests/simulation/test_namespaces.py tests/simulation/test_watch.py",
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
     "controller/machine_book.py": "tests/simulation/test_evidence.py",
+    "controller/main.py": "tests/integration/test_namespaced.py",
     "controller/market_watch.py": "tests/simulation/test_keys.py tests/simulation/test_clocks.py",
     "controller/address.py": "tests/integration/test_address.py",
     "controller/pods.py": "tests/unit/test_pods.py",
@@ -411,6 +412,25 @@ FAULTS = (
         "core/leader_lock.py",
         "    if ours:\n        return tuple(ours)",
         "    if ours:\n        return tuple(one for one in ours if one in theirs)",
+    ),
+    Fault(
+        "two releases of one identity sweep each other's machines",
+        "core/leader_lock.py",
+        "    if other.installation != installation:\n        return shared\n"
+        "    return tuple(dict.fromkeys((*shared, *other.served)))",
+        "    return shared",
+    ),
+    Fault(
+        "a release does not say which identity it has",
+        "controller/leader_lock.py",
+        "            ANNOTATION_IDENTITY: settings.identity,\n",
+        "",
+    ),
+    Fault(
+        "a leader does not know the identity that it has found",
+        "controller/main.py",
+        "    settings = replace(settings, identity=cluster_id)\n",
+        "",
     ),
     Fault(
         "only the first namespace is listed",

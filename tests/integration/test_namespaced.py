@@ -179,12 +179,16 @@ def test_it_is_installed_and_runs_without_rights_on_the_cluster(stage: World, te
         assert len(stage.simulator.of(job)) == 1
         assert stage.simulator.living() == []
         assert other["metadata"]["name"] == "elsewhere"
-        assert not other.get("status", {}).get("conditions")
+        seen = {one["reason"] for one in other["status"]["conditions"]}
+        assert seen == {"Unseen"}, "what the API server itself says of a new job"
         assert told[0] == 503
         assert "rbac.clusterRoles" in told[1]
         identity = stage.kubectl.get("configmap", "gpujob-identity", team.system) or {}
         (machine,) = stage.simulator.of(job)
         assert machine["label"].split("/")[0] == identity["data"]["identity"]
+        lease = stage.kubectl.get("lease", "gpujob", team.system) or {}
+        says = lease["metadata"]["annotations"]["gpujob.dev/identity"]
+        assert says == identity["data"]["identity"]
     finally:
         stage.kubectl.client.delete("gpujobs", "elsewhere", "default")
 

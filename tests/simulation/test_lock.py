@@ -15,7 +15,12 @@ from gpujob.adapters.kube import Body
 from gpujob.api.gpunode import GpuNode
 from gpujob.controller.fuse_guard import guard_fuses
 from gpujob.controller.leader_lock import LeaderLock
-from gpujob.controller.other_releases import ANNOTATION_SERVED, LABELS, OtherRelease
+from gpujob.controller.other_releases import (
+    ANNOTATION_IDENTITY,
+    ANNOTATION_SERVED,
+    LABELS,
+    OtherRelease,
+)
 
 
 async def _tried(seconds: float) -> World:
@@ -110,15 +115,21 @@ EVERYWHERE = ""
 
 
 async def _starts_beside(
-    holder: str, may_write: Collection[str] | None, served: str = "", ours: str = ""
+    holder: str,
+    may_write: Collection[str] | None,
+    served: str = "",
+    ours: str = "",
+    identity: str = "theirs",
 ) -> bool:
     """`may_write` are the namespaces in which the holder's account may write ledgers; `served` are
-    those that its release says it serves, and `ours` those of the one that starts.
+    those that its release says it serves, and `ours` those of the one that starts. `identity` is
+    what the holder's release says that it has.
     """
-    kube, settings = _Asked(may_write), replace(SETTINGS, job_namespaces=ours)
+    kube = _Asked(may_write)
+    settings = replace(SETTINGS, job_namespaces=ours, identity="ours")
     pod = {"metadata": {"name": "pod"}, "spec": {"serviceAccountName": "account"}}
     await kube.create("Pod", "team", pod)
-    told = {ANNOTATION_SERVED: served}
+    told = {ANNOTATION_SERVED: served, ANNOTATION_IDENTITY: identity}
     meta = {"name": "any", "labels": LABELS, "annotations": told}
     lease = {"metadata": meta, "spec": {"holderIdentity": holder}}
     await kube.create("Lease", "team", lease)
@@ -278,3 +289,32 @@ def test_releases_share_no_namespace(
 ) -> None:
     """Two that serve different ones may both lead; what counts is what the other one may do."""
     assert play(lambda: _starts_beside("pod_1f", may_write, theirs, ours)) is starts
+
+
+@pytest.mark.parametrize(
+    ("identity", "may_write", "starts"),
+    [
+        pytest.param("theirs", ["b"], True, id="each its own"),
+        pytest.param("ours", ["b"], False, id="the same one"),
+        pytest.param("ours", None, False, id="the same one, and unclear what it may do"),
+        pytest.param("ours", [], True, id="somebody who only says so"),
+    ],
+)
+def test_two_releases_of_one_identity_do_not_both_lead(
+    identity: str, may_write: list[str] | None, starts: bool
+) -> None:
+    """Though they have no namespace in common: each would sweep the other's machines."""
+    assert play(lambda: _starts_beside("pod_1f", may_write, "b", "a", identity)) is starts
+
+
+async def _says_which_identity() -> Any:
+    kube = ModelKube(Chance(0, level=0.0))
+    settings = replace(SETTINGS, identity="ours")
+    await LeaderLock(kube, VirtualClock(), settings, identity="first").acquire()
+    (lease,) = kube.of_kind("Lease")
+    return lease["metadata"]["annotations"][ANNOTATION_IDENTITY]
+
+
+def test_a_leader_says_which_identity_it_has() -> None:
+    """Else no other release could keep from it."""
+    assert play(_says_which_identity) == "ours"

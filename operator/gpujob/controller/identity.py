@@ -140,7 +140,8 @@ async def _first(kube: KubeClient, settings: Settings) -> str:
         raise IdentityLost(
             f"ConfigMap {settings.namespace}/{identity_name(settings.name)} is gone, or was "
             "restored from a backup, but there are GpuNodes with machines: set the chart's value "
-            "`identity` to the first part of these machines' labels at the provider"
+            "`identity` to the first part of these machines' labels at the provider, but only if "
+            "no other release has it"
         )
     return str(uuid.uuid4())
 

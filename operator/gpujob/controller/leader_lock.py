@@ -16,6 +16,7 @@ from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import ClusterError, Conflict
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.controller.other_releases import (
+    ANNOTATION_IDENTITY,
     ANNOTATION_SERVED,
     LABELS,
     OtherRelease,
@@ -53,7 +54,10 @@ class LeaderLock:
         self._kube = kube
         self._clock = clock
         self._namespace, self._name = settings.namespace, settings.name
-        self._annotations = {ANNOTATION_SERVED: settings.job_namespaces}
+        self._annotations = {
+            ANNOTATION_SERVED: settings.job_namespaces,
+            ANNOTATION_IDENTITY: settings.identity,
+        }
         self._limits = settings.limits
         self._identity = identity
         self._others = OtherReleases(kube, settings)

@@ -10,6 +10,7 @@ import resource
 import signal
 import uuid
 from asyncio import sslproto
+from dataclasses import replace
 
 import structlog
 from starlette.applications import Starlette
@@ -50,6 +51,7 @@ async def run(settings: Settings) -> int:
     if await first_ended([stopping, asking]) is stopping:
         return 0
     cluster_id = asking.result()
+    settings = replace(settings, identity=cluster_id)
     log.info(
         "controller_started",
         cluster=cluster_id,

@@ -2,7 +2,8 @@
 
 Two releases would work on the same jobs. But anybody who may edit a namespace can write a Lease
 there that looks like ours. So a lock counts only if somebody renews it, and if its holder is a pod
-whose service account may update the status of GpuNodes where this release serves jobs.
+whose service account may update the status of GpuNodes where this release serves jobs; or, if it
+says that its release has our identity, where that one serves jobs.
 """
 
 import asyncio
@@ -14,12 +15,14 @@ from gpujob.adapters.errors import ClusterError, Forbidden
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
 from gpujob.controller.settings import Settings
-from gpujob.core.leader_lock import OtherLock, common_namespaces, holders_pod, renewed
+from gpujob.core.leader_lock import OtherLock, contested_namespaces, holders_pod, renewed
 
 LABELS = {LABEL_MANAGED_BY: MANAGER}
 """Labels of the Lease of every release."""
 ANNOTATION_SERVED = "gpujob.dev/job-namespaces"
 """Of a Lease: the namespaces that its release serves; absent = all."""
+ANNOTATION_IDENTITY = "gpujob.dev/identity"
+"""Of a Lease: the first part of the marks on its release's machines."""
 SERVED_MAX = 100
 """Of somebody else's Lease no more are asked about."""
 _SELECTOR = ",".join(f"{key}={value}" for key, value in LABELS.items())
@@ -37,7 +40,7 @@ class OtherReleases:
     def __init__(self, kube: KubeClient, settings: Settings) -> None:
         self._kube = kube
         self._namespace, self._name = settings.namespace, settings.name
-        self._served = settings.served
+        self._served, self._installation = settings.served, settings.identity
         self._may_look = settings.cluster_rights
         self._retry_seconds = settings.limits.lock_retry_seconds
 
@@ -59,7 +62,7 @@ class OtherReleases:
                 continue
             return {
                 f"{meta['namespace']}/{meta['name']}": OtherLock(
-                    meta["resourceVersion"], holder, _serves(meta)
+                    meta["resourceVersion"], holder, _serves(meta), _identity(meta)
                 )
                 for meta, holder in ((one["metadata"], _holder(one)) for one in stored)
                 if holder and (meta["namespace"], meta["name"]) != (self._namespace, self._name)
@@ -71,10 +74,7 @@ class OtherReleases:
         after = await self.held()
         for name, lock in renewed(before, after):
             if await self._is_controllers(name, lock):
-                raise OtherRelease(
-                    f"release {name} of the operator leads in this cluster; uninstall one of them, "
-                    "or let them serve different namespaces (jobNamespaces)"
-                )
+                raise OtherRelease(_problem(name, lock, self._installation))
         return after
 
     async def _is_controllers(self, name: str, lock: OtherLock) -> bool:
@@ -83,7 +83,7 @@ class OtherReleases:
         """
         namespace, _, _ = name.partition("/")
         holder = lock.holder
-        shared = common_namespaces(self._served, lock.served)
+        shared = contested_namespaces(self._served, lock, installation=self._installation)
         try:
             pod_name = holders_pod(holder)
             pod = await self._kube.find("Pod", namespace, pod_name) if pod_name else None
@@ -116,6 +116,24 @@ def _serves(meta: Body) -> tuple[str, ...]:
     """Returns the namespaces that a release says it serves; empty = all."""
     told = (meta.get("annotations") or {}).get(ANNOTATION_SERVED)
     return tuple(str(told).split(",")[:SERVED_MAX]) if told else ()
+
+
+def _identity(meta: Body) -> str:
+    return str((meta.get("annotations") or {}).get(ANNOTATION_IDENTITY) or "")
+
+
+def _problem(name: str, lock: OtherLock, installation: str) -> str:
+    if lock.installation == installation:
+        return (
+            f"release {name} of the operator leads in this cluster with the same identity, "
+            f"{installation}, so each would destroy the machines of the other; uninstall one of "
+            "them, or give it another identity once none of its machines is left (see the chart's "
+            "README, Some namespaces only)"
+        )
+    return (
+        f"release {name} of the operator leads in this cluster; uninstall one of them, or let them "
+        "serve different namespaces (jobNamespaces)"
+    )
 
 
 def _holder(stored: Body) -> str:

@@ -58,6 +58,9 @@ class OtherLock:
     holder: str
     served: tuple[str, ...] = ()
     """The namespaces that the release serves; empty = all."""
+    installation: str = ""
+    """Identity in the marks on the release's machines; empty = it does not say, as of an earlier
+    version, which serves all namespaces."""
 
 
 def common_namespaces(ours: Sequence[str], theirs: Sequence[str]) -> tuple[str, ...]:
@@ -68,6 +71,20 @@ def common_namespaces(ours: Sequence[str], theirs: Sequence[str]) -> tuple[str, 
     if ours:
         return tuple(ours)
     return ("", *theirs)
+
+
+def contested_namespaces(
+    ours: Sequence[str], other: OtherLock, *, installation: str
+) -> tuple[str, ...]:
+    """Returns where both releases could touch the same jobs or machines; empty text = in all.
+
+    With the same identity each takes the machines of the other one for its own orphans, whatever
+    namespaces they serve. `installation` is our identity.
+    """
+    shared = common_namespaces(ours, other.served)
+    if other.installation != installation:
+        return shared
+    return tuple(dict.fromkeys((*shared, *other.served)))
 
 
 def renewed(

@@ -5,6 +5,7 @@ import pytest
 from gpujob.core.leader_lock import (
     LockRecord,
     OtherLock,
+    contested_namespaces,
     given_back,
     holders_pod,
     is_abandoned,
@@ -80,3 +81,22 @@ def test_a_lock_that_nobody_writes_belongs_to_nobody() -> None:
 def test_a_holder_names_its_pod_or_is_no_controller(holder: str, pod: str | None) -> None:
     """Anybody may have written it, and it becomes part of a path."""
     assert holders_pod(holder) == pod
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "installation", "contested"),
+    [
+        pytest.param(("a",), ("b",), "other", ("a",), id="each its own"),
+        pytest.param(("a",), ("b", "a"), "same", ("a", "b"), id="one identity"),
+        pytest.param(("a",), ("b",), "", ("a",), id="it does not say which"),
+        pytest.param((), ("b",), "same", ("", "b"), id="we serve all"),
+        pytest.param(("a",), (), "same", ("a",), id="it serves all"),
+    ],
+)
+def test_with_one_identity_all_namespaces_of_both_are_contested(
+    ours: tuple[str, ...], theirs: tuple[str, ...], installation: str, contested: tuple[str, ...]
+) -> None:
+    """Each would take the other's machines for orphans."""
+    other = OtherLock("1", "pod_1f", theirs, installation)
+
+    assert contested_namespaces(ours, other, installation="same") == contested
