@@ -137,10 +137,137 @@ def _another_driver(pod: Object) -> None:
     pod["spec"]["containers"][0]["name"] = "main"
 
 
+def _volume(name: str, source: Object) -> Change:
+    def change(pod: Object) -> None:
+        pod["spec"]["volumes"].append({"name": "more", name: source})
+
+    change.__name__ = f"_volume_{name}"
+    return change
+
+
+def _sidecar(name: str, **more: Any) -> Change:
+    def change(pod: Object) -> None:
+        more.setdefault("securityContext", proxy()["securityContext"])
+        pod["spec"]["containers"].append(proxy(volumeMounts=[], **more))
+
+    change.__name__ = f"_sidecar_{name}"
+    return change
+
+
+def _sidecars_context(name: str, **more: Any) -> Change:
+    return _sidecar(name, securityContext=proxy()["securityContext"] | more)
+
+
+def _pods_context(name: str, **more: Any) -> Change:
+    def change(pod: Object) -> None:
+        pod["spec"]["securityContext"] |= more
+
+    change.__name__ = f"_pods_{name}"
+    return change
+
+
+def _no_app_armor(pod: Object) -> None:
+    key = "container.apparmor.security.beta.kubernetes.io/driver"
+    pod["metadata"]["annotations"][key] = "unconfined"
+
+
+def _proc_unmasked(pod: Object) -> None:
+    pod["spec"]["hostUsers"] = False
+    _sidecars_context("proc", procMount="Unmasked")(pod)
+
+
+def _port_of_the_node_before(pod: Object) -> None:
+    ports = [{"containerPort": 80, "hostPort": 80}]
+    pod["spec"]["initContainers"] = [proxy(volumeMounts=[], ports=ports)]
+
+
+def _node(pod: Object) -> None:
+    pod["spec"]["nodeName"] = "control-plane"
+
+
+def _device(pod: Object) -> None:
+    pod["spec"]["resourceClaims"] = [{"name": "gpu", "resourceClaimName": "gpu"}]
+
+
+VOLUMES: dict[str, Object] = {
+    "gitRepo": {"repository": "https://example.com/x.git"},
+    "flexVolume": {"driver": "example.com/lvm"},
+    "nfs": {"server": "10.0.0.1", "path": "/"},
+    "iscsi": {"targetPortal": "10.0.0.1:3260", "iqn": "iqn.2001-04.com.example:a", "lun": 0},
+    "rbd": {"monitors": ["10.0.0.1:6789"], "image": "x"},
+    "cephfs": {"monitors": ["10.0.0.1:6789"]},
+    "glusterfs": {"endpoints": "x", "path": "x"},
+    "fc": {"wwids": ["3600508b400105e210000900000490000"]},
+    "awsElasticBlockStore": {"volumeID": "vol-1"},
+    "gcePersistentDisk": {"pdName": "disk-1"},
+    "azureFile": {"secretName": "x", "shareName": "x"},
+}
+ELSEWHERE = {"httpGet": {"host": "169.254.169.254", "port": 80}}
+"""A request of the kubelet, which is not held to the networks of pods."""
+
 BROKEN: tuple[tuple[Change, str], ...] = (
+    *((_volume(*row), "volume more of a driver's pod must be") for row in VOLUMES.items()),
+    (
+        _volume(
+            "projected",
+            {"sources": [{"clusterTrustBundle": {"name": "roots", "path": "ca.crt"}}]},
+        ),
+        "volume more of a driver's pod may project only",
+    ),
+    (
+        _sidecar("port", ports=[{"containerPort": 80, "hostPort": 80}]),
+        "container a-proxy of a driver's pod must not have a hostPort",
+    ),
+    (_port_of_the_node_before, "container a-proxy of a driver's pod must not have a hostPort"),
+    (
+        _sidecars_context("app_armor", appArmorProfile={"type": "Unconfined"}),
+        "container a-proxy of a driver's pod must be confined by AppArmor",
+    ),
+    (
+        _pods_context("app_armor", appArmorProfile={"type": "Unconfined"}),
+        "container driver of a driver's pod must be confined by AppArmor",
+    ),
+    (_no_app_armor, "container driver of a driver's pod must be confined by AppArmor"),
+    (
+        _sidecars_context("se_linux_type", seLinuxOptions={"type": "spc_t"}),
+        "container a-proxy of a driver's pod must not choose",
+    ),
+    (
+        _pods_context("se_linux_type", seLinuxOptions={"type": "spc_t"}),
+        "container driver of a driver's pod must not choose",
+    ),
+    (
+        _pods_context("se_linux_role", seLinuxOptions={"role": "unconfined_r"}),
+        "container driver of a driver's pod must not choose",
+    ),
+    (
+        _sidecars_context("se_linux_user", seLinuxOptions={"user": "unconfined_u"}),
+        "container a-proxy of a driver's pod must not choose",
+    ),
+    (_proc_unmasked, "container a-proxy of a driver's pod must not set procMount"),
+    (
+        _pods_context("sysctl", sysctls=[{"name": "kernel.msgmax", "value": "65536"}]),
+        "must not set the sysctl kernel.msgmax",
+    ),
+    (_node, "must not name its node"),
+    (_device, "must not claim a device: remove resourceClaims gpu"),
+    (
+        _sidecar("probe", livenessProbe=ELSEWHERE),
+        "container a-proxy of a driver's pod must not name a host in a probe",
+    ),
+    (
+        _sidecar("hook", lifecycle={"preStop": ELSEWHERE}),
+        "container a-proxy of a driver's pod must not name a host in a probe",
+    ),
+    (
+        _sidecar(
+            "tcp_probe", readinessProbe={"tcpSocket": {"host": "169.254.169.254", "port": 80}}
+        ),
+        "container a-proxy of a driver's pod must not name a host in a probe",
+    ),
     (_as_root, "container a-proxy of a driver's pod must set runAsNonRoot"),
     (_unconfined, "container a-proxy of a driver's pod must have a seccompProfile"),
-    (_files_of_the_node, "volume cgroups is a hostPath"),
+    (_files_of_the_node, "volume cgroups of a driver's pod must be"),
     (_network_of_the_node, "must not use the network, processes or files of its node"),
     (
         _token_for_the_cluster,

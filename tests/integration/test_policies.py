@@ -92,6 +92,16 @@ def _unlimited(pod: Object) -> None:
     del pod["spec"]["containers"][0]["resources"]["limits"]["memory"]
 
 
+def _limit_of(name: str) -> Callable[[Object], None]:
+    def loosen(pod: Object) -> None:
+        resources = pod["spec"]["containers"][0]["resources"]
+        # The requests must not be more than the limits.
+        resources["requests"][name] = resources["limits"][name] = "0"
+
+    loosen.__name__ = f"_no_{name}"
+    return loosen
+
+
 def _nobody_in_particular(pod: Object) -> None:
     del pod["spec"]["securityContext"]["runAsUser"]
 
@@ -111,6 +121,8 @@ def _port_below_1024(pod: Object) -> None:
 LOOSE: tuple[tuple[Callable[[Object], None], str], ...] = (
     (_writable, "must set securityContext.readOnlyRootFilesystem"),
     (_unlimited, "must have CPU and memory limits"),
+    (_limit_of("cpu"), "must have CPU and memory limits of more than 0"),
+    (_limit_of("memory"), "must have CPU and memory limits of more than 0"),
     (_nobody_in_particular, "must run as a numeric user that is not root"),
     (_token_mounted, "must not have a service account token except"),
     (_token_for_the_cluster, "must not have a service account token except"),

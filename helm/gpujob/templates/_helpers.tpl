@@ -310,6 +310,10 @@ objectSelector: {}
 If an injector has added it, keep that away from driver pods by driver.labels and driver.annotations of the chart, or have it inject without privileges, as meshes do with their CNI plugin
 {{- end -}}
 
+{{- define "gpujob.policy.seLinuxTypes" -}}
+['', 'container_t', 'container_init_t', 'container_kvm_t', 'container_engine_t']
+{{- end -}}
+
 {{- define "gpujob.served" -}}
 {{- $more := rest . -}}
 {{- with (first .).Values.jobNamespaces -}}
