@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from gpujob.api.driver_pod import LABEL_VALUE
+from gpujob.api.driver_pod import LABEL_VALUE, POSITIVE
 from gpujob.core.limits import Limits
 
 Schema = dict[str, Any]
@@ -45,6 +45,9 @@ QUANTITY: Schema = {
     "type": ["string", "number"],
     "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",
 }
+LIMIT: Schema = {"type": ["string", "number"], "pattern": POSITIVE, "exclusiveMinimum": 0}
+"""More than 0, because to Kubernetes 0 is no limit."""
+WEIGHT: Schema = {"type": "integer", "minimum": 1, "maximum": 100}
 
 
 def _closed(properties: Schema, required: tuple[str, ...] = ()) -> Schema:
@@ -122,7 +125,7 @@ def _pod_term() -> Schema:
 
 
 def _terms(required: Schema, name: str, preferred: Schema) -> Schema:
-    weighed = _closed({"weight": COUNT, name: preferred}, ("weight", name))
+    weighed = _closed({"weight": WEIGHT, name: preferred}, ("weight", name))
     return _closed(
         {
             "requiredDuringSchedulingIgnoredDuringExecution": required,
@@ -207,6 +210,13 @@ def _probe() -> Schema:
 def _resources() -> Schema:
     amounts = _closed({"cpu": QUANTITY, "memory": QUANTITY, "ephemeral-storage": QUANTITY})
     return _closed({"requests": amounts, "limits": amounts})
+
+
+def _drivers_resources() -> Schema:
+    """As `_resources`, but with the limits that the policy for drivers asks for."""
+    amounts = _closed({"cpu": QUANTITY, "memory": QUANTITY, "ephemeral-storage": QUANTITY})
+    limits = _closed({"cpu": LIMIT, "memory": LIMIT, "ephemeral-storage": LIMIT}, ("cpu", "memory"))
+    return _closed({"requests": amounts, "limits": limits}, ("limits",))
 
 
 def _tolerations() -> Schema:
@@ -361,7 +371,7 @@ def _schema() -> Schema:
                     "imagePullSecrets": pull_secrets,
                     "labels": LABEL_VALUES,
                     "annotations": _texts(),
-                    "resources": _resources(),
+                    "resources": _drivers_resources(),
                     "nodeSelector": LABEL_VALUES,
                     "tolerations": _tolerations(),
                     "affinity": _affinity(),

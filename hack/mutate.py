@@ -101,6 +101,7 @@ NEAREST = {
     "core/market/history.py": "tests/unit/core/test_history.py",
     "core/market/hosts.py": "tests/unit/core/test_hosts.py",
     "core/market/images.py": "tests/unit/core/test_images.py",
+    "api/driver_pod.py": "tests/unit/core/test_fitting.py",
     "core/machine/driver_defaults.py": "tests/unit/core/test_fitting.py",
     "core/machine/driver_pod.py": "tests/unit/core/test_fitting.py "
     "tests/unit/core/test_driver_pod.py",
@@ -2020,6 +2021,18 @@ FAULTS = (
         "core/spec_faults.py",
         """if (driver.priority_class_name or "").startswith(RESERVED_CLASSES):""",
         """if driver.priority_class_name == RESERVED_CLASSES:""",
+    ),
+    Fault(
+        "a driver's limit may be 0, which is none",
+        "api/driver_pod.py",
+        "pattern=POSITIVE,",
+        "pattern=QUANTITY,",
+    ),
+    Fault(
+        "a job's annotation may take its driver's confinement away",
+        "core/spec_faults.py",
+        'if key.partition("/")[0] in CONFINEMENT:',
+        "if key in CONFINEMENT:",
     ),
     Fault(
         "every label of a job is handed on",

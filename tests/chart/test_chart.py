@@ -273,6 +273,38 @@ WRONG = [
         ["admissionPolicies.sidecarTokenAudiences={a'}"],
         "sidecarTokenAudiences",
     ),
+    *(
+        (
+            f"the API server's audience, {one}",
+            [f"admissionPolicies.sidecarTokenAudiences={{{one}}}"],
+            "sidecarTokenAudiences: remove",
+        )
+        for one in (
+            "https://kubernetes.default.svc",
+            "https://kubernetes.default.svc.cluster.local",
+            "kubernetes.default",
+            "kubernetes",
+            "k3s",
+        )
+    ),
+    (
+        "an audience that is empty",
+        ["admissionPolicies.sidecarTokenAudiences[0]="],
+        "sidecarTokenAudiences",
+    ),
+    ("a driver without a limit of CPU", ["driver.resources.limits.cpu=null"], "cpu"),
+    ("a driver without a limit of memory", ["driver.resources.limits.memory=null"], "memory"),
+    ("a driver without limits", ["driver.resources.limits=null"], "limits"),
+    ("a driver with no CPU", ["driver.resources.limits.cpu=0"], "cpu"),
+    ("a driver with no memory", ["driver.resources.limits.memory=0Mi"], "memory"),
+    (
+        "a preference of no weight",
+        [
+            "driver.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0]"
+            ".weight=0"
+        ],
+        "weight",
+    ),
     ("a spread over nothing", ["topologySpreadConstraints[0].maxSkew=1"], "topologySpread"),
 ]
 

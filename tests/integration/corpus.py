@@ -327,6 +327,18 @@ TABLE: dict[str, tuple[bool, dict[str, Any]]] = {
             "a Secret elsewhere": {"imagePullSecrets": [{"name": "kube-system/admin"}]},
             "the cluster's priority": {"priorityClassName": "system-node-critical"},
             "a negative CPU": {"resources": {"limits": {"cpu": -1}}},
+            "no CPU": {"resources": {"limits": {"cpu": 0}}},
+            "no memory, as text": {"resources": {"limits": {"memory": "0Mi"}}},
+            "no storage, to the last digit": {
+                "resources": {"limits": {"ephemeral-storage": "0.00"}}
+            },
+            "no AppArmor": {
+                "annotations": {"container.apparmor.security.beta.kubernetes.io/driver": "x"}
+            },
+            "no seccomp": {
+                "annotations": {"container.seccomp.security.alpha.kubernetes.io/driver": "x"}
+            },
+            "no seccomp at all": {"annotations": {"seccomp.security.alpha.kubernetes.io/pod": "x"}},
             "no quantity": {"resources": {"limits": {"memory": "lots"}}},
             "a GPU": {"resources": {"limits": {"nvidia.com/gpu": 1}}},
             "33 annotations": {"annotations": {f"a{at}": "x" for at in range(33)}},

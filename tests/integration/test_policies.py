@@ -71,6 +71,41 @@ def test_no_job_may_read_the_operators_secrets(world: World, place: str) -> None
     assert f"no GpuJob may be in {place}" in done.stderr
 
 
+LAX: tuple[tuple[str, Object, str], ...] = (
+    ("no CPU", {"resources": {"limits": {"cpu": 0}}}, "limits.cpu"),
+    ("no CPU, as text", {"resources": {"limits": {"cpu": "0m"}}}, "limits.cpu"),
+    ("no memory", {"resources": {"limits": {"memory": "0.00Gi"}}}, "limits.memory"),
+    ("less than none", {"resources": {"limits": {"memory": -1}}}, "limits.memory"),
+    ("no storage", {"resources": {"limits": {"ephemeral-storage": "00"}}}, "ephemeral-storage"),
+    *(
+        (key, {"annotations": {key: "unconfined"}}, "may not set how the driver is confined")
+        for key in (
+            "container.apparmor.security.beta.kubernetes.io/driver",
+            "container.seccomp.security.alpha.kubernetes.io/driver",
+            "seccomp.security.alpha.kubernetes.io/pod",
+        )
+    ),
+)
+
+
+@pytest.mark.parametrize(("driver", "words"), [row[1:] for row in LAX], ids=[r[0] for r in LAX])
+def test_the_schema_alone_keeps_drivers_limited_and_confined(
+    kubectl: Kubectl, namespace: str, driver: Object, words: str
+) -> None:
+    """There is no webhook here."""
+    manifest = {
+        "apiVersion": "gpujob.dev/v1alpha1",
+        "kind": "GpuJob",
+        "metadata": {"name": "train", "namespace": namespace},
+        "spec": GOOD,
+    }
+    assert dry_run(kubectl, manifest) == (0, "")
+    status, told = dry_run(kubectl, manifest | {"spec": GOOD | {"driver": driver}})
+
+    assert status != 0
+    assert words in told
+
+
 def test_the_policies_read_only_fields_that_there_are(kubectl: Kubectl) -> None:
     """The API server has checked the expressions against the kinds, and warns of nothing."""
 

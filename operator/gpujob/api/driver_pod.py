@@ -13,6 +13,14 @@ from gpujob.api.meta import Model
 LABEL_VALUE = "^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
 OBJECT_NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+POSITIVE = r"^(0*[1-9][0-9]*(\.[0-9]+)?|0+\.0*[1-9][0-9]*)(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+"""A quantity that is more than 0."""
+CONFINEMENT = (
+    "container.apparmor.security.beta.kubernetes.io",
+    "container.seccomp.security.alpha.kubernetes.io",
+    "seccomp.security.alpha.kubernetes.io",
+)
+"""Domains of annotations by which a pod's confinement was set before it had fields."""
 RESERVED_CLASSES = "system-"
 """How the priority classes begin that are for the cluster's own pods."""
 RESERVED_CLASS = (
@@ -39,6 +47,16 @@ Quantity = Annotated[
     BeforeValidator(_as_text),
 ]
 """An amount as Kubernetes writes it; a whole number may be written without quotes."""
+Limit = Annotated[
+    str,
+    Field(
+        max_length=24,
+        pattern=POSITIVE,
+        json_schema_extra={"x-kubernetes-int-or-string": True, "minimum": 1},
+    ),
+    BeforeValidator(_as_text),
+]
+"""A quantity of which 0 would mean that there is no limit."""
 
 
 class PullSecret(Model):
@@ -73,13 +91,36 @@ class Amounts(Model):
     ] = None
 
 
+class Limits(Model):
+    """The most that a container gets. 0 is refused, because to Kubernetes it means no limit."""
+
+    cpu: Annotated[Limit | None, Field(description="CPU cores.", examples=["500m"])] = None
+    memory: Annotated[Limit | None, Field(description="Memory, in bytes.", examples=["256Mi"])] = (
+        None
+    )
+    ephemeral_storage: Annotated[
+        Limit | None,
+        Field(
+            alias="ephemeral-storage",
+            description="Local storage, in bytes: its log and 16Mi of state.",
+            examples=["1Gi"],
+        ),
+    ] = None
+
+
 class Resources(Model):
     """What the driver's container asks of its node. What is not set stays as it is for all jobs."""
 
     requests: Annotated[
         Amounts, Field(description="What it is sure to get.", default_factory=Amounts)
     ]
-    limits: Annotated[Amounts, Field(description="The most that it gets.", default_factory=Amounts)]
+    limits: Annotated[
+        Limits,
+        Field(
+            description="The most that it gets: more than 0, which would mean no limit.",
+            default_factory=Limits,
+        ),
+    ]
 
 
 class Toleration(Model):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gpujob.api.driver_pod import RESERVED_CLASS, RESERVED_CLASSES
+from gpujob.api.driver_pod import CONFINEMENT, RESERVED_CLASS, RESERVED_CLASSES
 from gpujob.api.gpujob import (
     CONFIDENCE_MAX,
     CONFIDENCE_MIN,
@@ -105,6 +105,18 @@ def _not_ours(field: str) -> tuple[Schema, ...]:
     )
 
 
+def _no_confinement() -> tuple[Schema, ...]:
+    """Returns the rule that keeps a user from confining the driver less by an annotation."""
+    begin = " || ".join(f"key.startsWith('{domain}/')" for domain in CONFINEMENT)
+    return (
+        _rule(
+            f"!self.exists(key, {begin})",
+            "annotations may not set how the driver is confined: those that begin with "
+            f"{', '.join(CONFINEMENT)}",
+        ),
+    )
+
+
 def _column(
     name: str, path: str, *, of: str = "string", wide: bool = False, description: str = ""
 ) -> Schema:
@@ -170,7 +182,7 @@ GPUJOB = Kind(
             _rule("self.exposeToProvider", f"exposeToProvider {MUST_EXPOSE}"),
         ),
         "spec.driver.labels": _not_ours("labels"),
-        "spec.driver.annotations": _not_ours("annotations"),
+        "spec.driver.annotations": (*_not_ours("annotations"), *_no_confinement()),
         "spec.driver.priorityClassName": (
             _rule(f"!self.startsWith('{RESERVED_CLASSES}')", RESERVED_CLASS),
         ),

@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from pydantic import ValidationError
 
-from gpujob.api.driver_pod import RESERVED_CLASS, RESERVED_CLASSES, DriverPod
+from gpujob.api.driver_pod import CONFINEMENT, RESERVED_CLASS, RESERVED_CLASSES, DriverPod
 from gpujob.api.gpujob import (
     CONFIDENCE_MAX,
     CONFIDENCE_MIN,
@@ -28,12 +28,6 @@ DRIVER_BYTES_MAX = 16_384
 """Of `spec.driver`, as JSON: each of its lists is bounded, and all of them full were megabytes."""
 _KEY_NAME = re.compile("[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _KEY_DOMAIN = re.compile("[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_CONFINEMENT = (
-    "container.apparmor.security.beta.kubernetes.io",
-    "container.seccomp.security.alpha.kubernetes.io",
-    "seccomp.security.alpha.kubernetes.io",
-)
-"""Annotations by which a pod's confinement was set before it had fields."""
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _HOST = (
@@ -184,7 +178,7 @@ def pod_faults(driver: DriverPod, field: str) -> Iterator[Fault]:
     yield from key_faults(driver.labels, f"{field}.labels")
     yield from key_faults(driver.annotations, f"{field}.annotations")
     for key in driver.annotations:
-        if key.partition("/")[0] in _CONFINEMENT:
+        if key.partition("/")[0] in CONFINEMENT:
             words = f"remove {key}: drivers are confined as their runtime does it by default"
             yield Fault(f"{field}.annotations", words)
     for key in driver.node_selector:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from tests.builders import (
     RECORDED,
     a_job,
@@ -274,6 +275,17 @@ def test_what_nobody_may_ask_for_is_refused_with_words(driver: Object, words: st
     spec = GpuJobSpec.model_validate(a_spec(driver=driver))
 
     assert words in "; ".join(str(fault) for fault in spec_faults(spec))
+
+
+@pytest.mark.parametrize("name", ["cpu", "memory", "ephemeral-storage"])
+@pytest.mark.parametrize("amount", [0, -1, "0", "00", "0m", "0.0", "0.00Mi"])
+def test_no_limit_is_not_a_limit(name: str, amount: int | str) -> None:
+    """Kubernetes reads 0 as no limit; a request of 0 is one."""
+    with pytest.raises(ValidationError, match=name):
+        DriverPod.model_validate({"resources": {"limits": {name: amount}}})
+    for least in (1, "0.001", "01", "1.0Mi", "0.5"):
+        DriverPod.model_validate({"resources": {"limits": {name: least}}})
+    DriverPod.model_validate({"resources": {"requests": {name: 0}}})
 
 
 def test_what_may_be_asked_for_is_not_refused() -> None:

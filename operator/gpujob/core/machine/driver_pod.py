@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gpujob.api.data import FOLDER, VARIABLE, Copy, DataPlan
-from gpujob.api.driver_pod import Amounts, DriverPod, Resources
+from gpujob.api.driver_pod import DriverPod, Resources
 from gpujob.api.gpujob import Data, EnvVar, GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import (
@@ -64,9 +64,11 @@ def fitted(defaults: DriverDefaults, wanted: DriverPod | None) -> DriverDefaults
     if wanted is None:
         return defaults
     ours, theirs = defaults.resources, wanted.resources or Resources()
-    resources = Resources(
-        requests=_first_of(theirs.requests, ours.requests),
-        limits=_first_of(theirs.limits, ours.limits),
+    resources = Resources.model_validate(
+        {
+            "requests": ours.requests.wire() | theirs.requests.wire(),
+            "limits": ours.limits.wire() | theirs.limits.wire(),
+        }
     )
     secrets = (*defaults.image_pull_secrets, *wanted.image_pull_secrets)
     tolerations = (*defaults.tolerations, *wanted.tolerations)
@@ -83,10 +85,6 @@ def fitted(defaults: DriverDefaults, wanted: DriverPod | None) -> DriverDefaults
             "runtime_class_name": wanted.runtime_class_name or defaults.runtime_class_name,
         }
     )
-
-
-def _first_of(first: Amounts, second: Amounts) -> Amounts:
-    return Amounts.model_validate(second.wire() | first.wire())
 
 
 _PLACED = (
