@@ -2882,8 +2882,8 @@ FAULTS = (
     Fault(
         "prices are asked for while no node can be made",
         "core/job/plan.py",
-        "if left := seconds_to_wait(seen.refusals, effects.CreateNode, world.monotonic):",
-        "if (left := seconds_to_wait({}, effects.CreateNode, world.monotonic)) > 0:",
+        "if left := max(seconds_to_wait(seen.refusals, one, world.monotonic) for one in needed):",
+        "if left := 0.0:",
     ),
     Fault(
         "a refusal is told in each pass anew",
