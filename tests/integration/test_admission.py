@@ -213,9 +213,10 @@ def test_without_the_operator_nothing_new_begins_and_nobody_is_locked_out(
         assert 'failed calling webhook "gpujobs.validate.gpujob.dev"' in refused[1]
     kubectl("label", "gpujob", "kept", *here, "team=vision")
     kubectl("patch", "gpujob", "runs", *here, *patch, '{"spec":{"suspend":true}}')
-    kubectl("delete", "gpujob", "kept", *here, "--wait=false")
-    finalizers = '{"metadata":{"finalizers":null}}'
-    kubectl("patch", "gpujob", "kept", *here, *patch, finalizers)
+    for held in ('["example.com/held"]', "null"):
+        kubectl("patch", "gpujob", "kept", *here, *patch, f'{{"metadata":{{"finalizers":{held}}}}}')
+        if held != "null":
+            kubectl("delete", "gpujob", "kept", *here, "--wait=false")
     assert world.job("kept") == {}
     # With foreground deletion, its GpuNode goes first.
     kubectl("delete", "gpujob", "done", *here, "--cascade=foreground", "--timeout=240s")

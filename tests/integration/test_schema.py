@@ -144,7 +144,7 @@ def test_both_admit_the_same(server: DryRuns, request: pytest.FixtureRequest) ->
     admitted = 0
 
     @settings(
-        max_examples=5000 if request.config.getoption("chaos") else 200,
+        max_examples=5000 if request.config.getoption("chaos") else 250,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
         deadline=None,

@@ -54,10 +54,12 @@ def test_whoever_may_edit_needs_nothing_else(world: World) -> None:
     kubectl, namespace = world.kubectl, world.namespace
     with bound(kubectl, "clusterrole/gpujob-system-gpujob-edit", namespace) as user:
         eventually("the role is known", lambda: user.may("create", "gpujobs"))
-        text = manifest(namespace, GOOD | {"command": ["sh", "-c", "echo hello"]}, "mine")
+        text = manifest(namespace, GOOD | {"command": world.waits("echo hello")}, "mine")
         user("apply", "--server-side", "-f", "-", text=text)
         user("apply", "--server-side", "-f", "-", text=text)
         user("create", "-f", "-", text=manifest(namespace, GOOD | {"suspend": True}, "held"))
+        user("wait", "--for=condition=Running", "gpujob/mine", "--timeout=200s")
+        world.let_go()
         user("wait", "--for=condition=Complete", "gpujob/mine", "--timeout=200s")
         user("wait", "--for=jsonpath={.status.phase}=Complete", "gpujob/mine", "--timeout=20s")
         user(

@@ -14,7 +14,7 @@ from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import Forbidden
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.web.bearer import bearer_token, claims_in
-from gpujob.web.problems import Problem
+from gpujob.web.problems import Problem, recorded
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -145,9 +145,9 @@ class TokenReviews:
             if (user := await self.user_of(token)) is None:
                 raise Problem(401, "the token is not valid here")
             is_allowed = await self._kube.may_reach(user, path, verb)
-        except Forbidden:
+        except Forbidden as error:
             words = "the operator has no right to review tokens: see rbac.clusterRoles of its chart"
-            raise Problem(503, words) from None
+            raise Problem(503, words, error_id=recorded(error)) from None
         if not is_allowed:
             raise Problem(403, f"RBAC does not allow this account to {verb} {path}")
 

@@ -16,7 +16,7 @@ def object_of(asked: NewJob, namespace: str, backend: Backend) -> tuple[Body, tu
     meta = asked.metadata
     if meta.namespace not in (None, namespace):
         words = f"must be {namespace}, the namespace of the path, or be left out"
-        raise Problem(400, "this is another namespace's", faults=(("metadata.namespace", words),))
+        raise Problem(422, "this is another namespace's", faults=(("metadata.namespace", words),))
     # Where there is a name, the API server makes none up either.
     named = {"name": meta.name} if meta.name else {"generateName": meta.generate_name}
     body: Body = {
