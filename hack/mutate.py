@@ -536,6 +536,18 @@ FAULTS = (
         "if seen.job.metadata.name or not is_owed:",
     ),
     Fault(
+        "a driver that its machine does not heed is kept",
+        "core/node/driver.py",
+        "if seen.report.is_replaced and not pod.is_being_deleted:",
+        "if seen.report.is_replaced and pod.is_being_deleted:",
+    ),
+    Fault(
+        "a driver does not say that its machine heeds it no more",
+        "driver/work.py",
+        "                self.findings.is_replaced = True\n",
+        "",
+    ),
+    Fault(
         "a job that waited without a finalizer is restored as a new one",
         "core/job/plan.py",
         "is_free = is_noted and not meta.holds_finalizer",

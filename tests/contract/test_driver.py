@@ -423,6 +423,7 @@ async def test_a_machine_heeds_the_latest_driver_alone(
         kept = await connection.run(f"ls {MACHINE_FOLDER}; cat {MACHINE_FOLDER}/driver")
     assert b"money" not in kept.split()
     assert kept.split()[-1] == b"2"
+    assert held.reports[-1].is_replaced
     held.answer = EXIT
     await first.ended()
 

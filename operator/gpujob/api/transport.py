@@ -273,6 +273,8 @@ class DriverReport(Model):
     """Set only if the last assignment wanted it."""
     login_problem: Words = ""
     """Why the job's pull secret cannot be used for its image."""
+    is_replaced: bool = False
+    """Whether the machine has heard a later driver, and heeds this one no more."""
     message: Words = ""
     """The last problem, in a sentence for people."""
     taken: Digest | None = None
@@ -284,6 +286,7 @@ class DriverReport(Model):
         return (
             *(self.phase, self.measured, self.ended, self.outcome, self.money_deadline_seconds),
             *(self.fault, self.data_problem, self.login, self.login_problem, self.message),
+            self.is_replaced,
         )
 
     @property

@@ -71,6 +71,8 @@ class Findings:
     money_deadline_seconds: int | None = None
     """What the machine's watchdog was told last and holds to."""
     fault: MachineFault | None = None
+    is_replaced: bool = False
+    """The machine heeds a later driver alone."""
     message: str = ""
     """The latest problem in words; not scrubbed yet."""
 

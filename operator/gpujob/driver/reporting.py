@@ -224,6 +224,7 @@ class Reporter:
             data_problem=found.data_problem,
             login=login,
             login_problem=login_problem,
+            is_replaced=found.is_replaced,
             message=in_words(self._scrub(found.message)),
             taken=self._taken,
         )

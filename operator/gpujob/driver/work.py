@@ -135,7 +135,7 @@ class Worker:
         found.contact_at = self._refused_since = found.run = None
         # A machine that was restarted may be told to run the workload again.
         found.fault = found.money_deadline_seconds = None
-        found.message = ""
+        found.message, found.is_replaced = "", False
         if place is None:
             found.phase = WorkloadPhase.WAITING
             return None
@@ -183,6 +183,7 @@ class Worker:
                     return
                 self.findings.message = str(error)
             except Replaced:
+                self.findings.is_replaced = True
                 self.findings.message = "another driver has taken over the machine"
                 _log.info("%s", self.findings.message)
                 return

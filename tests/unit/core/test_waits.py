@@ -16,6 +16,7 @@ from tests.builders import (
     a_listing,
     a_node,
     a_pod,
+    a_report,
     a_spec,
     a_world,
     ended,
@@ -272,6 +273,19 @@ def test_a_pod_that_does_not_start_is_replaced() -> None:
     plan = plan_node(replace(seen, memory=seen_for(300)))
     assert kinds(plan) == ["DeleteDriver"]
     assert "ImagePullBackOff" in plan.message
+
+
+def test_a_driver_that_its_machine_does_not_heed_is_replaced() -> None:
+    """A restored record names an earlier one than the machine has heard: a later one follows."""
+    world = a_world(a_listing(a_lease()))
+    seen = node_observation(running(), world=world, report=a_report(is_replaced=True))
+    ending = replace(seen, pod=a_pod(is_being_deleted=True))
+
+    plan = plan_node(seen)
+    assert (kinds(plan), plan.status.end) == (["DeleteDriver"], None)
+    assert kinds(plan_node(ending)) == []
+    gone = plan_node(replace(seen, pod=None, report=None))
+    assert (kinds(gone), gone.status.driver_pod_number) == (["CreateDriver"], 2)
 
 
 def test_no_clock_but_ours_ages_a_pod() -> None:

@@ -114,6 +114,11 @@ def _mind(seen: NodeObservation, pod: Pod) -> NodePlan | None:
     if driver.ready_at is not None and (silent := _silent(seen, pod)) is not None:
         return silent
     if seen.report is not None:
+        if seen.report.is_replaced and not pod.is_being_deleted:
+            # Numbers only grow, but a restored record may name an earlier driver.
+            words = "the machine has heard a later driver than the recorded one; another follows"
+            todo = (effects.DeleteDriver(pod.name, pod.uid),)
+            return wait(seen, Reason.AWAITING_DRIVER, words, 2.0, todo)
         if seen.report.data_problem and status.rent is None:
             return end(seen, Reason.DATA_UNUSABLE, seen.report.data_problem)
         if seen.report.login_problem and status.rent is None:
