@@ -51,6 +51,7 @@ NEAREST = {
     "controller/transport.py": "tests/contract/test_driver_tokens.py "
     "tests/contract/test_held_answers.py tests/integration/test_tls.py",
     "controller/cache.py": "tests/simulation/test_closed.py tests/contract/test_driver_tokens.py "
+    "tests/simulation/test_namespaces.py "
     "tests/contract/test_held_answers.py tests/simulation/test_cache.py "
     "tests/simulation/test_watch.py tests/simulation/test_echoes.py tests/simulation/test_fleet.py "
     "tests/simulation/test_marks.py",
