@@ -1090,6 +1090,8 @@ def test_what_concerns_jobs_concerns_the_named_namespaces(programs: Path) -> Non
         "system-gpujob-places": [*served, "system"],
         "system-gpujob-ledger": served,
         "system-gpujob-drivers": served,
+        "system-gpujob-jobs": served,
+        "system-gpujob-secrets": [*served, "system"],
     }
     for name in ("system-gpujob", "system-gpujob-server", "system-gpujob-drivers"):
         kinds = ("Role", "NetworkPolicy")

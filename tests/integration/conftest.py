@@ -244,6 +244,8 @@ def chart(programs: Path) -> list[Object]:
             *(str(programs / "helm"), "template", "gpujob", str(ROOT / "helm/gpujob")),
             *("--namespace=gpujob-system", "--set=vast.existingSecret=vast"),
             "--set=api.enabled=true",
+            "--set=driver.image.registry=localhost,driver.image.repository=gpujob-driver",
+            "--set=driver.image.tag=dev",
         ],
         check=True,
         capture_output=True,

@@ -30,6 +30,7 @@ from localcluster.project_images import machine_root
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "canary-4f1d6c0b9a8e7d6c5b4a39281706f5e4"
 AUDIENCE = "gpujob.dev/transport"
+DRIVER_IMAGE = "localhost/gpujob-driver:dev"
 
 
 def unsigned(audience: str) -> str:
@@ -418,7 +419,7 @@ class Operator:
             GPUJOB_POD_NAME=name,
             # No API server takes a loopback address for an endpoint; nobody connects to this one.
             GPUJOB_POD_IPS="192.0.2.1",
-            GPUJOB_DRIVER_IMAGE="localhost/gpujob-driver:dev",
+            GPUJOB_DRIVER_IMAGE=DRIVER_IMAGE,
             **{f"GPUJOB_{name}": value for name, value in LIMITS.items()},
         )
         self._environment |= settings

@@ -19,7 +19,7 @@ from tests.integration.injector import (
     injecting,
     proxy,
 )
-from tests.integration.parts import Kubectl, Object, eventually
+from tests.integration.parts import DRIVER_IMAGE, Kubectl, Object, eventually
 
 from gpujob.adapters.errors import ClusterUnavailable
 from gpujob.adapters.kube import KubeClient
@@ -45,7 +45,7 @@ def a_driver(
     All labels of the job are handed on.
     """
     defaults = DriverDefaults.model_validate(STANDARD.wire() | chart)
-    world = a_world(driver=defaults, labels_to_copy=tuple(of_job or {}))
+    world = a_world(driver=defaults, labels_to_copy=tuple(of_job or {}), driver_image=DRIVER_IMAGE)
     job = a_job(a_spec(driver=driver), RECORDED, labels=of_job or {})
     pod = driver_pod(node_observation(job=job, world=world))
     pod["metadata"]["namespace"] = namespace

@@ -5,10 +5,11 @@ import json
 from collections.abc import Callable
 
 import pytest
-from tests.builders import node_observation
+from tests.builders import a_world, node_observation
+from tests.integration.client import path_of
 from tests.integration.conftest import World
 from tests.integration.corpus import GOOD
-from tests.integration.parts import Kubectl, Object, eventually
+from tests.integration.parts import DRIVER_IMAGE, Kubectl, Object, eventually
 
 from gpujob.core.machine.driver_pod import driver_pod
 
@@ -115,8 +116,8 @@ def test_the_policies_read_only_fields_that_there_are(kubectl: Kubectl) -> None:
         return ours if all("typeChecking" in one.get("status", {}) for one in ours) else []
 
     policies = eventually("the policies are checked", checked)
-    assert len(policies) == 3
-    assert [one["status"]["typeChecking"] for one in policies] == [{}] * 3
+    assert len(policies) == 5
+    assert [one["status"]["typeChecking"] for one in policies] == [{}] * 5
 
 
 def _writable(pod: Object) -> None:
@@ -167,7 +168,7 @@ LOOSE: tuple[tuple[Callable[[Object], None], str], ...] = (
 
 def pod_of(namespace: str) -> Object:
     """Returns a driver pod as the operator makes it."""
-    pod = driver_pod(node_observation())
+    pod = driver_pod(node_observation(world=a_world(driver_image=DRIVER_IMAGE)))
     pod["metadata"]["namespace"] = namespace
     return pod
 
@@ -205,3 +206,120 @@ def test_a_driver_is_held_to_more_than_pod_security(
         assert status != 0
         assert words in told
     assert dry_run(kubectl, plain)[0] == 0, "it is refused as a driver, and as nothing else"
+
+
+def _another_image(pod: Object) -> None:
+    pod["spec"]["containers"][0]["image"] = "evil.example.com/driver:1"
+
+
+def _another_tag(pod: Object) -> None:
+    pod["spec"]["containers"][0]["image"] += "-1"
+
+
+def _nobodys(pod: Object) -> None:
+    del pod["metadata"]["ownerReferences"]
+
+
+def _owned_by(**changed: object) -> Callable[[Object], None]:
+    def change(pod: Object) -> None:
+        pod["metadata"]["ownerReferences"][0] |= changed
+
+    change.__name__ = f"_owned_by_another_{'_'.join(changed)}"
+    return change
+
+
+FOREIGN: tuple[tuple[Callable[[Object], None], str], ...] = (
+    (_another_image, f"must run {DRIVER_IMAGE}, not evil.example.com/driver:1"),
+    (_another_tag, f"must run {DRIVER_IMAGE}, not {DRIVER_IMAGE}-1"),
+    (_nobodys, "must belong to a GpuNode"),
+    (_owned_by(kind="GpuJob"), "must belong to a GpuNode"),
+    (_owned_by(apiVersion="gpujob.dev.example.com/v1"), "must belong to a GpuNode"),
+    (_owned_by(controller=False), "must belong to a GpuNode"),
+)
+
+
+@pytest.mark.parametrize(("change", "words"), FOREIGN, ids=[row[0].__name__ for row in FOREIGN])
+def test_the_controller_creates_only_drivers(
+    operators: Kubectl, namespace: str, change: Callable[[Object], None], words: str
+) -> None:
+    """Of the image that the chart names, for a GpuNode."""
+    pod = pod_of(namespace)
+    assert dry_run(operators, pod) == (0, "")
+    change(pod)
+    status, told = dry_run(operators, pod)
+
+    assert status != 0
+    assert words in told
+
+
+def a_secret(namespace: str, kind: str) -> Object:
+    """Returns a Secret of a type, as the API server takes it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": "forged",
+            "namespace": namespace,
+            "annotations": {"kubernetes.io/service-account.name": "default"},
+        },
+        "type": kind,
+        "data": {"tls.crt": "", "tls.key": ""},
+    }
+
+
+def test_the_controller_creates_only_secrets_of_its_own_types(
+    kubectl: Kubectl, operators: Kubectl, namespace: str
+) -> None:
+    """For the type of service accounts, the API server would add a token."""
+    ours, of_ours = "gpujob.dev/ssh-key", "kubernetes.io/tls"
+    theirs = ("kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token", "Opaque")
+    for place, kind in ((namespace, ours), ("gpujob-system", ours), ("gpujob-system", of_ours)):
+        assert dry_run(operators, a_secret(place, kind))[0] == 0
+    wrong = [(place, kind) for place in (namespace, "gpujob-system") for kind in theirs]
+    for place, kind in (*wrong, ("kube-system", theirs[0]), (namespace, of_ours)):
+        status, told = dry_run(operators, a_secret(place, kind))
+        assert status != 0, (place, kind)
+        assert "the operator may create only Secrets of the type gpujob.dev/ssh-key" in told
+        assert dry_run(kubectl, a_secret(place, kind))[0] == 0, "others may"
+
+
+def test_the_controller_changes_no_job(
+    kubectl: Kubectl, operators: Kubectl, namespace: str
+) -> None:
+    """Only its marks on it, and its status."""
+    metadata = {
+        "name": "train",
+        "namespace": namespace,
+        "labels": {"team": "vision"},
+        "annotations": {"note": "kept"},
+    }
+    kubectl.apply(
+        {"apiVersion": "gpujob.dev/v1alpha1", "kind": "GpuJob", "metadata": metadata, "spec": GOOD}
+    )
+
+    def patched(by: Kubectl, patch: Object, *more: str) -> str:
+        where = ("gpujob", "train", "-n", namespace, *more)
+        return by.run("patch", *where, "--type=merge", "-p", json.dumps(patch)).stderr
+
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "a", "uid": "b"}
+    wrong: tuple[tuple[Object, str], ...] = (
+        ({"spec": {"cost": {"ceiling": "999"}}}, "may not change the spec"),
+        ({"spec": {"driver": {"labels": {"a": "b"}}}}, "may not change the spec"),
+        ({"metadata": {"labels": {"team": "mine"}}}, "may change only the finalizers"),
+        ({"metadata": {"labels": None}}, "may change only the finalizers"),
+        ({"metadata": {"annotations": {"note": "mine"}}}, "may change only the finalizers"),
+        ({"metadata": {"annotations": {"note": None}}}, "may change only the finalizers"),
+        ({"metadata": {"annotations": {"more": "x"}}}, "may change only the finalizers"),
+        ({"metadata": {"ownerReferences": [owner]}}, "may change only the finalizers"),
+    )
+    for patch, words in wrong:
+        assert words in patched(operators, patch)
+        assert patched(kubectl, patch, "--dry-run=server") == "", "others may"
+    own = {"finalizers": ["gpujob.dev/machine"], "annotations": {"gpujob.dev/finished": "x"}}
+    assert patched(operators, {"metadata": own}) == ""
+    stored = kubectl.get("gpujob", "train", namespace) or {}
+    stored["status"]["attempt"] = 1
+    path = f"{path_of('gpujobs', 'train', namespace)}/status"
+    assert operators.client.send("PUT", path, stored)[0] == 200
+    none = {"finalizers": None, "annotations": {"gpujob.dev/finished": None}}
+    assert patched(operators, {"metadata": none}) == ""
