@@ -683,7 +683,8 @@ def test_a_digest_wins_over_a_tag(programs: Path) -> None:
     text = rendered(programs, *images, "image.tag=1.2.3", "driver.image.tag=1.2.3")
 
     assert text.count(f"/gpujob-operator@{DIGEST}") == 2
-    assert text.count(f"/gpujob-driver@{other}") == 1
+    # In the controller's settings, and in the policy and its message.
+    assert text.count(f"/gpujob-driver@{other}") == 3
     assert "1.2.3" not in text
 
 
@@ -821,7 +822,7 @@ def test_whoever_names_the_accounts_is_obeyed_everywhere(programs: Path) -> None
         ("gpujob", "platform"),
         ("gpujob-server", "platform-server"),
     }
-    assert text.count("system:serviceaccount:system:platform'") == 3
+    assert text.count("system:serviceaccount:system:platform'") == 6
     assert "system:serviceaccount:system:gpujob" not in text
 
 
