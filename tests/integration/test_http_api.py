@@ -374,7 +374,7 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "no name": (f'{{"metadata": {{}}, "spec": {GOOD_SPEC}}}'.encode(), 400, "metadata"),
     "another namespace": (
         f'{{"metadata": {{"name": "bad", "namespace": "other"}}, "spec": {GOOD_SPEC}}}'.encode(),
-        400,
+        422,
         "metadata.namespace",
     ),
     "another kind": (b'{"kind": "Pod", ' + job_text(GOOD_SPEC)[1:], 400, "kind"),

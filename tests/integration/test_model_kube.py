@@ -45,8 +45,9 @@ class Calm(Chance):
 class Side:
     """One of the two servers, with all that it has ever answered."""
 
-    def __init__(self, kube: KubeClient, namespace: str) -> None:
-        self._kube = kube
+    def __init__(self, kube: KubeClient, users: KubeClient, namespace: str) -> None:
+        """`users` changes specs."""
+        self._kube, self._users = kube, users
         self._namespace = namespace
         self.answers: list[Body | None] = []
 
@@ -78,7 +79,7 @@ class Side:
             held = [] if stored["metadata"].get("finalizers") else [FINALIZER]
             return await self._kube.set_finalizers("GpuJob", stored, held)
         spec = {**stored["spec"], "suspend": bool(value)}
-        return await self._kube.replace("GpuJob", {**stored, "spec": spec})
+        return await self._users.replace("GpuJob", {**stored, "spec": spec})
 
     async def objects(self) -> dict[str, Any]:
         """Returns what matters of all objects, in terms that do not depend on the server."""
@@ -114,14 +115,26 @@ def _job(name: str, held: int) -> Body:
     }
 
 
-@pytest.fixture
-async def real(plane: ControlPlane) -> AsyncIterator[KubeClient]:
-    """The operator's client of the real API server, with the rights of an administrator."""
+async def _api(plane: ControlPlane) -> client.ApiClient:
     configuration = client.Configuration()
     await config.load_kube_config(
         config_file=str(plane.kubeconfig), client_configuration=configuration
     )
-    api = client.ApiClient(configuration)
+    return client.ApiClient(configuration)
+
+
+@pytest.fixture
+async def users(plane: ControlPlane) -> AsyncIterator[KubeClient]:
+    """An administrator's client: the operator may not change what a user has asked for."""
+    kube = KubeClient(await _api(plane))
+    yield kube
+    await kube.close()
+
+
+@pytest.fixture
+async def real(plane: ControlPlane) -> AsyncIterator[KubeClient]:
+    """The operator's client of the real API server, with the rights of an administrator."""
+    api = await _api(plane)
     # Only the operator may write a status, and only administrators create jobs and delete them.
     api.set_default_header("Impersonate-User", "system:serviceaccount:gpujob-system:gpujob")
     api.set_default_header("Impersonate-Group", "system:masters")
@@ -132,11 +145,12 @@ async def real(plane: ControlPlane) -> AsyncIterator[KubeClient]:
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_the_model_answers_as_the_real_one(
-    seed: int, real: KubeClient, namespace: str
+    seed: int, real: KubeClient, users: KubeClient, namespace: str
 ) -> None:
     """Stale versions, wrong uids, deletions with and without finalizers, names used again."""
     chance = random.Random(seed)
-    sides = Side(ModelKube(Calm()), namespace), Side(real, namespace)
+    model_kube = ModelKube(Calm())
+    sides = Side(model_kube, model_kube, namespace), Side(real, users, namespace)
     verbs = ("create", "create", "get", "status", "status", "finalizers", "spec", "delete")
     told = []
     for number in range(REQUESTS):

@@ -125,7 +125,10 @@ def open_cluster(stage: World) -> Iterator[None]:
 
     def policies(**values: Any) -> list[Object]:
         programs = binaries.ensure(binaries.CHART)
-        found = objects(programs, values=values, namespace="gpujob-system")
+        # As the control plane's release has it.
+        image = {"registry": "localhost", "repository": "gpujob-driver", "tag": "dev"}
+        given = {"driver": {"image": image}, **values}
+        found = objects(programs, values=given, namespace="gpujob-system")
         return [one for one in found if one["kind"] == "ValidatingAdmissionPolicy"]
 
     def put(found: list[Object]) -> None:
