@@ -270,16 +270,16 @@ def control_plane(state: Path, audit: Audit | None = None) -> Iterator[ControlPl
         listed = {"apiVersion": "v1", "kind": "List", "items": chosen}
         kubectl("apply", "--server-side", "-f", "-", text=json.dumps(listed))
         kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s")
-        eventually("the policies are in force", lambda: _is_held(kubectl))
+        eventually("the policies are in force", lambda: is_held(kubectl))
         yield running
 
 
-def _is_held(kubectl: Kubectl) -> bool:
-    """Whether the API server knows the policies by now."""
+def is_held(kubectl: Kubectl, namespace: str = "default") -> bool:
+    """Whether the API server holds a namespace to the policies by now."""
     node = {
         "apiVersion": "gpujob.dev/v1alpha1",
         "kind": "GpuNode",
-        "metadata": {"name": "forged", "namespace": "default"},
+        "metadata": {"name": "forged", "namespace": namespace},
         "spec": {"jobRef": {"name": "none", "uid": "none"}, "attempt": 1, "reservedUSD": "0"},
     }
     done = kubectl.run("create", "--dry-run=server", "-f", "-", text=json.dumps(node))

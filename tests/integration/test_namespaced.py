@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import yaml
 from tests.chart.rendering import CHART, EXAMPLES, objects
 from tests.integration.client import Client
-from tests.integration.conftest import World
+from tests.integration.conftest import World, is_held
 from tests.integration.parts import Kubectl, Object, Operator, eventually
 
 from gpujob.api.reasons import Reason
@@ -136,21 +137,12 @@ def open_cluster(stage: World) -> Iterator[None]:
         force = ("--server-side", "--force-conflicts")
         stage.kubectl("apply", *force, "-f", "-", text=json.dumps(listed))
 
-    def is_held() -> bool:
-        node = {
-            "apiVersion": "gpujob.dev/v1alpha1",
-            "kind": "GpuNode",
-            "metadata": {"name": "forged", "namespace": stage.namespace},
-            "spec": {"jobRef": {"name": "none", "uid": "none"}, "attempt": 1, "reservedUSD": "0"},
-        }
-        done = stage.kubectl.run("create", "--dry-run=server", "-f", "-", text=json.dumps(node))
-        return "only the operator may" in done.stderr
-
+    held = partial(is_held, stage.kubectl, stage.namespace)
     put(policies(jobNamespaces=["default"]))
-    eventually("the policies are for others", lambda: not is_held())
+    eventually("the policies are for others", lambda: not held())
     yield
     put(policies())
-    eventually("the policies are in force", is_held)
+    eventually("the policies are in force", held)
 
 
 @pytest.fixture
