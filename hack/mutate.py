@@ -22,6 +22,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CAUGHT = ROOT / "hack/caught.txt"
+TEST_SECONDS_MAX = 120
+WAITING = 4
+"""So many contract tests run at once."""
 NEEDED = ("operator", "tests", "hack", "crds", "helm", "pyproject.toml")
 
 LIVES = "plain or last or retried or cut or long or storm or lock or stands or launch"
@@ -3002,9 +3005,13 @@ def first_failure(copy: Path, stages: Iterable[tuple[str, ...]]) -> str | None:
     # The copy must take precedence over the installed package.
     environment = os.environ | {"PYTHONPATH": str(copy / "operator")}
     options = ["-x", "-q", "-rf", "--no-header", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    # With a fault, a test may wait for ever; then it has caught the fault as well.
+    options += [f"--timeout={TEST_SECONDS_MAX}", f"--basetemp={copy.parent}/t"]
     for stage in stages:
+        # These wait for the processes that they have started.
+        waits = [f"--numprocesses={WAITING}"] if stage[0].startswith("tests/contract") else []
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", *stage, *options, f"--basetemp={copy.parent}/t"],
+            [sys.executable, "-m", "pytest", *stage, *options, *waits],
             cwd=copy,
             env=environment,
             capture_output=True,
