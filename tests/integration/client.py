@@ -109,6 +109,13 @@ class Client:
         status, answer = self.send("PATCH", f"{path}?{query}", manifest, yaml_patch)
         assert status in (200, 201), answer
 
+    def dry_run(self, manifest: Object) -> tuple[Object, str]:
+        """Returns what the API server would store for an object; or nothing, and why not."""
+        kind, namespace = f"{manifest['kind'].lower()}s", manifest["metadata"]["namespace"]
+        path = f"{PATHS[kind]}/namespaces/{namespace}/{kind}"
+        status, answer = self.send("POST", f"{path}?dryRun=All&fieldValidation=Strict", manifest)
+        return (answer, "") if status == 201 else ({}, str(answer.get("message", status)))
+
     def delete(self, kind: str, name: str, namespace: str) -> None:
         """Deletes an object, which may be gone already."""
         status, answer = self.send("DELETE", path_of(kind, name, namespace))

@@ -416,7 +416,7 @@ class SharedWorld:
         left = ("gpujobs,gpunodes", "-n", namespace)
         eventually("the test's jobs are gone", lambda: not shared.kubectl.items(*left))
         shared.await_released()
-        eventually("the operator is ready", lambda: shared.operator.probe("readyz")[0] == 200)
+        eventually("the operator is ready", lambda: shared.operator.probe("readyz") == (200, "ok"))
 
 
 @pytest.fixture(scope="session")

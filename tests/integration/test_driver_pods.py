@@ -54,9 +54,7 @@ def a_driver(
 
 def created(kubectl: Kubectl, pod: Object) -> tuple[Object, str]:
     """The pod as the API server would store it; or nothing, and why not."""
-    dry = ("create", "--dry-run=server", "-o", "json", "-f", "-")
-    done = kubectl.run(*dry, text=json.dumps(pod))
-    return (json.loads(done.stdout), "") if done.returncode == 0 else ({}, done.stderr)
+    return kubectl.client.dry_run(pod)
 
 
 def names(pod: Object) -> list[str]:

@@ -32,7 +32,7 @@ def body(**spec: Any) -> dict[str, Any]:
 @pytest.fixture
 def api(world: World, tmp_path: Path) -> Iterator[Api]:
     """The API beside a controller that leads, and has heard of the jobs that there are."""
-    eventually("the controller is ready", lambda: world.operator.probe("readyz")[0] == 200)
+    eventually("the controller is ready", lambda: world.operator.probe("readyz") == (200, "ok"))
     settings = {
         "GPUJOB_API_BOOTSTRAP_TOKEN": BOOTSTRAP,
         "GPUJOB_TRANSPORT_URL": world.operator.transport_url,

@@ -100,7 +100,7 @@ def test_each_state_is_judged_and_shown_right(stage: World) -> None:
     stage.kubectl("delete", "gpujob", "fresh", "-n", stage.namespace)
 
     stage.operator.start()
-    eventually("it is ready", lambda: stage.operator.probe("readyz")[0] == 200)
+    eventually("it is ready", lambda: stage.operator.probe("readyz") == (200, "ok"))
     stage.apply_job("dear", cost={"ceiling": "0.01"})
     stage.apply_job("train", command=["sh", "-c", "sleep 60"])
     stage.apply_job("bad", command=["sh", "-c", "exit 3"], backoffLimit=0)

@@ -166,7 +166,7 @@ def renewed_for_ever(kubectl: Kubectl, user: str, namespace: str) -> Iterator[No
 
     def renew() -> None:
         for number in count():
-            if over.is_set():
+            if over.wait(1.0):
                 return
             stamp = ("--all", "--overwrite", f"stamp={number}")
             done = kubectl.run(f"--as={user}", "annotate", "lease", "-n", namespace, *stamp)

@@ -162,7 +162,7 @@ def test_it_is_installed_and_runs_without_rights_on_the_cluster(stage: World, te
     operator = team.operator()
     operator.start()
     try:
-        eventually("it is ready", lambda: operator.probe("readyz")[0] == 200)
+        eventually("it is ready", lambda: operator.probe("readyz") == (200, "ok"))
         stage.apply_job("train")
         stage.apply_job("wrong", image="$(reboot)")
         stage.await_reason("wrong", Reason.SPEC_INVALID)
@@ -219,7 +219,7 @@ def test_two_installations_leave_each_others_machines_alone(
         other = others.operator()
         other.start()
         try:
-            eventually("the other is ready", lambda: other.probe("readyz")[0] == 200)
+            eventually("the other is ready", lambda: other.probe("readyz") == (200, "ok"))
             stage.await_listings(SWEEPS)
             assert len(stage.simulator.living()) == 1
             assert "orphan" not in other.log

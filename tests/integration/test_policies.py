@@ -175,8 +175,8 @@ def pod_of(namespace: str) -> Object:
 
 def dry_run(kubectl: Kubectl, pod: Object) -> tuple[int, str]:
     """Asks the API server to create a pod, without creating it."""
-    done = kubectl.run("create", "--dry-run=server", "-f", "-", text=json.dumps(pod))
-    return done.returncode, done.stderr
+    _, refused = kubectl.client.dry_run(pod)
+    return int(bool(refused)), refused
 
 
 @pytest.mark.parametrize(("loosen", "words"), LOOSE, ids=[row[0].__name__ for row in LOOSE])

@@ -69,7 +69,7 @@ def test_a_right_that_goes_while_the_driver_starts_costs_no_attempt(stage: World
     stage.operator.start(
         GPUJOB_CLUSTER_CHECK_SECONDS="8", GPUJOB_DRIVER_PENDING_SECONDS=str(PENDING_SECONDS)
     )
-    eventually("it is ready", lambda: stage.operator.probe("readyz")[0] == 200)
+    eventually("it is ready", lambda: stage.operator.probe("readyz") == (200, "ok"))
     with _without_pods(stage):
         stage.apply_job("train")
         stage.await_reason("train", "AwaitingDriver", "ClusterRefused")
@@ -148,7 +148,7 @@ def test_a_key_that_is_replaced_in_its_secret_is_used_soon(stage: World) -> None
 
 def test_metrics_are_for_whoever_may_read_them(world: World) -> None:
     """They show money: no token, a token without the right, and one with it."""
-    eventually("it is ready", lambda: world.operator.probe("readyz")[0] == 200)
+    eventually("it is ready", lambda: world.operator.probe("readyz") == (200, "ok"))
     stranger = world.kubectl("create", "token", "default", *SYSTEM).strip()
 
     assert world.operator.probe("metrics")[0] == 401

@@ -51,7 +51,7 @@ def _kept(world: World, look: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _hears_of_a_job(world: World) -> None:
-    ready = _kept(world, lambda: world.operator.probe("readyz")[0] == 200)
+    ready = _kept(world, lambda: world.operator.probe("readyz") == (200, "ok"))
     eventually("it is ready", ready)
     began = time.monotonic()
     world.apply_job("heard", cost={"ceiling": "0.01"})
@@ -79,7 +79,7 @@ def test_an_operator_that_was_there_before_its_kinds_hears_of_jobs(
 def test_kinds_that_go_and_come_back_are_heard_of_again(stage: World, crds: list[Object]) -> None:
     """While they are gone it is not ready."""
     stage.operator.start()
-    eventually("it is ready", lambda: stage.operator.probe("readyz")[0] == 200)
+    eventually("it is ready", lambda: stage.operator.probe("readyz") == (200, "ok"))
     _remove(stage.kubectl, crds)
     eventually(
         "it is not ready", _kept(stage, lambda: stage.operator.probe("readyz")[0] in (0, 503))
