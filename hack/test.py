@@ -40,7 +40,7 @@ class Part:
 PARTS = (
     # These mostly wait for the processes that they have started, each for its own.
     Part("contract", CORES + 4),
-    Part("integration", CORES + 2, binaries.CONTROL_PLANE + binaries.CHART),
+    Part("integration", CORES + 3, binaries.CONTROL_PLANE + binaries.CHART),
     Part("chart", CORES, binaries.CHART),
     # Two workers would be two clusters.
     Part("e2e", 0, binaries.EVERYTHING, lane=1),
