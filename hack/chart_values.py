@@ -398,7 +398,11 @@ def _schema() -> Schema:
             ),
             "crds": _section({"enabled": BOOLEAN, "keep": BOOLEAN}),
             "admissionPolicies": _section(
-                {"enabled": BOOLEAN, "sidecarTokenAudiences": _some(AUDIENCE)}
+                {
+                    "enabled": BOOLEAN,
+                    "sidecarTokenAudiences": _some(AUDIENCE),
+                    "injectedVariables": _some(VARIABLE),
+                }
             ),
             "webhook": _section(
                 {

@@ -216,7 +216,10 @@ VALUE_SETS: dict[str, Object] = {
             "runtimeClassName": "gvisor",
         },
         "labelKeysToCopy": ["team", "example.com/cost-centre"],
-        "admissionPolicies": {"sidecarTokenAudiences": ["istio-ca", "https://mesh.example.com"]},
+        "admissionPolicies": {
+            "sidecarTokenAudiences": ["istio-ca", "https://mesh.example.com"],
+            "injectedVariables": ["DD_AGENT_HOST", "OTEL_EXPORTER_OTLP_ENDPOINT"],
+        },
     },
     "users of our own": {
         "podSecurityContext": {

@@ -287,6 +287,15 @@ WRONG = [
             "k3s",
         )
     ),
+    *(
+        (
+            f"a variable that decides what a driver runs, {one}",
+            [f"admissionPolicies.injectedVariables={{{one}}}"],
+            "injectedVariables: remove",
+        )
+        for one in ("PYTHONPATH", "LD_PRELOAD", "GPUJOB_DATA", "SSL_CERT_FILE", "OPENSSL_CONF")
+    ),
+    ("a variable that is none", ["admissionPolicies.injectedVariables={a'}"], "injectedVariables"),
     (
         "an audience that is empty",
         ["admissionPolicies.sidecarTokenAudiences[0]="],
@@ -1091,6 +1100,7 @@ def test_what_concerns_jobs_concerns_the_named_namespaces(programs: Path) -> Non
         "system-gpujob-places": [*served, "system"],
         "system-gpujob-ledger": served,
         "system-gpujob-drivers": served,
+        "system-gpujob-pods": served,
         "system-gpujob-jobs": served,
         "system-gpujob-secrets": [*served, "system"],
     }

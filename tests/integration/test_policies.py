@@ -116,8 +116,8 @@ def test_the_policies_read_only_fields_that_there_are(kubectl: Kubectl) -> None:
         return ours if all("typeChecking" in one.get("status", {}) for one in ours) else []
 
     policies = eventually("the policies are checked", checked)
-    assert len(policies) == 5
-    assert [one["status"]["typeChecking"] for one in policies] == [{}] * 5
+    assert len(policies) == 6
+    assert [one["status"]["typeChecking"] for one in policies] == [{}] * 6
 
 
 def _writable(pod: Object) -> None:
