@@ -32,13 +32,18 @@ def _do(arguments: argparse.Namespace) -> str | None:
             source = image.read_source(arguments.version, _address())
             if arguments.twice:
                 return image.build_twice(source, arguments.target)
-            return image.push(source, arguments.target, arguments.repository)
+            return image.build(source, arguments.target, arguments.archive)
         case "chart":
             committed = image.read_source(arguments.version, _address()).committed
-            archive = chart.package(
-                arguments.operator, arguments.driver, arguments.version, committed, arguments.folder
+            images = (arguments.operator.lower(), arguments.driver.lower())
+            arguments.folder.mkdir(parents=True, exist_ok=True)
+            return chart.checksum(
+                chart.package(*images, arguments.version, committed, arguments.folder)
             )
-            return chart.push(archive, arguments.repository)
+        case "push-image":
+            return image.push(arguments.archive, arguments.reference, arguments.version)
+        case "push-chart":
+            return chart.push(arguments.archive, arguments.repository, arguments.digest)
         case "sbom":
             bill = sbom.text(sbom.make(arguments.target, arguments.reference, arguments.version))
             arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -80,19 +85,28 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("version", help="print the version that a tag releases")
     command.add_argument("tag")
 
-    command = commands.add_parser("image", help="build and push an image; print it by digest")
+    command = commands.add_parser("image", help="build an image; print its digest")
     command.add_argument("version")
     _add_target(command)
     where = command.add_mutually_exclusive_group(required=True)
-    where.add_argument("--repository", help="for example ghcr.io/owner/gpujob-operator")
-    where.add_argument("--twice", action="store_true", help="build twice and compare; push nothing")
+    where.add_argument("--archive", type=Path, help="OCI archive to write")
+    where.add_argument("--twice", action="store_true", help="build twice and compare; keep nothing")
 
-    command = commands.add_parser("chart", help="package and push the chart; print it by digest")
+    command = commands.add_parser("chart", help="package the chart; print the archive's digest")
     command.add_argument("version")
     command.add_argument("--operator", required=True, help="image of the operator, NAME@sha256:…")
     command.add_argument("--driver", required=True, help="image of the driver, NAME@sha256:…")
-    command.add_argument("--repository", required=True, help="for example ghcr.io/owner/charts")
     command.add_argument("--folder", required=True, type=Path, help="folder for the archive")
+
+    command = commands.add_parser("push-image", help="push an image's archive; print it by digest")
+    command.add_argument("version")
+    command.add_argument("archive", type=Path)
+    command.add_argument("reference", help="what was built, NAME@sha256:…")
+
+    command = commands.add_parser("push-chart", help="push the chart's archive; print it by digest")
+    command.add_argument("archive", type=Path)
+    command.add_argument("--repository", required=True, help="for example ghcr.io/owner/charts")
+    command.add_argument("--digest", required=True, help="of the archive that was built, sha256:…")
 
     command = commands.add_parser("sbom", help="write a bill, gpujob-TARGET-VERSION.cdx.json")
     command.add_argument("version")

@@ -1,5 +1,6 @@
 """The chart as it is released: its values name both images by digest."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -47,8 +48,18 @@ def name_images(values: str, operator: str, driver: str) -> str:
     return values
 
 
-def push(archive: Path, repository: str, *, plain_http: bool = False) -> str:
-    """Pushes the archive and returns the chart's name by digest."""
+def checksum(archive: Path) -> str:
+    """Returns the digest of the archive's bytes, sha256:…"""
+    return f"sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}"
+
+
+def push(archive: Path, repository: str, built: str, *, plain_http: bool = False) -> str:
+    """Pushes the archive and returns the chart's name by digest.
+
+    Raises ReleaseError if its bytes do not have the digest `built`.
+    """
+    if (given := checksum(archive)) != built:
+        raise ReleaseError(f"{archive.name} is {given}, but {built} was built")
     folder = repository.lower()
     command = [helm(), "push", str(archive), f"oci://{folder}"]
     # `docker login` wrote this file. Helm itself would look elsewhere.

@@ -1,12 +1,15 @@
 """The images of operator and driver, by docker from operator/Dockerfile."""
 
+import hashlib
 import json
+import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from localcluster.paths import ROOT
-from releasing.programs import ReleaseError, run
+from releasing.programs import ReleaseError, run, tool
+from releasing.references import by_digest
 
 PLATFORMS = ("linux/amd64", "linux/arm64")
 TARGETS = ("operator", "driver")
@@ -57,13 +60,45 @@ def build_command(source: Source, target: str, output: str, metadata: Path) -> l
     ]
 
 
-def push(source: Source, target: str, repository: str) -> str:
-    """Builds and pushes an image; returns its name by digest."""
-    name = repository.lower()
-    digest = _build(
-        source, target, f"type=image,name={name}:{source.version},push=true,oci-mediatypes=true"
-    )
-    return f"{name}@{digest}"
+def build(source: Source, target: str, archive: Path) -> str:
+    """Builds an image into an OCI archive, and returns its digest. What builds may not push."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    return _build(source, target, f"type=oci,dest={archive}")
+
+
+def push(archive: Path, reference: str, version: str) -> str:
+    """Pushes an image from its OCI archive and returns its name by digest, NAME@sha256:…
+
+    Raises ReleaseError if the archive holds another image than the reference names.
+    """
+    name, digest = by_digest(reference.lower())
+    with tempfile.TemporaryDirectory() as scratch:
+        with tarfile.open(archive) as opened:
+            members = [_harmless(member) for member in opened]
+            # Filters have no names yet in Debian's Python 3.11.2.
+            opened.extraction_filter = lambda member, _: member
+            opened.extractall(scratch, members)  # noqa: S202 - each was looked at
+        held = json.loads((Path(scratch) / "index.json").read_text())["manifests"]
+        found = [one["digest"] for one in held]
+        if found != [digest] or _digest_of(Path(scratch), digest) != digest:
+            raise ReleaseError(f"{archive.name} holds {', '.join(found)}, but {digest} was built")
+        pushed = run([tool("crane"), "push", scratch, f"{name}:{version}"]).strip()
+    if pushed != f"{name}@{digest}":
+        raise ReleaseError(f"{pushed} was pushed, but {digest} was built")
+    return pushed
+
+
+def _harmless(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Returns a member that stays within the folder; raises ReleaseError."""
+    parts = Path(member.name).parts
+    if not (member.isfile() or member.isdir()) or member.name.startswith("/") or ".." in parts:
+        raise ReleaseError(f"{member.name} does not belong in an image's archive")
+    return member
+
+
+def _digest_of(layout: Path, digest: str) -> str:
+    blob = layout / "blobs" / digest.replace(":", "/")
+    return f"sha256:{hashlib.sha256(blob.read_bytes()).hexdigest()}"
 
 
 def build_twice(source: Source, target: str) -> str:

@@ -34,7 +34,8 @@ def test_the_pushed_chart_is_signed_and_installs_the_images_by_digest(
     """What is pulled by digest renders both images' digests, and a changed one is not signed."""
     private, public = keys
     archive = chart.package(OPERATOR, DRIVER, "1.2.3", 1_700_000_000, tmp_path)
-    pushed = chart.push(archive, f"{registry}/GpuJob/charts", plain_http=True)
+    charts = f"{registry}/GpuJob/charts"
+    pushed = chart.push(archive, charts, chart.checksum(archive), plain_http=True)
     signatures.sign(pushed, private)
     signatures.verify(pushed, public, None)
     pulled = ["pull", f"oci://{pushed}", "--plain-http", f"--destination={tmp_path / 'pulled'}"]
@@ -47,7 +48,9 @@ def test_the_pushed_chart_is_signed_and_installs_the_images_by_digest(
     assert f"image: {OPERATOR}" in rendered.replace('"', "")
     assert f"value: {DRIVER}" in rendered
     assert again.read_bytes() == archive.read_bytes()
-    changed = chart.push(other, f"{registry}/gpujob/charts", plain_http=True)
+    with pytest.raises(ReleaseError, match="was built"):
+        chart.push(other, charts, chart.checksum(archive), plain_http=True)
+    changed = chart.push(other, charts, chart.checksum(other), plain_http=True)
     with pytest.raises(ReleaseError, match="no signatures found"):
         signatures.verify(changed, public, None)
 

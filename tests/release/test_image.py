@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.release.parts import index_of, push_small
 
 from localcluster import kind, project_images
 from localcluster.paths import ROOT
-from releasing.image import TARGETS, Source, build_command, build_twice, push
-from releasing.programs import ReleaseError
+from releasing.image import TARGETS, Source, build, build_command, build_twice, push
+from releasing.programs import ReleaseError, run, tool
 
 DOCKERFILE = (ROOT / "operator/Dockerfile").read_text()
 
@@ -134,11 +135,47 @@ def digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "digests"
 
 
-def test_what_was_pushed_is_told_by_digest(digests: Path) -> None:
-    """In lower case, which registries demand."""
+def test_what_was_built_is_told_by_digest(digests: Path, tmp_path: Path) -> None:
+    """The registry is not known where it is built."""
     digests.write_text("sha256:1\n")
 
-    assert push(SOURCE, "operator", "ghcr.io/GpuJob/x") == "ghcr.io/gpujob/x@sha256:1"
+    assert build(SOURCE, "operator", tmp_path / "new/operator.tar") == "sha256:1"
+
+
+def test_only_what_was_built_is_pushed(registry: str, tmp_path: Path) -> None:
+    """An index of two platforms keeps its digest; what came in its place is not even sent."""
+    one = push_small(registry, tmp_path, b"two platforms")
+    both, _ = index_of(one)
+    name, digest = f"{registry}/GpuJob/pushed", both.partition("@")[2]
+    layout, archive = tmp_path / "layout-of-both", tmp_path / "both.tar"
+    run([tool("crane"), "pull", "--format=oci", both, str(layout)])
+    with tarfile.open(archive, "w") as written:
+        written.add(layout, arcname=".")
+    other = f"sha256:{'0' * 64}"
+
+    assert push(archive, f"{name}@{digest}", "1.2.3") == f"{name.lower()}@{digest}"
+    with pytest.raises(ReleaseError, match=f"holds {digest}, but {other} was built"):
+        push(archive, f"{name}-other@{other}", "1.2.3")
+    manifest = layout / "blobs" / digest.replace(":", "/")
+    manifest.write_bytes(manifest.read_bytes() + b" ")
+    with tarfile.open(archive, "w") as written:
+        written.add(layout, arcname=".")
+    with pytest.raises(ReleaseError, match="was built"):
+        push(archive, f"{name}-other@{digest}", "1.2.3")
+    with pytest.raises(ReleaseError, match="NAME_UNKNOWN"):
+        run([tool("crane"), "ls", f"{name.lower()}-other"])
+
+
+@pytest.mark.parametrize("member", ["../x", "/x"])
+def test_an_archive_writes_nothing_elsewhere(member: str, tmp_path: Path) -> None:
+    """It comes from another job."""
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as written:
+        written.addfile(tarfile.TarInfo(member))
+
+    with pytest.raises(ReleaseError, match="does not belong"):
+        push(archive, f"localhost/x@sha256:{'0' * 64}", "1.2.3")
+    assert not (tmp_path.parent / "x").exists()
 
 
 def test_two_builds_that_differ_are_refused(digests: Path) -> None:

@@ -102,23 +102,62 @@ def test_the_commands_that_workflows_give_exist() -> None:
         "attest",
         "verify",
         "chart",
+        "push-image",
+        "push-chart",
         "publish",
     }
+
+
+SIGNED = {"sign-image": "push-image", "sign-chart": "push-chart"}
+"""The jobs that sign, and how each pushes what it was given."""
 
 
 def test_what_is_pushed_is_signed_and_verified_before_it_is_published() -> None:
     """SR-008: in the run that made it, and the release waits for both."""
     jobs = _load(FOLDER / "release.yml")["jobs"]
-    for name in ("image", "chart"):
-        text = "\n".join(step.get("run", "") for step in jobs[name]["steps"])
-        # One build for each image that is released.
-        if name == "image":
-            assert tuple(jobs[name]["strategy"]["matrix"]["target"]) == TARGETS
-        made, signed, verified = (
-            text.index(f"hack/release {one} ") for one in (name, "sign", "verify")
+    for name, push in SIGNED.items():
+        text = _script(jobs[name])
+        pushed, signed, verified = (
+            text.index(f"hack/release {one} ") for one in (push, "sign", "verify")
         )
-        assert made < signed < verified
-    assert set(jobs["publish"]["needs"]) == {"image", "chart"}
+        assert pushed < signed < verified
+    # One build, and one signature, for each image that is released.
+    for name in ("image", "sign-image"):
+        assert tuple(jobs[name]["strategy"]["matrix"]["target"]) == TARGETS
+    assert set(jobs["publish"]["needs"]) == set(SIGNED)
+
+
+def test_what_builds_can_neither_push_nor_sign() -> None:
+    """It runs what others have written. What it made goes on by digest to jobs that build nothing.
+
+    Of these, the first waits for a person.
+    """
+    jobs = _load(FOLDER / "release.yml")["jobs"]
+    signing = {name for name, job in jobs.items() if "id-token" in job["permissions"]}
+
+    assert signing == set(SIGNED)
+    for name in ("image", "chart"):
+        assert jobs[name]["permissions"] == {"contents": "read"}
+        assert jobs[name]["outputs"]
+    for name in SIGNED:
+        assert not re.search(
+            r"hack/release (image|chart) |docker build|buildx", _script(jobs[name])
+        )
+        uses = " ".join(step.get("uses", "") for step in jobs[name]["steps"])
+        assert "buildx" not in uses
+        assert "download-artifact" in uses
+        assert {"image", "chart"} <= set(jobs[name]["needs"])
+    assert jobs["sign-image"]["environment"] == "release"
+    assert "sign-image" in jobs["sign-chart"]["needs"]
+    for target in TARGETS:
+        assert f"needs.image.outputs.{target} " in str(jobs["sign-image"])
+    assert "needs.chart.outputs.digest" in str(jobs["sign-chart"])
+    # Nobody who may write to packages may make a release, and the other way round.
+    assert jobs["publish"]["permissions"] == {"contents": "write"}
+
+
+def _script(job: dict[str, Any]) -> str:
+    return "\n".join(step.get("run", "") for step in job["steps"])
 
 
 def _load(path: Path) -> dict[str, Any]:
