@@ -404,6 +404,7 @@ def _schema() -> Schema:
                     "injectedVariables": _some(VARIABLE),
                 }
             ),
+            "kueue": _section({"enabled": BOOLEAN}),
             "webhook": _section(
                 {
                     "enabled": BOOLEAN,

@@ -85,6 +85,8 @@ def prepare(parts: list[Part], images: Path) -> None:
     if "contract" in names:
         subprocess.run([ROOT / "hack/clients"], check=True, stdout=subprocess.DEVNULL)
         browser.root()
+    if "integration" in names:
+        binaries.ensure(binaries.KUEUE)
     if "release" in names:
         binaries.ensure(binaries.RELEASE)
     if "e2e" in names or "release" in names:

@@ -276,6 +276,7 @@ def a_world(*listings: Listing, nothing_listed: bool = False, **changes: Any) ->
         driver_image_pull_policy="IfNotPresent",
         driver=STANDARD,
         labels_to_copy=(),
+        kueue=False,
         transport_url="https://gpujob.system.svc:8080",
         transport_authorities="authorities",
         fleet=Fleet(

@@ -1,6 +1,7 @@
 """The upstream programs: built from pinned Go modules, and cached by the modules' digest."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -41,7 +42,7 @@ TOOL_FLAGS = " ".join(
 RELEASE_FLAGS = "-s -w -X sigs.k8s.io/release-utils/version.gitVersion=v3.1.3"
 """Sets the version of cosign. The other tools do not print theirs."""
 
-FLAGS = {"k8s": K8S_FLAGS, "tools": TOOL_FLAGS, "release": RELEASE_FLAGS}
+FLAGS = {"k8s": K8S_FLAGS, "tools": TOOL_FLAGS, "release": RELEASE_FLAGS, "kueue": "-s -w"}
 CNI = "github.com/containernetworking/plugins/plugins"
 CONTAINERD = "github.com/containerd/containerd/v2/cmd"
 
@@ -88,16 +89,16 @@ RELEASE = (
     Program("cosign", "release", "github.com/sigstore/cosign/v3/cmd/cosign"),
 )
 """Programs that check workflows, and that copy, sign and verify images."""
+KUEUE = (Program("kueue", "kueue", "sigs.k8s.io/kueue/cmd/kueue"),)
+"""A queueing system, with which jobs are tried."""
 
 CLUSTER_MODULES = ("k8s", "tools")
-RELEASE_MODULES = ("release",)
+APART = (("release",), ("kueue",))
+"""Modules whose programs are in a folder of their own: a new one does not rebuild the cluster's."""
 
 
 def folder(modules: tuple[str, ...] = CLUSTER_MODULES) -> Path:
-    """Returns the folder of the modules' binaries, a new one whenever a module or a flag changes.
-
-    The release tools have a folder of their own, so that a new one does not rebuild the cluster's.
-    """
+    """Returns the folder of the modules' binaries, another one if a module or a flag changes."""
     digest = hashlib.sha256("".join(FLAGS[module] for module in modules).encode())
     for pattern in ("go.*", "*/*.go"):
         for source in sorted(
@@ -110,11 +111,11 @@ def folder(modules: tuple[str, ...] = CLUSTER_MODULES) -> Path:
 def ensure(programs: tuple[Program, ...]) -> Path:
     """Builds what is missing and returns the folder. An interrupt loses only the current build.
 
-    If another process builds the same program, this waits for it. The programs must all belong to
-    the cluster, or all to a release.
+    If another process builds the same program, this waits for it. The programs must all be in one
+    folder.
     """
-    release = any(program.module in RELEASE_MODULES for program in programs)
-    target = folder(RELEASE_MODULES if release else CLUSTER_MODULES)
+    used = {program.module for program in programs}
+    target = folder(next((one for one in APART if used & {*one}), CLUSTER_MODULES))
     missing = [program for program in programs if not (target / program.name).exists()]
     for number, program in enumerate(missing, 1):
         what, started = f"{program.name} ({number} of {len(missing)})", time.monotonic()
@@ -123,6 +124,19 @@ def ensure(programs: tuple[Program, ...]) -> Path:
                 _build(go(), program, target / program.name)
         print(f"binaries: built {what} in {time.monotonic() - started:.0f} s", flush=True)
     return target
+
+
+def source(module: str, package: str) -> Path:
+    """Returns the folder with the source of a Go module that one of the modules here requires."""
+    told = subprocess.run(
+        [go(), "mod", "download", "-json", package],
+        cwd=SOURCES / module,
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return Path(json.loads(told)["Dir"])
 
 
 def _build(compiler: str, program: Program, target: Path) -> None:

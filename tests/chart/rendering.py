@@ -108,6 +108,11 @@ VALUE_SETS: dict[str, Object] = {
         "admissionPolicies": {"enabled": False},
         "webhook": {"enabled": False},
     },
+    "queues of Kueue": {"kueue": {"enabled": True}},
+    "queues of Kueue in some namespaces": {
+        "kueue": {"enabled": True},
+        "jobNamespaces": ["team-a", "team-b"],
+    },
     "a copied cluster": {"identity": "5f0c6f4e-8a51-4a57-9c3b-2f4d1c9a7e10"},
     "the HTTP API": {
         "api": {"enabled": True, "mode": "development", "bootstrapSecret": "first"},

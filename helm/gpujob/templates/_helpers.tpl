@@ -350,6 +350,15 @@ namespaceSelector: {}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
+{{- if .Values.kueue.enabled }}
+# Kueue admits and evicts what waits in its queues by Workloads.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list, create]
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads/status]
+  verbs: [update]
+{{- end }}
 {{- end -}}
 
 {{- define "gpujob.apiRules" -}}

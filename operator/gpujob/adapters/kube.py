@@ -47,6 +47,8 @@ PATHS = {
     "ValidatingWebhookConfiguration": "/apis/admissionregistration.k8s.io/v1/"
     "validatingwebhookconfigurations",
     "EndpointSlice": "/apis/discovery.k8s.io/v1/{namespaces}endpointslices",
+    "Workload": "/apis/kueue.x-k8s.io/v1beta2/{namespaces}workloads",
+    "WorkloadPriorityClass": "/apis/kueue.x-k8s.io/v1beta2/workloadpriorityclasses",
 }
 
 

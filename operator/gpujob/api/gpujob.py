@@ -976,6 +976,15 @@ class GpuJobStatus(Model):
             alias="usdPerHour", max_length=24, description="Hourly price of the current machine."
         ),
     ] = None
+    admitted_by: Annotated[
+        str | None,
+        Field(
+            max_length=253,
+            description="Kueue's Workload by which the job may run; unset while it waits in its "
+            "queue, or if it has none.",
+            examples=["gpujob-train-1a2b3c4d"],
+        ),
+    ] = None
     service_name: Annotated[
         str | None,
         Field(

@@ -18,6 +18,8 @@ from gpujob.core.rights import (
     CLUSTER,
     JOBS,
     OTHERS_PODS,
+    PRIORITIES,
+    QUEUES,
     Rights,
     missing,
     own_rights,
@@ -83,9 +85,11 @@ def _needed(settings: Settings) -> dict[str, tuple[Rights, ...]]:
             everywhere=not settings.served,
         )
     }
+    of_jobs = (*JOBS, *(QUEUES if settings.kueue else ()))
     for namespace in settings.served:
-        needed[namespace] = JOBS
+        needed[namespace] = of_jobs
     if settings.cluster_rights:
-        jobs = (OTHERS_PODS,) if settings.served else (*JOBS, read_namespace(ELSEWHERE))
-        needed[ELSEWHERE] = (*jobs, *CLUSTER, *webhook_rights(settings.webhook))
+        jobs = (OTHERS_PODS,) if settings.served else (*of_jobs, read_namespace(ELSEWHERE))
+        classes = PRIORITIES if settings.kueue else ()
+        needed[ELSEWHERE] = (*jobs, *CLUSTER, *classes, *webhook_rights(settings.webhook))
     return needed

@@ -39,6 +39,7 @@ from gpujob.controller.market_book import MarketBook
 from gpujob.controller.market_watch import MarketWatch
 from gpujob.controller.price_watch import PriceWatch
 from gpujob.controller.provider import provider_client
+from gpujob.controller.queues import Queues
 from gpujob.controller.readiness import ORDER, Readiness
 from gpujob.controller.reconcile import Reconciler
 from gpujob.controller.settings import Settings
@@ -268,6 +269,9 @@ class Leader:
             limits=self._settings.limits,
         )
         others.append(asyncio.create_task(book.publish_for_ever(), name="market_book"))
+        if self._settings.kueue:
+            queues = Queues(self._kube, self._cache, self._clock, self._queue.add)
+            others.append(asyncio.create_task(queues.run(), name="queues"))
         common = (self._kube, self._clock, self._settings)
         transport = transport_listener(self._kube, self._settings)
         keeping = [keep_for_ever(*common, transport, self._tls.take)]

@@ -307,6 +307,7 @@ class Reconciler:
             driver_image_pull_policy=self._settings.driver_image_pull_policy,
             driver=self._settings.driver,
             labels_to_copy=self._settings.labels_to_copy,
+            kueue=self._settings.kueue,
             transport_url=self._settings.transport_url,
             transport_authorities=self._authorities(),
             fleet=self._cache.fleet(self._market.listings, self._cluster_id),

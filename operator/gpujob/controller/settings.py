@@ -68,6 +68,8 @@ class Settings:
     labels_to_copy: tuple[str, ...] = ()
     """Keys of the labels that nodes, pods, Services and metrics get from their job; with commas
     between them."""
+    kueue: bool = False
+    """Whether jobs with Kueue's label for a queue wait until it admits them."""
     provider_url: str = "https://console.vast.ai"
     provider_proxy_url: str = ""
     """Proxy for the provider, and for the storage that it names; empty: none."""

@@ -67,6 +67,8 @@ class World:
     """What all driver pods have."""
     labels_to_copy: tuple[str, ...]
     """Keys of the labels that what is made for a job has in common with it."""
+    kueue: bool
+    """Whether jobs with Kueue's label for a queue wait until it admits them."""
     transport_url: str
     transport_authorities: str
     """The certificate authorities that a driver trusts, as PEM; empty = none are made yet."""

@@ -35,6 +35,13 @@ JOBS = (
     Rights("events.k8s.io", "events", ("create",)),
 )
 """Where jobs are: in all namespaces, or in each that is served."""
+QUEUES = (
+    Rights("kueue.x-k8s.io", "workloads", ("list", "create")),
+    Rights("kueue.x-k8s.io", "workloads/status", ("update",)),
+)
+"""There, too, if jobs wait in queues of Kueue."""
+PRIORITIES = (Rights("kueue.x-k8s.io", "workloadpriorityclasses", ("get",)),)
+"""Of the cluster as a whole, then."""
 CLUSTER = (
     Rights("coordination.k8s.io", "leases", ("list",)),
     Rights("authentication.k8s.io", "tokenreviews", ("create",)),

@@ -35,6 +35,7 @@ from gpujob.core.machine.ports import service, service_name
 from gpujob.core.money import floor_usd, format_usd, parse_usd
 from gpujob.core.node.stage import stage_of
 from gpujob.core.observation import JobObservation, Unavailable, told_last
+from gpujob.core.queue import as_queued, queue_of, waits_in_queue, workload_name
 from gpujob.core.refusals import seconds_to_wait, told, without_refused
 from gpujob.core.rest import closes_in
 from gpujob.core.spec_faults import place_faults, spec_faults
@@ -47,7 +48,8 @@ TAKEN_SECONDS = 5.0
 
 def plan_job(observation: JobObservation) -> JobPlan:
     """Returns what to store and do now for a GpuJob; total, and pure."""
-    seen = with_pending(with_strays(observation))
+    queued = as_queued(observation.job, kueue=observation.world.kueue)
+    seen = with_pending(with_strays(replace(observation, job=queued)))
     for step in STEPS:
         if (plan := step(seen)) is not None:
             plan = _let_go_while_nothing_is_owed(seen, plan)
@@ -229,7 +231,15 @@ def _stay_suspended(seen: JobObservation) -> JobPlan | None:
     """Nothing is rented for a suspended job."""
     if not seen.job.spec.suspend:
         return None
-    return stay(seen, Reason.SUSPENDED, Reason.SUSPENDED.meaning, None)
+    words = Reason.SUSPENDED.meaning
+    if waits_in_queue(seen.job, kueue=seen.world.kueue):
+        meta = seen.job.metadata
+        words = (
+            f"the job waits in the queue {queue_of(seen.job)} of Kueue, and nothing is rented for "
+            f"it; `kubectl describe workload {workload_name(seen.job)} -n {meta.namespace}` says "
+            "why"
+        )
+    return stay(seen, Reason.SUSPENDED, words, None)
 
 
 def _refuse_spec(seen: JobObservation) -> JobPlan | None:

@@ -25,6 +25,7 @@ from gpujob.core.node.facts import (
 from gpujob.core.node.rent import BIRTH_GRACE
 from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation
+from gpujob.core.queue import waits_in_queue
 
 PRICE_TOLERANCE = Fraction(1001, 1000)
 
@@ -63,7 +64,9 @@ def stop_if_suspended(seen: NodeObservation) -> NodePlan | None:
     """Stops the workload of a suspended job."""
     if seen.job is None or not seen.job.spec.suspend:
         return None
-    return stop(seen, Reason.SUSPENDED, "spec.suspend was set")
+    queued = waits_in_queue(seen.job, kueue=seen.world.kueue)
+    words = "its queue took its admission back" if queued else "spec.suspend was set"
+    return stop(seen, Reason.SUSPENDED, words)
 
 
 def enforce_caps(seen: NodeObservation) -> NodePlan | None:

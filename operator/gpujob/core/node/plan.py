@@ -35,6 +35,7 @@ from gpujob.core.node.duplicates import duplicates_shown, others
 from gpujob.core.node.facts import next_look, running_message
 from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation
+from gpujob.core.queue import as_queued
 from gpujob.core.refusals import without_refused
 
 Step = Callable[[NodeObservation], NodePlan | None]
@@ -71,6 +72,9 @@ STEPS: tuple[Step, ...] = (
 
 def plan_node(observation: NodeObservation) -> NodePlan:
     """Returns what to store and do now for a GpuNode; total, and pure."""
+    if observation.job is not None:
+        queued = as_queued(observation.job, kueue=observation.world.kueue)
+        observation = replace(observation, job=queued)
     plan = driver.without_reservation(observation, _decided(observation))
     plan = without_refused(plan, observation.refusals, observation.world.monotonic)
     return _without_duplicates(observation, plan)

@@ -1,0 +1,104 @@
+"""Speaks to Kueue about the jobs that are for one of its queues (`core.queue` decides).
+
+Kueue serves kinds of others by their Workloads, which whoever serves the kind creates and heeds.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.errors import AdapterError, Conflict
+from gpujob.adapters.kube import Body, KubeClient
+from gpujob.api.gpujob import GpuJob
+from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
+from gpujob.controller.cache import Cache
+from gpujob.controller.workqueue import Key
+from gpujob.core import queue
+from gpujob.core.queue import Step
+
+LOOK_SECONDS = 2.0
+
+log = structlog.get_logger("gpujob.queues")
+
+
+class Queues:
+    """Keeps jobs and Workloads in agreement."""
+
+    def __init__(
+        self, kube: KubeClient, cache: Cache, clock: SystemClock, wake: Callable[[Key], None]
+    ) -> None:
+        """`wake` asks for a pass over a job whose admission has changed."""
+        self._kube = kube
+        self._cache = cache
+        self._clock = clock
+        self._wake = wake
+
+    async def run(self) -> None:
+        """Looks again and again."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self._look()
+            except AdapterError as error:
+                log.warning("workloads_not_listed", problem=str(error))
+
+    async def _look(self) -> None:
+        jobs = {uid: job for uid, job in self._cache.jobs.items() if queue.queue_of(job)}
+        listed = await self._kube.list_all("Workload", f"{LABEL_MANAGED_BY}={MANAGER}")
+        workloads = {queue.job_uid(one): one for one in listed}
+        for uid, job in jobs.items():
+            workload = workloads.get(uid)
+            if queue.next_step(job, workload) is not None:
+                await self._take_step(job.metadata.namespace, job.metadata.name, uid, workload)
+        # A job that is over is not held any more, and its Workload still has its quota.
+        for uid, workload in workloads.items():
+            if uid not in jobs and not queue.is_over(workload):
+                await self._take_step(*queue.job_of(workload), uid, workload)
+
+    async def _take_step(self, namespace: str, name: str, uid: str, workload: Body | None) -> None:
+        try:
+            await self._step(namespace, name, uid, workload)
+        except Conflict:
+            # Somebody else has changed one of the two: the next look shows it.
+            return
+        except AdapterError as error:
+            log.warning("queue_step_failed", namespace=namespace, name=name, problem=str(error))
+
+    async def _step(self, namespace: str, name: str, uid: str, workload: Body | None) -> None:
+        """Decides on the job as it is stored, because what is held may be old."""
+        stored = await self._kube.find("GpuJob", namespace, name)
+        if stored is None or stored["metadata"]["uid"] != uid:
+            return
+        job = GpuJob.model_validate(stored)
+        match queue.next_step(job, workload):
+            case Step.CREATE:
+                body = queue.workload_of(job, await self._priority(job))
+                await self._kube.create("Workload", namespace, body)
+            case Step.ADMIT:
+                await self._note(stored, queue.workload_name(job))
+            case Step.WITHDRAW:
+                await self._note(stored, None)
+            case Step.RELEASE if workload is not None:
+                status = queue.released(workload, self._clock.now())
+                await self._kube.write_status("Workload", workload, status)
+            case Step.FINISH if workload is not None:
+                status = queue.finished(workload, job, self._clock.now())
+                await self._kube.write_status("Workload", workload, status)
+
+    async def _note(self, stored: Body, admitted_by: str | None) -> None:
+        status = {**(stored.get("status") or {}), "admittedBy": admitted_by}
+        if admitted_by is None:
+            del status["admittedBy"]
+        await self._cache.write_status("GpuJob", stored, status)
+        meta = stored["metadata"]
+        self._wake(Key("GpuJob", meta["namespace"], meta["name"]))
+
+    async def _priority(self, job: GpuJob) -> int | None:
+        """Returns the value of the class that a job names, None = it names none; raises ObjectGone
+        if there is no such class.
+        """
+        if not (name := job.metadata.labels.get(queue.LABEL_PRIORITY)):
+            return None
+        return int((await self._kube.get("WorkloadPriorityClass", "", name))["value"])

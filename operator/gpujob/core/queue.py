@@ -1,0 +1,204 @@
+"""Jobs that wait in a queue of Kueue: what their Workloads say, and what follows from that.
+
+A job with Kueue's label for a queue is as good as suspended until its Workload is admitted. Whether
+it is, stands in the job's status, which only the operator writes; so nothing is rented before.
+When Kueue takes the admission back, the status loses it, the machine is destroyed as a suspended
+job's is, and only once nothing is owed for the job any more does Kueue get the quota back.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import Enum, auto
+from hashlib import sha256
+from math import ceil
+from typing import Any
+
+from gpujob.api.gpujob import GpuJob
+from gpujob.api.meta import LABEL_JOB, LABEL_MANAGED_BY, MANAGER
+from gpujob.core.job.end import finished_as, is_finished
+from gpujob.core.job.strays import owed_for
+from gpujob.core.money import parse_usd
+
+API = "kueue.x-k8s.io/v1beta2"
+LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
+LABEL_PRIORITY = "kueue.x-k8s.io/priority-class"
+GPUS = "gpujob.dev/gpus"
+"""The resource by which a queue's quota counts the GPUs that its jobs rent."""
+USD = "gpujob.dev/usd"
+"""The resource by which it counts what its jobs may cost: their ceilings, in whole dollars."""
+
+Body = dict[str, Any]
+
+_LABEL_UID = "kueue.x-k8s.io/job-uid"
+_AGAIN = ("Preempted", "NodeFailures")
+"""Reasons of an eviction after which Kueue itself puts the Workload back into its queue."""
+
+
+def as_queued(job: GpuJob, *, kueue: bool) -> GpuJob:
+    """Returns the job as its queue lets it be: suspended until its Workload is admitted."""
+    if not waits_in_queue(job, kueue=kueue):
+        return job
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"suspend": True})})
+
+
+def waits_in_queue(job: GpuJob, *, kueue: bool) -> bool:
+    """Whether a job has a queue that has not admitted it."""
+    return kueue and bool(queue_of(job)) and job.status.admitted_by is None
+
+
+def queue_of(job: GpuJob) -> str:
+    """Returns the name of the LocalQueue that a job is for; empty = it is for none."""
+    return job.metadata.labels.get(LABEL_QUEUE, "")
+
+
+def workload_name(job: GpuJob) -> str:
+    """Returns the name of a job's Workload, which a later job of the same name does not have."""
+    return f"gpujob-{job.metadata.name}-{sha256(job.metadata.uid.encode()).hexdigest()[:8]}"
+
+
+def job_uid(workload: Mapping[str, Any]) -> str:
+    """Returns the uid of the job that a Workload is for; empty = it does not say."""
+    return str((workload["metadata"].get("labels") or {}).get(_LABEL_UID, ""))
+
+
+def job_of(workload: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns namespace and name of the job that a Workload is for."""
+    meta = workload["metadata"]
+    return meta["namespace"], str((meta.get("labels") or {}).get(LABEL_JOB, ""))
+
+
+def is_over(workload: Mapping[str, Any]) -> bool:
+    """Whether Kueue has been told of the end of a Workload's job."""
+    return _holds(workload, "Finished")
+
+
+class Step(Enum):
+    """What is to be done next about a job and its Workload."""
+
+    CREATE = auto()
+    """Create the Workload."""
+    ADMIT = auto()
+    """Note in the job's status that it may run."""
+    WITHDRAW = auto()
+    """Take that back."""
+    RELEASE = auto()
+    """Give the quota back: the Workload was evicted, and no machine is left."""
+    FINISH = auto()
+    """Say that the Workload is finished: the job is over, and no machine is left."""
+
+
+def next_step(job: GpuJob, workload: Mapping[str, Any] | None) -> Step | None:
+    """Returns what is next for a job with a queue; None = its Workload is not there."""
+    status = job.status
+    owes_nothing = status.node_uid is None and status.node_name is None and not owed_for(status)
+    if workload is None:
+        if status.admitted_by is not None:
+            return Step.WITHDRAW
+        return None if is_finished(status) or job.metadata.is_being_deleted else Step.CREATE
+    if is_finished(status):
+        return Step.FINISH if owes_nothing and not is_over(workload) else None
+    if _is_admitted(workload):
+        return Step.ADMIT if status.admitted_by is None else None
+    if status.admitted_by is not None:
+        return Step.WITHDRAW
+    if _holds(workload, "Evicted") and _holds(workload, "QuotaReserved") and owes_nothing:
+        return Step.RELEASE
+    return None
+
+
+def _is_admitted(workload: Mapping[str, Any]) -> bool:
+    """Whether a Workload's job may run; what is not clear is no."""
+    return (
+        _holds(workload, "Admitted")
+        and not any(_holds(workload, one) for one in ("Evicted", "Finished"))
+        and (workload.get("spec") or {}).get("active") is not False
+        and "deletionTimestamp" not in workload["metadata"]
+    )
+
+
+def _holds(workload: Mapping[str, Any], kind: str) -> bool:
+    return _condition(workload, kind).get("status") == "True"
+
+
+def _condition(workload: Mapping[str, Any], kind: str) -> Body:
+    found = (workload.get("status") or {}).get("conditions") or []
+    return next((one for one in found if one.get("type") == kind), {})
+
+
+def workload_of(job: GpuJob, priority: int | None) -> Body:
+    """Returns the Workload of a job; `priority` is the value of the class that it names."""
+    meta, spec = job.metadata, job.spec
+    requests = {
+        GPUS: str(spec.gpu.count),
+        USD: str(ceil(parse_usd(spec.cost.ceiling) / 1_000_000)),
+    }
+    container = {"name": "workload", "image": spec.image, "resources": {"requests": requests}}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    ref = {"group": "kueue.x-k8s.io", "kind": "WorkloadPriorityClass"}
+    name = meta.labels.get(LABEL_PRIORITY)
+    return {
+        "apiVersion": API,
+        "kind": "Workload",
+        "metadata": {
+            "name": workload_name(job),
+            "namespace": meta.namespace,
+            "labels": {
+                LABEL_MANAGED_BY: MANAGER,
+                LABEL_JOB: meta.name,
+                _LABEL_UID: meta.uid,
+            },
+            "ownerReferences": [meta.owner_reference("GpuJob")],
+        },
+        "spec": {
+            "queueName": queue_of(job),
+            "podSets": [{"name": "main", "count": 1, "template": template}],
+            "priority": priority or 0,
+            **({"priorityClassRef": ref | {"name": name}} if name else {}),
+        },
+    }
+
+
+def released(workload: Mapping[str, Any], now: datetime) -> Body:
+    """Returns the status of an evicted Workload that has given its quota back."""
+    evicted = _condition(workload, "Evicted")
+    why, words = str(evicted.get("reason", "")), str(evicted.get("message", ""))
+    status = {name: one for name, one in workload["status"].items() if name != "admission"}
+    wanted = {
+        "Requeued": (why in _AGAIN, why, words),
+        "QuotaReserved": (False, "Pending", words),
+        "Admitted": (False, "NoReservation", "The workload has no reservation"),
+    }
+    return status | {"conditions": _merged(workload, wanted, now)}
+
+
+def finished(workload: Mapping[str, Any], job: GpuJob, now: datetime) -> Body:
+    """Returns the status of the Workload of a job that is over."""
+    reason, words = finished_as(job.status) or ("Complete", "")
+    why = "Succeeded" if reason == "Complete" else "Failed"
+    wanted = {"Finished": (True, why, words)}
+    return {**(workload.get("status") or {}), "conditions": _merged(workload, wanted, now)}
+
+
+def _merged(
+    workload: Mapping[str, Any], wanted: Mapping[str, tuple[bool, str, str]], now: datetime
+) -> list[Body]:
+    kept = [
+        one
+        for one in (workload.get("status") or {}).get("conditions") or []
+        if one.get("type") not in wanted
+    ]
+    for kind, (holds, reason, message) in wanted.items():
+        before, flag = _condition(workload, kind), "True" if holds else "False"
+        moment = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+        since = before["lastTransitionTime"] if before.get("status") == flag else moment
+        kept.append(
+            {
+                "type": kind,
+                "status": flag,
+                "reason": reason,
+                "message": message,
+                "lastTransitionTime": since,
+                "observedGeneration": workload["metadata"].get("generation", 0),
+            }
+        )
+    return kept
