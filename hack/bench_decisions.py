@@ -106,7 +106,7 @@ def show(what: str, of: str, took: list[float]) -> None:
 def judged(offers: int, rounds: int) -> None:
     """Measures the gate."""
     found = builders.quotes(*(offer(number) for number in range(1, offers + 1)))
-    question = builders.a_world().question(builders.a_job().spec, found)
+    question = builders.a_world().question(builders.a_job().spec, found, namespace="team-a")
     times = max(rounds * 64 // offers, 3)
     show("judge", f"{offers} offers", seconds_of(lambda: judge(question), times))
 

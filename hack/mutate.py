@@ -79,6 +79,7 @@ NEAREST = {
     "core/identity.py": "tests/unit/core/test_identity.py",
     "core/cost/error_budget.py": "tests/unit/core/test_experience.py",
     "core/cost/experience.py": "tests/unit/core/test_experience.py",
+    "core/cost/run_bound.py": "tests/unit/core/test_gate.py",
     "core/cost/template.py": "tests/unit/core/test_experience.py",
     "core/cost/window.py": "tests/unit/core/test_window.py tests/unit/core/test_experience.py",
     "core/job/end.py": "tests/simulation/test_echoes.py",
@@ -1018,8 +1019,8 @@ FAULTS = (
     Fault(
         "a job with too much traffic is told to run shorter",
         "core/cost/gate.py",
-        "if bound - cheapest.traffic_microusd <= ceiling:",
-        "if bound <= ceiling:",
+        "if bound - cheapest.traffic_microusd <= floor_usd(",
+        "if bound <= floor_usd(",
     ),
     Fault(
         "a price is compared with those of other models",
@@ -1041,9 +1042,9 @@ FAULTS = (
     ),
     Fault(
         "no second is left to run, and it is rented",
-        "core/cost/choice.py",
-        "if run_seconds <= 0:",
-        "if run_seconds < 0:",
+        "core/cost/run_bound.py",
+        "if left <= 0:",
+        "if left < 0:",
     ),
     Fault(
         "late is only what was decided",
@@ -1148,8 +1149,10 @@ FAULTS = (
     Fault(
         "a crash is a run",
         "core/cost/experience.py",
-        "if outcome is Outcome.CRASHED:",
-        "if outcome is Outcome.VOID:",
+        """            if lesson.outcome is Outcome.CRASHED:
+                self._window(key)""",
+        """            if lesson.outcome is Outcome.VOID:
+                self._window(key)""",
     ),
     Fault(
         "all crashes count",
@@ -1242,6 +1245,42 @@ FAULTS = (
         "core/cost/window.py",
         "return ceil(log(seconds) * UNIT)",
         "return int(log(seconds) * UNIT)",
+    ),
+    Fault(
+        "a job may take what such jobs took, whatever its deadline",
+        "core/cost/run_bound.py",
+        "return found if found.seconds < left else None",
+        "return found",
+    ),
+    Fault(
+        "the confidence that is asked for is ignored",
+        "core/cost/run_bound.py",
+        "error = 1 - Fraction(question.spec.cost.confidence)",
+        "error = Fraction(1, 20)",
+    ),
+    Fault(
+        "the run time has a share of the error that nobody has given it",
+        "core/cost/run_bound.py",
+        "return error_shares(error, {Quantity.RUN})[Quantity.RUN]",
+        "return 2 * error_shares(error, {Quantity.RUN})[Quantity.RUN]",
+    ),
+    Fault(
+        "what a tenant's other jobs took admits a fresh one",
+        "core/cost/run_bound.py",
+        "if bound.level != OWN and not bound.is_pooled:",
+        "if bound.value is None:",
+    ),
+    Fault(
+        "a fault of the estimator is no refusal",
+        "core/cost/run_bound.py",
+        "except Exception as fault:",
+        "except ValueError as fault:",
+    ),
+    Fault(
+        "a run without a deadline outlasts its host's contract",
+        "core/cost/gate.py",
+        "return min(by_money, int(chosen.offer.contract_seconds - lag))",
+        "return by_money",
     ),
     # --- The provider's pace ------------------------------------------------------------------
     Fault(

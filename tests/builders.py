@@ -16,6 +16,7 @@ from gpujob.api.transport import (
     WatchdogClient,
     WorkloadPhase,
 )
+from gpujob.core.cost.experience import Experience
 from gpujob.core.cost.leased import Fleet
 from gpujob.core.limits import Limits
 from gpujob.core.machine.driver_defaults import STANDARD
@@ -289,6 +290,7 @@ def a_world(*listings: Listing, nothing_listed: bool = False, **changes: Any) ->
         destroys=(),
         hosts=HostMemory(),
         images=ImageMemory(),
+        runs=Experience(),
     )
     return replace(world, **changes)
 

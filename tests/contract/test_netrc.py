@@ -58,7 +58,7 @@ async def ask_for_an_estimate(url: str, folder: Path) -> None:
     asking = ControllerClient(
         url, token_file=folder / "token", authorities_file=folder / "authorities"
     )
-    await asking.estimate(SPEC)
+    await asking.estimate("team-a", SPEC)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,14 @@ FATAL = {
 IMAGES = {"ImageUnusable"}
 FAILURES = {"BackoffLimitExceeded", "FailurePolicy", "MaxRentsExceeded", "SpecInvalid"}
 REFUSED = {
-    *("CeilingExceeded", "ConfidenceTooLow", "InsufficientHistory", "NoMatchingOffer"),
+    *(
+        "CeilingExceeded",
+        "ConfidenceTooLow",
+        "EstimatorError",
+        "InsufficientHistory",
+        "UnlabelledBurst",
+        "NoMatchingOffer",
+    ),
     *(
         "MachinesDistrusted",
         "InvalidQuote",

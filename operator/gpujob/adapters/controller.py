@@ -27,9 +27,12 @@ class ControllerClient:
         self._url = url.rstrip("/")
         self._token_file, self._authorities_file = token_file, authorities_file
 
-    async def estimate(self, spec: GpuJobSpec) -> JobEstimate:
-        """Returns what a job would cost; raises ControllerUnavailable or ControllerBusy."""
-        question = EstimateQuestion(version=1, spec=spec)
+    async def estimate(self, namespace: str, spec: GpuJobSpec) -> JobEstimate:
+        """Returns what a job in a namespace would cost.
+
+        Raises ControllerUnavailable or ControllerBusy.
+        """
+        question = EstimateQuestion(version=1, namespace=namespace, spec=spec)
         try:
             token = self._token_file.read_text().strip()
             trusting = trust_in(self._authorities_file.read_text())

@@ -27,6 +27,8 @@ class EstimateQuestion(Model):
     )
 
     version: Literal[1]
+    namespace: Annotated[str, Field(max_length=63, examples=["team-a"])] = ""
+    """Where it would be created: what is learnt of a namespace's jobs holds only for these."""
     spec: GpuJobSpec
 
 
@@ -82,6 +84,14 @@ class JobEstimate(Model):
         str | None,
         Field(
             description="Probability that the cost stays within the ceiling.", examples=["0.990"]
+        ),
+    ] = None
+    confidence_basis: Annotated[
+        str | None,
+        Field(
+            description="What `confidence` rests on: how the operator destroyed machines lately, "
+            "or, without a deadline, how long such jobs took.",
+            examples=["no machine was destroyed in the last days, so it is an assumption"],
         ),
     ] = None
     money_deadline_seconds: Annotated[

@@ -583,9 +583,9 @@ class GpuJobSpec(Model):
             ge=1,
             le=31_536_000,
             description="Seconds that the workload may run, summed over all attempts. Waiting, "
-            "booting and the silence of a lost machine do not count. Without it the cost has no "
-            "bound, so the job waits until it is set. It may be raised while the job runs, never "
-            "lowered.",
+            "booting and the silence of a lost machine do not count. Without it the job waits "
+            "until enough runs of such jobs in its namespace are known to tell how long it takes. "
+            "It may be raised while the job runs, never lowered.",
             examples=[3600],
         ),
     ] = None
@@ -665,13 +665,14 @@ class CostStatus(Model):
         Field(
             max_length=8,
             description="Probability that the cost stays within the ceiling, rounded down. It is a "
-            "lower bound of how surely the operator destroys machines in time.",
+            "lower bound of how surely the operator destroys machines in time or, if the run time "
+            "was learnt, of how often such jobs stay within the ceiling by themselves.",
         ),
     ] = None
     confidence_basis: Annotated[
         str | None,
         Field(
-            max_length=256,
+            max_length=512,
             description="What `confidence` rests on.",
             examples=["no machine was destroyed in the last days, so it is an assumption"],
         ),

@@ -216,7 +216,19 @@ class Reason(StrEnum):
     INSUFFICIENT_HISTORY = (
         "InsufficientHistory",
         REFUSAL,
-        "Without activeDeadlineSeconds the run time cannot be bounded.",
+        "There is no activeDeadlineSeconds, and too few runs of such jobs are known to tell how "
+        "long this one takes.",
+    )
+    UNLABELLED_BURST = (
+        "UnlabelledBurst",
+        REFUSAL,
+        "There is no activeDeadlineSeconds, and so many jobs of this kind run for longer than was "
+        "expected that nobody knows how long this one takes.",
+    )
+    ESTIMATOR_ERROR = (
+        "EstimatorError",
+        REFUSAL,
+        "How long the job takes could not be estimated, because of a fault of the operator.",
     )
     DEADLINE_USED_UP = (
         "DeadlineUsedUp",

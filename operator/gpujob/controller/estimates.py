@@ -50,6 +50,7 @@ def estimates_route(
             words = f"too many estimates were requested; try again in {ceil(wait)} s"
             raise Problem(429, words, headers={"Retry-After": str(ceil(wait))})
         found = await quotes(asked.spec)
-        return JSONResponse(forecast(world(), asked.spec, found).wire())
+        told = forecast(world(), asked.spec, found, namespace=asked.namespace)
+        return JSONResponse(told.wire())
 
     return Route(ESTIMATE_PATH, estimate, methods=["POST"])

@@ -315,6 +315,7 @@ class Reconciler:
             destroys=self._machines.destroys,
             hosts=self._machines.memory,
             images=self._machines.images,
+            runs=None,
         )
 
     # --- GpuJob -----------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def _warnings(spec: GpuJobSpec, metadata: Mapping[str, Any]) -> tuple[str, ...]:
             found.append(f"spec.gpu.models[{at}]: '{model}' is taken for any of {several}")
     if spec.active_deadline_seconds is None:
         found.append(
-            "spec.activeDeadlineSeconds is not set: the cost has no bound, so the job will wait"
+            "spec.activeDeadlineSeconds is not set: the job waits until it is known what such take"
         )
     if spec.market.hosts == "Any":
         found.append(

@@ -10,8 +10,10 @@ from gpujob.api.meta import Condition, ObjectMeta
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, Outcome
 from gpujob.core.cost.confidence import DestroyRecord
+from gpujob.core.cost.experience import Experience
 from gpujob.core.cost.leased import Fleet, Leased
 from gpujob.core.cost.question import Question
+from gpujob.core.cost.template import template_of
 from gpujob.core.limits import Limits
 from gpujob.core.machine.driver_defaults import DriverDefaults
 from gpujob.core.market.history import Listings
@@ -79,6 +81,8 @@ class World:
     """What is known of our own enforcement; None = it could not be read."""
     hosts: HostMemory
     images: ImageMemory
+    runs: Experience | None
+    """What was learnt of how long jobs run; None = it could not be read."""
 
     def at(self, monotonic: float) -> datetime:
         """Returns the moment at which the monotonic clock showed this."""
@@ -111,6 +115,7 @@ class World:
         spec: GpuJobSpec,
         quotes: Quotes,
         *,
+        namespace: str,
         spent_microusd: int = 0,
         run_seconds_used: float = 0.0,
         avoided_machines: frozenset[int] = frozenset(),
@@ -128,6 +133,8 @@ class World:
             destroys=self.destroys,
             avoided_machines=avoided_machines,
             hosts=self.hosts,
+            template=template_of(namespace, spec),
+            runs=self.runs,
             reserved_microusd=reserved_microusd,
         )
 

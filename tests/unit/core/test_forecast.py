@@ -49,7 +49,7 @@ def offers_at(*usd_per_hour: str) -> list[Offer]:
 
 def test_what_is_admitted_is_told_with_its_offers() -> None:
     """The lowest bound first, and for each that is not taken why not."""
-    told = forecast(a_world(), spec(), quotes(*offers_at("0.5", "0.4", "0.9")))
+    told = forecast(a_world(), spec(), quotes(*offers_at("0.5", "0.4", "0.9")), namespace="team-a")
 
     assert told.admitted
     assert told.reason == Reason.ADMITTED
@@ -69,7 +69,12 @@ def test_what_is_admitted_is_told_with_its_offers() -> None:
 
 def test_what_is_refused_is_told_with_what_there_is() -> None:
     """Each offer says why it is none; nothing is hidden because the answer is no."""
-    told = forecast(a_world(), spec(cost={"ceiling": "0.40"}), quotes(*offers_at("0.4", "0.3")))
+    told = forecast(
+        a_world(),
+        spec(cost={"ceiling": "0.40"}),
+        quotes(*offers_at("0.4", "0.3")),
+        namespace="team-a",
+    )
 
     assert not told.admitted
     assert told.reason == Reason.CEILING_EXCEEDED
@@ -130,7 +135,7 @@ def test_what_is_refused_is_told_with_what_there_is() -> None:
 )
 def test_it_fails_closed(reason: Reason, world: World, found: Quotes | Unavailable) -> None:
     """Whatever is unknown is a no, with the reason that the job itself would get."""
-    told = forecast(world, spec(), found)
+    told = forecast(world, spec(), found, namespace="team-a")
 
     assert (told.admitted, told.reason) == (False, reason)
     assert told.message
@@ -156,7 +161,12 @@ def test_a_long_market_is_cut_but_what_would_be_rented_is_shown() -> None:
                 reason=Reason.HOST_LOST,
             )
             failing = remembered(failing, trial)
-    told = forecast(replace(world, hosts=failing), spec(), quotes(*cheap, replace(last, host_id=5)))
+    told = forecast(
+        replace(world, hosts=failing),
+        spec(),
+        quotes(*cheap, replace(last, host_id=5)),
+        namespace="team-a",
+    )
 
     assert len(told.offers) == OFFERS_SHOWN
     assert told.offers_matching == 41
@@ -176,7 +186,7 @@ def test_it_says_what_the_gate_does_to_the_job(prices: list[str], ceiling: str) 
     world = a_world(a_listing())
     plan = plan_job(job_observation(job=job, world=world, quotes=found))
 
-    told = forecast(world, job.spec, found)
+    told = forecast(world, job.spec, found, namespace="team-a")
 
     assert told.reason == plan.reason
     assert told.message == plan.message.removeprefix("CostGateError: ")

@@ -1,5 +1,6 @@
 """The cost gate: its arithmetic, and every way in which it says no."""
 
+import re
 from dataclasses import replace
 from fractions import Fraction
 from random import Random
@@ -14,11 +15,13 @@ from tests.builders import NOW, a_spec, an_offer, at, quotes
 from gpujob.api.gpujob import CONFIDENCE_MAX, GpuJobSpec
 from gpujob.api.reasons import Reason
 from gpujob.core.cost.choice import matching_offers
-from gpujob.core.cost.confidence import DestroyRecord
+from gpujob.core.cost.confidence import DestroyRecord, rounded_down
 from gpujob.core.cost.estimate import Needs, estimate
+from gpujob.core.cost.experience import Experience, Outcome
 from gpujob.core.cost.gate import judge
 from gpujob.core.cost.leased import Leased
 from gpujob.core.cost.question import CostGateError, Question
+from gpujob.core.cost.template import template_of
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import HostMemory
 from gpujob.core.market.offers import Offer, with_bid
@@ -27,10 +30,11 @@ from gpujob.core.money import MICRO
 
 def question(spec: dict[str, Any] | None = None, **changes: Any) -> Question:
     """Asks for `a_spec` on `an_offer`, alone in the market."""
+    wanted = GpuJobSpec.model_validate(spec or a_spec())
     asked = Question(
         now=NOW,
         limits=Limits(),
-        spec=GpuJobSpec.model_validate(spec or a_spec()),
+        spec=wanted,
         spent_microusd=0,
         run_seconds_used=0,
         quotes=quotes(),
@@ -38,6 +42,8 @@ def question(spec: dict[str, Any] | None = None, **changes: Any) -> Question:
         destroys=(),
         avoided_machines=frozenset(),
         hosts=HostMemory(),
+        template=template_of("team-a", wanted),
+        runs=Experience(),
     )
     return replace(asked, **changes)
 
@@ -568,7 +574,217 @@ def test_a_price_is_plausible_beside_the_middle_one_of_its_model(market: str, se
             fitting |= {offer.offer_id} if offer.gpu_count == 1 else set()
 
     try:
-        found = {one.offer.offer_id for one in matching_offers(asked)}
+        found = {one.offer.offer_id for one in matching_offers(asked, 3600)}
     except CostGateError:
         found = set()
     assert found == fitting
+
+
+# --- Without a deadline -----------------------------------------------------------------------
+
+
+def endless(**changes: Any) -> dict[str, Any]:
+    """The spec of a job without a deadline."""
+    return {k: v for k, v in a_spec(**changes).items() if k != "activeDeadlineSeconds"}
+
+
+def learnt(
+    spec: dict[str, Any], *seconds: float, namespace: str = "team-a", outcome: Outcome | None = None
+) -> Experience:
+    """What is known once such jobs have taken so long, one after another until now."""
+    found, kind = Experience(), template_of(namespace, GpuJobSpec.model_validate(spec))
+    now = NOW.timestamp() - sum(seconds)
+    for number, ran in enumerate(seconds):
+        found.began(str(number), kind, now)
+        now += ran
+        found.ended(str(number), ran, outcome or Outcome.ENDED, now)
+    return found
+
+
+RUNS = tuple(600.0 + number for number in range(25))
+
+
+def refusal_of(asked: Question) -> CostGateError:
+    """Returns the gate's no."""
+    with pytest.raises(CostGateError) as refused:
+        judge(asked)
+    return refused.value
+
+
+def test_a_job_without_a_deadline_costs_what_such_jobs_took() -> None:
+    """The bound is that of a job whose deadline is the learnt run time."""
+    spec = endless()
+    verdict = judge(question(spec, runs=learnt(spec, *RUNS)))
+    declared = judge(question(a_spec(activeDeadlineSeconds=round(verdict.run.seconds))))
+
+    # Of 25 values the largest is the first that holds with 95 %: ceil(26 x 0.95) = 25.
+    assert verdict.run.seconds == pytest.approx(max(RUNS), rel=1e-5)
+    assert abs(verdict.bound_microusd - declared.bound_microusd) < 100
+    assert verdict.fuse_microusd == 5 * MICRO, "the fuse is the ceiling, whatever was learnt"
+    assert verdict.confidence >= Fraction("0.95")
+    assert "25 runs of its template" in verdict.words
+    assert f"confidence of {rounded_down(verdict.confidence)}" in verdict.words
+    assert len(verdict.basis) <= 512
+
+
+def test_the_confidence_falls_to_what_the_ceiling_leaves() -> None:
+    """With room for the two longest runs the confidence is higher than with room for one."""
+    runs = (*[600.0] * 57, 3000.0, 6000.0)
+    spec = endless()
+    known = learnt(spec, *runs)
+    wide = judge(question(spec, runs=known))
+    bound = judge(question(a_spec(activeDeadlineSeconds=3100))).bound_microusd
+    narrow = judge(question(endless(cost={"ceiling": f"{bound / MICRO:.6f}"}), runs=known))
+
+    assert Fraction("0.95") <= narrow.confidence < wide.confidence < 1
+    # Of 59 values 58 are within: 58 / 60 is less than is asked for only below 0.9667.
+    assert narrow.confidence == pytest.approx(Fraction(58, 60), abs=1 / 2048)
+
+
+@pytest.mark.parametrize(("known", "admits"), [(18, False), (19, True)])
+def test_nineteen_runs_are_needed(known: int, admits: bool) -> None:
+    """Fewer never bound the next one with 95 %."""
+    spec = endless()
+    asked = question(spec, runs=learnt(spec, *RUNS[:known]))
+    if admits:
+        assert judge(asked).run.learnt is not None
+        return
+    refused = refusal_of(asked)
+    assert refused.reason is Reason.INSUFFICIENT_HISTORY
+    assert "18 runs are known, of the 19 needed" in refused.message
+
+
+@pytest.mark.parametrize(("known", "admits"), [(32, False), (33, True)])
+def test_a_higher_confidence_needs_more_runs(known: int, admits: bool) -> None:
+    """0.97 needs 33, since 32 of 33 are but 96.97 %."""
+    spec = endless(cost={"ceiling": "5", "confidence": "0.97"})
+    asked = question(spec, runs=learnt(spec, *[600.0 + one for one in range(known)]))
+    if admits:
+        assert judge(asked).confidence >= Fraction("0.97")
+        return
+    refused = refusal_of(asked)
+    assert refused.reason is Reason.INSUFFICIENT_HISTORY
+    assert "of the 33 needed" in refused.message
+
+
+def test_what_another_template_took_says_nothing_of_a_fresh_one() -> None:
+    """Neither in the same namespace, nor the same job in another one."""
+    known = learnt(endless(), *RUNS)
+    fresh = endless(command=["python", "other.py"])
+    for asked in (
+        question(fresh, runs=known),
+        question(endless(args=["--epochs=1000"]), runs=known),
+        replace(
+            question(endless(), runs=known),
+            template=template_of("team-b", GpuJobSpec.model_validate(endless())),
+        ),
+    ):
+        assert refusal_of(asked).reason is Reason.INSUFFICIENT_HISTORY
+
+
+def test_a_refusal_names_the_deadline_that_would_be_admitted() -> None:
+    """And the machine: with that deadline the gate says yes, with a longer one no."""
+    refused = refusal_of(question(endless(), quotes=quotes(an_offer())))
+    found = re.search(r"would admit activeDeadlineSeconds of (\d+)", refused.message)
+    assert found is not None, refused.message
+    assert an_offer().gpu in refused.message
+    longest = int(found[1])
+
+    assert judge(question(a_spec(activeDeadlineSeconds=longest))).run.learnt is None
+    with pytest.raises(CostGateError, match="CeilingExceeded"):
+        judge(question(a_spec(activeDeadlineSeconds=longest + 300)))
+
+
+def test_a_refusal_says_that_no_deadline_fits() -> None:
+    """Boot and destroy alone cost more than the ceiling."""
+    refused = refusal_of(question(endless(cost={"ceiling": "0.05"})))
+    assert refused.reason is Reason.INSUFFICIENT_HISTORY
+    assert "no deadline fits the ceiling of $0.05" in refused.message
+
+
+def test_a_learnt_run_time_beyond_the_ceiling_is_refused_with_what_would_fit() -> None:
+    """The ceiling that is named is admitted."""
+    spec = endless(cost={"ceiling": "0.3"})
+    known = learnt(spec, *(20_000.0 + number for number in range(25)))
+    refused = refusal_of(question(spec, runs=known))
+    assert refused.reason is Reason.CEILING_EXCEEDED
+    assert "learnt from 25 runs of its template" in refused.message
+    found = re.search(r"a ceiling of \$([0-9.]+) would fit", refused.message)
+    assert found is not None, refused.message
+
+    assert judge(question(endless(cost={"ceiling": found[1]}), runs=known)).run.learnt is not None
+
+
+def test_jobs_that_run_for_too_long_stop_the_next_one() -> None:
+    """They count as longer than any bound as soon as they are."""
+    spec = endless()
+    known, kind = learnt(spec, *RUNS), template_of("team-a", GpuJobSpec.model_validate(spec))
+    begun = NOW.timestamp() - 700
+    for number in range(3):
+        known.began(f"late-{number}", kind, begun)
+
+    assert judge(question(spec, runs=known, now=at(-200), quotes=quotes(fetched_at=at(-200))))
+    refused = refusal_of(question(spec, runs=known))
+    assert refused.reason is Reason.UNLABELLED_BURST
+    assert "3 jobs of its template run for longer" in refused.message
+
+
+def test_what_was_stopped_leaves_no_bound() -> None:
+    """Nobody knows how long it would have run."""
+    spec = endless()
+    known = learnt(spec, *RUNS, outcome=Outcome.STOPPED)
+    assert refusal_of(question(spec, runs=known)).reason is Reason.INSUFFICIENT_HISTORY
+
+
+@pytest.mark.parametrize("ceiling", ["5", "0.5"])
+def test_a_deadline_that_does_not_fit_gives_way_to_what_such_jobs_took(ceiling: str) -> None:
+    """A deadline that fits is all that counts."""
+    week = a_spec(activeDeadlineSeconds=7 * 86400, cost={"ceiling": ceiling})
+    known = learnt(week, *RUNS)
+    contract = quotes(an_offer(contract_seconds=1e7))
+
+    verdict = judge(question(week, runs=known, quotes=contract))
+    assert verdict.run.learnt is not None
+    assert refusal_of(question(week, quotes=contract)).reason is Reason.CEILING_EXCEEDED
+    short = judge(question(a_spec(activeDeadlineSeconds=60, cost={"ceiling": ceiling}), runs=known))
+    assert short.run.learnt is None
+    assert short.run.seconds == 60
+
+
+def test_the_run_bound_is_never_longer_than_the_deadline() -> None:
+    """Such jobs took longer: then the deadline is the bound, and does not fit."""
+    spec = a_spec(activeDeadlineSeconds=3600, cost={"ceiling": "0.3"})
+    known = learnt(spec, *(20_000.0 + number for number in range(25)))
+    assert "3600 s of run and" in refusal_of(question(spec, runs=known)).message
+
+
+def test_a_run_without_a_deadline_ends_with_its_hosts_contract() -> None:
+    """After it the price holds no longer, and the machine may go."""
+    spec = endless()
+    offer = an_offer(contract_seconds=5000.0)
+    verdict = judge(question(spec, runs=learnt(spec, *RUNS), quotes=quotes(offer)))
+    lag = Limits().destroy_lag_seconds(0)
+    assert verdict.money_deadline_seconds == 5000 - lag
+
+
+def test_what_cannot_be_read_or_reckoned_admits_nothing() -> None:
+    """An unreadable history is no empty one, and a fault is no yes."""
+
+    class Broken(Experience):
+        def bound(self, *_: Any, **__: Any) -> Any:
+            raise ZeroDivisionError("by nought")
+
+    unread = refusal_of(question(endless(), runs=None))
+    assert unread.reason is Reason.INSUFFICIENT_HISTORY
+    assert "cannot be read" in unread.message
+    broken = refusal_of(question(endless(), runs=Broken()))
+    assert broken.reason is Reason.ESTIMATOR_ERROR
+    assert "by nought" in broken.message
+    assert judge(question(a_spec(), runs=Broken())).run.learnt is None
+
+
+def test_our_own_enforcement_stops_what_was_learnt_too() -> None:
+    """Whatever such jobs take, nothing is rented that may be destroyed too late."""
+    spec = endless()
+    asked = question(spec, runs=learnt(spec, *RUNS), destroys=late(5, 10))
+    assert refusal_of(asked).reason is Reason.CONFIDENCE_TOO_LOW

@@ -36,13 +36,12 @@ class Candidate:
         return self.estimate.likely_microusd / self.trust
 
 
-def matching_offers(question: Question) -> list[Candidate]:
-    """Returns the offers that meet the job's needs at any price, lowest bound first.
-
-    Raises CostGateError if there is none, or if the cost has no bound.
+def matching_offers(question: Question, run_seconds: float) -> list[Candidate]:
+    """Returns the offers that meet the job's needs at any price, lowest bound first, if its
+    workload runs for so long; raises CostGateError if there is none.
     """
     check_quotes(question)
-    found, _ = candidates_of(question, needs_of(question))
+    found, _ = candidates_of(question, needs_of(question, run_seconds))
     return found
 
 
@@ -83,23 +82,9 @@ def check_quotes(question: Question) -> None:
         )
 
 
-def needs_of(question: Question) -> Needs:
-    """Returns what an attempt may use up; raises CostGateError if its run time has no bound, or if
-    none is left."""
+def needs_of(question: Question, run_seconds: float) -> Needs:
+    """Returns what an attempt may use up whose workload runs for so long."""
     spec = question.spec
-    if spec.active_deadline_seconds is None:
-        raise CostGateError(
-            Reason.INSUFFICIENT_HISTORY,
-            "spec.activeDeadlineSeconds is not set, so the cost has no bound; set it",
-        )
-    run_seconds = spec.active_deadline_seconds - question.run_seconds_used
-    if run_seconds <= 0:
-        raise CostGateError(
-            Reason.DEADLINE_USED_UP,
-            f"the workload ran for {question.run_seconds_used:.0f} s in earlier attempts, and "
-            f"spec.activeDeadlineSeconds ({spec.active_deadline_seconds} s) is for all of them "
-            "together; raise it, or delete the job",
-        )
     data = spec.data
     delivers = data.drain_seconds is None and (data.outputs or data.checkpoint is not None)
     return Needs(

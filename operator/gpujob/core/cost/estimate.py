@@ -2,7 +2,8 @@
 
 The operator enforces a limit on every quantity here: the deadline on run time, the boot cap on
 booting, the lag cap on the destroy, and the traffic caps, which are checked in each listing. So
-with the prices of the offer the sum is a bound, not a guess.
+with the prices of the offer the sum is a bound, not a guess. Only the run time of a job without a
+deadline is learnt (`core/cost/run_bound.py`), and only as sure as that says.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Needs:
     max_download_gb: int
     max_upload_gb: int
     run_seconds: float
-    """What is left of activeDeadlineSeconds."""
+    """What is left of activeDeadlineSeconds, or what such jobs take."""
     drain_seconds: float
     """What the workload may take to exit and its files to be copied, however few they are."""
     delivered_gb: int = 0

@@ -96,6 +96,10 @@ class Bound:
     everything; None = the pool alone."""
     runs: int
     """How many values of its template are known."""
+    is_pooled: bool
+    """How far other templates' jobs were from what was expected of them is known, and counts."""
+    overdue: int
+    """How many jobs of its template run longer than was expected of them."""
     is_burst: bool
     """So many jobs of its template run longer than was expected that its own values say nothing."""
     own: int | None
@@ -104,6 +108,23 @@ class Bound:
     expected: tuple[float, float] | None
     """Location and spread of its template, on the same scale."""
     pool: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a job that ended teaches: enough to teach it to another process, in the same order."""
+
+    template: Template
+    value: int
+    """As a logarithm in millionths."""
+    outcome: Outcome
+    is_shared: bool
+    """Whether others learn from it: that a job was cut short says nothing before its bound."""
+    pool: int
+    score: int | None
+    """How far it was from what was expected, in millionths of the spread; None = nothing was."""
+    held: bool | None
+    """Whether its own bound held; None = that is not known, or there was none."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +177,8 @@ class Experience:
             value=None if given is None else unscaled(given),
             level=level,
             runs=runs,
+            is_pooled=pooled is not None,
+            overdue=overdue,
             is_burst=is_burst,
             own=own,
             wider=wider,
@@ -240,15 +263,22 @@ class Experience:
                 shared.expect(template.tenant, due)
         return bound
 
-    def ended(self, uid: str, value: float, outcome: Outcome, now: float) -> None:
-        """Learns from a job that used so much; one that is not known to run teaches nothing."""
+    def running(self, uid: str) -> tuple[Template, float] | None:
+        """Returns the template of a job that runs, and since when; None = none such runs."""
+        job = self._running.get(uid)
+        return None if job is None else (job.template, job.started)
+
+    def ended(self, uid: str, value: float, outcome: Outcome, now: float) -> Lesson | None:
+        """Learns from a job that used so much, and returns the lesson; one that is not known to run
+        teaches nothing, nor does one that never ran.
+        """
         if (job := self._running.pop(uid, None)) is None:
-            return
-        template, bound = job.template, job.bound
+            return None
+        template, bound, held = job.template, job.bound, None
         del self._started[bisect_left(self._started, job.started)]
         if bound.own is not None:
             due = job.started + unscaled(bound.own)
-            self._window(template.keys[0]).record.settle(due, now, _HELD.get(outcome))
+            held = self._window(template.keys[0]).record.settle(due, now, _HELD.get(outcome))
         if bound.wider is not None:
             due = job.started + unscaled(bound.wider)
             for key in template.keys:
@@ -256,36 +286,41 @@ class Experience:
             for shared in (self._everything, self._pools[bound.pool]):
                 shared.drop(template.tenant, due)
         if outcome is Outcome.VOID or not 0 < value < inf:
-            return
-        if outcome is Outcome.CRASHED:
-            self._learn_crash(job)
-        else:
-            self._learn(job, scaled(value), _KINDS.get(outcome, Kind.EXACT))
+            return None
+        lesson = _lesson(job, scaled(value), outcome, held)
+        self._learn(lesson)
+        self.learn_shared(lesson)
+        return lesson
 
-    def _learn_crash(self, job: _Running) -> None:
-        for key in job.template.keys:
-            self._window(key).learn_crash()
-        for shared in (self._everything, self._pools[job.bound.pool], self._scores):
-            shared.learn_crash()
+    def learn(self, lesson: Lesson) -> None:
+        """Learns, for its own template and tenant, what another process has learnt."""
+        if lesson.held is not None:
+            self._window(lesson.template.keys[0]).record.note(held=lesson.held)
+        self._learn(lesson)
 
-    def _learn(self, job: _Running, value: int, kind: Kind) -> None:
-        template, bound = job.template, job.bound
-        for key in template.keys:
-            self._window(key).learn(value, kind)
-        if kind is Kind.AT_LEAST:
-            if bound.wider is None or value <= bound.wider:
-                return
-            kind = Kind.ENDLESS
-        self._everything.learn(template.tenant, ENDLESS if kind is Kind.ENDLESS else value)
-        if bound.expected is None:
+    def _learn(self, lesson: Lesson) -> None:
+        for key in lesson.template.keys:
+            if lesson.outcome is Outcome.CRASHED:
+                self._window(key).learn_crash()
+            else:
+                self._window(key).learn(lesson.value, _KINDS.get(lesson.outcome, Kind.EXACT))
+        if lesson.score is not None:
+            self._window(lesson.template.keys[0]).learn_score(lesson.score)
+
+    def learn_shared(self, lesson: Lesson) -> None:
+        """Learns the same for the templates of all tenants."""
+        tenant, pool = lesson.template.tenant, self._pools[lesson.pool]
+        if lesson.outcome is Outcome.CRASHED:
+            for shared in (self._everything, pool, self._scores):
+                shared.learn_crash()
             return
-        location, spread = bound.expected
-        score = ENDLESS
-        if kind is not Kind.ENDLESS:
-            score = min(int((value - location) / spread * UNIT) + 1, ENDLESS - 1)
-        self._window(template.keys[0]).learn_score(score)
-        for shared in (self._pools[bound.pool], self._scores):
-            shared.learn(template.tenant, score)
+        if not lesson.is_shared:
+            return
+        is_exact = lesson.outcome is Outcome.ENDED
+        self._everything.learn(tenant, lesson.value if is_exact else ENDLESS)
+        if lesson.score is not None:
+            for shared in (pool, self._scores):
+                shared.learn(tenant, lesson.score)
 
     def _window(self, key: str) -> Window:
         window = self._windows.get(key)
@@ -296,6 +331,26 @@ class Experience:
         if len(self._windows) > self._keys_kept:
             self._windows.popitem(last=False)
         return window
+
+
+def _lesson(job: _Running, value: int, outcome: Outcome, held: bool | None) -> Lesson:
+    bound, score = job.bound, None
+    is_cut = outcome is Outcome.CUT
+    is_shared = not is_cut or (bound.wider is not None and value > bound.wider)
+    if outcome is not Outcome.CRASHED and is_shared and bound.expected is not None:
+        location, spread = bound.expected
+        score = min(int((value - location) / spread * UNIT) + 1, ENDLESS - 1)
+        if outcome is not Outcome.ENDED:
+            score = ENDLESS
+    return Lesson(
+        template=job.template,
+        value=value,
+        outcome=outcome,
+        is_shared=is_shared,
+        pool=bound.pool,
+        score=score,
+        held=held,
+    )
 
 
 _HELD = {Outcome.ENDED: True, Outcome.STOPPED: False}

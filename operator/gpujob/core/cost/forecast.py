@@ -7,18 +7,21 @@ from gpujob.core.cost.choice import Candidate, matching_offers
 from gpujob.core.cost.confidence import rounded_down
 from gpujob.core.cost.gate import Verdict, judge
 from gpujob.core.cost.question import CostGateError, Question
+from gpujob.core.cost.run_bound import run_bound
 from gpujob.core.market.offers import Quotes
 from gpujob.core.money import floor_usd, format_usd, micro_up, short_usd
 from gpujob.core.observation import Unavailable, World
 
 
-def forecast(world: World, spec: GpuJobSpec, quotes: Quotes | Unavailable) -> JobEstimate:
-    """Returns what would be decided about a new job now."""
+def forecast(
+    world: World, spec: GpuJobSpec, quotes: Quotes | Unavailable, *, namespace: str
+) -> JobEstimate:
+    """Returns what would be decided now about a new job in a namespace."""
     why = world.not_ready or _unseen(world)
     if isinstance(quotes, Unavailable):
         why = why or quotes
         return _refused(world, spec, why.reason, why.message)
-    question = world.question(spec, quotes)
+    question = world.question(spec, quotes, namespace=namespace)
     if why is not None:
         return _with_offers(question, _refused(world, spec, why.reason, why.message), None)
     try:
@@ -35,7 +38,8 @@ def forecast(world: World, spec: GpuJobSpec, quotes: Quotes | Unavailable) -> Jo
         ceiling_usd=spec.cost.ceiling,
         confidence_asked=spec.cost.confidence,
         estimate_usd=format_usd(admission.bound_microusd),
-        confidence=rounded_down(admission.enforcement.confidence),
+        confidence=rounded_down(admission.confidence),
+        confidence_basis=admission.basis,
         money_deadline_seconds=admission.money_deadline_seconds,
     )
     return _with_offers(question, told, admission)
@@ -63,7 +67,8 @@ def _refused(world: World, spec: GpuJobSpec, reason: Reason, message: str) -> Jo
 def _with_offers(question: Question, told: JobEstimate, admission: Verdict | None) -> JobEstimate:
     told = told.model_copy(update={"quoted_at": question.quotes.fetched_at})
     try:
-        found = matching_offers(question)
+        run = admission.run if admission else run_bound(question)
+        found = matching_offers(question, run.seconds)
     except CostGateError:
         # The verdict has this reason already, or one that is checked earlier.
         return told

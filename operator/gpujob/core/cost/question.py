@@ -6,7 +6,9 @@ from datetime import datetime
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
 from gpujob.core.cost.confidence import DestroyRecord
+from gpujob.core.cost.experience import Experience
 from gpujob.core.cost.leased import Leased
+from gpujob.core.cost.template import Template
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import HostMemory
 from gpujob.core.market.offers import Quotes
@@ -39,5 +41,8 @@ class Question:
     avoided_machines: frozenset[int]
     """Machines on which earlier attempts of this job ended before their workload did."""
     hosts: HostMemory
+    template: Template
+    runs: Experience | None
+    """What was learnt of how long jobs run; None = it could not be read."""
     reserved_microusd: int | None = None
     """What is reserved in the attempt's node; None = nothing yet: all that is left may be used."""

@@ -94,19 +94,26 @@ class Record:
         self._notice(now)
         self._promised.add(at)
 
-    def settle(self, at: float, now: float, held: bool | None) -> None:
-        """Notes that a job ended that was to end by then; None = that says nothing of the bound."""
+    def settle(self, at: float, now: float, held: bool | None) -> bool | None:
+        """Notes that a job ended that was to end by then; None = that says nothing of the bound.
+
+        Returns what counts of it: one that was late counted as soon as it was.
+        """
         self._notice(now)
-        if self._promised.drop(at) and held is not None:
-            self._note(held)
+        if not self._promised.drop(at):
+            return False
+        if held is not None:
+            self.note(held=held)
+        return held
 
     def _notice(self, now: float) -> None:
         """A bound did not hold as soon as its job runs longer."""
         for at in self._promised.times[: self._promised.overdue(now)]:
             self._promised.drop(at)
-            self._note(held=False)
+            self.note(held=False)
 
-    def _note(self, held: bool) -> None:
+    def note(self, *, held: bool) -> None:
+        """Notes how a bound held."""
         self._missed = (self._missed << 1 | (not held)) & _LATEST
         self._told = min(self._told + 1, RUNS_KEPT)
 

@@ -310,6 +310,7 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
     question = world.question(
         job.spec,
         seen.quotes,
+        namespace=job.metadata.namespace,
         spent_microusd=spent,
         run_seconds_used=job.status.run_seconds,
         avoided_machines=avoided_machines(job.status),
@@ -334,8 +335,8 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
     cost = job.status.cost.model_copy(
         update={
             "estimate_usd": format_usd(admission.bound_microusd),
-            "confidence": rounded_down(admission.enforcement.confidence),
-            "confidence_basis": admission.enforcement.basis,
+            "confidence": rounded_down(admission.confidence),
+            "confidence_basis": admission.basis,
         }
     )
     reserved = floor_usd(job.spec.cost.ceiling) - spent

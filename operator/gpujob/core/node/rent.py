@@ -73,6 +73,7 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
             world.question(
                 job.spec,
                 seen.quotes,
+                namespace=job.metadata.namespace,
                 spent_microusd=parse_usd(job.status.cost.spent_usd),
                 run_seconds_used=job.status.run_seconds,
                 avoided_machines=avoided_machines(job.status),
@@ -164,7 +165,7 @@ def _marker(seen: NodeObservation, admission: Verdict, account_id: int) -> RentM
         download_mbps=ceil(offer.download_mbps),
         upload_mbps=ceil(offer.upload_mbps),
         estimate_usd=format_usd(admission.estimate.total_microusd),
-        confidence=rounded_down(admission.enforcement.confidence),
+        confidence=rounded_down(admission.confidence),
         fuse_usd=format_usd(admission.fuse_microusd),
         money_deadline_seconds=admission.money_deadline_seconds,
         contract_seconds=int(offer.contract_seconds),

@@ -26,5 +26,5 @@ async def estimate_job(request: Request, backend: BackendDep, namespace: Namespa
     """
     asked = await read_body(request, NewJob)
     _, warnings = object_of(asked, namespace, backend)
-    told = await backend.controller.estimate(asked.spec)
+    told = await backend.controller.estimate(namespace, asked.spec)
     return JSONResponse(told.wire(), 200, warning_header(warnings))
