@@ -63,6 +63,7 @@ NEAREST = {
     "controller/lead.py": "tests/simulation/test_namespaces.py tests/simulation/test_watch.py",
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
     "controller/machine_book.py": "tests/simulation/test_evidence.py",
+    "controller/profile_book.py": "tests/simulation/test_learning.py",
     "controller/main.py": "tests/integration/test_namespaced.py",
     "controller/market_watch.py": "tests/simulation/test_keys.py tests/simulation/test_clocks.py",
     "controller/address.py": "tests/integration/test_address.py",
@@ -79,6 +80,7 @@ NEAREST = {
     "core/identity.py": "tests/unit/core/test_identity.py",
     "core/cost/error_budget.py": "tests/unit/core/test_experience.py",
     "core/cost/experience.py": "tests/unit/core/test_experience.py",
+    "core/cost/profile.py": "tests/unit/core/test_learning.py tests/simulation/test_learning.py",
     "core/cost/run_bound.py": "tests/unit/core/test_gate.py",
     "core/cost/template.py": "tests/unit/core/test_experience.py",
     "core/cost/window.py": "tests/unit/core/test_window.py tests/unit/core/test_experience.py",
@@ -114,6 +116,7 @@ NEAREST = {
     "core/spec_faults.py": "tests/unit/core/test_fitting.py tests/unit/core/test_admission.py",
     "core/node/blame.py": "tests/unit/core/test_blame.py",
     "core/node/contact.py": "tests/unit/core/test_contact.py",
+    "core/node/learning.py": "tests/unit/core/test_learning.py",
     "core/node/news.py": "tests/unit/core/test_news.py",
     "core/node/plan.py": "tests/unit/core/test_queue.py tests/unit/core",
     "core/node/punctuality.py": "tests/unit/core/test_punctuality.py",
@@ -1207,8 +1210,8 @@ FAULTS = (
     Fault(
         "templates are everybody's",
         "core/cost/template.py",
-        'f"{namespace}/{_digest({**program, **size})}"',
-        'f"{_digest({**program, **size})}"',
+        'Template(namespace, (f"{namespace}/{template}",',
+        'Template(namespace, (f"{template}",',
     ),
     Fault(
         "a key forgets the arguments",
@@ -1281,6 +1284,64 @@ FAULTS = (
         "core/cost/gate.py",
         "return min(by_money, int(chosen.offer.contract_seconds - lag))",
         "return by_money",
+    ),
+    Fault(
+        "what the fuse stopped was cut short",
+        "core/node/learning.py",
+        "        Reason.BUDGET_EXHAUSTED,\n",
+        "",
+    ),
+    Fault(
+        "earlier attempts are no part of a run",
+        "core/node/learning.py",
+        "earlier = rent.earlier_run_seconds + status.earlier_run_seconds",
+        "earlier = status.earlier_run_seconds",
+    ),
+    Fault(
+        "a profile that was changed is believed",
+        "core/cost/profile.py",
+        "spec.version == PROFILE_VERSION and spec.checksum == _checksum(spec)",
+        "spec.version == PROFILE_VERSION",
+    ),
+    Fault(
+        "a profile of another version is believed",
+        "core/cost/profile.py",
+        "spec.version == PROFILE_VERSION and spec.checksum == _checksum(spec)",
+        "spec.checksum == _checksum(spec)",
+    ),
+    Fault(
+        "a profile under any name is believed",
+        "core/cost/profile.py",
+        'return template if metadata["name"] == profile_name(template) else None',
+        "return template",
+    ),
+    Fault(
+        "what was forgotten is learnt again",
+        "core/cost/profile.py",
+        "if self.since is not None and ended <= self.since:",
+        "if self.since is None and not ended:",
+    ),
+    Fault(
+        "a run counts again after a restart",
+        "controller/profile_book.py",
+        "if held.has_learnt(run.node_uid, run.ended) or run.node_uid in waiting:",
+        "if run.node_uid in waiting:",
+    ),
+    Fault(
+        "what runs is not known when the profiles are read",
+        "controller/profile_book.py",
+        "                    events.append((run.started, 1, run))\n",
+        "                    pass\n",
+    ),
+    Fault(
+        "what cannot be read is an empty history",
+        "controller/profile_book.py",
+        """        except ClusterError as error:
+            self.experience = None
+""",
+        """        except ClusterError as error:
+            self.experience = Experience()
+""",
     ),
     # --- The provider's pace ------------------------------------------------------------------
     Fault(

@@ -216,6 +216,14 @@ class ModelKube(KubeClient):
         inside = [one for one in found if namespace in (None, one["metadata"]["namespace"])]
         return inside, "", str(self._version)
 
+    async def versions(self, kind: str, namespace: str | None) -> dict[tuple[str, str], str]:
+        found, _, _ = await self.page(kind, namespace, limit=0)
+        metas = [one["metadata"] for one in found]
+        return {(one["namespace"], one["name"]): one["resourceVersion"] for one in metas}
+
+    async def version(self, kind: str, namespace: str, name: str) -> str:
+        return str((await self.get(kind, namespace, name))["metadata"]["resourceVersion"])
+
     async def create(self, kind: str, namespace: str, body: Body) -> Body:
         await self._unreliable("create", kind)
         if kind == "Event":
@@ -870,7 +878,7 @@ class ModelDrivers:
         self._vast = vast
         self._limits = limits
         self._chance = chance
-        self._run_seconds = run_seconds
+        self.run_seconds = run_seconds
         self._monotonic = VirtualClock().monotonic
         self._exit_codes = exit_codes
         """By attempt; the last one goes on."""
@@ -966,10 +974,10 @@ class ModelDrivers:
                 # What ran there is gone, and it is for the controller to run it again.
                 ran, fault = None, MachineFault.MACHINE_RESTARTED
                 self._chance.met["restarted unseen"] += 1
-            elif ran >= self._run_seconds:
+            elif ran >= self.run_seconds:
                 attempt = min(node.spec.attempt, len(self._exit_codes))
                 code = self._exit_codes[attempt - 1]
-                outcome = Outcome(exit_code=code, run_seconds=self._run_seconds)
+                outcome = Outcome(exit_code=code, run_seconds=self.run_seconds)
             elif todo.instruction is Instruction.STOP:
                 # Told to end, it does so sooner or later; one in four has to be killed for it.
                 told = self._stopped.setdefault((lease.number, run_number), now)

@@ -51,6 +51,7 @@ from gpujob.controller.leader_lock import LeaderLock, LockLost
 from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_watch import MarketWatch
 from gpujob.controller.price_watch import PriceWatch
+from gpujob.controller.profile_book import ProfileBook
 from gpujob.controller.readiness import Readiness
 from gpujob.controller.reconcile import Reconciler
 from gpujob.controller.settings import Settings
@@ -137,7 +138,9 @@ class Operator:
         settings: Settings,
         met: Counter[str],
         weather: Weather,
+        learns: bool,
     ) -> None:
+        self._learns = learns
         clock, limits = process.clock, settings.limits
         self._limits = limits
         self.logins: dict[str, RegistryLogin] = {}
@@ -159,6 +162,7 @@ class Operator:
         self._destroys = Destroys(vast, clock)
         self._events = Events(kube, instance=identity)
         self._machines = MachineBook(kube, settings)
+        self.profiles = ProfileBook(kube, settings, self._market.now)
         self._reconciler = Reconciler(
             kube=kube,
             cache=self._cache,
@@ -175,6 +179,7 @@ class Operator:
             heard=drivers.heard,
             lock=self.lock,
             machines=self._machines,
+            profiles=self.profiles,
             readiness=readiness,
             logins=self.logins,
             authorities=lambda: "authorities",
@@ -192,6 +197,7 @@ class Operator:
         todo = [self._market.run(), self._prices.run(), self._destroys.run(), self._machines.run()]
         todo += [self._resync(), self._events.run(), self.lock.hold(), self._look_for_strays()]
         todo += [look_at_closed(self._cache, self.queue)]
+        todo += [self.profiles.run()] if self._learns else []
         todo += [watch.run() for watch in self._watches.values()]
         todo += [self._work(lanes) for lanes in orders(3)]
         self._tasks = [asyncio.create_task(one) for one in todo]
@@ -340,9 +346,12 @@ class World:
         exit_codes: tuple[int, ...] = (0,),
         calls: Calls | None = None,
         offers: tuple[Facts, ...] = MARKET,
+        learns: bool = False,
         **limits: Any,
     ) -> None:
-        """`limits` take the place of those in SETTINGS."""
+        """`limits` take the place of those in SETTINGS; only a world that `learns` reads and writes
+        GpuJobProfiles."""
+        self._learns = learns
         self.chance = chance
         self.settings = replace(SETTINGS, limits=replace(SETTINGS.limits, **limits))
         self.calls = calls or Calls()
@@ -396,6 +405,7 @@ class World:
             self.settings,
             self.chance.met,
             self.weather,
+            self._learns,
         )
 
     def _leads(self, process: Process | None) -> bool:

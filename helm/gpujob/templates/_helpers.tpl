@@ -334,6 +334,10 @@ namespaceSelector: {}
 - apiGroups: [gpujob.dev]
   resources: [gpunodes]
   verbs: [get, list, watch, create, patch, delete]
+# What was learnt of how long jobs run.
+- apiGroups: [gpujob.dev]
+  resources: [gpujobprofiles]
+  verbs: [get, list, create, update, delete]
 - apiGroups: [gpujob.dev]
   resources: [gpujobs/status, gpunodes/status, gpujobs/finalizers, gpunodes/finalizers]
   verbs: [update]

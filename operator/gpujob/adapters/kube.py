@@ -33,10 +33,12 @@ REQUEST_SECONDS = 15.0
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 PATHS = {
     "GpuJob": "/apis/gpujob.dev/v1alpha1/{namespaces}gpujobs",
     "GpuNode": "/apis/gpujob.dev/v1alpha1/{namespaces}gpunodes",
+    "GpuJobProfile": "/apis/gpujob.dev/v1alpha1/{namespaces}gpujobprofiles",
     "Pod": "/api/v1/{namespaces}pods",
     "Secret": "/api/v1/{namespaces}secrets",
     "ConfigMap": "/api/v1/{namespaces}configmaps",
@@ -52,6 +54,7 @@ PATHS = {
 }
 
 
+PAGE_METADATA = 500
 PAGE_OBJECTS = 100
 """A list is read in pages of so many objects: nothing else goes on in the process while the JSON of
 one page is read."""
@@ -125,6 +128,23 @@ class KubeClient:
         """Returns an object's version without the object, by a quorum read; raises ObjectGone."""
         path = _path(kind, namespace, name)
         return str((await self._call("GET", path, accept=METADATA))["metadata"]["resourceVersion"])
+
+    async def versions(self, kind: str, namespace: str | None) -> dict[tuple[str, str], str]:
+        """Returns the versions of all objects of a kind in a namespace, None = in all, without the
+        objects, by namespace and name; by quorum reads.
+        """
+        found: dict[tuple[str, str], str] = {}
+        token = ""
+        while True:
+            query = {"limit": str(PAGE_METADATA)} | ({"continue": token} if token else {})
+            path = _path(kind, namespace)
+            answer = await self._call("GET", path, query=query, accept=METADATA_LIST)
+            for one in _items("PartialObjectMetadata", answer):
+                meta = one["metadata"]
+                found[(meta["namespace"], meta["name"])] = meta["resourceVersion"]
+            token = (answer.get("metadata") or {}).get("continue") or ""
+            if not token:
+                return found
 
     async def list_all(self, kind: str, selector: str = "", fields: str = "") -> list[Body]:
         """Returns all objects of a kind in all namespaces that are served, by quorum reads."""

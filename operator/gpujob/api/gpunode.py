@@ -186,6 +186,24 @@ class RentMarker(Model):
             examples=[3600],
         ),
     ] = None
+    template: Annotated[
+        str | None,
+        Field(
+            max_length=33,
+            pattern="^[0-9a-f]{16}/[0-9a-f]{16}$",
+            description="What kind of job runs: the digests of all that says how long it takes, "
+            "and of its image and command alone. How long it ran is learnt under them.",
+            examples=["0f1e2d3c4b5a6978/8796a5b4c3d2e1f0"],
+        ),
+    ] = None
+    earlier_run_seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Seconds that the workload ran in earlier attempts of the job.",
+            examples=[0],
+        ),
+    ] = 0
     max_download_gb: Annotated[
         int | None,
         Field(

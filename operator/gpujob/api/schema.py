@@ -20,6 +20,7 @@ from gpujob.api.gpujob import (
     GpuJobSpec,
     GpuJobStatus,
 )
+from gpujob.api.gpujobprofile import GpuJobProfileSpec
 from gpujob.api.gpunode import GpuNodeSpec, GpuNodeStatus
 from gpujob.api.meta import GROUP, OWN_LABELS, VERSION, Condition, Model
 from gpujob.api.reasons import Reason
@@ -60,7 +61,8 @@ class Kind:
     short_name: str
     description: str
     spec: type[Model]
-    status: type[Model]
+    status: type[Model] | None
+    """None = it has none: a record, which nobody reconciles."""
     root_rules: tuple[Schema, ...]
     rules: dict[str, tuple[Schema, ...]]
     """CEL rules by the dotted path of the field below the root, `[]` standing for list items."""
@@ -287,26 +289,40 @@ GPUNODE = Kind(
     first_phase="Pending",
 )
 
-KINDS = (GPUJOB, GPUNODE)
+GPUJOBPROFILE = Kind(
+    name="GpuJobProfile",
+    plural="gpujobprofiles",
+    short_name="gp",
+    description="How long jobs of one kind ran: what the cost gate asks for a job without a "
+    "deadline. Only the operator writes it. Deleting it makes the operator forget.",
+    spec=GpuJobProfileSpec,
+    status=None,
+    root_rules=(),
+    rules={},
+    immutable=frozenset(),
+    list_keys={},
+    columns=(
+        _column("Template", ".spec.template"),
+        _column("Runs", ".spec.known", of="integer"),
+        _column(
+            "BoundSeconds",
+            ".spec.boundSeconds",
+            of="integer",
+            description="What the next run does not exceed with 95 %.",
+        ),
+        _column("Updated", ".spec.updatedAt", of="date"),
+        _AGE,
+    ),
+    selectable=(),
+    first_phase="",
+)
+
+KINDS = (GPUJOB, GPUNODE, GPUJOBPROFILE)
 
 
 def custom_resource_definition(kind: Kind) -> Schema:
     """Returns the CustomResourceDefinition of a kind."""
     spec = _structural(kind.spec.model_json_schema(by_alias=True), kind, "spec")
-    status = _structural(kind.status.model_json_schema(by_alias=True), kind, "status")
-    # kstatus treats an object without status as finished; -1 marks one never processed.
-    unseen = Condition(
-        type="Ready",
-        status="Unknown",
-        reason=Reason.UNSEEN,
-        message=Reason.UNSEEN.meaning,
-        last_transition_time=datetime.fromtimestamp(0, UTC),
-    )
-    status["default"] = {
-        "observedGeneration": -1,
-        "phase": kind.first_phase,
-        "conditions": [unseen.wire()],
-    }
     root: Schema = {
         "type": "object",
         "description": kind.description,
@@ -316,9 +332,10 @@ def custom_resource_definition(kind: Kind) -> Schema:
             "kind": {"type": "string", "description": "Kind of the object."},
             "metadata": {"type": "object"},
             "spec": spec,
-            "status": status,
         },
     }
+    if kind.status is not None:
+        root["properties"]["status"] = _status(kind, kind.status)
     if kind.root_rules:
         root["x-kubernetes-validations"] = list(kind.root_rules)
     return {
@@ -342,14 +359,36 @@ def custom_resource_definition(kind: Kind) -> Schema:
                     "name": VERSION,
                     "served": True,
                     "storage": True,
-                    "subresources": {"status": {}},
-                    "selectableFields": [{"jsonPath": path} for path in kind.selectable],
+                    **({"subresources": {"status": {}}} if kind.status is not None else {}),
+                    **(
+                        {"selectableFields": [{"jsonPath": path} for path in kind.selectable]}
+                        if kind.selectable
+                        else {}
+                    ),
                     "additionalPrinterColumns": list(kind.columns),
                     "schema": {"openAPIV3Schema": root},
                 }
             ],
         },
     }
+
+
+def _status(kind: Kind, model: type[Model]) -> Schema:
+    status = _structural(model.model_json_schema(by_alias=True), kind, "status")
+    # kstatus treats an object without status as finished; -1 marks one never processed.
+    unseen = Condition(
+        type="Ready",
+        status="Unknown",
+        reason=Reason.UNSEEN,
+        message=Reason.UNSEEN.meaning,
+        last_transition_time=datetime.fromtimestamp(0, UTC),
+    )
+    status["default"] = {
+        "observedGeneration": -1,
+        "phase": kind.first_phase,
+        "conditions": [unseen.wire()],
+    }
+    return status
 
 
 def _structural(schema: Schema, kind: Kind, path: str) -> Schema:

@@ -38,6 +38,7 @@ from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_book import MarketBook
 from gpujob.controller.market_watch import MarketWatch
 from gpujob.controller.price_watch import PriceWatch
+from gpujob.controller.profile_book import ProfileBook
 from gpujob.controller.provider import provider_client
 from gpujob.controller.queues import Queues
 from gpujob.controller.readiness import ORDER, Readiness
@@ -126,6 +127,7 @@ class Leader:
         self._destroys = Destroys(self._vast, clock)
         self._events = Events(kube, instance=settings.pod_name)
         self._machines = MachineBook(kube, settings)
+        self._profiles = ProfileBook(kube, settings, self.market.now)
         self._tls = TransportTls()
         self._listed = asyncio.Event()
         self._reconciler = Reconciler(
@@ -144,6 +146,7 @@ class Leader:
             heard=self._heard,
             lock=lock,
             machines=self._machines,
+            profiles=self._profiles,
             readiness=self.readiness,
             logins=self._logins,
             authorities=lambda: self._tls.authorities,
@@ -238,6 +241,7 @@ class Leader:
             asyncio.create_task(self._prices.run(), name="prices"),
             asyncio.create_task(self._destroys.run(), name="destroys"),
             asyncio.create_task(self._machines.run(), name="machines"),
+            asyncio.create_task(self._profiles.run(), name="profiles"),
             asyncio.create_task(
                 _resync_for_ever(self._cache, self._queue, self._settings.served), name="resync"
             ),
@@ -371,6 +375,7 @@ class Leader:
         """Drops what is known beside an object that is gone."""
         self._heard.pop(uid, None)
         self._logins.pop(uid, None)
+        self._profiles.forget(uid)
         self._tokens.forget(uid)
         self._holds.changed(uid)
 

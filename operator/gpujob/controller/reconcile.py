@@ -61,6 +61,7 @@ from gpujob.controller.machine_book import MachineBook
 from gpujob.controller.market_watch import MarketWatch
 from gpujob.controller.pods import is_owned_by, pod_from
 from gpujob.controller.price_watch import PriceWatch
+from gpujob.controller.profile_book import ProfileBook
 from gpujob.controller.readiness import Readiness
 from gpujob.controller.settings import Settings
 from gpujob.controller.workqueue import Key
@@ -218,6 +219,7 @@ class Reconciler:
         heard: dict[str, Heard],
         lock: Lock,
         machines: MachineBook,
+        profiles: ProfileBook,
         readiness: Readiness,
         logins: dict[str, RegistryLogin],
         authorities: Callable[[], str],
@@ -238,6 +240,7 @@ class Reconciler:
         self._heard = heard
         self._lock = lock
         self._machines = machines
+        self._profiles = profiles
         self._readiness = readiness
         self._logins = logins
         self._authorities = authorities
@@ -315,7 +318,7 @@ class Reconciler:
             destroys=self._machines.destroys,
             hosts=self._machines.memory,
             images=self._machines.images,
-            runs=None,
+            runs=self._profiles.experience,
         )
 
     # --- GpuJob -----------------------------------------------------------------------------
@@ -503,6 +506,7 @@ class Reconciler:
         if stored is None:
             return None
         node = self._readings.read(GpuNode, key, stored)
+        self._profiles.see(node)
         bind_contextvars(job=node.spec.job_ref.name, attempt=node.spec.attempt)
         observation = await self._observe_node(key, node, read)
         settled = settle_node(observation)

@@ -67,6 +67,8 @@ class Limits:
     """What has been over for this long is not watched any more, and looked at every few minutes."""
     status_seconds: float = 60
     """Accrued cost is written at transitions and at most this often."""
+    profile_write_seconds: float = 60
+    """What was learnt of how long jobs run is written at most this often."""
     words_seconds: float = 5
     """Other words for the same facts are written at most this often."""
     lock_duration_seconds: int = 15

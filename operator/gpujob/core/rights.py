@@ -25,6 +25,7 @@ class Rights:
 JOBS = (
     Rights("gpujob.dev", "gpujobs", ("get", "list", "watch", "patch", "delete")),
     Rights("gpujob.dev", "gpunodes", ("get", "list", "watch", "create", "patch", "delete")),
+    Rights("gpujob.dev", "gpujobprofiles", ("get", "list", "create", "update", "delete")),
     Rights("gpujob.dev", "gpujobs/status", ("update",)),
     Rights("gpujob.dev", "gpunodes/status", ("update",)),
     Rights("gpujob.dev", "gpujobs/finalizers", ("update",)),
@@ -82,6 +83,7 @@ def own_rights(name: str, namespace: str, *, webhook: bool, everywhere: bool) ->
     namespaces if it serves `everywhere`.
     """
     beside = (
+        Rights("gpujob.dev", "gpujobprofiles", ("get", "create", "update")),
         Rights("", "secrets", ("create",)),
         Rights("", "services", ("get",), name),
         Rights("events.k8s.io", "events", ("create",)),

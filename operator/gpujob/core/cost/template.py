@@ -15,6 +15,12 @@ class Template:
     keys: tuple[str, ...]
     """Most specific first. Each stands for one window of values, whoever asks with it."""
 
+    @property
+    def digests(self) -> str:
+        """What kind of job it is, without the namespace."""
+        template, program, namespace = self.keys
+        return f"{template.removeprefix(namespace)[1:]}/{program.removeprefix(namespace)[1:]}"
+
 
 def template_of(namespace: str, spec: GpuJobSpec) -> Template:
     """Returns the keys of a job: all that says how long it runs, what it runs, and its namespace.
@@ -28,14 +34,16 @@ def template_of(namespace: str, spec: GpuJobSpec) -> Template:
         "inputs": [one.model_dump(mode="json") for one in spec.data.inputs],
         "workingDir": spec.working_dir,
     }
-    return Template(
-        tenant=namespace,
-        keys=(
-            f"{namespace}/{_digest({**program, **size})}",
-            f"{namespace}/{_digest({'image': spec.image, 'command': spec.command})}",
-            namespace,
-        ),
+    template = _digest({**program, **size})
+    return stored_template(
+        namespace, f"{template}/{_digest({'image': spec.image, 'command': spec.command})}"
     )
+
+
+def stored_template(namespace: str, digests: str) -> Template:
+    """Returns the keys of a job of this kind in a namespace; `digests` as `Template.digests`."""
+    template, _, program = digests.partition("/")
+    return Template(namespace, (f"{namespace}/{template}", f"{namespace}/{program}", namespace))
 
 
 def _digest(parts: object) -> str:

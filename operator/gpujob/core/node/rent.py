@@ -12,6 +12,7 @@ from gpujob.core.cost.choice import avoided_machines
 from gpujob.core.cost.confidence import rounded_down
 from gpujob.core.cost.gate import Verdict, judge
 from gpujob.core.cost.question import CostGateError
+from gpujob.core.cost.template import template_of
 from gpujob.core.effects import Plan
 from gpujob.core.job.strays import strays_listed
 from gpujob.core.machine.start_script import start_script
@@ -172,6 +173,8 @@ def _marker(seen: NodeObservation, admission: Verdict, account_id: int) -> RentM
         max_leases=seen.world.limits.max_leases,
         stop_seconds=ceil(admission.estimate.stop_seconds),
         max_run_seconds=_run_seconds_left(job),
+        template=template_of(job.metadata.namespace, job.spec).digests,
+        earlier_run_seconds=job.status.run_seconds,
         max_download_gb=job.spec.data.max_download_gb,
         max_upload_gb=job.spec.data.max_upload_gb,
         nonce=seen.node.metadata.uid.replace("-", ""),
