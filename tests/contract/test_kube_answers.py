@@ -105,11 +105,22 @@ def test_a_review_that_is_none_is_no_verdict(body: bytes) -> None:
             asked(201, body, question)
 
 
+NO_METADATA = b'{"kind": "PartialObjectMetadataList", "metadata": {}, "items": null}'
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"kind": "GpuNodeList", "items": null}', STATUS])
+def test_only_a_list_of_metadata_is_one(body: bytes) -> None:
+    """What is in no list counts as deleted, and is forgotten."""
+    with pytest.raises(ClusterUnavailable):
+        asked(200, body, lambda cluster: cluster.versions("GpuNode", None))
+
+
 def test_an_empty_list_of_the_kind_is_empty() -> None:
     """So the API server says it."""
     body = b'{"kind": "GpuNodeList", "metadata": {}, "items": []}'
 
     assert asked(200, body, lambda cluster: cluster.list_all("GpuNode")) == []
+    assert asked(200, NO_METADATA, lambda cluster: cluster.versions("GpuNode", None)) == {}
     assert asked(404, b"404 page not found", lambda cluster: cluster.served_resources("x/v1")) == (
         frozenset()
     )

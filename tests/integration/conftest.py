@@ -353,6 +353,7 @@ def forget(kubectl: Kubectl) -> None:
     """What one market did to its machines is nothing to the next one's; nor are certificates."""
     for kind, name in (
         ("configmaps", "gpujob-machines"),
+        ("gpujobprofiles", "gpujob-all-jobs"),
         ("configmaps", "gpujob-transport-ca"),
         ("secrets", "gpujob-transport-tls"),
     ):

@@ -139,6 +139,9 @@ class KubeClient:
             query = {"limit": str(PAGE_METADATA)} | ({"continue": token} if token else {})
             path = _path(kind, namespace)
             answer = await self._call("GET", path, query=query, accept=METADATA_LIST)
+            if answer.get("items", ...) is None:
+                # So the API server says that there is none.
+                answer["items"] = []
             for one in _items("PartialObjectMetadata", answer):
                 meta = one["metadata"]
                 found[(meta["namespace"], meta["name"])] = meta["resourceVersion"]
