@@ -178,6 +178,8 @@ class ModelKube(KubeClient):
         """When it was asked what it refuses, and what that was."""
         self.is_down = False
         """Whether nobody reaches it."""
+        self.loses_answers = False
+        """Whether it does what it is asked, and nobody hears of it."""
         self._version = 0
         self._uids = 0
 
@@ -427,7 +429,7 @@ class ModelKube(KubeClient):
             raise ClusterUnavailable("503")
 
     async def _answer_lost(self) -> None:
-        if self._chance.strikes(0.2):
+        if self.loses_answers or self._chance.strikes(0.2):
             raise ClusterUnavailable("the answer was lost")
 
 

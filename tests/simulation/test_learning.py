@@ -2,20 +2,26 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import pytest
-from tests.simulation.model import Chance
+from tests.builders import a_node, marker
+from tests.simulation.model import Chance, ModelKube
+from tests.simulation.process import START, VirtualClock
 from tests.simulation.world import NAMESPACE, SETTINGS, Operator, World, play
 
-from gpujob.adapters.errors import ClusterUnavailable
+from gpujob.adapters.errors import ClusterUnavailable, Forbidden
 from gpujob.api.gpujob import GpuJob, GpuJobSpec
 from gpujob.api.gpujobprofile import GpuJobProfileSpec
+from gpujob.api.gpunode import GpuNode
+from gpujob.controller import profile_book
 from gpujob.controller.profile_book import ProfileBook
 from gpujob.core.cost.experience import Bound
 from gpujob.core.cost.profile import profile_name
-from gpujob.core.cost.template import template_of
+from gpujob.core.cost.template import stored_template, template_of
 
 RUNS = 20
 ALL_JOBS = ("GpuJobProfile", SETTINGS.namespace, "gpujob-all-jobs")
@@ -325,5 +331,125 @@ def test_writes_come_in_batches() -> None:
         spans = (max(writes) - min(writes)) // 60 + 1
         assert 2 <= len(writes) <= 2 * spans
         await world.end()
+
+    play(life)
+
+
+# --- The book alone -------------------------------------------------------------------------
+
+
+def ended_node(number: int, digest: int, namespace: str = NAMESPACE, ago: float = 0.0) -> GpuNode:
+    """A node whose workload has just run for a minute."""
+    ended = START + timedelta(seconds=asyncio.get_running_loop().time() - ago)
+    node = a_node(name=f"job-{number}-0-1", uid=f"node-{number}", namespace=namespace)
+    rent = marker(template=f"{digest:016x}/{0:016x}")
+    run = {"startedAt": (ended - timedelta(seconds=60)).isoformat(), "seconds": 60}
+    end = {"at": ended.isoformat(), "reason": "Completed"}
+    status = {"rent": rent, "run": run, "end": end}
+    return GpuNode.model_validate(node.model_dump(by_alias=True, mode="json") | {"status": status})
+
+
+def a_book(kube: ModelKube, *served: str) -> ProfileBook:
+    """The book of a process in this world."""
+    return ProfileBook(kube, replace(SETTINGS, job_namespaces=",".join(served)), VirtualClock().now)
+
+
+def names(kube: ModelKube, namespace: str = NAMESPACE) -> set[str]:
+    """The profiles of a namespace."""
+    found = kube.of_kind("GpuJobProfile")
+    return {m["name"] for one in found if (m := one["metadata"])["namespace"] == namespace}
+
+
+def test_a_namespace_keeps_the_templates_that_ran_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many its users make up."""
+    monkeypatch.setattr(profile_book, "PROFILES_KEPT", 3)
+
+    async def life() -> None:
+        kube = ModelKube(Chance(0, level=0.0))
+        book = a_book(kube)
+        await book.load()
+        for number in range(5):
+            await asyncio.sleep(60)
+            book.see(ended_node(number, digest=number))
+            await book.keep()
+        assert names(kube) == {f"run-{number:016x}" for number in (2, 3, 4)}
+        assert len(names(kube, SETTINGS.namespace)) == 1
+        again = a_book(kube)
+        await again.load()
+        assert again.experience is not None
+
+    play(life)
+
+
+def test_a_namespace_that_is_gone_or_closed_keeps_no_other_from_being_learnt() -> None:
+    """Nothing can be written where it is being deleted, nor read where the rights are gone."""
+
+    async def life() -> None:
+        kube = ModelKube(Chance(0, level=0.0))
+        book = a_book(kube, "closed", NAMESPACE)
+        kube.refused["list closed"] = Forbidden("no")
+        await book.load()
+        kube.terminate("closed")
+        for number in range(20):
+            await asyncio.sleep(60)
+            book.see(ended_node(2 * number, digest=1, namespace="closed"))
+            book.see(ended_node(2 * number + 1, digest=1))
+            await book.keep()
+        assert names(kube, "closed") == set()
+        assert names(kube) == {f"run-{1:016x}"}
+        again = a_book(kube, "closed", NAMESPACE)
+        await again.load()
+        assert again.experience is not None
+        template = stored_template(NAMESPACE, f"{1:016x}/{0:016x}")
+        assert again.experience.bound(template, 10.0**9).runs == 20
+
+    play(life)
+
+
+def test_a_write_whose_answer_is_lost_teaches_nothing_twice() -> None:
+    """It may have arrived: what is stored is read anew."""
+
+    async def life() -> None:
+        kube = ModelKube(Chance(0, level=0.0))
+        book = a_book(kube)
+        await book.load()
+        template = stored_template(NAMESPACE, f"{1:016x}/{0:016x}")
+        for number in range(20):
+            await asyncio.sleep(60)
+            book.see(ended_node(number, digest=1))
+            if number % 3 == 0:
+                kube.loses_answers = True
+            await book.keep()
+            kube.loses_answers = False
+        await book.keep()
+        await book.keep()
+        for one in (book, a_book(kube)):
+            if one.experience is None:
+                await one.load()
+            assert one.experience is not None
+            assert one.experience.bound(template, 10.0**9).runs == 20
+        (body,) = (b for b in kube.of_kind("GpuJobProfile") if b["spec"].get("template"))
+        assert body["spec"]["known"] == 20
+
+    play(life)
+
+
+def test_a_node_that_is_taken_away_was_cut_short() -> None:
+    """Nobody will ever say how long it ran."""
+
+    async def life() -> None:
+        kube = ModelKube(Chance(0, level=0.0))
+        book = a_book(kube)
+        await book.load()
+        node = ended_node(1, digest=1)
+        status = node.status.model_copy(update={"end": None})
+        book.see(node.model_copy(update={"status": status}))
+        await asyncio.sleep(600)
+        book.forget("node-1")
+        book.forget("node-1")
+        book.see(node)
+        await book.keep()
+        (body,) = (b for b in kube.of_kind("GpuJobProfile") if b["spec"].get("template"))
+        assert [(one["outcome"], one["seconds"]) for one in body["spec"]["runs"]] == [("Cut", 660)]
 
     play(life)

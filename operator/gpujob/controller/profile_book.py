@@ -45,7 +45,7 @@ from gpujob.core.node.learning import EndedRun, Run, run_of
 log = structlog.get_logger("gpujob.profiles")
 
 KIND = "GpuJobProfile"
-RETRY_SECONDS = 2.0
+RETRY_SECONDS = 10.0
 LEARNT_AT_ONCE = 500
 PROFILES_KEPT = 100
 """Of one namespace; the one that was written least lately goes first."""

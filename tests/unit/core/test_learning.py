@@ -17,6 +17,7 @@ from gpujob.api.gpunode import (
     StopStatus,
 )
 from gpujob.api.reasons import Reason
+from gpujob.core.cost import profile as core_profile
 from gpujob.core.cost.experience import Experience, Outcome
 from gpujob.core.cost.profile import (
     Profile,
@@ -232,6 +233,15 @@ def test_a_profile_that_is_not_whole_is_empty_and_never_wrong(spoil: Any) -> Non
     spoil(stored["spec"])
     assert read_profile(stored) is None
     assert profile_of(read_profile(stored)) == Profile()
+
+
+def test_a_profile_of_another_version_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole as it may be."""
+    monkeypatch.setattr(core_profile, "PROFILE_VERSION", 2)
+    stored = body(profile(25))
+    assert read_profile(stored) is not None
+    monkeypatch.undo()
+    assert read_profile(stored) is None
 
 
 def test_a_profile_speaks_of_its_own_namespace_only() -> None:
