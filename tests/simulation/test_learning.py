@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from math import ceil
 from typing import Any
 
 import pytest
@@ -156,6 +157,9 @@ def test_a_known_job_needs_no_deadline_and_a_fresh_one_does() -> None:
             await story(world)
             after = bound(world)
             assert (after.runs, after.own, after.value) == (RUNS, before.own, before.value)
+
+            (told,) = leader(world).profiles.bounds.values()
+            assert (told.runs, told.seconds) == (RUNS, ceil(before.value or 0.0))
 
         job = await asked(world, "without")
         assert refused_for(job) == ""

@@ -15,6 +15,17 @@ class Floor(Model):
     seen_at: Time
 
 
+RUN_BOUNDS_MAX = 1000
+
+
+class RunNote(Model):
+    """What the next run of a template does not exceed with 95 %, when that was last reckoned."""
+
+    seconds: Annotated[int, Field(ge=1, le=10**9)]
+    runs: Annotated[int, Field(ge=1)]
+    """How many runs of the template are known."""
+
+
 class MarketNotes(Model):
     """Everything that is published, as stored in a ConfigMap."""
 
@@ -24,6 +35,8 @@ class MarketNotes(Model):
     """Names of the GPU models that the provider knows."""
     floors: Annotated[dict[str, Floor], Field(max_length=1000, default_factory=dict)]
     """Lowest recent price, by GPU model."""
+    runs: Annotated[dict[str, RunNote], Field(max_length=RUN_BOUNDS_MAX, default_factory=dict)]
+    """By namespace and digest of the template, as `core.cost.template` has it; the latest ones."""
 
 
 Count = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]

@@ -271,6 +271,7 @@ class Leader:
             namespace=self._settings.namespace,
             name=self._settings.name,
             limits=self._settings.limits,
+            runs=lambda: self._profiles.bounds,
         )
         others.append(asyncio.create_task(book.publish_for_ever(), name="market_book"))
         if self._settings.kueue:

@@ -1,6 +1,7 @@
 """Publishes market data in a ConfigMap, for the server, which cannot ask the provider."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -10,7 +11,7 @@ from gpujob.adapters.kube import KubeClient
 from gpujob.adapters.market_notes import KEY, book_name, notes_in
 from gpujob.adapters.provider import Provider
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
-from gpujob.api.notes import MarketNotes
+from gpujob.api.notes import MarketNotes, RunNote
 from gpujob.controller.price_watch import PriceWatch
 from gpujob.core.cost.estimate import overhead_seconds
 from gpujob.core.limits import Limits
@@ -35,7 +36,9 @@ class MarketBook:
         namespace: str,
         name: str,
         limits: Limits,
+        runs: Callable[[], Mapping[str, RunNote]],
     ) -> None:
+        self._runs = runs
         self._kube, self._vast, self._prices, self._clock = kube, vast, prices, clock
         self._namespace, self._name = namespace, book_name(name)
         self._overhead = float(overhead_seconds(limits, 0, limits.drain_seconds))
@@ -76,7 +79,10 @@ class MarketBook:
                 self._prices.take_in_floors(former.floors)
                 self._models = self._models or former.models
         notes = MarketNotes(
-            overhead_seconds=self._overhead, models=self._models, floors=self._prices.floors
+            overhead_seconds=self._overhead,
+            models=self._models,
+            floors=self._prices.floors,
+            runs=dict(self._runs()),
         )
         if notes == self._published:
             return

@@ -24,21 +24,23 @@ from gpujob.adapters.kube import Body, KubeClient, pages
 from gpujob.api.gpujobprofile import SHARED_RUNS_KEPT, TEMPLATE_RUNS_KEPT, LearntRun
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import API_VERSION, LABEL_MANAGED_BY, MANAGER
+from gpujob.api.notes import RUN_BOUNDS_MAX, RunNote
 from gpujob.controller.settings import Settings
-from gpujob.core.cost.experience import Experience, Outcome
+from gpujob.core.cost.experience import ERROR, Experience, Outcome
 from gpujob.core.cost.profile import (
     Profile,
-    bound_now,
     learnt_run,
     lesson_of,
     profile_name,
     profile_of,
     read_profile,
     restore,
+    shown_seconds,
     taught_late,
     template_in,
     written,
 )
+from gpujob.core.cost.run_bound import usable
 from gpujob.core.cost.template import Template
 from gpujob.core.node.learning import EndedRun, Run, run_of
 
@@ -81,6 +83,8 @@ class ProfileBook:
         self._unwritten_shared: list[LearntRun] = []
         self.experience: Experience | None = None
         """None = not read yet."""
+        self.bounds: dict[str, RunNote] = {}
+        """Of the templates that were written last, by their key: for the webhook."""
 
     # --- Facts ------------------------------------------------------------------------------
 
@@ -184,6 +188,12 @@ class ProfileBook:
         self._stored, self._read_at = stored, read_at
         self._catch_up(experience, runs, profiles)
         self.experience = experience
+        latest = sorted(
+            profiles, key=lambda one: stored.used[one.tenant].get(profile_name(one), read_at)
+        )
+        self.bounds = {}
+        for template in latest[-RUN_BOUNDS_MAX:]:
+            self._tell(experience, template)
 
     def _catch_up(
         self, experience: Experience, runs: Iterable[Run], profiles: dict[Template, Profile]
@@ -341,7 +351,7 @@ class ProfileBook:
         try:
             body = await self._kube.find(KIND, *place)
             held = profile_of(None if body is None else read_profile(body)).with_runs(new, kept)
-            bound = None if template is None else bound_now(self.experience, template, now)
+            bound = None if template is None else self._tell(self.experience, template)
             own = held if template is None else _without_namespaces(held)
             spec = written(own, template=template, bound_seconds=bound, now=now)
             if body is not None:
@@ -359,6 +369,16 @@ class ProfileBook:
         if template is not None:
             self._stored.templates[place] = template
         return True
+
+    def _tell(self, experience: Experience, template: Template) -> float | None:
+        """Notes what bounds the next run of a template, and returns it."""
+        key, found = template.keys[0], experience.bound(template, self._now().timestamp(), ERROR)
+        self.bounds.pop(key, None)
+        if (seconds := usable(found)) is not None and found.runs:
+            self.bounds[key] = RunNote(seconds=shown_seconds(seconds), runs=found.runs)
+        while len(self.bounds) > RUN_BOUNDS_MAX:
+            del self.bounds[next(iter(self.bounds))]
+        return seconds
 
     async def _create(self, place: Place, spec: dict[str, object]) -> None:
         body = {

@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
+from fractions import Fraction
 from typing import Any
 
 from pydantic import ValidationError
 
 from gpujob.api.gpujob import GpuJobSpec
-from gpujob.api.notes import MarketNotes
+from gpujob.api.notes import MarketNotes, RunNote
+from gpujob.core.cost.experience import ERROR
+from gpujob.core.cost.template import template_of
 from gpujob.core.market.floors import least_microusd
 from gpujob.core.market.gpu_models import KNOWN, meant_by, plain
 from gpujob.core.money import floor_usd, short_usd
@@ -67,9 +70,11 @@ def review(
         return Review(tuple(Fault(_below_spec(one.field), one.message) for one in faults))
     known = KNOWN | {*(notes.models if notes else ())} | {*(notes.floors if notes else ())}
     faults = (*spec_faults(spec), *_model_faults(spec, known))
-    warnings = _warnings(spec, body.get("metadata") or {})
+    metadata = body.get("metadata") or {}
+    known_run = _known_run(metadata, spec, notes)
+    warnings = _warnings(spec, metadata, known_run)
     unled = (UNLED,) if nobody_leads else ()
-    return Review(faults, (*unled, *warnings, *_too_little(spec, notes, now)))
+    return Review(faults, (*unled, *warnings, *_too_little(spec, notes, now, known_run)))
 
 
 def _below_spec(field: str) -> str:
@@ -98,9 +103,25 @@ def _nearest(text: str, known: list[str]) -> str | None:
     return next(iter(get_close_matches(text, known, n=1, cutoff=0.6)), None)
 
 
-def _too_little(spec: GpuJobSpec, notes: MarketNotes | None, now: datetime) -> tuple[str, ...]:
+def _known_run(
+    metadata: Mapping[str, Any], spec: GpuJobSpec, notes: MarketNotes | None
+) -> RunNote | None:
+    """Returns what the gate would take for the run time of a job without a deadline, if that is
+    published: for the least confidence, which most jobs ask for.
+    """
+    namespace = metadata.get("namespace")
+    is_told = spec.active_deadline_seconds is None and notes is not None
+    if not is_told or not isinstance(namespace, str) or Fraction(spec.cost.confidence) > 1 - ERROR:
+        return None
+    return notes.runs.get(template_of(namespace, spec).keys[0]) if notes else None
+
+
+def _too_little(
+    spec: GpuJobSpec, notes: MarketNotes | None, now: datetime, known_run: RunNote | None
+) -> tuple[str, ...]:
     """Warns if even the cheapest machine of the last day would cost more than the ceiling."""
-    least = least_microusd(spec, notes, now) if notes else None
+    run_seconds = spec.active_deadline_seconds or (known_run.seconds if known_run else None)
+    least = least_microusd(spec, notes, now, run_seconds) if notes else None
     if least is None or floor_usd(spec.cost.ceiling) >= least:
         return ()
     needed = short_usd(least)
@@ -109,7 +130,9 @@ def _too_little(spec: GpuJobSpec, notes: MarketNotes | None, now: datetime) -> t
     )
 
 
-def _warnings(spec: GpuJobSpec, metadata: Mapping[str, Any]) -> tuple[str, ...]:
+def _warnings(
+    spec: GpuJobSpec, metadata: Mapping[str, Any], known_run: RunNote | None
+) -> tuple[str, ...]:
     """Returns warnings of at most 120 characters: the API server may cut longer ones."""
     found = []
     marks = {*(metadata.get("labels") or {}), *(metadata.get("annotations") or {})}
@@ -122,9 +145,10 @@ def _warnings(spec: GpuJobSpec, metadata: Mapping[str, Any]) -> tuple[str, ...]:
             several = ", ".join(meant.models)
             found.append(f"spec.gpu.models[{at}]: '{model}' is taken for any of {several}")
     if spec.active_deadline_seconds is None:
-        found.append(
-            "spec.activeDeadlineSeconds is not set: the job waits until it is known what such take"
-        )
+        words = "the job may wait until enough runs of such jobs are known"
+        if known_run is not None:
+            words = f"by {known_run.runs} runs, it takes up to {known_run.seconds} s with 95 %"
+        found.append(f"spec.activeDeadlineSeconds is not set: {words}")
     if spec.market.hosts == "Any":
         found.append(
             "spec.market.hosts is Any: your data may go to a host that nobody has verified"

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from tests.builders import NOW, a_spec, an_offer, quotes
 
-from gpujob.api.notes import Floor, MarketNotes
+from gpujob.api.gpujob import GpuJobSpec
+from gpujob.api.notes import Floor, MarketNotes, RunNote
 from gpujob.core import admission
 from gpujob.core.admission import Review
+from gpujob.core.cost.template import template_of
 from gpujob.core.market.floors import lowered
 from gpujob.core.market.gpu_models import KNOWN
 from gpujob.core.spec_faults import place_faults
@@ -307,3 +309,45 @@ def test_null_is_no_fault_where_a_field_may_be_left_out() -> None:
     nulls = {"workingDir": None, "gpu": {"memoryGB": None}, "data": {"log": None}}
 
     assert fields(body(**nulls)) == []
+
+
+def _without_deadline(namespace: str = "team-a", **changes: Any) -> dict[str, Any]:
+    """A job of a template whose run time is published for team-a."""
+    job = body(**changes)
+    del job["spec"]["activeDeadlineSeconds"]
+    return {"metadata": {"name": "job", "namespace": namespace}, "spec": job["spec"]}
+
+
+def _learnt(seconds: int) -> MarketNotes:
+    template = template_of("team-a", GpuJobSpec.model_validate(_without_deadline()["spec"]))
+    known = {template.keys[0]: RunNote(seconds=seconds, runs=25)}
+    return NOTES.model_copy(update={"runs": known})
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        pytest.param(_without_deadline("team-b"), id="another tenant's"),
+        pytest.param(_without_deadline(command=["other"]), id="a fresh template"),
+        pytest.param(
+            _without_deadline(cost={"ceiling": "1.00", "confidence": "0.97"}), id="more confidence"
+        ),
+        pytest.param({"spec": _without_deadline()["spec"]}, id="no namespace"),
+    ],
+)
+def test_only_what_the_gate_would_take_is_told_of_a_run_time(job: dict[str, Any]) -> None:
+    """Nobody hears what another namespace's jobs take."""
+    found = " ".join(review(job, _learnt(600)).warnings)
+    assert "may wait until enough runs" in found
+    assert "600" not in found
+
+
+def test_a_run_time_that_is_known_is_told_and_priced() -> None:
+    """As the gate reckons with it."""
+    (told,) = review(_without_deadline(), _learnt(600)).warnings
+    assert "by 25 runs, it takes up to 600 s with 95 %" in told
+    assert len(told) <= 120
+    told, least = review(_without_deadline(), _learnt(20_000)).warnings
+    assert "20000 s" in told
+    # (20,000 + 1,400) s at 0.25 $/h.
+    assert "the job costs over $1.487" in least

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import (
     CLUSTER,
+    NOW,
     a_job,
     a_lease,
     a_listing,
@@ -23,8 +24,11 @@ from tests.builders import (
 from gpujob.api.estimate import OFFERS_SHOWN
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
-from gpujob.core.cost.confidence import DestroyRecord
+from gpujob.core.cost.confidence import DestroyRecord, rounded_down
+from gpujob.core.cost.experience import Experience, Outcome
 from gpujob.core.cost.forecast import forecast
+from gpujob.core.cost.gate import judge
+from gpujob.core.cost.template import template_of
 from gpujob.core.job.plan import plan_job
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import Trial, remembered
@@ -197,3 +201,26 @@ def test_it_says_what_the_gate_does_to_the_job(prices: list[str], ceiling: str) 
     bounds = [float(one.bound_usd) for one in told.offers[:-1]]
     assert bounds == sorted(bounds)
     assert all(one.against for one in told.offers if not one.chosen)
+
+
+def test_an_estimate_without_a_deadline_tells_what_the_gate_would_say() -> None:
+    """The same bound, confidence and basis; and in another namespace, that it would wait."""
+    asked = spec(activeDeadlineSeconds=None)
+    template, known = template_of("team-a", asked), Experience()
+    for number in range(25):
+        began = NOW.timestamp() - 1000 * (25 - number)
+        known.began(str(number), template, began)
+        known.ended(str(number), 600 + number, Outcome.ENDED, began + 900)
+    world, found = a_world(runs=known), quotes(*offers_at("0.5", "0.4"))
+
+    told = forecast(world, asked, found, namespace="team-a")
+    verdict = judge(world.question(asked, found, namespace="team-a"))
+    assert told.admitted
+    assert told.estimate_usd == f"{verdict.bound_microusd / 10**6:.6f}"
+    assert told.confidence == rounded_down(verdict.confidence)
+    assert told.confidence_basis == verdict.basis
+    assert "25 runs of its template" in told.confidence_basis
+    (chosen,) = (one for one in told.offers if one.chosen)
+    assert chosen.bound_usd == told.estimate_usd
+    there = forecast(world, asked, found, namespace="team-b")
+    assert (there.admitted, there.reason) == (False, "InsufficientHistory")

@@ -184,7 +184,7 @@ def test_what_is_stored_is_what_was_learnt() -> None:
     assert spec is not None
     assert profile_of(spec) == profile(25)
     assert template_in(stored["metadata"], spec) == OURS
-    assert (spec.known, spec.bound_seconds) == (25, 625)
+    assert (spec.known, spec.bound_seconds) == (25, 626)
 
 
 def _another_value(spec: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
+from math import ceil
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,8 +23,7 @@ from gpujob.api.gpujobprofile import (
     GpuJobProfileSpec,
     LearntRun,
 )
-from gpujob.core.cost.experience import ERROR, Experience, Lesson, Outcome
-from gpujob.core.cost.run_bound import usable
+from gpujob.core.cost.experience import Experience, Lesson, Outcome
 from gpujob.core.cost.template import Template, stored_template
 from gpujob.core.cost.window import scaled
 from gpujob.core.node.learning import EndedRun
@@ -110,7 +110,7 @@ def written(
     profile: Profile, *, template: Template | None, bound_seconds: float | None, now: datetime
 ) -> dict[str, object]:
     """Returns the spec to store."""
-    bound = None if bound_seconds is None else min(max(round(bound_seconds), 1), SECONDS_MAX)
+    bound = None if bound_seconds is None else shown_seconds(bound_seconds)
     spec = GpuJobProfileSpec(
         version=PROFILE_VERSION,
         template=template.digests if template else None,
@@ -129,9 +129,9 @@ def _checksum(spec: GpuJobProfileSpec) -> str:
     return sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def bound_now(experience: Experience, template: Template, now: datetime) -> float | None:
-    """Returns what the next run of a template does not exceed with 95 %, by the gate's rules."""
-    return usable(experience.bound(template, now.timestamp(), ERROR))
+def shown_seconds(bound: float) -> int:
+    """Returns a bound for display, in whole seconds, rounded up."""
+    return min(max(ceil(bound), 1), SECONDS_MAX)
 
 
 # --- Runs and lessons -----------------------------------------------------------------------

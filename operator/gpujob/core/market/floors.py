@@ -35,20 +35,22 @@ def lowered(floors: Mapping[str, Floor], quotes: Quotes, now: datetime) -> dict[
     return found
 
 
-def least_microusd(spec: GpuJobSpec, notes: MarketNotes, now: datetime) -> int | None:
-    """Returns what the cheapest machine costs for the whole deadline, without disk and traffic.
+def least_microusd(
+    spec: GpuJobSpec, notes: MarketNotes, now: datetime, run_seconds: int | None
+) -> int | None:
+    """Returns what the cheapest machine costs for so long a run, without disk and traffic.
 
-    None = not known: a bid may be lower than any price, or nobody has asked for a model yet.
+    None = not known: a bid may be lower than any price, or nobody has asked for a model yet, or
+    nobody knows how long it runs.
     """
     floors = {name: floor for name, floor in notes.floors.items() if now - floor.seen_at < KEPT}
     names = [model for one in meant_by(spec.gpu) for model in one.models] or [*floors]
     if (
         spec.market.type != "OnDemand"
-        or spec.active_deadline_seconds is None
+        or run_seconds is None
         or not names
         or any(name not in floors for name in names)
     ):
         return None
     lowest = min(floor_usd(floors[name].usd_per_hour) for name in names)
-    seconds = spec.active_deadline_seconds + notes.overhead_seconds
-    return over_time(lowest * spec.gpu.count, seconds)
+    return over_time(lowest * spec.gpu.count, run_seconds + notes.overhead_seconds)

@@ -19,6 +19,7 @@ def object_of(asked: NewJob, namespace: str, backend: Backend) -> tuple[Body, tu
         raise Problem(422, "this is another namespace's", faults=(("metadata.namespace", words),))
     # Where there is a name, the API server makes none up either.
     named = {"name": meta.name} if meta.name else {"generateName": meta.generate_name}
+    named |= {"namespace": namespace}
     body: Body = {
         "apiVersion": API_VERSION,
         "kind": "GpuJob",
