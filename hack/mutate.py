@@ -35,6 +35,10 @@ STAGES: tuple[tuple[str, ...], ...] = (PURE, SIMULATION, ("tests/contract",))
 NEAREST = {
     "adapters/body.py": "tests/contract/test_hostile_answers.py",
     "adapters/controller.py": "tests/contract/test_netrc.py",
+    "api/foreign.py": "tests/unit/test_foreign.py tests/unit/test_transport_messages.py",
+    "api/gpujob.py": "tests/unit/core/test_admission.py",
+    "server/admission.py": "tests/contract/test_foreign_bytes.py",
+    "web/bodies.py": "tests/contract/test_bodies.py",
     "adapters/egress.py": "tests/contract/test_egress.py tests/contract/test_netrc.py",
     "adapters/kube.py": "tests/contract/test_kube_answers.py tests/contract/test_served.py",
     "adapters/log_store.py": "tests/contract/test_egress.py tests/contract/test_log_store.py "
@@ -1585,6 +1589,72 @@ FAULTS = (
         "server/http_api/yaml_bodies.py",
         "if self._size > SIZE_MAX:",
         "if False:",
+    ),
+    Fault(
+        "a review may hold millions of values",
+        "server/admission.py",
+        "        BOUNDS.check(raw)\n",
+        "",
+    ),
+    Fault(
+        "what is in texts counts for structure",
+        "api/foreign.py",
+        'bare = _TEXT.sub(b"", raw)',
+        "bare = raw",
+    ),
+    Fault(
+        "values are counted without the members of objects",
+        "api/foreign.py",
+        'opened = bare.count(b"[") + bare.count(b"{")',
+        'opened = bare.count(b"[")',
+    ),
+    Fault(
+        "every wrong item of a list is told",
+        "api/gpujob.py",
+        "        tuple[EnvVar, ...],\n        FailFast(),\n",
+        "        tuple[EnvVar, ...],\n",
+    ),
+    Fault(
+        "one caller's bodies take the place of all",
+        "web/bodies.py",
+        "more > self._most // SHARES",
+        "more > self._most",
+    ),
+    Fault(
+        "a slow body keeps its place",
+        "web/bodies.py",
+        "one.patience.reschedule(now)",
+        "pass",
+    ),
+    Fault(
+        "what a body held is held for ever",
+        "web/bodies.py",
+        "self._by_caller[whose] -= body.size",
+        "pass",
+    ),
+    Fault(
+        "a spec may be as long as etcd takes it",
+        "core/spec_faults.py",
+        "if (size := len(json_of(spec))) > SPEC_BYTES_MAX:",
+        "if (size := 0) > SPEC_BYTES_MAX:",
+    ),
+    Fault(
+        "a job that is too long is held whole",
+        "controller/cache.py",
+        "is not None or _is_too_big(body)",
+        "is not None",
+    ),
+    Fault(
+        "what others note on a job is held too",
+        "controller/cache.py",
+        'meta["annotations"] = {ANNOTATION_FINISHED: told} if told else {}',
+        "del told",
+    ),
+    Fault(
+        "a page of large objects is read whatever it takes",
+        "adapters/kube.py",
+        "limit // 4 or 1, token",
+        "limit, token",
     ),
     Fault(
         "a word that readers read differently is guessed",

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 from kubernetes.aio import client
 from pydantic import SecretStr
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 from tests.canned import answering
 
 from gpujob.adapters.errors import (
+    AnswerTooLarge,
     ClusterError,
     ClusterUnavailable,
     Conflict,
@@ -20,7 +24,8 @@ from gpujob.adapters.errors import (
     NotServed,
     ObjectGone,
 )
-from gpujob.adapters.kube import KubeClient
+from gpujob.adapters.kube import ANSWER_BYTES_MAX, KubeClient
+from gpujob.web.listener import http_server, listener_app
 from localcluster.control_plane import free_port
 
 Ask = Callable[[KubeClient], Awaitable[Any]]
@@ -124,6 +129,51 @@ def test_an_empty_list_of_the_kind_is_empty() -> None:
     assert asked(404, b"404 page not found", lambda cluster: cluster.served_resources("x/v1")) == (
         frozenset()
     )
+
+
+async def test_a_list_comes_in_pages_that_fit() -> None:
+    """Of objects as large as etcd takes them, a page of five hundred would be most of a gigabyte.
+
+    Whoever asks for so many gets as many as fit, and where the next page begins.
+    """
+    stored = [{"metadata": {"name": f"job-{at:02}"}, "spec": "x" * (5 << 19)} for at in range(15)]
+    asked: list[int] = []
+
+    async def answer(request: Request) -> Response:
+        limit, begin = (int(request.query_params.get(key, 0)) for key in ("limit", "continue"))
+        asked.append(limit)
+        items = stored[begin : begin + limit]
+        meta = {"continue": str(begin + limit) if begin + limit < len(stored) else ""}
+        return JSONResponse({"kind": "GpuJobList", "metadata": meta, "items": items})
+
+    port = free_port()
+    server = http_server(
+        listener_app(Route("/apis/gpujob.dev/v1alpha1/gpujobs", answer)), "127.0.0.1", port
+    )
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    kube = KubeClient(client.ApiClient(client.Configuration(host=f"http://127.0.0.1:{port}")))
+    try:
+        found: list[Any] = []
+        token = ""
+        while token or not found:
+            page, token, _ = await kube.page("GpuJob", None, limit=500, token=token)
+            assert len(page) * (5 << 19) < ANSWER_BYTES_MAX
+            found += page
+    finally:
+        await kube.close()
+        server.should_exit = True
+        await serving
+
+    assert [one["metadata"]["name"] for one in found] == [f"job-{at:02}" for at in range(15)]
+
+
+def test_a_longer_object_than_there_can_be_is_no_answer() -> None:
+    """It is not read to its end."""
+    body = b'{"kind": "GpuJob", "x": "' + b"x" * ANSWER_BYTES_MAX + b'"}'
+    with pytest.raises(AnswerTooLarge):
+        asked(200, body, lambda cluster: cluster.get("GpuJob", "team", "train"))
 
 
 def test_the_api_server_is_reached_as_its_configuration_says(

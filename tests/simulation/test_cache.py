@@ -1,6 +1,8 @@
 """What passes read may be old: that costs a conflict, and never a machine or money."""
 
+import gc
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from math import inf
 from typing import Any
@@ -267,6 +269,51 @@ def test_of_a_job_that_is_over_only_its_version_is_held() -> None:
         assert uid not in cache.jobs
         assert await cache.find(key) == over
         assert key in await compared(cache, "GpuJob", []), "it was deleted"
+
+    tried(story)
+
+
+@pytest.mark.parametrize("long", ["spec", "labels", "annotations"])
+def test_of_a_job_that_is_too_long_little_is_held(long: str) -> None:
+    """A hundred of them would be more than there is memory; the pass that ends it reads it."""
+
+    async def story(kube: ModelKube, cache: Cache) -> None:
+        job = a_job().model_dump(by_alias=True, mode="json")
+        texts = {f"example.com/{at:05}": "x" * 60 for at in range(20_000)}
+        if long == "spec":
+            job["spec"]["args"] = ["x" * 10_000] * 125
+        else:
+            job["metadata"][long] = texts | job["metadata"].get(long, {})
+        body = await kube.create("GpuJob", NAMESPACE, job)
+        key = Key("GpuJob", NAMESPACE, body["metadata"]["name"])
+        text = json.dumps(body)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            asked = list(cache.take_in("GpuJob", json.loads(text), gone=False))
+            gc.collect()
+            taken, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+        assert asked == [(key, 0.0)], "a pass has to tell what is wrong"
+        assert taken < 50_000
+        assert (await cache.find(key) or {})["spec"] == body["spec"]
+
+    tried(story)
+
+
+def test_of_a_long_job_that_runs_all_is_held() -> None:
+    """It may have been begun by a release that let it pass."""
+
+    async def story(kube: ModelKube, cache: Cache) -> None:
+        job = a_job().model_dump(by_alias=True, mode="json")
+        job["spec"]["args"] = ["x" * 10_000] * 10
+        job["status"] = {"nodeName": "train-0-1", "nodeUID": "node", "attempt": 1}
+        body = await kube.create("GpuJob", NAMESPACE, job)
+        cache.take_in("GpuJob", body, gone=False)
+
+        assert body["metadata"]["uid"] in cache.jobs
 
     tried(story)
 

@@ -5,6 +5,10 @@ from typing import Any
 
 import aiohttp
 
+from gpujob.api.foreign import Bounds
+
+BOUNDS = Bounds(values=250_000, depth=1_000)
+"""Ten times what the longest page of a listing has."""
 INTEGER_DIGITS_MAX = 400
 """As many as the largest float has, and more than any number has that means something."""
 
@@ -24,11 +28,12 @@ async def whole_body(response: aiohttp.ClientResponse, most: int) -> bytes | Non
 
 
 def json_in(raw: bytes) -> Any:
-    """Returns the JSON of a body; raises ValueError or RecursionError if it is none.
+    """Returns the JSON of a body; raises ValueError or RecursionError if it is none, or too much.
 
     What only makes a single value unreadable, bytes that are not UTF-8 or a number of thousands of
     digits, does not make the others unreadable: it becomes a text that stands for no number.
     """
+    BOUNDS.check(raw)
     text = raw.decode("utf-8-sig", "replace")
     try:
         return json.loads(text)

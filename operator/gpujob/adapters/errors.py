@@ -11,6 +11,7 @@ AdapterError
 │   └── RentUnclear             the rent request may have been accepted
 ├── ClusterError
 │   ├── ClusterUnavailable      no answer, 5xx, 429, or an answer that cannot be used
+│   │   ├── AnswerTooLarge      it is longer than any object
 │   │   └── NotServed           404 for the path itself: it says nothing about an object
 │   ├── Conflict                409: the object has changed, or exists already
 │   ├── ObjectGone              404 in the API server's own words
@@ -111,6 +112,10 @@ class ClusterError(AdapterError):
 
 class ClusterUnavailable(ClusterError):
     """There is no usable answer."""
+
+
+class AnswerTooLarge(ClusterUnavailable):
+    """The answer is longer than any object can be; a list may be asked for in smaller pages."""
 
 
 class NotServed(ClusterUnavailable):

@@ -16,7 +16,9 @@ import aiohttp
 from kubernetes.aio import client, config
 from pydantic import SecretStr
 
+from gpujob.adapters.body import whole_body
 from gpujob.adapters.errors import (
+    AnswerTooLarge,
     ClusterError,
     ClusterUnavailable,
     Conflict,
@@ -54,10 +56,13 @@ PATHS = {
 }
 
 
-PAGE_METADATA = 500
-PAGE_OBJECTS = 100
+PAGE_OBJECTS = 50
 """A list is read in pages of so many objects: nothing else goes on in the process while the JSON of
-one page is read."""
+one page is read, and each may be as large as etcd takes it."""
+PAGE_METADATA = 500
+"""Of names and versions alone, which are short."""
+ANSWER_BYTES_MAX = 16 << 20
+"""No single object is so large, even if each of its letters is written as six characters."""
 
 
 async def pages(
@@ -188,7 +193,12 @@ class KubeClient:
         query |= {"continue": token} if token else {}
         query |= {"labelSelector": selector} if selector else {}
         query |= {"fieldSelector": fields} if fields else {}
-        answer = await self._call("GET", _path(kind, namespace), query=query)
+        try:
+            answer = await self._call("GET", _path(kind, namespace), query=query)
+        except AnswerTooLarge:
+            if limit == 1:
+                raise
+            return await self._page(kind, namespace, limit // 4 or 1, token, selector, fields)
         meta = answer.get("metadata") or {}
         return _items(kind, answer), meta.get("continue") or "", meta.get("resourceVersion") or ""
 
@@ -420,7 +430,10 @@ class KubeClient:
             response = await self._api.call_api(
                 method, url, sent, body, _request_timeout=REQUEST_SECONDS
             )
-            raw = await response.read()
+            raw = await whole_body(response.response, ANSWER_BYTES_MAX)
+        if raw is None:
+            words = f"the answer has more than {ANSWER_BYTES_MAX} bytes"
+            raise AnswerTooLarge(f"{method} {path}: {words}", words)
         return _answer(method, path, response.status, raw)
 
     @asynccontextmanager
@@ -440,7 +453,8 @@ class KubeClient:
             )
             try:
                 if response.status != 200:
-                    _answer("GET", path, response.status, await response.read())
+                    raw = await whole_body(response.response, ANSWER_BYTES_MAX)
+                    _answer("GET", path, response.status, raw or b"")
                 yield response.response.content
             finally:
                 response.response.close()

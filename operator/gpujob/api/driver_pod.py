@@ -6,8 +6,9 @@ what the driver runs, as whom, or what it can reach on its node.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, FailFast, Field
 
+from gpujob.api.foreign import at_most
 from gpujob.api.meta import Model
 
 LABEL_VALUE = "^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
@@ -160,7 +161,7 @@ class Toleration(Model):
     ] = None
 
 
-Values = tuple[Annotated[str, Field(max_length=63)], ...]
+Values = Annotated[tuple[Annotated[str, Field(max_length=63)], ...], FailFast()]
 
 
 class LabelRequirement(Model):
@@ -187,9 +188,11 @@ class LabelSelector(Model):
             examples=[{"team": "vision"}],
             default_factory=dict,
         ),
+        at_most(16),
     ]
     match_expressions: Annotated[
         tuple[LabelRequirement, ...],
+        FailFast(),
         Field(max_length=16, description="Requirements that its labels must meet."),
     ] = ()
 
@@ -214,10 +217,12 @@ class NodeTerm(Model):
 
     match_expressions: Annotated[
         tuple[NodeRequirement, ...],
+        FailFast(),
         Field(max_length=16, description="Requirements that the node's labels must meet."),
     ] = ()
     match_fields: Annotated[
         tuple[NodeRequirement, ...],
+        FailFast(),
         Field(max_length=4, description="Requirements that the node's fields must meet."),
     ] = ()
 
@@ -227,6 +232,7 @@ class NodeTerms(Model):
 
     node_selector_terms: Annotated[
         tuple[NodeTerm, ...],
+        FailFast(),
         Field(min_length=1, max_length=8, description="The terms, of which one must be met."),
     ]
 
@@ -250,7 +256,9 @@ class NodeAffinity(Model):
         NodeTerms | None, Field(description="The pod is only put on such nodes.")
     ] = None
     preferred_during_scheduling_ignored_during_execution: Annotated[
-        tuple[PreferredNodes, ...], Field(max_length=8, description="Such nodes are preferred.")
+        tuple[PreferredNodes, ...],
+        FailFast(),
+        Field(max_length=8, description="Such nodes are preferred."),
     ] = ()
 
 
@@ -273,6 +281,7 @@ class PodTerm(Model):
     ] = None
     namespaces: Annotated[
         tuple[Annotated[str, Field(max_length=63)], ...],
+        FailFast(),
         Field(
             max_length=8,
             description="Namespaces of these pods. Without them, and without a selector: the "
@@ -282,6 +291,7 @@ class PodTerm(Model):
     ] = ()
     match_label_keys: Annotated[
         tuple[Key, ...],
+        FailFast(),
         Field(
             max_length=8,
             description="Labels that these pods must have in common with this one.",
@@ -290,6 +300,7 @@ class PodTerm(Model):
     ] = ()
     mismatch_label_keys: Annotated[
         tuple[Key, ...],
+        FailFast(),
         Field(
             max_length=8,
             description="Labels that these pods must not have in common with this one.",
@@ -311,10 +322,10 @@ class PodAffinity(Model):
     """How the pod is placed in regard to other pods."""
 
     required_during_scheduling_ignored_during_execution: Annotated[
-        tuple[PodTerm, ...], Field(max_length=8, description="This must hold.")
+        tuple[PodTerm, ...], FailFast(), Field(max_length=8, description="This must hold.")
     ] = ()
     preferred_during_scheduling_ignored_during_execution: Annotated[
-        tuple[PreferredPods, ...], Field(max_length=8, description="This is preferred.")
+        tuple[PreferredPods, ...], FailFast(), Field(max_length=8, description="This is preferred.")
     ] = ()
 
 
@@ -344,6 +355,7 @@ class DriverPod(Model):
             examples=[{"team": "vision"}],
             default_factory=dict,
         ),
+        at_most(32),
     ]
     annotations: Annotated[
         dict[str, Annotated[str, Field(max_length=4096)]],
@@ -354,9 +366,11 @@ class DriverPod(Model):
             examples=[{"example.com/owner": "vision"}],
             default_factory=dict,
         ),
+        at_most(32),
     ]
     image_pull_secrets: Annotated[
         tuple[PullSecret, ...],
+        FailFast(),
         Field(
             max_length=8,
             description="Secrets with credentials for the registry of the driver's image, besides "
@@ -376,9 +390,11 @@ class DriverPod(Model):
             examples=[{"pool": "batch"}],
             default_factory=dict,
         ),
+        at_most(16),
     ]
     tolerations: Annotated[
         tuple[Toleration, ...],
+        FailFast(),
         Field(
             max_length=16,
             description="Taints that the pod tolerates, besides those that the administrator has "

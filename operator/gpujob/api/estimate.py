@@ -12,7 +12,7 @@ ESTIMATE_PATH = "/v1/estimates"
 """POST to the controller's transport. `Authorization: Bearer` carries a token for
 `TRANSPORT_AUDIENCE`, of an account that RBAC allows to `post` to this path."""
 
-ESTIMATE_BYTES_MAX = 1 << 20
+ESTIMATE_BYTES_MAX = 1 << 18
 """Neither a question nor an answer is longer: an answer shows at most `OFFERS_SHOWN` offers."""
 OFFERS_SHOWN = 20
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import FailFast, Field, model_validator
 
 from gpujob.api.driver_pod import OBJECT_NAME, DriverPod
 from gpujob.api.meta import Condition, Model, ObjectMeta, Time
@@ -37,6 +37,9 @@ CONFIDENCE_RANGE = (
     "has before it has destroyed a machine"
 )
 
+
+SPEC_BYTES_MAX = 65_536
+"""Of a spec, as JSON. Everything that holds jobs holds many of them."""
 
 MUST_EXPOSE = (
     "must be true: the provider and the owner of the host can read these credentials, so use a "
@@ -114,6 +117,7 @@ class ExitCodes(Model):
     ]
     values: Annotated[
         tuple[Annotated[int, Field(ge=1, le=255)], ...],
+        FailFast(),
         Field(
             min_length=1,
             max_length=64,
@@ -144,6 +148,7 @@ class FailurePolicy(Model):
 
     rules: Annotated[
         tuple[FailureRule, ...],
+        FailFast(),
         Field(
             max_length=20,
             description="The first rule that matches decides. If none matches, the failure counts "
@@ -157,6 +162,7 @@ class GpuNeeds(Model):
 
     models: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
+        FailFast(),
         Field(
             max_length=32,
             description="Accepted GPU models, as the provider calls them or as people do: "
@@ -247,6 +253,7 @@ class MarketRules(Model):
     ] = None
     regions: Annotated[
         tuple[Annotated[str, Field(pattern="^[A-Z]{2}$", max_length=2)], ...],
+        FailFast(),
         Field(
             max_length=64,
             description="Two-letter codes of the countries where the machine may be. Empty: any.",
@@ -255,6 +262,7 @@ class MarketRules(Model):
     ] = ()
     excluded_machines: Annotated[
         tuple[Annotated[int, Field(ge=1, le=2**53 - 1)], ...],
+        FailFast(),
         Field(
             max_length=256,
             description="Machines that must not be rented, by the provider's machine number.",
@@ -362,6 +370,7 @@ class Data(Model):
 
     inputs: Annotated[
         tuple[Copied, ...],
+        FailFast(),
         Field(
             max_length=8,
             description="Folders that are copied to the machine before the workload starts.",
@@ -370,6 +379,7 @@ class Data(Model):
     ] = ()
     outputs: Annotated[
         tuple[Result, ...],
+        FailFast(),
         Field(
             max_length=8,
             description="Folders that are copied from the machine after the workload has ended, "
@@ -512,6 +522,7 @@ class GpuJobSpec(Model):
     ] = None
     command: Annotated[
         tuple[Argument, ...],
+        FailFast(),
         Field(
             min_length=1,
             max_length=64,
@@ -521,6 +532,7 @@ class GpuJobSpec(Model):
     ]
     args: Annotated[
         tuple[Argument, ...],
+        FailFast(),
         Field(
             max_length=256,
             description="Further arguments, appended to the command.",
@@ -529,6 +541,7 @@ class GpuJobSpec(Model):
     ] = ()
     env: Annotated[
         tuple[EnvVar, ...],
+        FailFast(),
         Field(
             max_length=256,
             description="Environment variables of the workload, in place of the image's of the "
@@ -631,6 +644,7 @@ class GpuJobSpec(Model):
     data: Annotated[Data, Field(description="Files to copy, and caps on traffic.")] = Data()
     ports: Annotated[
         tuple[Port, ...],
+        FailFast(),
         Field(
             max_length=16,
             description="Ports of the workload that are reachable through the Service named in "

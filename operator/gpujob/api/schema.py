@@ -17,6 +17,7 @@ from gpujob.api.gpujob import (
     CONFIDENCE_RANGE,
     MUST_EXPOSE,
     NAME_LENGTH_MAX,
+    SPEC_BYTES_MAX,
     GpuJobSpec,
     GpuJobStatus,
 )
@@ -136,6 +137,14 @@ def _column(
 
 _AGE = _column("Age", ".metadata.creationTimestamp", of="date")
 
+_LENGTHS = (
+    "self.command.map(one, size(one)).sum()"
+    " + (has(self.args) ? self.args.map(one, size(one)).sum() : 0)"
+    " + (has(self.env) ? self.env.map(one, size(one.name) + "
+    "(has(one.value) ? size(one.value) : 0)).sum() : 0)"
+)
+"""How many characters the longest fields of a spec have together. The webhook counts all bytes."""
+
 GPUJOB = Kind(
     name="GpuJob",
     plural="gpujobs",
@@ -152,6 +161,11 @@ GPUJOB = Kind(
     ),
     rules={
         "spec": (
+            _rule(
+                f"{_LENGTHS} <= {SPEC_BYTES_MAX}",
+                f"command, args and env may have at most {SPEC_BYTES_MAX} characters together: "
+                "keep long texts in files",
+            ),
             _rule(
                 "has(self.imagePullSecret) == has(oldSelf.imagePullSecret)",
                 "imagePullSecret is immutable: delete the job and create it again",

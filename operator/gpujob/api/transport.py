@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic.json_schema import models_json_schema
 
+from gpujob.api.foreign import at_most
 from gpujob.api.meta import Model
 from gpujob.api.words import Words, in_words, printable
 
@@ -148,7 +149,7 @@ class Progress(Model):
     percent: Percent | None = None
     step: Count | None = None
     remaining_seconds: Seconds | None = None
-    metrics: Annotated[dict[Name, Number], Field(max_length=32, default_factory=dict)]
+    metrics: Annotated[dict[Name, Number], Field(max_length=32, default_factory=dict), at_most(32)]
 
 
 class Usage(Model):

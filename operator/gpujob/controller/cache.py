@@ -13,13 +13,15 @@ What we write is taken in when it is answered, and asks then for the passes over
 it concerns. The pass that wrote it says itself when it is to come again. So the event that shows
 this very version later asks for nothing.
 
-Of a job that is over no more is held than its version. A pass that needs it reads it.
+Of a job that is over no more is held than its version. A pass that needs it reads it. So of one
+that is too long, which the next pass ends.
 
 What is closed (`core/rest.py`) is not held at all: watch and lists leave it out. To whoever watches
 it seems deleted then, which proves nothing here, as ever.
 """
 
 import asyncio
+import json
 import sys
 from collections.abc import (
     AsyncIterable,
@@ -38,9 +40,15 @@ from pydantic import ValidationError
 
 from gpujob.adapters.errors import ClusterError, Invalid
 from gpujob.adapters.kube import Body, KubeClient, pages
-from gpujob.api.gpujob import GpuJob
+from gpujob.api.gpujob import SPEC_BYTES_MAX, GpuJob
 from gpujob.api.gpunode import GpuNode
-from gpujob.api.meta import LABEL_COMPONENT, LABEL_MANAGED_BY, LABEL_NODE, MANAGER
+from gpujob.api.meta import (
+    ANNOTATION_FINISHED,
+    LABEL_COMPONENT,
+    LABEL_MANAGED_BY,
+    LABEL_NODE,
+    MANAGER,
+)
 from gpujob.controller.readings import Readings
 from gpujob.controller.workqueue import Key, Lane, Place
 from gpujob.core.cost.leased import Fleet, what_counts
@@ -48,6 +56,7 @@ from gpujob.core.job.strays import jobs_with_strays
 from gpujob.core.market.history import Listings
 from gpujob.core.market.listings import Listing
 from gpujob.core.node.stage import stage_of
+from gpujob.core.spec_faults import label_faults
 
 WATCHED = {
     "Pod": f"{LABEL_MANAGED_BY}={MANAGER},{LABEL_COMPONENT}=driver",
@@ -63,6 +72,7 @@ SELECTED = ("GpuNode", "GpuJob")
 """The kinds that can be closed."""
 CLOSED_PAUSE_SECONDS = 0.1
 """Between two pages of what is closed, which nothing urgent waits for."""
+NOTE_LENGTH_MAX = 256
 SOUGHT_SECONDS = 60.0
 """A job that has vanished with a stray left is not looked for more often than this."""
 
@@ -408,20 +418,20 @@ class Cache:
         if key.kind in self.fields and (body.get("status") or {}).get("closed"):
             self._drop(key)
             return
-        if key.kind == "GpuJob" and self._rest(key.kind, body) is not None:
+        if key.kind == "GpuJob" and (self._rest(key.kind, body) is not None or _is_too_big(body)):
             self._drop(key)
             self._over.add(key)
             names = ("namespace", "name", "uid", "resourceVersion")
             self._bodies[key] = {"metadata": {one: body["metadata"][one] for one in names}}
             return
         self._over.discard(key)
-        self._bodies[key] = _needed_part(key.kind, body)
+        self._bodies[key] = part = _needed_part(key.kind, body)
         before = what_counts(self.nodes.get(uid) or self.jobs.get(uid))
         try:
             if key.kind == "GpuJob":
-                self.jobs[uid] = self.readings.read(GpuJob, key, body)
+                self.jobs[uid] = self.readings.read(GpuJob, key, part)
             elif key.kind == "GpuNode":
-                self.nodes[uid] = self.readings.read(GpuNode, key, body)
+                self.nodes[uid] = self.readings.read(GpuNode, key, part)
         except ValidationError:
             # The pass over the object reports this in its status.
             pass
@@ -444,11 +454,27 @@ class Cache:
             self._dropped(uid)
 
 
+def _is_too_big(body: Body) -> bool:
+    """Whether a job is so long that nothing is begun for it (`core/spec_faults.py`).
+
+    What runs already is needed whole.
+    """
+    if (body.get("status") or {}).get("nodeName"):
+        return False
+    spec = json.dumps(body.get("spec"), ensure_ascii=False, separators=(",", ":"))
+    return len(spec) > SPEC_BYTES_MAX or bool(label_faults(body["metadata"].get("labels") or {}))
+
+
 def _needed_part(kind: str, body: Body) -> Body:
     """Returns an object without what no pass reads, which is half of its memory: who has managed
-    which field, and what a driver's pod was made of. A write without the former changes none of it.
+    which field, what others have noted on a job, and what a driver's pod was made of. A write
+    without them changes none of it.
     """
     meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    if kind == "GpuJob" and (notes := meta.get("annotations")):
+        # What we write there is a name and a uid.
+        told = str(notes.get(ANNOTATION_FINISHED, ""))[:NOTE_LENGTH_MAX]
+        meta["annotations"] = {ANNOTATION_FINISHED: told} if told else {}
     spec: Body = {"spec": {}} if kind == "Pod" else {}
     part: Body = _sharing({**body, "metadata": meta, **spec})
     return part

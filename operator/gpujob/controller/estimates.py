@@ -13,18 +13,21 @@ from starlette.routing import Route
 
 from gpujob.adapters.clock import Clock
 from gpujob.api.estimate import ESTIMATE_BYTES_MAX, ESTIMATE_PATH, EstimateQuestion
+from gpujob.api.foreign import Bounds, TooMuch
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.core.cost.forecast import forecast
 from gpujob.core.market.offers import Quotes
 from gpujob.core.observation import Unavailable, World
 from gpujob.core.spec_faults import shape_faults
-from gpujob.web.bodies import json_body
+from gpujob.web.bodies import read_body
 from gpujob.web.problems import Problem
 from gpujob.web.rate_limit import RateLimit
 from gpujob.web.token_reviews import TokenReviews
 
 PER_SECOND, AT_ONCE = 0.5, 10
 """The limit of all callers together. An estimate may need a search, and so do waiting jobs."""
+
+BOUNDS = Bounds(values=10_000, depth=32, digits=400)
 
 WorldNow = Callable[[], World]
 QuotesFor = Callable[[GpuJobSpec], Awaitable[Quotes | Unavailable]]
@@ -38,14 +41,7 @@ def estimates_route(
 
     async def estimate(request: Request) -> Response:
         await reviews.demand(request)
-        raw = await json_body(request, ESTIMATE_BYTES_MAX)
-        try:
-            asked = EstimateQuestion.model_validate_json(
-                raw, strict=True, extra="forbid", by_alias=True, by_name=False
-            )
-        except ValidationError as error:
-            words = "; ".join(str(fault) for fault in shape_faults(error))[:1024]
-            raise Problem(400, words) from None
+        asked = await read_body(request, ESTIMATE_BYTES_MAX, _read)
         if wait := limit.take("all"):
             words = f"too many estimates were requested; try again in {ceil(wait)} s"
             raise Problem(429, words, headers={"Retry-After": str(ceil(wait))})
@@ -54,3 +50,16 @@ def estimates_route(
         return JSONResponse(told.wire())
 
     return Route(ESTIMATE_PATH, estimate, methods=["POST"])
+
+
+def _read(raw: bytes) -> EstimateQuestion:
+    try:
+        BOUNDS.check(raw)
+        return EstimateQuestion.model_validate_json(
+            raw, strict=True, extra="forbid", by_alias=True, by_name=False
+        )
+    except TooMuch as error:
+        raise Problem(400, f"the question is not acceptable: {error}") from None
+    except ValidationError as error:
+        words = "; ".join(str(fault) for fault in shape_faults(error))[:1024]
+        raise Problem(400, words) from None

@@ -35,7 +35,7 @@ from gpujob.core.limits import Limits
 from gpujob.core.machine.assignment import assignment
 from gpujob.core.observation import Heard
 from gpujob.web.bearer import bearer_token
-from gpujob.web.bodies import json_body
+from gpujob.web.bodies import read_body
 from gpujob.web.listener import listener_app
 from gpujob.web.problems import Problem
 from gpujob.web.token_reviews import TokenReviews
@@ -68,11 +68,7 @@ def transport_app(
             raise Problem(401, "the bearer token of the driver's pod is needed")
         if (caller := await tokens.pod_of(token)) is None:
             raise Problem(401, "the token is not valid for this audience, or is not bound to a pod")
-        raw = await json_body(request, REPORT_BYTES_MAX)
-        try:
-            report = read_message(DriverReport, raw)
-        except ValidationError as error:
-            raise Problem(400, message_faults(error)) from None
+        report = await read_body(request, REPORT_BYTES_MAX, _read)
         told = accept(caller, report)
         answer = JSONResponse(told.wire())
         while may_wait(told, answer, report) and await holds.change(report.node_uid, until):
@@ -125,6 +121,13 @@ def transport_app(
         Route(SYNC_PATH, sync, methods=["POST"]),
         estimates_route(clock=clock, reviews=reviews, world=world, quotes=quotes),
     )
+
+
+def _read(raw: bytes) -> DriverReport:
+    try:
+        return read_message(DriverReport, raw)
+    except ValidationError as error:
+        raise Problem(400, message_faults(error)) from None
 
 
 def _is_driver(pod: DriverPod, node: GpuNode) -> bool:

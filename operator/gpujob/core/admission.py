@@ -14,16 +14,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gpujob.api.gpujob import GpuJobSpec
+from gpujob.api.gpujob import SPEC_BYTES_MAX, GpuJobSpec
 from gpujob.api.notes import MarketNotes, RunNote
 from gpujob.core.cost.experience import ERROR
 from gpujob.core.cost.template import template_of
 from gpujob.core.market.floors import least_microusd
 from gpujob.core.market.gpu_models import KNOWN, meant_by, plain
 from gpujob.core.money import floor_usd, short_usd
-from gpujob.core.spec_faults import Fault, shape_faults, spec_faults
+from gpujob.core.spec_faults import (
+    Fault,
+    label_faults,
+    shape_faults,
+    size_fault,
+    spec_faults,
+)
 
 FAULTS_TOLD = 20
+HINTS_TOLD = 2
+"""So many unknown GPU models are compared with all known ones, which takes milliseconds each."""
 UNLED = "no controller leads now: no job is looked at until one does; if that lasts, see its pods"
 TRACKED = frozenset(
     {
@@ -62,15 +70,19 @@ def review(
 
     `nobody_leads` says that no controller is there to decide on it.
     """
+    # From JSON, and strictly, so that the text "1" does not pass for a number.
+    text = json.dumps(body.get("spec"), ensure_ascii=False, separators=(",", ":"))
+    if (size := len(raw := text.encode(errors="replace"))) > SPEC_BYTES_MAX:
+        return Review((size_fault(size),))
     try:
-        # Strict, and from JSON, so that the text "1" does not pass for a number.
-        spec = GpuJobSpec.model_validate_json(json.dumps(body.get("spec")), strict=True)
+        spec = GpuJobSpec.model_validate_json(raw, strict=True)
     except ValidationError as error:
         faults = shape_faults(error)
         return Review(tuple(Fault(_below_spec(one.field), one.message) for one in faults))
     known = KNOWN | {*(notes.models if notes else ())} | {*(notes.floors if notes else ())}
-    faults = (*spec_faults(spec), *_model_faults(spec, known))
     metadata = body.get("metadata") or {}
+    labels = label_faults(metadata.get("labels") or {})
+    faults = (*labels, *spec_faults(spec), *_model_faults(spec, known))
     known_run = _known_run(metadata, spec, notes)
     warnings = _warnings(spec, metadata, known_run)
     unled = (UNLED,) if nobody_leads else ()
@@ -83,13 +95,13 @@ def _below_spec(field: str) -> str:
 
 def _model_faults(spec: GpuJobSpec, known: frozenset[str]) -> tuple[Fault, ...]:
     by_plain = {plain(name): name for name in sorted(known)}
-    found = []
+    found: list[Fault] = []
     for at, (model, meant) in enumerate(zip(spec.gpu.models, meant_by(spec.gpu), strict=True)):
         if not model.isprintable() or not model.isascii() or model in known:
             continue
         words = meant.doubt
         if not words and not known.issuperset(meant.models):
-            near = _nearest(plain(model), [*by_plain])
+            near = _nearest(plain(model), [*by_plain]) if len(found) < HINTS_TOLD else None
             hint = f"did you mean '{by_plain[near]}'?" if near else "write it like 'RTX 4090'"
             words = f"the market has no GPU called '{model}'; {hint}"
         if words:

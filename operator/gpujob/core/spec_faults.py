@@ -7,7 +7,7 @@ anything, because the webhook may have been absent.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -19,6 +19,7 @@ from gpujob.api.gpujob import (
     CONFIDENCE_MIN,
     CONFIDENCE_RANGE,
     MUST_EXPOSE,
+    SPEC_BYTES_MAX,
     Claim,
     GpuJobSpec,
 )
@@ -26,6 +27,7 @@ from gpujob.api.meta import is_own_key
 
 DRIVER_BYTES_MAX = 16_384
 """Of `spec.driver`, as JSON: each of its lists is bounded, and all of them full were megabytes."""
+LABELS_LENGTH_MAX = 16_384
 _KEY_NAME = re.compile("[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _KEY_DOMAIN = re.compile("[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
@@ -60,6 +62,20 @@ def spec_faults(spec: GpuJobSpec) -> tuple[Fault, ...]:
     return tuple(_faults(spec))
 
 
+def json_of(spec: GpuJobSpec) -> bytes:
+    """Returns a spec as JSON, without what is not set."""
+    return spec.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+
+def label_faults(labels: Mapping[str, str]) -> tuple[Fault, ...]:
+    """Returns what is wrong with a job's labels: Kubernetes bounds each, but not all together."""
+    size = sum(len(key) + len(value) for key, value in labels.items())
+    if size <= LABELS_LENGTH_MAX:
+        return ()
+    words = f"have {size} characters; shorten them to {LABELS_LENGTH_MAX}"
+    return (Fault("metadata.labels", words),)
+
+
 def place_faults(namespace: str, own_namespace: str) -> tuple[Fault, ...]:
     """Returns what speaks against a job in a namespace; `own_namespace` is the operator's.
 
@@ -72,8 +88,19 @@ def place_faults(namespace: str, own_namespace: str) -> tuple[Fault, ...]:
     return (Fault("metadata.namespace", f"{words}another namespace"),)
 
 
+def size_fault(size: int) -> Fault:
+    """Returns what is wrong with a spec of so many bytes as JSON, which are too many."""
+    words = (
+        f"has {size} bytes as JSON; shorten it to {SPEC_BYTES_MAX}, and keep long texts in files"
+    )
+    return Fault("spec", words)
+
+
 def shape_faults(error: ValidationError) -> tuple[Fault, ...]:
-    """Returns the faults that pydantic found in a document, each with its path."""
+    """Returns the faults that pydantic found in a document, each with its path.
+
+    They are few: a list is read no further than to its first wrong item.
+    """
     return tuple(
         Fault(_path(one["loc"]), one["msg"])
         for one in error.errors(include_url=False, include_input=False)
@@ -88,6 +115,9 @@ def _path(parts: tuple[int | str, ...]) -> str:
 
 
 def _faults(spec: GpuJobSpec) -> Iterator[Fault]:
+    if (size := len(json_of(spec))) > SPEC_BYTES_MAX:
+        yield size_fault(size)
+        return
     yield from _money(spec)
     yield from _program(spec)
     yield from _environment(spec)

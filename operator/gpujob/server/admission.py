@@ -16,16 +16,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gpujob.adapters.clock import Clock
+from gpujob.api.foreign import Bounds, TooMuch
 from gpujob.api.notes import MarketNotes
 from gpujob.core.admission import Review, review
 from gpujob.core.spec_faults import place_faults
-from gpujob.web.bodies import json_body
+from gpujob.web.bodies import read_body
 from gpujob.web.listener import listener_app
 from gpujob.web.problems import Problem
 
 PATH = "/validate-gpujobs"
-BODY_BYTES_MAX = 8 * 2**20
-"""A review holds the object before and after the change; a request to the API server has 3 MiB."""
+BODY_BYTES_MAX = 4 << 20
+"""A review holds the object before and after the change, and etcd stores none of 1.5 MiB."""
+BOUNDS = Bounds(values=20_000, depth=64, digits=400)
+"""Ten times what a job has with all that its managers have written about it."""
 UNPROCESSABLE = 422
 
 log = structlog.get_logger("gpujob.admission")
@@ -67,15 +70,18 @@ def admission_app(
     to decide on a job.
     """
 
+    def judged(raw: bytes) -> tuple[_AdmissionRequest, Review]:
+        asked = _read(raw)
+        verdict = review(asked.object, market(), now=clock.now(), nobody_leads=nobody_leads())
+        places = place_faults(asked.namespace, own_namespace)
+        return asked, replace(verdict, faults=(*places, *verdict.faults))
+
     async def validate(request: Request) -> Response:
         try:
-            asked = await _read(request)
+            asked, verdict = await read_body(request, BODY_BYTES_MAX, judged)
         except Problem as problem:
             log.warning("review_rejected", status=problem.status, problem=problem.detail)
             raise
-        verdict = review(asked.object, market(), now=clock.now(), nobody_leads=nobody_leads())
-        places = place_faults(asked.namespace, own_namespace)
-        verdict = replace(verdict, faults=(*places, *verdict.faults))
         if verdict.faults:
             log.info(
                 "denied",
@@ -88,15 +94,17 @@ def admission_app(
     return listener_app(Route(PATH, validate, methods=["POST"]))
 
 
-async def _read(request: Request) -> _AdmissionRequest:
-    raw = await json_body(request, BODY_BYTES_MAX)
+def _read(raw: bytes) -> _AdmissionRequest:
     try:
+        BOUNDS.check(raw)
         return _AdmissionReview.model_validate_json(raw).request
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the body"
         words = f"the body is not a review of a GpuJob: {where}: {first['msg']}"
         raise Problem(400, words) from None
+    except TooMuch as error:
+        raise Problem(400, f"the body is not a review of a GpuJob: {error}") from None
 
 
 def _answer(uid: str, verdict: Review) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from gpujob.web.bodies import HeldBodies
 from gpujob.web.problems import LastResort, on_http_exception
 
 HEAD_BYTES_MAX = 16 << 10
@@ -29,7 +30,7 @@ def listener_app(*routes: Route) -> Starlette:
     """
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(LastResort)],
+        middleware=[Middleware(LastResort), Middleware(HeldBodies)],
         exception_handlers={HTTPException: on_http_exception},
     )
     # Starlette would redirect a path with a trailing slash. Here it is a different path: a 404.

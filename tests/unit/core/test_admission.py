@@ -193,6 +193,40 @@ def test_a_list_without_end_is_cut() -> None:
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"args": ["x" * 1000] * 66},
+        {"env": [{"name": f"A{at}", "value": "é" * 500} for at in range(66)]},
+        {"args": [{}] * 30_000},
+        {"unknown": "x" * 70_000},
+    ],
+)
+def test_a_spec_has_a_bounded_length(changes: dict[str, Any]) -> None:
+    """Whatever makes it so long: nobody looks further, and there is one thing to say."""
+    (fault,) = review(body(**changes)).faults
+
+    assert fault.field == "spec"
+    assert "65536" in fault.message
+
+
+def test_labels_have_a_bounded_length_together() -> None:
+    """Kubernetes bounds each of them, and what a whole object takes: that is a megabyte."""
+    job = body()
+    job["metadata"]["labels"] = {f"example.com/{at:03}": "x" * 63 for at in range(250)}
+
+    assert [fault.field for fault in review(job).faults] == ["metadata.labels"]
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["env", "command", "args", "ports"],
+)
+def test_a_list_is_read_to_its_first_wrong_item(field: str) -> None:
+    """Else a few bytes for each item would become a message for each."""
+    assert len(review(body(**{field: [[]] * 10_000})).faults) <= 2
+
+
+@pytest.mark.parametrize(
     ("changes", "word"),
     [
         ({"activeDeadlineSeconds": None}, "activeDeadlineSeconds"),

@@ -662,6 +662,17 @@ def test_a_job_beside_the_operators_secrets_is_refused_again() -> None:
     assert "metadata.namespace: no GpuJob may be in team" in plan.message
 
 
+def test_a_job_that_is_too_long_is_refused_again() -> None:
+    """So it is over, and nothing holds it any more."""
+    long = a_job(a_spec(args=["x" * 10_000] * 7))
+    labelled = a_job(labels={f"example.com/{at:03}": "x" * 63 for at in range(250)})
+    for job, field in ((long, "spec: has"), (labelled, "metadata.labels: have")):
+        plan = plan_job(job_observation(job=job, quotes=quotes()))
+
+        assert plan.reason is Reason.SPEC_INVALID
+        assert plan.message.startswith(field)
+
+
 @pytest.mark.parametrize("reason", ["HostLost", "Completed"])
 def test_a_machine_that_is_gone_is_not_shown_as_the_current_one(reason: str) -> None:
     """Neither to a job that waits for the next one, nor to one that is over."""

@@ -38,7 +38,7 @@ from gpujob.core.observation import JobObservation, Unavailable, told_last
 from gpujob.core.queue import as_queued, queue_of, waits_in_queue, workload_name
 from gpujob.core.refusals import seconds_to_wait, told, without_refused
 from gpujob.core.rest import closes_in
-from gpujob.core.spec_faults import place_faults, spec_faults
+from gpujob.core.spec_faults import label_faults, place_faults, spec_faults
 
 Step = Callable[[JobObservation], JobPlan | None]
 
@@ -244,8 +244,9 @@ def _stay_suspended(seen: JobObservation) -> JobPlan | None:
 
 def _refuse_spec(seen: JobObservation) -> JobPlan | None:
     """Refuses again what the webhook refuses, because the webhook may have been absent."""
-    places = place_faults(seen.job.metadata.namespace, seen.world.own_namespace)
-    if not (faults := (*places, *spec_faults(seen.job.spec))):
+    meta = seen.job.metadata
+    outside = (*place_faults(meta.namespace, seen.world.own_namespace), *label_faults(meta.labels))
+    if not (faults := (*outside, *spec_faults(seen.job.spec))):
         return None
     status = seen.job.status
     words = "; ".join(str(fault) for fault in faults)[:900]

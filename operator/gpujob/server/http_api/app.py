@@ -18,6 +18,7 @@ from gpujob.server.http_api.dependencies import Backend
 from gpujob.server.http_api.failures import failure_problem, on_wrong_parameters
 from gpujob.server.http_api.guard import AccessLog, Guard
 from gpujob.server.http_api.openapi import openapi
+from gpujob.web.bodies import HeldBodies
 from gpujob.web.problems import LastResort, on_http_exception
 from gpujob.web.rate_limit import RateLimit
 
@@ -58,6 +59,7 @@ def api_app(
             Middleware(AccessLog),
             Middleware(LastResort, partial(failure_problem, shows_cause=shows_cause)),
             Middleware(Guard, callers, limit),
+            Middleware(HeldBodies),
         ],
         exception_handlers={
             HTTPException: on_http_exception,

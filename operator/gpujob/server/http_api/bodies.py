@@ -10,16 +10,22 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from starlette.requests import Request
 
+from gpujob.api.foreign import Bounds, TooMuch, at_most
 from gpujob.api.gpujob import NAME_LENGTH_MAX, GpuJobSpec
 from gpujob.api.meta import API_VERSION
-from gpujob.core.spec_faults import shape_faults
+from gpujob.core.admission import FAULTS_TOLD
+from gpujob.core.spec_faults import Fault, shape_faults
 from gpujob.server.http_api.yaml_bodies import YAML_BYTES_MAX, BadYaml, read_yaml
-from gpujob.web.bodies import JSON, body_of_type, content_type
+from gpujob.web import bodies
+from gpujob.web.bodies import JSON, content_type
 from gpujob.web.problems import Problem
 
-BODY_BYTES_MAX = 1 << 20
-"""Larger than any valid job; the API server takes objects of 1.5 MiB."""
+BODY_BYTES_MAX = 1 << 19
+"""Larger than any valid job, even if each of its letters is written as six characters."""
 DEPTH_MAX = 32
+BOUNDS = Bounds(values=10_000, depth=DEPTH_MAX, digits=400)
+YAML_AT_ONCE_BYTES = 4 << 10
+"""YAML takes several times as long as JSON."""
 YAML = ("application/yaml", "application/x-yaml", "text/yaml")
 SUFFIX_LENGTH = 5
 """What is appended to `generateName`, as the API server does."""
@@ -34,7 +40,7 @@ Name = Annotated[
         examples=["train"],
     ),
 ]
-Words = Annotated[dict[str, str], Field(max_length=64)]
+Words = Annotated[dict[str, str], Field(max_length=64), at_most(64)]
 
 
 class NewMetadata(BaseModel):
@@ -116,7 +122,17 @@ async def read_body(request: Request, kind: type[Sent]) -> Sent:
 
     Null is the same as a field that is left out, as for kubectl.
     """
-    told = await _told(request)
+    is_yaml = content_type(request) in YAML
+    return await bodies.read_body(
+        request,
+        YAML_BYTES_MAX if is_yaml else BODY_BYTES_MAX,
+        lambda raw: _valid(kind, _told_in_yaml(raw) if is_yaml else _told(raw)),
+        types=(JSON, *YAML),
+        at_once=YAML_AT_ONCE_BYTES if is_yaml else bodies.AT_ONCE_BYTES,
+    )
+
+
+def _valid(kind: type[Sent], told: Any) -> Sent:
     _refuse_other_kinds(told)
     read = json.dumps(_without_nulls(told))
     try:
@@ -124,16 +140,18 @@ async def read_body(request: Request, kind: type[Sent]) -> Sent:
             read, strict=True, extra="forbid", by_alias=True, by_name=False
         )
     except ValidationError as error:
-        faults = tuple((fault.field, fault.message) for fault in shape_faults(error))
-        raise Problem(400, "the body does not match the schema", faults=faults) from None
+        raise refused("the body does not match the schema", 400, shape_faults(error)) from None
 
 
-async def _told(request: Request) -> Any:
-    is_yaml = content_type(request) in YAML
-    bytes_max = YAML_BYTES_MAX if is_yaml else BODY_BYTES_MAX
-    raw = await body_of_type(request, bytes_max, (JSON, *YAML))
-    if not is_yaml:
-        return _parsed(raw)
+def refused(words: str, status: int, found: tuple[Fault, ...]) -> Problem:
+    """Returns the answer to a job with these faults, of which it tells the first ones."""
+    if (more := len(found) - FAULTS_TOLD) > 0:
+        words = f"{words}; {more} faults more are not shown"
+    faults = tuple((fault.field, fault.message) for fault in found[:FAULTS_TOLD])
+    return Problem(status, words, faults=faults)
+
+
+def _told_in_yaml(raw: bytes) -> Any:
     try:
         return read_yaml(raw.decode("utf-8"), DEPTH_MAX)
     except UnicodeDecodeError:
@@ -160,7 +178,7 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
-def _parsed(raw: bytes) -> Any:
+def _told(raw: bytes) -> Any:
     """Parses a body; raises Problem.
 
     It rejects JSON that parsers read differently: duplicate keys, NaN, huge numbers. It reads 1.0
@@ -168,11 +186,12 @@ def _parsed(raw: bytes) -> Any:
     """
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in items]
-        if len(set(names)) < len(names):
-            doubled = next(name for name in names if names.count(name) > 1)
-            raise _AmbiguousJson(f"the key '{doubled[:64]}' appears twice in one object")
-        return dict(items)
+        read: dict[str, Any] = {}
+        for name, value in items:
+            if name in read:
+                raise _AmbiguousJson(f"the key '{name[:64]}' appears twice in one object")
+            read[name] = value
+        return read
 
     def constant(name: str) -> Any:
         raise _AmbiguousJson(f"{name} is not a number in JSON")
@@ -184,7 +203,8 @@ def _parsed(raw: bytes) -> Any:
         return int(value) if value.is_integer() else value
 
     try:
-        read = json.loads(
+        BOUNDS.check(raw)
+        return json.loads(
             raw.decode("utf-8"),
             object_pairs_hook=pairs,
             parse_constant=constant,
@@ -195,23 +215,5 @@ def _parsed(raw: bytes) -> Any:
     except json.JSONDecodeError as error:
         words = f"the body is not JSON: line {error.lineno}, column {error.colno}"
         raise Problem(400, words) from None
-    except RecursionError:
-        raise Problem(400, "the body is nested too deeply") from None
-    except _AmbiguousJson as error:
+    except (_AmbiguousJson, TooMuch) as error:
         raise Problem(400, f"the body is not acceptable JSON: {error}") from None
-    except ValueError:
-        raise Problem(400, "a number in the body has too many digits") from None
-    if _depth(read) > DEPTH_MAX:
-        raise Problem(400, "the body is nested too deeply")
-    return read
-
-
-def _depth(value: Any) -> int:
-    """Counts the levels of a value; not by recursion, which a deep one could exhaust."""
-    deepest, left = 0, [(value, 1)]
-    while left:
-        one, level = left.pop()
-        deepest = max(deepest, level)
-        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
-        left.extend((child, level + 1) for child in inner)
-    return deepest

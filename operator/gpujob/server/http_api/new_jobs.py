@@ -3,7 +3,7 @@
 from gpujob.adapters.kube import Body
 from gpujob.api.meta import API_VERSION
 from gpujob.core.admission import review
-from gpujob.server.http_api.bodies import NewJob
+from gpujob.server.http_api.bodies import NewJob, refused
 from gpujob.server.http_api.dependencies import Backend
 from gpujob.web.problems import Problem
 
@@ -30,8 +30,7 @@ def object_of(asked: NewJob, namespace: str, backend: Backend) -> tuple[Body, tu
         body, backend.notes(), now=backend.clock.now(), nobody_leads=backend.nobody_leads()
     )
     if verdict.faults:
-        faults = tuple((fault.field, fault.message) for fault in verdict.faults)
-        raise Problem(422, "the job is not valid", faults=faults)
+        raise refused("the job is not valid", 422, verdict.faults)
     return body, verdict.warnings
 
 
