@@ -24,7 +24,7 @@ from gpujob.adapters.errors import (
     NotServed,
     ObjectGone,
 )
-from gpujob.adapters.kube import ANSWER_BYTES_MAX, KubeClient
+from gpujob.adapters.kube import ANSWER_BYTES_MAX, PAGE_BYTES_MAX, KubeClient
 from gpujob.web.listener import http_server, listener_app
 from localcluster.control_plane import free_port
 
@@ -136,7 +136,7 @@ async def test_a_list_comes_in_pages_that_fit() -> None:
 
     Whoever asks for so many gets as many as fit, and where the next page begins.
     """
-    stored = [{"metadata": {"name": f"job-{at:02}"}, "spec": "x" * (5 << 19)} for at in range(15)]
+    stored = [{"metadata": {"name": f"job-{at:02}"}, "spec": "x" * (5 << 17)} for at in range(15)]
     asked: list[int] = []
 
     async def answer(request: Request) -> Response:
@@ -159,7 +159,7 @@ async def test_a_list_comes_in_pages_that_fit() -> None:
         token = ""
         while token or not found:
             page, token, _ = await kube.page("GpuJob", None, limit=500, token=token)
-            assert len(page) * (5 << 19) < ANSWER_BYTES_MAX
+            assert len(page) * (5 << 17) < PAGE_BYTES_MAX
             found += page
     finally:
         await kube.close()

@@ -110,7 +110,7 @@ def test_when_the_market_or_the_controller_is_silent(world: World, api: Api) -> 
 @pytest.mark.shared_world
 def test_the_controller_answers_the_server_alone(world: World, tmp_path: Path) -> None:
     """Drivers and other accounts learn nothing, and what is no question is told so."""
-    question = json.dumps({"version": 1, "spec": SPEC}).encode()
+    question = json.dumps({"version": 1, "namespace": "team", "spec": SPEC}).encode()
     server = token_file(world.kubectl, "gpujob-server", tmp_path).read_text().strip()
     driver = world.kubectl(
         "create", "token", "default", "-n", world.namespace, f"--audience={AUDIENCE}"
@@ -135,9 +135,13 @@ def test_the_controller_answers_the_server_alone(world: World, tmp_path: Path) -
     assert [ask(question, shown) for shown in ("", "x", clusters, driver)] == [401, 401, 401, 403]
     for wrong in (b"", b"{", b"[]", b"\xff", b'{"version":1}', question[:-1] + b',"more":1}'):
         assert ask(wrong, server) == 400, wrong
-    extra = json.dumps({"version": 1, "spec": SPEC | {"colour": "red"}}).encode()
+    extra = json.dumps(
+        {"version": 1, "namespace": "team", "spec": SPEC | {"colour": "red"}}
+    ).encode()
     assert ask(extra, server) == 400
     assert ask(b" " * (ESTIMATE_BYTES_MAX + 1), server) == 413
     seen = {ask(question, server) for _ in range(60)}
     assert seen <= {200, 429}, seen
     assert 429 in seen, "jobs need the provider's searches too"
+    others = question.replace(b'"team"', b'"others"')
+    assert ask(others, server) == 200, "one namespace's limit is not another's"

@@ -342,7 +342,7 @@ def test_the_controller_answers_nobody_without_a_good_token(
         own,
         **{"for the API server": kubectl(*server).strip()},
     )
-    question = json.dumps({"version": 1, "spec": SPEC})
+    question = json.dumps({"version": 1, "namespace": "team", "spec": SPEC})
     asking = replace(drivers, tokens=asks, body=question)
     name = "controller's probes"
     probing = Listener(name, apps[name], operator.probes_port, metrics)

@@ -209,6 +209,7 @@ class ModelKube(KubeClient):
         token: str = "",
         selector: str = "",
         fields: str = "",
+        bytes_max: int = 0,
     ) -> tuple[list[Body], str, str]:
         """One page holds all. What is refused of one namespace is, for example, `list team`."""
         assert not token, "there is no other page"

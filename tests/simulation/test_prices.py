@@ -277,9 +277,27 @@ def test_an_estimate_waits_for_prices() -> None:
     """It answers a person, who cannot be told later."""
 
     async def story(market: Bourse) -> None:
-        assert isinstance(await market.prices.estimate(spec()), Quotes)
+        assert isinstance(await market.prices.estimate(spec(), "team"), Quotes)
         market.problem = ProviderUnavailable("no answer")
         other = spec(resources={"diskGB": 99})
-        assert isinstance(await market.prices.estimate(other), Unavailable)
+        assert isinstance(await market.prices.estimate(other, "team"), Unavailable)
+
+    tried(story)
+
+
+def test_whoever_asks_too_much_is_alone_with_it() -> None:
+    """One namespace asks for more than there are searches; another one's question is answered."""
+
+    async def story(market: Bourse) -> None:
+        greedy = [
+            asyncio.ensure_future(
+                market.prices.estimate(spec(resources={"diskGB": 30 + size}), "greedy")
+            )
+            for size in range(12)
+        ]
+        await asyncio.sleep(0.1)
+        assert isinstance(await market.prices.estimate(spec(), "team"), Quotes)
+        told = [isinstance(one, Unavailable) for one in await asyncio.gather(*greedy)]
+        assert told.count(True) >= 8, "there is no time for so many"
 
     tried(story)

@@ -63,6 +63,7 @@ PAGE_METADATA = 500
 """Of names and versions alone, which are short."""
 ANSWER_BYTES_MAX = 16 << 20
 """No single object is so large, even if each of its letters is written as six characters."""
+PAGE_BYTES_MAX = 4 << 20
 
 
 async def pages(
@@ -167,8 +168,11 @@ class KubeClient:
         token: str = "",
         selector: str = "",
         fields: str = "",
+        bytes_max: int = PAGE_BYTES_MAX,
     ) -> tuple[list[Body], str, str]:
         """Returns one page of objects, the token of the next page, and the version of the list.
+
+        It has fewer objects than `limit` if they would take more than so many bytes.
 
         Without a namespace they are those of all namespaces that are served; a page may then be
         empty although more follow. Raises Expired if the token is too old, and Invalid if it is not
@@ -177,28 +181,38 @@ class KubeClient:
         if namespace is None and self._namespaces:
             number, token = _place(token, len(self._namespaces))
             items, token, version = await self._page(
-                kind, self._namespaces[number], limit, token, selector, fields
+                kind, self._namespaces[number], limit, token, selector, fields, bytes_max
             )
             if not token and number + 1 < len(self._namespaces):
                 number += 1
             elif not token:
                 return items, "", version
             return items, f"{number}/{token}", version
-        return await self._page(kind, namespace, limit, token, selector, fields)
+        return await self._page(kind, namespace, limit, token, selector, fields, bytes_max)
 
     async def _page(
-        self, kind: str, namespace: str | None, limit: int, token: str, selector: str, fields: str
+        self,
+        kind: str,
+        namespace: str | None,
+        limit: int,
+        token: str,
+        selector: str,
+        fields: str,
+        bytes_max: int,
     ) -> tuple[list[Body], str, str]:
         query = {"limit": str(limit)}
         query |= {"continue": token} if token else {}
         query |= {"labelSelector": selector} if selector else {}
         query |= {"fieldSelector": fields} if fields else {}
         try:
-            answer = await self._call("GET", _path(kind, namespace), query=query)
+            most = bytes_max if limit > 1 else ANSWER_BYTES_MAX
+            answer = await self._call("GET", _path(kind, namespace), query=query, bytes_max=most)
         except AnswerTooLarge:
             if limit == 1:
                 raise
-            return await self._page(kind, namespace, limit // 4 or 1, token, selector, fields)
+            return await self._page(
+                kind, namespace, limit // 4 or 1, token, selector, fields, bytes_max
+            )
         meta = answer.get("metadata") or {}
         return _items(kind, answer), meta.get("continue") or "", meta.get("resourceVersion") or ""
 
@@ -315,7 +329,9 @@ class KubeClient:
         found: list[Body] = []
         token = ""
         while True:
-            page, token, _ = await self._page(kind, None, PAGE_OBJECTS, token, selector, "")
+            page, token, _ = await self._page(
+                kind, None, PAGE_OBJECTS, token, selector, "", PAGE_BYTES_MAX
+            )
             found += page
             if not token:
                 return found
@@ -414,6 +430,7 @@ class KubeClient:
         body: Body | None = None,
         content_type: str = "application/json",
         accept: str = "application/json",
+        bytes_max: int = ANSWER_BYTES_MAX,
     ) -> Body:
         headers = {"Accept": accept}
         if body is not None:
@@ -430,9 +447,9 @@ class KubeClient:
             response = await self._api.call_api(
                 method, url, sent, body, _request_timeout=REQUEST_SECONDS
             )
-            raw = await whole_body(response.response, ANSWER_BYTES_MAX)
+            raw = await whole_body(response.response, bytes_max)
         if raw is None:
-            words = f"the answer has more than {ANSWER_BYTES_MAX} bytes"
+            words = f"the answer has more than {bytes_max} bytes"
             raise AnswerTooLarge(f"{method} {path}: {words}", words)
         return _answer(method, path, response.status, raw)
 

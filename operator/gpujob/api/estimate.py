@@ -27,8 +27,9 @@ class EstimateQuestion(Model):
     )
 
     version: Literal[1]
-    namespace: Annotated[str, Field(max_length=63, examples=["team-a"])] = ""
-    """Where it would be created: what is learnt of a namespace's jobs holds only for these."""
+    namespace: Annotated[str, Field(max_length=63, examples=["team-a"])]
+    """Where it would be created: what is learnt of a namespace's jobs holds only for these, and
+    each namespace has its own share of the answers."""
     spec: GpuJobSpec
 
 

@@ -25,12 +25,12 @@ from gpujob.web.rate_limit import RateLimit
 from gpujob.web.token_reviews import TokenReviews
 
 PER_SECOND, AT_ONCE = 0.5, 10
-"""The limit of all callers together. An estimate may need a search, and so do waiting jobs."""
+"""The limit of one namespace. An estimate may need a search, and so do waiting jobs."""
 
 BOUNDS = Bounds(values=10_000, depth=32, digits=400)
 
 WorldNow = Callable[[], World]
-QuotesFor = Callable[[GpuJobSpec], Awaitable[Quotes | Unavailable]]
+QuotesFor = Callable[[GpuJobSpec, str], Awaitable[Quotes | Unavailable]]
 
 
 def estimates_route(
@@ -42,10 +42,10 @@ def estimates_route(
     async def estimate(request: Request) -> Response:
         await reviews.demand(request)
         asked = await read_body(request, ESTIMATE_BYTES_MAX, _read)
-        if wait := limit.take("all"):
+        if wait := limit.take(asked.namespace):
             words = f"too many estimates were requested; try again in {ceil(wait)} s"
             raise Problem(429, words, headers={"Retry-After": str(ceil(wait))})
-        found = await quotes(asked.spec)
+        found = await quotes(asked.spec, asked.namespace)
         told = forecast(world(), asked.spec, found, namespace=asked.namespace)
         return JSONResponse(told.wire())
 

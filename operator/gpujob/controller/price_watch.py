@@ -5,6 +5,7 @@ again when the answer has come. Only this module searches.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -48,7 +49,7 @@ unless the request never arrived."""
 ESTIMATE_SECONDS = 25.0
 """How long an estimate waits for prices."""
 ESTIMATES_MAX = 4
-"""More searches than this do not wait for estimates: there is no time for them anyway."""
+"""More estimates of one namespace do not wait for searches: there is no time for them anyway."""
 
 log = structlog.get_logger("gpujob.prices")
 
@@ -76,6 +77,8 @@ class PriceWatch:
         """The passes that wait for a search."""
         self._served: dict[str, float] = {}
         """When a search was last made for each namespace."""
+        self._estimating: Counter[str] = Counter()
+        """How many estimates of each namespace wait."""
         self._wanted = asyncio.Event()
         self._answered = asyncio.Event()
         self._taken: dict[int, float] = {}
@@ -121,14 +124,20 @@ class PriceWatch:
             self._keys.setdefault(search, set()).add(key)
         return None
 
-    async def estimate(self, spec: GpuJobSpec) -> Quotes | Unavailable:
+    async def estimate(self, spec: GpuJobSpec, namespace: str) -> Quotes | Unavailable:
         """Returns offers for a job's needs; waits for them if they have to be asked for."""
-        waiting = sum(want.namespaces == {""} for want in self._wants.values())
-        with suppress(TimeoutError):
-            async with asyncio.timeout(ESTIMATE_SECONDS if waiting < ESTIMATES_MAX else 0):
-                while (found := self.quotes(spec, namespace="")) is None:
+        is_early = self._estimating[namespace] < ESTIMATES_MAX
+        self._estimating[namespace] += 1
+        try:
+            async with asyncio.timeout(ESTIMATE_SECONDS if is_early else 0):
+                while (found := self.quotes(spec, namespace=namespace)) is None:
                     await self._answered.wait()
                 return found
+        except TimeoutError:
+            pass
+        finally:
+            self._estimating[namespace] -= 1
+            self._estimating += Counter()  # Drops what is zero.
         words = "the market has not answered yet, because many searches are waiting; ask again"
         return Unavailable(Reason.AWAITING_OFFERS, words)
 

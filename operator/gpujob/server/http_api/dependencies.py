@@ -22,6 +22,7 @@ from gpujob.server.http_api.callers import Caller, Callers
 from gpujob.server.http_api.open_streams import OpenStreams
 from gpujob.web.bodies import JSON
 from gpujob.web.problems import TITLES, Problem
+from gpujob.web.turns import Turns
 
 JOBS, NODES, LOGS = "gpujob.dev/gpujobs", "gpujob.dev/gpunodes", "/pods/log"
 """Resources, as RBAC names them."""
@@ -38,6 +39,8 @@ class Backend:
     controller: ControllerClient
     nobody_leads: Callable[[], bool]
     streams: OpenStreams = field(default_factory=OpenStreams)
+    lists: Turns = field(default_factory=lambda: Turns(at_once=4, of_one=1, waiting=16))
+    """Of each namespace; a page of large objects takes tens of megabytes until it is sent."""
 
 
 async def _backend(request: Request) -> Backend:

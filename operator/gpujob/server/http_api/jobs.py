@@ -13,6 +13,7 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.server.http_api.bodies import NewJob, read_body
 from gpujob.server.http_api.dependencies import (
     JOBS,
+    Backend,
     BackendDep,
     CallerDep,
     JobName,
@@ -69,11 +70,12 @@ def _changed(version: str) -> Problem:
 
 
 async def _page(
-    kube: KubeClient, namespace: str | None, page: Paging, selector: str
+    backend: Backend, namespace: str | None, page: Paging, selector: str
 ) -> JSONResponse:
-    found, following = await page.fetch(kube, "GpuJob", namespace, selector)
-    shown: Body = {"items": [job_document(one) for one in found]}
-    return JSONResponse(shown | ({"nextCursor": following} if following else {}))
+    async with backend.lists.turn(namespace or ""):
+        found, following = await page.fetch(backend.kube, "GpuJob", namespace, selector)
+        shown: Body = {"items": [job_document(one) for one in found]}
+        return JSONResponse(shown | ({"nextCursor": following} if following else {}))
 
 
 @collection.get(
@@ -84,7 +86,7 @@ async def _page(
 )
 async def list_all_jobs(backend: BackendDep, page: PagingDep, selector: SelectorDep) -> Response:
     """Lists the jobs of all namespaces."""
-    return await _page(backend.kube, None, page, selector)
+    return await _page(backend, None, page, selector)
 
 
 @collection.get(
@@ -97,7 +99,7 @@ async def list_jobs(
     backend: BackendDep, namespace: Namespace, page: PagingDep, selector: SelectorDep
 ) -> Response:
     """Lists the jobs of a namespace."""
-    return await _page(backend.kube, namespace, page, selector)
+    return await _page(backend, namespace, page, selector)
 
 
 @collection.post(

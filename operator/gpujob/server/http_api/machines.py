@@ -3,10 +3,10 @@
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from gpujob.adapters.kube import KubeClient
 from gpujob.api.gpunode import GpuNode
 from gpujob.server.http_api.dependencies import (
     NODES,
+    Backend,
     BackendDep,
     Namespace,
     Paging,
@@ -20,11 +20,12 @@ from gpujob.server.http_api.documents import MachinePage, machine_document, wire
 router = APIRouter(tags=["machines"])
 
 
-async def _page(kube: KubeClient, namespace: str | None, page: Paging) -> JSONResponse:
-    found, following = await page.fetch(kube, "GpuNode", namespace)
-    nodes = [GpuNode.model_validate(one) for one in found]
-    machines = [machine_document(node) for node in nodes if node.status.may_cost]
-    return JSONResponse(wire(MachinePage(items=machines, next_cursor=following)))
+async def _page(backend: Backend, namespace: str | None, page: Paging) -> JSONResponse:
+    async with backend.lists.turn(namespace or ""):
+        found, following = await page.fetch(backend.kube, "GpuNode", namespace)
+        nodes = [GpuNode.model_validate(one) for one in found]
+        machines = [machine_document(node) for node in nodes if node.status.may_cost]
+        return JSONResponse(wire(MachinePage(items=machines, next_cursor=following)))
 
 
 @router.get(
@@ -35,7 +36,7 @@ async def _page(kube: KubeClient, namespace: str | None, page: Paging) -> JSONRe
 )
 async def list_all_machines(backend: BackendDep, page: PagingDep) -> Response:
     """Lists the machines of all namespaces that cost something now."""
-    return await _page(backend.kube, None, page)
+    return await _page(backend, None, page)
 
 
 @router.get(
@@ -46,4 +47,4 @@ async def list_all_machines(backend: BackendDep, page: PagingDep) -> Response:
 )
 async def list_machines(backend: BackendDep, namespace: Namespace, page: PagingDep) -> Response:
     """Lists the machines of a namespace that cost something now."""
-    return await _page(backend.kube, namespace, page)
+    return await _page(backend, namespace, page)

@@ -1,7 +1,7 @@
 """The routes of streams: the changes of jobs, and the log of one job."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response, StreamingResponse
 
 from gpujob.adapters.errors import Invalid, ObjectGone
-from gpujob.adapters.kube import Body, KubeClient
+from gpujob.adapters.kube import PAGE_OBJECTS, Body, KubeClient
 from gpujob.api.gpujob import ATTEMPTS_MAX
 from gpujob.api.meta import LABEL_JOB
 from gpujob.core.job.plan import node_name
@@ -30,6 +30,8 @@ from gpujob.web.problems import Problem
 
 router = APIRouter(tags=["jobs"])
 
+PAGE_BYTES_MAX = 1 << 19
+"""Each stream that is read slowly holds a page of its list."""
 STREAM_SECONDS = 600
 """How long a stream lasts at most; a caller who wants more asks again."""
 
@@ -66,21 +68,54 @@ def _event(kind: str, number: str, document: Body) -> bytes:
 async def _job_events(
     kube: KubeClient, namespace: str, version: str
 ) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Watches jobs from a version on; without one, their list comes first."""
-    known: list[bytes] = []
-    token, begins = "", not version
-    while begins or token:
-        items, token, version = await kube.page("GpuJob", namespace, limit=500, token=token)
-        known += [
-            _event("added", one["metadata"]["resourceVersion"], job_document(one)) for one in items
-        ]
-        begins = False
+    """Watches jobs from a version on; without one, their list comes first.
+
+    The list is read as it is sent, so that no more than a page of it is held.
+    """
+    if version:
+        async with _changes(kube, namespace, version) as changes:
+            yield changes
+        return
+    first = await _page(kube, namespace, "")
+
+    async def all_events() -> AsyncGenerator[bytes, None]:
+        items, token, listed = first
+        for item in items:
+            yield item
+        while token:
+            items, token, listed = await _page(kube, namespace, token)
+            for item in items:
+                yield item
+        async with _changes(kube, namespace, listed) as changes:
+            async for change in changes:
+                yield change
+
+    events = all_events()
+    try:
+        yield events
+    finally:
+        await events.aclose()
+
+
+async def _page(kube: KubeClient, namespace: str, token: str) -> tuple[list[bytes], str, str]:
+    items, token, version = await kube.page(
+        "GpuJob", namespace, limit=PAGE_OBJECTS, token=token, bytes_max=PAGE_BYTES_MAX
+    )
+    events = [
+        _event("added", one["metadata"]["resourceVersion"], job_document(one)) for one in items
+    ]
+    return events, token, version
+
+
+@asynccontextmanager
+async def _changes(
+    kube: KubeClient, namespace: str, version: str
+) -> AsyncIterator[AsyncIterator[bytes]]:
     watching = kube.watch("GpuJob", namespace, version=version, seconds=STREAM_SECONDS)
     async with watching as changes:
 
         async def events() -> AsyncIterator[bytes]:
-            for event in (*known, _event("listed", version, {})):
-                yield event
+            yield _event("listed", version, {})
             async for change in changes:
                 stored, kind = change["object"], change["type"]
                 document = {} if kind == "BOOKMARK" else job_document(stored)
@@ -117,7 +152,7 @@ async def watch_jobs(
         # The stream then begins with a list.
         await backend.callers.demand(caller, "list", JOBS, namespace)
     events = _job_events(backend.kube, namespace, last_event_id or "")
-    return await backend.streams.answer(caller.name, events, "text/event-stream")
+    return await backend.streams.answer(caller.name, namespace, events, "text/event-stream")
 
 
 @router.get(
@@ -166,6 +201,8 @@ async def read_log(
         namespace, pod_name, CONTAINER, follow=follow, tail=tail_lines, seconds=STREAM_SECONDS
     )
     try:
-        return await backend.streams.answer(caller.name, text, "text/plain; charset=utf-8")
+        return await backend.streams.answer(
+            caller.name, namespace, text, "text/plain; charset=utf-8"
+        )
     except (ObjectGone, Invalid):
         raise absent from None
