@@ -103,7 +103,9 @@ class CommandLine:
 def vastai(programs: Path, simulator: Simulator, tmp_path: Path) -> Iterator[CommandLine]:
     """The official command line with the account's key."""
     home = tmp_path / "home"
-    home.mkdir()
+    for folder in (".config", ".cache", ".local/state"):
+        # Two of its processes that begin at once fail over a folder that both would make.
+        (home / folder / "vastai").mkdir(parents=True)
     made = CommandLine(programs, home, simulator.url)
     made.alone("set", "api-key", KEY)
     yield made
