@@ -3252,7 +3252,8 @@ def first_failure(copy: Path, stages: Iterable[tuple[str, ...]]) -> str | None:
             text=True,
         )
         found = re.search(r"^FAILED (\S+?\.py::.+?)( - .*)?$", done.stdout, re.MULTILINE)
-        if done.returncode == 1 and found:
+        # Several processes that stop at a failure call themselves interrupted.
+        if done.returncode in (1, 2) and found:
             return found[1]
         if done.returncode != 0:
             raise NotRun(f"{' '.join(stage)}:\n{done.stdout}{done.stderr}")
