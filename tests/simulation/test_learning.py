@@ -20,7 +20,7 @@ from gpujob.api.gpujobprofile import GpuJobProfileSpec
 from gpujob.api.gpunode import GpuNode
 from gpujob.controller import profile_book
 from gpujob.controller.profile_book import ProfileBook
-from gpujob.core.cost.experience import Bound
+from gpujob.core.cost.experience import Bound, Experience
 from gpujob.core.cost.profile import profile_name
 from gpujob.core.cost.template import stored_template, template_of
 
@@ -455,5 +455,27 @@ def test_a_node_that_is_taken_away_was_cut_short() -> None:
         await book.keep()
         (body,) = (b for b in kube.of_kind("GpuJobProfile") if b["spec"].get("template"))
         assert [(one["outcome"], one["seconds"]) for one in body["spec"]["runs"]] == [("Cut", 660)]
+
+    play(life)
+
+
+def test_a_fault_of_the_estimator_ends_no_pass_and_admits_nothing() -> None:
+    """Machines are looked at all the same; what was learnt is read anew."""
+
+    class Broken(Experience):
+        def began(self, *_: Any) -> Any:
+            raise ZeroDivisionError
+
+    async def life() -> None:
+        kube = ModelKube(Chance(0, level=0.0))
+        book = a_book(kube)
+        book.experience = Broken()
+        node = ended_node(1, digest=1)
+        status = node.status.model_copy(update={"end": None})
+        book.see(node.model_copy(update={"status": status}))
+        assert book.experience is None
+        await book.load()
+        book.see(node.model_copy(update={"status": status}))
+        assert book.experience is not None
 
     play(life)

@@ -13,7 +13,7 @@ anew. What was deleted is forgotten, also as far as nodes still show it.
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
@@ -89,9 +89,17 @@ class ProfileBook:
     # --- Facts ------------------------------------------------------------------------------
 
     def see(self, node: GpuNode) -> None:
-        """Learns from a stored node; each run once, however often its node is seen."""
-        if self.experience is not None and (run := run_of(node)) is not None:
-            self._take(self.experience, run)
+        """Learns from a stored node; each run once, however often its node is seen.
+
+        Never raises: the passes over a machine do not depend on it. What is learnt is then read
+        anew, and nothing is known until that succeeds.
+        """
+        try:
+            if self.experience is not None and (run := run_of(node)) is not None:
+                self._take(self.experience, run)
+        except Exception:
+            log.exception("run_not_learnt", node=node.metadata.name)
+            self.experience = None
 
     def forget(self, node_uid: str) -> None:
         """Takes the run of a node that is gone for cut short, unless it has ended."""
@@ -129,7 +137,8 @@ class ProfileBook:
         if lesson is None:
             return
         kept = learnt_run(run, lesson)
-        self._unwritten[run.template].append(kept)
+        # A template's profile lies in its namespace, and need not repeat it.
+        self._unwritten[run.template].append(kept.model_copy(update={"namespace": None}))
         self._unwritten_shared.append(kept)
 
     # --- Reading ----------------------------------------------------------------------------
@@ -280,13 +289,15 @@ class ProfileBook:
         except ClusterError as error:
             log.warning("profiles_not_checked", problem=str(error))
             return
+        if (experience := self.experience) is None:
+            return
         oldest = self._now() - self._kept
         self._over = {uid: at for uid, at in self._over.items() if at > oldest}
         for template in [*self._unwritten]:
-            await self._try_to_write(template)
+            await self._try_to_write(experience, template)
         if self._unwritten_shared:
             new = tuple(self._unwritten_shared)
-            if await self._write(self._shared_at, None, new):
+            if await self._write(experience, self._shared_at, None, new):
                 self._unwritten_shared = [one for one in self._unwritten_shared if one not in new]
 
     async def _is_changed(self) -> bool:
@@ -329,9 +340,9 @@ class ProfileBook:
             # Its namespace goes, or somebody was faster.
             log.info("profile_not_emptied", namespace=place[0], profile=place[1], why=str(error))
 
-    async def _try_to_write(self, template: Template) -> None:
+    async def _try_to_write(self, experience: Experience, template: Template) -> None:
         new = tuple(self._unwritten[template])
-        if not await self._write(_place(template), template, new):
+        if not await self._write(experience, _place(template), template, new):
             # It may be that its namespace is gone: no more is held of it than is stored.
             self._unwritten[template] = self._unwritten[template][-TEMPLATE_RUNS_KEPT:]
             return
@@ -342,18 +353,20 @@ class ProfileBook:
             del self._unwritten[template]
 
     async def _write(
-        self, place: Place, template: Template | None, new: tuple[LearntRun, ...]
+        self,
+        experience: Experience,
+        place: Place,
+        template: Template | None,
+        new: tuple[LearntRun, ...],
     ) -> bool:
         """Adds runs to a profile as it is stored now; returns whether that need not be repeated."""
-        assert self.experience is not None, "nothing is learnt before"
         kept = SHARED_RUNS_KEPT if template is None else TEMPLATE_RUNS_KEPT
         now = self._now()
         try:
             body = await self._kube.find(KIND, *place)
             held = profile_of(None if body is None else read_profile(body)).with_runs(new, kept)
-            bound = None if template is None else self._tell(self.experience, template)
-            own = held if template is None else _without_namespaces(held)
-            spec = written(own, template=template, bound_seconds=bound, now=now)
+            bound = None if template is None else self._tell(experience, template)
+            spec = written(held, template=template, bound_seconds=bound, now=now)
             if body is not None:
                 after = await self._kube.replace(KIND, body | {"spec": spec})
                 self._stored.versions[place] = after["metadata"]["resourceVersion"]
@@ -408,9 +421,3 @@ class ProfileBook:
 
 def _place(template: Template) -> Place:
     return template.tenant, profile_name(template)
-
-
-def _without_namespaces(profile: Profile) -> Profile:
-    """A template's profile lies in its namespace, and need not repeat it."""
-    runs = tuple(one.model_copy(update={"namespace": None}) for one in profile.runs)
-    return replace(profile, runs=runs)

@@ -13,8 +13,8 @@ from gpujob.api.reasons import Reason
 from gpujob.core.cost.experience import Outcome, outcome_by_itself
 from gpujob.core.cost.template import Template, stored_template
 
-_BY_ITSELF = frozenset({Reason.COMPLETED, Reason.OUTPUT_LOST})
-_STOPPED = frozenset(
+_BY_ITSELF: frozenset[str] = frozenset({Reason.COMPLETED, Reason.OUTPUT_LOST})
+_STOPPED: frozenset[str] = frozenset(
     {
         Reason.BUDGET_EXHAUSTED,
         Reason.DEADLINE_EXCEEDED,
@@ -23,7 +23,7 @@ _STOPPED = frozenset(
     }
 )
 """A limit ended it: it would have run longer, nobody knows how long."""
-_NEVER_RAN = frozenset({Reason.IMAGE_UNUSABLE, Reason.PULL_FAILED})
+_NEVER_RAN: frozenset[str] = frozenset({Reason.IMAGE_UNUSABLE, Reason.PULL_FAILED})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,8 @@ def run_of(node: GpuNode) -> Run | None:
     uid, template = node.metadata.uid, stored_template(node.metadata.namespace, rent.template)
     earlier = rent.earlier_run_seconds + status.earlier_run_seconds
     if (over := _end(node)) is not None:
-        at, reason, ran, exit_code = over
-        outcome = _outcome(reason, seconds=earlier + ran, exit_code=exit_code)
+        at, reason, ran = over
+        outcome = _outcome(reason, earlier + ran)
         if outcome is Outcome.CUT and not earlier + ran:
             return None
         seconds = max(earlier + ran, 1)
@@ -75,26 +75,27 @@ def run_of(node: GpuNode) -> Run | None:
     return Run(node_uid=uid, template=template, started=started)
 
 
-def _end(node: GpuNode) -> tuple[datetime, Reason, int, int | None] | None:
-    """Returns when the run ended, why, after how long on this machine since its last interruption,
-    and with which exit code. Copying the files of a workload that has ended is no part of it.
+def _end(node: GpuNode) -> tuple[datetime, str, int] | None:
+    """Returns when the run ended, why, and after how long on this machine since its last
+    interruption. Copying the files of a workload that has ended is no part of it.
     """
     status, run = node.status, node.status.run
     stop, end = status.stop, status.end
     if stop is not None and stop.run_seconds is not None:
-        return stop.at, Reason(stop.reason), stop.run_seconds, stop.exit_code
+        return stop.at, stop.reason, stop.run_seconds
     if end is None or (run is None and status.interruptions is None):
         return None
-    return end.at, Reason(end.reason), (run.seconds or 0) if run else 0, end.exit_code
+    return end.at, end.reason, (run.seconds or 0) if run else 0
 
 
-def _outcome(reason: Reason, *, seconds: int, exit_code: int | None) -> Outcome:
+def _outcome(reason: str, seconds: int) -> Outcome:
+    """Returns what a reason says of the run; one of another release says that it ran so long."""
     if reason in _NEVER_RAN:
         return Outcome.VOID
     if reason in _STOPPED:
         return Outcome.STOPPED
     if reason in _BY_ITSELF:
         return Outcome.ENDED
-    if reason is Reason.WORKLOAD_FAILED:
+    if reason == Reason.WORKLOAD_FAILED:
         return outcome_by_itself(failed=True, run_seconds=seconds)
     return Outcome.CUT
