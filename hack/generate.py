@@ -21,6 +21,7 @@ NOTHING_ASKED: Any = {
     "callers": None,
     "notes": None,
     "controller": None,
+    "mark_keys": None,
     "shows_cause": False,
 }
 """Arguments of an API application that is only asked for its routes."""

@@ -559,7 +559,7 @@ def test_the_api_gets_what_its_callers_may_ask_for_and_no_more(programs: Path) -
         if rule["resources"] == ["secrets"]
         for name in rule["resourceNames"]
     ]
-    assert read == ["gpujob-server-tls", "gpujob-api-tokens"]
+    assert read == ["gpujob-server-tls", "gpujob-api-tokens", "gpujob-api-marks"]
     assert "GPUJOB_API" not in rendered(programs)
 
 
@@ -832,7 +832,7 @@ def test_whoever_names_the_accounts_is_obeyed_everywhere(programs: Path) -> None
         ("gpujob", "platform"),
         ("gpujob-server", "platform-server"),
     }
-    assert text.count("system:serviceaccount:system:platform'") == 6
+    assert text.count("system:serviceaccount:system:platform'") == 7
     assert "system:serviceaccount:system:gpujob" not in text
 
 
@@ -1103,6 +1103,7 @@ def test_what_concerns_jobs_concerns_the_named_namespaces(programs: Path) -> Non
         "system-gpujob-drivers": served,
         "system-gpujob-pods": served,
         "system-gpujob-jobs": served,
+        "system-gpujob-marks": served,
         "system-gpujob-secrets": [*served, "system"],
     }
     for name in ("system-gpujob", "system-gpujob-server", "system-gpujob-drivers"):

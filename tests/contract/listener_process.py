@@ -19,6 +19,7 @@ from gpujob.core.limits import Limits
 from gpujob.server.admission import admission_app
 from gpujob.server.http_api.app import api_app
 from gpujob.server.http_api.callers import Callers
+from gpujob.server.http_api.idempotency import MarkKeys
 from gpujob.web.listener import http_server
 
 NOBODY: Any = None
@@ -46,6 +47,7 @@ def application(name: str, token: str) -> ASGIApp:
                 callers=Callers(NOBODY, clock, SecretStr(token)),
                 notes=lambda: None,
                 controller=NOBODY,
+                mark_keys=MarkKeys(SystemClock()),
             )
         case "transport":
             return transport_app(

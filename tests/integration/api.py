@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretBytes
 from tests.integration.parts import (
     AUDIENCE,
     AdmissionServer,
@@ -25,6 +26,7 @@ from tests.integration.parts import (
 
 from gpujob.adapters import pki
 from gpujob.core.api_tokens import digest_of, token_of
+from gpujob.core.mark_keys import MarkKey, data_of
 from localcluster.control_plane import ControlPlane, free_port
 
 INTERNALS = re.compile(
@@ -163,6 +165,8 @@ def api_server(
     encoded = {name: base64.b64encode(text.encode()).decode() for name, text in texts.items()}
     kubectl.client.apply(secret("gpujob-server-tls", encoded))
     kubectl.client.apply(secret("gpujob-api-tokens", dict(entries)))
+    mark_key = MarkKey(datetime.now(UTC), SecretBytes(secrets.token_bytes(32)))
+    kubectl.client.apply(secret("gpujob-api-marks", data_of((mark_key,))))
     port = free_port()
     config = operators_config(plane, folder / "server.kubeconfig", account="gpujob-server")
     told = {
@@ -175,10 +179,11 @@ def api_server(
     api = Api(port, certificate.authority, "", kubectl, server)
     try:
         eventually("the API knows its tokens", lambda: f'"tokens": {len(entries)}' in server.log)
+        eventually("the API has the keys of its marks", lambda: "mark_keys_read" in server.log)
         eventually("the API answers", api.answers)
         yield api
     finally:
         server.stop()
         print(f"--- server's log\n{server.log[-5000:]}")
-        for name in ("gpujob-server-tls", "gpujob-api-tokens"):
+        for name in ("gpujob-server-tls", "gpujob-api-tokens", "gpujob-api-marks"):
             kubectl("delete", "secret", name, "-n", "gpujob-system")

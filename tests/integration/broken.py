@@ -25,6 +25,7 @@ from gpujob.core.limits import Limits
 from gpujob.server.admission import admission_app
 from gpujob.server.http_api.app import api_app
 from gpujob.server.http_api.callers import Callers
+from gpujob.server.http_api.idempotency import MarkKeys
 from gpujob.server.main import probes
 from gpujob.web import bodies, listener
 from gpujob.web.token_reviews import TokenReviews
@@ -67,7 +68,12 @@ def applications(token: str, cut_off: KubeClient) -> dict[str, Any]:
     def api(kube: Any, controller: Any) -> Any:
         callers = Callers(kube, clock, SecretStr(token))
         return api_app(
-            kube=kube, clock=clock, callers=callers, notes=lambda: None, controller=controller
+            kube=kube,
+            clock=clock,
+            callers=callers,
+            notes=lambda: None,
+            controller=controller,
+            mark_keys=MarkKeys(clock),
         )
 
     def transport(kube: Any) -> Any:

@@ -7,18 +7,23 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import yaml
+from pydantic import SecretBytes
 from tests.integration.api import BOOTSTRAP, INTERNALS, JOBS, SPEC, TOKENS, Api, record
+from tests.integration.client import path_of
 from tests.integration.conftest import fresh_namespace
 from tests.integration.parts import AdmissionServer, eventually, operators_config, unsigned
 from tests.integration.proxy import proxy
 
 from gpujob.core.api_tokens import token_of
+from gpujob.core.mark_keys import LIFE, OVERLAP, MarkKey, data_of, keys_in
 from localcluster.control_plane import ControlPlane, free_port
 
 # One server, or more, serve all tests of this module.
@@ -312,6 +317,65 @@ def test_a_request_sent_again_creates_nothing_again(api: Api) -> None:
     assert api("POST", JOBS, other, idempotency_key="k-2").status == 201
     assert api.create("train").status == 409
     assert api.create("train", idempotency_key="k-3").status == 409
+
+
+def test_no_decoy_is_taken_for_what_a_request_created(api: Api) -> None:
+    """Nobody may set its marks; even if they were copied, the job is not what was asked for."""
+    made = api.create("train", idempotency_key="k-1").body["metadata"]
+    label, digest = "gpujob.dev/idempotency-key", "gpujob.dev/request-digest"
+    marks = {"labels": {label: made["labels"][label]}}
+    marks |= {"annotations": {digest: made["annotations"][digest]}}
+    assert api.create("other", idempotency_key="k-2").body["metadata"]["labels"] != marks["labels"]
+    assert api("DELETE", f"{JOBS}/train").status == 202
+    eventually("it is gone", lambda: api("GET", f"{JOBS}/train").status == 404)
+    decoy = {
+        "apiVersion": "gpujob.dev/v1alpha1",
+        "kind": "GpuJob",
+        "metadata": {"name": "train", "namespace": api.namespace} | marks,
+        "spec": SPEC | {"command": ["steal"]},
+    }
+    told = api.kubectl.run("create", "-f", "-", text=json.dumps(decoy))
+    assert f"only the operator may set {label}, {digest} on a GpuJob" in told.stderr
+    sent = {"metadata": {"name": "train"} | marks, "spec": SPEC}
+    refused = api("POST", JOBS, sent)
+    assert refused.status == 422
+    assert [one["field"] for one in refused.body["errors"]] == [
+        "metadata.labels",
+        "metadata.annotations",
+    ]
+
+    server = "--as=system:serviceaccount:gpujob-system:gpujob-server"
+    api.kubectl("create", server, "-f", "-", text=json.dumps(decoy))
+    assert api.create("train", idempotency_key="k-1").status == 422
+    patch = json.dumps({"metadata": {"labels": {label: "x"}}})
+    where = ("gpujob", "train", "-n", api.namespace, "--type=merge", "-p")
+    assert "only the operator may set" in api.kubectl.run("patch", *where, patch).stderr
+    for kept in ({"labels": {"team": "a"}}, {"labels": {label: None}}):
+        api.kubectl("patch", *where, json.dumps({"metadata": kept}))
+
+
+def test_a_request_is_known_after_its_key_was_replaced(api: Api) -> None:
+    """The key before stays beside the new one."""
+    begun = {"metadata": {"generateName": "train-"}, "spec": SPEC}
+    first = api("POST", JOBS, begun, idempotency_key="k-1")
+    stored = api.kubectl.get("secret", "gpujob-api-marks", "gpujob-system") or {}
+    made = datetime.now(UTC) - 2 * OVERLAP
+    new = MarkKey(made, SecretBytes(secrets.token_bytes(32)))
+    former = replace(keys_in(stored["data"])[0], made_at=made - LIFE)
+    path = path_of("secrets", "gpujob-api-marks", "gpujob-system")
+    assert api.kubectl.client.send("PUT", path, stored | {"data": data_of((new, former))})[0] == 200
+
+    def uses_the_new_key() -> bool:
+        key = secrets.token_hex(4)
+        body = {"metadata": {"generateName": "other-"}, "spec": SPEC}
+        labels = api("POST", JOBS, body, idempotency_key=key).body["metadata"]["labels"]
+        ours = new.mark("label", "token bootstrap", api.namespace, key)
+        return bool(labels["gpujob.dev/idempotency-key"] == ours[:40])
+
+    eventually("the new key is used", uses_the_new_key)
+    again = api("POST", JOBS, begun, idempotency_key="k-1")
+    assert (first.status, again.status) == (201, 200)
+    assert again.body["metadata"]["uid"] == first.body["metadata"]["uid"]
 
 
 def test_a_watch_tells_what_is_and_what_changes(api: Api) -> None:

@@ -38,6 +38,7 @@ from gpujob.core.limits import Limits
 from gpujob.server.admission import admission_app
 from gpujob.server.http_api.app import api_app
 from gpujob.server.http_api.callers import Callers
+from gpujob.server.http_api.idempotency import MarkKeys
 from gpujob.server.main import probes
 from gpujob.web.listener import http_server
 from gpujob.web.token_reviews import TokenReviews
@@ -73,6 +74,7 @@ def applications() -> dict[str, Starlette]:
             callers=Callers(nobody, clock, SecretStr(BOOTSTRAP)),
             notes=lambda: None,
             controller=nobody,
+            mark_keys=MarkKeys(SystemClock()),
         ),
         "transport": transport_app(
             reviews=TokenReviews(nobody, clock, believed_seconds=0, audience=AUDIENCE),

@@ -7,9 +7,11 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from gpujob.adapters.clock import SystemClock
 from gpujob.core.api_tokens import token_of
 from gpujob.server.http_api.app import AT_ONCE, PER_SECOND, api_app
 from gpujob.server.http_api.callers import Callers
+from gpujob.server.http_api.idempotency import MarkKeys
 from gpujob.web.rate_limit import RateLimit
 
 TOKEN = token_of(bytes(range(0, 96, 3)))
@@ -41,6 +43,7 @@ class Api:
             callers=callers,
             notes=lambda: None,
             controller=nobody,
+            mark_keys=MarkKeys(SystemClock()),
         )
 
     def ask(self, path: str, *headers: tuple[bytes, bytes]) -> tuple[int, dict[str, str], Any]:

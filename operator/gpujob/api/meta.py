@@ -16,6 +16,10 @@ FINALIZER = f"{GROUP}/machine"
 ANNOTATION_FINISHED = f"{GROUP}/finished"
 """On a GpuJob that is over: its name and uid. A backup keeps annotations, and drops statuses."""
 
+MARKS_OF_USERS = (ANNOTATION_FINISHED,)
+"""Annotations below GROUP that users may set on a job, because a backup brings them back. There are
+no such labels."""
+
 LABEL_JOB = f"{GROUP}/job"
 LABEL_NODE = f"{GROUP}/node"
 LABEL_COMPONENT = "app.kubernetes.io/component"
@@ -32,8 +36,13 @@ METRICS_AUDIENCE = f"{GROUP}/metrics"
 
 def is_own_key(key: str) -> bool:
     """True for a label or annotation that nobody but the operator sets."""
+    return key in OWN_LABELS or is_below_group(key)
+
+
+def is_below_group(key: str) -> bool:
+    """True for a label or annotation whose domain is ours."""
     domain = key.rpartition("/")[0]
-    return key in OWN_LABELS or domain == GROUP or domain.endswith(f".{GROUP}")
+    return domain == GROUP or domain.endswith(f".{GROUP}")
 
 
 class Model(BaseModel):

@@ -233,12 +233,12 @@ class _TransportTrust:
         if stored is not None:
             await self._kube.replace("ConfigMap", stored | {"data": data})
             return
-        metadata = await _metadata(self._kube, self._namespace, self._name, self._service)
+        metadata = await owned_metadata(self._kube, self._namespace, self._name, self._service)
         body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
         await self._kube.create("ConfigMap", self._namespace, body)
 
 
-async def _metadata(kube: KubeClient, namespace: str, name: str, owner: str | None) -> Body:
+async def owned_metadata(kube: KubeClient, namespace: str, name: str, owner: str | None) -> Body:
     """Returns the metadata of an object that Kubernetes deletes with a Service of the release."""
     body: Body = {"name": name, "namespace": namespace, "labels": {LABEL_MANAGED_BY: MANAGER}}
     if owner is None:
@@ -299,7 +299,7 @@ async def _store(
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "kubernetes.io/tls",
-        "metadata": await _metadata(kube, namespace, listener.secret, listener.owner),
+        "metadata": await owned_metadata(kube, namespace, listener.secret, listener.owner),
         "data": data,
     }
     await kube.create("Secret", namespace, body)

@@ -35,6 +35,7 @@ from gpujob.controller.holds import Holds
 from gpujob.controller.key_secret import KeySecret
 from gpujob.controller.lock_thread import LockThread
 from gpujob.controller.machine_book import MachineBook
+from gpujob.controller.mark_keys import keep_mark_keys
 from gpujob.controller.market_book import MarketBook
 from gpujob.controller.market_watch import MarketWatch
 from gpujob.controller.price_watch import PriceWatch
@@ -283,6 +284,8 @@ class Leader:
         if self._settings.webhook:
             keeping.append(keep_for_ever(*common, webhook_listener(self._kube, self._settings)))
         others += [asyncio.create_task(one, name="certificates") for one in keeping]
+        if self._settings.keeps_mark_keys:
+            others.append(asyncio.create_task(keep_mark_keys(*common), name="mark_keys"))
         first = await first_ended([*ends, holding, serving, *others, *workers])
         self._queue.close()
         self._holds.close()

@@ -55,6 +55,8 @@ class Settings:
     """Secret in this namespace that the API key comes from: it is read again once that changes."""
     webhook: str = ""
     """ValidatingWebhookConfiguration whose certificates are made here; empty if there is none."""
+    keeps_mark_keys: bool = False
+    """Whether keys are made for the HTTP API's marks: only if it is served."""
     job_namespaces: str = ""
     """Namespaces of the jobs that are served, with commas between them; empty: all."""
     cluster_rights: bool = True

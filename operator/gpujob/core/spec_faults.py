@@ -23,7 +23,7 @@ from gpujob.api.gpujob import (
     Claim,
     GpuJobSpec,
 )
-from gpujob.api.meta import is_own_key
+from gpujob.api.meta import MARKS_OF_USERS, is_below_group, is_own_key
 
 DRIVER_BYTES_MAX = 16_384
 """Of `spec.driver`, as JSON: each of its lists is bounded, and all of them full were megabytes."""
@@ -74,6 +74,22 @@ def label_faults(labels: Mapping[str, str]) -> tuple[Fault, ...]:
         return ()
     words = f"have {size} characters; shorten them to {LABELS_LENGTH_MAX}"
     return (Fault("metadata.labels", words),)
+
+
+def mark_faults(metadata: object) -> tuple[Fault, ...]:
+    """Returns the labels and annotations of a new job that only the operator sets.
+
+    Whatever the metadata is: others look at its form.
+    """
+    found = []
+    for field in ("labels", "annotations"):
+        marks = metadata.get(field) if isinstance(metadata, Mapping) else None
+        theirs = MARKS_OF_USERS if field == "annotations" else ()
+        for key in marks if isinstance(marks, Mapping) else ():
+            if is_below_group(key) and key not in theirs:
+                words = f"remove {_shown(key)}: only the operator sets it"
+                found.append(Fault(f"metadata.{field}", words))
+    return tuple(found)
 
 
 def place_faults(namespace: str, own_namespace: str) -> tuple[Fault, ...]:

@@ -19,7 +19,7 @@ from gpujob.adapters.clock import Clock
 from gpujob.api.foreign import Bounds, TooMuch
 from gpujob.api.notes import MarketNotes
 from gpujob.core.admission import Review, review
-from gpujob.core.spec_faults import place_faults
+from gpujob.core.spec_faults import mark_faults, place_faults
 from gpujob.web.bodies import read_body
 from gpujob.web.listener import listener_app
 from gpujob.web.problems import Problem
@@ -40,14 +40,19 @@ class _GroupKind(BaseModel):
     version: str
 
 
+class _User(BaseModel):
+    username: str = ""
+
+
 class _AdmissionRequest(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
     uid: str = Field(min_length=1, max_length=128)
     kind: _GroupKind
     operation: Literal["CREATE", "UPDATE"]
     object: dict[str, Any]
     namespace: str = ""
     name: str = ""
+    user_info: _User = Field(_User(), alias="userInfo")
 
 
 class _AdmissionReview(BaseModel):
@@ -62,19 +67,24 @@ def admission_app(
     market: Callable[[], MarketNotes | None] = lambda: None,
     *,
     own_namespace: str,
+    own_account: str = "",
     nobody_leads: Callable[[], bool] = lambda: False,
 ) -> Starlette:
     """Returns the application that the API server calls; `market` returns the latest notes.
 
-    No job may be in `own_namespace`, the release's. `nobody_leads` says that no controller is there
+    No job may be in `own_namespace`, the release's; only `own_account` of it, which the HTTP API
+    creates jobs as, may mark them as ours. `nobody_leads` says that no controller is there
     to decide on a job.
     """
 
     def judged(raw: bytes) -> tuple[_AdmissionRequest, Review]:
         asked = _read(raw)
         verdict = review(asked.object, market(), now=clock.now(), nobody_leads=nobody_leads())
-        places = place_faults(asked.namespace, own_namespace)
-        return asked, replace(verdict, faults=(*places, *verdict.faults))
+        more = place_faults(asked.namespace, own_namespace)
+        ours = f"system:serviceaccount:{own_namespace}:{own_account}"
+        if asked.operation == "CREATE" and asked.user_info.username != ours:
+            more += mark_faults(asked.object.get("metadata"))
+        return asked, replace(verdict, faults=(*more, *verdict.faults))
 
     async def validate(request: Request) -> Response:
         try:

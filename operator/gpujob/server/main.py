@@ -23,6 +23,7 @@ from gpujob.core.api_tokens import tokens_secret
 from gpujob.server.admission import admission_app
 from gpujob.server.http_api.app import api_app
 from gpujob.server.http_api.callers import Callers
+from gpujob.server.http_api.idempotency import MarkKeys
 from gpujob.server.leadership import Leadership
 from gpujob.server.settings import ServerSettings
 from gpujob.server.tls import Tls
@@ -61,6 +62,7 @@ async def run(settings: ServerSettings) -> int:
         SystemClock(),
         lambda: market.notes,
         own_namespace=settings.namespace,
+        own_account=settings.service_account,
         nobody_leads=lambda: leadership.is_missing,
     )
     admission = http_server(app, settings.listen_host, settings.admission_port, tls.context)
@@ -86,6 +88,7 @@ async def run(settings: ServerSettings) -> int:
             settings.api_bootstrap_token,
             takes_cluster_tokens=settings.api_cluster_tokens,
         )
+        mark_keys = MarkKeys(SystemClock())
         shows_cause = settings.api_mode == "development"
         if shows_cause:
             log.warning("development_mode", effect="error answers include the cause")
@@ -99,6 +102,7 @@ async def run(settings: ServerSettings) -> int:
                 token_file=Path(settings.token_file),
                 authorities_file=Path(settings.authorities_file),
             ),
+            mark_keys=mark_keys,
             nobody_leads=lambda: leadership.is_missing,
             shows_cause=shows_cause,
         )
@@ -110,6 +114,10 @@ async def run(settings: ServerSettings) -> int:
         tasks += [
             asyncio.create_task(serve(api), name="api"),
             asyncio.create_task(following, name="tokens"),
+            asyncio.create_task(
+                mark_keys.follow(kube, settings.namespace, settings.name, settings.look_seconds),
+                name="mark_keys",
+            ),
         ]
     log.info("server_started")
     ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -27,6 +27,8 @@ class ServerSettings:
     """The name of the release."""
     job_namespaces: str = ""
     """Namespaces whose jobs the HTTP API serves, with commas between them; empty: all."""
+    service_account: str = "gpujob-server"
+    """The account that this program runs as: it alone may create jobs with the HTTP API's marks."""
     admission_port: int = 8443
     probes_port: int = 8081
     listen_host: str = ""

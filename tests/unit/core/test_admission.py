@@ -15,7 +15,7 @@ from gpujob.core.admission import Review
 from gpujob.core.cost.template import template_of
 from gpujob.core.market.floors import lowered
 from gpujob.core.market.gpu_models import KNOWN
-from gpujob.core.spec_faults import place_faults
+from gpujob.core.spec_faults import mark_faults, place_faults
 
 NOTES = MarketNotes(
     overhead_seconds=1400,
@@ -190,6 +190,21 @@ def test_a_list_without_end_is_cut() -> None:
     words = review(body(args=["\0"] * 256)).words
 
     assert words.endswith("and 236 more")
+
+
+def test_only_the_operator_marks_a_job_as_its_own() -> None:
+    """But what a backup brings back passes; and so do others' marks that look like ours."""
+    ours = {"gpujob.dev/idempotency-key": "x", "a.gpujob.dev/b": "x"}
+    theirs = {"gpujob.development/x": "x", "team": "x", "mygpujob.dev/x": "x"}
+    kept = {"gpujob.dev/finished": "train/uid"}
+
+    found = mark_faults({"labels": ours | theirs, "annotations": ours | theirs | kept})
+
+    assert [one.field for one in found] == ["metadata.labels"] * 2 + ["metadata.annotations"] * 2
+    assert "gpujob.dev/idempotency-key" in found[0].message
+    assert mark_faults({"annotations": kept}) == ()
+    assert len(mark_faults({"labels": kept})) == 1
+    assert mark_faults(None) == mark_faults([]) == mark_faults({"labels": None}) == ()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from gpujob.server.http_api.callers import Callers
 from gpujob.server.http_api.dependencies import Backend
 from gpujob.server.http_api.failures import failure_problem, on_wrong_parameters
 from gpujob.server.http_api.guard import AccessLog, Guard
+from gpujob.server.http_api.idempotency import MarkKeys
 from gpujob.server.http_api.openapi import openapi
 from gpujob.web.bodies import HeldBodies
 from gpujob.web.problems import LastResort, on_http_exception
@@ -38,6 +39,7 @@ def api_app(
     callers: Callers,
     notes: Callable[[], MarketNotes | None],
     controller: ControllerClient,
+    mark_keys: MarkKeys,
     nobody_leads: Callable[[], bool] = lambda: False,
     shows_cause: bool = False,
 ) -> FastAPI:
@@ -72,6 +74,7 @@ def api_app(
         callers=callers,
         notes=notes,
         controller=controller,
+        mark_keys=mark_keys,
         nobody_leads=nobody_leads,
     )
     for router in ROUTERS:

@@ -19,6 +19,7 @@ from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.notes import MarketNotes
 from gpujob.server.http_api.bodies import YAML, NewJob
 from gpujob.server.http_api.callers import Caller, Callers
+from gpujob.server.http_api.idempotency import MarkKeys
 from gpujob.server.http_api.open_streams import OpenStreams
 from gpujob.web.bodies import JSON
 from gpujob.web.problems import TITLES, Problem
@@ -38,6 +39,7 @@ class Backend:
     notes: Callable[[], MarketNotes | None]
     controller: ControllerClient
     nobody_leads: Callable[[], bool]
+    mark_keys: MarkKeys
     streams: OpenStreams = field(default_factory=OpenStreams)
     lists: Turns = field(default_factory=lambda: Turns(at_once=4, of_one=1, waiting=16))
     """Of each namespace; a page of large objects takes tens of megabytes until it is sent."""

@@ -128,7 +128,9 @@ async def create_job(
         if once is None:
             made = await backend.kube.create_strictly("GpuJob", namespace, body)
         else:
-            made, is_new = await once.create(backend.kube, caller, namespace, body)
+            made, is_new = await once.create(
+                backend.kube, backend.mark_keys, caller, namespace, body
+            )
             if not is_new:
                 return JSONResponse(job_document(made), 200, etag(made))
     except ObjectGone:
