@@ -1,5 +1,6 @@
 """What comments and pages refer to is there."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -63,3 +64,49 @@ def test_each_file_that_the_decisions_name_exists() -> None:
 
     assert named
     assert [one for one in named if not any((root / one).exists() for root in roots)] == []
+
+
+SECURITY = (".github/SECURITY.md", "helm/gpujob/THREAT-MODEL.md")
+TEST = re.compile(r"`(test_\w+)`")
+CHOICE = re.compile(r'-k "([^"]+)"')
+
+
+@pytest.mark.parametrize("page", SECURITY)
+def test_each_test_that_shows_a_promise_is_there(page: str) -> None:
+    """A page that names a test which is gone promises what nobody has seen."""
+    named = TEST.findall((OPERATOR.parent / page).read_text())
+
+    assert named
+    assert [one for one in named if one not in _parts_of_tests()] == []
+
+
+def test_each_requirements_command_runs_its_proof() -> None:
+    """All of the tests that its row names, but for those in the demo; and it chooses nothing else
+    by a name that is gone.
+    """
+    rows = [
+        line.split(" | ")
+        for line in (OPERATOR.parent / SECURITY[0]).read_text().splitlines()
+        if line.startswith("| SR-")
+    ]
+    assert len(rows) == 10
+    for name, _, _, proof, command, _ in rows:
+        (choice,) = CHOICE.findall(command)
+        words = choice.split(" or ")
+        chosen = {one for one in _parts_of_tests() if any(word in one for word in words)}
+        needed = set(re.findall(r"`(test_\w+)`(?! \(in the demo\))", proof))
+        assert needed - chosen == set(), name
+        assert [word for word in words if not any(word in one for one in needed)] == [], name
+        parts = {_parts_of_tests()[one] for one in needed}
+        assert parts <= set(re.findall(r"\w+", command)), name
+
+
+@functools.cache
+def _parts_of_tests() -> dict[str, str]:
+    """Returns the part of each test."""
+    folder = OPERATOR.parent / "tests"
+    return {
+        name: file.relative_to(folder).parts[0]
+        for file in sorted(folder.rglob("test_*.py"))
+        for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
