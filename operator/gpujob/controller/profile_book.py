@@ -12,7 +12,8 @@ anew. What was deleted is forgotten, also as far as nodes still show it.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -26,7 +27,7 @@ from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import API_VERSION, LABEL_MANAGED_BY, MANAGER
 from gpujob.api.notes import RUN_BOUNDS_MAX, RunNote
 from gpujob.controller.settings import Settings
-from gpujob.core.cost.experience import ERROR, Experience, Outcome
+from gpujob.core.cost.experience import ERROR, Experience
 from gpujob.core.cost.profile import (
     Profile,
     learnt_run,
@@ -42,7 +43,7 @@ from gpujob.core.cost.profile import (
 )
 from gpujob.core.cost.run_bound import usable
 from gpujob.core.cost.template import Template
-from gpujob.core.node.learning import EndedRun, Run, run_of
+from gpujob.core.node.learning import EndedRun, Run, cut_short, run_of
 
 log = structlog.get_logger("gpujob.profiles")
 
@@ -89,33 +90,27 @@ class ProfileBook:
     # --- Facts ------------------------------------------------------------------------------
 
     def see(self, node: GpuNode) -> None:
-        """Learns from a stored node; each run once, however often its node is seen.
-
-        Never raises: the passes over a machine do not depend on it. What is learnt is then read
-        anew, and nothing is known until that succeeds.
-        """
-        try:
+        """Learns from a stored node; each run once, however often its node is seen."""
+        with self._guarded():
             if self.experience is not None and (run := run_of(node)) is not None:
                 self._take(self.experience, run)
-        except Exception:
-            log.exception("run_not_learnt", node=node.metadata.name)
-            self.experience = None
 
     def forget(self, node_uid: str) -> None:
         """Takes the run of a node that is gone for cut short, unless it has ended."""
-        if self.experience is not None and (run := self.experience.running(node_uid)) is not None:
-            template, started = run
-            now = self._now()
-            seconds = max(int(now.timestamp() - started), 1)
-            gone = EndedRun(
-                node_uid=node_uid,
-                template=template,
-                started=now - timedelta(seconds=seconds),
-                ended=now,
-                seconds=seconds,
-                outcome=Outcome.CUT,
-            )
-            self._take(self.experience, gone)
+        with self._guarded():
+            if self.experience is not None and (run := self.experience.running(node_uid)):
+                self._take(self.experience, cut_short(node_uid, *run, self._now()))
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Lets no fault reach the passes over a machine, which do not depend on what is learnt:
+        that is then read anew, and nothing is known until that succeeds.
+        """
+        try:
+            yield
+        except Exception:
+            log.exception("run_not_learnt")
+            self.experience = None
 
     def _take(self, experience: Experience, run: Run) -> None:
         if run.node_uid in self._over:

@@ -75,6 +75,21 @@ def run_of(node: GpuNode) -> Run | None:
     return Run(node_uid=uid, template=template, started=started)
 
 
+def cut_short(node_uid: str, template: Template, started: float, now: datetime) -> EndedRun:
+    """Returns the run of a node that is gone before its end was stored: nobody will ever say how
+    long it ran. `started` is a timestamp.
+    """
+    seconds = max(int(now.timestamp() - started), 1)
+    return EndedRun(
+        node_uid=node_uid,
+        template=template,
+        started=now - timedelta(seconds=seconds),
+        ended=now,
+        seconds=seconds,
+        outcome=Outcome.CUT,
+    )
+
+
 def _end(node: GpuNode) -> tuple[datetime, str, int] | None:
     """Returns when the run ended, why, and after how long on this machine since its last
     interruption. Copying the files of a workload that has ended is no part of it.
