@@ -152,10 +152,12 @@ def said(folder: Path) -> str:
 
 def session(pid: int) -> int:
     """Returns the SSH server's process for the only connection to a machine below a process."""
-    tree = [pid]
+    tree, titles = [pid], {}
     for one in tree:
-        tree += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
-    titles = {one: Path(f"/proc/{one}/cmdline").read_bytes() for one in tree}
+        # A process of the machine may have ended in between.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            tree += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+            titles[one] = Path(f"/proc/{one}/cmdline").read_bytes()
     return max(one for one, title in titles.items() if title.startswith(b"sshd-session: root@"))
 
 
