@@ -566,7 +566,7 @@ def metadata(name: str) -> ObjectMeta:
 def a_token(name: str) -> str:
     """Returns the token of a node's driver, good for an hour."""
     now = int(datetime.now(UTC).timestamp())
-    claims = json.dumps({"iat": now, "exp": now + 3600}).encode()
+    claims = json.dumps({"aud": [TRANSPORT_AUDIENCE], "iat": now, "exp": now + 3600}).encode()
     return f"{name}.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.x"
 
 
