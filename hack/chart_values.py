@@ -164,6 +164,18 @@ def _variables() -> Schema:
     )
 
 
+def _dns_config() -> Schema:
+    """What Kubernetes takes, with the same bounds."""
+    option = _closed({"name": NAME, "value": TEXT}, ("name",))
+    return _closed(
+        {
+            "nameservers": _some(NAME) | {"maxItems": 3},
+            "searches": _some(NAME) | {"maxItems": 32},
+            "options": _some(option),
+        }
+    )
+
+
 def _volumes() -> Schema:
     """Volumes of the kinds that Pod Security's level `restricted` allows."""
     items = _some(_closed({"key": NAME, "path": NAME, "mode": MODE}, ("key", "path")))
@@ -323,6 +335,8 @@ def _pods() -> Schema:
         "affinity": _affinity(),
         "topologySpreadConstraints": _some(_closed(spread, needed)),
         "priorityClassName": TEXT,
+        "dnsPolicy": {"enum": ["", "ClusterFirst", "Default", "None"]},
+        "dnsConfig": _dns_config(),
         "revisionHistoryLimit": COUNT,
         "podLabels": _texts(),
         "podAnnotations": _texts(),

@@ -235,6 +235,14 @@ VALUE_SETS: dict[str, Object] = {
         },
         "securityContext": {"runAsUser": 2000, "runAsNonRoot": True},
     },
+    "names of another server": {
+        "dnsPolicy": "None",
+        "dnsConfig": {
+            "nameservers": ["10.0.0.53"],
+            "searches": ["corp.example.com"],
+            "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}],
+        },
+    },
     "placed by hand": {
         "affinity": {
             "nodeAffinity": {

@@ -266,6 +266,9 @@ WRONG = [
     ("a driver's GPU", ["driver.resources.limits.gpu=1"], "gpu"),
     ("a driver's taints in words", ["driver.tolerations={all}"], "tolerations"),
     ("a class in capitals", ["driver.priorityClassName=High"], "priorityClassName"),
+    ("a DNS policy of nobody", ["dnsPolicy=Cluster"], "dnsPolicy"),
+    ("the DNS of the node's own network", ["dnsPolicy=ClusterFirstWithHostNet"], "dnsPolicy"),
+    ("a fourth name server", ["dnsConfig.nameservers={a,b,c,d}"], "nameservers"),
     ("a label of ours handed on", ["labelKeysToCopy={gpujob.dev/job}"], "labelKeysToCopy: remove"),
     ("a key that is none", ["labelKeysToCopy={a b}"], "labelKeysToCopy"),
     (
@@ -1071,6 +1074,18 @@ def test_without_rights_on_the_cluster_all_is_in_the_namespaces(programs: Path) 
 
     assert {one["kind"] for one in found} & CLUSTER_SCOPED == set()
     assert {one["metadata"]["namespace"] for one in found} == {"system", "team-a"}
+
+
+def test_the_clusters_names_are_found_as_it_wants(programs: Path) -> None:
+    """By the pods of both programs; unless somebody says so, nothing is said."""
+    values = VALUE_SETS["names of another server"]
+    given = made(programs, "Deployment", values=values)
+    plain = made(programs, "Deployment")
+
+    for name in ("gpujob", "gpujob-server"):
+        pod = given[name]["spec"]["template"]["spec"]
+        assert {"dnsPolicy": pod["dnsPolicy"], "dnsConfig": pod["dnsConfig"]} == values
+        assert not {"dnsPolicy", "dnsConfig"} & set(plain[name]["spec"]["template"]["spec"])
 
 
 def test_what_concerns_jobs_concerns_the_named_namespaces(programs: Path) -> None:
