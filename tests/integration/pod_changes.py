@@ -35,7 +35,6 @@ FITTING: dict[str, Any] = {
     "restartPolicy": "Never",
     "seLinuxChangePolicy": "Recursive",
     "signerName": "example.com/more",
-    "sysctls.name": "kernel.shm_rmid_forced",
     "targetPortal": "10.0.0.1:3260",
     "topologyKey": "kubernetes.io/hostname",
     "wwids": "3600508b400105e210000900000490000",
