@@ -5,10 +5,12 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from pydantic import SecretStr
 
 from gpujob.adapters.clock import SystemClock
 from gpujob.core.api_tokens import token_of
+from gpujob.server.http_api import app
 from gpujob.server.http_api.app import AT_ONCE, PER_SECOND, api_app
 from gpujob.server.http_api.callers import Callers
 from gpujob.server.http_api.idempotency import MarkKeys
@@ -46,7 +48,9 @@ class Api:
             mark_keys=MarkKeys(SystemClock()),
         )
 
-    def ask(self, path: str, *headers: tuple[bytes, bytes]) -> tuple[int, dict[str, str], Any]:
+    def ask(
+        self, path: str, *headers: tuple[bytes, bytes], address: str = "10.0.0.1"
+    ) -> tuple[int, dict[str, str], Any]:
         """Returns status, headers and document of an answer."""
         said: list[Any] = []
 
@@ -67,6 +71,7 @@ class Api:
             "query_string": b"",
             "root_path": "",
             "headers": list(headers),
+            "client": (address, 1),
         }
         asyncio.run(self._app(scope, receive, send))
         start, *parts = said
@@ -91,6 +96,50 @@ def test_who_asks_too_often_waits() -> None:
     api.clock.seconds += 1
     later = [api.ask("/openapi.json", BEARER)[0] for _ in range(int(PER_SECOND) + 1)]
     assert later == [200] * int(PER_SECOND) + [429]
+
+
+WRONG = (b"authorization", b"Bearer " + TOKEN.encode()[:-4] + b"AAAA")
+
+
+@pytest.mark.parametrize(
+    ("address", "neighbour", "stranger"),
+    [
+        ("10.0.0.1", "::ffff:10.0.0.1", "10.0.0.2"),
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::", "2001:db8:0:2::1"),
+    ],
+)
+def test_an_address_sends_so_many_wrong_tokens(
+    address: str, neighbour: str, stranger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then no more are looked at, but good ones from there are: many may share an address."""
+    monkeypatch.setattr(app, "WRONG_AT_ONCE", 5)
+    monkeypatch.setattr(app, "WRONG_PER_SECOND", 1.0)
+    api = Api()
+    sent = [api.ask("/openapi.json", WRONG, address=address)[0] for _ in range(6)]
+
+    assert sent == [401] * 5 + [429]
+    status, headers, body = api.ask("/openapi.json", address=neighbour)
+    assert (status, headers["retry-after"]) == (429, "1")
+    assert "wrong tokens" in body["detail"]
+    assert api.ask("/openapi.json", BEARER, address=address)[0] == 200
+    assert api.ask("/openapi.json", WRONG, address=stranger)[0] == 401
+    api.clock.seconds += 1
+    again = [api.ask("/openapi.json", WRONG, address=address)[0] for _ in range(2)]
+    assert again == [401, 429]
+
+
+def test_addresses_without_end_take_no_more_memory() -> None:
+    """Whoever has a network of addresses uses each once; the oldest are forgotten."""
+    clock = Clock()
+    limit = RateLimit(clock, per_second=1.0, at_once=2, callers_max=100)
+    for number in range(1000):
+        limit.take(str(number))
+        clock.seconds += 0.001
+
+    assert len(limit) == 100
+    assert limit.take("999") == 0.0
+    assert limit.take("999") > 0.0
+    assert [limit.take("0") for _ in range(2)] == [0.0, 0.0]
 
 
 def test_each_caller_has_a_budget_of_his_own() -> None:

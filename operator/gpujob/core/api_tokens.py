@@ -6,7 +6,8 @@ enough, because nobody can try all values of 256 random bits.
 That a text is random cannot be seen in it. So only texts are accepted that have the form in which
 `gpujob token` writes 32 bytes from the system's generator, with a checksum. A password or a
 sentence does not have that form; somebody who computes the checksum for bytes of his own can still
-give himself a weak token.
+give himself a weak token. So the rule shows that a token was not chosen by accident, and never that
+its 256 bits are random: only `gpujob token` itself vouches for that.
 """
 
 import base64

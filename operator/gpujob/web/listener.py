@@ -94,6 +94,8 @@ def http_server(
         log_config=None,
         access_log=False,
         server_header=False,
+        # Else whoever connects from this pod could say in a header that he is somebody else.
+        proxy_headers=False,
     )
     if tls is not None:
         # uvicorn accepts certificates only as files, see

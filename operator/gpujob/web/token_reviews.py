@@ -97,6 +97,10 @@ class TokenReviews:
         _remember(self._accounts, str(user.get("username", "")), None)
         return user
 
+    def was_valid(self, token: SecretStr) -> bool:
+        """Whether a review has found a token valid, perhaps a while ago."""
+        return digest_of(token) in self._held
+
     async def review(self, token: SecretStr, known_as: str | None = None) -> Body | None:
         """Returns the holder of a token as `user_of`, but remembers only that there is none.
 

@@ -25,6 +25,8 @@ from gpujob.web.rate_limit import RateLimit
 
 PER_SECOND, AT_ONCE = 20.0, 60
 """How many requests one token may send."""
+WRONG_PER_SECOND, WRONG_AT_ONCE = 5.0, 300
+"""How many wrong tokens one address may send."""
 DESCRIPTION = """Runs GpuJobs on rented GPU machines within a cost ceiling.
 
 Each request carries `Authorization: Bearer TOKEN`: a token of this API, or one of a service account
@@ -48,6 +50,7 @@ def api_app(
     With `shows_cause`, error answers include the cause that is otherwise only logged.
     """
     limit = RateLimit(clock, per_second=PER_SECOND, at_once=AT_ONCE)
+    wrong = RateLimit(clock, per_second=WRONG_PER_SECOND, at_once=WRONG_AT_ONCE)
     app = FastAPI(
         title="GpuJob API",
         version="v1",
@@ -60,7 +63,7 @@ def api_app(
         middleware=[
             Middleware(AccessLog),
             Middleware(LastResort, partial(failure_problem, shows_cause=shows_cause)),
-            Middleware(Guard, callers, limit),
+            Middleware(Guard, callers, limit, wrong),
             Middleware(HeldBodies),
         ],
         exception_handlers={

@@ -83,11 +83,9 @@ class Callers:
         """Returns the holder of a token; raises Problem."""
         if token is None:
             raise unauthorized()
-        text = token.get_secret_value()
-        if text.startswith(TOKEN_PREFIX):
+        if token.get_secret_value().startswith(TOKEN_PREFIX):
             # The API server cannot know such a token and need not see it.
-            known = (*self._known, *self._bootstrap)
-            if (grant := grant_of(text, known, self._clock.now())) is None:
+            if (grant := self._grant_of(token)) is None:
                 raise unauthorized()
             return Caller(f"token {grant.name}", grant, {})
         try:
@@ -98,6 +96,16 @@ class Callers:
         if user is None:
             raise unauthorized()
         return Caller(str(user.get("username", "")), None, user)
+
+    def is_known(self, token: SecretStr | None) -> bool:
+        """Whether a token is good, or was when it was reviewed; it asks nobody."""
+        if token is None:
+            return False
+        return self._grant_of(token) is not None or self._reviews.was_valid(token)
+
+    def _grant_of(self, token: SecretStr) -> Grant | None:
+        known = (*self._known, *self._bootstrap)
+        return grant_of(token.get_secret_value(), known, self._clock.now())
 
     async def demand(self, caller: Caller, verb: str, resource: str, namespace: str) -> None:
         """Raises Problem unless a caller may do something to objects of a kind in a namespace.

@@ -1,13 +1,14 @@
 """What every request passes before the routes, so that no route can forget it."""
 
 import time
+from ipaddress import IPv6Address, ip_address, ip_network
 from math import ceil
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gpujob.server.http_api.callers import Callers
+from gpujob.server.http_api.callers import Caller, Callers
 from gpujob.web.bearer import bearer_token
 from gpujob.web.problems import Problem
 from gpujob.web.rate_limit import RateLimit
@@ -58,16 +59,37 @@ class AccessLog:
             )
 
 
-class Guard:
-    """Lets requests with a valid token through to the routes, and not too many of one caller."""
+def network_of(scope: Scope) -> str:
+    """Returns from where a request comes: one household or one pod, as far as addresses show it.
 
-    def __init__(self, app: ASGIApp, callers: Callers, limit: RateLimit) -> None:
-        self._app, self._callers, self._limit = app, callers, limit
+    Whoever has an IPv6 address has all of its /64.
+    """
+    host = (scope.get("client") or ("", 0))[0]
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return str(host)
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is None:
+            return str(ip_network((int(address) >> 64 << 64, 64)))
+        address = address.ipv4_mapped
+    return str(address)
+
+
+class Guard:
+    """Lets requests with a valid token through to the routes, and not too many of one caller.
+
+    Nor too many wrong tokens of one address. Behind one that many share, whoever has a good token
+    is let through whatever the others send.
+    """
+
+    def __init__(self, app: ASGIApp, callers: Callers, limit: RateLimit, wrong: RateLimit) -> None:
+        self._app, self._callers, self._limit, self._wrong = app, callers, limit, wrong
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes one request on; raises Problem. `state.caller` is who sent it."""
         if scope["type"] == "http":
-            caller = await self._callers.caller_of(bearer_token(Headers(scope=scope)))
+            caller = await self._caller_of(scope)
             scope.setdefault("state", {})["caller"] = caller
             if wait := self._limit.take(caller.name):
                 words = f"this token has sent too many requests; try again in {ceil(wait)} s"
@@ -76,3 +98,16 @@ class Guard:
             # WebSockets are not served, and none may get past the guard.
             return
         await self._app(scope, receive, send)
+
+    async def _caller_of(self, scope: Scope) -> Caller:
+        token, network = bearer_token(Headers(scope=scope)), network_of(scope)
+        wait = self._wrong.wait(network)
+        if wait and not self._callers.is_known(token):
+            words = f"too many wrong tokens came from this address; try again in {ceil(wait)} s"
+            raise Problem(429, words, headers={"Retry-After": str(ceil(wait))})
+        try:
+            return await self._callers.caller_of(token)
+        except Problem as problem:
+            if problem.status == 401:
+                self._wrong.take(network)
+            raise
