@@ -103,6 +103,7 @@ async def run(settings: ServerSettings) -> int:
                 authorities_file=Path(settings.authorities_file),
             ),
             mark_keys=mark_keys,
+            own_namespace=settings.namespace,
             nobody_leads=lambda: leadership.is_missing,
             shows_cause=shows_cause,
         )

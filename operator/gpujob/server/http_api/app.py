@@ -42,6 +42,7 @@ def api_app(
     notes: Callable[[], MarketNotes | None],
     controller: ControllerClient,
     mark_keys: MarkKeys,
+    own_namespace: str = "",
     nobody_leads: Callable[[], bool] = lambda: False,
     shows_cause: bool = False,
 ) -> FastAPI:
@@ -78,6 +79,7 @@ def api_app(
         notes=notes,
         controller=controller,
         mark_keys=mark_keys,
+        own_namespace=own_namespace,
         nobody_leads=nobody_leads,
     )
     for router in ROUTERS:

@@ -40,6 +40,8 @@ class Backend:
     controller: ControllerClient
     nobody_leads: Callable[[], bool]
     mark_keys: MarkKeys
+    own_namespace: str
+    """The release's, in which no job may be."""
     streams: OpenStreams = field(default_factory=OpenStreams)
     lists: Turns = field(default_factory=lambda: Turns(at_once=4, of_one=1, waiting=16))
     """Of each namespace; a page of large objects takes tens of megabytes until it is sent."""

@@ -3,7 +3,7 @@
 from gpujob.adapters.kube import Body
 from gpujob.api.meta import API_VERSION
 from gpujob.core.admission import review
-from gpujob.core.spec_faults import mark_faults
+from gpujob.core.spec_faults import mark_faults, place_faults
 from gpujob.server.http_api.bodies import NewJob, refused
 from gpujob.server.http_api.dependencies import Backend
 from gpujob.web.problems import Problem
@@ -30,7 +30,8 @@ def object_of(asked: NewJob, namespace: str, backend: Backend) -> tuple[Body, tu
     verdict = review(
         body, backend.notes(), now=backend.clock.now(), nobody_leads=backend.nobody_leads()
     )
-    if faults := (*mark_faults(body["metadata"]), *verdict.faults):
+    places = place_faults(namespace, backend.own_namespace)
+    if faults := (*places, *mark_faults(body["metadata"]), *verdict.faults):
         raise refused("the job is not valid", 422, faults)
     return body, verdict.warnings
 
