@@ -176,6 +176,34 @@ def test_a_longer_object_than_there_can_be_is_no_answer() -> None:
         asked(200, body, lambda cluster: cluster.get("GpuJob", "team", "train"))
 
 
+async def test_an_answer_that_is_too_long_holds_no_connection() -> None:
+    """Whoever answers without an end is hung up on."""
+    hung_up = asyncio.Event()
+
+    async def answer(_: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
+        try:
+            out.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+            while True:
+                out.write(b" " * 65_536)
+                await out.drain()
+        except ConnectionError:
+            hung_up.set()
+        finally:
+            out.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", port := free_port())
+    kube = KubeClient(client.ApiClient(client.Configuration(host=f"http://127.0.0.1:{port}")))
+    try:
+        with pytest.raises(AnswerTooLarge):
+            await kube.get("GpuJob", "team", "train")
+        async with asyncio.timeout(60):
+            await hung_up.wait()
+    finally:
+        await kube.close()
+        server.close()
+        await server.wait_closed()
+
+
 def test_the_api_server_is_reached_as_its_configuration_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

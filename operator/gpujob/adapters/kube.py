@@ -447,7 +447,11 @@ class KubeClient:
             response = await self._api.call_api(
                 method, url, sent, body, _request_timeout=REQUEST_SECONDS
             )
-            raw = await whole_body(response.response, bytes_max)
+            try:
+                raw = await whole_body(response.response, bytes_max)
+            finally:
+                # Nobody else ends the connection of an answer that was not read to its end.
+                response.response.release()
         if raw is None:
             words = f"the answer has more than {bytes_max} bytes"
             raise AnswerTooLarge(f"{method} {path}: {words}", words)
