@@ -3154,7 +3154,7 @@ FAULTS = (
     Fault(
         "a job does not wait for its queue",
         "core/queue.py",
-        "return kueue and bool(queue_of(job)) and job.status.admitted_by is None",
+        "return kueue and bool(queue_of(job)) and job.status.admitted_by != workload_name(job)",
         "return False",
     ),
     Fault(
@@ -3166,8 +3166,8 @@ FAULTS = (
     Fault(
         "a job whose Workload is gone may run on",
         "core/queue.py",
-        "            return Step.WITHDRAW\n        return None if is_finished",
-        "            return None\n        return None if is_finished",
+        "            return Step.WITHDRAW\n        # What it had",
+        "            return None\n        # What it had",
     ),
     Fault(
         "a queue's quota is given back while the machine is paid for",

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 import structlog
+from pydantic import ValidationError
 
 from gpujob.adapters.clock import SystemClock
 from gpujob.adapters.errors import AdapterError, Conflict
@@ -47,15 +48,19 @@ class Queues:
     async def _look(self) -> None:
         jobs = {uid: job for uid, job in self._cache.jobs.items() if queue.queue_of(job)}
         listed = await self._kube.list_all("Workload", f"{LABEL_MANAGED_BY}={MANAGER}")
-        workloads = {queue.job_uid(one): one for one in listed}
+        workloads = {(one["metadata"]["namespace"], one["metadata"]["name"]): one for one in listed}
+        wanted: list[tuple[tuple[str, str, str], Body | None]] = []
         for uid, job in jobs.items():
-            workload = workloads.get(uid)
+            meta = job.metadata
+            workload = workloads.pop((meta.namespace, queue.workload_name(job)), None)
             if queue.next_step(job, workload) is not None:
-                await self._take_step(job.metadata.namespace, job.metadata.name, uid, workload)
-        # A job that is over is not held any more, and its Workload still has its quota.
-        for uid, workload in workloads.items():
-            if uid not in jobs and not queue.is_over(workload):
-                await self._take_step(*queue.job_of(workload), uid, workload)
+                wanted.append(((meta.namespace, meta.name, uid), workload))
+        # A job that is over is not held any more, and its Workload still has its quota. So has one
+        # of a job that has another now, which comes first.
+        left = [(queue.job_of(one), one) for one in workloads.values() if not queue.is_over(one)]
+        for place, workload in (*left, *wanted):
+            if all(place):
+                await self._take_step(*place, workload)
 
     async def _take_step(self, namespace: str, name: str, uid: str, workload: Body | None) -> None:
         try:
@@ -65,6 +70,9 @@ class Queues:
             return
         except AdapterError as error:
             log.warning("queue_step_failed", namespace=namespace, name=name, problem=str(error))
+        except ValidationError:
+            # Its pass says what is wrong with it.
+            log.warning("job_unreadable", namespace=namespace, name=name)
 
     async def _step(self, namespace: str, name: str, uid: str, workload: Body | None) -> None:
         """Decides on the job as it is stored, because what is held may be old."""

@@ -43,7 +43,7 @@ def as_queued(job: GpuJob, *, kueue: bool) -> GpuJob:
 
 def waits_in_queue(job: GpuJob, *, kueue: bool) -> bool:
     """Whether a job has a queue that has not admitted it."""
-    return kueue and bool(queue_of(job)) and job.status.admitted_by is None
+    return kueue and bool(queue_of(job)) and job.status.admitted_by != workload_name(job)
 
 
 def queue_of(job: GpuJob) -> str:
@@ -52,19 +52,29 @@ def queue_of(job: GpuJob) -> str:
 
 
 def workload_name(job: GpuJob) -> str:
-    """Returns the name of a job's Workload, which a later job of the same name does not have."""
-    return f"gpujob-{job.metadata.name}-{sha256(job.metadata.uid.encode()).hexdigest()[:8]}"
+    """Returns the name of a job's Workload.
+
+    A later job of the same name has another one, and so has this one in another queue or with a
+    ceiling of more dollars: that has to be admitted anew.
+    """
+    asked = f"{job.metadata.uid}/{queue_of(job)}/{_usd(job)}"
+    return f"gpujob-{job.metadata.name}-{sha256(asked.encode()).hexdigest()[:8]}"
 
 
-def job_uid(workload: Mapping[str, Any]) -> str:
-    """Returns the uid of the job that a Workload is for; empty = it does not say."""
-    return str((workload["metadata"].get("labels") or {}).get(_LABEL_UID, ""))
+def _usd(job: GpuJob) -> int:
+    """Returns what a job may cost, in whole dollars."""
+    return ceil(parse_usd(job.spec.cost.ceiling) / 1_000_000)
 
 
-def job_of(workload: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns namespace and name of the job that a Workload is for."""
+def job_of(workload: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Returns namespace, name and uid of the job that a Workload is for; empty = it does not say.
+
+    Others may have written that. A job is admitted only by a Workload that has the job's own
+    name for it, and lies in its namespace.
+    """
     meta = workload["metadata"]
-    return meta["namespace"], str((meta.get("labels") or {}).get(LABEL_JOB, ""))
+    labels = meta.get("labels") or {}
+    return meta["namespace"], str(labels.get(LABEL_JOB, "")), str(labels.get(_LABEL_UID, ""))
 
 
 def is_over(workload: Mapping[str, Any]) -> bool:
@@ -84,21 +94,26 @@ class Step(Enum):
     RELEASE = auto()
     """Give the quota back: the Workload was evicted, and no machine is left."""
     FINISH = auto()
-    """Say that the Workload is finished: the job is over, and no machine is left."""
+    """Say that the Workload is finished: the job is over, or has another, and no machine is left.
+    """
 
 
 def next_step(job: GpuJob, workload: Mapping[str, Any] | None) -> Step | None:
-    """Returns what is next for a job with a queue; None = its Workload is not there."""
-    status = job.status
+    """Returns what is next for a job and a Workload of it; None = the one that it should have is
+    not there.
+    """
+    status, name = job.status, workload_name(job)
     owes_nothing = status.node_uid is None and status.node_name is None and not owed_for(status)
     if workload is None:
         if status.admitted_by is not None:
             return Step.WITHDRAW
-        return None if is_finished(status) or job.metadata.is_being_deleted else Step.CREATE
-    if is_finished(status):
+        # What it had may still hold quota until its machine is gone.
+        is_wanted = owes_nothing and not is_finished(status) and not job.metadata.is_being_deleted
+        return Step.CREATE if is_wanted else None
+    if is_finished(status) or workload["metadata"]["name"] != name or not queue_of(job):
         return Step.FINISH if owes_nothing and not is_over(workload) else None
     if _is_admitted(workload):
-        return Step.ADMIT if status.admitted_by is None else None
+        return Step.ADMIT if status.admitted_by != name else None
     if status.admitted_by is not None:
         return Step.WITHDRAW
     if _holds(workload, "Evicted") and _holds(workload, "QuotaReserved") and owes_nothing:
@@ -130,7 +145,7 @@ def workload_of(job: GpuJob, priority: int | None) -> Body:
     meta, spec = job.metadata, job.spec
     requests = {
         GPUS: str(spec.gpu.count),
-        USD: str(ceil(parse_usd(spec.cost.ceiling) / 1_000_000)),
+        USD: str(_usd(job)),
     }
     container = {"name": "workload", "image": spec.image, "resources": {"requests": requests}}
     template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
@@ -172,8 +187,8 @@ def released(workload: Mapping[str, Any], now: datetime) -> Body:
 
 
 def finished(workload: Mapping[str, Any], job: GpuJob, now: datetime) -> Body:
-    """Returns the status of the Workload of a job that is over."""
-    reason, words = finished_as(job.status) or ("Complete", "")
+    """Returns the status of a Workload of a job that is over, or that asks for something else."""
+    reason, words = finished_as(job.status) or ("Changed", "the job's queue or ceiling has changed")
     why = "Succeeded" if reason == "Complete" else "Failed"
     wanted = {"Finished": (True, why, words)}
     return {**(workload.get("status") or {}), "conditions": _merged(workload, wanted, now)}

@@ -31,7 +31,7 @@ from gpujob.core.queue import (
 )
 
 QUEUED = {"labels": {LABEL_QUEUE: "team"}}
-NAME = workload_name(a_job())
+NAME = workload_name(a_job(**QUEUED))
 OVER = {
     "end": {"reason": "Complete", "message": "well"},
     "completionTime": stamp(),
@@ -62,11 +62,16 @@ def admitted(**changes: Any) -> dict[str, Any]:
 
 
 HELD = {"admittedBy": NAME}
+OTHER = {"name": "another", "namespace": "team"}
 ADMITTED = {**RECORDED, **HELD}
 ROWS: tuple[tuple[str, dict[str, Any], dict[str, Any] | None, Step | None], ...] = (
     ("new", {}, None, Step.CREATE),
     ("its Workload was deleted", ADMITTED, None, Step.WITHDRAW),
     ("over before it had one", OVER | {"admittedBy": None}, None, None),
+    ("its Workload was deleted, and its machine runs", RECORDED, None, None),
+    ("its admission was of another Workload", {"admittedBy": "b"}, admitted(), Step.ADMIT),
+    ("another than it asks for", {}, admitted(metadata=OTHER), Step.FINISH),
+    ("another than it asks for, and its machine runs", ADMITTED, admitted(metadata=OTHER), None),
     ("waits", {}, a_workload(), None),
     ("has quota, but other checks wait", {}, a_workload("QuotaReserved"), None),
     ("is admitted", {}, admitted(), Step.ADMIT),
