@@ -293,7 +293,7 @@ class ProfileBook:
         if self._unwritten_shared:
             new = tuple(self._unwritten_shared)
             if await self._write(experience, self._shared_at, None, new):
-                self._unwritten_shared = [one for one in self._unwritten_shared if one not in new]
+                self._unwritten_shared = _without(self._unwritten_shared, new)
 
     async def _is_changed(self) -> bool:
         """Whether what is stored is not what this process has read or written; what was deleted is
@@ -341,8 +341,7 @@ class ProfileBook:
             # It may be that its namespace is gone: no more is held of it than is stored.
             self._unwritten[template] = self._unwritten[template][-TEMPLATE_RUNS_KEPT:]
             return
-        left = [one for one in self._unwritten[template] if one not in new]
-        if left:
+        if left := _without(self._unwritten[template], new):
             self._unwritten[template] = left
         else:
             del self._unwritten[template]
@@ -412,6 +411,12 @@ class ProfileBook:
         del used[oldest]
         self._stored.versions.pop((place[0], oldest), None)
         self._stored.templates.pop((place[0], oldest), None)
+
+
+def _without(runs: Iterable[LearntRun], done: Iterable[LearntRun]) -> list[LearntRun]:
+    """Returns the runs that are not among these, which may be all of a cluster's."""
+    uids = {one.node_uid for one in done}
+    return [one for one in runs if one.node_uid not in uids]
 
 
 def _place(template: Template) -> Place:
