@@ -3158,6 +3158,12 @@ FAULTS = (
         "return False",
     ),
     Fault(
+        "a Workload admits a job that asks for more by now",
+        "core/queue.py",
+        'or workload["metadata"]["name"] != name or',
+        "or",
+    ),
+    Fault(
         "a job keeps its machine when its queue evicts it",
         "core/queue.py",
         'and not any(_holds(workload, one) for one in ("Evicted", "Finished"))',
