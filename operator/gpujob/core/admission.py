@@ -24,6 +24,7 @@ from gpujob.core.money import floor_usd, short_usd
 from gpujob.core.spec_faults import (
     Fault,
     label_faults,
+    metadata_faults,
     shape_faults,
     size_fault,
     spec_faults,
@@ -80,7 +81,9 @@ def review(
         faults = shape_faults(error)
         return Review(tuple(Fault(_below_spec(one.field), one.message) for one in faults))
     known = KNOWN | {*(notes.models if notes else ())} | {*(notes.floors if notes else ())}
-    metadata = body.get("metadata") or {}
+    metadata = body.get("metadata", {})
+    if wrong := metadata_faults(metadata):
+        return Review(wrong)
     labels = label_faults(metadata.get("labels") or {})
     faults = (*labels, *spec_faults(spec), *_model_faults(spec, known))
     known_run = _known_run(metadata, spec, notes)

@@ -67,6 +67,24 @@ def json_of(spec: GpuJobSpec) -> bytes:
     return spec.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 
+def metadata_faults(metadata: object) -> tuple[Fault, ...]:
+    """Returns what is wrong with the form of a job's metadata, as far as ours reads it.
+
+    The API server stores none such, but anybody may send some to the webhook.
+    """
+    if not isinstance(metadata, Mapping):
+        return (Fault("metadata", "must be an object"),)
+    found = []
+    for field in ("labels", "annotations"):
+        texts = metadata.get(field)
+        is_map = isinstance(texts, Mapping)
+        if not is_map and texts is not None:
+            found.append(Fault(f"metadata.{field}", "must be an object"))
+        elif is_map and not all(isinstance(one, str) for one in texts.values()):
+            found.append(Fault(f"metadata.{field}", "must hold texts alone"))
+    return tuple(found)
+
+
 def label_faults(labels: Mapping[str, str]) -> tuple[Fault, ...]:
     """Returns what is wrong with a job's labels: Kubernetes bounds each, but not all together."""
     size = sum(len(key) + len(value) for key, value in labels.items())

@@ -185,6 +185,18 @@ def test_a_confidence_that_is_no_use_or_cannot_be_met_is_told(asked: str) -> Non
     assert fields({"spec": []}) == ["spec"]
 
 
+@pytest.mark.parametrize("odd", [1, "a text", [], [[1]], True])
+def test_metadata_of_another_form_is_refused_and_no_error(odd: Any) -> None:
+    """The API server sends none such, but whoever reaches the webhook may; null labels are none."""
+    assert fields(body() | {"metadata": odd}) == ["metadata"]
+    for part in ("labels", "annotations"):
+        for held in (odd, {"a": odd}):
+            is_text = held == {"a": "a text"}
+            found = fields(body() | {"metadata": {"name": "job", part: held}})
+            assert found == ([] if is_text else [f"metadata.{part}"])
+    assert fields(body() | {"metadata": {"name": "job", "labels": None}}) == []
+
+
 def test_a_list_without_end_is_cut() -> None:
     """The message stays readable."""
     words = review(body(args=["\0"] * 256)).words
