@@ -9,7 +9,7 @@ from collections.abc import Callable
 import structlog
 from pydantic import ValidationError
 
-from gpujob.adapters.clock import SystemClock
+from gpujob.adapters.clock import Clock
 from gpujob.adapters.errors import AdapterError, Conflict
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.gpujob import GpuJob
@@ -28,7 +28,7 @@ class Queues:
     """Keeps jobs and Workloads in agreement."""
 
     def __init__(
-        self, kube: KubeClient, cache: Cache, clock: SystemClock, wake: Callable[[Key], None]
+        self, kube: KubeClient, cache: Cache, clock: Clock, wake: Callable[[Key], None]
     ) -> None:
         """`wake` asks for a pass over a job whose admission has changed."""
         self._kube = kube

@@ -76,11 +76,11 @@ def metadata_faults(metadata: object) -> tuple[Fault, ...]:
         return (Fault("metadata", "must be an object"),)
     found = []
     for field in ("labels", "annotations"):
-        texts = metadata.get(field)
-        is_map = isinstance(texts, Mapping)
-        if not is_map and texts is not None:
+        if (texts := metadata.get(field)) is None:
+            continue
+        if not isinstance(texts, Mapping):
             found.append(Fault(f"metadata.{field}", "must be an object"))
-        elif is_map and not all(isinstance(one, str) for one in texts.values()):
+        elif not all(isinstance(one, str) for one in texts.values()):
             found.append(Fault(f"metadata.{field}", "must hold texts alone"))
     return tuple(found)
 
