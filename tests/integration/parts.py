@@ -376,6 +376,12 @@ class AdmissionServer:
         return self._process.stop()
 
     @property
+    def pid(self) -> int:
+        """The number of its process."""
+        assert self._process is not None, "it was started"
+        return self._process.pid
+
+    @property
     def runs(self) -> bool:
         """Whether it still runs."""
         return self._process is not None and self._process.poll() is None
@@ -453,6 +459,12 @@ class Operator:
         """Ends it in good order and returns its exit status."""
         assert self._process is not None, "it was started"
         return self._process.stop()
+
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        assert self._process is not None, "it was started"
+        return self._process.pid
 
     @property
     def runs(self) -> bool:
