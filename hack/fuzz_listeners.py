@@ -64,6 +64,8 @@ HONEST_AT_ONCE = 8
 LOOKS_PER_SECOND = 20.0
 GOAL_SECONDS = 1.0
 PATIENCE_SECONDS = 30.0
+STARTS_SECONDS = 240.0
+"""By when a process has begun, or the last answers have come; else it has failed."""
 EXPECTED = {"admission": 200, "HTTP API": 200, "driver transport": 404, "estimates": 200}
 """What the honest caller is answered: his job is there already, his node is not known yet."""
 HONEST_HOST, *HOSTILE_HOSTS = (f"127.0.0.{number}" for number in range(2, 6))
@@ -626,9 +628,9 @@ def fuzzed(listener: Listener, seed: int, seconds: float, most: int) -> tuple[Fi
     told = spawned.Queue()
     attacker = spawned.Process(target=attack, args=(target, seed, seconds, most, told), daemon=True)
     attacker.start()
-    told.get()  # Else he would be measured while a process only starts.
+    told.get(timeout=STARTS_SECONDS)  # Else he would be measured while a process only starts.
     beside = Beside(target, program, honest)
-    found: Hostile = told.get()
+    found: Hostile = told.get(timeout=seconds + STARTS_SECONDS)
     attacker.join()
     runs = program.runs() and lives(program.probes_port)
     beside.close()
