@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from tests.integration.api import BOOTSTRAP, SPEC, TOKENS, Api
+from tests.integration.api import BOOTSTRAP, SPEC, TOKENS, Api, api_server, record
 from tests.integration.conftest import World
 from tests.integration.parts import AUDIENCE, Kubectl, eventually
 
@@ -189,7 +189,8 @@ def unguarded(
                 found.append((method, path, "it is not open", status))
             continue
         for name, headers in wrong.items():
-            if (status := listener.status(method, path, headers)) != 401:
+            # After some hundreds of wrong tokens the HTTP API looks at no more from one address.
+            if (status := listener.status(method, path, headers)) not in (401, 429):
                 found.append((method, path, name, status))
         scope = 403 if (listener.name, path) not in OPEN_TO_ALL_TOKENS else 200
         if (status := listener.status(method, path, other)) != scope:
@@ -278,17 +279,20 @@ def test_the_server_answers_nobody_without_a_good_token(
     assert by_account == []
     assert [unguarded(one, routes(one.app)) for one in others] == [[], []]
     for method, path in (("OPTIONS", "/v1/jobs"), *(("GET", path) for path in NO_ROUTES)):
-        assert api.status(method, path, {}) == 401, (method, path)
+        assert api.status(method, path, {}) in (401, 429), (method, path)
 
 
-def test_all_that_is_wrong_with_a_token_is_told_alike(module_api: Api) -> None:
+def test_all_that_is_wrong_with_a_token_is_told_alike(plane: ControlPlane, tmp_path: Path) -> None:
     """It tells nobody how near they were."""
     own = Tokens(TOKENS["writer"], {"an expired one": TOKENS["old"]}, {}, TOKENS["b"])
-    answers = [
-        module_api("GET", "/v1/jobs", token="", **{name.lower(): text})
-        for headers in headers_of(own).values()
-        for name, text in (headers or {"accept": "*/*"}).items()
-    ]
+    # A server of its own, to which nobody has sent too many wrong ones.
+    entries = {"writer": record(own.good), "old": record(TOKENS["old"], "write", -1)}
+    with api_server(plane, tmp_path, entries) as api:
+        answers = [
+            api("GET", "/v1/jobs", token="", **{name.lower(): text})
+            for headers in headers_of(own).values()
+            for name, text in (headers or {"accept": "*/*"}).items()
+        ]
 
     assert {answer.status for answer in answers} == {401}
     assert {answer.headers["www-authenticate"] for answer in answers} == {'Bearer realm="gpujob"'}

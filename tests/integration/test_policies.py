@@ -116,8 +116,8 @@ def test_the_policies_read_only_fields_that_there_are(kubectl: Kubectl) -> None:
         return ours if all("typeChecking" in one.get("status", {}) for one in ours) else []
 
     policies = eventually("the policies are checked", checked)
-    assert len(policies) == 6
-    assert [one["status"]["typeChecking"] for one in policies] == [{}] * 6
+    assert len(policies) == 7
+    assert [one["status"]["typeChecking"] for one in policies] == [{}] * 7
 
 
 def _writable(pod: Object) -> None:
@@ -204,7 +204,8 @@ def test_a_driver_is_held_to_more_than_pod_security(
     for asker, one in asked:
         status, told = dry_run(asker, one)
         assert status != 0
-        assert words in told
+        # Of several policies that refuse it, the API server tells what any one says.
+        assert words in told or (asker is operators and "gpujob-system-gpujob-pods" in told)
     assert dry_run(kubectl, plain)[0] == 0, "it is refused as a driver, and as nothing else"
 
 
