@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from math import inf
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -49,6 +50,15 @@ def new_key(path: Path) -> str:
     path.touch(mode=0o600)
     private.write_private_key(str(path))
     return private.export_public_key("openssh").decode().strip()
+
+
+def _started(process: int) -> float:
+    """Returns when a process began, in ticks since the system's start; one that is gone, never."""
+    try:
+        told = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return inf
+    return float(told.rpartition(")")[2].split()[19])
 
 
 class Machine:
@@ -143,9 +153,10 @@ class Machine:
 
     def seen(self, path: Path) -> Path:
         """Returns where a file of the machine, while it runs, is reached from here."""
-        # The numbers of processes begin anew: the lowest may be that of one that has just ended.
-        roots = (Path(f"/proc/{number}/root") for number in sorted(self.processes()))
-        return next(root for root in roots if (root / "etc").exists()) / path.relative_to("/")
+        # By the one that runs for longest: others end before anybody looks. Their numbers tell
+        # nothing, because they begin anew.
+        oldest = min(self.processes(), key=_started)
+        return Path(f"/proc/{oldest}/root") / path.relative_to("/")
 
     def processes(self, *command: str) -> list[int]:
         """Returns what runs on it, by the root of each process: the machine's own folder.
