@@ -53,6 +53,11 @@ UNSEEN = {
     ("gpujob", "secrets", "get"): "whether a key that was refused was replaced; "
     "integration/test_readiness.py replaces one",
     ("gpujob", "gpunodes", "delete"): "a released node, a day later",
+    (
+        "gpujob",
+        "gpujobprofiles",
+        "delete",
+    ): "the oldest of a namespace with a hundred; simulation/test_learning.py makes room",
     ("gpujob", "subjectaccessreviews", "create"): "metrics; integration/test_chart.py reads them",
     ("gpujob", "gpujobs/finalizers", "update"): OWNERS,
     ("gpujob", "gpunodes/finalizers", "update"): OWNERS,
