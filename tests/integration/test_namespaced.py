@@ -128,7 +128,7 @@ def open_cluster(stage: World) -> Iterator[None]:
         programs = binaries.ensure(binaries.CHART)
         # As the control plane's release has it.
         image = {"registry": "localhost", "repository": "gpujob-driver", "tag": "dev"}
-        given = {"driver": {"image": image}, **values}
+        given = {"driver": {"image": image}, "api": {"enabled": True}, **values}
         found = objects(programs, values=given, namespace="gpujob-system")
         return [one for one in found if one["kind"] == "ValidatingAdmissionPolicy"]
 
