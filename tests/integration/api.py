@@ -186,4 +186,5 @@ def api_server(
         server.stop()
         print(f"--- server's log\n{server.log[-5000:]}")
         for name in ("gpujob-server-tls", "gpujob-api-tokens", "gpujob-api-marks"):
-            kubectl("delete", "secret", name, "-n", "gpujob-system")
+            # A module's server may end after that of one of its tests, which had the same Secrets.
+            kubectl("delete", "secret", name, "-n", "gpujob-system", "--ignore-not-found")
