@@ -294,6 +294,9 @@ class ProfileBook:
             new = tuple(self._unwritten_shared)
             if await self._write(experience, self._shared_at, None, new):
                 self._unwritten_shared = _without(self._unwritten_shared, new)
+            else:
+                # No more is held of it than is stored, however long it cannot be written.
+                self._unwritten_shared = self._unwritten_shared[-SHARED_RUNS_KEPT:]
 
     async def _is_changed(self) -> bool:
         """Whether what is stored is not what this process has read or written; what was deleted is
