@@ -5,6 +5,7 @@ the third only computes, and takes the processors while the others leave them id
 lane that waits too, tests wait too long for each other.
 """
 
+import compileall
 import os
 import subprocess
 import sys
@@ -173,13 +174,11 @@ def main() -> int:
         print(f"hack/test: no part {unknown[0]!r}; there are {' '.join(NAMES)}", file=sys.stderr)
         return 2
     parts = [part for part in PARTS if part.name in (arguments or NAMES)]
-    with (
-        tempfile.TemporaryDirectory(dir=cache(), prefix="images-") as images,
-        tempfile.TemporaryDirectory(dir=cache(), prefix="bytecode-") as bytecode,
-    ):
-        # Else each process compiles anew what it loads, where a machine forbids Python to keep it.
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        os.environ["PYTHONPYCACHEPREFIX"] = bytecode
+    # Else each process compiles anew what it loads, where a machine forbids Python to keep it; and
+    # at the start all of them at once.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    compileall.compile_dir(ROOT / "operator", quiet=1)
+    with tempfile.TemporaryDirectory(dir=cache(), prefix="images-") as images:
         prepare(parts, Path(images))
         started = time.monotonic()
         results = run_all(parts, options, Path(images))
