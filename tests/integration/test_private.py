@@ -176,9 +176,11 @@ def test_a_login_that_was_renewed_before_the_rent_is_the_one_that_is_sent(stage:
     put_secret(world, "vastsim/private")
     stored = world.kubectl.get("secret", "registry", world.namespace)
     assert stored is not None
-    # As the kubelet does within a minute.
+    # As the kubelet does within a minute, and at once: nobody sees half of it.
     (mounted,) = world.pods.files("registry/.dockerconfigjson")
-    mounted.write_bytes(base64.b64decode(stored["data"][".dockerconfigjson"]))
+    renewed = mounted.with_name("renewed")
+    renewed.write_bytes(base64.b64decode(stored["data"][".dockerconfigjson"]))
+    renewed.rename(mounted)
     world.await_listings(8)
     world.simulator.faults()
     world.await_reason("train", "Complete", "ImageUnusable")
