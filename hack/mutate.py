@@ -2048,9 +2048,15 @@ FAULTS = (
         '[ "$(born)" != "$(born)" ]',
     ),
     Fault(
+        "what was quiet for a second is followed no more",
+        "driver/supervisor.py",
+        " || [ $((quiet % 5)) = 0 ]; then",
+        "; then",
+    ),
+    Fault(
         "any process with its pid is the supervisor",
         "driver/supervisor.py",
-        '  [ -z "$2" ] || [ "$2" = "$(since "$1")" ] || return 1\n',
+        '  [ -z "$2" ] || { since "$1"; [ "$2" = "$ticks" ]; } || return 1\n',
         "",
     ),
     Fault(

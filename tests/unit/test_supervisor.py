@@ -1,6 +1,7 @@
 """The scripts on the machine, run by a real shell."""
 
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -73,6 +74,27 @@ def test_a_supervisor_that_was_killed_and_not_collected_is_gone(
                 assert sh(follow_script(RUN, "stdout", 0), tmp_path) == b"said\n"
         finally:
             supervisor.kill()
+
+
+def test_what_is_said_after_a_silence_is_followed(tmp_path: Path) -> None:
+    """What is quiet is looked at less often, but is looked at."""
+    with subprocess.Popen(["sleep", "600"]) as supervisor:
+        started(tmp_path, supervisor.pid)
+        script = here(follow_script(RUN, "stdout", 0), tmp_path)
+        command = ["/bin/sh", "-c", script]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
+            try:
+                assert follower.stdout is not None, "asked for as a pipe"
+                assert follower.stdout.readline() == "said\n"
+                # So long is longer than it waits for before it looks less often.
+                time.sleep(1.5)
+                with (tmp_path / "state/runs" / RUN / "stdout").open("a") as written:
+                    written.write("said later\n")
+                assert select.select([follower.stdout], [], [], 60)[0] != []
+                assert follower.stdout.readline() == "said later\n"
+            finally:
+                follower.kill()
+                supervisor.kill()
 
 
 def test_a_driver_that_was_replaced_gives_no_orders(tmp_path: Path) -> None:
@@ -483,7 +505,8 @@ def test_a_start_is_read_whatever_the_process_is_called(tmp_path: Path, name: st
     with subprocess.Popen([program, "600"]) as process:
         try:
             told = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
-            assert sh(f"{ALIVE}\nsince {process.pid}", tmp_path).decode().split() == [told]
+            said = sh(f"{ALIVE}\nsince {process.pid}; echo $ticks", tmp_path)
+            assert said.decode().split() == [told]
         finally:
             process.kill()
 

@@ -61,10 +61,10 @@ _SET_BY_SHELLS = ("_", "PWD", "OLDPWD", "SHLVL")
 # boot; where /proc does not say that, it is the same for all of them.
 _BORN = r"""
 since() {
-  read -r s 2>/dev/null < "/proc/$1/stat" || return 0
-  s=${s##*) }; set -- $s; shift 19; echo "$1"
+  ticks=; read -r s 2>/dev/null < "/proc/$1/stat" || return 0
+  s=${s##*) }; set -- $s; shift 19; ticks=$1
 }
-born() { echo "$(cat /proc/sys/kernel/random/boot_id 2>/dev/null):$(since 1)"; }
+born() { since 1; echo "$(cat /proc/sys/kernel/random/boot_id 2>/dev/null):$ticks"; }
 """
 
 # The workload's own shell reads environment and command from a file that only root can read, and
@@ -93,7 +93,7 @@ cat > "$dir/supervise" <<'SUPERVISE'
 cd "$1" || exit 1
 trap : TERM INT HUP
 @BORN@
-since $$ > since
+since $$; echo "$ticks" > since
 kills() {
   for f in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
     [ -r "$f" ] && while read -r k v; do [ "$k" = oom_kill ] && echo "$v" && return; done < "$f"
@@ -178,11 +178,14 @@ ALIVE = (
     + r"""
 alive() {
   kill -0 "$1" 2>/dev/null && [ -r "/proc/$1/status" ] || return 1
-  [ -z "$2" ] || [ "$2" = "$(since "$1")" ] || return 1
+  [ -z "$2" ] || { since "$1"; [ "$2" = "$ticks" ]; } || return 1
   while read -r k v _; do [ "$k" = State: ] && break; done < "/proc/$1/status"
   [ "$v" != Z ]
 }
-supervised() { alive "$(cat "$1/started")" "$(cat "$1/since" 2>/dev/null)"; }
+supervised() {
+  p= t=; read -r p 2>/dev/null < "$1/started"; read -r t 2>/dev/null < "$1/since"
+  alive "$p" "$t"
+}
 """
 )
 """Shell functions: `alive PID [START]` is true of a process that runs, and began at START if that
@@ -244,19 +247,26 @@ exit 0
 """
 
 # `tail -c +N` and `head -c` copy any byte. Whether the workload has ended is read before the size,
-# so that nothing written before the end is missed.
+# so that nothing written before the end is missed. Each program that is started costs the machine a
+# millisecond or more, so what has been quiet for a second is looked at once a second, but for the
+# end, which a shell sees by itself.
 _FOLLOW = r"""
 cd @FOLDER@/runs/@RUN@ || exit 1
-at=@OFFSET@
+at=@OFFSET@ quiet=0
 while :; do
   ended=0; [ -e exit ] && ended=1
-  [ "$ended" = 0 ] && ! supervised . && [ ! -e exit ] && ended=1
-  size=$(wc -c < @FILE@)
-  if [ "$size" -gt "$at" ]; then tail -c +$((at + 1)) @FILE@ | head -c $((size - at)) || exit 1; at=$((size))
-  elif [ "$ended" = 1 ]; then exit 0
-  else sleep 0.2 2>/dev/null || sleep 1; fi
+  if [ "$ended" = 1 ] || [ $quiet -lt 5 ] || [ $((quiet % 5)) = 0 ]; then
+    [ "$ended" = 0 ] && ! supervised . && [ ! -e exit ] && ended=1
+    size=$(wc -c < @FILE@)
+    if [ "$size" -gt "$at" ]; then
+      tail -c +$((at + 1)) @FILE@ | head -c $((size - at)) || exit 1
+      at=$((size)) quiet=0; continue
+    fi
+    [ "$ended" = 1 ] && exit 0
+  fi
+  if sleep 0.2 2>/dev/null; then quiet=$((quiet + 1)); else sleep 1; quiet=$((quiet + 5)); fi
 done
-"""  # noqa: E501
+"""
 
 
 _HELD = re.compile(r"[0-9]{1,15}")
