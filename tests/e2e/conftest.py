@@ -11,9 +11,12 @@ from tests.e2e.evidence import RECORD
 from demo import Stage
 from localcluster.node import Node
 
-ORDER = ("test_demo", "test_data", "test_documents", "test_release", "test_rights")
-"""Modules that use the one cluster, one after the other. The first installs the chart in a way of
-its own and uninstalls it; the last reads what was asked of the API server all the while."""
+ORDER = (
+    *("test_demo", "test_namespaced", "test_data", "test_documents", "test_release"),
+    "test_rights",
+)
+"""Modules that use the one cluster, one after the other. The first two install the chart in ways of
+their own and uninstall it; the last reads what was asked of the API server all the while."""
 HERE = Path(__file__).parent
 
 
