@@ -246,6 +246,12 @@ def pytest_terminal_summary(
             terminalreporter.write_line("  ".join(cells).rstrip())
 
 
+ROLES = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+POLICIES = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+INSTALLED = ("CustomResourceDefinition", "ServiceAccount", "Service", *ROLES, *POLICIES)
+"""What the control plane has of the chart: the programs are processes of the tests."""
+
+
 def chart(programs: Path) -> list[Object]:
     """Returns what the chart installs."""
     rendered = subprocess.run(
@@ -272,15 +278,17 @@ def control_plane(state: Path, audit: Audit | None = None) -> Iterator[ControlPl
         kubectl = Kubectl(running, running.kubeconfig)
         documents = chart(programs)
         kubectl("create", "namespace", "gpujob-system")
-        roles = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
-        policies = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-        wanted = ("CustomResourceDefinition", "ServiceAccount", "Service", *roles, *policies)
-        chosen = [one for one in documents if one["kind"] in wanted]
-        listed = {"apiVersion": "v1", "kind": "List", "items": chosen}
-        kubectl("apply", "--server-side", "-f", "-", text=json.dumps(listed))
-        kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s")
-        eventually("the policies are in force", lambda: is_held(kubectl))
+        install(kubectl, [one for one in documents if one["kind"] in INSTALLED])
         yield running
+
+
+def install(kubectl: Kubectl, documents: list[Object]) -> None:
+    """Applies what the chart installs, and waits until it is in force."""
+    listed = {"apiVersion": "v1", "kind": "List", "items": documents}
+    force = ("--server-side", "--force-conflicts")
+    kubectl("apply", *force, "-f", "-", text=json.dumps(listed))
+    kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s")
+    eventually("the policies are in force", lambda: is_held(kubectl))
 
 
 def is_held(kubectl: Kubectl, namespace: str = "default") -> bool:

@@ -407,6 +407,7 @@ class Operator:
         **settings: str,
     ) -> None:
         self._log = folder / f"{name}.log"
+        self.kubeconfig = kubeconfig
         self.transport_port, self.probes_port = free_port(), free_port()
         self.transport_url = f"https://127.0.0.1:{self.transport_port}"
         self._environment = environment(

@@ -3,13 +3,12 @@
 As under a Deployment, a controller that has ended is started again.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.integration.conftest import World, chart
+from tests.integration.conftest import World, chart, install
 from tests.integration.parts import Kubectl, Object, eventually
 
 from localcluster import binaries
@@ -24,14 +23,7 @@ def crds(stage: World) -> Iterator[list[Object]]:
     documents = chart(binaries.ensure(binaries.CHART))
     found = [one for one in documents if one["kind"] == "CustomResourceDefinition"]
     yield found
-    _install(stage.kubectl, found)
-
-
-def _install(kubectl: Kubectl, crds: list[Object]) -> None:
-    listed = {"apiVersion": "v1", "kind": "List", "items": crds}
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", text=json.dumps(listed))
-    names = [f"crd/{one['metadata']['name']}" for one in crds]
-    kubectl("wait", "--for=condition=Established", *names, "--timeout=240s")
+    install(stage.kubectl, found)
 
 
 def _remove(kubectl: Kubectl, crds: list[Object]) -> None:
@@ -72,7 +64,7 @@ def test_an_operator_that_was_there_before_its_kinds_hears_of_jobs(
         return status == 503 and "does not serve gpujobs" in words
 
     eventually("it says what is missing", told)
-    _install(stage.kubectl, crds)
+    install(stage.kubectl, crds)
     _hears_of_a_job(stage)
 
 
@@ -84,7 +76,7 @@ def test_kinds_that_go_and_come_back_are_heard_of_again(stage: World, crds: list
     eventually(
         "it is not ready", _kept(stage, lambda: stage.operator.probe("readyz")[0] in (0, 503))
     )
-    _install(stage.kubectl, crds)
+    install(stage.kubectl, crds)
     _hears_of_a_job(stage)
 
 
@@ -95,7 +87,7 @@ def test_kinds_that_are_deleted_wait_for_the_machines(stage: World, crds: list[O
     job = stage.await_reason("train", "Running")
     _remove(stage.kubectl, crds)
     ended = [one["state"] for one in stage.simulator.of(job)]
-    _install(stage.kubectl, crds)
+    install(stage.kubectl, crds)
     _hears_of_a_job(stage)
 
     assert ended == ["destroyed"]
@@ -118,7 +110,7 @@ def test_kinds_that_are_gone_by_force_leave_no_machine(stage: World, crds: list[
     stage.operator.launch()
     stage.await_listings(8)
     assert len(stage.simulator.living()) == 1
-    _install(stage.kubectl, crds)
+    install(stage.kubectl, crds)
     gone = _kept(stage, lambda: not stage.simulator.living())
     eventually("the sweep has found it", gone)
 

@@ -7,12 +7,10 @@ import functools
 from collections.abc import Awaitable, Callable
 
 import pytest
+from tests.lifecycle import table, told
 from tests.simulation.model import Chance
 from tests.simulation.world import NAMESPACE, Operator, World, play
 
-from localcluster.paths import ROOT
-
-PAGE = ROOT / "helm/gpujob/LIFECYCLE.md"
 JOB = ("GpuJob", NAMESPACE, "train")
 CEILING = {"ceiling": "1.50"}
 AWAY_SECONDS = 600.0
@@ -169,13 +167,6 @@ def cell(state: str, event: str) -> str:
     return found
 
 
-def table() -> list[list[str]]:
-    """Returns the table of the page."""
-    lines = PAGE.read_text().splitlines()
-    rows = [one for one in lines if one.startswith("| ")]
-    return [[part.strip() for part in one.strip("|").split("|")] for one in rows]
-
-
 def test_the_page_has_every_state_and_event() -> None:
     """In this order."""
     head, *rows = table()
@@ -188,7 +179,4 @@ def test_the_page_has_every_state_and_event() -> None:
 @pytest.mark.parametrize("state", STATES)
 def test_what_happens_is_what_the_page_says(state: str, event: str) -> None:
     """Each cell by itself."""
-    head, *rows = table()
-    told = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
-
-    assert told[state][event] == cell(state, event)
+    assert told(event)[state] == cell(state, event)
