@@ -652,7 +652,11 @@ class PodRunner:
 
     def cut_off(self, pod_name: str) -> None:
         """The node of a pod dies: its driver is gone, and nobody says so."""
-        (uid,) = (uid for uid, (_, name) in self._names.items() if name == pod_name)
+        (uid,) = (
+            uid
+            for uid, (namespace, name) in self._names.items()
+            if name == pod_name and self.namespace in ("", namespace)
+        )
         driver = self._drivers[uid]
         self._lost.add(uid)
         driver.kill()

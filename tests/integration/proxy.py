@@ -101,6 +101,8 @@ class Proxy:
         self, upstream: str, ca: Path | None = None, alter: Callable[[Passed], None] | None = None
     ) -> None:
         self._alter = alter
+        self.rewrites: Callable[[bytes], bytes] = lambda lines: lines
+        """What becomes of the lines of an answer, as they come."""
         self._upstream = upstream.rstrip("/")
         self._tls = ssl.create_default_context(cafile=str(ca)) if ca else None
         self._loop = asyncio.new_event_loop()
@@ -205,8 +207,13 @@ class Proxy:
                 await passed.write(await answer.read())
             else:
                 # A watch goes on for minutes: each piece is passed on as it comes.
+                rest = b""
                 async for piece in answer.content.iter_any():
-                    await passed.write(piece)
+                    lines, line_feed, rest = (rest + piece).rpartition(b"\n")
+                    if line_feed:
+                        await passed.write(self.rewrites(lines + line_feed))
+                if rest:
+                    await passed.write(self.rewrites(rest))
             await passed.write_eof()
             return passed
 

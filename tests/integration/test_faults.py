@@ -4,7 +4,8 @@ Crashes of the operator and outages of the API server and the provider are in te
 """
 
 import json
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -347,6 +348,40 @@ def test_a_fuse_holds_while_the_api_server_only_reads(stage: World, tmp_path: Pa
             operator.kill()
     (lease,) = stage.simulator.of(job)
     assert float(lease["total_usd"]) <= float(job["spec"]["cost"]["ceiling"])
+
+
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+def test_an_api_server_whose_clock_is_wrong_costs_nothing(
+    stage: World, tmp_path: Path, seconds: int
+) -> None:
+    """Whenever it says that a pod was made: no driver counts as late, and none is replaced."""
+    written = re.compile(rb'"(creation|deletion)Timestamp":"([^"]+)"')
+
+    def moved(found: re.Match[bytes]) -> bytes:
+        told = datetime.fromisoformat(found[2].decode()) + timedelta(seconds=seconds)
+        return b'"%sTimestamp":"%s"' % (found[1], f"{told:%Y-%m-%dT%H:%M:%SZ}".encode())
+
+    with proxy(stage.plane.url, stage.plane.ca) as between:
+        between.rewrites = lambda lines: written.sub(moved, lines)
+        config = operators_config(stage.plane, tmp_path / "proxied.kubeconfig", between.url)
+        operator = Operator(tmp_path, config, stage.simulator.url, "moved")
+        operator.start()
+        try:
+            stage.pods.are_held.set()
+            stage.apply_job("train", command=["true"])
+            pod = ("pod", "train-0-1-driver", stage.namespace)
+            eventually("its pod", lambda: stage.kubectl.get(*pod))
+            stage.await_listings(8)
+            assert stage.job("train")["status"]["attempt"] == 1
+            stage.pods.are_held.clear()
+            job = stage.await_reason("train", "Complete")
+        finally:
+            operator.stop()
+
+    (lease,) = stage.simulator.of(job)
+    assert lease["state"] == "destroyed"
+    node = stage.kubectl.get("gpunode", "train-0-1", stage.namespace) or {}
+    assert node["status"]["driver"]["podName"] == "train-0-1-driver"
 
 
 @pytest.mark.shared_world

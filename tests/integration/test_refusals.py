@@ -1,12 +1,14 @@
 """What clusters refuse, on a real API server: the job says so in its words, and waits."""
 
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from tests.integration.client import path_of
 from tests.integration.conftest import World
 from tests.integration.parts import Object, eventually
 
@@ -165,6 +167,17 @@ def injected(world: World) -> Iterator[None]:
 
 
 NOWHERE = "https://127.0.0.1:9/mutate"
+
+
+@contextmanager
+def slow_injector(world: World) -> Iterator[None]:
+    """An injector that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/mutate"
+        with webhook(world, "pods", "", kind="MutatingWebhookConfiguration", url=url):
+            yield
+
+
 OBSTACLES: dict[str, tuple[Callable[[World], Any], str]] = {
     "a quota on pods": (lambda w: quota(w, pods="0"), "exceeded quota: none"),
     "a quota on secrets": (lambda w: quota(w, secrets="0"), "exceeded quota: none"),
@@ -176,6 +189,7 @@ OBSTACLES: dict[str, tuple[Callable[[World], Any], str]] = {
         lambda w: webhook(w, "pods", "", kind="MutatingWebhookConfiguration", url=NOWHERE),
         'failed calling webhook "down.example.com"',
     ),
+    "an injector that is slow": (slow_injector, "context deadline exceeded"),
     "a webhook on secrets that is down": (
         lambda w: webhook(w, "secrets", "", kind="ValidatingWebhookConfiguration", url=NOWHERE),
         'failed calling webhook "down.example.com"',
@@ -285,6 +299,26 @@ def test_a_driver_whose_node_dies_is_followed_by_another(stage: World) -> None:
     assert lease["state"] == "destroyed"
     assert [one["reason"] for one in job["status"]["attempts"]] == ["Completed"]
     stage.kubectl("patch", *pod, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+
+
+@pytest.mark.shared_world
+def test_a_driver_that_is_evicted_is_followed_by_another(world: World) -> None:
+    """Its pod has failed, and no container of it says how; the work on the machine is kept."""
+    world.apply_job("train", command=world.waits("echo start", "echo end"))
+    world.await_reason("train", "Running")
+    world.pods.cut_off("train-0-1-driver")
+    words = "The node was low on resource: memory. "
+    status = {"phase": "Failed", "reason": "Evicted", "message": words}
+    path = f"{path_of('pods', 'train-0-1-driver', world.namespace)}/status"
+    merge = "application/merge-patch+json"
+    code, answer = world.kubectl.client.send("PATCH", path, {"status": status}, merge)
+    assert code == 200, answer
+    eventually("another has the work", lambda: "start\n" in world.pods.log("train-0-1-driver-2"))
+    world.let_go()
+    job = world.await_reason("train", "Complete")
+
+    assert len(world.simulator.of(job)) == 1
+    assert [one["reason"] for one in job["status"]["attempts"]] == ["Completed"]
 
 
 @pytest.mark.shared_world
