@@ -3182,6 +3182,24 @@ FAULTS = (
         "            return None\n        # What it had",
     ),
     Fault(
+        "a Workload that is deleted takes its quota with it while the machine is paid for",
+        "core/queue.py",
+        "Step.LET_GO if owes_nothing and is_held(workload) else None",
+        "Step.LET_GO if is_held(workload) else None",
+    ),
+    Fault(
+        "a job runs before its Workload is held",
+        "core/queue.py",
+        "            return let_go or Step.HOLD\n",
+        "            pass\n",
+    ),
+    Fault(
+        "a Workload that asks for less admits its job",
+        "core/queue.py",
+        "if _is_admitted(workload) and not fault(job, workload):",
+        "if _is_admitted(workload):",
+    ),
+    Fault(
         "a queue's quota is given back while the machine is paid for",
         "core/queue.py",
         '_holds(workload, "QuotaReserved") and owes_nothing:',
@@ -3190,8 +3208,8 @@ FAULTS = (
     Fault(
         "a queue hears of the end before the machine is gone",
         "core/queue.py",
-        "return Step.FINISH if owes_nothing and not is_over(workload) else None",
-        "return Step.FINISH if not is_over(workload) else None",
+        "return Step.FINISH if owes_nothing and not is_over(workload) else let_go",
+        "return Step.FINISH if not is_over(workload) else let_go",
     ),
     Fault(
         "a running machine does not heed its queue",

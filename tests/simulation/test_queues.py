@@ -17,7 +17,7 @@ from gpujob.api.reasons import Reason
 from gpujob.controller.cache import Cache
 from gpujob.controller.queues import Queues
 from gpujob.core.job.plan import plan_job
-from gpujob.core.queue import LABEL_QUEUE, workload_name
+from gpujob.core.queue import LABEL_PRIORITY, LABEL_QUEUE, workload_name
 
 OVER = {"type": "Finished", "status": "True", "reason": "r", "lastTransitionTime": stamp(-60)}
 MAY_RUN = [OVER | {"type": one} for one in ("QuotaReserved", "Admitted")]
@@ -29,7 +29,11 @@ class _Stage:
     def __init__(self) -> None:
         self.kube = ModelKube(Chance(0, level=0.0))
         self.cache = Cache(self.kube, lambda _: None)
-        self.queues = Queues(self.kube, self.cache, VirtualClock(), lambda _: None)
+        self.changes = 0
+        self.problems: dict[str, str] = {}
+        self.woken: list[str] = []
+        clock, wake = VirtualClock(), lambda key: self.woken.append(key.name)
+        self.queues = Queues(self.kube, self.cache, clock, wake, self.problems)
 
     async def job(self, name: str = "train", **spec: Any) -> GpuJob:
         body = {
@@ -48,14 +52,20 @@ class _Stage:
     def take_in(self, body: Body) -> None:
         list(self.cache.take_in("GpuJob", body, gone=False))
 
+    def take_away(self, name: str = "train") -> None:
+        """The job is gone, and known to be."""
+        body = self.kube.objects.pop(("GpuJob", NAMESPACE, name))
+        list(self.cache.take_in("GpuJob", body, gone=True))
+
     def look_at(self, name: str = "train") -> None:
         self.take_in(self.kube.objects["GpuJob", NAMESPACE, name])
 
-    def changed(self, name: str = "train") -> Body:
-        """Returns a new version of a job, for a user to write to."""
-        body = deepcopy(self.kube.objects["GpuJob", NAMESPACE, name])
-        body["metadata"]["resourceVersion"] = str(900 + len(self.kube.objects))
-        self.kube.objects["GpuJob", NAMESPACE, name] = body
+    def changed(self, name: str = "train", kind: str = "GpuJob") -> Body:
+        """Returns a new version of an object, for a user to write to."""
+        body = deepcopy(self.kube.objects[kind, NAMESPACE, name])
+        self.changes += 1
+        body["metadata"]["resourceVersion"] = str(900 + self.changes)
+        self.kube.objects[kind, NAMESPACE, name] = body
         return body
 
     def workloads(self) -> list[Body]:
@@ -66,6 +76,11 @@ class _Stage:
         for one in self.workloads():
             one["status"] = {"conditions": [dict(condition) for condition in MAY_RUN]}
             one["metadata"]["resourceVersion"] += "0"
+
+    async def look_twice(self) -> None:
+        """The first look holds what was admitted."""
+        for _ in range(2):
+            await self.queues._look()
 
     async def forged(self, job: GpuJob, namespace: str = NAMESPACE, **labels: str) -> None:
         """A Workload that some other has made and that has been admitted."""
@@ -140,7 +155,7 @@ def test_what_was_admitted_is_not_made_more(change: str) -> None:
         await stage.job(cost={"ceiling": "5"})
         await stage.queues._look()
         stage.admit()
-        await stage.queues._look()
+        await stage.look_twice()
         (before,) = stage.workloads()
         assert stage.read().status.admitted_by == before["metadata"]["name"]
         body = stage.changed()
@@ -161,7 +176,7 @@ def test_what_was_admitted_is_not_made_more(change: str) -> None:
         ]
         assert sorted(map(sorted, flags)) == [[], ["Admitted", "Finished", "QuotaReserved"]]
         stage.admit()
-        await stage.queues._look()
+        await stage.look_twice()
         assert stage.read().status.admitted_by == workload_name(stage.read())
 
     played(story)
@@ -178,5 +193,79 @@ def test_a_job_that_leaves_its_queue_leaves_no_workload_waiting() -> None:
         await stage.queues._look()
         (left,) = stage.workloads()
         assert [one["type"] for one in left["status"]["conditions"]] == ["Finished"]
+
+    played(story)
+
+
+def test_a_workload_that_is_deleted_stays_until_its_machine_is_gone() -> None:
+    """Kueue counts its quota as long as it is there."""
+
+    async def story(stage: _Stage) -> None:
+        await stage.job()
+        await stage.queues._look()
+        stage.admit()
+        await stage.look_twice()
+        (held,) = stage.workloads()
+        body = stage.changed()
+        body["status"] |= {"nodeUID": "u", "nodeName": "train-0-1"}
+        stage.look_at()
+        stage.kube.delete_now("Workload", NAMESPACE, held["metadata"]["name"])
+        await stage.look_twice()
+        assert stage.read().status.admitted_by is None
+        assert len(stage.workloads()) == 1
+        body = stage.changed()
+        for name in ("nodeUID", "nodeName"):
+            del body["status"][name]
+        stage.look_at()
+        await stage.queues._look()
+        assert stage.workloads() == []
+        await stage.queues._look()
+        (another,) = stage.workloads()
+        assert another["metadata"]["uid"] != held["metadata"]["uid"]
+
+    played(story)
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_nothing_holds_the_workload_of_a_job_that_is_gone(is_over: bool) -> None:
+    """The job's own finalizer has held that until its machine was gone."""
+
+    async def story(stage: _Stage) -> None:
+        await stage.job()
+        await stage.queues._look()
+        stage.admit()
+        await stage.look_twice()
+        (held,) = stage.workloads()
+        name = held["metadata"]["name"]
+        if is_over:
+            stage.changed(name, "Workload")["status"]["conditions"].append(OVER)
+        stage.take_away()
+        stage.kube.delete_now("Workload", NAMESPACE, name)
+        await stage.queues._look()
+        assert stage.workloads() == []
+
+    played(story)
+
+
+def test_what_keeps_a_job_from_its_queue_is_told_as_long_as_it_does() -> None:
+    """Here the class that it names is not there; with it, the job goes on."""
+
+    async def story(stage: _Stage) -> None:
+        job = await stage.job()
+        stage.changed()["metadata"]["labels"][LABEL_PRIORITY] = "urgent"
+        stage.look_at()
+        await stage.look_twice()
+        (words,) = stage.problems.values()
+        assert "urgent" in words
+        assert list(stage.problems) == [job.metadata.uid]
+        assert stage.woken == ["train"], "once"
+        stage.kube.objects["WorkloadPriorityClass", "", "urgent"] = {
+            "metadata": {"resourceVersion": "800"},
+            "value": 100,
+        }
+        await stage.queues._look()
+        assert stage.problems == {}
+        assert stage.woken == ["train", "train"]
+        assert len(stage.workloads()) == 1
 
     played(story)

@@ -365,7 +365,7 @@ namespaceSelector: {}
 # Kueue admits and evicts what waits in its queues by Workloads.
 - apiGroups: [kueue.x-k8s.io]
   resources: [workloads]
-  verbs: [list, create]
+  verbs: [list, create, patch]
 - apiGroups: [kueue.x-k8s.io]
   resources: [workloads/status]
   verbs: [update]

@@ -276,7 +276,8 @@ class Leader:
         )
         others.append(asyncio.create_task(book.publish_for_ever(), name="market_book"))
         if self._settings.kueue:
-            queues = Queues(self._kube, self._cache, self._clock, self._queue.add)
+            problems = self._reconciler.queue_problems
+            queues = Queues(self._kube, self._cache, self._clock, self._queue.add, problems)
             others.append(asyncio.create_task(queues.run(), name="queues"))
         common = (self._kube, self._clock, self._settings)
         transport = transport_listener(self._kube, self._settings)

@@ -248,6 +248,8 @@ class Reconciler:
         """Tasks with a rent request in flight, which must not be cancelled."""
         self.unfit_paid_seconds: defaultdict[str, list[float]] = defaultdict(list)
         """Paid seconds of each machine that failed the preflight check, by reason."""
+        self.queue_problems: dict[str, str] = {}
+        """What keeps a job from its queue of Kueue, by the job's uid."""
         self._memories: dict[str, NodeMemory] = {}
         self._absent_since: dict[str, float] = {}
         self._unsaid_since: dict[Key, float] = {}
@@ -382,6 +384,7 @@ class Reconciler:
             node=node,
             node_absent_since=self._missed(status.node_uid, node),
             service_owner=await self._service_owner(job),
+            queue_problem=self.queue_problems.get(job.metadata.uid, ""),
             refusals=self._refusals.get(key, {}),
         )
         settled = settle_job(observation)

@@ -310,6 +310,8 @@ class JobObservation:
     service_owner: str | None = None
     """Uid of the job that owns the Service for this job's ports; empty = no job owns it;
     None = there is no such Service, or none is wanted."""
+    queue_problem: str = ""
+    """What keeps the job from its queue of Kueue; empty = nothing is known of that."""
     refusals: Refusals = field(default_factory=dict)
     """What the cluster does not let the operator do for this job."""
     quotes: Quotes | Unavailable | None = None

@@ -3,18 +3,20 @@
 A job with Kueue's label for a queue is as good as suspended until its Workload is admitted. Whether
 it is, stands in the job's status, which only the operator writes; so nothing is rented before.
 When Kueue takes the admission back, the status loses it, the machine is destroyed as a suspended
-job's is, and only once nothing is owed for the job any more does Kueue get the quota back.
+job's is, and only once nothing is owed for the job any more does Kueue get the quota back. For the
+same reason a Workload that admits has our finalizer: deleted, it would take its quota with it.
 """
 
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from enum import Enum, auto
 from hashlib import sha256
 from math import ceil
 from typing import Any
 
 from gpujob.api.gpujob import GpuJob
-from gpujob.api.meta import LABEL_JOB, LABEL_MANAGED_BY, MANAGER
+from gpujob.api.meta import FINALIZER, LABEL_JOB, LABEL_MANAGED_BY, MANAGER
 from gpujob.core.job.end import finished_as, is_finished
 from gpujob.core.job.strays import owed_for
 from gpujob.core.money import parse_usd
@@ -30,6 +32,8 @@ USD = "gpujob.dev/usd"
 Body = dict[str, Any]
 
 _LABEL_UID = "kueue.x-k8s.io/job-uid"
+_MANY = {"k": 1_000, "M": 1_000_000}
+"""How Kueue may write whole amounts."""
 _AGAIN = ("Preempted", "NodeFailures")
 """Reasons of an eviction after which Kueue itself puts the Workload back into its queue."""
 
@@ -87,6 +91,8 @@ class Step(Enum):
 
     CREATE = auto()
     """Create the Workload."""
+    HOLD = auto()
+    """Keep the Workload, whoever deletes it, as long as something may be owed for its job."""
     ADMIT = auto()
     """Note in the job's status that it may run."""
     WITHDRAW = auto()
@@ -96,6 +102,8 @@ class Step(Enum):
     FINISH = auto()
     """Say that the Workload is finished: the job is over, or has another, and no machine is left.
     """
+    LET_GO = auto()
+    """Keep it no longer: nothing is owed, and it does not admit."""
 
 
 def next_step(job: GpuJob, workload: Mapping[str, Any] | None) -> Step | None:
@@ -110,15 +118,61 @@ def next_step(job: GpuJob, workload: Mapping[str, Any] | None) -> Step | None:
         # What it had may still hold quota until its machine is gone.
         is_wanted = owes_nothing and not is_finished(status) and not job.metadata.is_being_deleted
         return Step.CREATE if is_wanted else None
+    let_go = Step.LET_GO if owes_nothing and is_held(workload) else None
     if is_finished(status) or workload["metadata"]["name"] != name or not queue_of(job):
-        return Step.FINISH if owes_nothing and not is_over(workload) else None
-    if _is_admitted(workload):
+        return Step.FINISH if owes_nothing and not is_over(workload) else let_go
+    if _is_admitted(workload) and not fault(job, workload):
+        # A job that its user has suspended keeps its quota, but holds nothing.
+        if is_held(workload) is (job.spec.suspend and owes_nothing):
+            return let_go or Step.HOLD
         return Step.ADMIT if status.admitted_by != name else None
     if status.admitted_by is not None:
         return Step.WITHDRAW
     if _holds(workload, "Evicted") and _holds(workload, "QuotaReserved") and owes_nothing:
         return Step.RELEASE
-    return None
+    return let_go
+
+
+def fault(job: GpuJob, workload: Mapping[str, Any]) -> str:
+    """Returns what keeps a Workload of the right name from admitting its job; empty = nothing.
+
+    Somebody else may have made it, and have it ask for less than the job takes.
+    """
+    asked = dict.fromkeys((GPUS, USD), Decimal(0))
+    for pods in (workload.get("spec") or {}).get("podSets") or []:
+        # Kueue may admit fewer pods where there is a least count.
+        count = pods.get("minCount") or pods.get("count") or 0
+        pod = (pods.get("template") or {}).get("spec") or {}
+        for container in pod.get("containers") or []:
+            requests = (container.get("resources") or {}).get("requests") or {}
+            for resource in asked:
+                asked[resource] += count * _amount(requests.get(resource))
+    lacking = [
+        f"{asked[resource]:f} of {resource} instead of {amount}"
+        for resource, amount in ((GPUS, job.spec.gpu.count), (USD, _usd(job)))
+        if asked[resource] < amount
+    ]
+    name = workload["metadata"]["name"]
+    return f"Workload {name} asks for {' and '.join(lacking)}: delete it" if lacking else ""
+
+
+def _amount(quantity: object) -> Decimal:
+    """Returns a whole amount; what is not written as one counts as nothing."""
+    number, unit = str(quantity), 1
+    if number[-1:] in _MANY:
+        number, unit = number[:-1], _MANY[number[-1]]
+    return Decimal(number) * unit if number.isascii() and number.isdecimal() else Decimal(0)
+
+
+def is_held(workload: Mapping[str, Any]) -> bool:
+    """Whether a Workload has our finalizer."""
+    return FINALIZER in (workload["metadata"].get("finalizers") or [])
+
+
+def finalizers_of(workload: Mapping[str, Any], *, held: bool) -> list[str]:
+    """Returns the finalizers of a Workload, with ours or without it."""
+    others = [one for one in workload["metadata"].get("finalizers") or [] if one != FINALIZER]
+    return [*others, FINALIZER] if held else others
 
 
 def _is_admitted(workload: Mapping[str, Any]) -> bool:

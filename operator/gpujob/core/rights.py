@@ -37,7 +37,7 @@ JOBS = (
 )
 """Where jobs are: in all namespaces, or in each that is served."""
 QUEUES = (
-    Rights("kueue.x-k8s.io", "workloads", ("list", "create")),
+    Rights("kueue.x-k8s.io", "workloads", ("list", "create", "patch")),
     Rights("kueue.x-k8s.io", "workloads/status", ("update",)),
 )
 """There, too, if jobs wait in queues of Kueue."""

@@ -234,11 +234,11 @@ def _stay_suspended(seen: JobObservation) -> JobPlan | None:
     words = Reason.SUSPENDED.meaning
     if waits_in_queue(seen.job, kueue=seen.world.kueue):
         meta = seen.job.metadata
+        why = f"`kubectl describe workload {workload_name(seen.job)} -n {meta.namespace}` says why"
         words = (
             f"the job waits in the queue {queue_of(seen.job)} of Kueue, and nothing is rented for "
-            f"it; `kubectl describe workload {workload_name(seen.job)} -n {meta.namespace}` says "
-            "why"
-        )
+            f"it; {seen.queue_problem or why}"
+        )[:1024]
     return stay(seen, Reason.SUSPENDED, words, None)
 
 
