@@ -183,7 +183,7 @@ def pytest_runtest_makereport(
     return report
 
 
-LONGEST = ("test_leader", "test_chaos", "test_faults", "test_tls")
+LONGEST = ("test_leader", "test_chaos", "test_faults", "test_tls", "test_states")
 
 SHARED_WORLDS = 3
 """As many workers can have one at once."""
