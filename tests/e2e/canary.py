@@ -69,6 +69,8 @@ class Given:
     metrics_token: str
     password: str
     """A job's, in Secret `password` of namespace `canary`."""
+    registry_password: str
+    """Of the registry of that job's image, in Secret `registry` of the same namespace."""
     instance_keys: tuple[str, ...]
     notebook_tokens: tuple[str, ...]
 
@@ -118,6 +120,16 @@ def known(given: Given, seen: Mapping[str, bytes]) -> list[Secret]:
             # The workload's shell removes it as it reads it.
             haunts=(f"{WORK}/runs/*/work*",),
         ),
+        Secret(
+            "password of the registry",
+            given.registry_password.encode(),
+            homes=(
+                f"{held}/canary/registry",
+                "files/canary/*-driver/etc/gpujob/registry/*",
+                # The provider pulls the image.
+                "requests/bodies",
+            ),
+        ),
         *(
             Secret(
                 f"instance key {number}",
@@ -146,9 +158,14 @@ def known(given: Given, seen: Mapping[str, bytes]) -> list[Secret]:
             namespace, node = place.split("/")[3], secret["metadata"]["name"].split("-ssh-")[0]
             drivers = f"files/{namespace}/{node}-driver/etc/gpujob/ssh/*"
             found.append(Secret(place, key, (place,), (drivers,), _public(key)))
-        if "tls.key" in values:
-            public = values["tls.crt"].decode()
-            found.append(Secret(place, values["tls.key"], (place,), public=public))
+        if secret.get("type") == "gpujob.dev/mark-keys":
+            found += [Secret(f"{place} {name}", key, (place,)) for name, key in values.items()]
+        public = "".join(one.decode() for name, one in values.items() if name.endswith(".crt"))
+        found += [
+            Secret(f"{place} {name}", key, (place,), public=public)
+            for name, key in values.items()
+            if name.endswith(".key")
+        ]
     return found
 
 
@@ -210,8 +227,8 @@ def spelt(secrets: Collection[Secret]) -> dict[bytes, tuple[str, str]]:
     A piece that stands in several secrets, such as the first one of every key file, is none; nor
     is one that is public: one private key in 256 ends so that a piece begins as its other half.
     """
-    pieces = {secret.name: _pieces(secret.value.decode()) for secret in secrets}
-    public = {secret.name: secret.public for secret in secrets}
+    pieces = {secret.name: _pieces(secret.value) for secret in secrets}
+    public = {secret.name: secret.public.encode() for secret in secrets}
     counts = Counter(piece for found in pieces.values() for piece in found)
     return {
         needle: (name, form)
@@ -224,20 +241,28 @@ def spelt(secrets: Collection[Secret]) -> dict[bytes, tuple[str, str]]:
     }
 
 
-def _pieces(value: str) -> set[str]:
-    """Returns each line of a value in pieces that leave nothing out."""
+def _pieces(value: bytes) -> set[bytes]:
+    """Returns each line of a value in pieces that leave nothing out; what is no text, whole."""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return {value}
     found = set()
-    for line in value.split("\n"):
+    for line in text.split("\n"):
         if not line.startswith("-----"):
             count = max(len(line) // PIECE_CHARACTERS, 1)
             ends = [len(line) * number // count for number in range(count + 1)]
             found |= {line[start:end] for start, end in pairwise(ends)}
-    return {piece for piece in found if len(piece) >= PIECE_CHARACTERS}
+    return {piece.encode() for piece in found if len(piece) >= PIECE_CHARACTERS}
 
 
-def forms(text: str) -> dict[str, set[bytes]]:
-    """Returns every spelling of a text, the plainest first."""
-    data = text.encode()
+def forms(data: bytes) -> dict[str, set[bytes]]:
+    """Returns every spelling of some bytes, the plainest first."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        # As Python shows what is no text.
+        text = repr(data)[2:-1]
     return {
         "raw": {data},
         "json": _json(text),

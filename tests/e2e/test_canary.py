@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from tests.e2e.canary import HOMES, Given, Secret, Sighting, known, leaks, search, unseen
 
 VALUE = 'canary 0123456789abcdef "\\ö+/<&>=%'
+NOTHING = Given("", "", "", "", "", "", (), ())
 KEY = (
     "-----BEGIN OPENSSH PRIVATE KEY-----\n"
     "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW\n"
@@ -138,7 +139,43 @@ def test_the_public_half_of_a_key_is_no_leak() -> None:
     data = {"id_ed25519": base64.b64encode(file).decode()}
     secret = json.dumps({"metadata": {"name": "train-0-1-ssh-1"}, "data": data}).encode()
     seen = {home: secret, f"{HOMES}/.ssh/authorized_keys": public, "log": file[-150:]}
-    secrets = known(Given("", "", "", "", "", (), ()), {home: secret})
+    secrets = known(NOTHING, {home: secret})
 
     found = search([one for one in secrets if one.value], seen)
     assert [one.place for one in leaks(secrets, found)] == ["log"]
+
+
+def test_the_keys_of_marks_and_certificates_are_sought() -> None:
+    """The first are no text, and are shown as Python shows bytes, or packed."""
+    marks, at_home = bytes(range(160, 192)), "objects/v1/secrets/gpujob-system/gpujob-api-marks"
+    tls, tls_home = KEY.encode(), "objects/v1/secrets/gpujob-system/gpujob-transport-tls"
+    following = OTHER_KEY.encode()
+
+    def stored(kind: str, **data: bytes) -> bytes:
+        texts = {name: base64.b64encode(value).decode() for name, value in data.items()}
+        named = {name.replace("_", "."): text for name, text in texts.items()}
+        meta = {"name": "x"}
+        return json.dumps({"metadata": meta, "type": kind, "data": named}).encode()
+
+    seen = {
+        at_home: stored("gpujob.dev/mark-keys", key=marks),
+        tls_home: stored("kubernetes.io/tls", tls_crt=b"public", tls_key=tls, next_key=following),
+        "logs/repr": f"key={marks!r}".encode(),
+        "logs/json": json.dumps({"key": repr(marks)}).encode(),
+        "logs/raw": b"x" + marks,
+        "logs/packed": base64.b64encode(b"." + marks),
+        "logs/hex": marks.hex().encode(),
+        "logs/tls": KEY.splitlines()[2].encode(),
+        "logs/next": base64.b64encode(following),
+    }
+    found = [one for one in known(NOTHING, seen) if one.value]
+    sightings = search(found, seen)
+
+    assert {one.name for one in found} == {
+        f"{at_home} key",
+        f"{tls_home} tls.key",
+        f"{tls_home} next.key",
+    }
+    leaked = {one.place for one in leaks(found, sightings)}
+    assert leaked == {one for one in seen if one.startswith("logs/")}
+    assert unseen(found, sightings) == []

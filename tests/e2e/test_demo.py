@@ -33,6 +33,7 @@ from tests.e2e.evidence import PYTHON, Evidence, fetch
 import demo
 from demo import Object, Stage, accounts, check, condition, play
 from gpujob.core.api_tokens import token_of
+from vastsim.images import IMAGES, Login
 
 PROBE = """
 import json, os
@@ -70,6 +71,7 @@ class Seen:
 BOOTSTRAP_TOKEN = token_of(secrets.token_bytes(32))
 PASSWORD = f'canary {secrets.token_hex(16)} "\\ö+/<&>=%'
 """Every character of it that an encoding changes."""
+PRIVATE = "vastsim/private"
 
 LOOK_SECONDS = 5
 """Between two looks at files while nothing changes."""
@@ -87,11 +89,27 @@ def secret(name: str, namespace: str, **values: str) -> Object:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": values}
 
 
+def login() -> Login:
+    """What the simulator's registry asks for a private image."""
+    found = IMAGES[PRIVATE].login
+    assert found is not None
+    return found
+
+
+def pull_secret() -> Object:
+    """The Secret with this login."""
+    entry = {"username": login().user, "password": login().password}
+    text = json.dumps({"auths": {login().registry: entry}})
+    made = secret("registry", "canary", **{".dockerconfigjson": text})
+    return made | {"type": "kubernetes.io/dockerconfigjson"}
+
+
 def secretive() -> Object:
-    """A GpuJob that is given a password, and shows its digest."""
+    """A GpuJob with a private image that is given a password, and shows its digest."""
     ref = {"secretKeyRef": {"name": "password", "key": "password"}}
     spec = {
-        "image": "python:3.11-slim",
+        "image": PRIVATE,
+        "imagePullSecret": {"name": "registry", "exposeToProvider": True},
         "command": ["python3", "-c", SECRETIVE],
         "env": [{"name": "PASSWORD", "valueFrom": ref}],
         "activeDeadlineSeconds": 120,
@@ -208,6 +226,7 @@ def seen(stage: Stage, api: Api, evidence: Evidence) -> Seen:
     with evidence.watching():
         stage.namespace("canary")
         stage.apply(secret("password", "canary", password=PASSWORD))
+        stage.apply(pull_secret())
         stage.apply(secretive())
         play(stage, look)
     found.metrics_token = _may_read_metrics(stage)
@@ -488,6 +507,7 @@ def searched(stage: Stage, seen: Seen, api: Api, evidence: Evidence) -> Searched
         api_token=api.token,
         metrics_token=seen.metrics_token,
         password=PASSWORD,
+        registry_password=login().password,
         instance_keys=tuple(told["instance_api_keys"]),
         notebook_tokens=tuple(told["jupyter_tokens"]),
     )
@@ -632,7 +652,7 @@ subprocess.Popen(command, env=marked, start_new_session=True, **quiet)
 
 def test_a_leak_is_found(stage: Stage, searched: Searched, tmp_path: Path) -> None:
     """Each secret is let out at another place, in another form, and found in another look."""
-    values = {secret.name: secret.value.decode() for secret in searched.secrets}
+    values = {secret.name: secret.value.decode(errors="replace") for secret in searched.secrets}
     account, password = values["account's key"], values["job's password"]
     driver = next(name for name in values if "/gpujob.dev/" in name)
     key = next(name for name in values if name.startswith("objects/v1/secrets/demo/train-0-"))
