@@ -200,8 +200,20 @@ FAULTS = (
     Fault(
         "a number in an error is no machine",
         "adapters/vast.py",
-        "if isinstance(number, int) and not isinstance(number, bool):",
-        "if 200 <= status < 300 and isinstance(number, int) and not isinstance(number, bool):",
+        'if answer.get("new_contract") is not None:',
+        'if 200 <= status < 300 and answer.get("new_contract") is not None:',
+    ),
+    Fault(
+        "an odd number in an error is no machine",
+        "adapters/vast.py",
+        'raise RentUnclear(f"the answer with status {status}: {error}") from None',
+        "del error",
+    ),
+    Fault(
+        "a machine may have a number that nobody can store",
+        "adapters/vast_wire.py",
+        "not isinstance(value, int) or not least <= value <= COUNT_MAX:",
+        "not isinstance(value, int) or not least <= value:",
     ),
     Fault(
         "an odd answer ends who asked",

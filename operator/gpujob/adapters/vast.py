@@ -43,6 +43,7 @@ from gpujob.adapters.vast_wire import (
     MARK_VARIABLE,
     Malformed,
     can_be_rented,
+    count_in,
     is_local,
     lease_from,
     offer_from,
@@ -510,10 +511,12 @@ def _rented(status: int, raw: bytes, scrub: Scrubber) -> int:
         answer = None
     if not isinstance(answer, dict):
         raise RentUnclear(f"the answer with status {status} cannot be read")
-    number = answer.get("new_contract")
-    if isinstance(number, int) and not isinstance(number, bool):
+    if answer.get("new_contract") is not None:
         # Also in an error body: the machine exists, and must be found and destroyed.
-        return number
+        try:
+            return count_in(answer, "new_contract")
+        except Malformed as error:
+            raise RentUnclear(f"the answer with status {status}: {error}") from None
     if status in (408, 409, 425, 429) or not 400 <= status < 500:
         raise RentUnclear(f"the answer with status {status} names no machine")
     known = next((why for code, why in REFUSALS.items() if code.encode() in raw), Reason.OFFER_GONE)
@@ -609,10 +612,10 @@ def _headers(token: SecretStr) -> dict[str, str]:
 
 
 def _account(body: Mapping[str, Any]) -> int:
-    number = body.get("id")
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise ProviderUnavailable("the answer about the account has no id")
-    return number
+    try:
+        return count_in(body, "id")
+    except Malformed as error:
+        raise ProviderUnavailable(f"the answer about the account: {error}") from None
 
 
 def _credit(body: Mapping[str, Any]) -> Fraction | None:

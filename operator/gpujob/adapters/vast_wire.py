@@ -61,7 +61,7 @@ def can_be_rented(row: Row) -> bool:
 class Page(NamedTuple):
     """One page of a listing."""
 
-    rows: list[Any]
+    rows: list[Row]
     total: int
     """Of the machines on all pages."""
     next_token: str | None
@@ -75,9 +75,11 @@ def page_from(answer: Row) -> Page:
         raise Malformed("a page has no rows")
     if len(rows) > PAGE_ROWS_MAX:
         raise Malformed(f"a page has {len(rows)} rows, more than {PAGE_ROWS_MAX}")
+    if not all(isinstance(row, Mapping) for row in rows):
+        raise Malformed("a machine is no object")
     if token is not None and not (isinstance(token, str) and len(token) <= TOKEN_LENGTH_MAX):
         raise Malformed("next_token is no text that names a page")
-    total = _count(answer, "total_instances")
+    total = count_in(answer, "total_instances")
     if total > LISTED_MAX:
         raise Malformed(f"total_instances is {total}, more than {LISTED_MAX}")
     return Page(rows, total, token)
@@ -85,7 +87,7 @@ def page_from(answer: Row) -> Page:
 
 def offer_from(row: Row) -> Offer:
     """Returns an offer (vastsim/FACTS.md, Offers); raises Malformed."""
-    gpus = _count(row, "num_gpus", least=1)
+    gpus = count_in(row, "num_gpus", least=1)
     cores = _amount(row, "cpu_cores_effective", zero=True)
     machine_cores = _optional_amount(row, "cpu_cores")
     memory = _amount(row, "cpu_ram", zero=True) / 1000
@@ -93,9 +95,9 @@ def offer_from(row: Row) -> Offer:
     share = min(cores / machine_cores, Fraction(1)) if machine_cores else Fraction(0)
     place = _text(row, "geolocation").strip()
     return Offer(
-        offer_id=_count(row, "id"),
-        machine_id=_count(row, "machine_id"),
-        host_id=_count(row, "host_id"),
+        offer_id=count_in(row, "id"),
+        machine_id=count_in(row, "machine_id"),
+        host_id=count_in(row, "host_id"),
         gpu_model=_model(row),
         gpu_count=gpus,
         gpu_memory_gb=_amount(row, "gpu_ram", zero=True) / 1024,
@@ -133,7 +135,7 @@ def lease_from(row: Row, redacted: Callable[[str], str], *, is_local: bool = Fal
     environment = _environment(row.get("extra_env"))
     said = _text(row, "status_msg")[:MESSAGE_READ_MAX]
     return Lease(
-        instance_id=_count(row, "id"),
+        instance_id=count_in(row, "id"),
         label=_text(row, "label") or None,
         env_mark=(environment or {}).get(MARK_VARIABLE),
         is_attributable=isinstance(row.get("label"), str) or environment is not None,
@@ -285,10 +287,11 @@ def _optional_amount(row: Row, key: str) -> Fraction | None:
     return number
 
 
-def _count(row: Row, key: str, least: int = 0) -> int:
+def count_in(row: Row, key: str, least: int = 0) -> int:
+    """Returns an integer that can be stored; raises Malformed."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= COUNT_MAX:
-        raise Malformed(f"{key} must be an integer of at least {least}")
+        raise Malformed(f"{key} must be an integer from {least} to {COUNT_MAX}")
     return value
 
 
