@@ -66,8 +66,7 @@ GOAL_SECONDS = 1.0
 PATIENCE_SECONDS = 30.0
 STARTS_SECONDS = 240.0
 """By when a process has begun, or the last answers have come; else it has failed."""
-EXPECTED = {"admission": 200, "HTTP API": 200, "driver transport": 404, "estimates": 200}
-"""What the honest caller is answered: his job is there already, his node is not known yet."""
+NAMES = ("HTTP API", "admission", "driver transport", "estimates")
 HONEST_HOST, *HOSTILE_HOSTS = (f"127.0.0.{number}" for number in range(2, 6))
 """A share is a caller's, and one without a token is known by his address alone."""
 JSON = "application/json"
@@ -97,6 +96,8 @@ class Target:
     bytes_max: int
     document: dict[str, Any]
     """What an honest caller would send."""
+    expected: int = 200
+    """What an honest caller is answered."""
 
 
 # --- The bodies -------------------------------------------------------------------------------
@@ -446,7 +447,7 @@ class Beside:
     def _ask(self) -> None:
         def ask(at: int, due: float) -> None:
             status, _ = asked(self._target, HONEST_HOST, self._honest(at))
-            well = status == EXPECTED[self._target.name]
+            well = status == self._target.expected
             self.latencies.append(time.monotonic() - due if well else math.inf)
             if not well:
                 self.refusals[str(status or "none")] += 1
@@ -590,6 +591,7 @@ def listeners(folder: Path) -> Iterator[list[Listener]]:
                         tokens=tuple(stolen),
                         bytes_max=REPORT_BYTES_MAX,
                         document=report(progress={"metrics": {"loss": 0.5}}),
+                        expected=404,  # His node is not known yet.
                     ),
                     controller,
                     lambda _: (SYNC_PATH, json.dumps(report()).encode(), bearer(own)),
@@ -621,7 +623,7 @@ def fuzzed(listener: Listener, seed: int, seconds: float, most: int) -> tuple[Fi
     # The first one makes what the others find.
     eventually(
         f"{target.name} answers the honest caller",
-        lambda: asked(target, HONEST_HOST, honest(0))[0] == EXPECTED[target.name],
+        lambda: asked(target, HONEST_HOST, honest(0))[0] == target.expected,
     )
     program.forget_peak()
     spawned = multiprocessing.get_context("spawn")
@@ -678,12 +680,11 @@ def table(rows: list[Figures]) -> Iterator[str]:
 
 def main() -> int:
     """Reads the options, sends the bodies, and prints the figures; 1 = something is wrong."""
-    names = sorted(EXPECTED)
     parser = argparse.ArgumentParser(prog="hack/fuzz listeners", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="for each listener")
     parser.add_argument("--bodies", type=int, default=1_000_000, help="the most for each listener")
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))
-    parser.add_argument("--listener", choices=names, help="this one alone")
+    parser.add_argument("--listener", choices=NAMES, help="this one alone")
     options = parser.parse_args()
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     judges_time = load <= cores

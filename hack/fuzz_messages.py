@@ -2,10 +2,10 @@
 
 `Messages` generates them from the schema file. `played` reads one, and compares the result with
 that file by an independent implementation of JSON Schema. tests/unit/test_transport_messages.py
-plays a few thousand with a fixed seed. hack/fuzz plays many more with a fresh seed, and then runs
-this under atheris, which keeps the messages that reach new code. atheris cannot look into pydantic,
-which is native code. Therefore each kind of complaint and each member that is read counts as new
-code too.
+plays a few thousand with a fixed seed. `hack/fuzz messages` plays many more with a fresh seed, and
+then runs this under atheris, which keeps the messages that reach new code. atheris cannot look into
+pydantic, which is native code. Therefore each kind of complaint and each member that is read counts
+as new code too.
 """
 
 import json
@@ -46,7 +46,7 @@ SCHEMA: dict[str, Any] = json.loads(
 Kind = type[DriverReport] | type[Assignment]
 KINDS: tuple[Kind, ...] = (DriverReport, Assignment)
 MESSAGES = 100_000
-"""Of each kind, played by hack/fuzz before coverage guides it."""
+"""Of each kind, played by hack/fuzz messages before coverage guides it."""
 
 SECRET = "Wq7xCanary"  # noqa: S105
 """A marker in values that bent messages have in the wrong place; no error may quote it."""

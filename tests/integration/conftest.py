@@ -130,12 +130,8 @@ class World:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Lets a run take all of the chaos, and any number of generated requests."""
+    """Lets a run take all of the chaos."""
     parser.addoption("--chaos", action="store_true", help="as often and as long as it was promised")
-    parser.addoption(
-        "--examples", type=int, default=0, help="generated of each of the API's routes"
-    )
-    parser.addoption("--api-seed", type=int, default=1, help="of the generated requests")
 
 
 def pytest_configure(config: pytest.Config) -> None:

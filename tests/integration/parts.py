@@ -735,7 +735,7 @@ class PodRunner:
         self._drivers[uid] = Process(folder / "log", ["gpujob", "driver"], environment(**given))
         # Only now, since others read the logs of all that have a name; and they do so meanwhile.
         self._names = {**self._names, uid: (namespace, name)}
-        self._set_status(namespace, name, {"phase": "Running"})
+        self.tell(namespace, name, {"phase": "Running"})
 
     def _mount(self, pod: Object, given: dict[str, str]) -> bool:
         """Mounts the Secret for the image's registry, if the pod has one; else it has to wait."""
@@ -779,9 +779,10 @@ class PodRunner:
         phase = "Succeeded" if code == 0 else "Failed"
         if len(containers) > 1:
             phase = "Running"
-        self._set_status(*self._names[uid], {"phase": phase, "containerStatuses": containers})
+        self.tell(*self._names[uid], {"phase": phase, "containerStatuses": containers})
 
-    def _set_status(self, namespace: str, name: str, status: Object) -> None:
+    def tell(self, namespace: str, name: str, status: Object) -> None:
+        """Says as a kubelet what has become of a pod."""
         path = f"{path_of('pods', name, namespace)}/status"
         merge = "application/merge-patch+json"
         self._kubectl.client.send("PATCH", path, {"status": status}, merge)

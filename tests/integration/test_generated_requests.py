@@ -1,6 +1,6 @@
 """Requests made from the API's schema: none breaks it, and each answer is as documented.
 
-By hack/fuzz-api as many as are wanted, else for some seconds.
+By `hack/fuzz api` as many as are wanted, else for some seconds.
 """
 
 import json
@@ -10,6 +10,7 @@ import secrets
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ SCHEMA = ROOT / "operator/gpujob/server/http_api/openapi.json"
 TOKENS = [token_of(secrets.token_bytes(32)) for _ in range(200)]
 """So many that hardly a request is told to wait."""
 FEW = 5
+"""Of each operation. What covers each bound of the schema takes minutes: by `hack/fuzz api`."""
 NAMES = [f"job-{number}" for number in range(10)]
 
 CHECKS = (
@@ -120,52 +122,69 @@ def jobs_to_ask_for(api: Api) -> Iterator[None]:
         keeper.join()
 
 
-@pytest.mark.timeout(900)
-def test_each_answer_is_as_documented(
-    plane: ControlPlane, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    """No 5xx, no status and no body that the schema does not have; refusals where they belong."""
-    wanted, seed = request.config.getoption("examples"), request.config.getoption("api_seed")
-    # What covers each bound of the schema takes a minute: by hack/fuzz-api.
-    phases = "examples,coverage,fuzzing,stateful" if wanted else "examples,fuzzing,stateful"
+@contextmanager
+def asked_server(plane: ControlPlane, folder: Path) -> Iterator[Api]:
+    """A server with all that the generator needs to ask it; its files are in the folder."""
     entries = {f"token-{number}": record(token) for number, token in enumerate(TOKENS)}
     with (
-        another_clusters_controller(tmp_path / "another") as settings,
-        api_server(plane, tmp_path, entries, **settings) as api,
+        another_clusters_controller(folder / "another") as settings,
+        api_server(plane, folder, entries, **settings) as api,
         fresh_namespace(api.kubectl) as namespace,
     ):
         api.namespace = namespace
-        (tmp_path / "ca.crt").write_text(api.authority)
-        (tmp_path / "tokens").write_text("\n".join(TOKENS))
-        (tmp_path / "st.toml").write_text(configuration(tmp_path / "ca.crt", namespace))
-        command = [
-            *(sys.executable, "-m", "schemathesis.cli", f"--config-file={tmp_path / 'st.toml'}"),
-            *("--no-color", "run", str(SCHEMA), f"--url=https://localhost:{api.port}"),
-            *(f"--max-examples={wanted or FEW}", f"--phases={phases}"),
-            *(f"--seed={seed}", f"--checks={','.join(CHECKS)}"),
-            "--workers=1",
-        ]
+        (folder / "ca.crt").write_text(api.authority)
+        (folder / "tokens").write_text("\n".join(TOKENS))
+        (folder / "st.toml").write_text(configuration(folder / "ca.crt", namespace))
         with jobs_to_ask_for(api):
-            done = subprocess.run(
-                command,
-                cwd=tmp_path,
-                env=os.environ | {"GPUJOB_API_TOKENS": str(tmp_path / "tokens")},
-                capture_output=True,
-                text=True,
-            )
-        requests = re.findall(r'"route": "([^"]*)", "status": (\d+)', api.server.log)
-        broken = [line for line in api.server.log.splitlines() if "request_crashed" in line]
-    print(f"checks: {', '.join(CHECKS)}")
-    statuses = [status for _, status in requests]
-    (cases,) = re.findall(r"(\d+) generated", done.stdout)
-    counted = {status: statuses.count(status) for status in sorted(set(statuses))}
-    print(f"figure: {cases} cases, {len(statuses)} answers by status: {counted}")
+            yield api
 
-    assert done.returncode == 0, done.stdout[-20_000:]
+
+def generated(api: Api, folder: Path, *, examples: int, phases: str, seed: int) -> tuple[int, str]:
+    """Sends so many requests for each operation; returns how many that were in all, and what is
+    wrong with their answers, which is empty if nothing is."""
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", f"--config-file={folder / 'st.toml'}"),
+        *("--no-color", "run", str(SCHEMA), f"--url=https://localhost:{api.port}"),
+        *(f"--max-examples={examples}", f"--phases={phases}"),
+        *(f"--seed={seed}", f"--checks={','.join(CHECKS)}"),
+        "--workers=1",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"GPUJOB_API_TOKENS": str(folder / "tokens")},
+        capture_output=True,
+        text=True,
+    )
+    cases = re.findall(r"(\d+) generated", done.stdout)
+    return sum(map(int, cases)), done.stdout[-20_000:] + done.stderr if done.returncode else ""
+
+
+def answered(api: Api) -> Counter[tuple[str, str]]:
+    """Counts what the server has answered until now, by route and status."""
+    return Counter(re.findall(r'"route": "([^"]*)", "status": (\d+)', api.server.log))
+
+
+def faults(api: Api) -> list[str]:
+    """Returns what its log shows that nobody may see."""
+    lines = [line for line in api.server.log.splitlines() if "request_crashed" in line]
+    lines += [f"{route}: {status}" for route, status in answered(api) if status.startswith("5")]
+    return lines
+
+
+@pytest.mark.timeout(900)
+def test_each_answer_is_as_documented(plane: ControlPlane, tmp_path: Path) -> None:
+    """No 5xx, no status and no body that the schema does not have; refusals where they belong."""
+    with asked_server(plane, tmp_path) as api:
+        phases = "examples,fuzzing,stateful"
+        cases, wrong = generated(api, tmp_path, examples=FEW, phases=phases, seed=1)
+        answers, broken = answered(api), faults(api)
+
+    assert wrong == ""
     assert broken == []
-    assert not any(status.startswith("5") for status in statuses)
-    estimates = [status for route, status in requests if route.endswith("/estimates")]
+    assert cases > 0
+    estimates = {status: n for (route, status), n in answers.items() if route.endswith("estimates")}
     assert "200" in estimates, "a controller was asked"
     # It answers one estimate in two seconds.
-    waits = statuses.count("429") - estimates.count("429")
-    assert waits < len(statuses) / 20, "most must reach the routes"
+    waits = sum(n for (_, status), n in answers.items() if status == "429")
+    assert waits - estimates.get("429", 0) < answers.total() / 20, "most must reach the routes"

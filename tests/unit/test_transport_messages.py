@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-import fuzz_transport as fuzz
+import fuzz_messages as fuzz
 from gpujob.api.transport import (
     DriverReport,
     message_faults,
@@ -20,7 +20,7 @@ from gpujob.api.words import WORDS_MAX, Words, in_words
 
 SEED = 20_260_105
 MESSAGES = 2000
-"""Of each kind. `hack/fuzz` plays many more, with a fresh seed each time."""
+"""Of each kind. `hack/fuzz messages` plays many more, with a fresh seed each time."""
 
 
 @pytest.mark.parametrize("kind", fuzz.KINDS, ids=lambda kind: kind.__name__)
