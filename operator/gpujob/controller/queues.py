@@ -94,7 +94,8 @@ class Queues:
             # Somebody else has changed one of the two: the next look shows it.
             return ""
         except AdapterError as error:
-            log.warning("queue_step_failed", namespace=namespace, name=name, problem=str(error))
+            if self._problems.get(uid) != str(error):
+                log.warning("queue_step_failed", namespace=namespace, name=name, problem=str(error))
             return str(error)
         except ValidationError:
             # Its pass says what is wrong with it.
