@@ -23,7 +23,7 @@ OPS, JOBS = "ml-ops", "ml-jobs"
 """As the example has them."""
 ACCOUNT = f"system:serviceaccount:{OPS}:installer"
 PATIENCE_SECONDS = 240
-TRAIN_SECONDS = "5"
+TRAIN_SECONDS = "10"
 WITHOUT = (
     *("--set=crds.enabled=false", "--set=admissionPolicies.enabled=false"),
     *("--set=webhook.enabled=false", "--set=api.enabled=false", "--set=rbac.clusterRoles=false"),
