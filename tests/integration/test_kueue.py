@@ -180,8 +180,9 @@ def test_jobs_take_turns_in_a_queue(kueue: World) -> None:
     deletes its Workload.
     """
     world, queue = kueue, {LABEL_QUEUE: "team"}
-    world.operator.start(GPUJOB_KUEUE="true")
-    world.apply_job("first", queue, command=world.waits())
+    # Its workload uses all the time that it is given to end: others could be rented meanwhile.
+    world.operator.start(GPUJOB_KUEUE="true", GPUJOB_DRAIN_SECONDS="12")
+    world.apply_job("first", queue, command=world.waits("trap '' TERM"))
     world.await_reason("first", "Running")
     world.apply_job("second", queue)
     eventually("it waits", lambda: "the queue team" in _message(world, "second"))
