@@ -1,13 +1,16 @@
 """What is over leaves the watch of a real API server, and is not forgotten."""
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from tests.integration.client import Client, path_of
 from tests.integration.conftest import World
-from tests.integration.parts import Object, eventually
+from tests.integration.parts import Object, Operator, eventually, operators_config
+from tests.integration.proxy import proxy
 
+OVER = 40
 SOON = {"GPUJOB_CLOSED_AFTER_SECONDS": "3"}
 
 
@@ -84,3 +87,37 @@ def test_what_an_older_release_has_left_is_let_go_and_closed(stage: World) -> No
     eventually("it is let go and closed", is_free)
     world.kubectl.client.delete("gpujobs", "old", world.namespace)
     eventually("it is gone", lambda: not world.job("old"))
+
+
+def test_what_is_over_is_asked_for_by_nobody(stage: World, tmp_path: Path) -> None:
+    """Neither what is closed nor what is still watched: a new leader does its work as if they were
+    not there.
+    """
+    world = stage
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    operators = Client(Path(world.operator.environment["KUBECONFIG"]))
+    for number in range(OVER):
+        name = f"over-{number}"
+        world.apply_job(name)
+        status = {
+            "phase": "Complete",
+            "end": {"reason": "Complete", "message": "so it is"},
+            "completionTime": now,
+            "observedGeneration": 1,
+        }
+        status |= {"closed": True} if number % 2 else {}
+        path = path_of("gpujobs", name, world.namespace)
+        code, answer = operators.send("PUT", f"{path}/status", world.job(name) | {"status": status})
+        assert code == 200, answer
+    with proxy(world.plane.url, world.plane.ca) as between:
+        config = operators_config(world.plane, tmp_path / "proxied.kubeconfig", between.url)
+        leader = Operator(tmp_path, config, world.simulator.url, "leader")
+        leader.start()
+        try:
+            world.apply_job("train", command=["true"])
+            world.await_reason("train", "Complete")
+        finally:
+            leader.stop()
+        asked = [one.path for one in between.requests if "/over-" in one.path]
+
+    assert asked == []
