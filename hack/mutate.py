@@ -44,6 +44,8 @@ NEAREST = {
     "server/http_api/guard.py": "tests/unit/test_http_guard.py",
     "web/rate_limit.py": "tests/unit/test_http_guard.py",
     "web/bodies.py": "tests/contract/test_bodies.py",
+    "web/listener.py": "tests/contract/test_newcomers.py",
+    "web/problems.py": "tests/contract/test_newcomers.py",
     "adapters/egress.py": "tests/contract/test_egress.py tests/contract/test_netrc.py",
     "adapters/kube.py": "tests/contract/test_kube_answers.py tests/contract/test_served.py",
     "adapters/log_store.py": "tests/contract/test_egress.py tests/contract/test_log_store.py "
@@ -1631,6 +1633,36 @@ FAULTS = (
         "api/gpujob.py",
         "        tuple[EnvVar, ...],\n        FailFast(),\n",
         "        tuple[EnvVar, ...],\n",
+    ),
+    Fault(
+        "half-open handshakes are not counted",
+        "web/listener.py",
+        "        self._inside.enter(transport)",
+        "        pass",
+    ),
+    Fault(
+        "a handshake has all the time that it wants",
+        "web/listener.py",
+        "ssl_handshake_timeout=HANDSHAKE_SECONDS,",
+        "ssl_handshake_timeout=600,",
+    ),
+    Fault(
+        "newcomers keep others out",
+        "web/listener.py",
+        "if counts[address] + 1 >= most:",
+        "if most:",
+    ),
+    Fault(
+        "who was answered stays a newcomer",
+        "web/listener.py",
+        "            self.leave()\n            self._stop_waiting()",
+        "            self._stop_waiting()",
+    ),
+    Fault(
+        "a stranger's connection stays open",
+        "web/problems.py",
+        '"WWW-Authenticate": "Bearer", "Connection": "close"}',
+        '"WWW-Authenticate": "Bearer"}',
     ),
     Fault(
         "one caller's bodies take the place of all",

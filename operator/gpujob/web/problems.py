@@ -37,7 +37,11 @@ TITLES = {
     503: "Service Unavailable",
 }
 """The phrases of RFC 9110, which RFC 9457 demands as titles for the type `about:blank`."""
-HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}
+HEADERS = {
+    # Strangers hold no connections.
+    401: {"WWW-Authenticate": "Bearer", "Connection": "close"},
+    503: {"Retry-After": "5"},
+}
 """Headers of every answer with this status, unless a problem sets its own."""
 INTERNAL = "the request failed inside the server; its log has the cause under this error id"
 
