@@ -130,8 +130,9 @@ class World:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Lets a run take all of the chaos."""
+    """Lets a run take all of the chaos, and any number of spoilt answers."""
     parser.addoption("--chaos", action="store_true", help="as often and as long as it was promised")
+    parser.addoption("--spoilt", type=int, default=150, help="answers of the provider")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -10,8 +10,6 @@ from tests.integration.parts import KEY, PATIENCE_SECONDS, eventually
 from tests.integration.proxy import Passed, proxy
 
 SPOILT_SHARE = 0.5
-DEFAULT_ANSWERS = 150
-"""So many are spoilt; `--examples 10000` spoils more."""
 
 
 class Spoiling:
@@ -50,7 +48,7 @@ def test_what_must_end_is_ended_whatever_is_answered(
 ) -> None:
     """No answer ends the process or a loop of it, and none makes it tell its key."""
     world, spoiling = stage, Spoiling(20_261_129)
-    answers = pytestconfig.getoption("examples") or DEFAULT_ANSWERS
+    answers: int = pytestconfig.getoption("spoilt")
     with proxy(world.simulator.url, alter=spoiling) as between:
         world.operator.start(GPUJOB_PROVIDER_URL=between.url)
         for turn in (1, 2, 3):
