@@ -18,6 +18,11 @@ BOOLEAN: Schema = {"type": "boolean"}
 NAME: Schema = {"type": "string", "minLength": 1}
 LABEL: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"}
 """A valid name of a namespace."""
+HOST: Schema = {
+    "type": "string",
+    "maxLength": 253,
+    "pattern": "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$",
+}
 CIDR: Schema = {"type": "string", "pattern": "^[0-9a-fA-F.:]+/[0-9]{1,3}$"}
 PORT: Schema = {"type": "integer", "minimum": 1, "maximum": 65535}
 REPLICAS: Schema = {"type": "integer", "minimum": 1}
@@ -430,6 +435,7 @@ def _schema() -> Schema:
             "api": _section(
                 {
                     "enabled": BOOLEAN,
+                    "hosts": _some(HOST) | {"uniqueItems": True},
                     "mode": {"enum": ["production", "development"]},
                     "bootstrapSecret": TEXT,
                     "clusterTokens": BOOLEAN,

@@ -1635,6 +1635,18 @@ FAULTS = (
         "        tuple[EnvVar, ...],\n",
     ),
     Fault(
+        "an authority signs for any name",
+        "adapters/pki.py",
+        "    if names:\n        # Whoever trusts it",
+        "    if not names:\n        # Whoever trusts it",
+    ),
+    Fault(
+        "an authority is kept for names that it cannot sign for",
+        "core/certificates.py",
+        "return names <= self.names and until <= self.ends_at",
+        "return until <= self.ends_at",
+    ),
+    Fault(
         "half-open handshakes are not counted",
         "web/listener.py",
         "        self._inside.enter(transport)",

@@ -486,6 +486,7 @@ def test_no_right_is_wide(programs: Path) -> None:
             read |= {(owner, name) for name in rule["resourceNames"]}
     assert read == {
         ("gpujob", "gpujob-server-tls"),
+        ("gpujob", "gpujob-server-ca"),
         ("gpujob", "gpujob-transport-tls"),
         ("gpujob", "vast"),
         ("gpujob-server", "gpujob-server-tls"),
@@ -578,8 +579,9 @@ def test_without_a_webhook_nothing_is_left_of_it(programs: Path) -> None:
 
 
 def test_cert_manager_makes_the_certificates_if_told_so(programs: Path) -> None:
-    """For the names that the API server uses; the controller then leaves them alone."""
-    theirs = objects(programs, "webhook.certManager.enabled=true")
+    """For the names that its callers use; the controller then leaves them alone."""
+    named = "api.hosts={jobs.example.com}"
+    theirs = objects(programs, "webhook.certManager.enabled=true", named)
     (certificate,) = (one for one in theirs if one["kind"] == "Certificate")
     (webhook,) = (one for one in theirs if one["kind"] == "ValidatingWebhookConfiguration")
     (asked,) = webhook["webhooks"]
@@ -587,9 +589,13 @@ def test_cert_manager_makes_the_certificates_if_told_so(programs: Path) -> None:
 
     assert certificate["spec"]["secretName"] == "gpujob-server-tls"
     assert f"{service['name']}.{service['namespace']}.svc" in certificate["spec"]["dnsNames"]
+    assert "jobs.example.com" in certificate["spec"]["dnsNames"]
     injected = webhook["metadata"]["annotations"]["cert-manager.io/inject-ca-from"]
     assert injected == f"system/{certificate['metadata']['name']}"
-    assert "GPUJOB_WEBHOOK" not in rendered(programs, "webhook.certManager.enabled=true")
+    told = rendered(programs, "webhook.certManager.enabled=true", named)
+    assert "GPUJOB_WEBHOOK" not in told
+    assert "GPUJOB_CLIENTS_NAMES" not in told
+    assert "GPUJOB_CLIENTS_NAMES" in rendered(programs, named)
 
 
 KEY = Rights("", "secrets", ("get",), "vast")

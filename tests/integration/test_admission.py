@@ -6,20 +6,29 @@ The Service leads to a process on this machine; all else is as the chart has it.
 import base64
 import http.client
 import json
+import os
+import re
+import secrets
 import socket
 import ssl
+import subprocess
+import textwrap
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.authority import certificate
+from tests.integration.api import record, secret
 from tests.integration.conftest import World, chart, control_plane, staged
 from tests.integration.corpus import CORPUS, GOOD
 from tests.integration.parts import (
+    ROOT,
     AdmissionServer,
     DryRuns,
     Kubectl,
@@ -30,13 +39,16 @@ from tests.integration.parts import (
 )
 from tests.integration.test_bad_input import manifest
 
+from gpujob.core.api_tokens import token_of
 from localcluster import binaries
-from localcluster.control_plane import ControlPlane
+from localcluster.control_plane import ControlPlane, free_port
 
 # One server, or more, serve all tests of this module.
 pytestmark = pytest.mark.xdist_group("admission")
 
 CONFIGURATION = "gpujob-system-gpujob"
+HOST = "jobs.example.com"
+"""By which clients of the HTTP API know the server; as in the document."""
 OVERLAP_SECONDS = 2
 LIFE_SECONDS = 60
 REVIEWS = 1000
@@ -55,6 +67,8 @@ class Cast:
 
     world: World
     server: AdmissionServer
+    api_port: int
+    """Where the same server has the HTTP API."""
 
     def is_asked(self) -> bool:
         """Whether the webhook refuses what is wrong, and that alone."""
@@ -74,14 +88,20 @@ def module_cast(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -
     """Simulator, controller and server, with the webhook of the chart in force."""
     folder = tmp_path_factory.mktemp("cast")
     kubectl = Kubectl(plane, plane.kubeconfig)
+    api_port = free_port()
     server = AdmissionServer(
-        folder, operators_config(plane, folder / "server.kubeconfig", account="gpujob-server")
+        folder,
+        operators_config(plane, folder / "server.kubeconfig", account="gpujob-server"),
+        GPUJOB_API_PORT=str(api_port),
+        GPUJOB_TRANSPORT_URL=f"https://127.0.0.1:{free_port()}",
     )
     simulator = Simulator(folder)
     simulator.start()
     try:
         settings = {
             "GPUJOB_WEBHOOK": CONFIGURATION,
+            "GPUJOB_CLIENTS_NAMES": HOST,
+            "GPUJOB_KEEPS_MARK_KEYS": "true",
             "GPUJOB_CERTIFICATE_LIFE_SECONDS": str(LIFE_SECONDS),
             "GPUJOB_CERTIFICATE_OVERLAP_SECONDS": str(OVERLAP_SECONDS),
         }
@@ -89,7 +109,7 @@ def module_cast(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -
             _install(kubectl, server.port)
             world.operator.start()
             server.start()
-            cast = Cast(world, server)
+            cast = Cast(world, server, api_port)
             eventually("the webhook is in force", cast.is_asked)
             yield cast
             kubectl("delete", "validatingwebhookconfiguration", CONFIGURATION)
@@ -157,15 +177,85 @@ def test_what_people_write_passes(cast: Cast) -> None:
 
 def test_no_job_is_stored_beside_the_operators_secrets(cast: Cast) -> None:
     """The webhook knows in which namespace it is itself, and needs no policy for that."""
-    kubectl, binding = cast.world.kubectl, "gpujob-system-gpujob-places"
-    kubectl("delete", "validatingadmissionpolicybinding", binding)
-    text = manifest("gpujob-system", GOOD, "job")
+    with _without_the_policy_for_places(cast):
+        told = beside_the_key(cast, "job", "--dry-run=server").stderr
 
-    def is_refused() -> bool:
-        done = kubectl.run("create", "-f", "-", "--dry-run=server", text=text)
-        return "metadata.namespace: no GpuJob may be in gpujob-system" in done.stderr
+    assert "admission webhook" in told
+    assert "metadata.namespace: no GpuJob may be in gpujob-system" in told
 
-    eventually("the webhook alone refuses it", is_refused)
+
+STEALING = GOOD | {
+    "command": ["sh", "-c", "echo $KEY"],
+    "env": [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "vast", "key": "api-key"}}}],
+}
+"""It had the rented machine print the account's key."""
+
+
+def beside_the_key(cast: Cast, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Creates the job that steals the key, where the key is."""
+    text = manifest("gpujob-system", STEALING, name)
+    return cast.world.kubectl.run("create", "-f", "-", *arguments, text=text)
+
+
+@contextmanager
+def _without_the_policy_for_places(cast: Cast) -> Iterator[None]:
+    """For a while, no policy says where jobs may be."""
+    kubectl = cast.world.kubectl
+    target = ("validatingadmissionpolicybinding", "gpujob-system-gpujob-places")
+    stored = json.loads(kubectl("get", *target, "-o", "json"))
+    kubectl("delete", *target)
+
+    def is_held() -> bool:
+        return "ValidatingAdmissionPolicy" in beside_the_key(cast, "job", "--dry-run=server").stderr
+
+    eventually("the policy does not hold", lambda: not is_held())
+    try:
+        yield
+    finally:
+        for field in ("uid", "resourceVersion", "creationTimestamp", "generation"):
+            stored["metadata"].pop(field, None)
+        kubectl.apply(stored)
+        eventually("the policy holds again", is_held)
+
+
+def test_the_job_that_steals_the_key_gets_nowhere_by_any_path(cast: Cast) -> None:
+    """By kubectl or an account, with rights beside the key, or as a backup would bring it.
+
+    Whichever layers are gone, no pod is made, and nothing is rented. By the API, see
+    test_webhook.py.
+    """
+    kubectl, world = cast.world.kubectl, cast.world
+    home = ("-n", "gpujob-system")
+    kubectl.client.apply(secret("vast", {"api-key": base64.b64encode(b"the key").decode()}))
+    kubectl("create", "serviceaccount", "ci", *home)
+    kubectl("create", "role", "ci", "--verb=create", "--resource=gpujobs.gpujob.dev", *home)
+    kubectl("create", "rolebinding", "ci", "--role=ci", "--serviceaccount=gpujob-system:ci", *home)
+    paths = {"by-kubectl": (), "by-an-account": ("--as=system:serviceaccount:gpujob-system:ci",)}
+    rented = len(world.simulator.ledger())
+    words = "no GpuJob may be in gpujob-system"
+    for how in paths.values():
+        assert words in beside_the_key(cast, "job", *how).stderr
+    with _unasked(cast):
+        for how in paths.values():
+            assert words in beside_the_key(cast, "job", *how).stderr, "by the policy alone"
+        with _without_the_policy_for_places(cast):
+            for name, how in paths.items():
+                done = beside_the_key(cast, name, *how)
+                assert done.returncode == 0, f"nothing refuses it here: {done.stderr}"
+
+            def reasons() -> set[str]:
+                found = [kubectl.get("gpujob", name, "gpujob-system") or {} for name in paths]
+                conditions = [one.get("status", {}).get("conditions", []) for one in found]
+                return {
+                    one["reason"] for each in conditions for one in each if one["type"] == "Ready"
+                }
+
+            eventually("the controller refuses them", lambda: reasons() == {"SpecInvalid"})
+            world.await_listings(3)
+            assert kubectl.items("pods", *home) == []
+            assert kubectl.items("gpunodes", *home) == []
+            assert len(world.simulator.ledger()) == rented
+            kubectl("delete", "gpujobs", "--all", *home, "--timeout=240s")
 
 
 def test_a_ceiling_that_nothing_meets_is_warned_of(cast: Cast) -> None:
@@ -415,6 +505,63 @@ def test_certificates_rotate_while_reviews_go_on(cast: Cast) -> None:
     assert failed == []
     assert done >= REVIEWS
     assert used, "none was rotated"
+
+
+def test_the_documents_curl_is_answered_whatever_certificate_is_used(
+    cast: Cast, tmp_path: Path
+) -> None:
+    """By the authority that was read once: the next certificate is of the same one.
+
+    Another authority is not believed, nor is this one for any other name.
+    """
+    kubectl, token = cast.world.kubectl, token_of(secrets.token_bytes(32))
+    kubectl.client.apply(secret("gpujob-api-tokens", {"ci": record(token)}))
+    eventually("the API knows its token", lambda: '"tokens": 1' in cast.server.log)
+    document = (ROOT / "helm/gpujob/README.md").read_text()
+    blocks = re.findall(r"(?m)^(?: {4}.*\n)+", document)
+    (block,) = (textwrap.dedent(one) for one in blocks if "gpujob-ca.crt" in one)
+    reading, calling = block[: block.index("curl ")], block[block.index("curl ") :]
+    (tmp_path / ".curlrc").write_text(
+        "".join(
+            f'connect-to = "{name}:8444:127.0.0.1:{cast.api_port}"\n'
+            for name in (HOST, "other.com")
+        )
+    )
+    given = {
+        **{"HOME": str(tmp_path), "CURL_HOME": str(tmp_path), "TOKEN": token},
+        "KUBECONFIG": str(kubectl.kubeconfig),
+        "PATH": f"{cast.world.plane.bin}:{os.environ['PATH']}",
+    }
+
+    def run(script: str) -> "subprocess.CompletedProcess[str]":
+        command = ["bash", "-euo", "pipefail", "-c", script]
+        return subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True)
+
+    done = run(reading + calling)
+    assert json.loads(done.stdout)["items"] == [], done.stderr
+    assert run(calling.replace(HOST, "other.com")).returncode == NOT_BELIEVED
+    # Two of them, since callers believe the one before, too.
+    seen = {_used(kubectl)}
+    for number in (2, 3):
+        eventually(f"certificate {number} is used", lambda: _used(kubectl) not in {"", *seen})
+        seen.add(_used(kubectl))
+    eventually("it is shown", lambda: _shown(cast) == _decoded(_used(kubectl)))
+    done = run(calling)
+    assert json.loads(done.stdout)["items"] == [], done.stderr
+    (tmp_path / "gpujob-ca.crt").write_text(certificate(HOST).authority)
+    assert run(calling).returncode == NOT_BELIEVED
+
+
+NOT_BELIEVED = 60
+"""As curl says it."""
+
+
+def _shown(cast: Cast) -> str:
+    return ssl.get_server_certificate(("127.0.0.1", cast.api_port))
+
+
+def _decoded(text: str) -> str:
+    return base64.b64decode(text).decode()
 
 
 def _ask(asker: DryRuns, times: int) -> list[str]:

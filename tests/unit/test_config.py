@@ -62,6 +62,8 @@ def driver(**changes: object) -> str:
         ({"GPUJOB_LABELS_TO_COPY": "team,gpujob.dev/job"}, "remove gpujob.dev/job"),
         ({"GPUJOB_LABELS_TO_COPY": "a b"}, "GPUJOB_LABELS_TO_COPY: 'a b' is no key"),
         ({"GPUJOB_LABELS_TO_COPY": "a-b,a.b"}, "a-b and a.b would be one label in metrics"),
+        ({"GPUJOB_CLIENTS_NAMES": "jobs.example.com,*.example.com"}, "'*.example.com' is none"),
+        ({"GPUJOB_CLIENTS_NAMES": "https://jobs.example.com"}, "GPUJOB_CLIENTS_NAMES must hold"),
     ],
 )
 def test_a_wrong_setting_is_named(change: dict[str, str | None], word: str) -> None:
@@ -161,3 +163,10 @@ def test_the_password_of_the_proxy_is_shown_by_nothing() -> None:
     assert way.proxy is not None
     assert way.proxy.password == "canary-9876"
     assert "canary-9876" not in f"{settings} {settings!r} {vars(settings)} {way} {way!r}"
+
+
+def test_the_names_of_clients_are_host_names() -> None:
+    """They go into the server's certificate."""
+    told = GOOD | {"GPUJOB_CLIENTS_NAMES": "jobs.example.com,jobs"}
+
+    assert Settings.from_environment(told).clients_names == ("jobs.example.com", "jobs")

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import SecretStr
 
-from gpujob.core.certificates import Certificate
+from gpujob.core.certificates import Authority, Certificate
 
 BACKDATED = timedelta(minutes=5)
 """How far a certificate is backdated, for callers whose clock is behind."""
@@ -26,40 +26,72 @@ class PkiError(ValueError):
     """A stored certificate or key cannot be read; the message says which."""
 
 
-def make(names: frozenset[str], *, now: datetime, life_seconds: float) -> Certificate:
-    """Makes a server's certificate, and an authority for it alone whose key is not kept."""
+def make_authority(names: frozenset[str], *, now: datetime, life_seconds: float) -> Authority:
+    """Makes an authority that can sign for these names alone; none = for any."""
     ends_at = now + timedelta(seconds=life_seconds)
-    signer = ec.generate_private_key(ec.SECP256R1())
+    key = ec.generate_private_key(ec.SECP256R1())
     # Two authorities are trusted during a rotation: their names must differ.
-    own_id = x509.SubjectKeyIdentifier.from_public_key(signer.public_key())
+    own_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     issuer = _name(f"gpujob authority {own_id.digest.hex()[:16]}")
-    builder = _builder(issuer, issuer, signer.public_key(), now, ends_at)
+    builder = _builder(issuer, issuer, key.public_key(), now, ends_at)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_usage(signs=True), critical=True)
-    authority = builder.add_extension(own_id, critical=False).sign(signer, hashes.SHA256())
+    builder = builder.add_extension(own_id, critical=False)
+    if names:
+        # Whoever trusts it, and has it stolen, is to be deceived about nobody else.
+        permitted = [x509.DNSName(name) for name in sorted(names)]
+        builder = builder.add_extension(x509.NameConstraints(permitted, None), critical=True)
+    certificate = builder.sign(key, hashes.SHA256())
+    return Authority(_pem(certificate), _key_pem(key), ends_at, names)
+
+
+def make(
+    names: frozenset[str], *, now: datetime, life_seconds: float, by: Authority | None = None
+) -> Certificate:
+    """Makes a server's certificate; None = by an authority for it alone, whose key is not kept."""
+    by = by or make_authority(frozenset(), now=now, life_seconds=life_seconds)
+    ends_at = min(now + timedelta(seconds=life_seconds), by.ends_at)
+    authority = x509.load_pem_x509_certificate(by.certificate.encode())
+    signer = load_pem_private_key(by.key.get_secret_value().encode(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey), "no other is made or read"
+    signers_id = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
 
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder(_name(sorted(names)[0]), issuer, key.public_key(), now, ends_at)
+    subject = _name(sorted(names)[0])
+    builder = _builder(subject, authority.subject, key.public_key(), now, ends_at)
     extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (_usage(signs=False), True),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
         (x509.SubjectAlternativeName([_alternative(name) for name in sorted(names)]), False),
         (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
-        (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own_id), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(signers_id), False),
     )
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical=critical)
     return Certificate(
-        authority=_pem(authority),
+        authority=by.certificate,
         chain=_pem(builder.sign(signer, hashes.SHA256())),
-        key=SecretStr(
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-        ),
+        key=_key_pem(key),
         made_at=now,
         ends_at=ends_at,
         names=names,
     )
+
+
+def read_authority(certificate: str, key: SecretStr) -> Authority:
+    """Returns a stored authority; raises PkiError if it is unusable."""
+    try:
+        read = x509.load_pem_x509_certificate(certificate.encode())
+        held = load_pem_private_key(key.get_secret_value().encode(), None)
+        limits = read.extensions.get_extension_for_class(x509.NameConstraints).value
+        read.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+        raise PkiError(f"the stored authority cannot be read: {error}") from error
+    if not isinstance(held, ec.EllipticCurvePrivateKey) or held.public_key() != read.public_key():
+        raise PkiError("the stored key is not that of the authority")
+    names = frozenset(str(one.value) for one in limits.permitted_subtrees or ())
+    return Authority(certificate, key, read.not_valid_after_utc, names)
 
 
 def read(*, authority: str, chain: str, key: SecretStr) -> Certificate:
@@ -140,6 +172,11 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> SecretStr:
+    raw = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return SecretStr(raw.decode())
 
 
 def _pem(certificate: x509.Certificate) -> str:

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -25,9 +26,12 @@ from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
 from gpujob.controller.settings import Settings
 from gpujob.core.certificates import (
+    AUTHORITY_LIFE,
+    Authority,
     Certificate,
     Held,
     Rotation,
+    authority_secret_name,
     due,
     secret_name,
     transport_authorities_name,
@@ -62,21 +66,24 @@ class Listener:
     """Whose certificates are kept, and where."""
 
     secret: str
+    authority_secret: str | None
+    """Where the authority of all its certificates is; None = each has one of its own."""
     owner: str | None
-    """The Service with which Kubernetes deletes the Secret; None = it outlives the release."""
+    """The Service with which Kubernetes deletes the Secrets; None = they outlive the release."""
     names: frozenset[str]
     """DNS names and IP addresses by which callers reach it."""
     trust: Trust
 
 
 def webhook_listener(kube: KubeClient, settings: Settings) -> Listener:
-    """Returns the server's listener, which the API server calls."""
+    """Returns the server's listener, which the API server calls, and clients of the HTTP API."""
     service = f"{settings.name}-server"
     names = (f"{service}.{settings.namespace}.svc{ending}" for ending in ("", ".cluster.local"))
     return Listener(
         secret=secret_name(settings.name),
+        authority_secret=authority_secret_name(settings.name),
         owner=service,
-        names=frozenset(names),
+        names=frozenset((*names, *settings.clients_names)),
         trust=_WebhookTrust(kube, settings.webhook),
     )
 
@@ -88,6 +95,7 @@ def transport_listener(kube: KubeClient, settings: Settings) -> Listener:
         host = str(ipaddress.ip_address(host))
     return Listener(
         secret=transport_secret_name(settings.name),
+        authority_secret=None,
         # Drivers outlive the release, and know the controller by this certificate only.
         owner=None,
         names=frozenset({host}),
@@ -165,14 +173,16 @@ async def keep_once(
     limits = settings.limits
     step = due(held, names=listener.names, trusted=trusted, now=clock.now(), limits=limits)
     if is_lost or step is not Rotation.NOTHING:
-        life = limits.certificate_life_seconds
+        life, now = limits.certificate_life_seconds, clock.now()
         match step:
             case Rotation.MAKE:
-                made = pki.make(listener.names, now=clock.now(), life_seconds=life)
+                by = await _authority(kube, settings, listener, now)
+                made = pki.make(listener.names, now=now, life_seconds=life, by=by)
                 former = held.used.authority if held.used else ""
                 held = Held(used=made, former_authority=former)
             case Rotation.MAKE_NEXT:
-                made = pki.make(listener.names, now=clock.now(), life_seconds=life)
+                by = await _authority(kube, settings, listener, now)
+                made = pki.make(listener.names, now=now, life_seconds=life, by=by)
                 held = replace(held, coming=made)
             case Rotation.USE_NEXT:
                 held = used_next(held)
@@ -250,15 +260,19 @@ async def owned_metadata(kube: KubeClient, namespace: str, name: str, owner: str
 
 def _held(stored: Body | None) -> Held:
     """Reads the Secret. A certificate that cannot be read counts as missing."""
-    texts = {
-        key: base64.b64decode(value).decode(errors="replace")
-        for key, value in ((stored or {}).get("data") or {}).items()
-    }
+    texts = _texts(stored or {})
     return Held(
         used=_certificate(texts, "ca.crt", "tls.crt", "tls.key"),
         coming=_certificate(texts, "next-ca.crt", "next.crt", "next.key"),
         former_authority=texts.get("former-ca.crt", ""),
     )
+
+
+def _texts(stored: Body) -> dict[str, str]:
+    return {
+        key: base64.b64decode(value).decode(errors="replace")
+        for key, value in (stored.get("data") or {}).items()
+    }
 
 
 def _certificate(texts: dict[str, str], authority: str, chain: str, key: str) -> Certificate | None:
@@ -273,6 +287,34 @@ def _certificate(texts: dict[str, str], authority: str, chain: str, key: str) ->
     except pki.PkiError as error:
         log.warning("certificate_unreadable", entry=chain, problem=str(error))
         return None
+
+
+async def _authority(
+    kube: KubeClient, settings: Settings, listener: Listener, now: datetime
+) -> Authority | None:
+    """Returns the listener's authority, which is made and stored if there is none that can sign.
+
+    None = it has none. Raises ClusterError.
+    """
+    if (name := listener.authority_secret) is None:
+        return None
+    stored = await kube.find("Secret", settings.namespace, name)
+    if stored is not None:
+        texts = _texts(stored)
+        try:
+            key = SecretStr(texts.get("tls.key", ""))
+            held = pki.read_authority(texts.get("tls.crt", ""), key)
+        except pki.PkiError as error:
+            log.warning("authority_unreadable", secret=name, problem=str(error))
+        else:
+            life = timedelta(seconds=settings.limits.certificate_life_seconds)
+            if held.can_sign(listener.names, now + life):
+                return held
+    made = pki.make_authority(listener.names, now=now, life_seconds=AUTHORITY_LIFE.total_seconds())
+    texts = {"tls.crt": made.certificate, "tls.key": made.key.get_secret_value()}
+    await _put(kube, settings.namespace, name, listener.owner, stored, texts)
+    log.info("authority_made", secret=name, authority=repr(made))
+    return made
 
 
 async def _store(
@@ -291,6 +333,17 @@ async def _store(
             "next.crt": held.coming.chain,
             "next.key": held.coming.key.get_secret_value(),
         }
+    await _put(kube, namespace, listener.secret, listener.owner, stored, texts)
+
+
+async def _put(
+    kube: KubeClient,
+    namespace: str,
+    name: str,
+    owner: str | None,
+    stored: Body | None,
+    texts: dict[str, str],
+) -> None:
     data = {key: base64.b64encode(text.encode()).decode() for key, text in texts.items()}
     if stored is not None:
         await kube.replace("Secret", stored | {"data": data})
@@ -299,7 +352,7 @@ async def _store(
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "kubernetes.io/tls",
-        "metadata": await owned_metadata(kube, namespace, listener.secret, listener.owner),
+        "metadata": await owned_metadata(kube, namespace, name, owner),
         "data": data,
     }
     await kube.create("Secret", namespace, body)

@@ -7,6 +7,7 @@ read from `VAST_API_KEY`; no other program has it.
 import ipaddress
 import json
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -32,6 +33,8 @@ from gpujob.core.machine.driver_defaults import STANDARD, DriverDefaults
 from gpujob.core.spec_faults import key_faults, pod_faults, shape_faults
 
 TOKEN_VARIABLE = "VAST_API_KEY"  # noqa: S105 - the name of the variable
+_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,8 @@ class Settings:
     """Secret in this namespace that the API key comes from: it is read again once that changes."""
     webhook: str = ""
     """ValidatingWebhookConfiguration whose certificates are made here; empty if there is none."""
+    clients_names: tuple[str, ...] = ()
+    """Names by which clients reach the HTTP API, besides its Service's; with commas between."""
     keeps_mark_keys: bool = False
     """Whether keys are made for the HTTP API's marks: only if it is served."""
     job_namespaces: str = ""
@@ -120,7 +125,9 @@ class Settings:
         }
         driver = _driver(*given.pop("driver")) if "driver" in given else STANDARD
         keys = _keys(*given.pop("labels_to_copy")) if "labels_to_copy" in given else ()
-        own = taken(cls, given, besides=("vast_api_key", "limits", "driver", "labels_to_copy"))
+        names = _host_names(*given.pop("clients_names")) if "clients_names" in given else ()
+        parsed = ("vast_api_key", "limits", "driver", "labels_to_copy", "clients_names")
+        own = taken(cls, given, besides=parsed)
         for required in ("driver_image", "transport_url", "namespace", "pod_name", "pod_ips"):
             if required not in own:
                 raise ConfigError(f"{VARIABLE_PREFIX}{required.upper()} must be set")
@@ -163,6 +170,7 @@ class Settings:
             limits=Limits(**limits),
             driver=driver,
             labels_to_copy=keys,
+            clients_names=names,
             **own,
         )
         _check_lock(settings.limits)
@@ -195,6 +203,17 @@ def _keys(name: str, text: str) -> tuple[str, ...]:
             words = f"{other} and {key} would be one label in metrics; keep one of them"
             raise ConfigError(f"{name}: {words}")
     return tuple(dict.fromkeys(keys))
+
+
+def _host_names(name: str, text: str) -> tuple[str, ...]:
+    """Returns DNS names in small letters; raises ConfigError."""
+    names = tuple(one for one in text.split(",") if one)
+    if wrong := [one for one in names if not _HOST_NAME.fullmatch(one)]:
+        raise ConfigError(
+            f"{name} must hold DNS names in small letters, with commas between them: {wrong[0]!r} "
+            "is none"
+        )
+    return names
 
 
 def _check_proxy(own: Mapping[str, Any]) -> None:

@@ -5,6 +5,9 @@ succeeds whichever of the two a listener presents, even if the caller has not ye
 authorities.
 
 made (trusted beside the one in use) ─ overlap ─ used ─ two thirds of its life ─ the next is made
+
+The transport's callers are told of new authorities by itself. Clients of the HTTP API are told by
+people: so the authority of the server's certificates stays, and can sign for its names alone.
 """
 
 from dataclasses import dataclass, replace
@@ -15,10 +18,33 @@ from pydantic import SecretStr
 
 from gpujob.core.limits import Limits
 
+AUTHORITY_LIFE = timedelta(days=3650)
+
+
+@dataclass(frozen=True)
+class Authority:
+    """What signs the certificates of a listener, one after the other."""
+
+    certificate: str
+    """PEM."""
+    key: SecretStr
+    """PEM."""
+    ends_at: datetime
+    names: frozenset[str]
+    """DNS names and IP addresses that it can sign for; empty = any."""
+
+    def __repr__(self) -> str:
+        """Leaves out the key, so that it cannot get into a log."""
+        return f"Authority({sorted(self.names)}, until {self.ends_at:%Y-%m-%d %H:%M:%S})"
+
+    def can_sign(self, names: frozenset[str], until: datetime) -> bool:
+        """Whether a certificate for these names would be good until then."""
+        return names <= self.names and until <= self.ends_at
+
 
 @dataclass(frozen=True)
 class Certificate:
-    """A server's certificate with its key, and the authority that signed only this certificate."""
+    """A server's certificate with its key, and the authority that signed it."""
 
     authority: str
     """PEM."""
@@ -91,6 +117,11 @@ def used_next(held: Held) -> Held:
 def secret_name(name: str) -> str:
     """Returns the name of the Secret with the server's certificates, for a release of this name."""
     return f"{name}-server-tls"
+
+
+def authority_secret_name(name: str) -> str:
+    """Returns the name of the Secret with the authority of these; the server cannot read it."""
+    return f"{name}-server-ca"
 
 
 def transport_secret_name(name: str) -> str:

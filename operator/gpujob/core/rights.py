@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpujob.core.certificates import (
+    authority_secret_name,
     secret_name,
     transport_authorities_name,
     transport_secret_name,
@@ -88,7 +89,10 @@ def own_rights(name: str, namespace: str, *, webhook: bool, everywhere: bool) ->
         Rights("", "services", ("get",), name),
         Rights("events.k8s.io", "events", ("create",)),
     )
-    certificates = (Rights("", "secrets", ("get", "update"), secret_name(name)),)
+    certificates = tuple(
+        Rights("", "secrets", ("get", "update"), one)
+        for one in (secret_name(name), authority_secret_name(name))
+    )
     return (
         *(() if everywhere else beside),
         read_namespace(namespace),

@@ -122,3 +122,46 @@ def test_what_is_spoilt_is_not_read(spoilt: str, how: str) -> None:
 
     with pytest.raises(pki.PkiError):
         pki.read(authority=texts["authority"], chain=texts["chain"], key=SecretStr(texts["key"]))
+
+
+def test_an_authority_signs_one_certificate_after_the_other() -> None:
+    """It is read back with its names, and shows its key to nobody."""
+    made = pki.make_authority(NAMES, now=NOW, life_seconds=20_000)
+    again = pki.read_authority(made.certificate, made.key)
+    first, second = (
+        pki.make(NAMES, now=NOW + timedelta(seconds=at), life_seconds=9000, by=again)
+        for at in (0, 6000)
+    )
+
+    assert (again.names, again.ends_at) == (made.names, made.ends_at)
+    assert first.authority == second.authority == made.certificate
+    assert first.chain != second.chain
+    for one in (first, second):
+        assert pki.read(authority=one.authority, chain=one.chain, key=one.key).names == NAMES
+    assert "PRIVATE" not in repr(again)
+
+
+@pytest.mark.parametrize(
+    ("names", "seconds", "can"),
+    [(NAMES, 20_000, True), (NAMES, 20_001, False), (NAMES | {"jobs.example.com"}, 1, False)],
+)
+def test_what_an_authority_can_sign(names: frozenset[str], seconds: float, *, can: bool) -> None:
+    """No name that it is not for, and nothing that outlives it."""
+    made = pki.make_authority(NAMES, now=NOW, life_seconds=20_000)
+
+    assert made.can_sign(names, NOW + timedelta(seconds=seconds)) is can
+
+
+@pytest.mark.parametrize("spoilt", ["certificate", "key", "another key", "a server's"])
+def test_an_authority_that_cannot_be_used_is_told(spoilt: str) -> None:
+    """Then another one is made."""
+    one, other = (pki.make_authority(NAMES, now=NOW, life_seconds=9000) for _ in range(2))
+    leaf = pki.make(NAMES, now=NOW, life_seconds=9000)
+    certificate, key = {
+        "certificate": ("garbage", one.key),
+        "key": (one.certificate, SecretStr("garbage")),
+        "another key": (one.certificate, other.key),
+        "a server's": (leaf.chain, leaf.key),
+    }[spoilt]
+    with pytest.raises(pki.PkiError):
+        pki.read_authority(certificate, key)
