@@ -22,9 +22,10 @@ from gpujob.core.cost.gate import judge
 from gpujob.core.cost.leased import Leased
 from gpujob.core.cost.question import CostGateError, Question
 from gpujob.core.cost.template import template_of
-from gpujob.core.limits import Limits
+from gpujob.core.limits import PAGE_LEASES, Limits
 from gpujob.core.market.hosts import HostMemory
 from gpujob.core.market.offers import Offer, with_bid
+from gpujob.core.market.pace import Kind
 from gpujob.core.money import MICRO
 
 
@@ -765,6 +766,18 @@ def test_a_run_without_a_deadline_ends_with_its_hosts_contract() -> None:
     verdict = judge(question(spec, runs=learnt(spec, *RUNS), quotes=quotes(offer)))
     lag = Limits().destroy_lag_seconds(0)
     assert verdict.money_deadline_seconds == 5000 - lag
+
+
+def test_with_very_many_machines_a_destroy_is_proved_later() -> None:
+    """Each page of a listing is a request of its own, and the proof takes two listings."""
+    few, many = Limits(max_leases=20), Limits(max_leases=40 * PAGE_LEASES)
+    listing = 40 * Kind.LIST.interval_seconds
+    queued = (many.max_leases - few.max_leases) * few.destroy_lag_per_lease_seconds
+
+    assert listing > few.poll_seconds
+    assert many.fullest_listing_seconds(0) >= listing
+    later = many.destroy_lag_seconds(0) - few.destroy_lag_seconds(0)
+    assert later >= queued + 2 * (listing - few.poll_seconds)
 
 
 def test_what_cannot_be_read_or_reckoned_admits_nothing() -> None:
