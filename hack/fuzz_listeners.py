@@ -444,6 +444,20 @@ class Beside:
         for thread in self._threads:
             thread.start()
 
+    def figures(self, answers: Counter[str], *, runs: bool) -> Figures:
+        """Returns what came of it, with what the others were answered."""
+        program = self._program
+        return Figures(
+            name=self._target.name,
+            answers=answers,
+            peak_bytes=program.peak_bytes() if program.runs() else 0,
+            memory_bytes_max=program.memory_bytes_max,
+            honest=tuple(sorted(self.latencies)),
+            refusals=self.refusals,
+            stall_seconds=self.stall_seconds,
+            runs=runs,
+        )
+
     def _ask(self) -> None:
         def ask(at: int, due: float) -> None:
             status, _ = asked(self._target, HONEST_HOST, self._honest(at))
@@ -636,17 +650,7 @@ def fuzzed(listener: Listener, seed: int, seconds: float, most: int) -> tuple[Fi
     attacker.join()
     runs = program.runs() and lives(program.probes_port)
     beside.close()
-    row = Figures(
-        name=target.name,
-        answers=found.answers,
-        peak_bytes=program.peak_bytes() if program.runs() else 0,
-        memory_bytes_max=program.memory_bytes_max,
-        honest=tuple(sorted(beside.latencies)),
-        refusals=beside.refusals,
-        stall_seconds=beside.stall_seconds,
-        runs=runs,
-    )
-    return row, found
+    return beside.figures(found.answers, runs=runs), found
 
 
 def say(words: str) -> None:

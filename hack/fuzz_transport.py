@@ -310,17 +310,7 @@ def fuzzed(world: World, folder: Path, seed: int, most: int) -> tuple[Figures, T
         beside.close()
     finally:
         tenant.close()
-    row = Figures(
-        name=target.name,
-        answers=found.answers,
-        peak_bytes=program.peak_bytes() if program.runs() else 0,
-        memory_bytes_max=program.memory_bytes_max,
-        honest=tuple(sorted(beside.latencies)),
-        refusals=beside.refusals,
-        stall_seconds=beside.stall_seconds,
-        runs=program.runs(),
-    )
-    return row, found, tenant.jobs
+    return beside.figures(found.answers, runs=program.runs()), found, tenant.jobs
 
 
 def harm(world: World, before: list[Any]) -> Iterator[str]:

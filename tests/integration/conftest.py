@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import uuid
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,6 +123,16 @@ class World:
 
         before = listings()
         eventually(f"{count} more listings", lambda: listings() >= before + count)
+
+    def kept(self, look: Callable[[], Any]) -> Callable[[], Any]:
+        """Returns what looks, and starts an operator that has ended again, as a Deployment does."""
+
+        def again() -> Any:
+            if not self.operator.runs:
+                self.operator.launch()
+            return look()
+
+        return again
 
     def await_released(self) -> None:
         """Waits until the simulator has nothing rented."""

@@ -8,10 +8,9 @@ others, and a column happens to all of them.
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from decimal import Decimal
-from typing import Any
 
 import pytest
 from tests.integration.client import path_of
@@ -146,17 +145,6 @@ def rented(world: World) -> Counter[str]:
     return Counter({name: len(leases(world, name)) for name in NAMES.values()})
 
 
-def kept(world: World, look: Callable[[], Any]) -> Callable[[], Any]:
-    """Returns what looks, and starts the operator again if it has ended, as a Deployment does."""
-
-    def again() -> Any:
-        if not world.operator.runs:
-            world.operator.launch()
-        return look()
-
-    return again
-
-
 def restore(world: World, job: Object) -> None:
     """Creates a job again by what a backup keeps of it: all but the status, with another uid."""
     names = ("name", "namespace", "annotations", "labels")
@@ -251,7 +239,7 @@ def test_the_kinds_are_deleted(stage: World, release: list[Object]) -> None:
     stage.kubectl("delete", "--wait=true", "--timeout=240s", *kinds(release))
     left = stage.simulator.living()
     install(stage.kubectl, release)
-    ready = kept(stage, lambda: stage.operator.probe("readyz") == (200, "ok"))
+    ready = stage.kept(lambda: stage.operator.probe("readyz") == (200, "ok"))
     eventually("it is ready", ready)
 
     assert left == []
@@ -277,7 +265,7 @@ def test_the_kinds_are_removed_by_force(stage: World, release: list[Object]) -> 
     stage.await_listings(8)
     left = {one["image"] for one in stage.simulator.living()}
     install(stage.kubectl, release)
-    eventually("the sweep finds them", kept(stage, lambda: not stage.simulator.living()))
+    eventually("the sweep finds them", stage.kept(lambda: not stage.simulator.living()))
 
     assert left == {image_of("booting"), image_of("running")}
     compare(stage, FORCED, before)

@@ -4,8 +4,7 @@ As under a Deployment, a controller that has ended is started again.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from tests.integration.conftest import World, chart, install
@@ -31,23 +30,12 @@ def _remove(kubectl: Kubectl, crds: list[Object]) -> None:
     kubectl("delete", "--wait=true", "--timeout=240s", *names)
 
 
-def _kept(world: World, look: Callable[[], Any]) -> Callable[[], Any]:
-    """Returns what looks, and starts the operator again if it has ended."""
-
-    def kept() -> Any:
-        if not world.operator.runs:
-            world.operator.launch()
-        return look()
-
-    return kept
-
-
 def _hears_of_a_job(world: World) -> None:
-    ready = _kept(world, lambda: world.operator.probe("readyz") == (200, "ok"))
+    ready = world.kept(lambda: world.operator.probe("readyz") == (200, "ok"))
     eventually("it is ready", ready)
     began = time.monotonic()
     world.apply_job("heard", cost={"ceiling": "0.01"})
-    told = _kept(world, lambda: world.condition("heard", "Ready").get("reason"))
+    told = world.kept(lambda: world.condition("heard", "Ready").get("reason"))
     eventually("the job's first status", told, HEARD_SECONDS)
     print(f"heard after {time.monotonic() - began:.1f} s")
 
@@ -73,9 +61,7 @@ def test_kinds_that_go_and_come_back_are_heard_of_again(stage: World, crds: list
     stage.operator.start()
     eventually("it is ready", lambda: stage.operator.probe("readyz") == (200, "ok"))
     _remove(stage.kubectl, crds)
-    eventually(
-        "it is not ready", _kept(stage, lambda: stage.operator.probe("readyz")[0] in (0, 503))
-    )
+    eventually("it is not ready", stage.kept(lambda: stage.operator.probe("readyz")[0] in (0, 503)))
     install(stage.kubectl, crds)
     _hears_of_a_job(stage)
 
@@ -111,7 +97,7 @@ def test_kinds_that_are_gone_by_force_leave_no_machine(stage: World, crds: list[
     stage.await_listings(8)
     assert len(stage.simulator.living()) == 1
     install(stage.kubectl, crds)
-    gone = _kept(stage, lambda: not stage.simulator.living())
+    gone = stage.kept(lambda: not stage.simulator.living())
     eventually("the sweep has found it", gone)
 
     assert len(stage.simulator.of(job)) == 1
