@@ -31,7 +31,7 @@ class Authority:
     """PEM."""
     ends_at: datetime
     names: frozenset[str]
-    """DNS names and IP addresses that it can sign for; empty = any."""
+    """DNS names that it can sign for; empty = it was made for one certificate alone."""
 
     def __repr__(self) -> str:
         """Leaves out the key, so that it cannot get into a log."""
