@@ -55,6 +55,8 @@ def test_a_manifest_is_read() -> None:
         ("1.0", 1),
         ("2.5", 2.5),
         ("1e3", 1000),
+        ("-6.942827284590439e-185", -6.942827284590439e-185),
+        ("2.5e+264", int(2.5e264)),
         ("true", True),
         ("Null", None),
         ("", None),
@@ -108,6 +110,7 @@ BAD = {
     "deep keys": ("? " * 50_000, "too deeply"),
     "many": ("[" + "1," * (YAML_BYTES_MAX // 2) + "]", "too many"),
     "no YAML": ("a: 'b", "line 1, column"),
+    "a number that is too large": ("a: 1e309", "too large"),
     "a control character": ("a: \x07", "not YAML"),
 }
 

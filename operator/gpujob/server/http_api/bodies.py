@@ -109,7 +109,7 @@ class NewJob(BaseModel):
     metadata: NewMetadata
     spec: GpuJobSpec
     status: Annotated[
-        dict[str, JsonValue], Field(description="Not looked at, as the API server does not.")
+        dict[str, Any], Field(description="Not looked at, as the API server does not.")
     ] = {}
 
 

@@ -5,6 +5,7 @@ recurse as deep as a stranger nests. Plain words that YAML 1.1 and 1.2 read diff
 kubectl takes `yes` for true, others for a text.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,7 @@ SIZE_MAX = 40_000
 one: all that fits in as many bytes without anchors, but no text that is repeated without end."""
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-_EXPONENT = "[eE][-+]?[0-9]{1,2}"
+_EXPONENT = "[eE][-+]?[0-9]{1,3}"
 _FLOAT = re.compile(rf"-?(0|[1-9][0-9]{{0,17}})(\.[0-9]{{1,18}}({_EXPONENT})?|{_EXPONENT})")
 _WORDS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -125,6 +126,8 @@ def _scalar(event: Any) -> Any:
         return int(text)
     if _FLOAT.fullmatch(text):
         number = float(text)
+        if math.isinf(number):
+            raise BadYaml(f"the number {text} is too large")
         return int(number) if number.is_integer() else number
     if _AMBIGUOUS.fullmatch(text):
         raise BadYaml(
