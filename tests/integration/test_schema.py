@@ -42,7 +42,7 @@ def whole(schema: Schema) -> st.SearchStrategy[Any]:
         return st.sampled_from(schema["enum"])
     if schema.get("x-kubernetes-int-or-string"):
         text = {key: schema[key] for key in ("pattern", "maxLength")} | {"type": "string"}
-        return whole(text) | st.integers(schema["minimum"], 10**6)
+        return whole(text) | st.integers(schema["minimum"], schema["maximum"])
     match schema["type"]:
         case "object" if "additionalProperties" in schema:
             keys = st.sampled_from(("team", "example.com/team", "gpujob.dev/job"))

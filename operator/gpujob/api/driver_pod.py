@@ -30,9 +30,24 @@ RESERVED_CLASS = (
 )
 
 
+WHOLE_MAX = 10**15
+"""A quantity without quotes: more than any node has, and exact however a reader keeps numbers."""
+
+
 def _as_text(value: Any) -> Any:
     """Returns a whole number as text: people write `cpu: 1`, and Kubernetes takes that."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if is_whole and value <= WHOLE_MAX else value
+
+
+def _int_or_string(minimum: int) -> dict[str, Any]:
+    """Returns what the schema of a quantity says besides its pattern."""
+    return {
+        "type": ["integer", "string"],
+        "x-kubernetes-int-or-string": True,
+        "minimum": minimum,
+        "maximum": WHOLE_MAX,
+    }
 
 
 Key = Annotated[str, Field(min_length=1, max_length=317)]
@@ -43,7 +58,7 @@ Quantity = Annotated[
     Field(
         max_length=24,
         pattern=QUANTITY,
-        json_schema_extra={"x-kubernetes-int-or-string": True, "minimum": 0},
+        json_schema_extra=_int_or_string(0),
     ),
     BeforeValidator(_as_text),
 ]
@@ -53,7 +68,7 @@ Limit = Annotated[
     Field(
         max_length=24,
         pattern=POSITIVE,
-        json_schema_extra={"x-kubernetes-int-or-string": True, "minimum": 1},
+        json_schema_extra=_int_or_string(1),
     ),
     BeforeValidator(_as_text),
 ]
