@@ -82,7 +82,8 @@ NEAREST = {
     "controller/provider.py": "tests/integration/test_proxied.py",
     "web/token_reviews.py": "tests/unit/test_token_reviews.py tests/contract/test_driver_tokens.py",
     "controller/settings.py": "tests/unit/test_config.py tests/contract/test_listening.py",
-    "controller/reconcile.py": "tests/simulation/test_logins.py tests/simulation/test_cache.py "
+    "controller/reconcile.py": "tests/simulation/test_writes.py "
+    "tests/simulation/test_logins.py tests/simulation/test_cache.py "
     "tests/simulation/test_watch.py tests/simulation/test_caps.py tests/simulation/test_echoes.py "
     "tests/simulation/test_waits.py",
     "server/http_api/yaml_bodies.py": "tests/unit/test_yaml_bodies.py",
@@ -2636,16 +2637,40 @@ FAULTS = (
         "or 0 in (meta.get",
     ),
     Fault(
-        "an end and its destroy are told in one write",
-        "core/settling.py",
-        "if ends or len(statuses)",
-        "if len(statuses)",
+        "a machine is destroyed before the end of its attempt is stored",
+        "controller/reconcile.py",
+        "is_decided = node.status == seen.before.status and node.status.end is not None",
+        "is_decided = node.status.end is not None",
     ),
     Fault(
-        "a machine that appears late is destroyed before it is recorded",
+        "an end claims that its destroy was asked for",
+        "core/node/release.py",
+        "status.destroy_asked_at or seen.memory.destroy_asked_at",
+        "status.destroy_asked_at or seen.world.now",
+    ),
+    Fault(
+        "a release does not say when its destroy was asked for",
+        "core/node/release.py",
+        '            "destroy_asked_at": _asked_at(seen),\n',
+        "",
+    ),
+    Fault(
+        "a node that is there is created again",
         "core/settling.py",
-        "ends = plan.status.end is not None and stage_of",
-        "ends = seen.node.status.end is None and plan.status.end is not None and stage_of",
+        "return replace(first, plan=replace(first.plan, effects=()))",
+        "return first",
+    ),
+    Fault(
+        "what was decided before the node is not stored",
+        "core/settling.py",
+        "    job = _with_status(first.observation.job, first.statuses[-1])\n",
+        "    job = first.observation.job\n",
+    ),
+    Fault(
+        "a job is not told of while the market keeps silent",
+        "controller/reconcile.py",
+        "left = FIRST_WORDS_SECONDS - (now - since)",
+        "left = FIRST_WORDS_SECONDS",
     ),
     Fault(
         "what is known is not stored while a rent has to wait",
@@ -2674,7 +2699,7 @@ FAULTS = (
     Fault(
         "figures are stored before what has ended is destroyed",
         "controller/reconcile.py",
-        "if _only_gives_back(seen):\n            # This",
+        "if _only_gives_back(seen) and is_decided:\n            # This",
         "if False:\n            # This",
     ),
     Fault(

@@ -94,11 +94,13 @@ from gpujob.core.observation import (
     sighted,
 )
 from gpujob.core.refusals import Refusal, Refusals, refused
-from gpujob.core.settling import Settled, settle_job, settle_node
+from gpujob.core.settling import Settled, settle_created, settle_job, settle_node
 from gpujob.core.spec_faults import shape_faults
 
 SAID_LENGTH_MAX = 200
 REFUSED_LENGTH_MAX = 500
+FIRST_WORDS_SECONDS = 1.0
+"""An object without any status looks as if no controller had seen it: for no longer than this."""
 UNFINISHED_SECONDS = 60.0
 """Passes over an object that fail for so long without a definite answer are told by an event."""
 FIGURES_PER_SECOND = 20.0
@@ -336,9 +338,14 @@ class Reconciler:
         if seen is None:
             self._refusals.pop(key, None)
             return None
-        job, node, plan, after = seen.before, seen.settled.observation.node, seen.plan, seen.after
+        job, node = seen.before, seen.settled.observation.node
+        if _node_in(seen.plan) is not None:
+            seen = await self._with_node(key, seen)
+        plan, after = seen.plan, seen.after
         status, uid = job.status, job.metadata.uid
-        stored = await self._store(key, seen.stored, after)
+        stored = await self._store(
+            key, seen.stored, after, asks_market=plan.wants_quotes and not seen.stored.get("status")
+        )
         is_change = stored is not seen.stored
         if is_change and (node is None or after.node_uid is None):
             # While an attempt is under way, the passes over its node record the events.
@@ -393,6 +400,23 @@ class Reconciler:
             seen = replace(settled.observation, world=self.world(), quotes=quotes)
             settled = _after(settled, settle_job(seen))
         return _Planned(stored, job, settled)
+
+    async def _with_node(
+        self, key: Key, seen: _Planned[JobObservation]
+    ) -> _Planned[JobObservation]:
+        """Creates the node of an admitted job, and plans on with it: so one write says both that
+        the job is admitted and as what it runs.
+
+        A node that its job has not recorded rents nothing, and the next pass records whatever node
+        of the job it finds under this name.
+        """
+        effect = _node_in(seen.plan)
+        assert effect is not None, "asked only for a plan that creates one"
+        await self._try(key, effect, self._act_on_job(effect, key, seen.stored))
+        made = Key("GpuNode", key.namespace, effect.manifest["metadata"]["name"])
+        body = await self._cache.find(made)
+        node = self._readings.read(GpuNode, made, body) if body is not None else None
+        return replace(seen, settled=settle_created(seen.settled, node))
 
     async def _service_owner(self, job: GpuJob) -> str | None:
         if not job.spec.ports or is_finished(job.status):
@@ -483,7 +507,8 @@ class Reconciler:
             self._queue.add(key)
             return None
         todo, node = seen.plan.effects, seen.settled.observation.node
-        if _only_gives_back(seen):
+        is_decided = node.status == seen.before.status and node.status.end is not None
+        if _only_gives_back(seen) and is_decided:
             # This was decided when the end was stored; the status only gets new figures now.
             for effect in todo:
                 await self._try(key, effect, self._act_on_node(effect, key, node, seen.stored))
@@ -805,10 +830,9 @@ class Reconciler:
         uid, now = node.metadata.uid, self._clock.monotonic()
         if node.status.end is not None:
             # Until then only duplicates are destroyed, which says nothing of the machine itself.
-            first = self._memories[uid].destroy_sent_at
-            self._remember(
-                uid, destroy_sent_at=now if first is None else first, destroy_repeated_at=now
-            )
+            if self._memories[uid].destroy_sent_at is None:
+                self._remember(uid, destroy_sent_at=now, destroy_asked_at=self._market.now())
+            self._remember(uid, destroy_repeated_at=now)
         for number in instance_ids:
             log.info("destroy_requested", instance=number)
             self._to_destroy.ask(number)
@@ -840,11 +864,19 @@ class Reconciler:
             now=self._clock.monotonic(),
         )
 
-    async def _store(self, key: Key, stored: Body, after: GpuJobStatus | GpuNodeStatus) -> Body:
+    async def _store(
+        self,
+        key: Key,
+        stored: Body,
+        after: GpuJobStatus | GpuNodeStatus,
+        *,
+        asks_market: bool = False,
+    ) -> Body:
         """Writes the status if it differs, on exactly this version; returns what is stored then.
 
         Other words for the same facts are written only once the stored ones have been outdated for
-        a while, and figures at a pace that does not grow with the number of machines.
+        a while, and figures at a pace that does not grow with the number of machines. That the
+        market is asked (`asks_market`) is no first word if its answer comes at once.
         """
         wire = after.wire()
         if wire == stored.get("status"):
@@ -855,6 +887,9 @@ class Reconciler:
         if only_words_differ(before, wire):
             since = self._unsaid_since.setdefault(key, now)
             left = self._settings.limits.words_seconds - (now - since)
+        elif asks_market:
+            since = self._unsaid_since.setdefault(key, now)
+            left = FIRST_WORDS_SECONDS - (now - since)
         elif key.kind == "GpuNode" and only_figures_differ(before, wire):
             left = self._figures_turn(key, now) - now
         else:
@@ -959,11 +994,11 @@ def _after(first: Settled[Seen], then: Settled[Seen]) -> Settled[Seen]:
 
 
 def _only_gives_back(seen: _Planned[NodeObservation]) -> bool:
-    """Whether a plan only destroys the machine of an attempt whose end is stored.
+    """Whether a plan only destroys the machine of an attempt whose end is stored, or is before.
 
     That end is never taken back, so no newer reading could show anything else.
     """
-    is_over = seen.before.status.end is not None
+    is_over = seen.after.end is not None
     return is_over and all(isinstance(one, effects.Destroy) for one in seen.plan.effects)
 
 
@@ -981,6 +1016,10 @@ def _reserves_less(seen: _Planned[JobObservation]) -> bool:
 
 def _rent_in(plan: Plan[Any]) -> effects.Rent | None:
     return next((todo for todo in plan.effects if isinstance(todo, effects.Rent)), None)
+
+
+def _node_in(plan: Plan[Any]) -> effects.CreateNode | None:
+    return next((todo for todo in plan.effects if isinstance(todo, effects.CreateNode)), None)
 
 
 def _ready(conditions: tuple[Condition, ...]) -> Condition | None:

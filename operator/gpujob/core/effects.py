@@ -2,9 +2,10 @@
 
 A decision is stored before anything follows from it. So a plan's status is written before its first
 effect, and only onto the version of the object that the plan was made from. One effect does not
-wait for that: to destroy the machine of an attempt whose end is stored was decided before. Two need
-nothing stored: to add a finalizer, and to make a key. An effect that fails is not retried: a later
-pass observes and plans again (`core.refusals` says when). No plan is ever resumed.
+wait for that: to destroy the machine of an attempt whose end is stored was decided before. Three
+need nothing stored: to add a finalizer, to make a key, and to create a node, which rents nothing
+before its job has recorded it. An effect that fails is not retried: a later pass observes and plans
+again (`core.refusals` says when). No plan is ever resumed.
 """
 
 from dataclasses import dataclass

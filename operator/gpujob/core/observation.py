@@ -241,6 +241,8 @@ class NodeMemory:
     """Monotonic time of the first destroy request."""
     destroy_repeated_at: float | None = None
     """Monotonic time of the latest one."""
+    destroy_asked_at: datetime | None = None
+    """When the first one was handed over to be sent; stored with the next status."""
     public_key: str | None = None
     host_key: str | None = None
     boot_log: BootLog | None = None

@@ -14,7 +14,6 @@ from gpujob.core.conditions import job_status, node_status
 from gpujob.core.effects import Plan
 from gpujob.core.job.plan import plan_job
 from gpujob.core.node.plan import plan_node
-from gpujob.core.node.stage import stage_of
 from gpujob.core.observation import JobObservation, NodeObservation, World
 from gpujob.core.rest import may_close
 
@@ -44,9 +43,7 @@ def settle_node(seen: NodeObservation) -> Settled[NodeObservation]:
         plan = plan_node(seen)
         shown = node_status(seen.node, plan, seen.world.now, seen.world.not_ready)
         statuses.append(_closed(shown, seen.node, seen.world))
-        # That a machine is asked to go is stored when it is, and evidence of how late: not before.
-        ends = plan.status.end is not None and stage_of(plan.status).may_hold_machine
-        if ends or len(statuses) == STATUSES_MAX or not _goes_on(plan, seen.node):
+        if len(statuses) == STATUSES_MAX or not _goes_on(plan, seen.node):
             return Settled(seen, plan, tuple(statuses))
         seen = replace(seen, node=_with_status(seen.node, statuses[-1]))
 
@@ -63,6 +60,17 @@ def settle_job(seen: JobObservation) -> Settled[JobObservation]:
         if is_charged or len(statuses) == STATUSES_MAX or not _goes_on(plan, seen.job):
             return Settled(seen, plan, tuple(statuses))
         seen = replace(seen, job=_with_status(seen.job, statuses[-1]))
+
+
+def settle_created(first: Settled[JobObservation], node: GpuNode | None) -> Settled[JobObservation]:
+    """Returns what to store and do once the node that `first` creates is there; None = it could not
+    be created, which the next pass tells; pure.
+    """
+    if node is None:
+        return replace(first, plan=replace(first.plan, effects=()))
+    job = _with_status(first.observation.job, first.statuses[-1])
+    then = settle_job(replace(first.observation, job=job, node=node))
+    return replace(then, statuses=(*first.statuses, *then.statuses))
 
 
 def _goes_on(plan: Plan[Any], planned: GpuJob | GpuNode) -> bool:

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 from tests.builders import (
-    NOW,
     RECORDED,
     a_job,
+    a_lease,
+    a_listing,
     a_node,
     a_spec,
+    a_world,
     at,
     booted,
     ended,
@@ -21,7 +23,7 @@ from tests.builders import (
     stamp,
 )
 
-from gpujob.api.gpunode import GpuNode
+from gpujob.api.gpunode import GpuNode, GpuNodeStatus
 from gpujob.core.effects import RememberDestroy
 from gpujob.core.limits import Limits
 from gpujob.core.node.plan import plan_node
@@ -31,6 +33,7 @@ from gpujob.core.node.punctuality import (
     latest_seconds,
     slack_seconds,
 )
+from gpujob.core.observation import NodeMemory
 
 STOP = {"reason": "DeadlineExceeded", "message": "it is over"}
 RUNS_LONG = running(-4000, -3700)
@@ -83,13 +86,24 @@ def test_a_due_time_is_stored_with_the_end() -> None:
     assert plan.status.end.due_at == at(-50)
 
 
-def test_asking_is_stored_before_it_is_done_once() -> None:
-    """In the write that the pass makes anyway."""
-    first = plan_node(node_observation(ended(running())))
-    again = plan_node(node_observation(ended(running()) | {"destroyAskedAt": stamp(-100)}))
+def test_asking_is_stored_once_it_is_done_with_what_is_stored_anyway() -> None:
+    """Nothing is written for it alone, and what is stored stays."""
+    told = ended(running()) | {"asOf": stamp(-1)}
+    asked, listing = (
+        NodeMemory(destroy_asked_at=at(-3), destroy_sent_at=0.0),
+        a_listing(a_lease(download_gb=None)),
+    )
 
-    assert first.status.destroy_asked_at == NOW
-    assert again.status.destroy_asked_at == at(-100)
+    def stored(status: dict[str, Any], memory: NodeMemory) -> GpuNodeStatus:
+        return plan_node(node_observation(status, memory=memory, world=a_world(listing))).status
+
+    alone, with_figures = stored(told, asked), stored(told | {"asOf": stamp(-100)}, asked)
+    again = stored(told | {"asOf": stamp(-100), "destroyAskedAt": stamp(-100)}, asked)
+
+    assert stored(told | {"asOf": stamp(-100)}, NodeMemory()).destroy_asked_at is None
+    assert alone == a_node(told).status
+    assert with_figures.destroy_asked_at == at(-3)
+    assert again.destroy_asked_at == at(-100)
 
 
 def test_a_destroy_may_wait_for_as_long_as_the_gate_reckons_with() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from tests.builders import (
     DRIVEN,
+    INSTANCE,
     KEYED,
     NODE_UID,
     RECORDED,
@@ -22,6 +23,7 @@ from tests.builders import (
     job_observation,
     leased,
     node_observation,
+    quotes,
     renting,
     running,
     stamp,
@@ -29,9 +31,10 @@ from tests.builders import (
 
 from gpujob.api.reasons import Reason
 from gpujob.core.conditions import only_figures_differ, only_words_differ
+from gpujob.core.effects import Destroy
 from gpujob.core.node.stage import Stage, stage_of
 from gpujob.core.observation import NodeMemory, RentAccepted
-from gpujob.core.settling import Settled, settle_job, settle_node
+from gpujob.core.settling import Settled, settle_created, settle_job, settle_node
 
 
 def stages(settled: Settled[Any]) -> list[Stage]:
@@ -70,14 +73,28 @@ def test_each_event_on_the_way_can_be_told() -> None:
     assert settled.statuses[-1].lease.instance_id == 7
 
 
-def test_an_end_is_stored_before_its_destroy_is_asked_for() -> None:
-    """Else the status would claim that a destroy was asked for which nobody has sent."""
+def test_an_end_does_not_claim_that_its_destroy_was_asked_for() -> None:
+    """It is stored before anybody asks, and whoever stored it may die before that."""
     seen = node_observation(running(), world=a_world(a_listing(a_lease())), report=finished(0))
     settled = settle_node(seen)
 
     assert settled.statuses[-1].end is not None
     assert settled.statuses[-1].destroy_asked_at is None
-    assert settled.plan.effects == ()
+    assert settled.plan.effects == (Destroy((INSTANCE,)),)
+
+
+def test_a_job_is_admitted_and_records_its_node_in_one_write() -> None:
+    """The node is there by then. Where it could not be created, the gate's yes is stored alone."""
+    first = settle_job(job_observation(node=None, quotes=quotes()))
+    then = settle_created(first, a_node())
+    alone = settle_created(first, None)
+
+    assert [type(one).__name__ for one in first.plan.effects] == ["CreateNode"]
+    assert then.statuses[-1].node_uid == NODE_UID
+    assert then.statuses[-1].cost.estimate_usd is not None
+    assert reasons(then)[: len(first.statuses)] == reasons(first)
+    assert then.plan.effects == ()
+    assert (alone.statuses, alone.plan.effects) == (first.statuses, ())
 
 
 def test_a_machine_that_appears_after_the_end_is_recorded_before_its_destroy() -> None:
@@ -86,8 +103,8 @@ def test_a_machine_that_appears_after_the_end_is_recorded_before_its_destroy() -
     settled = settle_node(node_observation(told, world=a_world(a_listing(a_lease()))))
 
     assert settled.statuses[-1].lease is not None
-    assert settled.plan.effects == ()
-    assert settled.plan.requeue_seconds == 0
+    assert settled.observation.node.status.lease is not None, "the plan rests on that"
+    assert settled.plan.effects == (Destroy((INSTANCE,)),)
 
 
 def test_an_end_of_what_rented_nothing_is_its_release() -> None:

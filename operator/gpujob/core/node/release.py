@@ -1,6 +1,7 @@
 """The attempt is over: its machine is destroyed and proved gone, then the object may go."""
 
 from dataclasses import replace
+from datetime import datetime
 
 from gpujob.api.gpunode import EndStatus, GpuNodeStatus, LeaseStatus
 from gpujob.api.reasons import Blame, Reason
@@ -150,8 +151,8 @@ def give_back(seen: NodeObservation) -> NodePlan | None:
     targets = _to_destroy(seen)
     # The time from then on may not be charged, and no figure that is shown goes down.
     told = with_traffic(seen) if _is_unlisted(seen) else with_figures(seen)
-    if targets and status.destroy_asked_at is None:
-        told = told.model_copy(update={"destroy_asked_at": world.now})
+    if told != status:
+        told = told.model_copy(update={"destroy_asked_at": _asked_at(seen)})
     return Plan(
         status=told,
         reason=Reason.RELEASING,
@@ -224,6 +225,16 @@ def _is_unlisted(seen: NodeObservation) -> bool:
     return since and own_lease(seen) is None and not marked_leases(seen)
 
 
+def _asked_at(seen: NodeObservation) -> datetime | None:
+    """Returns when the machine's destroy was first asked for.
+
+    It is stored once it is true, with what is stored anyway: no later than with the release, before
+    which it is no evidence. A process that ends meanwhile takes it along. Its successor asks again
+    and stores that later time, so the evidence errs against us.
+    """
+    return seen.node.status.destroy_asked_at or seen.memory.destroy_asked_at
+
+
 def _release(
     seen: NodeObservation, cost_microusd: int, learnt: tuple[effects.Effect, ...]
 ) -> NodePlan:
@@ -231,6 +242,7 @@ def _release(
     status = seen.node.status.model_copy(
         update={
             "released_at": now,
+            "destroy_asked_at": _asked_at(seen),
             "accrued_usd": format_usd(cost_microusd),
             "as_of": now,
             "traffic": traffic_shown(seen),
