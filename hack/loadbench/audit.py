@@ -14,6 +14,39 @@ WRITES = ("create", "update", "patch", "delete")
 
 Body = dict[str, Any]
 
+WHY = (
+    ("gpujobs", "metadata.annotations", "all is charged and stored: the job may go, and says so"),
+    ("gpujobs", "metadata.finalizers", "no job vanishes while it may cost: before its node"),
+    ("gpunodes", "metadata.finalizers", "the job has charged the attempt: its node may go"),
+    ("gpujobs/status", "completionTime", "charges the attempt, before the finalizers go"),
+    ("gpujobs/status", "nodeUID", "only a recorded node rents; else nobody would miss its machine"),
+    ("gpujobs/status", "usdPerHour", "people see what is paid for, and that it boots"),
+    ("gpujobs/status", "startTime", "people see that it runs"),
+    ("gpujobs/status", "Running.status", "people see that the work is over, and how it ended"),
+    ("gpujobs/status", "cost.asOf", "figures, at most once a minute"),
+    ("gpujobs/status", "Ready.", "other words, once the old ones are outdated for some seconds"),
+    ("gpujobs/status", "", "first words, if the market keeps silent: else nobody seems to look"),
+    ("gpunodes/status", "sshPublicKey", "before the pod that mounts this key: it has no other"),
+    ("gpunodes/status", "releasedAt", "the proof and the final cost, before the job charges it"),
+    ("gpunodes/status", "end", "an end is never taken back: before the destroy"),
+    ("gpunodes/status", "run", "deadlines count from it, and it may have to be charged"),
+    ("gpunodes/status", "measured", "a machine gets work only once it is found fit: before that"),
+    ("gpunodes/status", "machine", "the host key is pinned before anything is sent there"),
+    ("gpunodes/status", "lease", "the machine's number, by which it is found without its mark"),
+    ("gpunodes/status", "rent", "the marker: before the one request, so that none is repeated"),
+    ("gpunodes/status", "driver", "only the recorded pod is answered: before its first report"),
+    ("gpunodes/status", "destroyAskedAt", "evidence of our own punctuality"),
+    ("gpunodes/status", "traffic", "the counters are in listings alone, and may go down"),
+    ("gpunodes/status", "asOf", "figures, at most once a minute"),
+    ("gpunodes/status", "Ready.", "other words, once the old ones are outdated for some seconds"),
+    ("gpunodes", "", "names the machine: before anything is rented; its uid is the mark"),
+    ("pods", "", "the driver: it reports before anything is rented"),
+    ("secrets", "", "the node's SSH key, which all its drivers share"),
+    ("services", "", "leads to the job's ports"),
+)
+"""Why each write of a life is made: by its kind and a field that it changes, empty = any. The first
+that fits is the reason."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -114,8 +147,18 @@ def table(asked: list[Asked]) -> list[str]:
     return [
         f"{(one.at - began).total_seconds():7.2f} s  {one.verb:6} {one.kind:22} {one.code}  "
         + (", ".join(one.changed) or "")
+        + (f"\n{'':12}why: {why(one)}" if is_of_object(one) else "")
         for one in writes
     ]
+
+
+def why(write: Asked) -> str:
+    """Returns why a write is made; one whose reason is not known may not be needed."""
+    for kind, field, reason in WHY:
+        fits = not field or any(one.startswith(field) for one in write.changed)
+        if kind == write.kind and fits:
+            return reason
+    return "NOT KNOWN"
 
 
 def counts(asked: list[Asked]) -> dict[str, int]:
@@ -127,5 +170,10 @@ def object_writes(asked: list[Asked]) -> int:
     """Returns how many writes of objects there were, status included: all but events, reviews, and
     what the release itself needs, such as its lock.
     """
+    return sum(one.is_write and is_of_object(one) for one in asked)
+
+
+def is_of_object(one: Asked) -> bool:
+    """Whether a request is about an object of a job's life."""
     kinds = ("gpujobs", "gpunodes", "pods", "secrets", "services")
-    return sum(one.is_write and one.kind.partition("/")[0] in kinds for one in asked)
+    return one.kind.partition("/")[0] in kinds

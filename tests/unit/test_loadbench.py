@@ -48,3 +48,22 @@ def test_a_write_shows_which_fields_it_has_changed(tmp_path: Path) -> None:
     assert audit.object_writes([first, read, last]) == 2
     assert audit.counts([first, read]) == {"get gpunodes/status": 1, "update gpunodes/status": 1}
     assert log.new() == [], "half a line is read once it is whole"
+
+
+def test_each_write_has_its_reason(tmp_path: Path) -> None:
+    """By what it changed; one that nobody has justified is seen."""
+    path = tmp_path / "log"
+    path.touch()
+    log = audit.Log(path)
+    with path.open("a") as stream:
+        stream.write(event("update", {}))
+        stream.write(event("update", {"lease": {"keyAttachedAt": "now"}, "machine": {"port": 1}}))
+        over = {"end": {"at": "now"}, "run": {"seconds": 3}}
+        stream.write(event("update", over))
+        stream.write(event("update", over | {"surprise": 1}))
+
+    _, pinned, ended, unknown = log.new()
+    assert "pinned" in audit.why(pinned)
+    assert "destroy" in audit.why(ended)
+    assert audit.why(unknown) == "NOT KNOWN"
+    assert len(audit.table([pinned, ended])) == 2
