@@ -14,6 +14,7 @@ from tests.simulation.process import Calls, Process
 from tests.simulation.watch import RECONNECT_SECONDS, Watch, Weather
 from tests.simulation.world import NAMESPACE, World, play
 
+from gpujob.adapters.errors import ClusterUnavailable
 from gpujob.adapters.kube import Body
 from gpujob.controller.cache import WATCHED
 from gpujob.controller.lead import RESYNC_SECONDS
@@ -105,20 +106,18 @@ def test_a_watch_that_broke_off_lists_and_tells_nothing_of_what_was_deleted() ->
 
 
 def test_no_node_is_created_for_what_was_suspended_unseen() -> None:
-    """Its first request got lost, after the job's status was stored: that does not change now."""
+    """Its first request was refused, and the gate's yes was stored: that does not change now."""
 
     async def story(world: World) -> None:
-        def lose(kind: str, body: Body, *_: Any) -> None:
-            if kind == "GpuJob" and body.get("status", {}).get("cost", {}).get("estimateUSD"):
-                world.kube.is_down = True
-
-        world.kube.on_write.append(lose)
+        world.kube.refused["create GpuNode"] = ClusterUnavailable("503")
         await world.apply("train")
-        await world.until(lambda: "create GpuNode" in world.calls.made, 60)
-        world.kube.on_write.remove(lose)
+        # It is tried again more and more seldom, and no try is under way.
+        await world.until(lambda: world.calls.made.count("create GpuNode") >= 5, 60)
+        await world.go_on(2)
+        assert world.jobs()["train"].status.cost.estimate_usd
         world.weather.lag_seconds["GpuJob"] = 60.0
         world.kube.change(*JOB, suspend=True)
-        world.kube.is_down = False
+        world.kube.refused.clear()
         await world.go_on(30)
 
         assert world.kube.of_kind("GpuNode") == []

@@ -1,13 +1,18 @@
 """What one life writes, and that what must be stored first is."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import pytest
 from tests.simulation.model import Chance
+from tests.simulation.process import Broken
 from tests.simulation.world import NAMESPACE, World, play
 
-from gpujob.adapters.errors import ClusterUnavailable
+from gpujob.adapters.errors import ClusterUnavailable, ProviderError
 
+JOB = ("GpuJob", NAMESPACE, "train")
 NODE = ("GpuNode", NAMESPACE, "train-0-1")
 
 
@@ -46,7 +51,7 @@ def test_a_life_takes_few_writes() -> None:
         return written
 
     written = play(life)
-    # With one for each decision there were 24. Two of these tell how the machine boots.
+    # With one for each decision there were 24.
     assert len(written) <= 21, written
 
 
@@ -76,6 +81,88 @@ def test_a_market_that_answers_at_once_is_no_first_word() -> None:
     assert seconds <= 2.5, "the leader needs another second to begin"
 
 
+def suspended(world: World) -> None:
+    """Its user wants it to wait."""
+    world.kube.change(*JOB, suspend=True)
+
+
+def deleted(world: World) -> None:
+    """Its user deletes it; its finalizer holds it."""
+    world.kube.delete_now(*JOB)
+
+
+def forced(world: World) -> None:
+    """Its user deletes it, whatever holds it."""
+    world.kube.vanish(*JOB)
+
+
+@pytest.mark.parametrize("changed", [suspended, deleted, forced])
+def test_a_node_whose_job_changes_as_it_is_created_rents_nothing(
+    changed: Callable[[World], None],
+) -> None:
+    """It is there before its job says so, and whoever was to say that finds another version."""
+
+    async def life() -> None:
+        world = a_world()
+        await world.go_on(60)
+
+        def change(kind: str, _: Any, gone: bool, before: Any) -> None:
+            if kind == "GpuNode" and before is None and not gone:
+                world.kube.on_write.remove(change)
+                changed(world)
+
+        world.kube.on_write.append(change)
+        await world.apply("train")
+        await world.until(lambda: "create GpuNode" in world.calls.made, 60)
+
+        def is_settled() -> bool:
+            nodes = [body.get("status", {}) for body in world.kube.of_kind("GpuNode")]
+            return all("releasedAt" in one for one in nodes)
+
+        await world.until(is_settled, 300)
+        await world.go_on(60)
+        assert is_settled()
+        assert "send" not in world.calls.made
+        if changed is suspended:
+            assert world.reason("train") == "Suspended"
+            assert world.jobs()["train"].status.cost.spent_usd in (None, "0.000000")
+        else:
+            assert not world.kube.of_kind("GpuJob")
+            assert not world.kube.of_kind("GpuNode")
+        world.check_end()
+        await world.end()
+
+    play(life)
+
+
+def test_drivers_that_go_before_they_report_are_replaced_with_pauses() -> None:
+    """Something else in the cluster deletes them; each has a name of its own."""
+
+    async def life() -> None:
+        world = a_world()
+        world.drivers.are_pending = True
+        names: list[str] = []
+
+        def delete(kind: str, body: Any, gone: bool, before: Any) -> None:
+            if kind == "Pod" and before is None and not gone:
+                names.append(body["metadata"]["name"])
+                world.kube.vanish("Pod", NAMESPACE, names[-1])
+
+        world.kube.on_write.append(delete)
+        await world.apply("train")
+        await world.go_on(300)
+        world.kube.on_write.remove(delete)
+        assert len(names) == len(set(names))
+        assert 5 <= len(names) <= 15
+        world.drivers.are_pending = False
+        await world.until(lambda: world.reason("train") == "Complete", 1000)
+        await world.until(world.is_over, 600)
+        world.check_end()
+        await world.end()
+
+    play(life)
+
+
 def test_a_machine_is_destroyed_only_once_the_end_is_stored() -> None:
     """Else a successor would go on with an attempt whose machine is gone."""
 
@@ -92,6 +179,22 @@ def test_a_machine_is_destroyed_only_once_the_end_is_stored() -> None:
         assert "end" in world.kube.objects[NODE]["status"]
         await world.until(world.is_over, 600)
         world.check_end()
+        await world.end()
+
+    play(life)
+
+
+def test_a_destroy_before_the_end_is_stored_does_not_pass_unseen() -> None:
+    """The operator's code takes whatever an answer causes for a fault of the provider."""
+
+    async def life() -> None:
+        world = a_world()
+        await world.apply("train")
+        await world.until(lambda: world.reason("train") == "Running", 300)
+        with suppress(ProviderError):
+            await world.vast.destroy(world.living()[0])
+        with pytest.raises(Broken, match="its attempt was not ended"):
+            world.check()
         await world.end()
 
     play(life)

@@ -363,6 +363,7 @@ class World:
         )
         self.kube.on_write.append(self._on_write)
         self.vast.leads = self._leads
+        self.vast.problems = self.calls.problems
         self._unled: dict[int, int] = {}
         """For how many steps each replica has acted without the lock."""
         self.ahead_seconds = 0.0
