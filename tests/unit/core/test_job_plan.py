@@ -23,6 +23,7 @@ from tests.builders import (
     ended,
     job_observation,
     leased,
+    marker,
     quotes,
     running,
     stamp,
@@ -451,6 +452,27 @@ def test_a_vanished_node_is_charged_in_full() -> None:
 
     assert status.cost.spent_usd == "5.000000"
     assert status.attempt == 1
+
+
+@pytest.mark.parametrize(
+    ("known", "estimate", "confidence"),
+    [
+        pytest.param({}, "1.300000", "0.95", id="nothing was stored"),
+        pytest.param({"estimateUSD": "9.000000"}, "1.300000", "0.95", id="it was refused before"),
+        pytest.param(
+            {"estimateUSD": "2.000000", "confidence": "0.97"}, "2.000000", "0.97", id="known"
+        ),
+    ],
+)
+def test_whoever_creates_the_node_may_die_before_the_gate_s_words_are_stored(
+    known: dict[str, Any], estimate: str, confidence: str
+) -> None:
+    """Then the estimate is that of the machine that was rented."""
+    rent = marker() | {"estimateUSD": "1.000000", "confidence": "0.95"}
+    job = a_job(status=RECORDED | {"cost": {"spentUSD": "0.300000", **known}})
+    plan = plan_job(job_observation(job=job, node=a_node(leased() | {"rent": rent})))
+
+    assert (plan.status.cost.estimate_usd, plan.status.cost.confidence) == (estimate, confidence)
 
 
 def test_the_next_attempt_has_the_next_number_and_what_is_left() -> None:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-from gpujob.api.gpunode import GpuNode
+from gpujob.api.gpujob import CostStatus
+from gpujob.api.gpunode import GpuNode, RentMarker
 from gpujob.api.meta import (
     ANNOTATION_FINISHED,
     API_VERSION,
@@ -158,7 +159,7 @@ def _show_attempt(seen: JobObservation) -> JobPlan | None:
             "progress": run.progress if run else None,
             "usage": run.usage if run else None,
             "start_time": job.status.start_time or (run.started_at if run else None),
-            "cost": job.status.cost.model_copy(
+            "cost": _estimated(job.status.cost, rent).model_copy(
                 update={"accrued_usd": format_usd(accrued), "as_of": node.status.as_of}
             ),
         }
@@ -405,6 +406,17 @@ def _let_go_while_nothing_is_owed(seen: JobObservation, plan: JobPlan) -> JobPla
     if _has_node(seen) or owed_for(seen.job.status) or not seen.world.listings:
         return plan
     return replace(plan, effects=(*plan.effects, effects.RemoveFinalizer()))
+
+
+def _estimated(cost: CostStatus, rent: RentMarker | None) -> CostStatus:
+    """Returns the cost with an estimate of the attempt that was rented for, if the gate's words are
+    not stored: whoever asked it may have ended once it had created the node.
+    """
+    if rent is None or cost.confidence is not None:
+        return cost
+    bound = parse_usd(cost.spent_usd) + parse_usd(rent.estimate_usd)
+    told = {"estimate_usd": format_usd(bound), "confidence": rent.confidence}
+    return cost.model_copy(update=told)
 
 
 def _runs_as(node: GpuNode) -> str:
