@@ -1698,6 +1698,15 @@ def test_what_a_machine_has_moved_is_stored_in_the_pass_that_sees_it(
     assert (told.download_mb, told.upload_mb) == counts
 
 
+@pytest.mark.parametrize("seconds", [-1, -90])
+def test_that_nothing_has_moved_yet_is_stored_with_other_figures(seconds: float) -> None:
+    """It is charged like what nobody has seen, so nothing is written for it alone."""
+    status = leased() | {"accruedUSD": "0.1", "asOf": stamp(seconds)}
+    told = plan_node(node_observation(status, world=a_world(a_listing(a_lease())))).status
+
+    assert (told.traffic is not None) == (seconds == -90)
+
+
 def test_what_was_stored_of_the_traffic_is_charged_whoever_releases_it() -> None:
     """A new leader has no listing that shows the machine."""
     status = ended(running(-3600)) | {"traffic": MOVED | {"asOf": stamp(-9.9)}}

@@ -1,7 +1,8 @@
 """What a node's machine has moved: the provider's counters, kept with the node.
 
 A counter is in the listings alone, and what a process remembers of those ends with it. So what a
-pass sees is stored in that pass, and nothing that is stored goes down again.
+pass sees is stored in that pass, and nothing that is stored goes down again. That nothing has moved
+yet is charged like what nobody has seen, so it is stored only with other figures.
 """
 
 from datetime import UTC, datetime
@@ -32,14 +33,13 @@ def traffic_shown(seen: NodeObservation) -> TrafficStatus | None:
 def with_traffic(seen: NodeObservation) -> GpuNodeStatus:
     """Returns the status with the counts that listings show, if they are higher than the stored."""
     status, shown = seen.node.status, traffic_shown(seen)
-    told = status.traffic
-    if shown is None or (told is not None and _counts(shown) == _counts(told)):
+    if shown is None or _counts(shown) == _counts(status.traffic):
         return status
     return status.model_copy(update={"traffic": shown})
 
 
-def _counts(one: TrafficStatus) -> tuple[int, int]:
-    return one.download_mb, one.upload_mb
+def _counts(one: TrafficStatus | None) -> tuple[int, int]:
+    return (one.download_mb, one.upload_mb) if one is not None else (0, 0)
 
 
 def grown(told: TrafficStatus | None, at: datetime, row: Lease | Sighting) -> TrafficStatus | None:
