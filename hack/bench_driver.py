@@ -606,6 +606,7 @@ def serve(port: int, drivers: int, made: Certificate, line: Connection) -> None:
             clock=clock,
             limits=Limits(),
             lookup=lambda uid: (nodes.get(uid), job),
+            is_pod_of=lambda *_: False,
             heard=heard,
             on_news=lambda _: None,
             world=unasked,

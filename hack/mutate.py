@@ -2667,10 +2667,70 @@ FAULTS = (
         "    job = first.observation.job\n",
     ),
     Fault(
+        "the gate's words are lost with whoever created the node",
+        "core/job/plan.py",
+        "if rent is None or cost.confidence is not None:\n        return cost",
+        "if True:\n        return cost",
+    ),
+    Fault(
+        "a pod of another node is told what a driver does",
+        "controller/transport.py",
+        "may_be_driver(node, caller.name) and is_pod_of(pod, caller.uid, node_uid)",
+        "may_be_driver(node, caller.name)",
+    ),
+    Fault(
+        "any pod of a node may become its first driver",
+        "core/machine/assignment.py",
+        "return is_next and stage_of(",
+        "return stage_of(",
+    ),
+    Fault(
+        "beside the recorded driver another may report",
+        "core/machine/assignment.py",
+        "return is_next and stage_of(node.status) is Stage.AWAITING_POD",
+        "return is_next",
+    ),
+    Fault(
+        "a driver that has not reported is recorded",
+        "core/node/driver.py",
+        "if driver is None and status.rent is None and seen.report is None:",
+        "if False:",
+    ),
+    Fault(
+        "a driver that follows another is ready before it reports",
+        "core/node/driver.py",
+        "if driver is None and status.rent is None and seen.report is None:",
+        "if status.rent is None and seen.report is None:",
+    ),
+    Fault(
+        "the name of a driver that was never recorded is used again",
+        "core/node/driver.py",
+        "was_there = sight is not None and sight.name == name",
+        "was_there = False",
+    ),
+    Fault(
+        "the login of a driver that is not recorded yet is not asked for",
+        "core/machine/assignment.py",
+        "{Stage.AWAITING_POD, Stage.AWAITING_DRIVER, Stage.READY_TO_RENT}",
+        "{Stage.AWAITING_DRIVER, Stage.READY_TO_RENT}",
+    ),
+    Fault(
+        "what is known while the market is asked is stored at once",
+        "controller/reconcile.py",
+        "asks_market = seen.plan.wants_quotes",
+        "asks_market = False",
+    ),
+    Fault(
+        "that nothing has moved yet is stored alone",
+        "core/node/traffic.py",
+        "if one is not None else (0, 0)",
+        "if one is not None else (-1, -1)",
+    ),
+    Fault(
         "a job is not told of while the market keeps silent",
         "controller/reconcile.py",
-        "left = FIRST_WORDS_SECONDS - (now - since)",
-        "left = FIRST_WORDS_SECONDS",
+        "left = ASKING_SECONDS - (now - self._asking_since.setdefault(key, now))",
+        "left = ASKING_SECONDS",
     ),
     Fault(
         "what is known is not stored while a rent has to wait",
@@ -3005,8 +3065,8 @@ FAULTS = (
     Fault(
         "any pod is a node's driver",
         "controller/transport.py",
-        "if not _is_driver(caller, node):",
-        "if False:",
+        "return recorded is not None and recorded.pod_uid == pod.uid",
+        "return recorded is not None",
     ),
     Fault(
         "a token outlives its pod",
@@ -3155,8 +3215,8 @@ FAULTS = (
     Fault(
         "another driver pod is taken for the one that was seen before",
         "core/observation.py",
-        "before if before is not None and before.uid == pod.uid else",
-        "before if before is not None else",
+        "if same is None or same.uid != pod.uid:",
+        "if same is None:",
     ),
     Fault(
         "a driver that is being deleted is not given its grace",

@@ -34,7 +34,7 @@ WHY = (
     ("gpunodes/status", "machine", "the host key is pinned before anything is sent there"),
     ("gpunodes/status", "lease", "the machine's number, by which it is found without its mark"),
     ("gpunodes/status", "rent", "the marker: before the one request, so that none is repeated"),
-    ("gpunodes/status", "driver", "only the recorded pod is answered: before its first report"),
+    ("gpunodes/status", "driver", "a driver is ready, and the rent has to wait"),
     ("gpunodes/status", "destroyAskedAt", "evidence of our own punctuality"),
     ("gpunodes/status", "traffic", "the counters are in listings alone, and may go down"),
     ("gpunodes/status", "asOf", "figures, at most once a minute"),

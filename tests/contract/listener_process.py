@@ -57,6 +57,7 @@ def application(name: str, token: str) -> ASGIApp:
                 clock=clock,
                 limits=Limits(),
                 lookup=lambda _: (None, None),
+                is_pod_of=lambda *_: False,
                 heard={},
                 on_news=lambda _: None,
                 world=NOBODY,

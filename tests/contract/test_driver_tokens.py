@@ -15,7 +15,7 @@ from kubernetes.aio import client
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from tests.builders import JOB_UID, NOW, a_job, meta, running
+from tests.builders import JOB_UID, KEYED, NOW, a_job, meta, renting, running
 
 from gpujob.adapters.kube import Body, KubeClient
 from gpujob.api.meta import TRANSPORT_AUDIENCE
@@ -37,6 +37,7 @@ from localcluster.control_plane import free_port
 
 NAMESPACE = "team"
 LIFE_SECONDS = 3600
+ANOTHER = {"podName": "train-0-1-driver", "podUID": "pod-before"}
 
 
 class SetClock:
@@ -122,6 +123,7 @@ class Cluster:
             clock=clock,
             limits=Limits(),
             lookup=self.cache.lookup,
+            is_pod_of=self.cache.is_pod_of,
             heard={},
             on_news=lambda _: None,
             world=unasked,
@@ -140,10 +142,17 @@ class Cluster:
         self.cache.take_in("Pod", a_pod(name, uid), gone=False)
         return self.token(name, uid)
 
-    def show_node(self, number: int, status: dict[str, Any], version: int = 1) -> None:
+    def show_node(
+        self,
+        number: int,
+        status: dict[str, Any],
+        version: int = 1,
+        before: dict[str, Any] | None = None,
+    ) -> None:
         """The watch shows a node whose workload runs, but for what is said of its status."""
         held = self.cache.lookup(f"node-{number}")[0]
-        before = running() if held is None else held.status.wire()
+        if before is None:
+            before = running() if held is None else held.status.wire()
         node = {
             "metadata": meta(
                 f"train-0-{number}", uid=f"node-{number}", resourceVersion=str(version)
@@ -244,6 +253,33 @@ async def test_each_token_is_reviewed_once() -> None:
 
         assert answers == {200: 15_000}
         assert Counter(cluster.server.reviewed) == dict.fromkeys(tokens, 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "pod", "owner", "expected"),
+    [
+        pytest.param({}, "train-0-1-driver", "node-1", 200, id="its pod"),
+        pytest.param({}, "train-0-1-driver", "node-2", 403, id="of another node"),
+        pytest.param({}, "train-0-1-driver-2", "node-1", 403, id="not the present one"),
+        pytest.param({"driver": ANOTHER}, "train-0-1-driver", "node-1", 403, id="recorded another"),
+        pytest.param(
+            renting(), "train-0-1-driver", "node-1", 403, id="once a machine is asked for"
+        ),
+    ],
+)
+async def test_a_driver_that_is_not_recorded_yet_is_told_to_wait(
+    status: dict[str, Any], pod: str, owner: str, expected: int
+) -> None:
+    """It is recorded with what follows from its report, and nothing is rented before."""
+    async with a_cluster() as cluster:
+        cluster.show_node(1, KEYED | status, before={})
+        cluster.server.pods[pod] = "pod-1"
+        body = a_pod(pod, "pod-1", ownerReferences=[{"kind": "GpuNode", "uid": owner}])
+        cluster.cache.take_in("Pod", body, gone=False)
+        code, answer = await cluster.ask(cluster.token(pod, "pod-1"), 1)
+
+        assert code == expected
+        assert code != 200 or json.loads(answer)["instruction"] == "Wait"
 
 
 async def test_a_rotated_token_is_reviewed_anew() -> None:

@@ -85,6 +85,7 @@ def applications(token: str, cut_off: KubeClient) -> dict[str, Any]:
             clock=clock,
             limits=Limits(),
             lookup=broken,
+            is_pod_of=broken,
             heard={},
             on_news=broken,
             world=broken,

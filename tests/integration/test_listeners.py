@@ -83,6 +83,7 @@ def applications() -> dict[str, Starlette]:
             clock=clock,
             limits=Limits(),
             lookup=lambda _: (None, None),
+            is_pod_of=lambda *_: False,
             heard={},
             on_news=lambda _: None,
             world=nobody,

@@ -66,7 +66,7 @@ from gpujob.api.transport import (
 )
 from gpujob.core.effects import Rent
 from gpujob.core.limits import PAGE_LEASES, Limits
-from gpujob.core.machine.assignment import assignment
+from gpujob.core.machine.assignment import assignment, may_be_driver
 from gpujob.core.market.listings import Mark
 from gpujob.core.observation import Heard
 from vastsim.market import Ask, FailedPull, Lease, Market, RefusedError
@@ -938,7 +938,10 @@ class ModelDrivers:
             body = self._kube.objects.get(("GpuNode", meta["namespace"], node_name))
             node = self._kube.read(GpuNode, body) if body else None
             driver = node.status.driver if node else None
-            if node is None or driver is None or driver.pod_uid != meta["uid"]:
+            if node is None or meta["ownerReferences"][0]["uid"] != node.metadata.uid:
+                continue
+            is_recorded = driver is not None and driver.pod_uid == meta["uid"]
+            if not is_recorded and not may_be_driver(node, meta["name"]):
                 continue
             job_body = self._kube.objects.get(("GpuJob", meta["namespace"], node.spec.job_ref.name))
             try:

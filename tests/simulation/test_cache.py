@@ -378,7 +378,7 @@ def test_nothing_is_rented_for_what_was_suspended_unseen() -> None:
 
         def suspend_unseen(kind: str, body: dict[str, Any], *_: Any) -> None:
             interrupted = world.weather.interrupted
-            if kind == "GpuNode" and not interrupted and "driver" in body.get("status", {}):
+            if kind == "GpuNode" and not interrupted and "sshPublicKey" in body.get("status", {}):
                 interrupted.update(WATCHED)
                 world.kube.change("GpuJob", NAMESPACE, "train", suspend=True)
 

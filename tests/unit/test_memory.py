@@ -101,6 +101,7 @@ def test_the_controller_has_room_for_many_drivers() -> None:
             clock=SystemClock(),
             limits=Limits(),
             lookup=lambda _: (None, None),
+            is_pod_of=lambda *_: False,
             heard={},
             on_news=lambda _: None,
             world=ANYTHING,

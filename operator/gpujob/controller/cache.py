@@ -49,6 +49,7 @@ from gpujob.api.meta import (
     LABEL_NODE,
     MANAGER,
 )
+from gpujob.controller.pods import is_owned_by
 from gpujob.controller.readings import Readings
 from gpujob.controller.workqueue import Key, Lane, Place
 from gpujob.core.cost.leased import Fleet, what_counts
@@ -167,6 +168,10 @@ class Cache:
         if held is None or key in self._doubted or held["metadata"]["uid"] != uid:
             return False
         return held["metadata"].get("deletionTimestamp") is None
+
+    def is_pod_of(self, key: Key, uid: str, owner_uid: str) -> bool:
+        """Whether a pod is held that is this one (`shows`), and is owned by this object."""
+        return self.shows(key, uid) and is_owned_by(self._bodies[key], owner_uid)
 
     def place_of(self, key: Key) -> Place:
         """Returns where a key waits for its pass."""

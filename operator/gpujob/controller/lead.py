@@ -171,6 +171,7 @@ class Leader:
             clock=clock,
             limits=settings.limits,
             lookup=self._cache.lookup,
+            is_pod_of=self._cache.is_pod_of,
             heard=self._heard,
             on_news=self._queue.add,
             world=self._reconciler.world,

@@ -15,6 +15,7 @@ WORDS_LENGTH_MAX = 300
 
 
 def is_owned_by(body: Body, uid: str) -> bool:
+    """Whether an object of this uid owns it."""
     return any(owner.get("uid") == uid for owner in body["metadata"].get("ownerReferences", []))
 
 

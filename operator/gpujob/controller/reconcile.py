@@ -99,8 +99,10 @@ from gpujob.core.spec_faults import shape_faults
 
 SAID_LENGTH_MAX = 200
 REFUSED_LENGTH_MAX = 500
-FIRST_WORDS_SECONDS = 1.0
-"""An object without any status looks as if no controller had seen it: for no longer than this."""
+ASKING_SECONDS = 1.0
+"""What is known while the market is asked is stored with its answer, or after so long. An object
+without any status looks as if no controller had seen it.
+"""
 UNFINISHED_SECONDS = 60.0
 """Passes over an object that fail for so long without a definite answer are told by an event."""
 FIGURES_PER_SECOND = 20.0
@@ -256,6 +258,8 @@ class Reconciler:
         self._absent_since: dict[str, float] = {}
         self._unsaid_since: dict[Key, float] = {}
         """Since when the stored words of an object are not those of its passes, monotonic."""
+        self._asking_since: dict[Key, float] = {}
+        """Since when the market is asked before the status of an object is stored, monotonic."""
         self._figures_at: dict[Key, float] = {}
         """When the figures of a node may be stored, of those that wait for it, monotonic."""
         self._figures_last = -inf
@@ -337,6 +341,7 @@ class Reconciler:
             seen = await self._plan_job(key, reads.again)
         if seen is None:
             self._refusals.pop(key, None)
+            self._nothing_unsaid(key)
             return None
         job, node = seen.before, seen.settled.observation.node
         if _node_in(seen.plan) is not None:
@@ -501,6 +506,7 @@ class Reconciler:
             seen = await self._plan_node(key, reads.again)
         if seen is None:
             self._refusals.pop(key, None)
+            self._nothing_unsaid(key)
             return None
         if _rent_in(seen.plan) is not None:
             # Only what is stored shows that this node may rent; that has to wait for its turn.
@@ -513,7 +519,8 @@ class Reconciler:
             for effect in todo:
                 await self._try(key, effect, self._act_on_node(effect, key, node, seen.stored))
             todo = ()
-        stored = await self._store(key, seen.stored, seen.after)
+        asks_market = seen.plan.wants_quotes
+        stored = await self._store(key, seen.stored, seen.after, asks_market=asks_market)
         if is_change := stored is not seen.stored:
             self._tell_of_node(seen)
         for effect in todo:
@@ -875,21 +882,19 @@ class Reconciler:
         """Writes the status if it differs, on exactly this version; returns what is stored then.
 
         Other words for the same facts are written only once the stored ones have been outdated for
-        a while, and figures at a pace that does not grow with the number of machines. That the
-        market is asked (`asks_market`) is no first word if its answer comes at once.
+        a while, and figures at a pace that does not grow with the number of machines. What is known
+        while the market is asked (`asks_market`) waits for its answer, if that comes at once.
         """
         wire = after.wire()
         if wire == stored.get("status"):
-            self._unsaid_since.pop(key, None)
-            self._figures_at.pop(key, None)
+            self._nothing_unsaid(key)
             return stored
         before, now = stored.get("status") or {}, self._clock.monotonic()
         if only_words_differ(before, wire):
             since = self._unsaid_since.setdefault(key, now)
             left = self._settings.limits.words_seconds - (now - since)
         elif asks_market:
-            since = self._unsaid_since.setdefault(key, now)
-            left = FIRST_WORDS_SECONDS - (now - since)
+            left = ASKING_SECONDS - (now - self._asking_since.setdefault(key, now))
         elif key.kind == "GpuNode" and only_figures_differ(before, wire):
             left = self._figures_turn(key, now) - now
         else:
@@ -899,9 +904,12 @@ class Reconciler:
             return stored
         body = await self._cache.write_status(key.kind, stored, wire)
         # Not before: a write that is refused backs off by itself.
-        self._unsaid_since.pop(key, None)
-        self._figures_at.pop(key, None)
+        self._nothing_unsaid(key)
         return body
+
+    def _nothing_unsaid(self, key: Key) -> None:
+        for waiting in (self._unsaid_since, self._asking_since, self._figures_at):
+            waiting.pop(key, None)
 
     def _tell_unfinished(self, key: Key, error: ClusterError) -> None:
         """Records, once, why the passes over an object cannot be finished: no condition can."""

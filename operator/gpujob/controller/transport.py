@@ -1,8 +1,9 @@
 """The server side of the transport: drivers report here, and the answer says what to do.
 
 A driver knows the controller by its certificate, and the controller a driver by the token of its
-pod. Only the pod that the GpuNode records gets an answer. A report is kept as an observation for
-the next pass; nothing is stored or spent right away. An answer waits until it says something new.
+pod. Only the pod that the GpuNode records gets an answer, or, as long as it records none, the pod
+that is to be recorded. A report is kept as an observation for the next pass; nothing is stored or
+spent right away. An answer waits until it says something new.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from gpujob.controller.estimates import QuotesFor, WorldNow, estimates_route
 from gpujob.controller.holds import Holds
 from gpujob.controller.workqueue import Key
 from gpujob.core.limits import Limits
-from gpujob.core.machine.assignment import assignment
+from gpujob.core.machine.assignment import assignment, may_be_driver
 from gpujob.core.observation import Heard
 from gpujob.web.bearer import bearer_token
 from gpujob.web.bodies import read_body
@@ -52,6 +53,7 @@ def transport_app(
     clock: Clock,
     limits: Limits,
     lookup: Lookup,
+    is_pod_of: Callable[[Key, str, str], bool],
     heard: dict[str, Heard],
     on_news: Callable[[Key], None],
     world: WorldNow,
@@ -59,7 +61,11 @@ def transport_app(
     logins: dict[str, RegistryLogin],
     authorities: Callable[[], str],
 ) -> Starlette:
-    """Returns the application that drivers report to, and that the server asks for estimates."""
+    """Returns the application that drivers report to, and that the server asks for estimates.
+
+    `is_pod_of` says whether the cluster was last seen with the pod of this uid, owned by the object
+    of another uid.
+    """
 
     async def sync(request: Request) -> Response:
         # The driver's patience begins now, and the review of its token may take its time.
@@ -80,7 +86,9 @@ def transport_app(
         node, job = lookup(node_uid)
         if node is None:
             raise Problem(404, "the controller has not seen this GpuNode yet; try again")
-        if not _is_driver(caller, node):
+        pod = Key("Pod", caller.namespace, caller.name)
+        is_new = may_be_driver(node, caller.name) and is_pod_of(pod, caller.uid, node_uid)
+        if caller.namespace != node.metadata.namespace or not (is_new or _is_driver(caller, node)):
             raise Problem(403, "this pod is not the driver that the GpuNode records")
         return node, job
 
@@ -132,8 +140,4 @@ def _read(raw: bytes) -> DriverReport:
 
 def _is_driver(pod: DriverPod, node: GpuNode) -> bool:
     recorded = node.status.driver
-    return (
-        recorded is not None
-        and recorded.pod_uid == pod.uid
-        and node.metadata.namespace == pod.namespace
-    )
+    return recorded is not None and recorded.pod_uid == pod.uid

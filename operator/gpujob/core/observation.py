@@ -170,6 +170,7 @@ class PodSight:
     leaving_since: float | None = None
     """Since when it has been shown as being deleted."""
     gone_since: float | None = None
+    name: str = ""
 
 
 def sighted(before: PodSight | None, pod: Pod | None, now: float) -> PodSight | None:
@@ -178,7 +179,9 @@ def sighted(before: PodSight | None, pod: Pod | None, now: float) -> PodSight | 
         if before is None or before.gone_since is not None:
             return before
         return replace(before, gone_since=now)
-    same = before if before is not None and before.uid == pod.uid else PodSight(pod.uid, now)
+    same = before
+    if same is None or same.uid != pod.uid:
+        same = PodSight(pod.uid, now, name=pod.name)
     if pod.is_being_deleted and same.leaving_since is None:
         same = replace(same, leaving_since=now)
     return same
@@ -271,7 +274,7 @@ class NodeObservation:
     pod: Pod | None
     """The node's pod under its present name; None = it certainly does not exist."""
     report: DriverReport | None
-    """The latest report of the recorded driver pod."""
+    """The latest report of that pod."""
     driver_silence_seconds: float = 0.0
     """Time since that pod last reported, or was first seen by this process, whichever was last."""
     unheard_seconds: float = 0.0

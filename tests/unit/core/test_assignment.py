@@ -18,7 +18,7 @@ from tests.builders import (
 
 from gpujob.api.transport import Instruction
 from gpujob.core.limits import Limits
-from gpujob.core.machine.assignment import assignment
+from gpujob.core.machine.assignment import assignment, may_be_driver
 
 LIMITS = Limits()
 WITH_WORK = (Instruction.RUN, Instruction.STOP)
@@ -50,6 +50,36 @@ def test_what_it_is_to_do(status: object, instruction: Instruction) -> None:
     assert (found.machine is not None) == (instruction in (*WITH_WORK, Instruction.MEASURE))
     assert (found.work is not None) == (instruction in WITH_WORK)
     assert (found.grace_seconds is not None) == (instruction is Instruction.STOP)
+
+
+@pytest.mark.parametrize(
+    ("status", "name", "expected"),
+    [
+        (KEYED, "train-0-1-driver", True),
+        (KEYED, "train-0-1-driver-2", False),
+        (KEYED | {"driverPodNumber": 2}, "train-0-1-driver", False),
+        (KEYED | {"driverPodNumber": 2}, "train-0-1-driver-2", True),
+        (DRIVEN, "train-0-1-driver", False),
+        (None, "train-0-1-driver", False),
+        (renting(), "train-0-1-driver", False),
+        (
+            {key: value for key, value in running().items() if key != "driver"},
+            "train-0-1-driver",
+            0,
+        ),
+        (ended(KEYED), "train-0-1-driver", False),
+    ],
+)
+def test_who_may_become_the_first_driver(status: object, name: str, expected: bool) -> None:
+    """The node's pod of the present name, as long as none is recorded and nothing can be rented."""
+    assert may_be_driver(a_node(status), name) is bool(expected)  # type: ignore[arg-type]
+
+
+def test_the_first_report_may_bring_the_login() -> None:
+    """Of a driver that is recorded with what follows from it."""
+    job = a_job(a_spec(imagePullSecret={"name": "registry", "exposeToProvider": True}))
+
+    assert assignment(a_node(KEYED), job, LIMITS).wants_login
 
 
 def test_it_gets_every_address_of_its_machine() -> None:

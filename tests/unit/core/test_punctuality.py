@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from tests.builders import (
+    MONOTONIC,
     RECORDED,
     a_job,
     a_lease,
@@ -104,6 +105,16 @@ def test_asking_is_stored_once_it_is_done_with_what_is_stored_anyway() -> None:
     assert alone == a_node(told).status
     assert with_figures.destroy_asked_at == at(-3)
     assert again.destroy_asked_at == at(-100)
+
+
+def test_no_release_goes_without_it() -> None:
+    """It is evidence only with the release, and after that nobody remembers it."""
+    asked = NodeMemory(destroy_sent_at=MONOTONIC - 90, destroy_asked_at=at(-90))
+    world = a_world(a_listing(ago=25), a_listing(ago=5))
+    status = plan_node(node_observation(ended(running()), memory=asked, world=world)).status
+
+    assert status.released_at is not None
+    assert status.destroy_asked_at == at(-90)
 
 
 def test_a_destroy_may_wait_for_as_long_as_the_gate_reckons_with() -> None:

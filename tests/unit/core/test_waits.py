@@ -42,7 +42,8 @@ from gpujob.core.refusals import LONGEST_SECONDS, Refusal, Refusals, refused, wi
 from gpujob.core.settling import settle_job, settle_node
 
 QUOTA = 'secrets "x" is forbidden: exceeded quota: none'
-UNHEARD = KEYED | {"driver": {"podName": "train-0-1-driver", "podUID": "p-1"}}
+POD = "train-0-1-driver"
+UNHEARD = KEYED | {"driver": {"podName": POD, "podUID": "p-1"}}
 """A node whose driver has not reported yet."""
 
 
@@ -288,6 +289,37 @@ def test_a_driver_that_its_machine_does_not_heed_is_replaced() -> None:
     assert (kinds(gone), gone.status.driver_pod_number) == (["CreateDriver"], 2)
 
 
+def test_a_pod_that_went_before_it_was_recorded_gives_its_name_to_no_other() -> None:
+    """It may have been deleted by force, and run on."""
+    sight = PodSight("p-1", MONOTONIC - 9, gone_since=MONOTONIC - 1, name=POD)
+    seen = node_observation(KEYED, pod=None, report=None, memory=NodeMemory(pod_sight=sight))
+    plan = plan_node(seen)
+    again = plan_node(replace(seen, node=a_node(KEYED | {"driverPodNumber": 2})))
+
+    assert (kinds(plan), plan.status.driver_pod_number) == (["CreateDriver"], 2)
+    assert (kinds(again), again.status.driver_pod_number) == (["CreateDriver"], 2)
+
+
+def test_a_pod_is_recorded_with_what_follows_from_its_first_report() -> None:
+    """Until then it is told to wait like one that is recorded, so nothing is stored for it."""
+    silent = settle_node(node_observation(KEYED, pod=a_pod(), report=None))
+    heard = settle_node(node_observation(KEYED, pod=a_pod(), quotes=quotes()))
+
+    assert silent.statuses[-1].driver is None
+    assert [type(one).__name__ for one in heard.plan.effects] == ["Rent"]
+    assert heard.statuses[-1].driver.pod_uid == a_pod().uid
+    assert heard.statuses[-1].driver.ready_at == NOW
+
+
+@pytest.mark.parametrize("status", [DRIVEN, running()])
+def test_a_pod_that_follows_another_is_recorded_at_once(status: dict[str, Any]) -> None:
+    """Else the one before would still be told what to do, and count as ready."""
+    seen = node_observation(status, pod=a_pod(uid="p-2"), report=None, quotes=quotes())
+    recorded = settle_node(seen).statuses[-1].driver
+
+    assert (recorded.pod_uid, recorded.ready_at) == ("p-2", None)
+
+
 def test_no_clock_but_ours_ages_a_pod() -> None:
     """The API server's may differ from ours by any amount: it is never asked."""
     seen = node_observation(UNHEARD, report=None, memory=seen_for(1))
@@ -420,15 +452,15 @@ def test_a_machine_without_any_driver_ends_as_ours() -> None:
 def test_a_pod_is_as_old_as_it_was_seen() -> None:
     """A new one has its time, and one that is gone is remembered for the next."""
     first = sighted(None, a_pod(), 1.0)
-    assert first == PodSight("p-1", 1.0)
+    assert first == PodSight("p-1", 1.0, name=POD)
     assert sighted(first, a_pod(), 9.0) == first
     leaving = sighted(first, a_pod(is_being_deleted=True), 10.0)
-    assert leaving == PodSight("p-1", 1.0, leaving_since=10.0)
+    assert leaving == PodSight("p-1", 1.0, leaving_since=10.0, name=POD)
     assert sighted(leaving, a_pod(is_being_deleted=True), 11.0) == leaving
     gone = sighted(leaving, None, 12.0)
-    assert gone == PodSight("p-1", 1.0, leaving_since=10.0, gone_since=12.0)
+    assert gone == replace(leaving, gone_since=12.0)
     assert sighted(gone, None, 13.0) == gone
-    assert sighted(gone, a_pod(uid="p-2"), 14.0) == PodSight("p-2", 14.0)
+    assert sighted(gone, a_pod(uid="p-2"), 14.0) == PodSight("p-2", 14.0, name=POD)
     assert sighted(None, None, 1.0) is None
 
 

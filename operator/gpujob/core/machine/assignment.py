@@ -4,6 +4,7 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import ExtensionStatus, GpuNode, RentMarker
 from gpujob.api.transport import Address, Assignment, Instruction, MachineAddress, Work
 from gpujob.core.limits import STOP_GRACE_SHARE, Limits
+from gpujob.core.machine.driver_pod import driver_pod_name
 from gpujob.core.money import parse_usd
 from gpujob.core.node.stage import CONTRADICTIONS, Stage, stage_of
 
@@ -13,7 +14,16 @@ _OVER = CONTRADICTIONS | {
     Stage.ENDED_LEASED,
     Stage.RELEASED,
 }
-_BEFORE_RENT = {Stage.AWAITING_DRIVER, Stage.READY_TO_RENT}
+_BEFORE_RENT = {Stage.AWAITING_POD, Stage.AWAITING_DRIVER, Stage.READY_TO_RENT}
+
+
+def may_be_driver(node: GpuNode, pod_name: str) -> bool:
+    """Whether a node's pod of this name may become its driver although none is recorded yet.
+
+    Until one is, nothing is rented, and whoever reports is told to wait.
+    """
+    is_next = pod_name == driver_pod_name(node.metadata.name, node.status.pod_number)
+    return is_next and stage_of(node.status) is Stage.AWAITING_POD
 
 
 def assignment(node: GpuNode | None, job: GpuJob | None, limits: Limits) -> Assignment:

@@ -1,9 +1,11 @@
 """The driver pod and its key: both exist before the machine does.
 
 Each name is used for one pod: one that is gone, or that does not end because its node is dead, is
-followed by a pod with the next name. Only the pod that is recorded is told anything, so of two
-drivers one works (`core.machine.assignment`). What is wrong with a driver never speaks against the
-machine. Before a machine is rented it costs nothing, so the node waits for as long as it takes.
+followed by a pod with the next name. Only the pod that is recorded is told more than to wait, so of
+two drivers one works (`core.machine.assignment`). The first is recorded once it has reported, with
+what follows from that: no later than with the rent's marker. What is wrong with a driver never
+speaks against the machine. Before a machine is rented it costs nothing, so the node waits for as
+long as it takes.
 """
 
 from dataclasses import replace
@@ -54,7 +56,8 @@ def _used_up(seen: NodeObservation, name: str, pod: Pod | None) -> str | None:
     if seen.taken_name == name:
         return f"pod {name} is not this node's; the driver gets another name"
     if pod is None:
-        is_gone = driver is not None and driver.pod_name == name
+        was_there = sight is not None and sight.name == name
+        is_gone = was_there or (driver is not None and driver.pod_name == name)
         return f"driver pod {name} is gone; another one follows" if is_gone else None
     if not pod.is_being_deleted or sight is None or sight.leaving_since is None:
         return None
@@ -107,10 +110,12 @@ def _mind(seen: NodeObservation, pod: Pod) -> NodePlan | None:
         todo = (effects.DeleteDriver(pod.name, pod.uid),)
         words = f"the driver pod ended without a result{because(pod.waiting)}; replacing it"
         return wait(seen, Reason.AWAITING_DRIVER, words, 2.0, todo)
+    if driver is None and status.rent is None and seen.report is None:
+        return _unready(seen, pod)
     if driver is None or driver.pod_uid != pod.uid:
         recorded = DriverStatus(pod_name=pod.name, pod_uid=pod.uid)
         status = status.model_copy(update={"driver": recorded})
-        return progress(status, Reason.AWAITING_DRIVER, f"driver pod {pod.name} was created")
+        return progress(status, Reason.AWAITING_DRIVER, f"driver pod {pod.name} is recorded")
     if driver.ready_at is not None and (silent := _silent(seen, pod)) is not None:
         return silent
     if seen.report is not None:
