@@ -87,8 +87,11 @@ def transport_app(
         if node is None:
             raise Problem(404, "the controller has not seen this GpuNode yet; try again")
         pod = Key("Pod", caller.namespace, caller.name)
-        is_new = may_be_driver(node, caller.name) and is_pod_of(pod, caller.uid, node_uid)
-        if caller.namespace != node.metadata.namespace or not (is_new or _is_driver(caller, node)):
+        is_its = caller.namespace == node.metadata.namespace and (
+            _is_driver(caller, node)
+            or (may_be_driver(node, caller.name) and is_pod_of(pod, caller.uid, node_uid))
+        )
+        if not is_its:
             raise Problem(403, "this pod is not the driver that the GpuNode records")
         return node, job
 
