@@ -2727,6 +2727,12 @@ FAULTS = (
         "if one is not None else (-1, -1)",
     ),
     Fault(
+        "the status that the API server gives a job counts as the operator's",
+        "controller/reconcile.py",
+        "asks_market = plan.wants_quotes and status.observed_generation < 0",
+        'asks_market = plan.wants_quotes and not seen.stored.get("status")',
+    ),
+    Fault(
         "a job is not told of while the market keeps silent",
         "controller/reconcile.py",
         "left = ASKING_SECONDS - (now - self._asking_since.setdefault(key, now))",

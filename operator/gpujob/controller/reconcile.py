@@ -99,7 +99,7 @@ from gpujob.core.spec_faults import shape_faults
 
 SAID_LENGTH_MAX = 200
 REFUSED_LENGTH_MAX = 500
-ASKING_SECONDS = 1.0
+ASKING_SECONDS = 2.0
 """What is known while the market is asked is stored with its answer, or after so long. An object
 without any status looks as if no controller had seen it.
 """
@@ -348,9 +348,9 @@ class Reconciler:
             seen = await self._with_node(key, seen)
         plan, after = seen.plan, seen.after
         status, uid = job.status, job.metadata.uid
-        stored = await self._store(
-            key, seen.stored, after, asks_market=plan.wants_quotes and not seen.stored.get("status")
-        )
+        # The API server itself says of what nobody has seen that it is unseen.
+        asks_market = plan.wants_quotes and status.observed_generation < 0
+        stored = await self._store(key, seen.stored, after, asks_market=asks_market)
         is_change = stored is not seen.stored
         if is_change and (node is None or after.node_uid is None):
             # While an attempt is under way, the passes over its node record the events.
