@@ -702,7 +702,8 @@ class ModelProvider(VastRequests):
         status = node.get("status", {}) if node is not None else {}
         recorded = status.get("lease", {}).get("instanceID") == number
         caller = CALLER.get()
-        if caller is not None and caller.is_guarding and "end" not in status:
+        # Whose node is gone is an orphan, which the sweep ends whoever leads.
+        if node is not None and caller is not None and caller.is_guarding and "end" not in status:
             self._check_guarded(number)
         elif recorded and "end" not in status and not self.is_unled:
             raise Broken(f"{number} is to be destroyed, and its attempt was not ended")

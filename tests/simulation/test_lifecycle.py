@@ -29,6 +29,16 @@ def _until(reason: str) -> Story:
     return story
 
 
+def _over(reason: str) -> Story:
+    """Until the job is over, and nothing holds it: a moment later than its reason says so."""
+
+    async def story(world: World) -> None:
+        await _until(reason)(world)
+        await world.until(lambda: not world.kube.objects[JOB]["metadata"]["finalizers"], 600)
+
+    return story
+
+
 async def _refused(world: World) -> None:
     await world.apply("train", cost={"ceiling": "0.01"})
     await world.until(lambda: world.reason("train") == "CeilingExceeded", 600)
@@ -58,8 +68,8 @@ STATES: dict[str, Story] = {
     "running": _until("Running"),
     "giving its machine back": _releasing,
     "suspended after it ran": _suspended_later,
-    "complete": _until("Complete"),
-    "failed": _until("BackoffLimitExceeded"),
+    "complete": _over("Complete"),
+    "failed": _over("BackoffLimitExceeded"),
 }
 
 
