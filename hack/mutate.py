@@ -87,8 +87,10 @@ NEAREST = {
     "tests/simulation/test_watch.py tests/simulation/test_caps.py tests/simulation/test_echoes.py "
     "tests/simulation/test_waits.py",
     "server/http_api/yaml_bodies.py": "tests/unit/test_yaml_bodies.py",
-    "core/cost/choice.py": "tests/unit/core/test_gate.py",
+    "core/cost/bid.py": "tests/unit/core/test_bid.py",
+    "core/cost/choice.py": "tests/unit/core/test_gate.py tests/unit/core/test_bid.py",
     "core/mark_keys.py": "tests/unit/core/test_mark_keys.py",
+    "core/market/outbids.py": "tests/unit/core/test_bid.py",
     "core/leader_lock.py": "tests/simulation/test_lock.py",
     "core/identity.py": "tests/unit/core/test_identity.py",
     "core/cost/error_budget.py": "tests/unit/core/test_experience.py",
@@ -1004,9 +1006,9 @@ FAULTS = (
     ),
     Fault(
         "the fuse forgets what was spent",
-        "core/cost/gate.py",
-        "fuse = ceiling - question.spent_microusd",
-        "fuse = ceiling",
+        "core/cost/choice.py",
+        "left = floor_usd(question.spec.cost.ceiling) - question.spent_microusd",
+        "left = floor_usd(question.spec.cost.ceiling)",
     ),
     Fault(
         "the fuse forgets the destroy lag",
@@ -1057,10 +1059,76 @@ FAULTS = (
         "lowest, highest = max(rates.values())",
     ),
     Fault(
-        "a bid is compared with bids",
+        "a bid is compared with prices on demand",
         "core/cost/choice.py",
-        "rates = _plausible_rates(quotes.offers, limits)",
-        "rates = _plausible_rates(offers, limits)",
+        "if _is_plausible(one.shown, rates)",
+        "if _is_plausible(one.offer, rates)",
+    ),
+    Fault(
+        "a bid passes the fuse",
+        "core/cost/choice.py",
+        "left = fuse_microusd(question) - bound.traffic_microusd",
+        "left = 10**12",
+    ),
+    Fault(
+        "a bid leaves nothing for the disk",
+        "core/cost/choice.py",
+        "return most - disk",
+        "return most",
+    ),
+    Fault(
+        "a job that bids pays any price on demand",
+        "core/cost/bid.py",
+        "if on_demand <= most_usd_per_hour:",
+        "if True:",
+    ),
+    Fault(
+        "a bid may be anything below the price on demand",
+        "core/cost/bid.py",
+        "if bid <= dearest",
+        "if bid <= on_demand",
+    ),
+    Fault(
+        "a bid is rounded down",
+        "core/cost/bid.py",
+        "ceil(lowest * percent",
+        "int(lowest * percent",
+    ),
+    Fault(
+        "who is outbid pays for no second boot",
+        "core/cost/bid.py",
+        "(again + (1 + again) * piece",
+        "(again + piece",
+    ),
+    Fault(
+        "being outbid costs nothing in the choice of an offer",
+        "core/cost/choice.py",
+        "self.estimate.likely_microusd * self.priced.times / self.trust",
+        "self.estimate.likely_microusd / self.trust",
+    ),
+    Fault(
+        "a stay that is reported twice counts twice",
+        "core/market/outbids.py",
+        "if old is not None and old.last_node_uid == stay.node_uid:",
+        "if old is None and not stay.node_uid:",
+    ),
+    Fault(
+        "a bid counts as a higher one",
+        "core/market/outbids.py",
+        "ratio * 100 + 1e-6) - 1, 0)",
+        "ratio * 100 + 1e-6), 0) % len(PERCENTS)",
+    ),
+    Fault(
+        "a restart of the container is an outbid",
+        "core/node/release.py",
+        "outbids = past.count - past.restarts if past else 0",
+        "outbids = past.count if past else 0",
+    ),
+    Fault(
+        "a pause is a time without an outbid",
+        "core/node/release.py",
+        "ours = (over.at - rent.requested_at).total_seconds() - paused",
+        "ours = (over.at - rent.requested_at).total_seconds() + 0 * paused",
     ),
     Fault(
         "a host answers for itself alone",
@@ -1481,7 +1549,7 @@ FAULTS = (
     Fault(
         "a bid is no part of the request",
         "core/node/rent.py",
-        "bid_usd_per_hour=bid,",
+        "bid_usd_per_hour=admission.offer.bid_usd_per_hour,",
         "bid_usd_per_hour=None,",
     ),
     Fault(
@@ -2155,8 +2223,8 @@ FAULTS = (
     Fault(
         "the time to load costs nothing",
         "core/cost/choice.py",
-        "return self.estimate.likely_microusd / self.trust",
-        "return self.estimate.total_microusd / self.trust",
+        "return self.estimate.likely_microusd * self.priced.times / self.trust",
+        "return self.estimate.total_microusd * self.priced.times / self.trust",
     ),
     Fault(
         "a lost race is a rent",

@@ -26,6 +26,7 @@ from gpujob.core.market.hosts import HostMemory
 from gpujob.core.market.images import ImageMemory
 from gpujob.core.market.listings import Address, Lease, Line, Listing, Mark
 from gpujob.core.market.offers import Offer, Quotes
+from gpujob.core.market.outbids import OutbidMemory
 from gpujob.core.observation import (
     JobObservation,
     NodeMemory,
@@ -289,6 +290,7 @@ def a_world(*listings: Listing, nothing_listed: bool = False, **changes: Any) ->
         not_ready=None,
         destroys=(),
         hosts=HostMemory(),
+        outbids=OutbidMemory(),
         images=ImageMemory(),
         runs=Experience(),
     )

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from urllib.error import HTTPError
 
 import pytest
@@ -274,6 +275,28 @@ async def test_each_key_is_of_one_account(simulator: Simulator) -> None:
     simulator.ask("PUT", "keys", {KEY: 4711})
 
     assert await listed(simulator) == [(one, "one")]
+
+
+async def test_bids_are_looked_for_by_the_lowest_that_wins(simulator: Simulator) -> None:
+    """The price on demand is shown beside it, and a filter by price means the bid."""
+    spec, capped = (
+        GpuJobSpec.model_validate(a_spec(market={"type": "Interruptible", **price}))
+        for price in ({}, {"maxUSDPerHour": "0.3"})
+    )
+    async with client(simulator.url) as vast:
+        every = (await vast.search(search_of(spec))).offers
+        cheap = await vast.search(search_of(capped))
+        on_demand = {one.offer_id: one for one in (await vast.search(search_of(SPEC))).offers}
+    bids = [one.lowest_bid_usd_per_hour or Fraction(0) for one in every]
+
+    assert bids == sorted(bids)
+    assert all(bids)
+    both = [one for one in every if one.offer_id in on_demand]
+    assert both
+    assert all(one == on_demand[one.offer_id] for one in both)
+    assert any(one.gpu_usd_per_hour > bid for one, bid in zip(every, bids, strict=True))
+    assert len(cheap.offers) == sum(bid <= Fraction("0.3") for bid in bids)
+    assert cheap.dearest_usd_per_hour == max(bid for bid in bids if bid <= Fraction("0.3"))
 
 
 async def test_a_bid_rents_an_interruptible_machine(simulator: Simulator) -> None:

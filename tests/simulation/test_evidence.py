@@ -16,6 +16,7 @@ from gpujob.adapters.kube import Body
 from gpujob.api.gpunode import GpuNode
 from gpujob.controller.machine_book import DESTROYS_KEY, MachineBook
 from gpujob.core.cost.confidence import DestroyRecord
+from gpujob.core.market.outbids import Stay
 from gpujob.core.node.punctuality import latest_seconds, slack_seconds
 
 BOOK = ("ConfigMap", SETTINGS.namespace, "gpujob-machines")
@@ -197,6 +198,57 @@ def test_the_next_process_knows_it(story: Story) -> None:
         return second.destroys
 
     assert set(play(told)) == {LATE, IN_TIME}
+
+
+def a_stay(node_uid: str, outbids: int) -> Stay:
+    """Two hours at the lowest bid."""
+    return Stay(
+        node_uid=node_uid, gpu_model="H100 SXM", percent=100, hours=2.0, outbids=outbids, at=NOW
+    )
+
+
+def test_the_next_process_knows_how_often_others_bid_more() -> None:
+    """Also what was learnt while the API server was away, and each stay once."""
+
+    async def told() -> None:
+        kube = _Down(Chance(0, level=0.0))
+        first, second = MachineBook(kube, SETTINGS), MachineBook(kube, SETTINGS)
+        await first.load()
+        kube.is_down = True
+        await first.remember_stay(a_stay("n-1", 1))
+        kube.is_down = False
+        for _ in range(2):
+            await first.remember_stay(a_stay("n-2", 3))
+        await second.load()
+        assert second.outbids.records == first.outbids.records
+        seen = second.outbids.records["H100 SXM", 100]
+        assert (seen.hours, seen.outbids) == (4.0, 4.0)
+
+    play(told)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[{]",
+        '[{"gpuModel": "H100 SXM", "percent": 100, "hours": -1, "outbids": 0, "at": 7}]',
+        '[{"gpuModel": "x", "percent": 103, "hours": 1, "outbids": 0, "at": "2026-01-01T00:00Z"}]',
+    ],
+)
+def test_what_cannot_be_read_of_bids_is_forgotten_alone(text: str) -> None:
+    """It only ranks. What is said of other bids than are considered now is no use."""
+
+    async def told() -> None:
+        kube = _Down(Chance(0, level=0.0))
+        body = {"metadata": {"name": BOOK[2]}, "data": {"outbids": text}}
+        await kube.create("ConfigMap", SETTINGS.namespace, body)
+        book = MachineBook(kube, SETTINGS)
+        await book.load()
+        assert book.outbids.records == {}
+        await book.remember_destroy(IN_TIME)
+        assert book.destroys == (IN_TIME,)
+
+    play(told)
 
 
 def test_a_record_that_cannot_be_read_is_not_an_empty_one() -> None:

@@ -169,7 +169,7 @@ class VastRequests:
             fetched_at=now,
             clock_skew_seconds=skew if skew > 0 else min(skew + took, 0.0),
             is_full=len(rows) >= OFFERS_WANTED,
-            dearest_usd_per_hour=_dearest(rows),
+            dearest_usd_per_hour=_dearest(rows, _sorted_by(search)),
         )
 
     @_guarded
@@ -269,8 +269,9 @@ def _query(search: Search) -> dict[str, Any]:
         "direct_port_count": {"gte": 1},
         **{name: {"gte": float(value)} for name, value in least.items() if value},
     }
+    price = _sorted_by(search)
     if bounds:
-        filters["dph_total"] = bounds
+        filters[price] = bounds
     if search.models:
         filters["gpu_name"] = {"in": list(search.models)}
     if search.hosts != "Any":
@@ -280,18 +281,24 @@ def _query(search: Search) -> dict[str, Any]:
     if search.regions:
         filters["geolocation"] = {"in": list(search.regions)}
     return filters | {
-        "order": [["dph_total", "asc"]],
-        "type": "bid" if search.is_bid else "on-demand",
+        "order": [[price, "asc"]],
+        # A search for bids shows no price on demand, and the other one shows the lowest bid, too.
+        "type": "on-demand",
         "limit": OFFERS_WANTED,
         "allocated_storage": search.disk_gb,
     }
 
 
-def _dearest(rows: list[Any]) -> Fraction | None:
+def _sorted_by(search: Search) -> str:
+    """Returns the price by which the offers are asked for; the lowest bid is one without a disk."""
+    return "min_bid" if search.is_bid else "dph_total"
+
+
+def _dearest(rows: list[Any], price: str) -> Fraction | None:
     found = []
     for row in rows:
         with suppress(AmountError, KeyError, TypeError):
-            found.append(exact(row["dph_total"]))
+            found.append(exact(row[price]))
     return max(found, default=None)
 
 

@@ -115,12 +115,21 @@ def offer_from(row: Row) -> Offer:
         has_direct_port=(_optional_amount(row, "direct_port_count") or 0) >= 1,
         contract_seconds=_amount(row, "duration", zero=True),
         gpu_usd_per_hour=_amount(row, "dph_base"),
+        lowest_bid_usd_per_hour=_lowest_bid(row),
         storage_usd_per_gb_month=_amount(row, "storage_cost", zero=True),
         download_usd_per_gb=_amount(row, "inet_down_cost", zero=True),
         upload_usd_per_gb=_amount(row, "inet_up_cost", zero=True),
         download_mbps=_amount(row, "inet_down", zero=True),
         upload_mbps=_amount(row, "inet_up", zero=True),
     )
+
+
+def _lowest_bid(row: Row) -> Fraction | None:
+    """Returns the lowest bid that wins; None = none can be read: it is of no use on demand."""
+    try:
+        return _optional_amount(row, "min_bid") or None
+    except Malformed:
+        return None
 
 
 def lease_from(row: Row, redacted: Callable[[str], str], *, is_local: bool = False) -> Lease:

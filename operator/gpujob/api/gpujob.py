@@ -228,7 +228,8 @@ class MarketRules(Model):
         Literal["OnDemand", "Interruptible"],
         Field(
             description="OnDemand rents at the offered price. Interruptible bids for a cheaper "
-            "machine, which is paused while somebody bids more. When the machine resumes, the "
+            "machine, which is paused while somebody bids more; it rents on demand if that is "
+            "expected to cost less by the time the job is finished. When the machine resumes, the "
             "workload starts again from the beginning, on the same disk.",
             examples=["OnDemand"],
         ),

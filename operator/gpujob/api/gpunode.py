@@ -86,6 +86,14 @@ class RentMarker(Model):
         Amount | None,
         Field(alias="bidUSDPerHour", description="Hourly bid, if the machine is interruptible."),
     ] = None
+    lowest_bid_usd_per_hour: Annotated[
+        Amount | None,
+        Field(
+            alias="lowestBidUSDPerHour",
+            description="The lowest hourly bid that won the machine when ours was made.",
+            examples=["0.200000"],
+        ),
+    ] = None
     download_usd_per_gb: Annotated[
         Amount, Field(alias="downloadUSDPerGB", description="Quoted price per GB downloaded.")
     ]

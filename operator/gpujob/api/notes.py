@@ -55,6 +55,19 @@ class MachineEntry(Model):
     """GpuNode of the last attempt, so that no attempt counts twice."""
 
 
+class StayEntry(Model):
+    """How often we were outbid for machines of a model. Old ones fade: it is valid as of `at`."""
+
+    gpu_model: Annotated[str, Field(max_length=80)]
+    percent: Annotated[int, Field(ge=100, le=1000)]
+    """What was bid, in percent of the lowest bid that won."""
+    hours: Count
+    outbids: Count
+    at: Time
+    last_node_uid: Annotated[str, Field(alias="lastNodeUID", max_length=64)] = ""
+    """GpuNode of the last attempt, so that no attempt counts twice."""
+
+
 class ImageEntry(Model):
     """What one attempt showed of its image. It counts for an hour."""
 

@@ -18,11 +18,12 @@ from gpujob.adapters.errors import ClusterError
 from gpujob.adapters.kube import Body, KubeClient, pages
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import LABEL_MANAGED_BY, MANAGER
-from gpujob.api.notes import DestroyEntry, ImageEntry, MachineEntry
+from gpujob.api.notes import DestroyEntry, ImageEntry, MachineEntry, StayEntry
 from gpujob.controller.settings import Settings
 from gpujob.core.cost.confidence import DestroyRecord, remembered_destroys
 from gpujob.core.market.hosts import HostMemory, Record, Trial, remembered
 from gpujob.core.market.images import Found, ImageMemory, ImageTrial, remembered_image
+from gpujob.core.market.outbids import PERCENTS, OutbidMemory, Seen, Stay, with_stay
 from gpujob.core.node.punctuality import destroy_record
 
 log = structlog.get_logger("gpujob.machines")
@@ -31,9 +32,14 @@ KEY_PREFIX = "machine-"
 IMAGE_PREFIX = "image-"
 """An image's name cannot be a key: its entries are numbered, oldest first."""
 DESTROYS_KEY = "destroys"
+OUTBIDS_KEY = "outbids"
+OUTBIDS = TypeAdapter(tuple[StayEntry, ...])
 DESTROYS = TypeAdapter(tuple[DestroyEntry, ...])
 RETRY_SECONDS = 2.0
 REWRITE_SECONDS = 60.0
+
+
+Learnt = Trial | Stay | ImageTrial | DestroyRecord
 
 
 class MachineBook:
@@ -44,8 +50,9 @@ class MachineBook:
         self._namespace = settings.namespace
         self._name = f"{settings.name}-machines"
         self._limits = settings.limits
-        self._unwritten: list[Trial | ImageTrial | DestroyRecord] = []
+        self._unwritten: list[Learnt] = []
         self.memory = HostMemory()
+        self.outbids = OutbidMemory()
         self.images = ImageMemory()
         self.destroys: tuple[DestroyRecord, ...] | None = None
         """None = not read yet."""
@@ -69,6 +76,7 @@ class MachineBook:
             log.warning("machines_not_read", problem=str(error))
             return
         self.memory, self.images = HostMemory(_records(stored)), ImageMemory(_trials(stored))
+        self.outbids = _outbids(stored)
         self.destroys = None if destroys is None else remembered_destroys(destroys, shown)
 
     async def run(self) -> None:
@@ -86,6 +94,11 @@ class MachineBook:
         self.memory = remembered(self.memory, trial)
         await self._add(trial)
 
+    async def remember_stay(self, stay: Stay) -> None:
+        """Adds how often we were outbid; likewise."""
+        self.outbids = with_stay(self.outbids, stay)
+        await self._add(stay)
+
     async def remember_image(self, trial: ImageTrial) -> None:
         """Adds what an attempt showed of its image, unless that is known; likewise."""
         if (images := remembered_image(self.images, trial)) == self.images:
@@ -101,7 +114,7 @@ class MachineBook:
             self.destroys = destroys
         await self._add(record)
 
-    async def _add(self, learnt: Trial | ImageTrial | DestroyRecord) -> None:
+    async def _add(self, learnt: Learnt) -> None:
         self._unwritten.append(learnt)
         await self._write_all()
 
@@ -115,20 +128,24 @@ class MachineBook:
             # Somebody may have deleted the ConfigMap.
             destroys = remembered_destroys(destroys, self.destroys or ())
             memory, images = HostMemory(_records(stored)), ImageMemory(_trials(stored))
+            outbids = _outbids(stored)
             for one in new:
                 match one:
                     case Trial():
                         memory = remembered(memory, one)
+                    case Stay():
+                        outbids = with_stay(outbids, one)
                     case ImageTrial():
                         images = remembered_image(images, one)
                     case DestroyRecord():
                         destroys = remembered_destroys(destroys, (one,))
-            await self._write(stored, memory, images, destroys)
+            await self._write(stored, memory, outbids, images, destroys)
         except ClusterError as error:
             log.warning("machines_not_written", problem=str(error))
             return
         self._unwritten = [one for one in self._unwritten if one not in new]
-        self.memory, self.images, self.destroys = memory, images, destroys
+        self.memory, self.outbids = memory, outbids
+        self.images, self.destroys = images, destroys
 
     def _record_of(self, body: Body) -> DestroyRecord | None:
         # Most nodes say nothing of a destroy, and to read one takes half a millisecond.
@@ -148,6 +165,7 @@ class MachineBook:
         self,
         stored: Body | None,
         memory: HostMemory,
+        outbids: OutbidMemory,
         images: ImageMemory,
         destroys: tuple[DestroyRecord, ...],
     ) -> None:
@@ -163,6 +181,8 @@ class MachineBook:
             DestroyEntry(node_uid=one.node_uid, at=one.at, was_late=one.was_late)
             for one in destroys
         )
+        if outbids.records:
+            data[OUTBIDS_KEY] = OUTBIDS.dump_json(_stays(outbids), by_alias=True).decode()
         data[DESTROYS_KEY] = DESTROYS.dump_json(entries, by_alias=True).decode()
         if stored is not None:
             if stored.get("data") == data:
@@ -181,7 +201,7 @@ class MachineBook:
 def _records(stored: Body | None) -> dict[int, Record]:
     records = {}
     for key, text in ((stored or {}).get("data") or {}).items():
-        if key.startswith(IMAGE_PREFIX) or key == DESTROYS_KEY:
+        if key.startswith(IMAGE_PREFIX) or key in (DESTROYS_KEY, OUTBIDS_KEY):
             continue
         try:
             entry = MachineEntry.model_validate_json(text)
@@ -198,6 +218,40 @@ def _records(stored: Body | None) -> dict[int, Record]:
             last_node_uid=entry.last_node_uid,
         )
     return records
+
+
+def _outbids(stored: Body | None) -> OutbidMemory:
+    """Returns how often we were outbid; what cannot be read is forgotten, since it only ranks."""
+    text = ((stored or {}).get("data") or {}).get(OUTBIDS_KEY, "[]")
+    try:
+        entries = OUTBIDS.validate_json(text)
+    except ValidationError as error:
+        log.warning("outbids_unreadable", key=OUTBIDS_KEY, problem=str(error)[:500])
+        return OutbidMemory()
+    return OutbidMemory(
+        {
+            (one.gpu_model, one.percent): Seen(
+                hours=one.hours, outbids=one.outbids, at=one.at, last_node_uid=one.last_node_uid
+            )
+            for one in entries
+            # Another version may have considered other bids.
+            if one.percent in PERCENTS
+        }
+    )
+
+
+def _stays(memory: OutbidMemory) -> tuple[StayEntry, ...]:
+    return tuple(
+        StayEntry(
+            gpu_model=model,
+            percent=percent,
+            hours=seen.hours,
+            outbids=seen.outbids,
+            at=seen.at,
+            last_node_uid=seen.last_node_uid,
+        )
+        for (model, percent), seen in sorted(memory.records.items())
+    )
 
 
 def _trials(stored: Body | None) -> tuple[ImageTrial, ...]:

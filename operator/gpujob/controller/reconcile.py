@@ -325,6 +325,7 @@ class Reconciler:
             not_ready=self._readiness.problem,
             destroys=self._machines.destroys,
             hosts=self._machines.memory,
+            outbids=self._machines.outbids,
             images=self._machines.images,
             runs=self._profiles.experience,
         )
@@ -750,6 +751,8 @@ class Reconciler:
                 self.unfit_paid_seconds[reason].append(paid_seconds)
             case effects.RememberMachine(trial):
                 await self._machines.remember(trial)
+            case effects.RememberStay(stay):
+                await self._machines.remember_stay(stay)
             case effects.RememberImage(image_trial):
                 await self._machines.remember_image(image_trial)
             case effects.StartMachine(instance_id):

@@ -17,6 +17,7 @@ from gpujob.api.reasons import Reason
 from gpujob.core.cost.confidence import DestroyRecord
 from gpujob.core.market.hosts import Trial
 from gpujob.core.market.images import ImageTrial
+from gpujob.core.market.outbids import Stay
 
 Status = TypeVar("Status")
 
@@ -150,6 +151,13 @@ class RememberMachine:
 
 
 @dataclass(frozen=True)
+class RememberStay:
+    """Remember how often somebody bid more than we did: the next bids learn from it."""
+
+    stay: Stay
+
+
+@dataclass(frozen=True)
 class RememberImage:
     """Remember what the attempt showed of its image: later ends are blamed by that."""
 
@@ -181,6 +189,7 @@ Effect = (
     | RememberDestroy
     | RecordUnfit
     | RememberMachine
+    | RememberStay
     | RememberImage
     | StartMachine
 )

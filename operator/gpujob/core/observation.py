@@ -21,6 +21,7 @@ from gpujob.core.market.hosts import HostMemory
 from gpujob.core.market.images import ImageMemory
 from gpujob.core.market.listings import Mark
 from gpujob.core.market.offers import Quotes
+from gpujob.core.market.outbids import OutbidMemory
 from gpujob.core.node.stage import Stage, stage_of
 from gpujob.core.refusals import Refusals
 
@@ -80,6 +81,7 @@ class World:
     destroys: tuple[DestroyRecord, ...] | None
     """What is known of our own enforcement; None = it could not be read."""
     hosts: HostMemory
+    outbids: OutbidMemory
     images: ImageMemory
     runs: Experience | None
     """What was learnt of how long jobs run; None = it could not be read."""
@@ -133,6 +135,7 @@ class World:
             destroys=self.destroys,
             avoided_machines=avoided_machines,
             hosts=self.hosts,
+            outbids=self.outbids,
             template=template_of(namespace, spec),
             runs=self.runs,
             reserved_microusd=reserved_microusd,

@@ -24,7 +24,8 @@ from gpujob.core.cost.question import CostGateError, Question
 from gpujob.core.cost.template import template_of
 from gpujob.core.limits import PAGE_LEASES, Limits
 from gpujob.core.market.hosts import HostMemory
-from gpujob.core.market.offers import Offer, with_bid
+from gpujob.core.market.offers import Offer
+from gpujob.core.market.outbids import OutbidMemory
 from gpujob.core.market.pace import Kind
 from gpujob.core.money import MICRO
 
@@ -43,6 +44,7 @@ def question(spec: dict[str, Any] | None = None, **changes: Any) -> Question:
         destroys=(),
         avoided_machines=frozenset(),
         hosts=HostMemory(),
+        outbids=OutbidMemory(),
         template=template_of("team-a", wanted),
         runs=Experience(),
     )
@@ -549,7 +551,7 @@ def rate(offer: Offer) -> Fraction:
 @pytest.mark.parametrize("seed", range(50))
 @pytest.mark.parametrize("market", ["OnDemand", "Interruptible"])
 def test_a_price_is_plausible_beside_the_middle_one_of_its_model(market: str, seed: int) -> None:
-    """As the market shows it: the price that we would bid is compared with those of others."""
+    """As the market shows it, on demand: what would be bid is compared with nothing."""
     chance = Random(seed)
     models = ("RTX 4090", "H100 SXM", "GTX 1080")
     offers = [
@@ -562,6 +564,7 @@ def test_a_price_is_plausible_beside_the_middle_one_of_its_model(market: str, se
             * (models.index(model) + 1)
             * chance.choice([Fraction("0.01"), Fraction("0.21"), Fraction("0.3"), Fraction("1.1")])
             / chance.randint(1, 3),
+            lowest_bid_usd_per_hour=Fraction("0.001") if number % 2 else None,
         )
         for number in range(chance.randint(1, 40))
     ]
@@ -570,8 +573,7 @@ def test_a_price_is_plausible_beside_the_middle_one_of_its_model(market: str, se
     limits, fitting = asked.limits, set()
     for offer in offers:
         middle = median(rate(other) for other in offers if other.gpu_model == offer.gpu_model)
-        taken = with_bid(offer, asked.spec) if market == "Interruptible" else offer
-        if limits.plausible_low * middle <= rate(taken) <= limits.plausible_high * middle:
+        if limits.plausible_low * middle <= rate(offer) <= limits.plausible_high * middle:
             fitting |= {offer.offer_id} if offer.gpu_count == 1 else set()
 
     try:

@@ -1556,16 +1556,31 @@ def test_an_end_that_is_told_during_a_pause_counts_no_run_twice(was_killed: bool
 
 
 def test_a_bid_is_what_the_marker_and_the_request_say() -> None:
-    """A quarter above the lowest that wins, and the price of the whole bound."""
-    job = a_job(a_spec(market={"type": "Interruptible"}), status=RECORDED)
-    plan = plan_node(node_observation(DRIVEN, job=job, quotes=quotes()))
+    """A request without a price would rent on demand. The marker keeps what the lowest one was."""
+    job = a_job(a_spec(market={"type": "Interruptible"}), RECORDED)
+    offer = an_offer(lowest_bid_usd_per_hour=Fraction("0.1"))
+    plan = plan_node(node_observation(DRIVEN, job=job, quotes=quotes(offer)))
     (request,) = plan.effects
 
     assert isinstance(request, effects.Rent)
-    assert request.bid_usd_per_hour == Fraction(1, 2)
     assert plan.status.rent is not None
-    assert plan.status.rent.bid_usd_per_hour == "0.500000"
-    assert plan.status.rent.gpu_usd_per_hour == "0.500000"
+    assert request.bid_usd_per_hour is not None
+    bid = plan.status.rent.bid_usd_per_hour
+    assert bid == plan.status.rent.gpu_usd_per_hour == f"{float(request.bid_usd_per_hour):.6f}"
+    assert plan.status.rent.lowest_bid_usd_per_hour == "0.100000"
+
+
+def test_an_interruptible_job_may_rent_on_demand() -> None:
+    """Where no bid is expected to cost less: its marker has none, and nothing waits for bidders."""
+    job = a_job(a_spec(market={"type": "Interruptible"}), RECORDED)
+    offer = an_offer(lowest_bid_usd_per_hour=Fraction("0.5"))
+    plan = plan_node(node_observation(DRIVEN, job=job, quotes=quotes(offer)))
+    (request,) = plan.effects
+
+    assert isinstance(request, effects.Rent)
+    assert plan.status.rent is not None
+    assert request.bid_usd_per_hour is plan.status.rent.bid_usd_per_hour is None
+    assert plan.status.rent.gpu_usd_per_hour == "0.400000"
 
 
 def test_what_was_not_rented_costs_nothing() -> None:

@@ -8,12 +8,14 @@ from statistics import median
 
 from gpujob.api.gpujob import GpuJobStatus
 from gpujob.api.reasons import Reason
+from gpujob.core.cost.bid import Priced, priced, terms_of
 from gpujob.core.cost.estimate import Estimate, Needs, estimate, loading_seconds
 from gpujob.core.cost.question import CostGateError, Question
+from gpujob.core.cost.run_bound import seconds_with
 from gpujob.core.limits import Limits
 from gpujob.core.market.gpu_models import meant_by
 from gpujob.core.market.hosts import TRUST_MIN
-from gpujob.core.market.offers import Offer, mismatch, with_bid
+from gpujob.core.market.offers import Offer, mismatch
 from gpujob.core.money import MICRO, floor_usd
 
 
@@ -28,12 +30,14 @@ class Candidate:
     is_trusted: bool
     against: str
     """Why it is not taken although it meets the needs; empty = nothing speaks against it."""
+    priced: Priced
+    """The offer again, with what interruptions make of its price."""
 
     @property
     def expected(self) -> float:
-        """What one attempt is likely to cost at most, times the attempts until one succeeds on such
-        a machine."""
-        return self.estimate.likely_microusd / self.trust
+        """What one attempt is likely to cost at most, times what interruptions add to it, times the
+        attempts until one succeeds on such a machine."""
+        return self.estimate.likely_microusd * self.priced.times / self.trust
 
 
 def matching_offers(question: Question, run_seconds: float) -> list[Candidate]:
@@ -103,12 +107,10 @@ def candidates_of(question: Question, needs: Needs) -> tuple[list[Candidate], in
     because their lines are too slow; raises if there is none.
     """
     quotes, limits, spec = question.quotes, question.limits, question.spec
-    offers = quotes.offers
-    if spec.market.type == "Interruptible":
-        offers = tuple(with_bid(offer, spec) for offer in offers)
-    matching = [offer for offer in offers if mismatch(offer, spec) is None]
+    offers = _priced(question, needs)
+    matching = [one for one in offers if mismatch(one.offer, spec) is None]
     if not matching:
-        refused = next((found for offer in offers if (found := mismatch(offer, spec))), None)
+        refused = next((why for one in offers if (why := mismatch(one.offer, spec))), None)
         detail = f"; the first one fails because {refused}" if refused else ""
         detail += "".join(f"; {one.doubt}" for one in meant_by(spec.gpu) if one.doubt)
         unreadable = f" ({quotes.unreadable} of them malformed)" if quotes.unreadable else ""
@@ -118,14 +120,14 @@ def candidates_of(question: Question, needs: Needs) -> tuple[list[Candidate], in
             f"needs{detail}; wait for other offers, or create the job again with lower needs",
         )
     rates = _plausible_rates(quotes.offers, limits)
-    plausible = [offer for offer in matching if _is_plausible(offer, rates)]
+    plausible = [one for one in matching if _is_plausible(one.shown, rates)]
     if not plausible:
         raise CostGateError(
             Reason.IMPLAUSIBLE_QUOTE,
             f"the prices of all {len(matching)} matching offers are so far from the median of "
             "their GPU model that they look wrong; waiting for other offers",
         )
-    fast = [offer for offer in plausible if _loads_in_time(offer, needs, limits)]
+    fast = [one for one in plausible if _loads_in_time(one.offer, needs, limits)]
     if not fast:
         cap, size = limits.boot_cap_seconds, needs.boot_download_gb
         least = size * 8000 / max(cap, 1)
@@ -137,7 +139,7 @@ def candidates_of(question: Question, needs: Needs) -> tuple[list[Candidate], in
         )
     left = usd_per_hour_left(question)
     ranked = sorted(
-        (_candidate(question, offer, needs, left) for offer in fast),
+        (_candidate(question, one, needs, left) for one in fast),
         key=lambda one: (
             one.estimate.total_microusd,
             -one.offer.reliability,
@@ -157,14 +159,60 @@ def candidates_of(question: Question, needs: Needs) -> tuple[list[Candidate], in
     return long_enough, len(plausible) - len(fast)
 
 
+def _priced(question: Question, needs: Needs) -> list[Priced]:
+    """Returns all offers at what would be paid for them, whether they meet the needs or not."""
+    offers, spec, limits = question.quotes.offers, question.spec, question.limits
+    if spec.market.type != "Interruptible":
+        return [Priced(offer=offer, shown=offer) for offer in offers]
+    run, saved = likely_run_seconds(question, needs), spec.data.checkpoint
+    interval = None if saved is None else saved.interval_seconds
+    ways = []
+    for offer in offers:
+        terms = terms_of(offer, needs, limits, run_seconds=run, checkpoint=interval)
+        most = most_usd_per_hour(question, offer, needs)
+        ways.append(priced(offer, terms, question.outbids, most_usd_per_hour=most))
+    return ways
+
+
+def likely_run_seconds(question: Question, needs: Needs) -> float:
+    """Returns what half of such jobs do not exceed, as far as that is known, else the bound."""
+    try:
+        whole = seconds_with(question, Fraction(1, 2))
+    except CostGateError:
+        whole = None
+    left = 0.0 if whole is None else whole - question.run_seconds_used
+    return min(left, needs.run_seconds) if left > 0 else needs.run_seconds
+
+
+def most_usd_per_hour(question: Question, offer: Offer, needs: Needs) -> Fraction:
+    """Returns what an offer's GPUs may cost an hour at most, so that the bound of the attempt stays
+    within its fuse, and the price with the disk within market.maxUSDPerHour.
+    """
+    spec, others = question.spec, question.leased.others
+    bound = estimate(offer, needs, question.limits, others=others)
+    disk = offer.disk_usd_per_hour(needs.disk_gb)
+    left = fuse_microusd(question) - bound.traffic_microusd
+    most = Fraction(left, MICRO) * 3600 / bound.lease_seconds
+    if spec.market.max_usd_per_hour is not None:
+        most = min(most, Fraction(floor_usd(spec.market.max_usd_per_hour), MICRO))
+    return most - disk
+
+
+def fuse_microusd(question: Question) -> int:
+    """Returns the most that the attempt may cost: what the ceiling leaves, and is reserved."""
+    left = floor_usd(question.spec.cost.ceiling) - question.spent_microusd
+    reserved = question.reserved_microusd
+    return left if reserved is None else min(left, reserved)
+
+
 def _loads_in_time(offer: Offer, needs: Needs, limits: Limits) -> bool:
     """Whether the offer's own line brings all that the boot may need before the boot cap."""
     seconds = loading_seconds(offer, needs)
     return seconds is not None and seconds <= limits.boot_cap_seconds
 
 
-def _candidate(question: Question, offer: Offer, needs: Needs, left: Fraction) -> Candidate:
-    hosts, now = question.hosts, question.now
+def _candidate(question: Question, way: Priced, needs: Needs, left: Fraction) -> Candidate:
+    offer, hosts, now = way.offer, question.hosts, question.now
     trust = hosts.trust(offer.machine_id, offer.host_id, now)
     found = estimate(offer, needs, question.limits, others=question.leased.others)
     distrust, against = "", ""
@@ -181,6 +229,7 @@ def _candidate(question: Question, offer: Offer, needs: Needs, left: Fraction) -
         trust=trust,
         is_trusted=not distrust,
         against=distrust or against,
+        priced=way,
     )
 
 
@@ -226,11 +275,17 @@ def choose(question: Question, fitting: list[Candidate], *, bound_microusd: int)
     return min(allowed, key=lambda one: (one.expected, one.offer.offer_id))
 
 
-def why_dearer(question: Question, one: Candidate, needs: Needs, trust: float) -> str:
-    """Returns why an offer is expected to cost more than its bound suggests, and more than another
-    one that has this trust.
+def why_dearer(question: Question, one: Candidate, needs: Needs, chosen: Candidate) -> str:
+    """Returns why an offer is expected to cost more than its bound suggests, and more than the one
+    that is chosen.
     """
-    if one.trust >= trust:
+    if one.priced.times > chosen.priced.times:
+        return (
+            f"machine {one.offer.machine_id} is expected to be outbid "
+            f"{one.priced.outbids_per_hour:.2f} times an hour, which makes the finished job "
+            f"{one.priced.times - 1:.0%} dearer"
+        )
+    if one.trust >= chosen.trust:
         seconds = loading_seconds(one.offer, needs)
         assert seconds is not None, "an offer without a line is no candidate"
         line = f"machine {one.offer.machine_id} has a line of {float(one.offer.download_mbps):.0f}"

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from gpujob.api.reasons import Reason
+from gpujob.core.cost.bid import Priced
 from gpujob.core.cost.choice import (
     Candidate,
     candidates_of,
     check_quotes,
     choose,
+    fuse_microusd,
     needs_of,
     why_dearer,
 )
@@ -42,6 +44,8 @@ class Verdict:
     """The gate's yes: of the offers whose bound fits, the one with the least expected cost."""
 
     offer: Offer
+    priced: Priced
+    """What interruptions make of its price."""
     estimate: Estimate
     ceiling: str
     """The job's ceiling, as its user wrote it."""
@@ -87,6 +91,7 @@ class Verdict:
                 f" with a confidence of {rounded_down(self.confidence)}, for {self.run.words}; "
                 f"whatever it takes, it is stopped before it costs more than ${self.ceiling}"
             )
+        text += self.priced.words
         if self.too_slow:
             count = "1 offer was" if self.too_slow == 1 else f"{self.too_slow} offers were"
             text += f"; {count} passed over for a line too slow to load its image and files in time"
@@ -179,9 +184,7 @@ def _judge_run(question: Question, run: RunBound, enforced: Enforcement) -> Verd
             _what_would_fit(question, cheapest, needs, run),
             bound_microusd=bound,
         )
-    fuse = ceiling - question.spent_microusd
-    if question.reserved_microusd is not None:
-        fuse = min(fuse, question.reserved_microusd)
+    fuse = fuse_microusd(question)
     fitting = [one for one in candidates if one.estimate.total_microusd <= fuse]
     if not fitting:
         raise CostGateError(
@@ -201,6 +204,7 @@ def _judge_run(question: Question, run: RunBound, enforced: Enforcement) -> Verd
     chosen = choose(question, fitting, bound_microusd=bound)
     return Verdict(
         offer=chosen.offer,
+        priced=chosen.priced,
         estimate=chosen.estimate,
         ceiling=spec.cost.ceiling,
         spent_microusd=question.spent_microusd,
@@ -210,7 +214,7 @@ def _judge_run(question: Question, run: RunBound, enforced: Enforcement) -> Verd
         confidence=_confidence(question, run, enforced, chosen.offer, needs, fuse),
         money_deadline_seconds=_money_deadline(question, run, chosen, fuse),
         passed_over=tuple(
-            replace(one, against=one.against or why_dearer(question, one, needs, chosen.trust))
+            replace(one, against=one.against or why_dearer(question, one, needs, chosen))
             for one in fitting
             if one.estimate.total_microusd < chosen.estimate.total_microusd
         ),

@@ -12,6 +12,7 @@ from gpujob.core.cost.template import Template
 from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import HostMemory
 from gpujob.core.market.offers import Quotes
+from gpujob.core.market.outbids import OutbidMemory
 
 
 class CostGateError(Exception):
@@ -41,6 +42,7 @@ class Question:
     avoided_machines: frozenset[int]
     """Machines on which earlier attempts of this job ended before their workload did."""
     hosts: HostMemory
+    outbids: OutbidMemory
     template: Template
     runs: Experience | None
     """What was learnt of how long jobs run; None = it could not be read."""

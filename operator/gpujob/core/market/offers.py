@@ -4,19 +4,13 @@ The provider's own filters are not relied on. Prices are exact fractions of US d
 provider wrote them; sizes are in the provider's GB, which are 1e9 bytes.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
-from math import ceil, floor
 
 from gpujob.api.gpujob import GpuJobSpec, GpuNeeds
 from gpujob.core.market.gpu_models import meant_by
 from gpujob.core.money import MICRO, floor_usd
-
-BID_MARGIN = Fraction(5, 4)
-"""We bid more than the lowest bid that wins now, or the next bidder would take the machine."""
-BID_STEPS = 10_000
-"""Bids are in ten-thousandths of a dollar."""
 
 NOMINAL = Fraction(93, 100)
 """A card of nominally 24 GB reports about 7 % less (vastsim/FACTS.md, Offers)."""
@@ -48,6 +42,11 @@ class Offer:
     contract_seconds: Fraction
     """Time until the host's contract ends."""
     gpu_usd_per_hour: Fraction
+    """What is paid while it runs: the price on demand, or what is bid."""
+    lowest_bid_usd_per_hour: Fraction | None = None
+    """The lowest bid that wins now, for the whole machine; None = none is shown."""
+    bid_usd_per_hour: Fraction | None = None
+    """What is bid; None = it is rented on demand."""
     storage_usd_per_gb_month: Fraction
     download_usd_per_gb: Fraction
     upload_usd_per_gb: Fraction
@@ -133,18 +132,3 @@ def _is_wanted(offer: Offer, gpu: GpuNeeds) -> bool:
         offer.gpu_model in one.models and offer.gpu_memory_gb >= one.memory_gb * NOMINAL
         for one in meant_by(gpu)
     )
-
-
-def with_bid(offer: Offer, spec: GpuJobSpec) -> Offer:
-    """Returns an interruptible offer at the price that we would bid, without the disk.
-
-    A search for interruptible offers shows the lowest bid that wins now. While the machine runs,
-    its price is our bid (vastsim/FACTS.md, Pricing).
-    """
-    lowest = offer.gpu_usd_per_hour
-    bid = Fraction(ceil(lowest * BID_MARGIN * BID_STEPS), BID_STEPS)
-    if spec.market.max_usd_per_hour is not None:
-        disk = offer.disk_usd_per_hour(spec.resources.disk_gb)
-        most = Fraction(floor_usd(spec.market.max_usd_per_hour), MICRO) - disk
-        bid = min(bid, Fraction(floor(most * BID_STEPS), BID_STEPS))
-    return replace(offer, gpu_usd_per_hour=max(bid, lowest))

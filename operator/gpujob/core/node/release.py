@@ -3,12 +3,13 @@
 from dataclasses import replace
 from datetime import datetime
 
-from gpujob.api.gpunode import EndStatus, GpuNodeStatus, LeaseStatus
+from gpujob.api.gpunode import EndStatus, GpuNode, GpuNodeStatus, LeaseStatus
 from gpujob.api.reasons import Blame, Reason
 from gpujob.core import effects
 from gpujob.core.effects import Plan
 from gpujob.core.market.hosts import Trial
 from gpujob.core.market.images import Found, ImageTrial
+from gpujob.core.market.outbids import Stay, percent_of
 from gpujob.core.money import format_usd, parse_usd
 from gpujob.core.node.answers import NodePlan, account_doubt, end
 from gpujob.core.node.charge import charge_microusd, unpaid_seconds
@@ -48,6 +49,8 @@ def let_go(seen: NodeObservation) -> NodePlan | None:
     if seen.node.metadata.holds_finalizer and settled:
         if (trial := _trial(seen)) is not None:
             todo.append(effects.RememberMachine(trial))
+        if (stay := stay_of(seen.node)) is not None:
+            todo.append(effects.RememberStay(stay))
         if (failed := _image_trial(seen)) is not None:
             todo.append(effects.RememberImage(failed))
         if (record := destroy_record(seen.node, limits)) is not None:
@@ -86,6 +89,33 @@ def _trial(seen: NodeObservation) -> Trial | None:
         at=status.released_at or seen.world.now,
         failed=failed,
         reason=status.end.reason,
+    )
+
+
+def stay_of(node: GpuNode) -> Stay | None:
+    """Returns how often somebody bid more than we did for an attempt's machine, and in how long;
+    None = it was not bid for, or nobody knows what the lowest bid was.
+    """
+    status = node.status
+    rent, lease, over, past = status.rent, status.lease, status.end, status.interruptions
+    if rent is None or lease is None or over is None:
+        return None
+    if rent.bid_usd_per_hour is None or rent.lowest_bid_usd_per_hour is None:
+        return None
+    outbids = past.count - past.restarts if past else 0
+    if over.reason == Reason.OUTBID and not status.is_paused:
+        # While it booted, or between two listings: that is no interruption of a run.
+        outbids += 1
+    paused = status.pauses.seconds if status.pauses else 0
+    ours = (over.at - rent.requested_at).total_seconds() - paused
+    bid, lowest = parse_usd(rent.bid_usd_per_hour), parse_usd(rent.lowest_bid_usd_per_hour)
+    return Stay(
+        node_uid=node.metadata.uid,
+        gpu_model=rent.gpu.partition("x ")[2],
+        percent=percent_of(bid / max(lowest, 1)),
+        hours=max(ours, 0.0) / 3600,
+        outbids=outbids,
+        at=status.released_at or over.at,
     )
 
 

@@ -84,7 +84,6 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
     except CostGateError as refused:
         return wait(seen, refused.reason, refused.message, world.limits.gate_retry_seconds)
     marker = _marker(seen, admission, world.account_id)
-    bid = admission.offer.gpu_usd_per_hour if marker.bid_usd_per_hour else None
     status = status.model_copy(update={"rent": marker})
     started = start_script(
         ssh_public_key=status.ssh_public_key or "",
@@ -100,7 +99,7 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
         offer_id=admission.offer.offer_id,
         image=job.spec.image,
         disk_gb=job.spec.resources.disk_gb,
-        bid_usd_per_hour=bid,
+        bid_usd_per_hour=admission.offer.bid_usd_per_hour,
         needs_login=job.spec.image_pull_secret is not None,
         mark=str(seen.mark),
         start_script=started.script,
@@ -146,7 +145,7 @@ def _marker(seen: NodeObservation, admission: Verdict, account_id: int) -> RentM
     now, offer, job = seen.world.now, admission.offer, seen.job
     assert job is not None, "judged with its spec"
     disk = offer.disk_usd_per_hour(job.spec.resources.disk_gb)
-    is_bid = job.spec.market.type == "Interruptible"
+    bid, lowest = offer.bid_usd_per_hour, offer.lowest_bid_usd_per_hour
     return RentMarker(
         requested_at=now,
         not_after=now + timedelta(seconds=seen.world.limits.rent_not_after_seconds),
@@ -159,7 +158,10 @@ def _marker(seen: NodeObservation, admission: Verdict, account_id: int) -> RentM
         location=offer.location,
         gpu_usd_per_hour=format_usd(micro_up(offer.gpu_usd_per_hour)),
         disk_usd_per_hour=format_usd(micro_up(disk)),
-        bid_usd_per_hour=format_usd(micro_up(offer.gpu_usd_per_hour)) if is_bid else None,
+        bid_usd_per_hour=None if bid is None else format_usd(micro_up(bid)),
+        lowest_bid_usd_per_hour=(
+            None if bid is None or lowest is None else format_usd(micro_up(lowest))
+        ),
         download_usd_per_gb=format_usd(micro_up(offer.download_usd_per_gb)),
         upload_usd_per_gb=format_usd(micro_up(offer.upload_usd_per_gb)),
         traffic_reserve_usd=format_usd(admission.estimate.traffic_microusd),
