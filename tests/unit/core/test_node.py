@@ -1579,7 +1579,8 @@ def test_an_interruptible_job_may_rent_on_demand() -> None:
 
     assert isinstance(request, effects.Rent)
     assert plan.status.rent is not None
-    assert request.bid_usd_per_hour is plan.status.rent.bid_usd_per_hour is None
+    assert request.bid_usd_per_hour is None
+    assert plan.status.rent.bid_usd_per_hour is None
     assert plan.status.rent.gpu_usd_per_hour == "0.400000"
 
 
