@@ -742,8 +742,10 @@ class ModelProvider(VastRequests):
         await self._unreliable()
         yield ModelLine(self, self._chance)
 
-    def rent(self, request: Rent, account: int) -> Lease:
-        """Rents; the invariants of a rent are checked here, where money begins to flow."""
+    def rent(self, request: Rent, account: int) -> int:
+        """Rents, and returns the machine's number; the invariants of a rent are checked here, where
+        money begins to flow.
+        """
         if request.mark in self._sent:
             raise Broken(f"a second rent request under {request.mark}")
         self._sent.add(request.mark)
@@ -779,20 +781,27 @@ class ModelProvider(VastRequests):
         boot = never if self._chance.strikes(0.3) else self._chance.between(5, 200)
         failed, stands = self.failed_pulls.get(request.image), self.left_standing > 0
         self.left_standing -= stands
-        lease = self.market.rent(
-            request.offer_id,
-            ask,
-            self.now(),
-            boot_seconds=boot,
-            failed_pull=failed,
-            is_left_standing=stands,
-        )
+        try:
+            number = self.market.rent(
+                request.offer_id,
+                ask,
+                self.now(),
+                boot_seconds=boot,
+                failed_pull=failed,
+                is_left_standing=stands,
+            ).number
+        except RefusedError as error:
+            # A bid that is too low is refused, and leaves a machine (`HttpRentLine`).
+            if (left := error.body.get("new_contract")) is None:
+                raise
+            self._chance.met["bid too low"] += 1
+            number = left
         self._accepted.add(attempt)
         if node is not None:
-            self.markers[lease.number] = node["status"]["rent"]
+            self.markers[number] = node["status"]["rent"]
         if PRESENT_FAULT.get() == "request astray":
             self._chance.met["rent delivered late"] += 1
-        return lease
+        return number
 
     async def _unreliable(self) -> None:
         await self._chance.pause()
@@ -851,7 +860,7 @@ class ModelLine:
             # The provider's side may take it until the caller's time-out has passed, if it was
             # sent at the last allowed moment.
             await asyncio.sleep(left + timeout_seconds - 0.1)
-            return self._vast.rent(request, self.account_id).number
+            return self._vast.rent(request, self.account_id)
         if left < 0:
             raise RentWithheld("too late")
         await self._chance.pause()
@@ -861,7 +870,7 @@ class ModelLine:
             raise RentUnclear("timeout")
         try:
             self._vast.receive("PUT", f"/api/v0/asks/{request.offer_id}/")
-            lease = self._vast.rent(request, self.account_id)
+            number = self._vast.rent(request, self.account_id)
         except RateLimited as error:
             raise RentUnclear(str(error)) from None
         except RefusedError as error:
@@ -870,7 +879,7 @@ class ModelLine:
         if self._chance.strikes():
             await asyncio.sleep(timeout_seconds)
             raise RentUnclear("timeout")
-        return lease.number
+        return number
 
 
 class ModelDrivers:

@@ -76,6 +76,7 @@ KINDS = frozenset(
         "node forgotten",
         "node restored",
         "price changed",
+        "bid too low",
         "rent behind the watch",
         "rent delivered late",
         "restarted unseen",
