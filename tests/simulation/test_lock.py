@@ -14,7 +14,7 @@ from gpujob.adapters.errors import ClusterUnavailable
 from gpujob.adapters.kube import Body
 from gpujob.api.gpunode import GpuNode
 from gpujob.controller.fuse_guard import guard_fuses
-from gpujob.controller.leader_lock import LeaderLock
+from gpujob.controller.leader_lock import LeaderLock, LockLost
 from gpujob.controller.other_releases import (
     ANNOTATION_IDENTITY,
     ANNOTATION_SERVED,
@@ -90,6 +90,70 @@ def test_a_lock_is_given_back_whenever_its_holder_is_told_to_stop(failures: int)
         return found
 
     assert {seed for seed in range(300) if held(seed)} == set()
+
+
+class _CutOff(ModelKube):
+    """What one process has of an API server: from some moment on no answers, or late ones."""
+
+    is_cut_off = False
+    late_seconds = 0.0
+
+    def __init__(self, truly: ModelKube) -> None:
+        self.__dict__ = truly.__dict__
+
+    async def find(self, kind: str, namespace: str, name: str) -> Body | None:
+        if self.is_cut_off:
+            await asyncio.Event().wait()
+        return await super().find(kind, namespace, name)
+
+    async def create(self, kind: str, namespace: str, body: Body) -> Body:
+        created = await super().create(kind, namespace, body)
+        await asyncio.sleep(self.late_seconds)
+        return created
+
+
+async def _renews_no_more(*, is_cut_off: bool) -> None:
+    truly, clock = ModelKube(Chance(0, level=0.0)), VirtualClock()
+    kube, stalled = _CutOff(truly), False
+    lock = LeaderLock(kube, clock, SETTINGS, identity="first", is_stalled=lambda: stalled)
+    await lock.acquire()
+    holding = asyncio.create_task(lock.hold())
+    await asyncio.sleep(4 * SETTINGS.limits.lock_duration_seconds)
+    assert lock.is_held, "it is renewed"
+    kube.is_cut_off, stalled = is_cut_off, not is_cut_off
+    next_one = LeaderLock(truly, clock, SETTINGS, identity="other")
+    acquiring = asyncio.create_task(next_one.acquire())
+    await asyncio.wait([holding, acquiring], timeout=60.0, return_when="FIRST_COMPLETED")
+    assert holding.done(), "it goes on"
+    assert not acquiring.done(), "two lead"
+    assert isinstance(holding.exception(), LockLost)
+    await asyncio.wait_for(acquiring, 60.0)
+    assert not lock.is_held
+
+
+@pytest.mark.parametrize("is_cut_off", [True, False], ids=["cut off", "its passes stand still"])
+def test_who_cannot_lead_any_more_ends_before_another_leads(is_cut_off: bool) -> None:
+    """No answer says that somebody else leads."""
+    play(lambda: _renews_no_more(is_cut_off=is_cut_off))
+
+
+async def _answered_late(late_seconds: float) -> None:
+    truly, clock = ModelKube(Chance(0, level=0.0)), VirtualClock()
+    kube = _CutOff(truly)
+    kube.late_seconds = late_seconds
+    lock = LeaderLock(kube, clock, SETTINGS, identity="first")
+    acquiring = asyncio.create_task(lock.acquire())
+    while not truly.of_kind("Lease"):
+        await asyncio.sleep(0.1)
+    await LeaderLock(truly, clock, SETTINGS, identity="other").acquire()
+    await acquiring
+    assert not lock.is_held, "two lead"
+
+
+@pytest.mark.parametrize("late_seconds", [0.0, 10.0])
+def test_a_lock_counts_from_before_it_was_asked_for(late_seconds: float) -> None:
+    """Others count from when they first read it, and that may be before its holder is answered."""
+    play(lambda: _answered_late(late_seconds))
 
 
 class _Asked(ModelKube):
