@@ -14,7 +14,7 @@ from tests.simulation.process import Calls, Process
 from tests.simulation.watch import RECONNECT_SECONDS, Watch, Weather
 from tests.simulation.world import NAMESPACE, World, play
 
-from gpujob.adapters.errors import ClusterUnavailable
+from gpujob.adapters.errors import ClusterUnavailable, Forbidden
 from gpujob.adapters.kube import Body
 from gpujob.controller.cache import WATCHED
 from gpujob.controller.lead import RESYNC_SECONDS
@@ -126,20 +126,18 @@ def test_no_node_is_created_for_what_was_suspended_unseen() -> None:
 
 
 def test_no_driver_is_started_for_what_was_suspended_unseen() -> None:
-    """It would take volumes and a quota that others need."""
+    """It would take volumes and a quota that others need. The first one was refused, and nothing is
+    written before the next: no conflict shows that what is held of the job is old.
+    """
 
     async def story(world: World) -> None:
-        def suspend(kind: str, body: Body, *_: Any) -> None:
-            # The job's status is stored, so no conflict shows that what is held of it is old.
-            is_stored = kind == "GpuJob" and (body.get("status") or {}).get("nodeUID")
-            if is_stored and not world.weather.interrupted:
-                world.weather.interrupted.update(WATCHED)
-                world.kube.change(*JOB, suspend=True)
-
-        world.kube.on_write.append(suspend)
+        world.kube.refused["create Pod"] = Forbidden("exceeded quota")
         await world.apply("train")
-        await world.until(lambda: bool(world.weather.interrupted), 60)
-        await world.go_on(40)
+        await world.until(lambda: world.reason("train") == "ClusterRefused", 40)
+        world.weather.lag_seconds["GpuJob"] = 60.0
+        world.kube.change(*JOB, suspend=True)
+        world.kube.refused.clear()
+        await world.go_on(30)
 
         assert world.kube.of_kind("Pod") == []
 
