@@ -8,14 +8,14 @@ from math import inf
 from typing import Any
 
 import pytest
-from tests.builders import a_job, a_node
+from tests.builders import a_job, a_node, leased
 from tests.simulation.model import Chance, ModelKube
 from tests.simulation.world import NAMESPACE, World, play
 
 from gpujob.adapters.errors import ClusterUnavailable, Conflict
 from gpujob.adapters.kube import Body
 from gpujob.controller.cache import WATCHED, Cache
-from gpujob.controller.workqueue import Key
+from gpujob.controller.workqueue import Key, Lane
 
 POD = Key("Pod", NAMESPACE, "driver")
 
@@ -174,6 +174,22 @@ def test_the_deletion_of_an_earlier_node_leaves_this_one() -> None:
         cache.take_in("GpuNode", deletions[0], gone=True)
 
         assert cache.nodes.keys() == {second["metadata"]["uid"]}
+
+    tried(story)
+
+
+def test_a_node_that_may_have_a_machine_waits_in_another_lane() -> None:
+    """So does one whose status nobody can read; what is not there yet has none."""
+
+    async def story(_: ModelKube, cache: Cache) -> None:
+        told = {"new": {}, "leased": leased(), "unread": {"rent": 1}}
+        for name, status in told.items():
+            wire = a_node(name=name, uid=name).model_dump(by_alias=True)
+            cache.take_in("GpuNode", wire | {"status": status}, gone=False)
+        names = (*told, "unseen")
+        lanes = [cache.place_of(Key("GpuNode", NAMESPACE, name)).lane for name in names]
+
+        assert lanes == [Lane.NODES, Lane.MACHINES, Lane.MACHINES, Lane.NODES]
 
     tried(story)
 

@@ -84,6 +84,18 @@ def test_an_identity_is_not_changed_while_a_machine_may_run() -> None:
     play(run)
 
 
+def test_each_installation_has_an_identity_of_its_own() -> None:
+    """They may have one account with the provider: each would sweep the other's machines."""
+
+    async def run() -> None:
+        served = ("a", "a", "")
+        found = [await _starts(await _cluster(), one) for one in served]
+        assert None not in found
+        assert len(set(found)) == len(served)
+
+    play(run)
+
+
 @pytest.mark.parametrize("before", ["a,b", "", "b"])
 def test_a_namespace_is_left_out_only_if_that_is_confirmed(before: str) -> None:
     """The sweep would destroy the machines of its jobs."""
