@@ -105,6 +105,7 @@ class Cluster:
         self, kube: KubeClient, server: ApiServer, clock: SetClock, hold_seconds: float
     ) -> None:
         self.server, self.clock = server, clock
+        self.authorities = ""
         self.holds = Holds(hold_seconds)
         self.cache = Cache(
             kube,
@@ -129,7 +130,7 @@ class Cluster:
             world=unasked,
             quotes=unasked,
             logins={},
-            authorities=lambda: "",
+            authorities=lambda: self.authorities,
         )
         self._sequence = 0
 

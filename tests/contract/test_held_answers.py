@@ -150,6 +150,22 @@ async def test_who_has_not_taken_the_answer_gets_it() -> None:
         assert (status, await asking) == (200, (200, answer))
 
 
+async def test_who_asks_is_told_of_the_next_authorities() -> None:
+    """Though nothing else is new: who learns of them too late trusts the controller no more."""
+    async with a_cluster() as cluster:
+        token = cluster.add(1)
+        cluster.authorities = "first"
+        _, answer = await cluster.ask(token, 1)
+        cluster.authorities = "first and second"
+        asking = asyncio.create_task(cluster.ask(token, 1, taken=digest_of_answer(answer)))
+        await turns()
+        assert asking.done()
+        _, later = await asking
+
+        assert json.loads(answer)["authorities"] == "first"
+        assert json.loads(later)["authorities"] == "first and second"
+
+
 async def test_a_stop_is_reported_often() -> None:
     """How long a copy has stood still is counted in seconds: no answer is kept back meanwhile."""
     async with a_cluster() as cluster:
