@@ -70,6 +70,10 @@ NEAREST = {
     "tests/simulation/test_watch.py tests/simulation/test_echoes.py tests/simulation/test_fleet.py "
     "tests/simulation/test_marks.py",
     "controller/sweep.py": "tests/simulation/test_sweep.py tests/simulation/test_pace.py",
+    "controller/destroys.py": "tests/simulation/test_pace.py",
+    "controller/other_releases.py": "tests/simulation/test_lock.py",
+    "controller/readings.py": "tests/simulation/test_cache.py",
+    "controller/workqueue.py": "tests/unit/test_workqueue.py",
     "controller/fuse_guard.py": "tests/simulation/test_lock.py",
     "controller/lead.py": "tests/simulation/test_namespaces.py tests/simulation/test_watch.py",
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
@@ -85,7 +89,7 @@ NEAREST = {
     "controller/reconcile.py": "tests/simulation/test_writes.py "
     "tests/simulation/test_logins.py tests/simulation/test_cache.py "
     "tests/simulation/test_watch.py tests/simulation/test_caps.py tests/simulation/test_echoes.py "
-    "tests/simulation/test_waits.py",
+    "tests/simulation/test_waits.py tests/simulation/test_due.py",
     "server/http_api/yaml_bodies.py": "tests/unit/test_yaml_bodies.py",
     "core/cost/bid.py": "tests/unit/core/test_bid.py",
     "core/cost/choice.py": "tests/unit/core/test_gate.py tests/unit/core/test_bid.py",
