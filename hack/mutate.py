@@ -83,7 +83,7 @@ NEAREST = {
     "controller/market_watch.py": "tests/simulation/test_keys.py tests/simulation/test_clocks.py",
     "controller/address.py": "tests/integration/test_address.py",
     "controller/pods.py": "tests/unit/test_pods.py",
-    "controller/provider.py": "tests/integration/test_proxied.py",
+    "controller/provider.py": "tests/contract/test_egress.py",
     "web/token_reviews.py": "tests/unit/test_token_reviews.py tests/contract/test_driver_tokens.py",
     "controller/settings.py": "tests/unit/test_config.py tests/contract/test_listening.py",
     "controller/reconcile.py": "tests/simulation/test_writes.py "

@@ -22,6 +22,8 @@ from gpujob.adapters.egress import Egress, egress
 from gpujob.adapters.errors import ProviderUnavailable, RentWithheld
 from gpujob.adapters.log_store import LogStore
 from gpujob.adapters.vast import VastClient
+from gpujob.controller.provider import provider_client
+from gpujob.controller.settings import Settings
 from gpujob.core.market.search import search_of
 
 KEY = "canary-of-the-account"
@@ -141,6 +143,32 @@ async def test_all_that_goes_to_the_provider_goes_through_the_proxy(
     assert [one for one in came if one.startswith("PUT /api/v0/asks")] == ["PUT /api/v0/asks/7/"]
     assert KEY not in json.dumps(by.asked)
     assert "Bearer" not in json.dumps(by.asked)
+
+
+async def test_the_controllers_clients_go_as_its_settings_say(tmp_path: Path) -> None:
+    """Nobody here can resolve the provider's name: there is no other way."""
+    (tmp_path / "ca.crt").write_text(CERTIFICATE.authority)
+    async with proxy(LOGIN) as by, peer(provider([""]), listening(CERTIFICATE)) as (url, _):
+        port = url.rpartition(":")[2]
+        settings = Settings(
+            vast_api_key=SecretStr(KEY),
+            driver_image="x",
+            transport_url="https://x",
+            namespace="x",
+            pod_name="x",
+            pod_ips="127.0.0.1",
+            provider_url=f"https://console.example:{port}",
+            provider_proxy_url=f"http://127.0.0.1:{by.port}",
+            provider_proxy_username="robot",
+            provider_proxy_password=SecretStr(PASSWORD),
+            provider_authorities_file=str(tmp_path / "ca.crt"),
+        )
+        vast = provider_client(settings, CLOCK, Door(CLOCK, spacing=0))
+        listing = await vast.list_leases()
+        await vast.close()
+
+    assert listing.leases == ()
+    assert by.tunnels() == {f"CONNECT console.example:{port} HTTP/1.1"}
 
 
 async def test_a_proxy_that_refuses_is_told_without_its_password(
