@@ -9,6 +9,7 @@ import yaml
 
 from gpujob.api.driver_pod import LABEL_VALUE, POSITIVE
 from gpujob.core.limits import Limits
+from gpujob.server.settings import COMMON_NAME
 
 Schema = dict[str, Any]
 
@@ -429,6 +430,11 @@ def _schema() -> Schema:
                     "enabled": BOOLEAN,
                     "timeoutSeconds": {"type": "integer", "minimum": 1, "maximum": 30},
                     "certManager": _section({"enabled": BOOLEAN}),
+                    # What else it must be, the template says: the text of a key that was pasted
+                    # would stand in the message of a pattern that it does not match.
+                    "clientCA": TEXT,
+                    "clientNames": _some({"type": "string", "pattern": f"^{COMMON_NAME}$"})
+                    | {"uniqueItems": True},
                     **_program(),
                 }
             ),

@@ -91,6 +91,8 @@ class ControlPlane:
         )
         self._processes = Processes(state)
         self.kubeconfig = state / "admin.kubeconfig"
+        self.admission: Path | None = None
+        """The AdmissionConfiguration of an API server that is started from now on."""
 
     def __enter__(self) -> Self:
         self.up()
@@ -217,6 +219,7 @@ class ControlPlane:
             f"--service-account-signing-key-file={keys / 'sa.key'}",
             "--profiling=false",
             *self._audit_flags(),
+            *([f"--admission-control-config-file={self.admission}"] if self.admission else []),
         ]
 
     def _audit_flags(self) -> list[str]:

@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from gpujob.adapters import pki
 from localcluster.paths import ROOT
 
 CHART = ROOT / "helm/gpujob"
@@ -74,6 +76,10 @@ def _example(name: str) -> Object:
     return values
 
 
+CLIENT_CA = pki.make_authority(
+    frozenset(), now=datetime(2026, 1, 1, tzinfo=UTC), life_seconds=3e8
+).certificate
+"""By which the API server is known where it shows a certificate."""
 PROMETHEUS = {
     "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
     "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
@@ -120,6 +126,9 @@ VALUE_SETS: dict[str, Object] = {
     },
     "no webhook": {"webhook": {"enabled": False}},
     "cert-manager": {"webhook": {"certManager": {"enabled": True}}},
+    "an API server that shows a certificate": {
+        "webhook": {"clientCA": CLIENT_CA * 2, "clientNames": ["gpujob-webhook-client", "system:a"]}
+    },
     "CRDs and policies by somebody else": {
         "crds": {"enabled": False},
         "admissionPolicies": {"enabled": False},

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from tests.chart.rendering import (
     CHART,
+    CLIENT_CA,
     DIGEST,
     EXAMPLES,
     NAMESPACE,
@@ -233,6 +234,23 @@ WRONG = [
     ("most of them", ["webhook.podDisruptionBudget.minAvailable=most"], "minAvailable"),
     ("an address family of tomorrow", ["service.ipFamilies={IPv5}"], "ipFamilies"),
     ("a family policy of nobody", ["service.ipFamilyPolicy=Both"], "ipFamilyPolicy"),
+    (
+        "an authority's key",
+        ["webhook.clientCA=-----BEGIN PRIVATE KEY-----\nc3dvcmRmaXNo", "webhook.clientNames={a}"],
+        "webhook.clientCA: this holds a private key",
+    ),
+    (
+        "an authority in words",
+        ["webhook.clientCA=/etc/kubernetes/pki/ca.crt", "webhook.clientNames={a}"],
+        "webhook.clientCA: this is no certificate",
+    ),
+    ("all that an authority signed", [f"webhook.clientCA={CLIENT_CA}"], "webhook.clientNames"),
+    ("a caller of any authority", ["webhook.clientNames={a}"], "webhook.clientCA"),
+    (
+        "a caller of any name",
+        [f"webhook.clientCA={CLIENT_CA}", "webhook.clientNames[0]="],
+        "clientNames",
+    ),
     ("a longer wait than there is", ["webhook.timeoutSeconds=60"], "timeoutSeconds"),
     ("a probe of another path", ["livenessProbe.httpGet.path=/"], "httpGet"),
     ("a probe without pause", ["readinessProbe.periodSeconds=0"], "periodSeconds"),
@@ -332,6 +350,7 @@ def test_wrong_values_are_refused(programs: Path, version: str, sets: list[str],
     assert done.returncode != 0
     assert word in done.stderr
     assert len(done.stderr.splitlines()) <= 6
+    assert "c3dvcmRmaXNo" not in done.stderr, "a key that was pasted"
 
 
 OPEN = {"global", "extraObjects[]"}
@@ -673,6 +692,13 @@ def test_the_server_understands_its_environment(programs: Path) -> None:
     settings = ServerSettings.from_environment(environment_of(programs, "gpujob-server"))
 
     assert (settings.namespace, settings.name) == ("system", "gpujob")
+    assert (settings.admission_client_ca, settings.admission_client_names) == ("", "")
+    known = VALUE_SETS["an API server that shows a certificate"]
+    settings = ServerSettings.from_environment(
+        environment_of(programs, "gpujob-server", values=known)
+    )
+    assert settings.admission_client_ca == (CLIENT_CA * 2).strip()
+    assert settings.admission_client_names == "gpujob-webhook-client,system:a"
 
 
 def environment_of(

@@ -75,11 +75,16 @@ KINDS = {"secretKeyRef": ("Secret", "stringData"), "configMapKeyRef": ("ConfigMa
 
 
 def written(document: str) -> list[Object]:
-    """Returns the whole manifests of a document, but those for Kueue, which is not here."""
+    """Returns the whole manifests of a document, but those for Kueue, which is not here.
+
+    Nor does it return the API server's own files, which are no objects of the cluster: see
+    tests/integration/test_client_certificates.py.
+    """
     blocks = re.findall(r"(?m)^(?: {4}.*\n)+", (ROOT / document).read_text())
     whole = [textwrap.dedent(one) for one in blocks if one.startswith("    apiVersion:")]
     found = [one for block in whole for one in yaml.safe_load_all(block)]
-    return [one for one in found if "kueue" not in one["apiVersion"]]
+    files = ("AdmissionConfiguration", "Config")
+    return [one for one in found if "kueue" not in one["apiVersion"] and one["kind"] not in files]
 
 
 def example(schema: Object) -> Any:

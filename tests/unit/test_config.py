@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from tests.authority import client_certificate, cluster_authority
 
 from gpujob.adapters.environment import ConfigError
 from gpujob.controller.settings import Settings
@@ -98,6 +99,57 @@ def test_the_api_s_token_is_shown_to_nobody() -> None:
     assert token not in repr(settings)
     with pytest.raises(ConfigError, match="production or development"):
         ServerSettings.from_environment(environment | {"GPUJOB_API_MODE": "debug"})
+
+
+AUTHORITY = cluster_authority()
+KNOWN = {
+    "GPUJOB_NAMESPACE": "x",
+    "GPUJOB_ADMISSION_CLIENT_CA": AUTHORITY.certificate,
+    "GPUJOB_ADMISSION_CLIENT_NAMES": "gpujob-webhook-client,system:a",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"NAMES": ""}, "must be set together"),
+        ({"CA": ""}, "must be set together"),
+        ({"CA": " "}, "it is no certificate in PEM"),
+        ({"CA": "/etc/kubernetes/pki/ca.crt"}, "it is no certificate in PEM"),
+        ({"CA": AUTHORITY.certificate[:200]}, "it is no certificate in PEM"),
+        ({"CA": "# für uns\n" + AUTHORITY.certificate}, "it is no certificate in PEM"),
+        ({"CA": AUTHORITY.key.get_secret_value()}, "it holds a private key"),
+        (
+            {"CA": AUTHORITY.certificate + AUTHORITY.key.get_secret_value()},
+            "it holds a private key",
+        ),
+        (
+            {"CA": AUTHORITY.certificate + client_certificate(AUTHORITY, "alice")[0]},
+            "'CN=alice' is no authority",
+        ),
+        ({"NAMES": "a,,b"}, "must be common names"),
+        ({"NAMES": "a,*"}, "must be common names"),
+        ({"NAMES": "a, b"}, "must be common names"),
+    ],
+)
+def test_whom_admission_may_know_is_checked_at_the_start(
+    change: dict[str, str], words: str
+) -> None:
+    """Else nobody would be let in, or too many; and no key that was pasted is shown."""
+    changed = {f"GPUJOB_ADMISSION_CLIENT_{name}": text for name, text in change.items()}
+    with pytest.raises(ConfigError) as refused:
+        ServerSettings.from_environment(KNOWN | changed)
+
+    assert words in str(refused.value)
+    assert AUTHORITY.key.get_secret_value()[30:60] not in str(refused.value)
+
+
+def test_admission_may_know_several_authorities_and_names() -> None:
+    """While one takes over from another."""
+    both = AUTHORITY.certificate + cluster_authority(by=AUTHORITY).certificate
+    settings = ServerSettings.from_environment(KNOWN | {"GPUJOB_ADMISSION_CLIENT_CA": both})
+
+    assert settings.admission_client_ca == both
 
 
 def test_the_api_needs_a_controller_to_ask() -> None:

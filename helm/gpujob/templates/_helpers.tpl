@@ -384,3 +384,18 @@ namespaceSelector: {}
   resources: [pods, pods/log]
   verbs: [get]
 {{- end -}}
+
+{{- define "gpujob.clientCA" -}}
+{{- with .Values.webhook }}
+{{- if contains "PRIVATE KEY" .clientCA }}
+{{- fail "webhook.clientCA: this holds a private key; give the certificate alone, and replace the key, which stands in your values" }}
+{{- end }}
+{{- if and .clientCA (not (regexMatch "^\\s*(-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\\s]+-----END CERTIFICATE-----\\s*)+$" .clientCA)) }}
+{{- fail "webhook.clientCA: this is no certificate in PEM: give what stands from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----, for each authority" }}
+{{- end }}
+{{- if ne (empty .clientCA) (empty .clientNames) }}
+{{- fail "webhook.clientCA and webhook.clientNames: set both: an authority signs for many, and a name alone proves nothing" }}
+{{- end }}
+{{- .clientCA | trim }}
+{{- end }}
+{{- end -}}

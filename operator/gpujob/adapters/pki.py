@@ -79,6 +79,26 @@ def make(
     )
 
 
+def check_authorities(text: str) -> None:
+    """Raises PkiError unless a text holds certificates of authorities, as PEM, and no key."""
+    if "PRIVATE KEY" in text:
+        raise PkiError("it holds a private key; take it out, and give that authority up")
+    try:
+        found = x509.load_pem_x509_certificates(text.encode("ascii"))
+    except ValueError as error:
+        raise PkiError(f"it is no certificate in PEM: {error}") from None
+    for one in found:
+        if not _is_authority(one):
+            raise PkiError(f"{one.subject.rfc4514_string()!r} is no authority; give who signed it")
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+
+
 def read_authority(certificate: str, key: SecretStr) -> Authority:
     """Returns a stored authority; raises PkiError if it is unusable."""
     try:

@@ -27,6 +27,7 @@ from gpujob.server.http_api.idempotency import MarkKeys
 from gpujob.server.leadership import Leadership
 from gpujob.server.settings import ServerSettings
 from gpujob.server.tls import Tls
+from gpujob.web.client_certificates import ClientCertificates
 from gpujob.web.listener import HttpServer, http_server, listener_app
 
 log = structlog.get_logger("gpujob.server")
@@ -47,6 +48,17 @@ def probes(tls: Tls) -> Starlette:
     return listener_app(Route("/healthz", healthz), Route("/readyz", readyz))
 
 
+def _admission_clients(settings: ServerSettings) -> ClientCertificates | None:
+    """Returns who may call admission; None = whoever can connect."""
+    if not settings.admission_client_ca:
+        return None
+    return ClientCertificates(
+        SystemClock(),
+        authorities=settings.admission_client_ca,
+        names=frozenset(settings.admission_client_names.split(",")),
+    )
+
+
 async def run(settings: ServerSettings) -> int:
     """Serves until the process is to stop; returns its exit status."""
     loop = asyncio.get_running_loop()
@@ -65,7 +77,13 @@ async def run(settings: ServerSettings) -> int:
         own_account=settings.service_account,
         nobody_leads=lambda: leadership.is_missing,
     )
-    admission = http_server(app, settings.listen_host, settings.admission_port, tls.context)
+    admission = http_server(
+        app,
+        settings.listen_host,
+        settings.admission_port,
+        tls.of_admission,
+        _admission_clients(settings),
+    )
 
     async def serve(listener: HttpServer) -> None:
         await tls.load()
@@ -107,7 +125,7 @@ async def run(settings: ServerSettings) -> int:
             nobody_leads=lambda: leadership.is_missing,
             shows_cause=shows_cause,
         )
-        api = http_server(routes, settings.listen_host, settings.api_port, tls.context)
+        api = http_server(routes, settings.listen_host, settings.api_port, tls.of_api)
         listeners.append(api)
         following = callers.follow(
             settings.namespace, tokens_secret(settings.name), settings.look_seconds

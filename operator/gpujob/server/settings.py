@@ -1,6 +1,7 @@
 """The settings of the server, from environment variables: `GPUJOB_<NAME>` for each field below."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,7 +15,11 @@ from gpujob.adapters.environment import (
     settings_in,
     taken,
 )
+from gpujob.adapters.pki import PkiError, check_authorities
 from gpujob.core.api_tokens import token_fault
+
+COMMON_NAME = "[-A-Za-z0-9_.:@/]{1,64}"
+"""As the chart's schema has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,11 @@ class ServerSettings:
     service_account: str = "gpujob-server"
     """The account that this program runs as: it alone may create jobs with the HTTP API's marks."""
     admission_port: int = 8443
+    admission_client_ca: str = ""
+    """Authorities of the certificates by which the API server is known, as PEM; empty: whoever can
+    connect may ask."""
+    admission_client_names: str = ""
+    """Common names that such a certificate may have, with commas between them."""
     probes_port: int = 8081
     listen_host: str = ""
     """Address to listen on; empty: all addresses of the pod, of IPv4 and of IPv6."""
@@ -71,6 +81,7 @@ class ServerSettings:
             raise ConfigError(
                 f"{VARIABLE_PREFIX}TRANSPORT_URL must be an https URL without a query"
             )
+        _check_clients(own.get("admission_client_ca", ""), own.get("admission_client_names", ""))
         token = own.get("api_bootstrap_token", SecretStr(""))
         if token and (why := token_fault(token.get_secret_value())):
             raise ConfigError(
@@ -78,3 +89,21 @@ class ServerSettings:
                 "Make one with: python3 -m gpujob token NAME --bootstrap"
             )
         return cls(**own)
+
+
+def _check_clients(authorities: str, names: str) -> None:
+    """Raises ConfigError; a private key that was pasted is in no message."""
+    authority, callers = (f"{VARIABLE_PREFIX}ADMISSION_CLIENT_{part}" for part in ("CA", "NAMES"))
+    if bool(authorities) != bool(names):
+        raise ConfigError(
+            f"{authority} and {callers} must be set together: an authority has signed the "
+            "certificates of many, and a name alone proves nothing"
+        )
+    if not authorities:
+        return
+    try:
+        check_authorities(authorities)
+    except PkiError as error:
+        raise ConfigError(f"{authority} must be the authority's certificate: {error}") from None
+    if not all(re.fullmatch(COMMON_NAME, name) for name in names.split(",")):
+        raise ConfigError(f"{callers} must be common names with commas between them: {names!r}")

@@ -17,18 +17,21 @@ log = structlog.get_logger("gpujob.server")
 
 
 class Tls:
-    """The TLS context of admission and API; new connections get the latest certificate."""
+    """The TLS contexts of admission and API; new connections get the latest certificate.
+
+    They are two, since only admission may demand certificates of its clients.
+    """
 
     def __init__(self, kube: KubeClient, settings: ServerSettings) -> None:
         self._kube = kube
         self._settings = settings
-        self._certificate = ShownCertificate(ssl.TLSVersion.TLSv1_2)
-        self.context = self._certificate.context
+        self._certificates = [ShownCertificate(ssl.TLSVersion.TLSv1_2) for _ in range(2)]
+        self.of_admission, self.of_api = (one.context for one in self._certificates)
 
     @property
     def is_loaded(self) -> bool:
         """True once there is a certificate."""
-        return self._certificate.is_loaded
+        return all(one.is_loaded for one in self._certificates)
 
     async def load(self) -> None:
         """Waits until there is a certificate."""
@@ -63,5 +66,6 @@ class Tls:
     def _show(self, stored: Body) -> None:
         data = stored["data"]
         chain, key = (base64.b64decode(data[name]) for name in ("tls.crt", "tls.key"))
-        if self._certificate.show(chain, SecretBytes(key)):
+        shown = [one.show(chain, SecretBytes(key)) for one in self._certificates]
+        if any(shown):
             log.info("certificate_loaded")

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gpujob.web.bodies import HeldBodies
+from gpujob.web.client_certificates import ClientCertificates
 from gpujob.web.problems import LastResort, on_http_exception
 
 HEAD_BYTES_MAX = 16 << 10
@@ -56,7 +57,7 @@ class _Newcomers:
 
     def enter(self, transport: asyncio.Transport) -> None:
         """Takes a connection in, or closes it at once."""
-        address = str((transport.get_extra_info("peername") or ("",))[0])
+        address = _address(transport)
         if len(self._addresses) >= NEWCOMERS_MAX:
             counts = Counter(self._addresses.values())
             ((other, most),) = counts.most_common(1)
@@ -71,6 +72,10 @@ class _Newcomers:
     def leave(self, transport: asyncio.Transport) -> None:
         """Lets a connection be: a request has come, or it is closed."""
         self._addresses.pop(transport, None)
+
+
+def _address(transport: asyncio.Transport) -> str:
+    return str((transport.get_extra_info("peername") or ("",))[0])
 
 
 class _Connection(H11Protocol):
@@ -131,8 +136,10 @@ class _Handshake(asyncio.Protocol):
     asyncio itself would show it only then: nobody could count those on which nothing is said.
     """
 
-    def __init__(self, tls: ssl.SSLContext, inside: _Connection) -> None:
-        self._tls, self._inside = tls, inside
+    def __init__(
+        self, tls: ssl.SSLContext, inside: _Connection, clients: ClientCertificates | None
+    ) -> None:
+        self._tls, self._inside, self._clients = tls, inside, clients
         self._early = bytearray()
         self._is_lost = False
 
@@ -163,12 +170,14 @@ class _Handshake(asyncio.Protocol):
                 server_side=True,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS,
             )
-        except OSError:  # So are errors of TLS.
+        except OSError as error:  # So are errors of TLS.
+            if self._clients is not None:
+                self._clients.tell_of(error, _address(transport))
             self._inside.leave()
             transport.abort()
             return
         assert secured is not None, "its type says None for no reason"
-        if self._is_lost:
+        if self._is_lost or not self._lets_in(secured):
             self._inside.leave()
             secured.abort()
             return
@@ -176,6 +185,11 @@ class _Handshake(asyncio.Protocol):
         self._inside.connection_made(secured)
         if self._early:
             self._inside.data_received(bytes(self._early))
+
+    def _lets_in(self, secured: asyncio.Transport) -> bool:
+        if self._clients is None:
+            return True
+        return self._clients.lets_in(secured.get_extra_info("peercert"), _address(secured))
 
 
 class HttpServer(uvicorn.Server):
@@ -187,17 +201,25 @@ class HttpServer(uvicorn.Server):
 
 
 def http_server(
-    app: ASGIApp, host: str, port: int, tls: ssl.SSLContext | None = None
+    app: ASGIApp,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None = None,
+    clients: ClientCertificates | None = None,
 ) -> HttpServer:
     """Returns a server of an application, which serves over TLS if there is a context.
 
-    The certificate in the context may be replaced while it is in use.
+    The certificate in the context may be replaced while it is in use. With `clients`, who may
+    connect at all, the context demands their certificates.
     """
+    if clients is not None:
+        assert tls is not None, "without TLS nobody shows a certificate"
+        clients.demanded_by(tls)
     newcomers = _Newcomers()
 
     def connection(**given: Any) -> asyncio.Protocol:
         plain = _Connection(newcomers, **given)
-        return plain if tls is None else _Handshake(tls, plain)
+        return plain if tls is None else _Handshake(tls, plain, clients)
 
     protocol: Any = connection
     config = uvicorn.Config(
