@@ -82,7 +82,8 @@ NEAREST = {
     "controller/fuse_guard.py": "tests/simulation/test_lock.py",
     "controller/lead.py": "tests/simulation/test_namespaces.py tests/simulation/test_watch.py",
     "controller/leader_lock.py": "tests/simulation/test_lock.py",
-    "controller/machine_book.py": "tests/simulation/test_evidence.py",
+    "controller/machine_book.py": "tests/simulation/test_evidence.py "
+    "tests/simulation/test_distrust.py",
     "controller/profile_book.py": "tests/simulation/test_learning.py",
     "controller/main.py": "tests/integration/test_namespaced.py",
     "controller/market_watch.py": "tests/simulation/test_keys.py tests/simulation/test_clocks.py",
@@ -97,7 +98,8 @@ NEAREST = {
     "tests/simulation/test_waits.py tests/simulation/test_due.py",
     "server/http_api/yaml_bodies.py": "tests/unit/test_yaml_bodies.py",
     "core/cost/bid.py": "tests/unit/core/test_bid.py",
-    "core/cost/choice.py": "tests/unit/core/test_gate.py tests/unit/core/test_bid.py",
+    "core/cost/choice.py": "tests/unit/core/test_gate.py tests/unit/core/test_bid.py "
+    "tests/unit/core/test_hosts.py",
     "core/mark_keys.py": "tests/unit/core/test_mark_keys.py",
     "core/market/outbids.py": "tests/unit/core/test_bid.py",
     "core/leader_lock.py": "tests/simulation/test_lock.py",
@@ -131,7 +133,7 @@ NEAREST = {
     "core/market/absence.py": "tests/unit/core/test_market.py tests/unit/core/test_history.py",
     "core/market/gpu_models.py": "tests/unit/core/test_gpu_models.py",
     "core/market/history.py": "tests/unit/core/test_history.py",
-    "core/market/hosts.py": "tests/unit/core/test_hosts.py",
+    "core/market/hosts.py": "tests/unit/core/test_hosts.py tests/simulation/test_distrust.py",
     "core/market/images.py": "tests/unit/core/test_images.py",
     "api/driver_pod.py": "tests/unit/core/test_fitting.py",
     "core/machine/driver_defaults.py": "tests/unit/core/test_fitting.py",
@@ -144,7 +146,8 @@ NEAREST = {
     "core/node/news.py": "tests/unit/core/test_news.py",
     "core/node/plan.py": "tests/unit/core/test_queue.py tests/unit/core",
     "core/node/punctuality.py": "tests/unit/core/test_punctuality.py",
-    "core/node/release.py": "tests/simulation/test_clocks.py tests/unit/core",
+    "core/node/release.py": "tests/simulation/test_clocks.py tests/simulation/test_distrust.py "
+    "tests/unit/core",
     "driver/checkpoint.py": "tests/contract/test_checkpoint.py",
     "driver/files.py": "tests/contract/test_files.py",
     "driver/listing.py": "tests/contract/test_files.py tests/contract/test_images.py",
@@ -1142,8 +1145,64 @@ FAULTS = (
     Fault(
         "a host answers for itself alone",
         "core/market/hosts.py",
-        "if number != machine_id:",
-        "if number == machine_id:",
+        "if number != machine_id",
+        "if number == machine_id",
+    ),
+    Fault(
+        "one namespace keeps all from a machine",
+        "core/market/hosts.py",
+        "sum(others[:-1])",
+        "sum(others)",
+    ),
+    Fault(
+        "what two namespaces say of a machine concerns no third one",
+        "core/market/hosts.py",
+        " + sum(others[:-1])",
+        "",
+    ),
+    Fault(
+        "of all namespaces, the one that says least is left out",
+        "core/market/hosts.py",
+        "sum(others[:-1])",
+        "sum(others[1:])",
+    ),
+    Fault(
+        "a namespace does not believe itself",
+        "core/market/hosts.py",
+        'believed = {namespace, ""}',
+        'believed = {""}',
+    ),
+    Fault(
+        "what was learnt before namespaces were kept is forgotten",
+        "core/market/hosts.py",
+        'believed = {namespace, ""}',
+        "believed = {namespace}",
+    ),
+    Fault(
+        "a failure of one namespace replaces that of another",
+        "core/market/hosts.py",
+        "key = (trial.machine_id, trial.namespace)",
+        'key = (trial.machine_id, "")',
+    ),
+    Fault(
+        "whose word it was is not stored",
+        "controller/machine_book.py",
+        """{namespace and '.'}{namespace}""",
+        "",
+    ),
+    Fault(
+        "nobody's is what a job's end has shown",
+        "core/node/release.py",
+        "namespace=seen.node.metadata.namespace,",
+        'namespace="",',
+    ),
+    Fault(
+        "a machine is judged for a namespace that nobody has",
+        "core/cost/choice.py",
+        """    whose = question.template.tenant
+    trust""",
+        """    whose = ""
+    trust""",
     ),
     Fault(
         "no second is left to run, and it is rented",

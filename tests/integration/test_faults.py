@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.conftest import World
-from tests.integration.parts import LONE_LOCK, Operator, eventually, operators_config
+from tests.integration.parts import LONE_LOCK, Object, Operator, eventually, operators_config
 from tests.integration.proxy import proxy
 
 
@@ -65,14 +65,16 @@ def test_a_host_that_dies_is_replaced_by_another(world: World) -> None:
     assert first["machineID"] != second["machineID"]
     assert world.simulator.living() == []
 
+    def entry(attempt: Object) -> str:
+        return f"machine-{attempt['machineID']}.{world.namespace}"
+
     def known() -> dict[str, str]:
         found = world.kubectl.get("configmap", "gpujob-machines", "gpujob-system") or {}
         data: dict[str, str] = found.get("data", {})
-        return data if f"machine-{second['machineID']}" in data else {}
+        return data if entry(second) in data else {}
 
     machines = eventually("what was learnt of both machines", known)
-    bad = json.loads(machines[f"machine-{first['machineID']}"])
-    good = json.loads(machines[f"machine-{second['machineID']}"])
+    bad, good = (json.loads(machines[entry(one)]) for one in (first, second))
     assert (bad["failures"], bad["lastFailure"]) == (1, "HostLost")
     assert (good["failures"], good["successes"]) == (0, 1)
 
@@ -97,14 +99,20 @@ def test_a_machine_left_alone_ends_at_its_traffic_cap(stage: World) -> None:
 
 
 def test_what_was_learnt_of_a_machine_outlives_the_operator(world: World) -> None:
-    """Its successor passes the cheapest offer over, and says why."""
+    """Its successor passes the cheapest offer over, and says why.
+
+    The entry is one of an administrator's, or of an earlier release: it names no namespace.
+    """
     world.apply_job("first")
     job = world.await_reason("first", "Complete")
     cheapest = job["status"]["attempts"][0]["machineID"]
     book = ("configmap", "gpujob-machines", "gpujob-system")
     eventually(
         "what was learnt is stored",
-        lambda: f"machine-{cheapest}" in (world.kubectl.get(*book) or {}).get("data", {}),
+        lambda: (
+            f"machine-{cheapest}.{world.namespace}"
+            in (world.kubectl.get(*book) or {}).get("data", {})
+        ),
     )
     world.operator.stop()
     entry = {"hostID": 1, "failures": 9, "successes": 0, "at": _now(), "lastFailure": "HostLost"}

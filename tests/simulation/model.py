@@ -915,6 +915,8 @@ class ModelDrivers:
         """Uids of pods on nodes that nobody reaches: they neither start nor report."""
         self.are_pending = False
         """Whether no pod starts."""
+        self.accusing: set[str] = set()
+        """Namespaces in which every driver says that its machine has no GPU."""
         self._deadlines: dict[str, int] = {}
         self._contacts: dict[str, float] = {}
         """When the machine of each node answered its driver last."""
@@ -988,6 +990,8 @@ class ModelDrivers:
         measured = None
         if todo.instruction is Instruction.MEASURE and answers:
             measured = _measured(node)
+            if node.metadata.namespace in self.accusing:
+                measured = measured.model_copy(update={"gpus": ()})
         if todo.work is not None and lease is not None and answers:
             run_number = todo.work.run_number
             booted_at = lease.history[-1][0]

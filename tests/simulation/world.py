@@ -497,7 +497,7 @@ class World:
         self.twins.add(twin)
         return twin
 
-    async def apply(self, name: str, **spec: Any) -> dict[str, Any]:
+    async def apply(self, name: str, namespace: str = NAMESPACE, /, **spec: Any) -> dict[str, Any]:
         """Creates a job as a user does, again and again if need be; returns it."""
         manifest = {
             "apiVersion": "gpujob.dev/v1alpha1",
@@ -514,9 +514,9 @@ class World:
         }
         while True:
             with suppress(AdapterError):
-                return await self.kube.create("GpuJob", NAMESPACE, manifest)
-            if ("GpuJob", NAMESPACE, name) in self.kube.objects:
-                return self.kube.objects["GpuJob", NAMESPACE, name]
+                return await self.kube.create("GpuJob", namespace, manifest)
+            if ("GpuJob", namespace, name) in self.kube.objects:
+                return self.kube.objects["GpuJob", namespace, name]
 
     async def step(self) -> None:
         """Lets the world go on for a moment, and checks it."""

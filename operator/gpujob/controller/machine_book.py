@@ -29,6 +29,7 @@ from gpujob.core.node.punctuality import destroy_record
 log = structlog.get_logger("gpujob.machines")
 
 KEY_PREFIX = "machine-"
+"""Before the number of a machine; after it stand a dot and a namespace, where one is known."""
 IMAGE_PREFIX = "image-"
 """An image's name cannot be a key: its entries are numbered, oldest first."""
 DESTROYS_KEY = "destroys"
@@ -170,8 +171,10 @@ class MachineBook:
         destroys: tuple[DestroyRecord, ...],
     ) -> None:
         data = {
-            f"{KEY_PREFIX}{number}": _entry(record).model_dump_json(by_alias=True)
-            for number, record in sorted(memory.records.items())
+            f"{KEY_PREFIX}{number}{namespace and '.'}{namespace}": _entry(record).model_dump_json(
+                by_alias=True
+            )
+            for (number, namespace), record in sorted(memory.records.items())
         }
         data |= {
             f"{IMAGE_PREFIX}{number}": _image_entry(trial).model_dump_json(by_alias=True)
@@ -198,18 +201,19 @@ class MachineBook:
         await self._kube.create("ConfigMap", self._namespace, body)
 
 
-def _records(stored: Body | None) -> dict[int, Record]:
+def _records(stored: Body | None) -> dict[tuple[int, str], Record]:
     records = {}
     for key, text in ((stored or {}).get("data") or {}).items():
         if key.startswith(IMAGE_PREFIX) or key in (DESTROYS_KEY, OUTBIDS_KEY):
             continue
         try:
             entry = MachineEntry.model_validate_json(text)
-            number = int(key.removeprefix(KEY_PREFIX))
+            number, _, namespace = key.removeprefix(KEY_PREFIX).partition(".")
+            place = (int(number), namespace)
         except (ValidationError, ValueError):
             log.warning("machine_unreadable", key=key)
             continue
-        records[number] = Record(
+        records[place] = Record(
             host_id=entry.host_id,
             failures=entry.failures,
             successes=entry.successes,

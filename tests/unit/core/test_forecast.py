@@ -159,6 +159,7 @@ def test_a_long_market_is_cut_but_what_would_be_rented_is_shown() -> None:
             trial = Trial(
                 machine_id=one.machine_id,
                 host_id=one.host_id,
+                namespace="team-a",
                 node_uid=f"n-{number}",
                 at=at(0),
                 failed=True,

@@ -213,13 +213,14 @@ def _loads_in_time(offer: Offer, needs: Needs, limits: Limits) -> bool:
 
 def _candidate(question: Question, way: Priced, needs: Needs, left: Fraction) -> Candidate:
     offer, hosts, now = way.offer, question.hosts, question.now
-    trust = hosts.trust(offer.machine_id, offer.host_id, now)
+    whose = question.template.tenant
+    trust = hosts.trust(offer.machine_id, offer.host_id, whose, now)
     found = estimate(offer, needs, question.limits, others=question.leased.others)
     distrust, against = "", ""
     if offer.machine_id in question.avoided_machines:
         distrust = f"an earlier attempt of this job failed on machine {offer.machine_id}"
     elif trust < TRUST_MIN:
-        distrust = hosts.why(offer.machine_id, offer.host_id)
+        distrust = hosts.why(offer.machine_id, offer.host_id, whose)
     elif found.usd_per_hour > left:
         rate = f"machine {offer.machine_id} costs {float(found.usd_per_hour):.4f} $/h"
         against = f"{rate}, and {_left_words(question)}"
@@ -290,7 +291,8 @@ def why_dearer(question: Question, one: Candidate, needs: Needs, chosen: Candida
         assert seconds is not None, "an offer without a line is no candidate"
         line = f"machine {one.offer.machine_id} has a line of {float(one.offer.download_mbps):.0f}"
         return f"{line} Mbit/s and may take {float(seconds):.0f} s to load the image and files"
-    why = question.hosts.why(one.offer.machine_id, one.offer.host_id)
+    whose = question.template.tenant
+    why = question.hosts.why(one.offer.machine_id, one.offer.host_id, whose)
     return f"{why}, so its trust is only {one.trust:.0%}"
 
 

@@ -85,6 +85,7 @@ def _trial(seen: NodeObservation) -> Trial | None:
     return Trial(
         machine_id=status.rent.machine_id,
         host_id=status.rent.host_id,
+        namespace=seen.node.metadata.namespace,
         node_uid=seen.node.metadata.uid,
         at=status.released_at or seen.world.now,
         failed=failed,
