@@ -1810,8 +1810,8 @@ FAULTS = (
     Fault(
         "a caller whose name is wrong is answered",
         "web/listener.py",
-        "if self._is_lost or not self._lets_in(secured):",
-        "if self._is_lost:",
+        "if secured is None or self._is_lost or not self._lets_in(secured):",
+        "if secured is None or self._is_lost:",
     ),
     Fault(
         "the server does not say whom admission may know",

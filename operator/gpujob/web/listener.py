@@ -176,10 +176,10 @@ class _Handshake(asyncio.Protocol):
             self._inside.leave()
             transport.abort()
             return
-        assert secured is not None, "its type says None for no reason"
-        if self._is_lost or not self._lets_in(secured):
+        if secured is None or self._is_lost or not self._lets_in(secured):
+            # There is none where the connection was lost as the handshake ended.
             self._inside.leave()
-            secured.abort()
+            transport.abort()
             return
         secured.set_protocol(self._inside)
         self._inside.connection_made(secured)
