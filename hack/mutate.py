@@ -3129,7 +3129,7 @@ FAULTS = (
         "False",
     ),
     Fault(
-        "a node's key is given for another's machine",
+        "a node's key is given for a machine without its mark",
         "core/node/run.py",
         "or lease.mark != str(seen.mark):",
         "or False:",

@@ -1504,6 +1504,9 @@ def attaches(seen: NodeObservation) -> bool:
         pytest.param(running(), {}, {}, True, id="also later"),
         pytest.param(leased(), {"status": "loading"}, {}, False, id="not before"),
         pytest.param(leased(), {"env_mark": "c-1/other/j-1"}, {}, False, id="not to another's"),
+        pytest.param(
+            leased(), {"env_mark": None, "label": None}, {}, False, id="not to one without a mark"
+        ),
         pytest.param(leased(), {}, {"key_attached_at": NOW}, False, id="once"),
         pytest.param(
             leased(), {}, {"key_tried_at": MONOTONIC - 59, "key_tries": 1}, False, id="not at once"
