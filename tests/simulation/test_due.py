@@ -3,9 +3,11 @@
 import asyncio
 from datetime import datetime
 
+import pytest
 from tests.simulation.model import Chance
 from tests.simulation.world import World, play
 
+from gpujob.adapters.errors import ClusterUnavailable
 from gpujob.api.reasons import Reason
 from gpujob.controller.lead import judge_lateness
 from gpujob.controller.readiness import Readiness
@@ -14,6 +16,7 @@ from gpujob.controller.workqueue import Key, Lane, Place, WorkQueue
 CALL_SECONDS = 0.5
 DEADLINE_SECONDS = 300
 WAITING = 60
+IGNORED = 3
 
 
 def seconds(wire: str) -> float:
@@ -66,5 +69,25 @@ def test_machines_that_wait_for_their_passes_stop_all_rents() -> None:
         await asyncio.sleep(2)
         assert readiness.problem is None
         judging.cancel()
+
+    play(life)
+
+
+@pytest.mark.parametrize("call", ["write_status GpuNode", "get GpuNode"])
+def test_what_has_ended_is_destroyed_whatever_the_cluster_refuses(call: str) -> None:
+    """The provider ignores the first requests; meanwhile the machine's figures cannot be stored, or
+    its node not read.
+    """
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=10.0**5)
+        await world.apply("train", activeDeadlineSeconds=DEADLINE_SECONDS)
+        await world.until(lambda: world.reason("train") == "Running", 600)
+        world.vast.deaf = IGNORED
+        await world.until(lambda: world.vast.deaf < IGNORED, 1000)
+        world.kube.refused[call] = ClusterUnavailable("503")
+        await world.until(lambda: not world.living(), 300)
+        world.kube.refused.clear()
+        await world.end()
 
     play(life)
