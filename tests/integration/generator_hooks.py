@@ -57,7 +57,8 @@ Quoted.add_representer(
 )
 
 
-@schemathesis.serializer("application/yaml")
+# The generator takes the first serializer of the family that it knows.
+@schemathesis.serializer(*(f"{kind}yaml" for kind in ("text/", "text/x-", "application/")))
 def in_yaml(context: Any, body: Any) -> bytes:
     """Returns a body as it is sent."""
     return body if isinstance(body, bytes) else yaml.dump(body, Dumper=Quoted).encode()
