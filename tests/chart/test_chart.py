@@ -1172,3 +1172,33 @@ def _selected(one: Object) -> list[str]:
     assert (term["key"], term["operator"]) == ("kubernetes.io/metadata.name", "In")
     values: list[str] = term["values"]
     return values
+
+
+@pytest.mark.parametrize(
+    ("given", "is_told"),
+    [
+        ("webhook.enabled=true", True),
+        ("networkPolicy.apiServer.cidrs={10.0.0.1/32}", False),
+        ("networkPolicy.apiServer.cidrs={10.0.0.1/32},networkPolicy.enabled=false", True),
+        (f"webhook.clientCA={CLIENT_CA},webhook.clientNames={{api-server}}", False),
+        ("webhook.enabled=false", False),
+    ],
+)
+def test_who_installs_is_told_that_anybody_may_ask_for_verdicts(
+    programs: Path, given: str, is_told: bool
+) -> None:
+    """Where nothing keeps others than the API server from the webhook's port.
+
+    By Helm 4: its third version tells notes only where there is a cluster.
+    """
+    told = helm(
+        programs,
+        "helm4",
+        *("install", "gpujob", str(CHART), "-n", NAMESPACE, "--dry-run=client"),
+        *("--set=vast.existingSecret=vast", f"--set={given}"),
+    )
+
+    assert told.returncode == 0, told.stderr
+    notes = told.stdout.partition("NOTES:")[2]
+    assert "See what is being paid for" in notes
+    assert ("WARNING: Whoever can connect to the webhook's port" in notes) == is_told
