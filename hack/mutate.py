@@ -44,6 +44,7 @@ NEAREST = {
     "server/http_api/guard.py": "tests/unit/test_http_guard.py",
     "web/rate_limit.py": "tests/unit/test_http_guard.py",
     "web/bodies.py": "tests/contract/test_bodies.py",
+    "web/lingering.py": "tests/contract/test_early_answers.py",
     "web/listener.py": "tests/contract/test_newcomers.py "
     "tests/contract/test_client_certificates.py",
     "web/client_certificates.py": "tests/contract/test_client_certificates.py",
@@ -1884,6 +1885,36 @@ FAULTS = (
         "web/bodies.py",
         "self._by_caller[whose] -= body.size",
         "pass",
+    ),
+    Fault(
+        "who still sends never sees an early answer",
+        "web/lingering.py",
+        "last, message = message",
+        "_, message = message",
+    ),
+    Fault(
+        "a body that never ends is read for ever",
+        "web/lingering.py",
+        "asyncio.timeout(seconds)",
+        "asyncio.timeout(None)",
+    ),
+    Fault(
+        "a stranger sends for ever what nobody reads",
+        "web/lingering.py",
+        'MutableHeaders(scope=message)["connection"] = "close"',
+        "pass",
+    ),
+    Fault(
+        "a long body is read as long as it comes",
+        "web/lingering.py",
+        "size <= LINGER_BYTES_MAX",
+        "size >= 0",
+    ),
+    Fault(
+        "who asks before he sends is told to send what nobody reads",
+        "web/lingering.py",
+        "if not is_held_back:",
+        "if True:",
     ),
     Fault(
         "one namespace's streams keep others out",

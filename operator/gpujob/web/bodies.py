@@ -16,11 +16,6 @@ BODY_SECONDS = 30.0
 """How long a body may take to arrive."""
 SLOW_SECONDS = 1.0
 """After so long, a body that still arrives gives way if others need its place."""
-DISCARDED_BYTES_MAX = 16 << 20
-"""How much of an oversized body is read and thrown away.
-
-A client that is still sending when the connection is closed never sees the 413.
-"""
 HELD_BYTES_MAX = 16 << 20
 """Of all bodies of a listener that arrive or are parsed."""
 SHARES = 4
@@ -73,22 +68,22 @@ class HeldBodies:
             self._by_caller += Counter()  # Drops what is zero.
 
     async def _arrived(self, body: _Body, request: Request, bytes_max: int) -> bytes:
+        too_large = Problem(413, f"the body is larger than {bytes_max} bytes")
         declared = _declared(request)
-        if declared <= bytes_max:
-            self._demand(body, declared)
+        if declared > bytes_max:
+            raise too_large
+        self._demand(body, declared)
         self._arriving[body] = None
-        raw, size = bytearray(), 0
+        raw = bytearray()
         try:
             async with body.patience:
                 async for chunk in request.stream():
-                    size += len(chunk)
-                    if max(size, declared) <= bytes_max:
-                        self._demand(body, len(chunk))
-                        self._by_caller[body.whose] += len(chunk)
-                        body.size += len(chunk)
-                        raw += chunk
-                    elif size > bytes_max + DISCARDED_BYTES_MAX:
-                        break
+                    if body.size + len(chunk) > bytes_max:
+                        raise too_large
+                    self._demand(body, len(chunk))
+                    self._by_caller[body.whose] += len(chunk)
+                    body.size += len(chunk)
+                    raw += chunk
         except TimeoutError:
             words = f"the body did not arrive within {BODY_SECONDS:g} s"
             if asyncio.get_running_loop().time() - body.since < BODY_SECONDS:
@@ -100,8 +95,6 @@ class HeldBodies:
             raise Problem(400, "the body is incomplete") from None
         finally:
             del self._arriving[body]
-        if size > bytes_max:
-            raise Problem(413, f"the body is larger than {bytes_max} bytes")
         return bytes(raw)
 
     def _demand(self, body: _Body, more: int) -> None:

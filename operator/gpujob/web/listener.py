@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gpujob.web.bodies import HeldBodies
 from gpujob.web.client_certificates import ClientCertificates
+from gpujob.web.lingering import LingeringClose
 from gpujob.web.problems import LastResort, on_http_exception
 
 HEAD_BYTES_MAX = 16 << 10
@@ -223,7 +224,7 @@ def http_server(
 
     protocol: Any = connection
     config = uvicorn.Config(
-        app,
+        LingeringClose(app),
         host=host,
         port=port,
         # uvicorn itself takes no context (https://github.com/Kludex/uvicorn/issues/806).
