@@ -12,8 +12,8 @@ from demo import Stage
 from localcluster.node import Node
 
 ORDER = (
-    *("test_demo", "test_namespaced", "test_data", "test_documents", "test_release"),
-    "test_rights",
+    *("test_demo", "test_namespaced", "test_data", "test_learning"),
+    *("test_documents", "test_release", "test_rights"),
 )
 """Modules that use the one cluster, one after the other. The first two install the chart in ways of
 their own and uninstall it; the last reads what was asked of the API server all the while."""
@@ -22,7 +22,9 @@ HERE = Path(__file__).parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Lets a run take the sizes that were promised."""
-    parser.addoption("--whole", action="store_true", help="1 GB of log, 2 GB of files")
+    parser.addoption(
+        "--whole", action="store_true", help="1 GB of log, 2 GB of files, and 25 jobs before one"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
