@@ -1889,8 +1889,8 @@ FAULTS = (
     Fault(
         "who still sends never sees an early answer",
         "web/lingering.py",
-        "last, message = message",
-        "_, message = message",
+        "last, message = {",
+        "_, message = {",
     ),
     Fault(
         "a body that never ends is read for ever",
