@@ -59,6 +59,8 @@ def test_what_only_caches_files_is_free(
     measured = parse_measure(done.stdout)
 
     assert (measured.memory_mib, measured.memory_free_mib) == (memory_mib, free_mib)
+    # The true `dd`, on a true disk.
+    assert measured.disk_write_mbps > 0
 
 
 def test_cores_are_those_of_the_machine(tmp_path: Path) -> None:

@@ -380,6 +380,21 @@ def test_a_machine_measures_itself(tmp_path: Path, faults: dict[str, bool]) -> N
     assert not (tmp_path / "state/probe").exists()
 
 
+def test_only_the_probe_of_a_machine_s_disk_writes_less_than_it_was_told(tmp_path: Path) -> None:
+    """What a workload writes is written."""
+    every = {"is_mislabelled": False, "is_broken": False, "is_slow": False}
+    stands_in = tools(read_market()[0], **every)["dd"]
+    (tmp_path / "dd").write_text(stands_in)
+    (probe,) = (line for line in MEASURE_SCRIPT.splitlines() if "dd if=" in line)
+    asked = probe.partition("dd ")[2].partition(" 2>")[0]
+    for name in ("probe", "data"):
+        told = asked.replace('"$g/probe"', f"{tmp_path}/{name}").replace("$((n * 8))", "8")
+        subprocess.run(["sh", str(tmp_path / "dd"), *told.split()], check=True)
+
+    assert (tmp_path / "data").stat().st_size == 16 * 2**20
+    assert (tmp_path / "probe").stat().st_size == 16 * 4096
+
+
 @pytest.mark.parametrize(
     "output",
     [b"", b"cores 2\n", b"cores 2\nmemory x\n", b"memory 1\ncores -1\ndisk 1 1\nwrite 0 0 0"],
