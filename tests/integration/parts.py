@@ -240,8 +240,7 @@ class Simulator:
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: Process | None = None
         self._strangers: set[int] = set()
-        self._earlier: set[int] = set()
-        self._earlier_requests = 0
+        self._earlier_leases = self._earlier_requests = 0
 
     def start(self, *, list_lag_seconds: float = 0.4) -> None:
         """Starts it with a fresh market, on its old port."""
@@ -250,7 +249,7 @@ class Simulator:
         command += ["--record-lag-seconds", "0.5", "--record", str(self._folder / "record")]
         command += ["--threshold-scale", "0"]
         command += ["--root", str(machine_root()), "--share", str(self._share)]
-        self._strangers, self._earlier, self._earlier_requests = set(), set(), 0
+        self._strangers, self._earlier_leases, self._earlier_requests = set(), 0, 0
         log = self._folder / "simulator.log"
         self._process = Process(
             log, command, environment(VASTSIM_API_KEY=KEY, TMPDIR=str(self._folder))
@@ -268,16 +267,16 @@ class Simulator:
 
     def turn_the_page(self) -> None:
         """From now on shows only leases and requests that come from now on."""
-        self._earlier = {one["id"] for one in self._everything()}
+        self._earlier_leases += len(self._everything())
         self._earlier_requests += len(self.requests())
 
     def ledger(self) -> list[Object]:
         """Returns every lease since the page was turned, but for strangers'."""
-        hidden = self._strangers | self._earlier
-        return [one for one in self._everything() if one["id"] not in hidden]
+        return [one for one in self._everything() if one["id"] not in self._strangers]
 
     def _everything(self) -> list[Object]:
-        leases: list[Object] = self.ask("GET", "ledger")["leases"]
+        # Many look often, and the earlier ones become many.
+        leases: list[Object] = self.ask("GET", f"ledger?skip={self._earlier_leases}")["leases"]
         return leases
 
     def admit_strangers(self, *labels: str) -> None:
@@ -304,8 +303,9 @@ class Simulator:
 
     def requests(self) -> list[Object]:
         """Returns every request that came since the page was turned."""
-        found: list[Object] = self.ask("GET", "requests")["requests"]
-        return found[self._earlier_requests :]
+        path = f"requests?skip={self._earlier_requests}"
+        found: list[Object] = self.ask("GET", path)["requests"]
+        return found
 
     def sent(self) -> list[Object]:
         """Returns all that was ever sent, with headers and bodies (vastsim/record.py)."""

@@ -101,17 +101,30 @@ def living(world: World, name: str) -> list[Object]:
     return [one for one in leases(world, name) if one["state"] != "destroyed"]
 
 
-def outcome(world: World, name: str, before: Counter[str], left_at: float) -> str:
+def outcome(job: Object | None, its_leases: list[Object], before: int, left_at: float) -> str:
     """Returns, in the page's words, what came of a job and of its machines."""
-    here = world.kubectl.items("gpujobs", "-n", world.namespace)
-    found = next((one for one in here if one["metadata"]["name"] == name), None)
-    words = "gone" if found is None else str(world.condition(name, "Ready").get("reason"))
-    if found is not None and "deletionTimestamp" in found["metadata"]:
-        words = "kept by its finalizer"
-    if any((one["ended_at"] or 0.0) > left_at for one in leases(world, name)):
+    words = "gone"
+    if job is not None:
+        told = job.get("status", {}).get("conditions", [])
+        words = str(next((one["reason"] for one in told if one["type"] == "Ready"), None))
+        if "deletionTimestamp" in job["metadata"]:
+            words = "kept by its finalizer"
+    if any((one["ended_at"] or 0.0) > left_at for one in its_leases):
         words += ", machine ended by its watchdog"
-    more = len(leases(world, name)) - before[name]
+    more = len(its_leases) - before
     return f"{words}, {more} rented anew" if more else words
+
+
+def outcomes(world: World, before: Counter[str], left_at: float) -> dict[str, str]:
+    """Returns what came of each job, by its state; one look at the cluster and the market."""
+    here = world.kubectl.items("gpujobs", "-n", world.namespace)
+    jobs = {one["metadata"]["name"]: one for one in here}
+    ledger = world.simulator.ledger()
+    found = {}
+    for state, name in NAMES.items():
+        its_leases = [one for one in ledger if one["image"] == image_of(name)]
+        found[state] = outcome(jobs.get(name), its_leases, before[name], left_at)
+    return found
 
 
 def compare(world: World, event: str, before: Counter[str], left_at: float = float("inf")) -> None:
@@ -121,12 +134,11 @@ def compare(world: World, event: str, before: Counter[str], left_at: float = flo
     charged, and nothing is held that is owed nothing.
     """
 
-    def seen() -> dict[str, str]:
-        return {state: outcome(world, one, before, left_at) for state, one in NAMES.items()}
-
+    wanted = told(event)
     with suppress(AssertionError):
-        eventually(f"{event}: what the page says", lambda: seen() == told(event))
-    assert seen() == told(event)
+        what = f"{event}: what the page says"
+        eventually(what, lambda: outcomes(world, before, left_at) == wanted)
+    assert outcomes(world, before, left_at) == wanted
     world.await_released()
     bills = Counter[str]()
     for lease in world.simulator.ledger():
@@ -142,7 +154,8 @@ def compare(world: World, event: str, before: Counter[str], left_at: float = flo
 
 def rented(world: World) -> Counter[str]:
     """Returns how many machines there were so far for each job."""
-    return Counter({name: len(leases(world, name)) for name in NAMES.values()})
+    names = {image_of(name): name for name in NAMES.values()}
+    return Counter(names[lease["image"]] for lease in world.simulator.ledger())
 
 
 def restore(world: World, job: Object) -> None:

@@ -8,6 +8,7 @@ use them.
 | GET `/sim/` | | a page to look at, see `page.py` |
 | GET `/sim/ledger` | | all leases, also ended ones, each with its bill |
 | GET `/sim/requests` | | all requests to the provider's API |
+| … `?skip=N` | | all of either but the first N |
 | GET `/sim/secrets` | | the keys of all machines, also ended ones, and of their notebooks |
 | PUT `/sim/faults` | name: options | replaces the faults that are asked for, see `faults.py` |
 | GET `/sim/faults` | | the faults that may strike still |
@@ -47,13 +48,13 @@ def register(app: FastAPI, state: State) -> None:
     """Registers the routes."""
 
     @app.get("/sim/ledger")
-    async def ledger() -> JSONResponse:
+    async def ledger(skip: int = 0) -> JSONResponse:
         now = state.now()
-        return JSONResponse({"leases": [_entry(lease, now) for lease in _all(state)]})
+        return JSONResponse({"leases": [_entry(lease, now) for lease in _all(state)[skip:]]})
 
     @app.get("/sim/requests")
-    async def requests() -> JSONResponse:
-        return JSONResponse({"requests": state.requests})
+    async def requests(skip: int = 0) -> JSONResponse:
+        return JSONResponse({"requests": state.requests[skip:]})
 
     @app.get("/sim/secrets")
     async def all_secrets() -> JSONResponse:
