@@ -189,6 +189,15 @@ class Lease:
             down, up = down - before_down, up - before_up
         return bill(self.history, self.rates, download_gb=down, upload_gb=up, since=since, now=now)
 
+    def spent_usd(self, now: float) -> Fraction:
+        """Returns what the lease has cost up to now, in US dollars."""
+        return self._final_usd if self.state == "destroyed" else self.bill(now).total_usd
+
+    @cached_property
+    def _final_usd(self) -> Fraction:
+        ended_at, _ = self.history[-1]
+        return self.bill(ended_at).total_usd
+
 
 @dataclass
 class Market:
@@ -463,4 +472,4 @@ class Market:
     def spent(self, now: float, account: int) -> Fraction:
         """Returns what an account has used up."""
         leases = (lease for lease in self.leases.values() if lease.account == account)
-        return sum((lease.bill(now).total_usd for lease in leases), Fraction(0))
+        return sum((lease.spent_usd(now) for lease in leases), Fraction(0))

@@ -18,6 +18,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from fractions import Fraction
+from functools import cache
 from math import inf
 from typing import Any, TypeVar
 
@@ -70,9 +71,9 @@ from gpujob.core.machine.assignment import assignment, may_be_driver
 from gpujob.core.market.listings import Mark
 from gpujob.core.observation import Heard
 from vastsim.market import Ask, FailedPull, Lease, Market, RefusedError
-from vastsim.search import search
+from vastsim.search import search_offers
 from vastsim.thresholds import Thresholds
-from vastsim.wire import Endpoint, instance_row, offer_row
+from vastsim.wire import Endpoint, instance_row
 
 MOST_TURNS = 5_000_000
 """Of the event loop in one life: no machine's speed ends one."""
@@ -440,12 +441,18 @@ def matches(body: Body, fields: str) -> bool:
     """
     if not fields:
         return True
-    path, wanted = re.split("!?=", fields)
+    path, is_equal, wanted = _read_selector(fields)
     found: Any = body
-    for part in path.split("."):
+    for part in path:
         found = (found or {}).get(part)
     text = "" if found is None else json.dumps(found).strip('"')
-    return (text == wanted) is ("!=" not in fields)
+    return (text == wanted) is is_equal
+
+
+@cache
+def _read_selector(fields: str) -> tuple[list[str], bool, str]:
+    path, wanted = re.split("!?=", fields)
+    return path.split("."), "!=" not in fields, wanted
 
 
 def shown(body: Body, gone: bool, before: Body | None, fields: str) -> tuple[Body, bool] | None:
@@ -554,40 +561,42 @@ class ModelProvider(VastRequests):
 
     def advance(self) -> None:
         """Boots what is due and loses the hosts that die."""
-        for lease in self.market.due(self.now()):
-            self.market.enter(lease.number, "running", self.now())
+        now = self.now()
+        for lease in self.market.due(now):
+            self.market.enter(lease.number, "running", now)
             if self._chance.strikes(0.5):
-                dies_at = self.now() + self._chance.between(1, 300)
+                dies_at = now + self._chance.between(1, 300)
                 self.market.change(lease.number, dies_at=dies_at)
-        self.market.give_up_pulls(self.now())
-        for lease in self.market.dying(self.now()):
-            self.market.enter(lease.number, "offline", self.now())
-        for lease in self.market.outbids(self.now()):
-            self.market.outbid(lease.number, self.now())
-        for lease in self.market.resuming(self.now()):
-            self.market.resume(lease.number, self.now())
-        self._watch()
+        self.market.give_up_pulls(now)
+        for lease in self.market.dying(now):
+            self.market.enter(lease.number, "offline", now)
+        for lease in self.market.outbids(now):
+            self.market.outbid(lease.number, now)
+        for lease in self.market.resuming(now):
+            self.market.resume(lease.number, now)
+        self._watch(now)
 
-    def _watch(self) -> None:
+    def _watch(self, now: float) -> None:
         """Each machine's own watchdog destroys it at its money deadline, and past its caps.
 
         It looks only while the machine runs, but counts all the time since its first start; and it
         has looked before a driver can tell it anything.
         """
         for lease in list(self.market.leases.values()):
-            began = lease.entered("running")
-            if lease.state != "running" or began is None or lease.ask.onstart is None:
+            if lease.state != "running" or lease.ask.onstart is None:
                 continue
+            began = lease.entered("running")
+            assert began is not None, "it runs"
             if lease.number not in self.held:
                 told = re.search(r"money=(\d+)", lease.ask.onstart)
                 assert told is not None, "each start script has a watchdog"
                 self.held[lease.number] = int(told[1])
             marker = self.markers.get(lease.number, {}) if self.are_caps_watched else {}
             down, up = marker.get("maxDownloadGB", inf), marker.get("maxUploadGB", inf)
-            if is_overdue := self.now() - began >= self.held[lease.number]:
+            if is_overdue := now - began >= self.held[lease.number]:
                 self.overdue.append(lease.number)
             if is_overdue or lease.download_gb > down or lease.upload_gb > up:
-                self.market.enter(lease.number, "destroyed", self.now())
+                self.market.enter(lease.number, "destroyed", now)
                 self._chance.met["destroyed by its watchdog"] += 1
 
     async def answer(
@@ -602,11 +611,8 @@ class ModelProvider(VastRequests):
         elif path == "/api/v0/bundles/":
             if "searches refused" in self.lies:
                 raise ProviderUnavailable("status 503")
-            now = self.now()
-            offered = self.market.offers.items()
-            is_bid = body.get("type") == "bid"
-            rows = [offer_row(number, facts, now, is_bid=is_bid) for number, facts in offered]
-            answer = {"offers": search(rows, body, OFFERS_WANTED)}
+            found = search_offers(self.market.offers, body, self.now(), OFFERS_WANTED)
+            answer = {"offers": found}
             if self._chance.strikes():
                 self._chance.met["search took long"] += 1
                 await asyncio.sleep(self._chance.between(2, 25))

@@ -380,8 +380,8 @@ class World:
             self.replicas.append(self._replica())
         self._ceilings: dict[str, Fraction] = {}
         """US dollars that each job may cost, the most that its user ever allowed, by its uid."""
-        self._bills: dict[int, Fraction] = {}
-        """What each machine that is destroyed has cost, in US dollars."""
+        self._within_caps: tuple[Limits, bool, list[Lease]] | None = None
+        """Whose rates were found to be within the caps last."""
         self._ownerless_since: dict[int, float] = {}
         self.longest_ownerless = 0.0
         """Seconds that a machine was leased without a live GpuNode, the longest of all."""
@@ -598,18 +598,24 @@ class World:
 
     def _check_caps(self) -> None:
         """A leader that was stopped between marker and rent may overshoot them by one machine."""
-        own, limits = len(self.living()), self.settings.limits
+        limits = self.settings.limits
+        living = [self.market.leases[number] for number in self.living()]
+        own = len(living)
         stops = any(name.startswith("stop") for name in self.calls.strikes.values())
         spare = stops or bool(self.chance.met["stopped"])
         if own > limits.max_leases + spare:
             raise Broken(f"{own} machines are leased, more than {limits.max_leases}")
-        rates = sorted(self._quoted_usd_per_hour(number) for number in self.living())
+        if self._within_caps == (limits, spare, living):
+            # A lease is replaced when anything about it changes: these are the very ones.
+            return
+        rates = sorted(self._quoted_usd_per_hour(lease) for lease in living)
         if sum(rates[: own - spare], Fraction(0)) > Fraction(limits.max_usd_per_hour):
             raise Broken(f"{own} machines cost more an hour than {limits.max_usd_per_hour}")
+        self._within_caps = (limits, spare, living)
 
-    def _quoted_usd_per_hour(self, number: int) -> Fraction:
+    def _quoted_usd_per_hour(self, lease: Lease) -> Fraction:
         """Returns a machine's rate without what its host added after the quote."""
-        lease, marker = self.market.leases[number], self.vast.markers.get(number)
+        marker = self.vast.markers.get(lease.number)
         rate = lease.gpu_usd_per_hour + lease.storage_usd_per_hour
         if marker is None:
             return rate
@@ -651,12 +657,8 @@ class World:
 
     def _most_usd(self, lease: Lease) -> Fraction:
         """Returns what a machine has cost, or at most: an exact bill takes long."""
-        if lease.number in self._bills:
-            return self._bills[lease.number]
-        if lease.state == "destroyed":
-            return self._bills.setdefault(lease.number, lease.bill(self.vast.now()).total_usd)
-        if lease.traffic:
-            return lease.bill(self.vast.now()).total_usd
+        if lease.state == "destroyed" or lease.traffic:
+            return lease.spent_usd(self.vast.now())
         hours = Fraction(self.vast.now() - lease.created_at) / 3600
         return hours * (lease.gpu_usd_per_hour + lease.storage_usd_per_hour)
 
