@@ -27,6 +27,7 @@ from gpujob.controller.transport import transport_app
 from gpujob.core.limits import Limits
 from gpujob.web.listener import http_server, listener_app
 from gpujob.web.token_reviews import (
+    HELD_MAX,
     KNOWN_WAITING,
     REFUSED_SECONDS,
     STRANGERS_AT_ONCE,
@@ -243,16 +244,19 @@ async def a_cluster(hold_seconds: float = 30) -> AsyncIterator[Cluster]:
 
 
 async def test_each_token_is_reviewed_once() -> None:
-    """However many drivers there are, and however long they report."""
+    """However many drivers there are, more than strangers are remembered, and however long they
+    report.
+    """
+    drivers = HELD_MAX + 200
     async with a_cluster() as cluster:
-        tokens = [cluster.add(number) for number in range(3000)]
+        tokens = [cluster.add(number) for number in range(drivers)]
         answers = Counter[int]()
         for _ in range(5):
             for number, token in enumerate(tokens):
                 answers[await cluster.report(token, number)] += 1
             cluster.clock.seconds += 300
 
-        assert answers == {200: 15_000}
+        assert answers == {200: 5 * drivers}
         assert Counter(cluster.server.reviewed) == dict.fromkeys(tokens, 1)
 
 

@@ -53,7 +53,7 @@ class World:
 
     def waits(self, before: str = ":", after: str = ":") -> list[str]:
         """Returns a command that goes on from the one to the other only once it is let go."""
-        waiting = f"until [ -e {self.let_go_file} ]; do sleep 0.1; done"
+        waiting = f"until [ -e {self.let_go_file} ]; do sleep 0.3; done"
         return ["sh", "-c", f"{before}; {waiting}; {after}"]
 
     def let_go(self) -> None:
