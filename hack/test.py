@@ -40,15 +40,15 @@ class Part:
 
 PARTS = (
     # These mostly wait for the processes that they have started, each for its own.
-    Part("contract", CORES + 4),
+    Part("contract", CORES + 2),
     Part("integration", CORES + 3, binaries.CONTROL_PLANE + binaries.CHART),
     Part("chart", CORES, binaries.CHART),
     # Two workers would be two clusters.
     Part("e2e", 0, binaries.EVERYTHING, lane=1),
     # One registry and one image serve all of its tests.
     Part("release", 0, binaries.CHART, lane=1),
-    # Some of its tests wait for the shells that they have started.
-    Part("unit", CORES + 2, lane=1),
+    # Each worker loads all of its thousands of tests first.
+    Part("unit", CORES, lane=1),
     # Its worlds are played on all processors, in virtual time.
     Part("simulation", lane=2, waits=False),
 )
