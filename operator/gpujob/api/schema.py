@@ -11,6 +11,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gpujob.api.driver_pod import CONFINEMENT, RESERVED_CLASS, RESERVED_CLASSES
+from gpujob.api.gpubudget import (
+    ROLLING_NEEDED,
+    VALUES_NEEDED,
+    GpuBudgetSpec,
+    GpuBudgetStatus,
+)
 from gpujob.api.gpujob import (
     CONFIDENCE_MAX,
     CONFIDENCE_MIN,
@@ -331,7 +337,64 @@ GPUJOBPROFILE = Kind(
     first_phase="",
 )
 
-KINDS = (GPUJOB, GPUNODE, GPUJOBPROFILE)
+_ANEW = "is immutable: create another budget, and delete this one once that is open"
+"""What was counted by other terms says nothing about these."""
+
+GPUBUDGET = Kind(
+    name="GpuBudget",
+    plural="gpubudgets",
+    short_name="gb",
+    description="What the jobs of a namespace may cost together in a period, what is reserved for "
+    "those that run, and what they have cost, also once they are deleted.",
+    spec=GpuBudgetSpec,
+    status=GpuBudgetStatus,
+    root_rules=(),
+    rules={
+        "spec": (
+            _rule(
+                "has(self.rollingHours) == (self.period == 'Rolling')",
+                f"rollingHours {ROLLING_NEEDED}",
+            ),
+            _rule(
+                "!has(self.rollingHours) || !has(oldSelf.rollingHours) || "
+                "self.rollingHours == oldSelf.rollingHours",
+                f"rollingHours {_ANEW}",
+            ),
+        ),
+        "spec.limit": (_rule("double(self) > 0.0", "limit must be more than 0 US dollars"),),
+        "spec.period": (_rule("self == oldSelf", f"period {_ANEW}"),),
+        "spec.timeZone": (_rule("self == oldSelf", f"timeZone {_ANEW}"),),
+        "spec.selector": (_rule("self == oldSelf", f"selector {_ANEW}"),),
+        "spec.selector.matchExpressions[]": (
+            _rule(
+                "(self.operator in ['In', 'NotIn']) == (size(self.values) > 0)",
+                f"values {VALUES_NEEDED}",
+            ),
+        ),
+    },
+    immutable=frozenset(),
+    list_keys={},
+    # The reservations are no map to the API server: it would note the owner of each of them.
+    columns=(
+        _column("Period", ".spec.period"),
+        _column("LimitUSD", ".spec.limit"),
+        _column("SpentUSD", ".status.spentUSD"),
+        _column("ReservedUSD", ".status.reservedUSD"),
+        _column("AvailableUSD", ".status.availableUSD"),
+        _column("Open", ".status.open", of="integer", description="Attempts that money is for."),
+        # As text: kubectl shows only dates of the past.
+        _column("RunsOut", ".status.runsOutAt"),
+        _column("PeriodEnd", ".status.periodEnd"),
+        _AGE,
+        _column("TimeZone", ".spec.timeZone", wide=True),
+        _column("Reason", '.status.conditions[?(@.type=="Ready")].reason', wide=True),
+        _column("Message", '.status.conditions[?(@.type=="Ready")].message', wide=True),
+    ),
+    selectable=(),
+    first_phase="Waiting",
+)
+
+KINDS = (GPUJOB, GPUNODE, GPUJOBPROFILE, GPUBUDGET)
 
 
 def custom_resource_definition(kind: Kind) -> Schema:
