@@ -1,0 +1,1 @@
+"""What the jobs of a namespace may cost together: what is reserved, what was spent, until when."""
