@@ -1,6 +1,6 @@
 """GpuBudget: what jobs of a namespace may cost together in a period, and what they have cost.
 
-Administrators write its spec; only the operator writes its status, which is the account: money is
+Administrators write its spec; only the operator writes its status, which is the ledger: money is
 reserved there before a machine is rented, and stays there as spent when the job is deleted.
 """
 
@@ -198,7 +198,7 @@ class SliceSpend(Model):
 
 
 class GpuBudgetStatus(Model):
-    """The account. Only the operator writes it."""
+    """The ledger. Only the operator writes it."""
 
     observed_generation: Annotated[
         int,
