@@ -207,7 +207,7 @@ def test_without_a_budget_only_the_ceiling_holds() -> None:
             "rollingHours must be set if period is Rolling",
         ),
     ],
-    ids=str,
+    ids=["not open", "not whole", "null", "text", "no limit", "no zone", "two periods"],
 )
 def test_one_that_cannot_be_read_lets_none_hold_it(body: dict[str, Any], why: str) -> None:
     """Unknown is not zero."""

@@ -3,9 +3,12 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.builders import NOW, a_job, a_node, at, ended, leased, renting, stamp
 
 from gpujob.api.gpubudget import PERIODS_MAX, RESERVATIONS_MAX, SLICES_MAX, GpuBudget
@@ -16,7 +19,6 @@ from gpujob.core.budget.ledger import (
     Ledger,
     Refused,
     Unusable,
-    grow,
     ledger_of,
     opened,
     read_budget,
@@ -116,14 +118,12 @@ def test_a_reservation_is_made_once() -> None:
     assert more.held["n-1"].since == NOW
 
 
-def test_growing_needs_what_is_held() -> None:
-    """An entry that is missing is not made anew, since what became of it is not known."""
+def test_what_is_held_may_grow() -> None:
+    """By what is left, and only the difference counts."""
     found = holding(60, 20)
 
-    assert figures(grow(found, "n-1", dollars(80), NOW)) == (0, 100, 0)
-    assert grow(found, "n-1", dollars(90), NOW) == Refused(dollars(10))
-    with pytest.raises(Unusable, match="nothing is reserved for the GpuNode with the UID n-3"):
-        grow(found, "n-3", dollars(1), NOW)
+    assert figures(reserve(found, a_claim(80), NOW)) == (0, 100, 0)
+    assert reserve(found, a_claim(90), NOW) == Refused(dollars(10))
 
 
 def test_shrinking_only_lowers() -> None:
@@ -159,7 +159,7 @@ def test_a_limit_that_is_lowered_stops_what_begins_alone() -> None:
 
     assert figures(lower) == (0, 60, -10)
     assert reserve(lower, a_claim(1, "n-2"), NOW) == Refused(dollars(11))
-    assert grow(lower, "n-1", dollars(61), NOW) == Refused(dollars(11))
+    assert reserve(lower, a_claim(61), NOW) == Refused(dollars(11))
     assert reserve(lower, a_claim(60), NOW) == lower
     assert figures(settle(lower, "n-1", dollars(20), NOW)) == (20, 0, 30)
 
@@ -169,7 +169,7 @@ def test_2000_reservations_are_held_and_no_more() -> None:
     full = holding(*[0.01] * RESERVATIONS_MAX)
 
     assert reserve(full, a_claim(0.01, "one more"), NOW) == Refused(0)
-    assert isinstance(grow(full, "n-1", dollars(1), NOW), Ledger)
+    assert isinstance(reserve(full, a_claim(1), NOW), Ledger)
     assert len(ledger_of(stored(full)).held) == RESERVATIONS_MAX
 
 
@@ -190,6 +190,31 @@ def test_a_period_that_begins_has_its_limit_without_what_runs() -> None:
     assert [one.microusd / MICRO for one in after.history] == [25, 50]
     assert [one.carried_microusd for one in after.history] == [dollars(60), None]
     assert figures(after) == (50, 40, 10)
+
+
+@pytest.mark.parametrize(
+    ("zone", "begins", "hours"),
+    [
+        ("Europe/Berlin", "2026-03-28T00:00+01:00", [24, 23, 24]),
+        ("Europe/Berlin", "2026-10-24T00:00+02:00", [24, 25, 24]),
+        ("America/Santiago", "2026-09-05T00:00-04:00", [24, 23, 24]),
+        ("America/Santiago", "2026-04-03T00:00-03:00", [24, 25, 24]),
+        ("America/Havana", "2026-10-31T00:00-04:00", [24, 25, 24]),
+    ],
+)
+def test_each_hour_is_charged_to_the_day_of_its_clocks(
+    zone: str, begins: str, hours: list[int]
+) -> None:
+    """A dollar an hour, over a day on which they are set."""
+    first = datetime.fromisoformat(begins)
+    found = opened(a_budget(timeZone=zone), (), first)
+    for hour in range(sum(hours)):
+        now = first + timedelta(hours=hour)
+        after = reserve(found, a_claim(1), now)
+        assert isinstance(after, Ledger)
+        found = settle(after, "n-1", dollars(1), now)
+
+    assert [one.microusd / MICRO for one in found.history] == hours
 
 
 def test_a_clock_that_goes_back_opens_no_period_again() -> None:
@@ -348,6 +373,71 @@ def test_a_time_zone_that_is_not_known_holds_nothing() -> None:
         ledger_of(read_budget(body))
     with pytest.raises(Unusable, match="timeZone 'Europe/Atlantis' is not known"):
         opened(a_budget(timeZone="Europe/Atlantis"), (), NOW)
+
+
+# --- Any order of changes -----------------------------------------------------------------------
+
+UIDS = st.sampled_from(["n-1", "n-2", "n-3", "n-4"])
+AMOUNTS = st.integers(1, 70 * MICRO)
+CHANGES = st.one_of(
+    st.tuples(st.just("reserve"), UIDS, AMOUNTS),
+    st.tuples(st.just("reserve"), UIDS, AMOUNTS),
+    st.tuples(st.just("shrink"), UIDS, AMOUNTS),
+    st.tuples(st.just("settle"), UIDS, AMOUNTS),
+    st.tuples(st.just("limit"), st.just(""), AMOUNTS),
+    # Up to 30 hours on, and up to 12 back.
+    st.tuples(st.just("clock"), st.just(""), st.integers(-43_200, 108_000)),
+)
+PERIODS: tuple[dict[str, Any], ...] = (
+    {"period": "Day", "timeZone": "America/Havana"},
+    {"period": "Week"},
+    {"period": "Rolling", "rollingHours": 36},
+)
+
+
+@given(st.sampled_from(PERIODS), st.lists(CHANGES, max_size=60))
+def test_no_order_of_changes_overdraws_a_budget(
+    period: dict[str, Any], changes: list[tuple[str, str, int]]
+) -> None:
+    """Each is made twice, on what is stored, as after an answer that was lost."""
+    spec = {"limit": "100"} | period
+    found, now, charged = opened(a_budget(**spec), (), NOW), NOW, 0
+    for what, uid, amount in changes:
+        before = found
+        match what:
+            case "reserve":
+                after = reserve(found, a_claim(0, uid, microusd=amount), now)
+                if isinstance(after, Refused):
+                    assert after.lacking_microusd > 0
+                    continue
+                found = after
+                assert found.held[uid].claim.microusd >= amount
+                if found.reserved_microusd > before.reserved_microusd:
+                    assert found.spent_microusd + found.reserved_microusd <= found.limit_microusd
+                assert reserve(found, a_claim(0, uid, microusd=amount), now) == found
+            case "shrink":
+                found = shrink(found, uid, amount, now)
+                assert uid not in found.held or found.held[uid].claim.microusd <= amount
+                assert found.reserved_microusd <= before.reserved_microusd
+            case "settle":
+                charged += amount if uid in found.held else 0
+                found = settle(found, uid, amount, now)
+                assert uid not in found.held
+                assert settle(found, uid, amount, now) == found
+            case "limit":
+                spec["limit"] = f"{amount // MICRO + 1}"
+            case "clock":
+                now += timedelta(seconds=amount)
+        assert sum(one.microusd for one in found.history) == charged
+        assert found.spent_microusd <= charged
+        assert ledger_of(stored(found, **spec)).held == found.held
+        found = ledger_of(stored(found, **spec))
+
+    for uid in found.held:
+        found = settle(found, uid, 0, now)
+    assert found.reserved_microusd == 0
+    ends = [(one.span.end, two.span.start) for one, two in pairwise(found.history)]
+    assert all(end <= start for end, start in ends)
 
 
 # --- What is charged ----------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 Each change is a function of the ledger as stored, and leaves one that can be stored by
 compare-and-swap. Each can be repeated: the key of a reservation is the UID of its GpuNode, and a
-reservation that is not there was settled before. Only `reserve` and `grow` take money, and neither
-leaves more spent and reserved than the limit. What an attempt has cost is charged to the period in
+reservation that is not there was settled before. Only `reserve` takes money, and it never leaves
+more spent and reserved than the limit. What an attempt has cost is charged to the period in
 which it is settled, since only then it is final; what is reserved carries into each next period.
 """
 
@@ -144,7 +144,7 @@ def at(ledger: Ledger, now: datetime) -> Ledger:
 
 
 def reserve(ledger: Ledger, claim: Claim, now: datetime) -> Ledger | Refused:
-    """Holds at least so much for an attempt; what is held for it is never lowered by this."""
+    """Holds at least so much for an attempt: what is held for it may grow, and is never lowered."""
     ledger = at(ledger, now)
     before = ledger.held.get(claim.node_uid)
     more = claim.microusd - (before.claim.microusd if before else 0)
@@ -156,13 +156,6 @@ def reserve(ledger: Ledger, claim: Claim, now: datetime) -> Ledger | Refused:
         return Refused(more - ledger.left_microusd)
     since = before.since if before else now
     return _with(ledger, Held(claim=claim, since=since))
-
-
-def grow(ledger: Ledger, node_uid: str, microusd: int, now: datetime) -> Ledger | Refused:
-    """Holds more for an attempt; raises Unusable if nothing is held for it here."""
-    if (before := ledger.held.get(node_uid)) is None:
-        raise Unusable(f"nothing is reserved for the GpuNode with the UID {node_uid}")
-    return reserve(ledger, replace(before.claim, microusd=microusd), now)
 
 
 def shrink(ledger: Ledger, node_uid: str, microusd: int, now: datetime) -> Ledger:
