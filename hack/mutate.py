@@ -98,6 +98,11 @@ NEAREST = {
     "tests/simulation/test_watch.py tests/simulation/test_caps.py tests/simulation/test_echoes.py "
     "tests/simulation/test_waits.py tests/simulation/test_due.py",
     "server/http_api/yaml_bodies.py": "tests/unit/test_yaml_bodies.py",
+    "core/budget/cover.py": "tests/unit/core/test_budget_cover.py",
+    "core/budget/ending.py": "tests/unit/core/test_budget_ledger.py",
+    "core/budget/ledger.py": "tests/unit/core/test_budget_ledger.py",
+    "core/budget/outlook.py": "tests/unit/core/test_budget_ledger.py",
+    "core/budget/period.py": "tests/unit/core/test_budget_period.py",
     "core/cost/bid.py": "tests/unit/core/test_bid.py",
     "core/cost/choice.py": "tests/unit/core/test_gate.py tests/unit/core/test_bid.py "
     "tests/unit/core/test_hosts.py",
@@ -3694,6 +3699,269 @@ FAULTS = (
         "core/machine/start_script.py",
         "  was=$now\n",
         '  [ "${#now}" -lt "${#was}" ] && was= || was=$now\n',
+    ),
+    # --- Budgets ------------------------------------------------------------------------------
+    Fault(
+        "a budget counts only what is spent",
+        "core/budget/ledger.py",
+        "    if more > ledger.left_microusd:",
+        "    if more > ledger.limit_microusd - ledger.spent_microusd:",
+    ),
+    Fault(
+        "what is reserved again counts anew",
+        "core/budget/ledger.py",
+        """    more = claim.microusd - (before.claim.microusd if before else 0)
+    if more <= 0""",
+        """    more = claim.microusd
+    if more <= 0""",
+    ),
+    Fault(
+        "to reserve again lowers what is held",
+        "core/budget/ledger.py",
+        "    if more <= 0 and before is not None:",
+        "    if more == 0 and before is not None:",
+    ),
+    Fault(
+        "a full budget takes one more",
+        "core/budget/ledger.py",
+        "len(ledger.held) >= RESERVATIONS_MAX:",
+        "len(ledger.held) > RESERVATIONS_MAX:",
+    ),
+    Fault(
+        "shrinking raises what is held",
+        "core/budget/ledger.py",
+        "before is None or before.claim.microusd <= microusd:",
+        "before is None:",
+    ),
+    Fault(
+        "an attempt is charged each time",
+        "core/budget/ledger.py",
+        """    if node_uid not in ledger.held:
+        return ledger
+    held""",
+        "    held",
+    ),
+    Fault(
+        "a charge is no more than was reserved",
+        "core/budget/ledger.py",
+        "microusd=present.microusd + charged_microusd)",
+        "microusd=present.microusd + min(charged_microusd, ledger.held[node_uid].claim.microusd))",
+    ),
+    Fault(
+        "a new period forgets what runs",
+        "core/budget/ledger.py",
+        "ledger = replace(ledger, history=history)",
+        "ledger = replace(ledger, history=history, held={})",
+    ),
+    Fault(
+        "a new period has spent what the last one had",
+        "core/budget/ledger.py",
+        "new = Spent(ledger.rule.at(now), 0)",
+        "new = Spent(ledger.rule.at(now), present.microusd)",
+    ),
+    Fault(
+        "a clock that goes back opens a period again",
+        "core/budget/ledger.py",
+        "    if now >= present.span.end:",
+        "    if ledger.rule.at(now) != present.span:",
+    ),
+    Fault(
+        "a window forgets what is charged",
+        "core/budget/ledger.py",
+        "if ledger.rule.window is not None and charged_microusd:",
+        "if ledger.rule.window is None:",
+    ),
+    Fault(
+        "a clock that goes back charges a part that is over",
+        "core/budget/ledger.py",
+        "start = max(ledger.rule.slice_start(now), last[0])",
+        "start = ledger.rule.slice_start(now)",
+    ),
+    Fault(
+        "the history of a budget has no end",
+        "core/budget/ledger.py",
+        "if one.span.end > oldest)",
+        "if one.span.end > oldest - 9 * KEPT)",
+    ),
+    Fault(
+        "a budget that nobody has opened is empty",
+        "core/budget/ledger.py",
+        '        raise Unusable("the operator has not counted yet what is under way")',
+        "        return opened(budget, (), budget.metadata.creation_timestamp)",
+    ),
+    Fault(
+        "a reservation that was lost is free money",
+        "core/budget/ledger.py",
+        "if told != [ledger.spent_microusd, ledger.reserved_microusd]:",
+        "if told[0] != ledger.spent_microusd:",
+    ),
+    Fault(
+        "spend that was lost is free money",
+        "core/budget/ledger.py",
+        "if told != [ledger.spent_microusd, ledger.reserved_microusd]:",
+        "if told[1] != ledger.reserved_microusd:",
+    ),
+    Fault(
+        "a budget opens without what it has no room for",
+        "core/budget/ledger.py",
+        "    if len(held) > RESERVATIONS_MAX:",
+        "    if len(held) > RESERVATIONS_MAX + 1:",
+    ),
+    Fault(
+        "spend leaves a window early",
+        "core/budget/period.py",
+        "return slice_start + self.slice + self.window",
+        "return slice_start + self.window",
+    ),
+    Fault(
+        "each day has 24 hours",
+        "core/budget/period.py",
+        "return Span(self._start(first), self._start(following))",
+        "return Span(self._start(first), self._start(first) + (following - first))",
+    ),
+    Fault(
+        "a date that comes back opens its day again",
+        "core/budget/period.py",
+        """        while self._start(first) > moment:
+            first = _first_day(self.period, first - _DAY)
+        while self._start(following := _next_first(self.period, first)) <= moment:
+            first = following
+""",
+        """        following = _next_first(self.period, first)
+""",
+    ),
+    Fault(
+        "a budget that cannot be read is passed over",
+        "core/budget/cover.py",
+        """cannot be used: {book.problem}"))
+            continue""",
+        """cannot be used: {book.problem}"))
+            refusals.pop()
+            continue""",
+    ),
+    Fault(
+        "a budget that cannot be read covers no job",
+        "core/budget/cover.py",
+        "return Book(name=name, problem=str(error))",
+        'return Book(name=name, selector=LabelSelector(match_labels={"": ""}), problem=str(error))',
+    ),
+    Fault(
+        "one of several budgets is enough",
+        "core/budget/cover.py",
+        "    if not refusals:",
+        "    if changed or not refusals:",
+    ),
+    Fault(
+        "a job that no budget covers needs none",
+        "core/budget/cover.py",
+        "    if not covering and is_required:",
+        "    if covering and is_required:",
+    ),
+    Fault(
+        "one label of a selector is enough",
+        "core/budget/cover.py",
+        "return all(labels.get(key) == value for key, value in wanted) and all(",
+        "return (not wanted or any(labels.get(key) == value for key, value in wanted)) and all(",
+    ),
+    Fault(
+        "a label that is missing is in no list",
+        "core/budget/cover.py",
+        "return labels.get(one.key) not in one.values",
+        "return one.key in labels and labels[one.key] not in one.values",
+    ),
+    Fault(
+        "an entry that is missing grows",
+        "core/budget/cover.py",
+        "        if not holds and covers(book.selector, labels):",
+        "        if not holds and book.ledger is None:",
+    ),
+    Fault(
+        "a budget that holds it need not hold more",
+        "core/budget/cover.py",
+        """        if holds:
+            concerned.append(book)""",
+        """        if holds and covers(book.selector, labels):
+            concerned.append(book)""",
+    ),
+    Fault(
+        "a new budget forgets what lost its node",
+        "core/budget/cover.py",
+        "        if status.node_uid is None or status.node_uid in stored:",
+        "        if status.node_uid is None or status.node_uid not in stored:",
+    ),
+    Fault(
+        "a new budget forgets what lost its job",
+        "core/budget/cover.py",
+        "if is_over(node) or not (job is None or covers(selector, job.metadata.labels)):",
+        "if is_over(node) or job is None or not covers(selector, job.metadata.labels):",
+    ),
+    Fault(
+        "what never fits is told to wait",
+        "core/budget/cover.py",
+        "    if claim.microusd > limit:",
+        "    if claim.microusd > limit + ledger.spent_microusd + limit:",
+    ),
+    Fault(
+        "a job looks again before all its budgets have money",
+        "core/budget/cover.py",
+        "else max(one for one in moments if one is not None)",
+        "else min(one for one in moments if one is not None)",
+    ),
+    Fault(
+        "a node is settled before its machine is gone",
+        "core/budget/ending.py",
+        "return node.status.released_at is not None and node.status.end is not None",
+        "return node.status.end is not None",
+    ),
+    Fault(
+        "a cost that is not final is settled",
+        "core/budget/ending.py",
+        "return node.status.released_at is not None and node.status.end is not None",
+        "return node.status.released_at is not None",
+    ),
+    Fault(
+        "a node that is gone has cost nothing",
+        "core/budget/ending.py",
+        "    return 0 if job.status.attempt < claim.attempt else claim.microusd",
+        "    return 0",
+    ),
+    Fault(
+        "a node whose job is gone has cost nothing",
+        "core/budget/ending.py",
+        """    if job is None or job.metadata.uid != claim.job_uid:
+        return claim.microusd""",
+        """    if job is None or job.metadata.uid != claim.job_uid:
+        return 0""",
+    ),
+    Fault(
+        "a job of the same name answers for another",
+        "core/budget/ending.py",
+        "    if job is None or job.metadata.uid != claim.job_uid:",
+        "    if job is None:",
+    ),
+    Fault(
+        "a cost that was lost is none",
+        "core/budget/ending.py",
+        "status.not_rented is not None else held.claim.microusd",
+        "status.not_rented is not None else 0",
+    ),
+    Fault(
+        "a node of the same name answers for another",
+        "core/budget/ending.py",
+        "    if node is not None and node.metadata.uid == claim.node_uid:",
+        "    if node is not None:",
+    ),
+    Fault(
+        "what is reserved frees when the period ends",
+        "core/budget/outlook.py",
+        "span.end, ledger.spent_microusd",
+        "span.end, ledger.spent_microusd + ledger.reserved_microusd",
+    ),
+    Fault(
+        "what is under way does not run out",
+        "core/budget/outlook.py",
+        "ledger.limit_microusd - ledger.spent_microusd - accrued_microusd)",
+        "ledger.limit_microusd - ledger.spent_microusd)",
     ),
 )
 
