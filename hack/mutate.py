@@ -3896,6 +3896,20 @@ FAULTS = (
         "if is_over(node) or job is None or not covers(selector, job.metadata.labels):",
     ),
     Fault(
+        "a node says more while its budget holds more",
+        "core/budget/cover.py",
+        "if held is not None and held.claim.microusd != said:",
+        "if held is not None and held.claim.microusd < said:",
+    ),
+    Fault(
+        "a node says more while a budget cannot be read",
+        "core/budget/cover.py",
+        """        if book.ledger is None:
+            return False""",
+        """        if book.ledger is None:
+            continue""",
+    ),
+    Fault(
         "what never fits is told to wait",
         "core/budget/cover.py",
         "    if claim.microusd > limit:",

@@ -14,10 +14,11 @@ from gpujob.core.budget.cover import (
     book_of,
     covers,
     grow_in_all,
+    may_say_more,
     reserve_in_all,
     under_way,
 )
-from gpujob.core.budget.ledger import Claim, Ledger, opened, reserve, settle, written
+from gpujob.core.budget.ledger import Claim, Ledger, opened, reserve, settle, shrink, written
 from gpujob.core.money import MICRO
 
 LABELS = {"team": "vision", "tier": "gold"}
@@ -250,6 +251,26 @@ def test_a_missing_entry_lets_nothing_grow() -> None:
     unread = Book(name="c", problem="it cannot be read")
     answer = grow_in_all([books[0], unread], LABELS, a_claim(11, "n-1"), NOW)
     assert words(answer) == "GpuBudget c cannot hold more for it: it cannot be read"
+
+
+def test_a_node_says_more_only_once_its_budgets_have_followed() -> None:
+    """Else a process that was stopped could take back what is reserved anew."""
+    held_5 = a_body("a", 5)
+    before = book_of(held_5)
+    assert before.ledger is not None
+    # A process decides to lower it, since the node says 0, and is stopped before it writes.
+    late = shrink(before.ledger, "n-1", 0, NOW)
+
+    # If the node said 5 again now, nothing would have to be written.
+    again = reserve_in_all([before], LABELS, a_claim(5, "n-1"), NOW, is_required=True)
+    assert held(again) == {}
+    assert not may_say_more([before], node_of("n-1", "j-1", 0))
+
+    # Once the budget follows, its version has changed, and what was decided before is refused.
+    assert may_say_more([Book(name="a", ledger=late)], node_of("n-1", "j-1", 0))
+    assert may_say_more([before], node_of("n-1", "j-1", 5))
+    assert may_say_more([before], node_of("other", "j-1", 0))
+    assert not may_say_more([before, Book(name="b")], node_of("n-1", "j-1", 5))
 
 
 def test_a_ledger_is_not_changed_by_asking() -> None:

@@ -19,7 +19,14 @@ from tests.builders import NOW, a_job, a_node, ended, leased, stamp
 from gpujob.api.gpubudget import GpuBudget
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode, GpuNodeSpec
-from gpujob.core.budget.cover import Reserved, book_of, grow_in_all, reserve_in_all, under_way
+from gpujob.core.budget.cover import (
+    Reserved,
+    book_of,
+    grow_in_all,
+    may_say_more,
+    reserve_in_all,
+    under_way,
+)
 from gpujob.core.budget.ending import charge_at_end
 from gpujob.core.budget.ledger import (
     Claim,
@@ -258,8 +265,11 @@ class Races(RuleBasedStateMachine):
     def raise_ceiling(self, data: st.DataObject, more: int) -> None:
         """The budgets hold more, and once all do, the fuse is raised."""
         attempt = data.draw(st.sampled_from(self.running()))
+        node = attempt.node()
         assert attempt.fuse is not None
-        attempt.reserved = max(attempt.reserved, attempt.fuse + more)
+        assert node is not None
+        if may_say_more(map(book_of, self.stored.values()), node):
+            attempt.reserved = max(attempt.reserved, attempt.fuse + more)
         for _ in range(2):
             books = [book_of(body) for body in self.stored.values()]
             answer = grow_in_all(books, attempt.labels, attempt.claim(), self.now)

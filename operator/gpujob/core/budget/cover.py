@@ -175,6 +175,23 @@ def grow_in_all(
     return _in_all(concerned, claim, now)
 
 
+def may_say_more(books: Iterable[Book], node: GpuNode) -> bool:
+    """Whether more may be stored in a node as reserved, so that the budgets follow it.
+
+    Only if each budget that holds the node holds exactly what it says. One that holds more waits to
+    be shrunk, maybe by a process that decided it and was stopped. If the node said as much again,
+    nothing would have to be written, and the version would stay: that process could take it back.
+    """
+    said, uid = parse_usd(node.reserved_usd), node.metadata.uid
+    for book in books:
+        if book.ledger is None:
+            return False
+        held = book.ledger.held.get(uid)
+        if held is not None and held.claim.microusd != said:
+            return False
+    return True
+
+
 def _in_all(books: Iterable[Book], claim: Claim, now: datetime) -> Reserved | Rejected:
     changed, refusals = {}, []
     for book in sorted(books, key=lambda one: one.name):
