@@ -424,6 +424,7 @@ def _schema() -> Schema:
                     "injectedVariables": _some(VARIABLE),
                 }
             ),
+            "requireBudget": BOOLEAN,
             "kueue": _section({"enabled": BOOLEAN}),
             "webhook": _section(
                 {

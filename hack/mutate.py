@@ -93,12 +93,15 @@ NEAREST = {
     "controller/provider.py": "tests/contract/test_egress.py",
     "web/token_reviews.py": "tests/unit/test_token_reviews.py tests/contract/test_driver_tokens.py",
     "controller/settings.py": "tests/unit/test_config.py tests/contract/test_listening.py",
-    "controller/reconcile.py": "tests/simulation/test_writes.py "
+    "controller/reconcile.py": "tests/simulation/test_writes.py tests/simulation/test_budgets.py "
     "tests/simulation/test_logins.py tests/simulation/test_cache.py "
     "tests/simulation/test_watch.py tests/simulation/test_caps.py tests/simulation/test_echoes.py "
     "tests/simulation/test_waits.py tests/simulation/test_due.py",
     "server/http_api/yaml_bodies.py": "tests/unit/test_yaml_bodies.py",
-    "core/budget/cover.py": "tests/unit/core/test_budget_cover.py",
+    "core/budget/cover.py": "tests/unit/core/test_budget_cover.py "
+    "tests/unit/core/test_budget_passes.py",
+    "controller/budget_book.py": "tests/simulation/test_budgets.py",
+    "core/job/reserving.py": "tests/unit/core/test_budget_passes.py",
     "core/budget/ending.py": "tests/unit/core/test_budget_ledger.py",
     "core/budget/ledger.py": "tests/unit/core/test_budget_ledger.py",
     "core/budget/outlook.py": "tests/unit/core/test_budget_ledger.py",
@@ -2690,9 +2693,9 @@ FAULTS = (
     Fault(
         "a pass acts on what the watch has shown",
         "controller/reconcile.py",
-        """plan.effects and not _only_gives_back(seen):
+        """_needs_quorum(seen):
             seen = await self._plan_node(key, reads.now)""",
-        """plan.effects and not _only_gives_back(seen):
+        """_needs_quorum(seen):
             seen = await self._plan_node(key, self._cache.find)""",
     ),
     Fault(
@@ -2997,8 +3000,8 @@ FAULTS = (
     Fault(
         "what has ended is read again before it is destroyed",
         "controller/reconcile.py",
-        "seen.plan.effects and not _only_gives_back(seen):",
-        "seen.plan.effects:",
+        "    return (bool(seen.plan.effects) and not _only_gives_back(seen)) or _says_more(seen)",
+        "    return bool(seen.plan.effects) or _says_more(seen)",
     ),
     Fault(
         "figures are stored right before a deadline",
@@ -3509,8 +3512,8 @@ FAULTS = (
     Fault(
         "what is reserved stays so while a driver is waited for",
         "core/node/driver.py",
-        "    if seen.world.monotonic - since < seen.world.limits.driver_pending_seconds:",
-        "    if seen.world.monotonic - since >= 0:",
+        "    return seen.world.monotonic - since >= seen.world.limits.driver_pending_seconds",
+        "    return seen.world.monotonic - since < 0",
     ),
     Fault(
         "what is reserved anew may be taken back by a late pass",
@@ -3521,7 +3524,7 @@ FAULTS = (
     Fault(
         "a job records less for its node by what its cache shows",
         "controller/reconcile.py",
-        "        if seen is not None and (seen.plan.effects or _reserves_less(seen)):",
+        "        if seen is not None and (seen.plan.effects or _reserves_other(seen)):",
         "        if seen is not None and seen.plan.effects:",
     ),
     Fault(
@@ -3833,11 +3836,9 @@ FAULTS = (
     Fault(
         "a budget that cannot be read is passed over",
         "core/budget/cover.py",
-        """cannot be used: {book.problem}"))
+        """            refusals.append(Rejected(Reason.BUDGET_UNUSABLE, words))
             continue""",
-        """cannot be used: {book.problem}"))
-            refusals.pop()
-            continue""",
+        """            continue""",
     ),
     Fault(
         "a budget that cannot be read covers no job",
@@ -3900,6 +3901,100 @@ FAULTS = (
         "core/budget/cover.py",
         "if held is not None and held.claim.microusd != said:",
         "if held is not None and held.claim.microusd < said:",
+    ),
+    Fault(
+        "a machine is rented before its budgets hold it",
+        "core/node/rent.py",
+        "    if (unheld := _await_budgets(seen, job)) is not None:",
+        "    if (unheld := _await_budgets(seen, job)) is not None and unheld.wants_budgets:",
+    ),
+    Fault(
+        "a node goes before its budgets are charged",
+        "core/node/release.py",
+        "    if holds and settled and not is_held and not wants_budgets:",
+        "    if holds and settled and not wants_budgets:",
+    ),
+    Fault(
+        "a node goes before its budgets are read",
+        "core/node/release.py",
+        "    if holds and settled and not is_held and not wants_budgets:",
+        "    if holds and settled and not is_held:",
+    ),
+    Fault(
+        "a budget is overwritten whatever has changed",
+        "controller/budget_book.py",
+        "await self._kube.write_status(KIND, body, status)",
+        """await self._kube.write_status(
+            KIND, await self._kube.get(KIND, body["metadata"]["namespace"], "team"), status
+        )""",
+    ),
+    Fault(
+        "a rent goes by the budgets that were seen last",
+        "controller/reconcile.py",
+        "return await self._budgets.read(namespace)",
+        "return self._budgets.seen.of(namespace)",
+    ),
+    Fault(
+        "a job records a node that its budgets do not hold",
+        "core/job/plan.py",
+        "    if (waiting := await_reservation(seen, node)) is not None:",
+        "    if (waiting := await_reservation(seen, node)) is not None and not waiting.effects:",
+    ),
+    Fault(
+        "more is recorded than the budgets hold",
+        "core/job/reserving.py",
+        "        return Growth(held, requeue_seconds=seconds_to_look(",
+        "        return Growth(node.reserved_usd, requeue_seconds=seconds_to_look(",
+    ),
+    Fault(
+        "a raised ceiling is asked for without money",
+        "core/node/extension.py",
+        "    if isinstance(answer, Rejected) or not may_say_more(seen.budgets, seen.node):",
+        "    if not may_say_more(seen.budgets, seen.node):",
+    ),
+    Fault(
+        "a node reserves anew while a budget holds the old",
+        "core/node/rent.py",
+        """    if may_say_more(seen.budgets, node):
+        return None""",
+        """    if seen.budgets is not None:
+        return None""",
+    ),
+    Fault(
+        "one budget keeps what another has no money for",
+        "core/node/driver.py",
+        "    if not (_has_waited_long(seen) or _is_rejected(seen)):",
+        "    if not _has_waited_long(seen):",
+    ),
+    Fault(
+        "less is held than the fuse allows",
+        "core/budget/cover.py",
+        "        microusd=max(said, fuse),",
+        "        microusd=said,",
+    ),
+    Fault(
+        "budgets that were not read hold nothing back",
+        "core/budget/cover.py",
+        "        if self.known is not None and namespace not in self.known:",
+        "        if self.known is None:",
+    ),
+    Fault(
+        "a job without money asks the market all the same",
+        "core/job/plan.py",
+        "    if reserved > 0 and (unaffordable",
+        "    if not reserved and (unaffordable",
+    ),
+    Fault(
+        "what nobody sees any more stays reserved",
+        "controller/budget_book.py",
+        "if node is None or is_over(node) or claim_of(node).microusd < held.claim.microusd:",
+        "if node is not None and is_over(node):",
+    ),
+    Fault(
+        "a period of a budget never ends by itself",
+        "controller/budget_book.py",
+        "        if due or at(ledger, self._now()) != ledger or not seen.is_told:",
+        "        if due or not seen.is_told:",
     ),
     Fault(
         "a node says more while a budget cannot be read",

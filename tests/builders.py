@@ -16,6 +16,7 @@ from gpujob.api.transport import (
     WatchdogClient,
     WorkloadPhase,
 )
+from gpujob.core.budget.cover import Budgets
 from gpujob.core.cost.experience import Experience
 from gpujob.core.cost.leased import Fleet
 from gpujob.core.limits import Limits
@@ -293,6 +294,8 @@ def a_world(*listings: Listing, nothing_listed: bool = False, **changes: Any) ->
         outbids=OutbidMemory(),
         images=ImageMemory(),
         runs=Experience(),
+        budgets=Budgets({}, None),
+        requires_budget=False,
     )
     return replace(world, **changes)
 
@@ -351,10 +354,12 @@ def node_observation(status: dict[str, Any] | None = None, **changes: Any) -> No
         pod=a_pod(),
         report=a_report(),
         memory=NodeMemory(marker_seen_at=MONOTONIC - 40),
+        budgets=(),
     )
     return replace(observation, **changes)
 
 
 def job_observation(**changes: Any) -> JobObservation:
     """What is seen of a fresh job."""
-    return replace(JobObservation(world=a_world(), job=a_job(), node=None), **changes)
+    fresh = JobObservation(world=a_world(), job=a_job(), node=None, budgets=())
+    return replace(fresh, **changes)

@@ -31,6 +31,7 @@ CORE = (
 PATHS = {
     **dict.fromkeys(CORE, "/api/v1"),
     "endpointslices": "/apis/discovery.k8s.io/v1",
+    "gpubudgets": "/apis/gpujob.dev/v1alpha1",
     "gpujobprofiles": "/apis/gpujob.dev/v1alpha1",
     "gpujobs": "/apis/gpujob.dev/v1alpha1",
     "gpunodes": "/apis/gpujob.dev/v1alpha1",

@@ -126,13 +126,14 @@ def test_users_get_what_the_cluster_and_the_chart_give_them(
     spender = ("--clusterrole=gpujob-system-gpujob-edit", "--user=spender")
     kubectl("create", "rolebinding", "spender", *spender, "-n", namespace)
     for user in USERS:
-        for resource in ("gpujobs", "gpunodes", "gpujobprofiles"):
+        for resource in ("gpujobs", "gpunodes", "gpujobprofiles", "gpubudgets"):
             eventually("the roles are aggregated", partial(may, user, "watch", resource))
         assert not may(user, "create", "gpujobs")
     for verb in ("create", "update", "patch", "delete"):
         assert may("spender", verb, "gpujobs")
         assert not may("spender", verb, "gpunodes")
         assert not may("spender", verb, "gpujobprofiles")
+        assert not may("spender", verb, "gpubudgets")
 
     spending = objects(programs, "rbac.aggregateToEdit=true", namespace=namespace)
     name = f"{namespace}-gpujob-edit"
@@ -141,7 +142,7 @@ def test_users_get_what_the_cluster_and_the_chart_give_them(
     try:
         for user in ("edit", "admin"):
             eventually("it is aggregated", partial(may, user, "create", "gpujobs"))
-            for resource in ("gpunodes", "gpujobs/status", "gpujobprofiles"):
+            for resource in ("gpunodes", "gpujobs/status", "gpujobprofiles", "gpubudgets"):
                 assert not may(user, "update", resource)
         assert not may("view", "create", "gpujobs")
     finally:

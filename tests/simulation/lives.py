@@ -55,6 +55,8 @@ class Life:
     list_lag: float = 0.0
     blind_seconds: float = 0.0
     """How long nobody can see which machines are ours."""
+    budgets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Specs of the GpuBudgets that cover the job, by name."""
 
 
 async def _reach(world: World, *reasons: str) -> None:
@@ -177,6 +179,36 @@ def _taken_away(back_after: float | None) -> Callable[[World], Awaitable[None]]:
     return story
 
 
+async def _budget_raised(world: World) -> None:
+    await _reach(world, "BudgetExceeded")
+    world.kube.change("GpuBudget", NAMESPACE, "team", limit="20")
+
+
+async def _budget_lowered(world: World) -> None:
+    await _reach(world, "Running")
+    world.kube.change("GpuBudget", NAMESPACE, "team", limit="0.01")
+
+
+async def _budget_recreated(world: World) -> None:
+    """With less than is under way, until somebody raises it."""
+    await _reach(world, "Running")
+    world.kube.delete_now("GpuBudget", NAMESPACE, "team")
+    await asyncio.sleep(1)
+    await world.apply_budget("team", limit="1")
+    await asyncio.sleep(60)
+    world.kube.change("GpuBudget", NAMESPACE, "team", limit="20")
+
+
+async def _budget_comes(world: World) -> None:
+    """While the first attempt waits for its driver."""
+    await _reach(world, "AwaitingDriver")
+    await world.apply_budget("team")
+
+
+BUDGETS: dict[str, dict[str, Any]] = {
+    "all": {"limit": "100", "period": "Rolling", "rollingHours": 24},
+    "team": {"limit": "12"},
+}
 BIDS = {"market": {"type": "Interruptible"}}
 
 
@@ -212,6 +244,18 @@ LIVES = {
     "node deleted": Life("Complete", _node_deleted),
     "node vanished": Life("CeilingExceeded", _node_vanished),
     "recreated": Life("Complete", _recreated),
+    "budgeted": Life("Complete", budgets=BUDGETS),
+    "budgeted and retried": Life(
+        "Complete", exit_codes=(1, 0), spec={"backoffLimit": 2}, budgets=BUDGETS
+    ),
+    "budget raised": Life("Complete", _budget_raised, budgets=BUDGETS | {"team": {"limit": "1"}}),
+    "budget lowered": Life("Complete", _budget_lowered, budgets=BUDGETS),
+    "budget recreated": Life("Complete", _budget_recreated, budgets=BUDGETS),
+    "budget comes": Life("Complete", _budget_comes),
+    "budget grows": Life(
+        "Complete", _raised_while_running, run_seconds=100.0, budgets={"all": BUDGETS["all"]}
+    ),
+    "budgeted and vanished": Life("CeilingExceeded", _node_vanished, budgets=BUDGETS),
     "outbid and back": Life("Complete", _taken_away(100), BIDS),
     "outbid for good": Life("Complete", _taken_away(None), BIDS),
 }
@@ -224,11 +268,13 @@ async def _lived(life: Life, calls: Calls) -> World:
         exit_codes=life.exit_codes,
         calls=calls,
     )
+    for name, spec in life.budgets.items():
+        await world.apply_budget(name, **spec)
     await world.apply("train", **life.spec)
     story = asyncio.ensure_future(life.story(world))
 
     def is_over() -> bool:
-        stays = world.reason("train") in STAYS and not world.living()
+        stays = world.reason("train") in STAYS and not world.living() and world.is_settled
         return stays or (story.done() and world.is_over())
 
     await world.until(is_over, PATIENCE_SECONDS)

@@ -4,7 +4,7 @@ The operator's own code runs unchanged: core, reconcile, queue, market watch, sw
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -39,9 +39,11 @@ from tests.simulation.watch import Watch, Weather
 
 from gpujob.adapters.errors import AdapterError, ClusterError
 from gpujob.adapters.provider import Provider
+from gpujob.api.gpubudget import GpuBudget
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.meta import FINALIZER
 from gpujob.api.transport import RegistryLogin
+from gpujob.controller.budget_book import BudgetBook
 from gpujob.controller.cache import OPEN, SELECTED, WATCHED, Cache
 from gpujob.controller.destroys import Destroys
 from gpujob.controller.events import Events
@@ -163,6 +165,7 @@ class Operator:
         self._events = Events(kube, instance=identity)
         self._machines = MachineBook(kube, settings)
         self.profiles = ProfileBook(kube, settings, self._market.now)
+        self._budgets = BudgetBook(kube, self._cache, self._market.now)
         self._reconciler = Reconciler(
             kube=kube,
             cache=self._cache,
@@ -180,6 +183,7 @@ class Operator:
             lock=self.lock,
             machines=self._machines,
             profiles=self.profiles,
+            budgets=self._budgets,
             readiness=readiness,
             logins=self.logins,
             authorities=lambda: "authorities",
@@ -196,7 +200,7 @@ class Operator:
         await self._machines.load()
         todo = [self._market.run(), self._prices.run(), self._destroys.run(), self._machines.run()]
         todo += [self._resync(), self._events.run(), self.lock.hold(), self._look_for_strays()]
-        todo += [look_at_closed(self._cache, self.queue)]
+        todo += [look_at_closed(self._cache, self.queue), self._budgets.run()]
         todo += [self.profiles.run()] if self._learns else []
         todo += [watch.run() for watch in self._watches.values()]
         todo += [self._work(lanes) for lanes in orders(3)]
@@ -328,6 +332,19 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _ledger(budget: dict[str, Any]) -> dict[str, Decimal] | None:
+    """Returns what a stored budget holds in US dollars, by node; None = it is not open."""
+    status = budget.get("status") or {}
+    if "openedAt" not in status:
+        return None
+    held = status["reservations"]
+    return {one["nodeUID"]: Decimal(one["reservedUSD"]) for one in held}
+
+
+def _name(body: dict[str, Any]) -> str:
+    return f"{body['kind']} {body['metadata']['name']}"
+
+
 def key_of(body: dict[str, Any]) -> Key:
     """Returns the queue's key of an object."""
     meta = body["metadata"]
@@ -347,13 +364,18 @@ class World:
         calls: Calls | None = None,
         offers: tuple[Facts, ...] = MARKET,
         learns: bool = False,
+        requires_budget: bool = False,
         **limits: Any,
     ) -> None:
         """`limits` take the place of those in SETTINGS; only a world that `learns` reads and writes
         GpuJobProfiles."""
         self._learns = learns
         self.chance = chance
-        self.settings = replace(SETTINGS, limits=replace(SETTINGS.limits, **limits))
+        self.settings = replace(
+            SETTINGS,
+            limits=replace(SETTINGS.limits, **limits),
+            requires_budget=requires_budget,
+        )
         self.calls = calls or Calls()
         self.market = Market(offers, seed, Timing(list_lag=chance.list_lag))
         self.kube = ModelKube(chance)
@@ -382,6 +404,10 @@ class World:
         """US dollars that each job may cost, the most that its user ever allowed, by its uid."""
         self._within_caps: tuple[Limits, bool, list[Lease]] | None = None
         """Whose rates were found to be within the caps last."""
+        self._settled: defaultdict[str, set[str]] = defaultdict(set)
+        """The nodes that each budget, by its uid, has settled, by their uids."""
+        self._spent: defaultdict[str, Decimal] = defaultdict(Decimal)
+        """What each budget was charged, in US dollars, by its uid."""
         self._ownerless_since: dict[int, float] = {}
         self.longest_ownerless = 0.0
         """Seconds that a machine was leased without a live GpuNode, the longest of all."""
@@ -518,6 +544,26 @@ class World:
             if ("GpuJob", namespace, name) in self.kube.objects:
                 return self.kube.objects["GpuJob", namespace, name]
 
+    async def apply_budget(self, name: str, /, **spec: Any) -> None:
+        """Creates a GpuBudget as an administrator does; of a month unless something else is said"""
+        await self.kube.create(
+            "GpuBudget",
+            NAMESPACE,
+            {
+                "apiVersion": "gpujob.dev/v1alpha1",
+                "kind": "GpuBudget",
+                "metadata": {"name": name},
+                "spec": {"limit": "100", "period": "Month", **spec},
+            },
+        )
+
+    def budgets(self) -> dict[str, GpuBudget]:
+        """Returns the budgets by name."""
+        return {
+            body["metadata"]["name"]: GpuBudget.model_validate(body)
+            for body in self.kube.of_kind("GpuBudget")
+        }
+
     async def step(self) -> None:
         """Lets the world go on for a moment, and checks it."""
         await asyncio.sleep(STEP_SECONDS)
@@ -560,6 +606,7 @@ class World:
             raise self.calls.problems[0]
         self._check_caps()
         self._check_jobs()
+        self._check_held()
         leaders = [one for one in self.replicas if one.lock.is_held and not one.has_ended]
         if len(leaders) > 1:
             raise Broken("two replicas lead")
@@ -595,6 +642,63 @@ class World:
                 waited = self._unwanted.get(number, 0.0) + STEP_SECONDS
                 self._unwanted[number] = waited
                 self.longest_unwanted = max(self.longest_unwanted, waited)
+
+    def _check_held(self) -> None:
+        """Each budget that is open holds the fuse of each attempt that may cost money."""
+        budgets = [one for one in self.kube.of_kind("GpuBudget") if _ledger(one) is not None]
+        for body in self.kube.of_kind("GpuNode") if budgets else ():
+            status, uid = body.get("status") or {}, body["metadata"]["uid"]
+            if "rent" not in status or "releasedAt" in status:
+                continue
+            for budget in budgets:
+                held = (_ledger(budget) or {}).get(uid, Decimal(0))
+                if held < Decimal(status["rent"]["fuseUSD"]):
+                    name = body["metadata"]["name"]
+                    raise Broken(f"{_name(budget)} holds ${held} for {name}, less than its fuse")
+
+    def _check_budget(self, body: dict[str, Any], before: dict[str, Any]) -> None:
+        """What is taken fits within the limit, and what was held is charged at least its bill."""
+        now, was = _ledger(body), _ledger(before)
+        status, earlier = body.get("status") or {}, before.get("status") or {}
+        if was is None or now is None or status == earlier:
+            # It was opened, with whatever is under way; or an administrator has written it.
+            self.chance.met["budget opened"] += was is None and now is not None
+            return
+        taken = [uid for uid in now if now[uid] > was.get(uid, Decimal(0))]
+        spent, reserved = Decimal(status["spentUSD"]), Decimal(status["reservedUSD"])
+        if taken and spent + reserved > Decimal(body["spec"]["limit"]):
+            limit = body["spec"]["limit"]
+            raise Broken(f"{_name(body)} holds ${reserved} and spent ${spent} of ${limit}")
+        self.chance.met["reserved"] += len(taken)
+        uid = body["metadata"]["uid"]
+        for node in was.keys() - now.keys():
+            if node in self._settled[uid]:
+                raise Broken(f"{_name(body)} has settled {node} twice")
+            self._settled[uid].add(node)
+        self._spent[uid] = sum((Decimal(one["spentUSD"]) for one in status["history"]), Decimal(0))
+
+    def _check_settled(self) -> None:
+        """In the end nothing is held for what is over, and each budget was charged all bills."""
+        for body in self.kube.of_kind("GpuBudget"):
+            if not self.is_settled:
+                raise Broken(f"{_name(body)} holds what is over: {_ledger(body)}")
+            uid = body["metadata"]["uid"]
+            billed = sum((self._billed(node) for node in self._settled[uid]), Fraction(0))
+            # Each charge is in whole millionths.
+            least = billed - Fraction(len(self._settled[uid]), 10**6)
+            if Fraction(self._spent[uid]) < least:
+                raise Broken(f"{_name(body)} was charged ${self._spent[uid]} of ${float(billed)}")
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that budgets hold is for attempts that may cost money yet."""
+        under_way = {
+            body["metadata"]["uid"]
+            for body in self.kube.of_kind("GpuNode")
+            if "releasedAt" not in (body.get("status") or {})
+        }
+        ledgers = [_ledger(body) for body in self.kube.of_kind("GpuBudget")]
+        return all(one is not None and one.keys() <= under_way for one in ledgers)
 
     def _check_caps(self) -> None:
         """A leader that was stopped between marker and rent may overshoot them by one machine."""
@@ -692,6 +796,7 @@ class World:
             raise Broken(f"still leased: {left}")
         for body in self.kube.objects.values():
             self.kube.check_sent(body)
+        self._check_settled()
         now = self.vast.now()
         for name, job in self.jobs().items():
             bills = [
@@ -741,6 +846,8 @@ class World:
             if freed:
                 spent = (body.get("status") or {}).get("cost", {}).get("spentUSD", "0")
                 self._check_charged(f"job {body['metadata']['name']}", uid, spent)
+        if kind == "GpuBudget":
+            self._check_budget(body, before or {})
         if kind in ("GpuNode", "GpuJob") and (body.get("status") or {}).get("closed"):
             self._check_closed(kind, body)
         self.show(kind, body, gone, before)
@@ -810,8 +917,9 @@ class World:
         return next((one.reason for one in conditions if one.type == "Ready"), None)
 
     def is_over(self) -> bool:
-        """Whether every job is finished and nothing is leased."""
-        return all(is_finished(job.status) for job in self.jobs().values()) and not self.living()
+        """Whether every job is finished, and nothing is leased or held for what is over."""
+        finished = all(is_finished(job.status) for job in self.jobs().values())
+        return finished and not self.living() and self.is_settled
 
     def summary(self) -> str:
         """For people: how the jobs stand and what is leased."""

@@ -20,6 +20,9 @@ IMAGES = {"ImageUnusable"}
 FAILURES = {"BackoffLimitExceeded", "FailurePolicy", "MaxRentsExceeded", "SpecInvalid"}
 REFUSED = {
     *(
+        "BudgetExceeded",
+        "BudgetUnusable",
+        "BudgetRequired",
         "CeilingExceeded",
         "ConfidenceTooLow",
         "EstimatorError",

@@ -345,8 +345,12 @@ namespaceSelector: {}
 - apiGroups: [gpujob.dev]
   resources: [gpujobprofiles]
   verbs: [get, list, create, update, delete]
+# What jobs may cost together. Only administrators write their specs.
 - apiGroups: [gpujob.dev]
-  resources: [gpujobs/status, gpunodes/status, gpujobs/finalizers, gpunodes/finalizers]
+  resources: [gpubudgets]
+  verbs: [get, list]
+- apiGroups: [gpujob.dev]
+  resources: [gpujobs/status, gpunodes/status, gpubudgets/status, gpujobs/finalizers, gpunodes/finalizers]
   verbs: [update]
 - apiGroups: [""]
   resources: [pods]

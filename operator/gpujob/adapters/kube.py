@@ -40,6 +40,7 @@ METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 PATHS = {
     "GpuJob": "/apis/gpujob.dev/v1alpha1/{namespaces}gpujobs",
     "GpuNode": "/apis/gpujob.dev/v1alpha1/{namespaces}gpunodes",
+    "GpuBudget": "/apis/gpujob.dev/v1alpha1/{namespaces}gpubudgets",
     "GpuJobProfile": "/apis/gpujob.dev/v1alpha1/{namespaces}gpujobprofiles",
     "Pod": "/api/v1/{namespaces}pods",
     "Secret": "/api/v1/{namespaces}secrets",

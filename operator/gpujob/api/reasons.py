@@ -208,6 +208,21 @@ class Reason(StrEnum):
 
     # The cost gate says no.
     CEILING_EXCEEDED = "CeilingExceeded", REFUSAL, "No offer's bound fits within the ceiling."
+    BUDGET_EXCEEDED = (
+        "BudgetExceeded",
+        REFUSAL,
+        "A GpuBudget that covers the job has too little left to reserve what it may cost.",
+    )
+    BUDGET_UNUSABLE = (
+        "BudgetUnusable",
+        REFUSAL,
+        "A GpuBudget that covers the job cannot be read, or the operator has not opened it yet.",
+    )
+    BUDGET_REQUIRED = (
+        "BudgetRequired",
+        REFUSAL,
+        "No GpuBudget covers the job, and the operator rents nothing without one.",
+    )
     CONFIDENCE_TOO_LOW = (
         "ConfidenceTooLow",
         REFUSAL,

@@ -64,7 +64,7 @@ async def check_once(kube: KubeClient, settings: Settings, readiness: Readiness)
     kinds = await kube.served_resources(API_VERSION)
     absent = [
         f"the API server does not serve {name}"
-        for name in ("gpujobs", "gpunodes")
+        for name in ("gpujobs", "gpunodes", "gpubudgets")
         if name not in kinds
     ]
     try:

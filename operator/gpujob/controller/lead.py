@@ -18,6 +18,7 @@ from gpujob.api.meta import API_VERSION, TRANSPORT_AUDIENCE
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import RegistryLogin
 from gpujob.controller.address import publish_address
+from gpujob.controller.budget_book import BudgetBook
 from gpujob.controller.cache import WATCHED, Cache
 from gpujob.controller.certificates import (
     TransportTls,
@@ -129,6 +130,7 @@ class Leader:
         self._events = Events(kube, instance=settings.pod_name)
         self._machines = MachineBook(kube, settings)
         self._profiles = ProfileBook(kube, settings, self.market.now)
+        self._budgets = BudgetBook(kube, self._cache, self.market.now, settings.served)
         self._tls = TransportTls()
         self._listed = asyncio.Event()
         self._reconciler = Reconciler(
@@ -148,6 +150,7 @@ class Leader:
             lock=lock,
             machines=self._machines,
             profiles=self._profiles,
+            budgets=self._budgets,
             readiness=self.readiness,
             logins=self._logins,
             authorities=lambda: self._tls.authorities,
@@ -244,6 +247,7 @@ class Leader:
             asyncio.create_task(self._destroys.run(), name="destroys"),
             asyncio.create_task(self._machines.run(), name="machines"),
             asyncio.create_task(self._profiles.run(), name="profiles"),
+            asyncio.create_task(self._budgets.run(), name="budgets"),
             asyncio.create_task(
                 _resync_for_ever(self._cache, self._queue, self._settings.served), name="resync"
             ),
@@ -355,7 +359,8 @@ class Leader:
             served = await self._kube.served_resources(API_VERSION)
         except ClusterError as error:
             return str(error)
-        if not (absent := [one for one in PLURALS.values() if one not in served]):
+        needed = (*PLURALS.values(), "gpubudgets")
+        if not (absent := [one for one in needed if one not in served]):
             return None
         return (
             f"the API server does not serve {', '.join(absent)}; install the "

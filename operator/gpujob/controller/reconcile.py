@@ -33,6 +33,7 @@ from gpujob.adapters.errors import (
     Conflict,
     Forbidden,
     Invalid,
+    NotServed,
     ProviderError,
     RentDenied,
     RentUnclear,
@@ -54,6 +55,7 @@ from gpujob.api.meta import (
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, RegistryLogin
 from gpujob.api.words import in_words
+from gpujob.controller.budget_book import BudgetBook
 from gpujob.controller.cache import Cache
 from gpujob.controller.destroys import Destroys
 from gpujob.controller.events import Events
@@ -66,6 +68,7 @@ from gpujob.controller.readiness import Readiness
 from gpujob.controller.settings import Settings
 from gpujob.controller.workqueue import Key
 from gpujob.core import effects
+from gpujob.core.budget.cover import Book
 from gpujob.core.conditions import only_figures_differ, only_words_differ, tells_of_refusal
 from gpujob.core.effects import Plan
 from gpujob.core.job.end import is_finished
@@ -224,6 +227,7 @@ class Reconciler:
         lock: Lock,
         machines: MachineBook,
         profiles: ProfileBook,
+        budgets: BudgetBook,
         readiness: Readiness,
         logins: dict[str, RegistryLogin],
         authorities: Callable[[], str],
@@ -245,6 +249,7 @@ class Reconciler:
         self._lock = lock
         self._machines = machines
         self._profiles = profiles
+        self._budgets = budgets
         self._readiness = readiness
         self._logins = logins
         self._authorities = authorities
@@ -328,13 +333,15 @@ class Reconciler:
             outbids=self._machines.outbids,
             images=self._machines.images,
             runs=self._profiles.experience,
+            budgets=self._budgets.seen,
+            requires_budget=self._settings.requires_budget,
         )
 
     # --- GpuJob -----------------------------------------------------------------------------
 
     async def _job(self, key: Key) -> _Pass | None:
         seen, reads = await self._plan_job(key, self._cache.find), _Reads(self._cache, key)
-        if seen is not None and (seen.plan.effects or _reserves_less(seen)):
+        if seen is not None and (seen.plan.effects or _reserves_other(seen)):
             seen = await self._plan_job(key, reads.now)
         if seen is not None and seen.plan.comes_before_storing:
             for effect in seen.plan.effects:
@@ -405,7 +412,19 @@ class Reconciler:
             quotes = self._prices.quotes(job.spec, namespace=key.namespace, key=key)
             seen = replace(settled.observation, world=self.world(), quotes=quotes)
             settled = _after(settled, settle_job(seen))
+        if settled.plan.wants_budgets:
+            budgets = await self._budgets_by(read, key.namespace)
+            seen = replace(settled.observation, world=self.world(), budgets=budgets)
+            settled = _after(settled, settle_job(seen))
         return _Planned(stored, job, settled)
+
+    async def _budgets_by(self, read: Read, namespace: str) -> tuple[Book, ...] | None:
+        """Returns the budgets of a namespace, read after what a plan rests on besides: as they were
+        last seen if that is from the cache, too, else by a quorum read. None = they are not known.
+        """
+        if read == self._cache.find:
+            return self._budgets.seen.of(namespace)
+        return await self._budgets.read(namespace)
 
     async def _with_node(
         self, key: Key, seen: _Planned[JobObservation]
@@ -485,11 +504,18 @@ class Reconciler:
             case effects.CreateNode(manifest):
                 await self._cache.create("GpuNode", key.namespace, manifest)
                 log.info("node_created", node=manifest["metadata"]["name"])
+            case effects.FollowInBudgets(name, uid):
+                await self._follow(Key("GpuNode", key.namespace, name), uid)
             case effects.CreateService(manifest):
                 await self._kube.create("Service", key.namespace, manifest)
                 log.info("service_created", service=manifest["metadata"]["name"])
             case _:
                 raise AssertionError(f"{effect} is not an effect of a job")
+
+    async def _follow(self, node: Key, uid: str) -> None:
+        await self._budgets.follow(node, uid)
+        # What the node and its job are told next hangs on what came of it.
+        self._queue.add(node)
 
     # --- GpuNode ----------------------------------------------------------------------------
 
@@ -497,7 +523,7 @@ class Reconciler:
         seen, reads = await self._plan_node(key, self._cache.find), _Reads(self._cache, key)
         if seen is not None and _rent_in(seen.plan) is not None:
             return await self._rent(key, seen)
-        if seen is not None and seen.plan.effects and not _only_gives_back(seen):
+        if seen is not None and _needs_quorum(seen):
             seen = await self._plan_node(key, reads.now)
         if seen is not None and seen.plan.comes_before_storing:
             for effect in seen.plan.effects:
@@ -546,12 +572,25 @@ class Reconciler:
         bind_contextvars(job=node.spec.job_ref.name, attempt=node.spec.attempt)
         observation = await self._observe_node(key, node, read)
         settled = settle_node(observation)
+        if settled.plan.wants_budgets:
+            budgets = await self._nodes_budgets(node, read)
+            seen = replace(settled.observation, world=self.world(), budgets=budgets)
+            settled = _after(settled, settle_node(seen))
         if settled.plan.wants_quotes and observation.job is not None:
             spec, place = observation.job.spec, key.namespace
             quotes = self._prices.quotes(spec, namespace=place, key=key, is_ready=True)
             seen = replace(settled.observation, world=self.world(), quotes=quotes)
             settled = _after(settled, settle_node(seen))
         return _Planned(stored, node, settled)
+
+    async def _nodes_budgets(self, node: GpuNode, read: Read) -> tuple[Book, ...] | None:
+        try:
+            return await self._budgets_by(read, node.metadata.namespace)
+        except NotServed:
+            if node.status.released_at is None:
+                raise
+            # Whoever has deleted the kind keeps no node by that: nothing is reserved any more.
+            return ()
 
     async def _observe_node(self, key: Key, node: GpuNode, read: Read) -> NodeObservation:
         uid = node.metadata.uid
@@ -734,6 +773,8 @@ class Reconciler:
                 await self._create_key(key, node)
             case effects.CreateDriver(manifest):
                 await self._cache.create("Pod", key.namespace, manifest)
+            case effects.FollowInBudgets():
+                await self._follow(key, uid)
             case effects.DeleteDriver(name, pod_uid):
                 await self._cache.delete(Key("Pod", key.namespace, name), pod_uid)
             # A pass that waited at the door for these would hold up all others, so it comes again.
@@ -1013,16 +1054,29 @@ def _only_gives_back(seen: _Planned[NodeObservation]) -> bool:
     return is_over and all(isinstance(one, effects.Destroy) for one in seen.plan.effects)
 
 
-def _reserves_less(seen: _Planned[JobObservation]) -> bool:
-    """Whether less is to be recorded for an attempt: what was reserved anew is never taken back.
+def _needs_quorum(seen: _Planned[NodeObservation]) -> bool:
+    return (bool(seen.plan.effects) and not _only_gives_back(seen)) or _says_more(seen)
 
-    A quorum read that is later than the job's version shows what its node has reserved since.
+
+def _reserves_other(seen: _Planned[JobObservation]) -> bool:
+    """Whether less is to be recorded for an attempt, or more: what was reserved anew is never taken
+    back, and by what is recorded its machine is told how long it may run.
+
+    Quorum reads that are later than the job's version show what its node has reserved since, and
+    what the budgets hold.
     """
     before, after = seen.before.status, seen.after
     if before.node_uid is None or before.node_uid != after.node_uid:
         return False
     told = [parse_usd(one.node_reserved_usd or "0") for one in (before, after)]
-    return told[1] < told[0]
+    return told[1] != told[0]
+
+
+def _says_more(seen: _Planned[NodeObservation]) -> bool:
+    """Whether a node is to say that it may cost more: only if the budgets, as they are stored, hold
+    what it says now.
+    """
+    return parse_usd(seen.after.reserved_usd or "0") > parse_usd(seen.before.reserved_usd)
 
 
 def _rent_in(plan: Plan[Any]) -> effects.Rent | None:

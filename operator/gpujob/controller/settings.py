@@ -77,6 +77,8 @@ class Settings:
     between them."""
     kueue: bool = False
     """Whether jobs with Kueue's label for a queue wait until it admits them."""
+    requires_budget: bool = False
+    """Whether nothing is rented for a job that no GpuBudget covers."""
     provider_url: str = "https://console.vast.ai"
     provider_proxy_url: str = ""
     """Proxy for the provider, and for the storage that it names; empty: none."""

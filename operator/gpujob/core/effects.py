@@ -106,6 +106,14 @@ class Rent:
 
 
 @dataclass(frozen=True)
+class FollowInBudgets:
+    """Let the budgets of the namespace hold for a node what it says, or settle it if it is over."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
 class ReadHostKey:
     """Read the machine's host key from the provider's log."""
 
@@ -179,6 +187,7 @@ Effect = (
     | DeleteFormerNode
     | CreateNode
     | CreateService
+    | FollowInBudgets
     | CreateKey
     | CreateDriver
     | DeleteDriver
@@ -207,6 +216,8 @@ class Plan(Generic[Status]):
     """None = the next event or listing starts the next pass."""
     wants_quotes: bool = False
     """The decision needs prices: observe them and plan again."""
+    wants_budgets: bool = False
+    """The decision needs the budgets of the namespace: observe them and plan again."""
     refused: str = ""
     """What the cluster does not let the operator do for it, in words; empty = nothing."""
 

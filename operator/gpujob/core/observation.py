@@ -9,6 +9,7 @@ from gpujob.api.gpunode import GpuNode
 from gpujob.api.meta import Condition, ObjectMeta
 from gpujob.api.reasons import Reason
 from gpujob.api.transport import DriverReport, Outcome
+from gpujob.core.budget.cover import Book, Budgets
 from gpujob.core.cost.confidence import DestroyRecord
 from gpujob.core.cost.experience import Experience
 from gpujob.core.cost.leased import Fleet, Leased
@@ -85,6 +86,11 @@ class World:
     images: ImageMemory
     runs: Experience | None
     """What was learnt of how long jobs run; None = it could not be read."""
+    budgets: Budgets
+    """As they were last seen: that they hold an attempt is looked at again before a machine is
+    rented."""
+    requires_budget: bool
+    """Whether nothing is rented for a job that no budget covers."""
 
     def at(self, monotonic: float) -> datetime:
         """Returns the moment at which the monotonic clock showed this."""
@@ -293,6 +299,8 @@ class NodeObservation:
     memory: NodeMemory = NodeMemory()
     quotes: Quotes | Unavailable | None = None
     """None = not asked for."""
+    budgets: tuple[Book, ...] | None = None
+    """Those of the namespace, read after node and job; None = not asked for."""
 
     @cached_property
     def stage(self) -> Stage:
@@ -323,3 +331,5 @@ class JobObservation:
     refusals: Refusals = field(default_factory=dict)
     """What the cluster does not let the operator do for this job."""
     quotes: Quotes | Unavailable | None = None
+    budgets: tuple[Book, ...] | None = None
+    """Those of the namespace, read after job and node; None = not asked for."""

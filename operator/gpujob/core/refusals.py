@@ -30,6 +30,7 @@ WANTED: Mapping[type[Any], str] = {
     effects.DeleteFormerNode: "delete the GpuNode of an earlier job with this name",
     effects.CreateNode: "create the GpuNode of the next attempt",
     effects.CreateService: "create the Service for the job's ports",
+    effects.FollowInBudgets: "write the GpuBudgets",
     effects.CreateKey: "create the Secret with the node's SSH key",
     effects.CreateDriver: "create the driver pod",
     effects.DeleteDriver: "delete a driver pod",

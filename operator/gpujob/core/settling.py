@@ -74,7 +74,7 @@ def settle_created(first: Settled[JobObservation], node: GpuNode | None) -> Sett
 
 
 def _goes_on(plan: Plan[Any], planned: GpuJob | GpuNode) -> bool:
-    if plan.effects or plan.wants_quotes or plan.requeue_seconds != 0:
+    if plan.effects or plan.wants_quotes or plan.wants_budgets or plan.requeue_seconds != 0:
         return False
     return bool(plan.status != planned.status)
 

@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 from gpujob.api.gpubudget import RESERVATIONS_MAX, LabelRequirement, LabelSelector
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
-from gpujob.core.budget.ending import is_over
+from gpujob.api.reasons import Reason
+from gpujob.core.budget.ending import charge_at_end, is_over
 from gpujob.core.budget.ledger import (
     Claim,
     Ledger,
@@ -22,8 +23,11 @@ from gpujob.core.budget.ledger import (
     ledger_of,
     read_budget,
     reserve,
+    settle,
+    shrink,
 )
 from gpujob.core.budget.outlook import frees_at
+from gpujob.core.limits import Limits
 from gpujob.core.money import parse_usd, short_usd
 
 EVERY_JOB = LabelSelector()
@@ -57,6 +61,7 @@ class Reserved:
 class Rejected:
     """Nothing is reserved anywhere."""
 
+    reason: Reason
     message: str
     """Which budget it is, and when it has money again."""
     frees_at: datetime | None = None
@@ -97,6 +102,43 @@ def _meets(one: LabelRequirement, labels: Mapping[str, str]) -> bool:
             return one.key not in labels
 
 
+@dataclass(frozen=True)
+class Budgets:
+    """All budgets, as they were last seen: what is stored may be newer."""
+
+    books: Mapping[str, tuple[Book, ...]]
+    """By namespace."""
+    known: frozenset[str] | None
+    """The namespaces whose budgets were read; None = all of them."""
+
+    def of(self, namespace: str) -> tuple[Book, ...] | None:
+        """Returns the budgets of a namespace; None = they were not read yet."""
+        if self.known is not None and namespace not in self.known:
+            return None
+        return self.books.get(namespace, ())
+
+
+def seconds_to_look(rejected: Rejected, now: datetime, limits: Limits) -> float:
+    """Returns in how many seconds to look again: an attempt that ends may free money earlier."""
+    if rejected.frees_at is None:
+        return limits.gate_retry_seconds
+    left = (rejected.frees_at - now).total_seconds()
+    return min(max(left, 1.0), limits.gate_retry_seconds)
+
+
+def claim_of(node: GpuNode) -> Claim:
+    """Returns what is to be held for a node: what it says, and never less than its fuse."""
+    rent = node.status.rent
+    said, fuse = parse_usd(node.reserved_usd), parse_usd(rent.fuse_usd) if rent else 0
+    return Claim(
+        node_uid=node.metadata.uid,
+        node_name=node.metadata.name,
+        job_uid=node.spec.job_ref.uid,
+        attempt=node.spec.attempt,
+        microusd=max(said, fuse),
+    )
+
+
 def under_way(
     selector: LabelSelector, nodes: Iterable[GpuNode], jobs: Iterable[GpuJob]
 ) -> tuple[Claim, ...]:
@@ -112,15 +154,7 @@ def under_way(
         job = of_job.get(node.spec.job_ref.uid)
         if is_over(node) or not (job is None or covers(selector, job.metadata.labels)):
             continue
-        claims.append(
-            Claim(
-                node_uid=node.metadata.uid,
-                node_name=node.metadata.name,
-                job_uid=node.spec.job_ref.uid,
-                attempt=node.spec.attempt,
-                microusd=parse_usd(node.reserved_usd),
-            )
-        )
+        claims.append(claim_of(node))
     for job in of_job.values():
         status = job.status
         if status.node_uid is None or status.node_uid in stored:
@@ -152,7 +186,8 @@ def reserve_in_all(
     """
     covering = [one for one in books if covers(one.selector, labels)]
     if not covering and is_required:
-        return Rejected("no GpuBudget of the namespace covers this job, and the operator wants one")
+        words = "no GpuBudget of the namespace covers this job, and the operator wants one"
+        return Rejected(Reason.BUDGET_REQUIRED, words)
     return _in_all(covering, claim, now)
 
 
@@ -169,7 +204,8 @@ def grow_in_all(
         holds = book.ledger is not None and claim.node_uid in book.ledger.held
         if not holds and covers(book.selector, labels):
             why = book.problem or "it holds nothing for this attempt"
-            return Rejected(f"GpuBudget {book.name} cannot hold more for it: {why}")
+            words = f"GpuBudget {book.name} cannot hold more for it: {why}"
+            return Rejected(Reason.BUDGET_UNUSABLE, words)
         if holds:
             concerned.append(book)
     return _in_all(concerned, claim, now)
@@ -192,11 +228,40 @@ def may_say_more(books: Iterable[Book], node: GpuNode) -> bool:
     return True
 
 
+def followed(
+    book: Book, node_uid: str, node: GpuNode | None, job: GpuJob | None, now: datetime
+) -> Ledger | Refused:
+    """Returns what a budget that can be read is to store for an attempt, as its node says: holds so
+    much for it, more or less than before, or settles it. If it has too little, nothing changes.
+
+    Node and job are as quorum reads show them that began after the budget was read, the job's after
+    the node's: whoever has settled the attempt since has changed the budget's version.
+    """
+    ledger = book.ledger
+    assert ledger is not None, "asked only for a budget that can be read"
+    held = ledger.held.get(node_uid)
+    if held is not None and (charged := charge_at_end(held, node, job)) is not None:
+        return settle(ledger, node_uid, charged, now)
+    if node is None or node.metadata.uid != node_uid or is_over(node):
+        return ledger
+    claim = claim_of(node)
+    if held is not None:
+        if claim.microusd < held.claim.microusd:
+            return shrink(ledger, node_uid, claim.microusd, now)
+        return reserve(ledger, claim, now)
+    if not claim.microusd or job is None or job.metadata.uid != claim.job_uid:
+        return ledger
+    if not covers(book.selector, job.metadata.labels):
+        return ledger
+    return reserve(ledger, claim, now)
+
+
 def _in_all(books: Iterable[Book], claim: Claim, now: datetime) -> Reserved | Rejected:
     changed, refusals = {}, []
     for book in sorted(books, key=lambda one: one.name):
         if book.ledger is None:
-            refusals.append(Rejected(f"GpuBudget {book.name} cannot be used: {book.problem}"))
+            words = f"GpuBudget {book.name} cannot be used: {book.problem}"
+            refusals.append(Rejected(Reason.BUDGET_UNUSABLE, words))
             continue
         after = reserve(book.ledger, claim, now)
         if isinstance(after, Refused):
@@ -207,14 +272,18 @@ def _in_all(books: Iterable[Book], claim: Claim, now: datetime) -> Reserved | Re
         return Reserved(changed)
     moments = [one.frees_at for one in refusals]
     latest = None if None in moments else max(one for one in moments if one is not None)
-    return Rejected("; ".join(one.message for one in refusals), latest)
+    unusable = [one for one in refusals if one.reason is Reason.BUDGET_UNUSABLE]
+    reason = (unusable or refusals)[0].reason
+    return Rejected(reason, "; ".join(one.message for one in refusals), latest)
 
 
 def _words(name: str, ledger: Ledger, claim: Claim, refused: Refused, now: datetime) -> Rejected:
     ledger = at(ledger, now)
     if not refused.lacking_microusd:
         words = f"it holds {RESERVATIONS_MAX} attempts, which is as many as it can"
-        return Rejected(f"GpuBudget {name} has no room: {words}; it has when one of them has ended")
+        return _exceeded(
+            f"GpuBudget {name} has no room: {words}; it has when one of them has ended"
+        )
     before = ledger.held.get(claim.node_uid)
     needed = claim.microusd - (before.claim.microusd if before else 0)
     number = len(ledger.held)
@@ -226,12 +295,16 @@ def _words(name: str, ledger: Ledger, claim: Claim, refused: Refused, now: datet
         f"spent, and {short_usd(ledger.reserved_microusd)} reserved for {attempts}"
     )
     if claim.microusd > limit:
-        return Rejected(f"{told}; it never fits unless an administrator raises the limit")
+        return _exceeded(f"{told}; it never fits unless an administrator raises the limit")
     moment = frees_at(ledger, needed, now)
     if moment is None:
-        return Rejected(f"{told}; it fits when attempts that are under way have ended")
+        return _exceeded(f"{told}; it fits when attempts that are under way have ended")
     shown = _moment(moment, ledger.rule.zone)
-    return Rejected(f"{told}; it fits at {shown}, or when attempts have ended", moment)
+    return _exceeded(f"{told}; it fits at {shown}, or when attempts have ended", moment)
+
+
+def _exceeded(message: str, frees_at: datetime | None = None) -> Rejected:
+    return Rejected(Reason.BUDGET_EXCEEDED, message, frees_at)
 
 
 def _floor_usd(microusd: int) -> str:

@@ -31,6 +31,7 @@ from gpujob.core.job.after_attempt import charge_attempt, wait_to_retry
 from gpujob.core.job.answers import JobPlan, stay
 from gpujob.core.job.end import finished_as, over
 from gpujob.core.job.pending import overdue_words, pending_seconds_left, with_pending
+from gpujob.core.job.reserving import await_reservation, grown, refuse_unaffordable
 from gpujob.core.job.strays import listed_for, owed_for, with_strays
 from gpujob.core.machine.ports import service, service_name
 from gpujob.core.money import floor_usd, format_usd, parse_usd
@@ -150,10 +151,11 @@ def _show_attempt(seen: JobObservation) -> JobPlan | None:
         message = f"{node.status.end.reason}: {node.status.end.message}"
     rent, lease, run = node.status.rent, node.status.lease, node.status.run
     accrued = parse_usd(job.status.cost.spent_usd) + parse_usd(node.status.accrued_usd or "0")
+    growth = grown(seen, node)
     status = job.status.model_copy(
         update={
             # The fuse follows only once what is charged for a vanished node covers it.
-            "node_reserved_usd": node.reserved_usd,
+            "node_reserved_usd": growth.recorded_usd,
             "gpu": rent.gpu if rent and lease else None,
             "usd_per_hour": lease.usd_per_hour if lease else None,
             "progress": run.progress if run else None,
@@ -167,7 +169,14 @@ def _show_attempt(seen: JobObservation) -> JobPlan | None:
     # If somebody has deleted the Service, it is created again.
     missing = job.spec.ports and seen.service_owner is None
     todo = (_make_service(seen),) if missing else ()
-    return Plan(status=status, reason=reason, message=message, effects=todo)
+    return Plan(
+        status=status,
+        reason=reason,
+        message=message,
+        effects=(*todo, *growth.todo),
+        requeue_seconds=growth.requeue_seconds,
+        wants_budgets=growth.wants_budgets,
+    )
 
 
 def _end_overdue(seen: JobObservation) -> JobPlan | None:
@@ -193,6 +202,8 @@ def _record_node(seen: JobObservation) -> JobPlan | None:
         return _await_former(seen, node)
     if seen.world.account_id is None:
         return stay(seen, Reason.AWAITING_NODE, "the provider account is not known yet", 1.0)
+    if (waiting := await_reservation(seen, node)) is not None:
+        return waiting
     status = job.status.model_copy(
         update={
             "node_account_id": seen.world.account_id,
@@ -301,6 +312,10 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
         # Each look at the market is one of few, and what it shows would be old by then.
         plan = stay(seen, Reason.ADMITTED, Reason.ADMITTED.meaning, left)
         return replace(plan, refused=refused)
+    spent = parse_usd(job.status.cost.spent_usd)
+    reserved = floor_usd(job.spec.cost.ceiling) - spent
+    if reserved > 0 and (unaffordable := refuse_unaffordable(seen, reserved)) is not None:
+        return replace(unaffordable, refused=refused)
     if seen.quotes is None:
         asking = (Reason.AWAITING_OFFERS, Reason.AWAITING_OFFERS.meaning)
         reason, words = told_last(job.status.conditions) or asking
@@ -308,7 +323,6 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
         return replace(plan, wants_quotes=True, refused=refused)
     if isinstance(seen.quotes, Unavailable):
         return stay(seen, seen.quotes.reason, seen.quotes.message, world.limits.gate_retry_seconds)
-    spent = parse_usd(job.status.cost.spent_usd)
     question = world.question(
         job.spec,
         seen.quotes,
@@ -341,7 +355,6 @@ def _ask_the_gate(seen: JobObservation) -> JobPlan:
             "confidence_basis": admission.basis,
         }
     )
-    reserved = floor_usd(job.spec.cost.ceiling) - spent
     # The finalizer is stored before the first node, so that no job vanishes while it costs.
     todo = (
         effects.CreateNode(_node_manifest(seen, reserved))

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from math import ceil
 
-from gpujob.api.gpunode import EndStatus, GpuNodeStatus, RunStatus, StopStatus
+from gpujob.api.gpunode import EndStatus, GpuNode, GpuNodeStatus, RunStatus, StopStatus
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
 from gpujob.core.effects import Plan
@@ -78,6 +78,11 @@ def end(
         started = now - timedelta(seconds=run_seconds)
         update["run"] = RunStatus(started_at=started, seconds=ceil(run_seconds))
     return progress(status.model_copy(update=update), reason, message)
+
+
+def follow(node: GpuNode) -> effects.FollowInBudgets:
+    """Returns the wish that the budgets hold what a node says, or settle it."""
+    return effects.FollowInBudgets(node.metadata.name, node.metadata.uid)
 
 
 def account_doubt(seen: NodeObservation) -> NodePlan | None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from gpujob.api.gpunode import DriverStatus
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
+from gpujob.core.budget.cover import Rejected, claim_of, reserve_in_all
 from gpujob.core.machine.driver_pod import driver_pod, driver_pod_name
 from gpujob.core.money import format_usd, parse_usd
 from gpujob.core.node.answers import NodePlan, because, end, progress, wait
@@ -180,14 +181,40 @@ def _lost(seen: NodeObservation, words: str) -> NodePlan:
 
 
 def without_reservation(seen: NodeObservation, plan: NodePlan) -> NodePlan:
-    """Returns the plan with nothing reserved, once the node has waited for its driver for long.
+    """Returns the plan with nothing reserved, once the node has waited for its driver for long, or
+    if not all budgets can hold it: then none does.
 
     It is reserved anew before anything is rented (`core.node.rent`).
     """
-    since, status = seen.memory.unready_since, plan.status
-    waits = seen.stage in UNREADY and status.end is None and status.rent is None
-    if not waits or since is None or not parse_usd(seen.node.reserved_usd):
+    status = plan.status
+    is_unrented = status.end is None and status.rent is None
+    if not is_unrented or not parse_usd(seen.node.reserved_usd):
         return plan
-    if seen.world.monotonic - since < seen.world.limits.driver_pending_seconds:
+    if not (_has_waited_long(seen) or _is_rejected(seen)):
         return plan
     return replace(plan, status=status.model_copy(update={"reserved_usd": format_usd(0)}))
+
+
+def _has_waited_long(seen: NodeObservation) -> bool:
+    since = seen.memory.unready_since
+    if seen.stage not in UNREADY or since is None:
+        return False
+    return seen.world.monotonic - since >= seen.world.limits.driver_pending_seconds
+
+
+def _is_rejected(seen: NodeObservation) -> bool:
+    """Whether a budget, as it was last seen, cannot hold what the node says."""
+    node, world = seen.node, seen.world
+    books = seen.budgets
+    if books is None:
+        books = world.budgets.of(node.metadata.namespace)
+    if books is None or seen.job is None:
+        return False
+    answer = reserve_in_all(
+        books,
+        seen.job.metadata.labels,
+        claim_of(node),
+        world.now,
+        is_required=world.requires_budget,
+    )
+    return isinstance(answer, Rejected)

@@ -2,9 +2,9 @@
 
 A pause costs less than it lasts, so that it moves the deadline of the fuse, and not that of the
 machine's own watchdog, which counts it in full. The host's contract is asked first. Then the
-reservation is stored here and in the job, then the watchdog is told its new deadline, and only
-when it has acknowledged that do the fuse and the deadline hold. Whatever fails on the way, what
-held before does.
+reservation is stored here, in the budgets and in the job, then the watchdog is told its new
+deadline, and only when it has acknowledged that do the fuse and the deadline hold. Whatever fails
+on the way, what held before does.
 """
 
 from dataclasses import replace
@@ -14,6 +14,7 @@ from fractions import Fraction
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import ContractLimit, ExtensionStatus, RentMarker
 from gpujob.api.reasons import Reason
+from gpujob.core.budget.cover import Rejected, claim_of, grow_in_all, may_say_more
 from gpujob.core.cost.gate import money_deadline_seconds
 from gpujob.core.machine.assignment import deadline_to_tell, watchdog_deadline
 from gpujob.core.money import floor_usd, format_usd, parse_usd, short_usd
@@ -21,6 +22,8 @@ from gpujob.core.node.answers import NodePlan, progress
 from gpujob.core.node.pauses import pauses_shown, spared_seconds
 from gpujob.core.node.stage import Stage
 from gpujob.core.observation import NodeObservation
+
+_LOOKING = "the ceiling was raised; looking whether the GpuBudgets can hold more"
 
 _REACHED = (Stage.STARTING, Stage.RUNNING)
 """Only then can a driver tell the machine anything, and is it worth to go on."""
@@ -67,6 +70,13 @@ def _raise_fuse(seen: NodeObservation) -> NodePlan | None:
         watchdog_seconds=_watchdog_seconds(seen, deadline, contract),
         max_leases=seen.world.limits.max_leases,
     )
+    if seen.budgets is None:
+        return replace(progress(status, _shown(seen), _LOOKING), wants_budgets=True)
+    claim = replace(claim_of(seen.node), microusd=left)
+    answer = grow_in_all(seen.budgets, job.metadata.labels, claim, seen.world.now)
+    if isinstance(answer, Rejected) or not may_say_more(seen.budgets, seen.node):
+        # What is reserved holds, and so does its fuse.
+        return None
     words = f"the ceiling was raised; telling the machine that it may cost {short_usd(left)}"
     return _ask(seen, asked, words)
 

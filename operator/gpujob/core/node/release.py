@@ -11,7 +11,7 @@ from gpujob.core.market.hosts import Trial
 from gpujob.core.market.images import Found, ImageTrial
 from gpujob.core.market.outbids import Stay, percent_of
 from gpujob.core.money import format_usd, parse_usd
-from gpujob.core.node.answers import NodePlan, account_doubt, end
+from gpujob.core.node.answers import NodePlan, account_doubt, end, follow
 from gpujob.core.node.charge import charge_microusd, unpaid_seconds
 from gpujob.core.node.facts import (
     end_message,
@@ -34,7 +34,11 @@ from gpujob.core.rest import closes_in
 
 
 def let_go(seen: NodeObservation) -> NodePlan | None:
-    """Removes the finalizer of a released node, and deletes it when its retention has passed."""
+    """Removes the finalizer of a released node, and deletes it when its retention has passed.
+
+    Before that its cost is stored in each budget that holds it: what has vanished is charged in
+    full. One that cannot be read is not waited for, since it settles what it held by the job.
+    """
     status, limits = seen.node.status, seen.world.limits
     if seen.stage is not Stage.RELEASED or status.released_at is None:
         return None
@@ -45,8 +49,15 @@ def let_go(seen: NodeObservation) -> NodePlan | None:
     lingers = pod is not None and runs and not pod.is_being_deleted
     if pod is not None and lingers and age >= limits.driver_exit_seconds:
         todo.append(effects.DeleteDriver(pod.name, pod.uid))
-    settled = _is_settled(seen)
-    if seen.node.metadata.holds_finalizer and settled:
+    settled, holds = _is_settled(seen), seen.node.metadata.holds_finalizer
+    wants_budgets = holds and seen.budgets is None
+    is_held = any(
+        book.ledger is not None and seen.node.metadata.uid in book.ledger.held
+        for book in seen.budgets or ()
+    )
+    if is_held:
+        todo.append(follow(seen.node))
+    if holds and settled and not is_held and not wants_budgets:
         if (trial := _trial(seen)) is not None:
             todo.append(effects.RememberMachine(trial))
         if (stay := stay_of(seen.node)) is not None:
@@ -64,12 +75,16 @@ def let_go(seen: NodeObservation) -> NodePlan | None:
     again = [limits.node_retention_seconds]
     left = closes_in(seen.node.metadata, status, now=seen.world.now, limits=limits)
     again += [] if left is None else [left]
+    again += [0.0] if is_held else []
     return Plan(
         status=status,
         reason=Reason.RELEASED,
         message=end_message(status),
         effects=tuple(todo),
-        requeue_seconds=limits.driver_exit_seconds if lingers or not settled else min(again),
+        requeue_seconds=(
+            limits.driver_exit_seconds if (lingers or not settled) and not is_held else min(again)
+        ),
+        wants_budgets=wants_budgets,
     )
 
 

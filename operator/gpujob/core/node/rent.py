@@ -8,6 +8,13 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import LeaseStatus, RentAnswer, RentMarker
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
+from gpujob.core.budget.cover import (
+    Rejected,
+    claim_of,
+    may_say_more,
+    reserve_in_all,
+    seconds_to_look,
+)
 from gpujob.core.cost.choice import avoided_machines
 from gpujob.core.cost.confidence import rounded_down
 from gpujob.core.cost.gate import Verdict, judge
@@ -18,7 +25,7 @@ from gpujob.core.job.strays import strays_listed
 from gpujob.core.machine.start_script import start_script
 from gpujob.core.market.listings import Lease
 from gpujob.core.money import floor_usd, format_usd, micro_up, parse_usd, short_usd
-from gpujob.core.node.answers import NodePlan, account_doubt, end, progress, wait
+from gpujob.core.node.answers import NodePlan, account_doubt, end, follow, progress, wait
 from gpujob.core.node.facts import gone_at, is_anothers_number, marked_leases
 from gpujob.core.node.stage import Stage
 from gpujob.core.observation import (
@@ -58,6 +65,8 @@ def ask_for_machine(seen: NodeObservation) -> NodePlan | None:
         return end(seen, Reason.ACCOUNT_CHANGED, words)
     if (reserving := _reserve_more(seen, job)) is not None:
         return reserving
+    if (unheld := _await_budgets(seen, job)) is not None:
+        return unheld
     if job.spec.image_pull_secret is not None and not seen.has_login:
         words = "waiting for the driver to read the image pull secret"
         return wait(seen, Reason.AWAITING_DRIVER, words, 2.0)
@@ -131,6 +140,8 @@ def _reserve_more(seen: NodeObservation, job: GpuJob) -> NodePlan | None:
         return wait(seen, Reason.AWAITING_NODE, words, 1.0)
     left = floor_usd(job.spec.cost.ceiling) - parse_usd(job.status.cost.spent_usd)
     if left > held:
+        if (waiting := _may_reserve(seen, job, left)) is not None:
+            return waiting
         status = seen.node.status.model_copy(update={"reserved_usd": format_usd(left)})
         words = f"{short_usd(left)} are reserved for this attempt now"
         return progress(status, Reason.AWAITING_NODE, words)
@@ -139,6 +150,60 @@ def _reserve_more(seen: NodeObservation, job: GpuJob) -> NodePlan | None:
         words = "the job has not recorded yet what is reserved for this node"
         return wait(seen, Reason.AWAITING_NODE, words, 1.0)
     return None
+
+
+def _may_reserve(seen: NodeObservation, job: GpuJob, microusd: int) -> NodePlan | None:
+    """Waits until the budgets would hold so much for the node, and each that holds it holds what it
+    says now; None = they would. The budgets follow once it is stored.
+    """
+    world, node = seen.world, seen.node
+    if seen.budgets is None:
+        return _look_at_budgets(seen)
+    claim = replace(claim_of(node), microusd=microusd)
+    answer = reserve_in_all(
+        seen.budgets, job.metadata.labels, claim, world.now, is_required=world.requires_budget
+    )
+    if isinstance(answer, Rejected):
+        return _rejected(seen, answer)
+    if may_say_more(seen.budgets, node):
+        return None
+    words = "a GpuBudget still holds for this node what was reserved before"
+    return wait(seen, Reason.AWAITING_NODE, words, 1.0, (follow(node),))
+
+
+def _await_budgets(seen: NodeObservation, job: GpuJob) -> NodePlan | None:
+    """Waits until each budget that covers the job holds what the node says; None = they do.
+
+    Of two budgets one may have been stored and the other not, and neither by this process: so only
+    what is read after the node shows it (DECISIONS.md, A budget is a ledger in one object).
+    """
+    world, node = seen.world, seen.node
+    if seen.budgets is None:
+        return _look_at_budgets(seen)
+    answer = reserve_in_all(
+        seen.budgets,
+        job.metadata.labels,
+        claim_of(node),
+        world.now,
+        is_required=world.requires_budget,
+    )
+    if isinstance(answer, Rejected):
+        return _rejected(seen, answer)
+    if not answer.ledgers:
+        return None
+    words = f"reserving ${node.reserved_usd} for it in {', '.join(answer.ledgers)}"
+    return wait(seen, Reason.AWAITING_NODE, words[:1024], 0, (follow(node),))
+
+
+def _look_at_budgets(seen: NodeObservation) -> NodePlan:
+    asking = (Reason.AWAITING_QUOTE, "reading the GpuBudgets")
+    reason, words = told_last(seen.node.status.conditions) or asking
+    return replace(wait(seen, reason, words, 1.0), wants_budgets=True)
+
+
+def _rejected(seen: NodeObservation, answer: Rejected) -> NodePlan:
+    again = seconds_to_look(answer, seen.world.now, seen.world.limits)
+    return wait(seen, answer.reason, answer.message[:1024], again)
 
 
 def _marker(seen: NodeObservation, admission: Verdict, account_id: int) -> RentMarker:
