@@ -3979,6 +3979,12 @@ FAULTS = (
         "        if self.known is None:",
     ),
     Fault(
+        "all jobs that look at once get a node",
+        "core/job/reserving.py",
+        "(books := world.budgets.for_another(job.metadata.namespace, world.now)) is None:",
+        "(books := world.budgets.of(job.metadata.namespace)) is None:",
+    ),
+    Fault(
         "a job without money asks the market all the same",
         "core/job/plan.py",
         "    if reserved > 0 and (unaffordable",

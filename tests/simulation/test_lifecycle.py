@@ -53,6 +53,7 @@ async def _suspended_later(world: World) -> None:
     await _until("Running")(world)
     world.kube.change(*JOB, suspend=True)
     await world.until(lambda: world.reason("train") == "Suspended", 600)
+    await world.until(lambda: not world.kube.objects[JOB]["metadata"]["finalizers"], 600)
 
 
 async def _releasing(world: World) -> None:

@@ -11,10 +11,10 @@ that has ended is closed, and what is held for nodes that are gone or over is se
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -26,7 +26,7 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.controller.cache import Cache
 from gpujob.controller.workqueue import Key
-from gpujob.core.budget.cover import Book, Budgets, book_of, claim_of, followed, under_way
+from gpujob.core.budget.cover import Book, Budgets, Expected, book_of, claim_of, followed, under_way
 from gpujob.core.budget.ending import is_over
 from gpujob.core.budget.ledger import Ledger, Refused, Unusable, at, opened, read_budget
 from gpujob.core.budget.told import told, told_unusable
@@ -37,6 +37,8 @@ KIND = "GpuBudget"
 LOOK_SECONDS = 10.0
 WRITES_MAX = 10
 """If a budget has changed so often while it was to be written, whoever asked begins anew."""
+EXPECTED_FOR = timedelta(seconds=60)
+"""Whoever was to create a node may have failed, or have followed another one."""
 AT_ONCE = 50
 """So many nodes are read at once."""
 
@@ -83,8 +85,10 @@ class BudgetBook:
         self._held: dict[Place, _Seen] = {}
         self._asked: defaultdict[Place, list[_Asked]] = defaultdict(list)
         self._locks: defaultdict[Place, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._expected: dict[Key, tuple[Expected, datetime]] = {}
+        """Nodes that are being created, and since when."""
         self.seen = Budgets({}, frozenset())
-        """All budgets, as they were last seen."""
+        """All budgets, as they were last seen, and what is expected of them."""
 
     # --- What is seen -----------------------------------------------------------------------
 
@@ -123,7 +127,25 @@ class BudgetBook:
         for (namespace, _), seen in sorted(self._held.items()):
             books[namespace].append(seen.book)
         known = None if None in self._known else frozenset(one for one in self._known if one)
-        self.seen = Budgets({one: tuple(found) for one, found in books.items()}, known)
+        expected: defaultdict[str, list[Expected]] = defaultdict(list)
+        for key, (one, _) in self._expected.items():
+            expected[key.namespace].append(one)
+        self.seen = Budgets(
+            {one: tuple(found) for one, found in books.items()},
+            known,
+            {one: tuple(found) for one, found in expected.items()},
+        )
+
+    def expect(self, node: Key, labels: Mapping[str, str], microusd: int) -> None:
+        """Reckons with a node that is about to be created, until its budgets have followed it."""
+        if self.seen.of(node.namespace):
+            self._expected[node] = Expected(node.name, labels, microusd), self._now()
+            self._tell()
+
+    def expect_no_more(self, node: Key) -> None:
+        """Forgets that a node was expected."""
+        if self._expected.pop(node, None) is not None:
+            self._tell()
 
     # --- Following --------------------------------------------------------------------------
 
@@ -134,9 +156,12 @@ class BudgetBook:
         They are written in the order of their names, up to the first that cannot hold it. Whether
         all do is to be read again: it is not told here, since by then it may not be so any more.
         """
-        for book in self.seen.of(node.namespace) or ():
-            if not await self._follow_in((node.namespace, book.name), _Asked(node, uid)):
-                return
+        try:
+            for book in self.seen.of(node.namespace) or ():
+                if not await self._follow_in((node.namespace, book.name), _Asked(node, uid)):
+                    return
+        finally:
+            self.expect_no_more(node)
 
     async def _follow_in(self, place: Place, *asked: _Asked) -> bool:
         """Waits until a budget has followed these nodes; returns whether it holds what all say."""
@@ -242,6 +267,8 @@ class BudgetBook:
                 log.warning("budgets_not_read", namespace=namespace, problem=str(error))
                 if isinstance(error, Forbidden) and namespace is not None:
                     self._known.discard(namespace)
+        late = self._now() - EXPECTED_FOR
+        self._expected = {key: one for key, one in self._expected.items() if one[1] > late}
         self._tell()
         for place in [*self._held]:
             try:

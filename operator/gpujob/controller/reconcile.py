@@ -502,7 +502,16 @@ class Reconciler:
                 log.info("former_node_deleted", node=name)
             # If there is one of this name already, the next pass sees whose it is.
             case effects.CreateNode(manifest):
-                await self._cache.create("GpuNode", key.namespace, manifest)
+                meta, labels = manifest["metadata"], stored["metadata"].get("labels") or {}
+                node = Key("GpuNode", key.namespace, meta["name"])
+                # In one go with the plan, so that the next job's knows of it.
+                said = parse_usd(manifest["spec"]["reservedUSD"])
+                self._budgets.expect(node, labels, said)
+                try:
+                    await self._cache.create("GpuNode", key.namespace, manifest)
+                except BaseException:
+                    self._budgets.expect_no_more(node)
+                    raise
                 log.info("node_created", node=manifest["metadata"]["name"])
             case effects.FollowInBudgets(name, uid):
                 await self._follow(Key("GpuNode", key.namespace, name), uid)

@@ -30,7 +30,7 @@ from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import GpuNode
 from gpujob.api.reasons import Reason
 from gpujob.core import effects
-from gpujob.core.budget.cover import Book, Budgets, book_of, followed
+from gpujob.core.budget.cover import Book, Budgets, Expected, book_of, followed
 from gpujob.core.budget.ledger import Ledger, Refused, ledger_of, read_budget
 from gpujob.core.budget.told import told, told_unusable
 from gpujob.core.job.plan import plan_job
@@ -93,6 +93,24 @@ def test_a_job_gets_a_node_only_if_its_budgets_have_money(
             assert not plan.wants_quotes
             assert not [one for one in plan.effects if isinstance(one, effects.CreateNode)]
             assert plan.requeue_seconds
+
+
+def test_a_node_that_is_being_created_counts_as_held() -> None:
+    """Else all jobs that look at once would get a node; those that are covered, and once."""
+    some: dict[str, Any] = {"selector": {"matchLabels": {"team": "vision"}}}
+    every: dict[str, Any] = {}
+    for name, labels, spec, fits in (
+        ("other-0-1", {}, every, False),
+        ("other-0-1", {}, some, True),
+        ("other-0-1", {"team": "vision"}, some, False),
+        # It is held by now.
+        ("train-0-1", {}, every, True),
+    ):
+        job = a_job(labels={"team": "vision"})
+        expected = Expected(name, labels, 5 * MICRO)
+        budgets = Budgets({"team": (a_book(91, **spec),)}, None, {"team": (expected,)})
+        plan = plan_job(job_observation(job=job, world=a_world(budgets=budgets)))
+        assert (plan.reason is not Reason.BUDGET_EXCEEDED) is fits, name
 
 
 def test_a_job_that_waits_for_a_period_looks_again_when_it_begins() -> None:

@@ -4,8 +4,9 @@ What cannot be read covers every job and holds nothing: unknown money is no mone
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,6 +17,7 @@ from gpujob.api.reasons import Reason
 from gpujob.core.budget.ending import charge_at_end, is_over
 from gpujob.core.budget.ledger import (
     Claim,
+    Held,
     Ledger,
     Refused,
     Unusable,
@@ -103,6 +105,16 @@ def _meets(one: LabelRequirement, labels: Mapping[str, str]) -> bool:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """A node that is being created, for which its budgets are about to be asked."""
+
+    name: str
+    labels: Mapping[str, str]
+    """Its job's."""
+    microusd: int
+
+
+@dataclass(frozen=True)
 class Budgets:
     """All budgets, as they were last seen: what is stored may be newer."""
 
@@ -110,12 +122,35 @@ class Budgets:
     """By namespace."""
     known: frozenset[str] | None
     """The namespaces whose budgets were read; None = all of them."""
+    expected: Mapping[str, tuple[Expected, ...]] = field(default_factory=dict)
+    """By namespace. So of many jobs that look at once no more get a node than there is money."""
 
     def of(self, namespace: str) -> tuple[Book, ...] | None:
         """Returns the budgets of a namespace; None = they were not read yet."""
         if self.known is not None and namespace not in self.known:
             return None
         return self.books.get(namespace, ())
+
+    def for_another(self, namespace: str, now: datetime) -> tuple[Book, ...] | None:
+        """Returns them as they will be once they hold what is expected; None = as above."""
+        if (books := self.of(namespace)) is None:
+            return None
+        expected = self.expected.get(namespace, ())
+        return tuple(_expecting(one, expected, now) for one in books)
+
+
+def _expecting(book: Book, expected: Iterable[Expected], now: datetime) -> Book:
+    if book.ledger is None:
+        return book
+    names = {one.claim.node_name for one in book.ledger.held.values()}
+    held = dict(book.ledger.held)
+    for one in expected:
+        if one.name not in names and covers(book.selector, one.labels):
+            claim = Claim(
+                node_uid=one.name, node_name=one.name, job_uid="", attempt=1, microusd=one.microusd
+            )
+            held[one.name] = Held(claim=claim, since=now)
+    return replace(book, ledger=replace(book.ledger, held=MappingProxyType(held)))
 
 
 def seconds_to_look(rejected: Rejected, now: datetime, limits: Limits) -> float:

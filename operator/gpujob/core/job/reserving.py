@@ -32,7 +32,7 @@ def refuse_unaffordable(seen: JobObservation, reserved_microusd: int) -> JobPlan
     They are as they were last seen: whether they hold it is asked again before anything is rented.
     """
     job, world = seen.job, seen.world
-    if (books := world.budgets.of(job.metadata.namespace)) is None:
+    if (books := world.budgets.for_another(job.metadata.namespace, world.now)) is None:
         reason, words = told_last(job.status.conditions) or (Reason.AWAITING_OFFERS, UNREAD)
         return stay(seen, reason, words, 1.0)
     claim = Claim(
