@@ -3925,7 +3925,9 @@ FAULTS = (
         "controller/budget_book.py",
         "await self._kube.write_status(KIND, body, status)",
         """await self._kube.write_status(
-            KIND, await self._kube.get(KIND, body["metadata"]["namespace"], "team"), status
+            KIND,
+            await self._kube.get(KIND, *(body["metadata"][one] for one in ("namespace", "name"))),
+            status,
         )""",
     ),
     Fault(

@@ -114,6 +114,7 @@ VALUE_SETS: dict[str, Object] = {
         "admissionPolicies": {"enabled": False},
         "webhook": {"enabled": False},
     },
+    "budgets for all": {"requireBudget": True},
     "queues of Kueue": {"kueue": {"enabled": True}},
     "queues of Kueue in some namespaces": {
         "kueue": {"enabled": True},

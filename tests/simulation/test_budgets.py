@@ -6,8 +6,14 @@ from typing import Any
 
 import pytest
 from tests.simulation import model, process
-from tests.simulation.model import Chance
-from tests.simulation.world import NAMESPACE, World, play
+from tests.simulation.branches import Strikes
+from tests.simulation.model import Chance, ModelKube
+from tests.simulation.process import STOPPED_SECONDS, Calls, Process, VirtualClock
+from tests.simulation.world import NAMESPACE, World, key_of, play
+
+from gpujob.api.gpubudget import GpuBudget
+from gpujob.controller.budget_book import BudgetBook
+from gpujob.controller.cache import Cache
 
 JOBS = 8
 BUDGET = ("GpuBudget", NAMESPACE, "team")
@@ -306,6 +312,128 @@ def test_a_node_that_waits_for_its_driver_gives_its_money_back() -> None:
         assert {world.reason("first"), world.reason("second")} == {"Complete"}
         world.check_end()
         await world.end()
+
+    play(life)
+
+
+def test_a_node_that_vanishes_is_charged_in_full() -> None:
+    """What it has cost is not known; also if its job is deleted before anybody looks."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0), run_seconds=300.0)
+        await world.apply_budget("team", limit="20")
+        for name in ("kept", "gone"):
+            await world.apply(name)
+        await world.until(lambda: world.reason("kept") == world.reason("gone") == "Running", 600)
+        for name in ("kept", "gone"):
+            world.kube.vanish("GpuNode", NAMESPACE, f"{name}-0-1")
+        world.kube.vanish("GpuJob", NAMESPACE, "gone")
+        await world.until(lambda: world.budgets()["team"].status.open == 0, 120)
+        assert world.budgets()["team"].status.spent_usd == "12.000000"
+        await world.until(lambda: not world.living(), 600)
+        await world.end()
+
+    play(life)
+
+
+def test_what_a_restore_has_lost_is_reserved_again_before_the_rent() -> None:
+    """Right before it, the budget comes back as it was before: what was seen last is too old."""
+
+    async def life() -> None:
+        world = World(Chance(0, level=0.0))
+        await world.apply_budget("team")
+        await world.until(lambda: world.budgets()["team"].status.phase == "Open", 60)
+        saved = world.kube.objects[BUDGET]
+        restored: list[str] = []
+
+        def restore(kind: str, body: dict[str, Any], gone: bool, before: Any) -> None:
+            del gone, before
+            runs = kind == "Pod" and body.get("status", {}).get("phase") == "Running"
+            if runs and not restored:
+                restored.append(body["metadata"]["name"])
+                world.kube.delete_now(*BUDGET)
+                meta = saved["metadata"] | {"uid": "restored"}
+                world.kube._put(BUDGET, saved | {"metadata": meta})
+
+        world.kube.on_write.append(restore)
+        await world.apply("train")
+        await world.until(world.is_over, 600)
+        assert restored
+        assert float(world.budgets()["team"].status.spent_usd or 0) == charged(world) > 0
+        world.check_end()
+        await world.end()
+
+    play(life)
+
+
+def for_one_of_two(strikes: Strikes) -> list[str]:
+    """Plays two jobs for which the budget has room one after the other; returns the calls."""
+
+    async def life() -> list[str]:
+        world = World(Chance(0, level=0.0), run_seconds=30.0, calls=Calls(strikes=strikes))
+        await world.apply_budget("team", limit="7")
+        await world.until(lambda: world.budgets()["team"].status.phase == "Open", 1000)
+        for name in ("first", "second"):
+            await world.apply(name)
+        await world.until(world.is_over, 4 * 3600)
+        await world.go_on(STOPPED_SECONDS)
+        world.check_end()
+        await world.end()
+        return world.calls.made
+
+    found: list[str] = play(life)
+    return found
+
+
+def test_a_process_that_stood_while_it_wrote_takes_nothing_back() -> None:
+    """It has read the budget and what the node says, and another one leads before it writes."""
+    made, read, is_reading = for_one_of_two({}), [], False
+    for number, call in enumerate(made):
+        is_reading = call == "find GpuBudget" or (is_reading and call != "write_status GpuBudget")
+        if is_reading and call == "find GpuJob" and "write_status GpuBudget" in made[number:]:
+            read.append(number)
+
+    assert read
+    for number in read:
+        for_one_of_two({number: "stop after"})
+
+
+@pytest.mark.parametrize(("limit", "held"), [("12", ["a-0-1", "b-0-1"]), ("7", ["b-0-1"])])
+def test_of_two_writers_neither_overwrites_the_other(limit: str, held: list[str]) -> None:
+    """One stands after it has read all that it needs; it begins anew, and finds what is left."""
+
+    async def life() -> None:
+        kube, clock = ModelKube(Chance(0, level=0.0)), VirtualClock()
+        calls = [Calls(), Calls()]
+        processes = [Process(one, lambda _: None, lambda _: None) for one in calls]
+        views = [one.view(kube) for one in processes]
+        books = [BudgetBook(one, Cache(one, lambda _: None), clock.now) for one in views]
+        spec: dict[str, Any] = {"limit": limit, "period": "Month"}
+        meta = {"metadata": {"name": "team"}}
+        await kube.create("GpuBudget", NAMESPACE, {"kind": "GpuBudget", **meta, "spec": spec})
+        for book in books:
+            await book.look()
+        nodes = {}
+        for name in ("a", "b"):
+            spec = {"image": "i", "command": ["c"], "gpu": {"models": ["RTX 4090"]}}
+            spec |= {"cost": {"ceiling": "6"}}
+            body: dict[str, Any] = {"kind": "GpuJob", "metadata": {"name": name}, "spec": spec}
+            job = await kube.create("GpuJob", NAMESPACE, body)
+            refers = {"name": name, "uid": job["metadata"]["uid"]}
+            spec = {"jobRef": refers, "attempt": 1, "reservedUSD": "6.000000"}
+            body = {"kind": "GpuNode", "metadata": {"name": f"{name}-0-1"}, "spec": spec}
+            made = await kube.create("GpuNode", NAMESPACE, body)
+            nodes[name] = key_of(made), made["metadata"]["uid"]
+        calls[0].strikes = {len(calls[0].made) + 2: "stop after"}
+        slow = asyncio.ensure_future(books[0].follow(*nodes["a"]))
+        await asyncio.sleep(30)
+        assert calls[0].made[-1] == "find GpuJob"
+        assert processes[0].is_stopped
+        await books[1].follow(*nodes["b"])
+        processes[0].resume()
+        await slow
+        stored = GpuBudget.model_validate(kube.objects[BUDGET]).status
+        assert [one.node_name for one in stored.reservations] == held
 
     play(life)
 
