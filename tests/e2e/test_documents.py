@@ -166,9 +166,9 @@ def test_each_manifest_in_the_documents_runs_as_it_is_written(
     stage: Stage, documented: list[Object]
 ) -> None:
     """It completes, with one machine."""
-    names = [one["metadata"]["name"] for one in documented]
-    assert names == ["train"]
-    for name in names:
+    named = [(one["kind"], one["metadata"]["name"]) for one in documented]
+    assert named == [("GpuJob", "train"), ("GpuBudget", "team")]
+    for name in [name for kind, name in named if kind == "GpuJob"]:
         job = eventually(stage, name, over, namespace="default")
 
         assert condition(job, "Complete")["status"] == "True", condition(job, "Ready")
