@@ -3915,6 +3915,18 @@ FAULTS = (
         "    if holds and settled and not wants_budgets:",
     ),
     Fault(
+        "a node that is over spins until its budgets are read",
+        "core/node/release.py",
+        "again_seconds = max(min(again), 1.0)",
+        "again_seconds = min(again)",
+    ),
+    Fault(
+        "a raised ceiling spins until the budgets are read",
+        "core/node/extension.py",
+        "return replace(looking, requeue_seconds=1.0, wants_budgets=True)",
+        "return replace(looking, wants_budgets=True)",
+    ),
+    Fault(
         "a node goes before its budgets are read",
         "core/node/release.py",
         "    if holds and settled and not is_held and not wants_budgets:",

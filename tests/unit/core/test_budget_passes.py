@@ -284,6 +284,8 @@ def test_a_raised_ceiling_is_asked_for_only_if_the_budgets_can_hold_it(
     unasked = plan_node(node_observation(LONG, job=RAISED, budgets=None))
     assert unasked.wants_budgets
     assert unasked.status.extension is None
+    # If they cannot be read, it does not spin.
+    assert (unasked.requeue_seconds or 0) >= 1
 
 
 RELEASED = ended(leased(-600)) | {"releasedAt": stamp(-2), "accruedUSD": "1.000000"}
@@ -308,6 +310,19 @@ def test_a_node_goes_only_once_no_budget_holds_it() -> None:
     todo, plan = goes(asked=False)
     assert todo == []
     assert plan.wants_budgets
+
+
+def test_a_node_that_is_over_for_long_does_not_spin_while_the_budgets_cannot_be_read() -> None:
+    """It could be closed at once if they were."""
+    since = {"releasedAt": stamp(-10_000), "accruedUSD": "1.000000"}
+    seen = replace(node_observation(ended(leased(-20_000)) | since, job=CHARGED), pod=None)
+    assert plan_node(replace(seen, budgets=())).effects[-1] == effects.RemoveFinalizer()
+
+    plan = plan_node(replace(seen, budgets=None))
+
+    assert not plan.effects
+    assert plan.wants_budgets
+    assert (plan.requeue_seconds or 0) >= 1
 
 
 # --- What a budget stores -------------------------------------------------------------------

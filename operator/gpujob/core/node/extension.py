@@ -71,7 +71,8 @@ def _raise_fuse(seen: NodeObservation) -> NodePlan | None:
         max_leases=seen.world.limits.max_leases,
     )
     if seen.budgets is None:
-        return replace(progress(status, _shown(seen), _LOOKING), wants_budgets=True)
+        looking = progress(status, _shown(seen), _LOOKING)
+        return replace(looking, requeue_seconds=1.0, wants_budgets=True)
     claim = replace(claim_of(seen.node), microusd=left)
     answer = grow_in_all(seen.budgets, job.metadata.labels, claim, seen.world.now)
     if isinstance(answer, Rejected) or not may_say_more(seen.budgets, seen.node):

@@ -75,15 +75,21 @@ def let_go(seen: NodeObservation) -> NodePlan | None:
     again = [limits.node_retention_seconds]
     left = closes_in(seen.node.metadata, status, now=seen.world.now, limits=limits)
     again += [] if left is None else [left]
-    again += [0.0] if is_held else []
+    if is_held:
+        again_seconds = 0.0
+    elif lingers or not settled:
+        again_seconds = limits.driver_exit_seconds
+    elif wants_budgets:
+        # If they cannot be read now: it cannot be closed before that, however long it is over.
+        again_seconds = max(min(again), 1.0)
+    else:
+        again_seconds = min(again)
     return Plan(
         status=status,
         reason=Reason.RELEASED,
         message=end_message(status),
         effects=tuple(todo),
-        requeue_seconds=(
-            limits.driver_exit_seconds if (lingers or not settled) and not is_held else min(again)
-        ),
+        requeue_seconds=again_seconds,
         wants_budgets=wants_budgets,
     )
 
