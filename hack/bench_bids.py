@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from gpujob.core.cost.bid import at_bid, priced, terms_of
-from gpujob.core.cost.estimate import Needs
+from gpujob.core.cost.estimate import Needs, Reckoning
 from gpujob.core.limits import Limits
 from gpujob.core.market.offers import Offer
 from gpujob.core.market.outbids import OutbidMemory, Stay, percent_of, with_stay
@@ -235,7 +235,8 @@ def compare(luck: Luck, jobs: Sequence[Job]) -> list[float]:
     def chosen(job: Job) -> Offer:
         needs = needs_of(job)
         run, cap = needs.run_seconds, Fraction(1000)
-        terms = terms_of(job.offer, needs, limits, run_seconds=run, checkpoint=job.checkpoint)
+        reckoning = Reckoning(needs, limits, others=0)
+        terms = terms_of(job.offer, reckoning, limits, run_seconds=run, checkpoint=job.checkpoint)
         return priced(job.offer, terms, memory, most_usd_per_hour=cap).offer
 
     def ruled(job: Job, percent: int | None) -> Offer:

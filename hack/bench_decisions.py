@@ -1,14 +1,12 @@
-"""Measures decisions alone: how long they take of the CPU, and how they grow with the market.
+"""Measures decisions about machines alone: how long they take of the CPU, and how they grow.
 
-The objects are those of the tests: machines that run and whose counters rise with each listing, and
-offers of one GPU model that all fit. A pass over a node is made with as many listings as are kept;
-`waiting` has asked for a machine that no listing shows, and `ending` waits until its own is gone.
-How long a job will run is asked of as many templates as are kept, some of them with full windows.
+The objects are those of the tests: machines that run and whose counters rise with each listing. A
+pass over a node is made with as many listings as are kept; `waiting` has asked for a machine that
+no listing shows, and `ending` waits until its own is gone. The gate has `hack/bench gate`.
 """
 
 import argparse
 import os
-import random
 import sys
 import time
 import tracemalloc
@@ -22,14 +20,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests import builders
 
-from gpujob.core.cost.experience import Experience, Outcome
-from gpujob.core.cost.gate import judge
 from gpujob.core.cost.leased import Fleet
-from gpujob.core.cost.template import Template
-from gpujob.core.cost.window import RUNS_KEPT
 from gpujob.core.market.history import LISTINGS_KEPT, Listings
 from gpujob.core.market.listings import Address, Lease, Mark
-from gpujob.core.market.offers import Offer
 from gpujob.core.node.plan import plan_node
 from gpujob.core.observation import NodeMemory, NodeObservation, World
 
@@ -40,26 +33,6 @@ STATUSES = {
     "ending": builders.ended(builders.running(-1000, -900)),
     "waiting": builders.renting(-1000),
 }
-
-
-def offer(number: int) -> Offer:
-    """One of many offers, each with prices and a line of its own."""
-    chance = random.Random(number)
-
-    def between(low: float, high: float) -> Fraction:
-        return Fraction(f"{chance.uniform(low, high):.6f}")
-
-    return builders.an_offer(
-        offer_id=number,
-        machine_id=number,
-        host_id=number // 3,
-        gpu_usd_per_hour=between(0.2, 0.6),
-        storage_usd_per_gb_month=between(0.1, 0.3),
-        download_usd_per_gb=between(0, 0.01),
-        upload_usd_per_gb=between(0, 0.01),
-        download_mbps=between(800, 9000),
-        upload_mbps=between(50, 2000),
-    )
 
 
 def row(number: int, seconds: float) -> Lease:
@@ -103,14 +76,6 @@ def show(what: str, of: str, took: list[float]) -> None:
     print(f"{what:<22}{of:>22}{p50:>12.3f}{p99:>12.3f}", flush=True)
 
 
-def judged(offers: int, rounds: int) -> None:
-    """Measures the gate."""
-    found = builders.quotes(*(offer(number) for number in range(1, offers + 1)))
-    question = builders.a_world().question(builders.a_job().spec, found, namespace="team-a")
-    times = max(rounds * 64 // offers, 3)
-    show("judge", f"{offers} offers", seconds_of(lambda: judge(question), times))
-
-
 def planned_anew(seen: NodeObservation) -> None:
     """Makes one plan."""
     plan_node(replace(seen))
@@ -139,40 +104,14 @@ def planned(machines: int, rounds: int) -> None:
     print(f"{LISTINGS_KEPT} listings hold {held:.1f} KiB of each machine", flush=True)
 
 
-def bounded(templates: int, rounds: int) -> None:
-    """Measures bounds on run time, of templates with full windows, and what it takes to learn."""
-    chance, experience, full = random.Random(1), Experience(keys_kept=2 * templates), 100
-    kinds = [
-        Template(f"n-{number % 50}", (f"n-{number % 50}/{number}", f"n-{number % 50}"))
-        for number in range(templates)
-    ]
-    learning = []
-    for number, kind in enumerate((*kinds, *kinds[-full:] * RUNS_KEPT)):
-        uid, seconds = str(number), chance.lognormvariate(6, 1)
-        began = time.process_time()
-        experience.began(uid, kind, 0.0)
-        experience.ended(uid, seconds, Outcome.ENDED, seconds)
-        learning.append(time.process_time() - began)
-    asked = iter(kinds[-full:] * (rounds // full + 1))
-    took = seconds_of(lambda: experience.bound(next(asked), 0.0), rounds)
-    show("bound a run", f"{templates} templates", took)
-    show("learn a run", f"{templates} templates", sorted(learning[-full * 100 :]))
-
-
 def main() -> int:
     """Measures, and prints figures."""
     parser = argparse.ArgumentParser(prog="hack/bench decisions", description=__doc__)
-    parser.add_argument("--offers", type=int, nargs="+", default=[64, 1000, 5000])
     parser.add_argument("--machines", type=int, nargs="+", default=[100, 1000, 5000])
-    parser.add_argument("--templates", type=int, nargs="+", default=[1000, 100_000])
     parser.add_argument("--rounds", type=int, default=500, help="decisions of each kind")
     given: Any = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"{'decision':<22}{'of':>22}{'p50 CPU ms':>12}{'p99 CPU ms':>12}")
-    for offers in given.offers:
-        judged(offers, given.rounds)
-    for templates in given.templates:
-        bounded(templates, given.rounds)
     for machines in given.machines:
         planned(machines, given.rounds)
     return 0

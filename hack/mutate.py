@@ -107,8 +107,10 @@ NEAREST = {
     "core/budget/outlook.py": "tests/unit/core/test_budget_ledger.py",
     "core/budget/period.py": "tests/unit/core/test_budget_period.py",
     "core/cost/bid.py": "tests/unit/core/test_bid.py",
-    "core/cost/choice.py": "tests/unit/core/test_gate.py tests/unit/core/test_bid.py "
-    "tests/unit/core/test_hosts.py",
+    "core/cost/choice.py": "tests/unit/core/test_choice.py tests/unit/core/test_gate.py "
+    "tests/unit/core/test_bid.py tests/unit/core/test_hosts.py",
+    "core/market/offers.py": "tests/unit/core/test_choice.py tests/unit/core/test_offers.py",
+    "core/cost/estimate.py": "tests/unit/core/test_choice.py tests/unit/core/test_gate.py",
     "core/mark_keys.py": "tests/unit/core/test_mark_keys.py",
     "core/market/outbids.py": "tests/unit/core/test_bid.py",
     "core/leader_lock.py": "tests/simulation/test_lock.py",
@@ -362,15 +364,16 @@ FAULTS = (
     Fault(
         "the cap by the hour is for the machines before this one",
         "core/cost/choice.py",
-        "elif found.usd_per_hour > left:",
-        "elif not left:",
+        "            if self.reckoning.costs_more(offer, self._left):",
+        "            if not self._left:",
     ),
     Fault(
         "a job waits for the best offer though another fits in the cap by the hour",
         "core/cost/choice.py",
-        "allowed = [one for one in trusted if not one.against]",
-        "best = min(trusted, key=lambda one: one.expected)\n"
-        "    allowed = [] if best.against else [best]",
+        """min(lowest, rate)
+                continue""",
+        """min(lowest, rate)
+                break""",
     ),
     Fault(
         "a machine that was just asked for does not count yet",
@@ -1076,25 +1079,25 @@ FAULTS = (
     Fault(
         "a price is compared with those of other models",
         "core/cost/choice.py",
-        "lowest, highest = rates[offer.gpu_model]",
-        "lowest, highest = max(rates.values())",
+        "rates = self._plausible.get(way.shown.gpu_model)",
+        "rates = max(self._plausible.values(), default=None)",
     ),
     Fault(
         "a bid is compared with prices on demand",
         "core/cost/choice.py",
-        "if _is_plausible(one.shown, rates)",
-        "if _is_plausible(one.offer, rates)",
+        "<= way.shown.usd_per_gpu_hour <=",
+        "<= way.offer.usd_per_gpu_hour <=",
     ),
     Fault(
         "a bid passes the fuse",
         "core/cost/choice.py",
-        "left = fuse_microusd(question) - bound.traffic_microusd",
+        "left = fuse_microusd(question) - reckoning.traffic_microusd(offer)",
         "left = 10**12",
     ),
     Fault(
         "a bid leaves nothing for the disk",
         "core/cost/choice.py",
-        "return most - disk",
+        "return most - offer.disk_usd_per_hour(reckoning.needs.disk_gb)",
         "return most",
     ),
     Fault(
@@ -1112,8 +1115,8 @@ FAULTS = (
     Fault(
         "a bid is rounded down",
         "core/cost/bid.py",
-        "ceil(lowest * percent",
-        "int(lowest * percent",
+        "-(-usd * percent * BID_STEPS",
+        "(usd * percent * BID_STEPS",
     ),
     Fault(
         "who is outbid pays for no second boot",
@@ -1124,8 +1127,56 @@ FAULTS = (
     Fault(
         "being outbid costs nothing in the choice of an offer",
         "core/cost/choice.py",
-        "self.estimate.likely_microusd * self.priced.times / self.trust",
-        "self.estimate.likely_microusd / self.trust",
+        "return likely_microusd * way.times / trust",
+        "return likely_microusd / trust",
+    ),
+    Fault(
+        "the dearest offers are looked at first",
+        "core/market/offers.py",
+        "return tuple(sorted(found, key=itemgetter(0)))",
+        "return tuple(sorted(found, key=itemgetter(0), reverse=True))",
+    ),
+    Fault(
+        "the least that an offer costs is its price on demand whatever is bid",
+        "core/cost/choice.py",
+        "iter(quotes.by_least_price if bids else quotes.by_price)",
+        "iter(quotes.by_price)",
+    ),
+    Fault(
+        "what a fast line saves is forgotten where the search for the best ends",
+        "core/cost/choice.py",
+        "share = float(1 - self.reckoning.boot_share_max) * (1 - ROUNDING)",
+        "share = 1.0",
+    ),
+    Fault(
+        "an offer that may cost as much as the next is looked at after it",
+        "core/cost/choice.py",
+        "if place < len(seen) and self._floor > seen[place][0]:",
+        "if place < len(seen):",
+    ),
+    Fault(
+        "a price that is far too low is plausible",
+        "core/cost/choice.py",
+        "if lowest < low or high < highest:",
+        "if high < highest:",
+    ),
+    Fault(
+        "a host's contract may end before the attempt",
+        "core/cost/estimate.py",
+        "return seconds * 1000 >= self._lease_ms(offer) * per",
+        "return seconds >= 0",
+    ),
+    Fault(
+        "what traffic costs is rounded down",
+        "core/cost/estimate.py",
+        "return -(-usd * MICRO // (KILOBITS_PER_GB * per_down * per_up))",
+        "return usd * MICRO // (KILOBITS_PER_GB * per_down * per_up)",
+    ),
+    Fault(
+        "what time costs is rounded down",
+        "core/cost/estimate.py",
+        "return -(-rate * ms * MICRO // (per * MS_PER_HOUR))",
+        "return rate * ms * MICRO // (per * MS_PER_HOUR)",
     ),
     Fault(
         "a stay that is reported twice counts twice",
@@ -1208,10 +1259,10 @@ FAULTS = (
     Fault(
         "a machine is judged for a namespace that nobody has",
         "core/cost/choice.py",
-        """    whose = question.template.tenant
-    trust""",
-        """    whose = ""
-    trust""",
+        """        whose = question.template.tenant
+        return""",
+        """        whose = ""
+        return""",
     ),
     Fault(
         "no second is left to run, and it is rented",
@@ -1741,8 +1792,8 @@ FAULTS = (
     Fault(
         "the memory in a GPU's name is not looked for",
         "core/market/offers.py",
-        "offer.gpu_model in one.models and offer.gpu_memory_gb >= one.memory_gb * NOMINAL",
-        "offer.gpu_model in one.models",
+        "if least is None or (least and offer.gpu_memory_gb < least):",
+        "if least is None:",
     ),
     Fault(
         "a machine without a watchdog is taken",
@@ -2107,8 +2158,8 @@ FAULTS = (
     Fault(
         "the fuse has no time for much to copy",
         "core/cost/estimate.py",
-        "copying = needs.delivered_gb * 8000",
-        "copying = needs.delivered_gb * 0",
+        "needs.delivered_gb * KILOBITS_PER_GB",
+        "needs.delivered_gb * 0",
     ),
     Fault(
         "what has just begun is not told to end",
@@ -2365,27 +2416,27 @@ FAULTS = (
     ),
     Fault(
         "any line is fast enough",
-        "core/cost/choice.py",
-        "return seconds is not None and seconds <= limits.boot_cap_seconds",
+        "core/cost/estimate.py",
+        "return loading is not None and loading <= self._cap",
         "return True",
     ),
     Fault(
         "a line that nobody knows is fast",
         "core/cost/estimate.py",
-        "    if not offer.download_mbps:\n        return None",
-        "    if not offer.download_mbps:\n        return Fraction(0)",
+        "if mbps else None",
+        "if mbps else 0",
     ),
     Fault(
         "a fast line lowers the bound",
         "core/cost/estimate.py",
-        "time = micro_up(usd_per_hour * seconds / 3600)",
-        "time = micro_up(usd_per_hour * (seconds - saved) / 3600)",
+        "return self._time_microusd(offer, self._lease_ms(offer)) + self.traffic_microusd(offer)",
+        "return self.likely_microusd(offer)",
     ),
     Fault(
         "the time to load costs nothing",
-        "core/cost/choice.py",
-        "return self.estimate.likely_microusd * self.priced.times / self.trust",
-        "return self.estimate.total_microusd * self.priced.times / self.trust",
+        "core/cost/estimate.py",
+        "saved = 0 if loading is None else self._cap - min(self._cap, loading)",
+        "saved = 0",
     ),
     Fault(
         "a lost race is a rent",

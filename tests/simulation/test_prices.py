@@ -19,7 +19,7 @@ from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
 from gpujob.controller.price_watch import QUOTA_SECONDS, TAKEN_SECONDS, PriceWatch
 from gpujob.controller.workqueue import Key
-from gpujob.core.market.offers import Quotes, mismatch
+from gpujob.core.market.offers import Demand, Quotes
 from gpujob.core.observation import Unavailable
 from vastsim.market import Market, Timing
 from vastsim.search import search
@@ -185,7 +185,7 @@ def test_large_machines_are_found_behind_pages_of_small_ones() -> None:
                 break
             await asyncio.sleep(1)
         assert isinstance(found, Quotes)
-        assert any(mismatch(offer, wanted) is None for offer in found.offers)
+        assert any(Demand(wanted).mismatch(offer) is None for offer in found.offers)
         assert len(market.asked) > 1
         assert {one["gpu_ram"]["gte"] for one in market.asked} == {90 * 1024 * 0.93}
 

@@ -207,9 +207,9 @@ def test_the_price_per_hour_that_a_job_allows_holds_for_the_bid_with_its_disk() 
     """And an offer that only more would win is no match."""
     given = asked({"maxUSDPerHour": "0.206"}, offer())
     given = replace(given, outbids=seen(100, hours=4, outbids=8))
-    found, _ = candidates_of(given, needs_of(given, 3600))
+    found = candidates_of(given, needs_of(given, 3600))
 
-    assert found[0].estimate.usd_per_hour <= Fraction("0.206")
+    assert found.cheapest.estimate.usd_per_hour <= Fraction("0.206")
     with pytest.raises(CostGateError, match=r"market\.maxUSDPerHour"):
         judge(asked({"maxUSDPerHour": "0.2"}, offer()))
 

@@ -6,7 +6,7 @@ import pytest
 from tests.builders import a_spec, an_offer
 
 from gpujob.api.gpujob import GpuJobSpec
-from gpujob.core.market.offers import mismatch
+from gpujob.core.market.offers import Demand
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,5 @@ def test_an_offer_is_taken_by_the_name_that_the_job_has_for_it(
     wanted = GpuJobSpec.model_validate(a_spec(gpu={"models": ["B300", written]}))
     memory_gb = Fraction(memory_gib * 2**30, 10**9)
 
-    assert (mismatch(an_offer(gpu_model=model, gpu_memory_gb=memory_gb), wanted) is None) is fits
+    offer = an_offer(gpu_model=model, gpu_memory_gb=memory_gb)
+    assert (Demand(wanted).mismatch(offer) is None) is fits

@@ -9,9 +9,10 @@ price on demand, that is what is paid: such a machine is not taken away.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import ceil, expm1
+from math import expm1, floor
+from typing import NamedTuple
 
-from gpujob.core.cost.estimate import Needs, loading_seconds
+from gpujob.core.cost.estimate import Reckoning
 from gpujob.core.limits import Limits
 from gpujob.core.market.offers import Offer
 from gpujob.core.market.outbids import PERCENTS, OutbidMemory
@@ -38,16 +39,20 @@ class Terms:
 
 
 def terms_of(
-    offer: Offer, needs: Needs, limits: Limits, *, run_seconds: float, checkpoint: float | None
+    offer: Offer,
+    reckoning: Reckoning,
+    limits: Limits,
+    *,
+    run_seconds: float,
+    checkpoint: float | None,
 ) -> Terms:
     """Returns them for an offer; `checkpoint` is the seconds between two, None = there are none."""
-    loading = loading_seconds(offer, needs)
-    cap = limits.boot_cap_seconds
+    needs = reckoning.needs
     lost = run_seconds if checkpoint is None else min(checkpoint, run_seconds)
     return Terms(
         run_hours=run_seconds / 3600,
         lost_hours=lost / 3600,
-        boot_hours=min(cap, cap if loading is None else float(loading)) / 3600,
+        boot_hours=float(reckoning.boot_seconds(offer)) / 3600,
         disk_usd_per_hour=float(offer.disk_usd_per_hour(needs.disk_gb)),
         boot_traffic_usd=float(needs.boot_download_gb * offer.download_usd_per_gb),
         patience_hours=limits.outbid_patience_seconds / 3600,
@@ -74,8 +79,7 @@ def expected_usd(terms: Terms, gpu_usd_per_hour: float, outbids_per_hour: float)
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Priced:
+class Priced(NamedTuple):
     """An offer at what would be paid for it, and what interruptions make of that."""
 
     offer: Offer
@@ -115,9 +119,9 @@ def priced(
     lowest, on_demand = offer.lowest_bid_usd_per_hour, offer.gpu_usd_per_hour
     if lowest is None:
         return Priced(offer=offer, shown=offer)
-    dearest = min(most_usd_per_hour, on_demand)
-    ways: list[tuple[float, Fraction | None, float]] = [
-        (expected_usd(terms, float(bid), rate), bid, rate)
+    dearest = floor(min(most_usd_per_hour, on_demand) * BID_STEPS)
+    ways: list[tuple[float, int | None, float]] = [
+        (expected_usd(terms, bid / BID_STEPS, rate), bid, rate)
         for bid, rate in _bids(lowest, memory.per_hour(offer.gpu_model))
         if bid <= dearest
     ]
@@ -126,15 +130,20 @@ def priced(
     if not ways:
         return Priced(offer=at_bid(offer, lowest), shown=offer)
     usd, bid, rate = min(ways, key=lambda way: way[0])
-    chosen = offer if bid is None else at_bid(offer, bid)
+    chosen = offer if bid is None else at_bid(offer, Fraction(bid, BID_STEPS))
     alone = expected_usd(terms, float(chosen.gpu_usd_per_hour), 0.0)
-    return Priced(offer=chosen, shown=offer, times=usd / alone, outbids_per_hour=rate)
+    # What loads nothing and runs for no time costs nothing, whatever interrupts it.
+    times = usd / alone if alone else 1.0
+    return Priced(offer=chosen, shown=offer, times=times, outbids_per_hour=rate)
 
 
-def _bids(lowest: Fraction, per_hour: Sequence[float]) -> Iterator[tuple[Fraction, float]]:
-    """Yields the bids to consider, and how often each is outbid an hour."""
+def _bids(lowest: Fraction, per_hour: Sequence[float]) -> Iterator[tuple[int, float]]:
+    """Yields the bids to consider, in steps and rounded up, and how often each is outbid an
+    hour.
+    """
+    usd, per = lowest.as_integer_ratio()
     for percent, rate in zip(PERCENTS, per_hour, strict=True):
-        yield Fraction(ceil(lowest * percent * BID_STEPS / 100), BID_STEPS), rate
+        yield -(-usd * percent * BID_STEPS // (per * 100)), rate
 
 
 def at_bid(offer: Offer, bid: Fraction) -> Offer:

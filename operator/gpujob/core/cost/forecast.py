@@ -1,5 +1,7 @@
 """What the gate would decide about a job that nobody has created, and which offers it saw."""
 
+from itertools import islice
+
 from gpujob.api.estimate import OFFERS_SHOWN, JobEstimate, OfferEstimate
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.api.reasons import Reason
@@ -75,12 +77,12 @@ def _with_offers(question: Question, told: JobEstimate, admission: Verdict | Non
     chosen = admission.offer.offer_id if admission else None
     passed_over = admission.passed_over if admission else ()
     against = {one.offer.offer_id: one.against for one in passed_over}
-    shown = found[:OFFERS_SHOWN]
+    shown = list(islice(found, OFFERS_SHOWN))
     if chosen is not None and all(one.offer.offer_id != chosen for one in shown):
         shown[-1] = next(one for one in found if one.offer.offer_id == chosen)
     return told.model_copy(
         update={
-            "estimate_usd": told.estimate_usd or format_usd(found[0].estimate.total_microusd),
+            "estimate_usd": told.estimate_usd or format_usd(found.cheapest.estimate.total_microusd),
             "offers_matching": len(found),
             "offers": tuple(
                 _offer(question, one, chosen, against.get(one.offer.offer_id, "")) for one in shown

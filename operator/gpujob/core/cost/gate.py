@@ -9,21 +9,29 @@ that of this: it is reckoned as if nothing would be stopped at its fuse, which h
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import islice
 
+from gpujob.api.estimate import OFFERS_SHOWN
 from gpujob.api.reasons import Reason
 from gpujob.core.cost.bid import Priced
 from gpujob.core.cost.choice import (
+    TOO_SLOW,
     Candidate,
     candidates_of,
     check_quotes,
-    choose,
     fuse_microusd,
     needs_of,
     why_dearer,
 )
 from gpujob.core.cost.confidence import Enforcement, enforcement, rounded_down
 from gpujob.core.cost.error_budget import confidence
-from gpujob.core.cost.estimate import Estimate, Needs, estimate, overhead_seconds, traffic_usd
+from gpujob.core.cost.estimate import (
+    Estimate,
+    Needs,
+    estimate,
+    overhead_seconds,
+    traffic_microusd,
+)
 from gpujob.core.cost.question import CostGateError, Question
 from gpujob.core.cost.run_bound import (
     RunBound,
@@ -34,9 +42,9 @@ from gpujob.core.cost.run_bound import (
 )
 from gpujob.core.limits import PAGE_LEASES
 from gpujob.core.market.offers import Offer
-from gpujob.core.money import MICRO, floor_usd, micro_up, short_usd
+from gpujob.core.money import MICRO, floor_usd, short_usd
 
-PASSED_OVER_SHOWN = 3
+PASSED_OVER_SHOWN, PASSED_OVER_KEPT = 3, OFFERS_SHOWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +67,11 @@ class Verdict:
     money_deadline_seconds: int
     """Time from the rent request until the destroy must be sent, so that the fuse holds."""
     passed_over: tuple[Candidate, ...]
-    """The offers with a lower bound that were not chosen, cheapest first."""
+    """The first of the offers with a lower bound, which were not chosen, cheapest first."""
+    cheaper: int
+    """How many these are in all."""
     too_slow: int
-    """How many offers meet the needs, but have a line that could not boot the job in time."""
+    """How many offers might have cost less, but have a line that could not boot the job in time."""
 
     @property
     def bound_microusd(self) -> int:
@@ -98,7 +108,7 @@ class Verdict:
         if not self.passed_over:
             return text
         shown = "; ".join(one.against for one in self.passed_over[:PASSED_OVER_SHOWN])
-        more = len(self.passed_over) - PASSED_OVER_SHOWN
+        more = self.cheaper - PASSED_OVER_SHOWN
         rest = f"; and {more} more" if more > 0 else ""
         return f"{text}; cheaper offers were passed over: {shown}{rest}"
 
@@ -175,8 +185,8 @@ def _judge_run(question: Question, run: RunBound, enforced: Enforcement) -> Verd
     """Judges an attempt whose workload runs for so long."""
     limits, spec, leased = question.limits, question.spec, question.leased
     needs, ceiling = needs_of(question, run.seconds), floor_usd(spec.cost.ceiling)
-    candidates, too_slow = candidates_of(question, needs)
-    cheapest = candidates[0]
+    candidates = candidates_of(question, needs)
+    cheapest = candidates.cheapest
     bound = question.spent_microusd + cheapest.estimate.total_microusd
     if bound > ceiling:
         raise CostGateError(
@@ -185,8 +195,7 @@ def _judge_run(question: Question, run: RunBound, enforced: Enforcement) -> Verd
             bound_microusd=bound,
         )
     fuse = fuse_microusd(question)
-    fitting = [one for one in candidates if one.estimate.total_microusd <= fuse]
-    if not fitting:
+    if cheapest.estimate.total_microusd > fuse:
         raise CostGateError(
             Reason.CEILING_EXCEEDED,
             f"the cheapest offer ({cheapest.offer.gpu}) may cost up to "
@@ -201,7 +210,9 @@ def _judge_run(question: Question, run: RunBound, enforced: Enforcement) -> Verd
             f"more than the operator's limits.maxUsdPerHour ({limits.max_usd_per_hour} $/h)",
             bound_microusd=bound,
         )
-    chosen = choose(question, fitting, bound_microusd=bound)
+    best = candidates.choose(fuse, bound_microusd=bound)
+    chosen = best[0]
+    cheaper = candidates.within(chosen.estimate.total_microusd - 1)
     return Verdict(
         offer=chosen.offer,
         priced=chosen.priced,
@@ -214,11 +225,14 @@ def _judge_run(question: Question, run: RunBound, enforced: Enforcement) -> Verd
         confidence=_confidence(question, run, enforced, chosen.offer, needs, fuse),
         money_deadline_seconds=_money_deadline(question, run, chosen, fuse),
         passed_over=tuple(
-            replace(one, against=one.against or why_dearer(question, one, needs, chosen))
-            for one in fitting
-            if one.estimate.total_microusd < chosen.estimate.total_microusd
+            replace(
+                one,
+                against=one.against or why_dearer(question, one, candidates.reckoning, chosen),
+            )
+            for one in islice(candidates, min(cheaper, PASSED_OVER_KEPT))
         ),
-        too_slow=too_slow,
+        cheaper=cheaper,
+        too_slow=candidates.refused[TOO_SLOW],
     )
 
 
@@ -313,10 +327,10 @@ def _what_deadline_fits(question: Question) -> str:
     """Says which deadline would be admitted now on the offer that is the cheapest to begin on."""
     needs = needs_of(question, 0.0)
     try:
-        found, _ = candidates_of(question, needs)
+        found = candidates_of(question, needs)
     except CostGateError as refused:
         return f"but with any deadline, {refused.message}"
-    one, ceiling = found[0], question.spec.cost.ceiling
+    one, ceiling = found.cheapest, question.spec.cost.ceiling
     hourly = f"{float(one.estimate.usd_per_hour):.4f} $/h"
     where = f"on the cheapest offer ({one.offer.gpu}, {one.offer.location}, {hourly})"
     longest = _longest_run(question, one, needs)
@@ -332,7 +346,7 @@ def _what_deadline_fits(question: Question) -> str:
 def _longest_run(question: Question, one: Candidate, needs: Needs) -> int:
     """Returns the longest deadline that the ceiling, and the host's contract, would admit."""
     limits, others = question.limits, question.leased.others + PAGE_LEASES
-    traffic = micro_up(traffic_usd(one.offer, needs, limits, others=others))
+    traffic = traffic_microusd(one.offer, needs, limits, others=others)
     left = floor_usd(question.spec.cost.ceiling) - question.spent_microusd - traffic
     overhead = overhead_seconds(limits, others, one.estimate.stop_seconds)
     by_money = Fraction(left, MICRO) / one.estimate.usd_per_hour * 3600 - overhead

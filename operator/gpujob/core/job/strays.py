@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import ceil
 
 from gpujob.api.gpujob import CostStatus, GpuJob, GpuJobStatus, StrayStatus
-from gpujob.core.cost.estimate import traffic_usd
+from gpujob.core.cost.estimate import traffic_microusd
 from gpujob.core.job.after_attempt import ATTEMPTS_SHOWN
 from gpujob.core.market.listings import Lease, Listing, Mark
 from gpujob.core.money import floor_usd, format_usd, micro_up, over_time, parse_usd, short_usd
@@ -154,7 +154,7 @@ def _noted(seen: JobObservation, told: StrayStatus | None, row: Lease | None) ->
         # In another pass the same listing's moment is the same but for the clocks' resolution.
         at = at if at and (shown - at).total_seconds() < SAME_SECONDS else shown
         caps, others = seen.job.spec.data, world.leased.others
-        most = micro_up(traffic_usd(row.line, caps, world.limits, others=others))
+        most = traffic_microusd(row.line, caps, world.limits, others=others)
     if told is not None:
         line = max(line, parse_usd(told.line_usd_per_hour))
         most = max(most, parse_usd(told.traffic_max_usd))

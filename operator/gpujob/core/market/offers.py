@@ -4,13 +4,17 @@ The provider's own filters are not relied on. Prices are exact fractions of US d
 provider wrote them; sizes are in the provider's GB, which are 1e9 bytes.
 """
 
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
+from functools import cached_property
+from operator import itemgetter
 
 from gpujob.api.gpujob import GpuJobSpec, GpuNeeds
 from gpujob.core.market.gpu_models import meant_by
-from gpujob.core.money import MICRO, floor_usd
+from gpujob.core.money import MICRO, NANO, floor_usd, is_below
 
 NOMINAL = Fraction(93, 100)
 """A card of nominally 24 GB reports about 7 % less (vastsim/FACTS.md, Offers)."""
@@ -58,6 +62,18 @@ class Offer:
         """Number and model of the GPUs for people: `2x RTX 4090`."""
         return f"{self.gpu_count}x {self.gpu_model}"
 
+    @property
+    def usd_per_gpu_hour(self) -> Fraction:
+        """What one of its GPUs costs an hour, without the disk."""
+        count = self.gpu_count
+        return self.gpu_usd_per_hour if count == 1 else self.gpu_usd_per_hour / count
+
+    @property
+    def least_usd_per_hour(self) -> Fraction:
+        """The lowest price at which its GPUs can be had now, bid or on demand."""
+        bid, on_demand = self.lowest_bid_usd_per_hour, self.gpu_usd_per_hour
+        return on_demand if bid is None or is_below(on_demand, bid) else bid
+
     def disk_usd_per_hour(self, disk_gb: int) -> Fraction:
         """Returns the hourly price of a disk: a month has 720 hours (vastsim/FACTS.md, Pricing)."""
         return self.storage_usd_per_gb_month * disk_gb / 720
@@ -78,57 +94,114 @@ class Quotes:
     dearest_usd_per_hour: Fraction | None = None
     """The highest price by which the provider sorted them; None = none was readable."""
 
+    @cached_property
+    def by_price(self) -> tuple[tuple[int, Offer], ...]:
+        """The offers, lowest price of their GPUs first, with this in nano-USD, rounded down."""
+        return _by_price(self.offers, lambda offer: offer.gpu_usd_per_hour)
 
-def mismatch(offer: Offer, spec: GpuJobSpec) -> str | None:
-    """Returns why an offer cannot be taken, in words, or None if it can."""
-    gpu, resources, market = spec.gpu, spec.resources, spec.market
-    checks = (
-        (not _is_wanted(offer, gpu), "its GPU is not in gpu.models"),
-        (offer.gpu_count != gpu.count, "its number of GPUs is not gpu.count"),
-        (
-            gpu.memory_gb is not None and offer.gpu_memory_gb < gpu.memory_gb * NOMINAL,
-            "its GPU has less memory than gpu.memoryGB",
-        ),
-        (
-            gpu.cuda_version is not None and offer.cuda_version < Fraction(gpu.cuda_version),
-            "its GPU driver is too old for gpu.cudaVersion",
-        ),
-        (
-            resources.cpu is not None and offer.cpu_cores < resources.cpu,
-            "it has fewer CPU cores than resources.cpu",
-        ),
-        (
-            resources.memory_gb is not None and offer.memory_gb < resources.memory_gb,
-            "it has less memory than resources.memoryGB",
-        ),
-        (offer.disk_gb < resources.disk_gb, "it has less free disk than resources.diskGB"),
-        (not offer.has_direct_port, "it has no direct port for SSH"),
-        (market.hosts == "Verified" and not offer.is_verified, "its host is not verified"),
-        (
-            market.hosts == "Datacenter" and not offer.is_datacenter,
-            "its host is not a datacenter",
-        ),
-        (
-            offer.reliability < Fraction(market.min_reliability),
-            "its reliability is below market.minReliability",
-        ),
-        (
-            bool(market.regions) and offer.country not in market.regions,
-            "its country is not in market.regions",
-        ),
-        (offer.machine_id in market.excluded_machines, "it is in market.excludedMachines"),
-        (
-            market.max_usd_per_hour is not None
-            and (offer.gpu_usd_per_hour + offer.disk_usd_per_hour(resources.disk_gb)) * MICRO
-            > floor_usd(market.max_usd_per_hour),
-            "it costs more per hour than market.maxUSDPerHour",
-        ),
-    )
-    return next((words for refused, words in checks if refused), None)
+    @cached_property
+    def by_least_price(self) -> tuple[tuple[int, Offer], ...]:
+        """The same by the lowest price at which they can be had, bid or on demand."""
+        return _by_price(self.offers, lambda offer: offer.least_usd_per_hour)
+
+    @cached_property
+    def usd_per_hour(self) -> Mapping[str, tuple[Fraction, Fraction, Fraction]]:
+        """Least, median and most of what one GPU costs an hour, by model. Many decisions rest on
+        one search.
+        """
+        rates = defaultdict[str, list[Fraction]](list)
+        for offer in self.offers:
+            rates[offer.gpu_model].append(offer.usd_per_gpu_hour)
+        return {model: _spread(found) for model, found in rates.items()}
 
 
-def _is_wanted(offer: Offer, gpu: GpuNeeds) -> bool:
-    return not gpu.models or any(
-        offer.gpu_model in one.models and offer.gpu_memory_gb >= one.memory_gb * NOMINAL
-        for one in meant_by(gpu)
-    )
+class Demand:
+    """What a job asks of an offer, read from its spec once."""
+
+    def __init__(self, spec: GpuJobSpec) -> None:
+        gpu, market = spec.gpu, spec.market
+        self._spec = spec
+        self._memory_gb_min = _memory_gb_min(gpu)
+        self._gpu_memory_gb = None if gpu.memory_gb is None else gpu.memory_gb * NOMINAL
+        self._cuda_version = None if gpu.cuda_version is None else Fraction(gpu.cuda_version)
+        self._disk_gb = Fraction(spec.resources.disk_gb)
+        self._reliability = Fraction(market.min_reliability)
+        self._regions = frozenset(market.regions)
+        self._excluded = frozenset(market.excluded_machines)
+        dearest = market.max_usd_per_hour
+        self._usd_per_hour = None if dearest is None else Fraction(floor_usd(dearest), MICRO)
+
+    def mismatch(self, offer: Offer) -> str | None:
+        """Returns why an offer cannot be taken, in words, or None if it can."""
+        return self.unsuited(offer) or self.too_dear(offer)
+
+    def unsuited(self, offer: Offer) -> str | None:
+        """Returns the same but for its price."""
+        gpu, resources, hosts = self._spec.gpu, self._spec.resources, self._spec.market.hosts
+        if self._memory_gb_min is not None:
+            least = self._memory_gb_min.get(offer.gpu_model)
+            if least is None or (least and offer.gpu_memory_gb < least):
+                return "its GPU is not in gpu.models"
+        if offer.gpu_count != gpu.count:
+            return "its number of GPUs is not gpu.count"
+        if self._gpu_memory_gb is not None and offer.gpu_memory_gb < self._gpu_memory_gb:
+            return "its GPU has less memory than gpu.memoryGB"
+        if self._cuda_version is not None and offer.cuda_version < self._cuda_version:
+            return "its GPU driver is too old for gpu.cudaVersion"
+        if resources.cpu is not None and offer.cpu_cores < resources.cpu:
+            return "it has fewer CPU cores than resources.cpu"
+        if resources.memory_gb is not None and offer.memory_gb < resources.memory_gb:
+            return "it has less memory than resources.memoryGB"
+        if is_below(offer.disk_gb, self._disk_gb):
+            return "it has less free disk than resources.diskGB"
+        if not offer.has_direct_port:
+            return "it has no direct port for SSH"
+        if hosts == "Verified" and not offer.is_verified:
+            return "its host is not verified"
+        if hosts == "Datacenter" and not offer.is_datacenter:
+            return "its host is not a datacenter"
+        if is_below(offer.reliability, self._reliability):
+            return "its reliability is below market.minReliability"
+        if self._regions and offer.country not in self._regions:
+            return "its country is not in market.regions"
+        if offer.machine_id in self._excluded:
+            return "it is in market.excludedMachines"
+        return None
+
+    def too_dear(self, offer: Offer) -> str | None:
+        """Returns the words if it costs more than the job allows."""
+        if self._usd_per_hour is None:
+            return None
+        rate = offer.gpu_usd_per_hour + offer.disk_usd_per_hour(self._spec.resources.disk_gb)
+        if rate <= self._usd_per_hour:
+            return None
+        return "it costs more per hour than market.maxUSDPerHour"
+
+
+def _by_price(
+    offers: Iterable[Offer], price: Callable[[Offer], Fraction]
+) -> tuple[tuple[int, Offer], ...]:
+    found = []
+    for offer in offers:
+        usd, per = price(offer).as_integer_ratio()
+        found.append((usd * NANO // per, offer))
+    return tuple(sorted(found, key=itemgetter(0)))
+
+
+def _spread(numbers: list[Fraction]) -> tuple[Fraction, Fraction, Fraction]:
+    # Floats are compared far faster, and are in the same order.
+    found, middle = sorted(numbers, key=float), len(numbers) // 2
+    median = found[middle] if len(found) % 2 else (found[middle - 1] + found[middle]) / 2
+    return found[0], median, found[-1]
+
+
+def _memory_gb_min(gpu: GpuNeeds) -> dict[str, Fraction] | None:
+    """Returns the least memory that each wanted model must have; None = any model will do."""
+    if not gpu.models:
+        return None
+    least: dict[str, Fraction] = {}
+    for one in meant_by(gpu):
+        for model in one.models:
+            asked = one.memory_gb * NOMINAL
+            least[model] = min(asked, least.get(model, asked))
+    return least

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.core.market.gpu_models import meant_by
-from gpujob.core.market.offers import NOMINAL, Quotes, mismatch
+from gpujob.core.market.offers import NOMINAL, Demand, Quotes
 
 WAITING_SHARE = 0.7
 """Share of the searches that jobs without a ready driver may use while nobody is ready."""
@@ -82,7 +82,8 @@ def beyond(search: Search, quotes: Quotes, spec: GpuJobSpec) -> Search | None:
     """
     if not quotes.is_full or quotes.dearest_usd_per_hour is None:
         return None
-    if any(mismatch(offer, spec) is None for offer in quotes.offers):
+    demand = Demand(spec)
+    if any(demand.mismatch(offer) is None for offer in quotes.offers):
         return None
     begun = search.from_usd_per_hour
     if begun is not None and quotes.dearest_usd_per_hour <= begun:
