@@ -109,6 +109,7 @@ NEAREST = {
     "core/cost/bid.py": "tests/unit/core/test_bid.py",
     "core/cost/choice.py": "tests/unit/core/test_choice.py tests/unit/core/test_gate.py "
     "tests/unit/core/test_bid.py tests/unit/core/test_hosts.py",
+    "core/cost/gate.py": "tests/unit/core/test_choice.py tests/unit/core/test_gate.py",
     "core/market/offers.py": "tests/unit/core/test_choice.py tests/unit/core/test_offers.py",
     "core/cost/estimate.py": "tests/unit/core/test_choice.py tests/unit/core/test_gate.py",
     "core/mark_keys.py": "tests/unit/core/test_mark_keys.py",
@@ -371,6 +372,7 @@ FAULTS = (
         "a job waits for the best offer though another fits in the cap by the hour",
         "core/cost/choice.py",
         """min(lowest, rate)
+                self.refused[OVER_CAP] += 1
                 continue""",
         """min(lowest, rate)
                 break""",
@@ -1153,6 +1155,18 @@ FAULTS = (
         "core/cost/choice.py",
         "if place < len(seen) and self._floor > seen[place][0]:",
         "if place < len(seen):",
+    ),
+    Fault(
+        "the last of the best offers is rented",
+        "core/cost/gate.py",
+        "chosen = best[0]",
+        "chosen = best[-1]",
+    ),
+    Fault(
+        "what was spent is no part of what a job is expected to cost",
+        "core/cost/gate.py",
+        "short_usd(self.spent_microusd + ceil(one.expected))",
+        "short_usd(ceil(one.expected))",
     ),
     Fault(
         "a price that is far too low is plausible",

@@ -15,6 +15,8 @@ ESTIMATE_PATH = "/v1/estimates"
 ESTIMATE_BYTES_MAX = 1 << 18
 """Neither a question nor an answer is longer: an answer shows at most `OFFERS_SHOWN` offers."""
 OFFERS_SHOWN = 20
+RANKS = 5
+"""So many of them are ranked by what the job is expected to cost on them."""
 
 USD = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]{6}$", examples=["1.250000"])]
 
@@ -48,6 +50,23 @@ class OfferEstimate(Model):
         USD, Field(alias="timeUSD", description="Part of it for run, boot, drain and destroy.")
     ]
     traffic_usd: Annotated[USD, Field(alias="trafficUSD", description="Part of it for traffic.")]
+    expected_usd: Annotated[
+        USD,
+        Field(
+            alias="expectedUSD",
+            description="What the finished job is expected to cost on it at most: with the boot "
+            "that its line suggests, and what failures and interruptions of such a machine add.",
+        ),
+    ]
+    rank: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=RANKS,
+            description="Its place among the offers of least expected cost, 1 = the one that would "
+            "be rented; absent if it is not among the first, or nothing would be rented.",
+        ),
+    ] = None
     trust: Annotated[
         float,
         Field(ge=0, le=1, description="Probability that an attempt on the machine does not fail."),
@@ -109,7 +128,7 @@ class JobEstimate(Model):
         tuple[OfferEstimate, ...],
         Field(
             max_length=OFFERS_SHOWN,
-            description=f"At most {OFFERS_SHOWN} offers: those with the lowest bound, lowest "
-            "first, and the one that would be rented.",
+            description=f"At most {OFFERS_SHOWN} offers, lowest bound first: those with the lowest "
+            f"bounds, and the {RANKS} of least expected cost.",
         ),
     ] = ()

@@ -1,6 +1,6 @@
 """The gate looks at as few offers as it can: that changes nothing of what it decides."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from fractions import Fraction
 from math import ceil
@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from tests.builders import NOW, a_spec, an_offer, quotes
 from tests.unit.core.test_gate import question
 
+from gpujob.api.estimate import RANKS
 from gpujob.api.reasons import Reason
 from gpujob.core.cost.bid import Priced, priced, terms_of
 from gpujob.core.cost.choice import (
+    DISTRUSTED,
+    TOO_SLOW,
     Candidates,
     fuse_microusd,
     likely_run_seconds,
@@ -32,7 +35,7 @@ from gpujob.core.limits import Limits
 from gpujob.core.market.hosts import TRUST_MIN, HostMemory, Trial, remembered
 from gpujob.core.market.offers import Demand, Offer
 from gpujob.core.market.outbids import PERCENTS, OutbidMemory, Stay, with_stay
-from gpujob.core.money import MICRO
+from gpujob.core.money import MICRO, short_usd
 
 RUN = 3600
 
@@ -190,8 +193,11 @@ def test_it_decides_as_if_it_had_judged_every_offer(market: str, seed: int) -> N
         return
     verdict = judge(asked)
 
-    best = min(taken, key=lambda one: (one.expected, one.offer.offer_id))
+    ranked = sorted(taken, key=lambda one: (one.expected, one.offer.offer_id))
+    best = ranked[0]
     assert verdict.offer == best.offer
+    assert [one.offer for one in verdict.best] == [one.offer for one in ranked[:RANKS]]
+    assert [one.expected for one in verdict.best] == [one.expected for one in ranked[:RANKS]]
     assert verdict.bound_microusd == best.total
     assert verdict.cheaper == sum(one.total < best.total for one in fitting)
 
@@ -210,6 +216,49 @@ def test_offers_come_by_their_bounds_however_they_are_asked_for(seed: int) -> No
         assert found.within(limit) == sum(total <= limit for total in totals)
     assert [(one.estimate.total_microusd, one.offer.offer_id) for one in found] == ranked
     assert len(found) == len(ranked)
+
+
+def test_the_words_name_the_five_best_and_count_the_others() -> None:
+    """With what was spent before; and each offer of the market is told of once."""
+    good = [
+        an_offer(
+            offer_id=number,
+            machine_id=number,
+            location=f"Place {number}, FR",
+            gpu_usd_per_hour=Fraction(400 + number, 1000),
+        )
+        for number in range(1, 9)
+    ]
+    small = an_offer(offer_id=20, gpu_usd_per_hour=Fraction("0.3"), disk_gb=Fraction(1))
+    slow = an_offer(offer_id=21, gpu_usd_per_hour=Fraction("0.3"), download_mbps=Fraction(1))
+    hosts = HostMemory()
+    for number in range(9):
+        trial = Trial(
+            machine_id=1,
+            host_id=10,
+            namespace="team-a",
+            node_uid=str(number),
+            at=NOW,
+            failed=True,
+            reason=Reason.HOST_LOST,
+        )
+        hosts = remembered(hosts, trial)
+    there = quotes(*(replace(one, host_id=one.offer_id) for one in good), small, slow)
+    asked = question(quotes=there, hosts=hosts, spent_microusd=100_000)
+    verdict = judge(asked)
+
+    expected = [short_usd(100_000 + ceil(one.expected)) for one in verdict.best]
+    assert [one.offer.offer_id for one in verdict.best] == [2, 3, 4, 5, 6]
+    assert verdict.refused == {
+        "it has less free disk than resources.diskGB": 1,
+        TOO_SLOW: 1,
+        DISTRUSTED: 1,
+    }
+    assert "the other 2 of 10 offers are expected to cost more" in verdict.words
+    assert f"expected to cost {expected[0]}, with" in verdict.words
+    for usd, number in zip(expected[1:], (3, 4, 5, 6), strict=True):
+        assert f"{usd} on 1x RTX 4090 in Place {number}, FR" in verdict.words
+    assert "its machine or host failed recently (1)" in verdict.words
 
 
 PRICE = st.decimals("0", "20", places=6).map(Fraction)
@@ -285,7 +334,7 @@ def test_what_cannot_win_is_not_looked_at() -> None:
     verdict = judge(question(quotes=quotes(*dear, *good)))
 
     assert verdict.offer == good[0]
-    assert verdict.too_slow < 20
+    assert verdict.refused[TOO_SLOW] < 20
 
 
 def test_a_fast_line_wins_behind_many_slow_ones_of_lower_bound() -> None:

@@ -178,6 +178,35 @@ def test_a_long_market_is_cut_but_what_would_be_rented_is_shown() -> None:
     assert [one.chosen for one in told.offers] == [False] * (OFFERS_SHOWN - 1) + [True]
 
 
+def test_the_five_best_are_ranked_among_those_with_the_lowest_bounds() -> None:
+    """Whoever reads the answer sees what the job is expected to cost on each."""
+    many = offers_at(*(f"0.4{number:02}" for number in range(30)))
+    fast = [
+        replace(
+            one,
+            offer_id=100 + number,
+            gpu_usd_per_hour=Fraction(440 + number, 1000),
+            download_mbps=Fraction(2000),
+            download_usd_per_gb=Fraction(0),
+        )
+        for number, one in enumerate(many[:6])
+    ]
+    slow = [replace(one, download_mbps=Fraction(70)) for one in many]
+    told = forecast(a_world(), spec(), quotes(*slow, *fast), namespace="team-a")
+
+    ranked = {one.rank: one for one in told.offers if one.rank is not None}
+    costs = [float(ranked[rank].expected_usd) for rank in range(1, 6)]
+    assert len(told.offers) == OFFERS_SHOWN
+    assert costs == sorted(costs)
+    assert ranked[1].chosen
+    assert [ranked[rank].usd_per_hour for rank in range(1, 6)] == [
+        f"0.44{5 + number}000" for number in range(5)
+    ]
+    assert costs[-1] < min(float(one.expected_usd) for one in told.offers if one.rank is None)
+    refused = forecast(a_world(), spec(cost={"ceiling": "0.1"}), quotes(), namespace="team-a")
+    assert [one.rank for one in refused.offers] == [None]
+
+
 PRICES = st.lists(
     st.decimals("0.2", "0.9", places=3).map(str), min_size=1, max_size=OFFERS_SHOWN + 5
 )

@@ -448,7 +448,7 @@ def test_a_line_that_cannot_boot_the_job_in_time_is_passed_over() -> None:
     admission = judge(question(needing(20), quotes=quotes(SLOW, FAST, replace(SLOW, offer_id=3))))
 
     assert admission.offer == FAST
-    assert "2 offers were passed over for a line too slow" in admission.words
+    assert "its line is too slow to load its image and files in time (2)" in admission.words
     assert "passed over" not in judge(question(needing(20), quotes=quotes(FAST))).words
 
 

@@ -9,6 +9,7 @@ from itertools import count
 from math import inf
 from operator import itemgetter
 
+from gpujob.api.estimate import RANKS
 from gpujob.api.gpujob import GpuJobStatus
 from gpujob.api.reasons import Reason
 from gpujob.core.cost.bid import Priced, priced, terms_of
@@ -25,7 +26,9 @@ IMPLAUSIBLE = "its price is too far from the median of its GPU model"
 TOO_SLOW = "its line is too slow to load its image and files in time"
 TOO_SHORT = "its host's contract ends before the attempt may"
 
-BEST_SHOWN = 5
+DISTRUSTED = "its machine or host failed recently"
+OVER_CAP = "it costs more than is left of the operator's limits.maxUsdPerHour"
+
 REASONS_SHOWN = 4
 ROUNDING = 1e-9
 """More than the roundings of a few floats come to."""
@@ -170,16 +173,18 @@ class Candidates:
             _, number, way = one
             offer, trust = way.offer, self._trust(way.offer)
             if not self._is_trusted(offer, trust):
+                self.refused[DISTRUSTED] += 1
                 continue
             trusted += 1
             if self.reckoning.costs_more(offer, self._left):
                 rate = self.reckoning.usd_per_hour(offer)
                 lowest = rate if lowest is None else min(lowest, rate)
+                self.refused[OVER_CAP] += 1
                 continue
             expected = _expected(self.reckoning.likely_microusd(offer), way, trust)
             insort(best, (expected, number, way), key=_RANK)
-            if len(best) >= BEST_SHOWN:
-                del best[BEST_SHOWN:]
+            if len(best) >= RANKS:
+                del best[RANKS:]
                 most = min(most, best[-1][0] / share + 2)
         if best:
             return tuple(self._candidate(way) for _, _, way in best)

@@ -1,6 +1,7 @@
 """What the gate would decide about a job that nobody has created, and which offers it saw."""
 
 from itertools import islice
+from math import ceil
 
 from gpujob.api.estimate import OFFERS_SHOWN, JobEstimate, OfferEstimate
 from gpujob.api.gpujob import GpuJobSpec
@@ -74,34 +75,43 @@ def _with_offers(question: Question, told: JobEstimate, admission: Verdict | Non
     except CostGateError:
         # The verdict has this reason already, or one that is checked earlier.
         return told
-    chosen = admission.offer.offer_id if admission else None
-    passed_over = admission.passed_over if admission else ()
+    passed_over, best = (admission.passed_over, admission.best) if admission else ((), ())
     against = {one.offer.offer_id: one.against for one in passed_over}
-    shown = list(islice(found, OFFERS_SHOWN))
-    if chosen is not None and all(one.offer.offer_id != chosen for one in shown):
-        shown[-1] = next(one for one in found if one.offer.offer_id == chosen)
+    ranks = {one.offer.offer_id: rank for rank, one in enumerate(best, start=1)}
+    cheap = list(islice(found, OFFERS_SHOWN))
+    plain = [one for one in cheap if one.offer.offer_id not in ranks]
+    shown = sorted(
+        (*plain[: OFFERS_SHOWN - len(best)], *best),
+        key=lambda one: (one.estimate.total_microusd, one.offer.offer_id),
+    )
     return told.model_copy(
         update={
             "estimate_usd": told.estimate_usd or format_usd(found.cheapest.estimate.total_microusd),
             "offers_matching": len(found),
             "offers": tuple(
-                _offer(question, one, chosen, against.get(one.offer.offer_id, "")) for one in shown
+                _offer(
+                    question,
+                    one,
+                    ranks.get(one.offer.offer_id),
+                    against.get(one.offer.offer_id, one.against),
+                    admitted=admission is not None,
+                )
+                for one in shown
             ),
         }
     )
 
 
 def _offer(
-    question: Question, one: Candidate, chosen: int | None, passed_over: str
+    question: Question, one: Candidate, rank: int | None, against: str, *, admitted: bool
 ) -> OfferEstimate:
     bound = one.estimate.total_microusd
-    against = passed_over or one.against
     if bound > floor_usd(question.spec.cost.ceiling):
         against = f"its bound of {short_usd(bound)} is above the ceiling"
-    elif not against and chosen is not None and one.offer.offer_id != chosen:
-        against = "another offer is expected to cost less once failures and boot are counted"
-    elif not against and chosen is None:
+    elif not against and not admitted:
         against = "nothing is rented now"
+    elif not against and rank != 1:
+        against = "another offer is expected to cost less once failures and boot are counted"
     return OfferEstimate(
         gpu=one.offer.gpu,
         location=one.offer.location,
@@ -109,7 +119,9 @@ def _offer(
         bound_usd=format_usd(bound),
         time_usd=format_usd(one.estimate.time_microusd),
         traffic_usd=format_usd(one.estimate.traffic_microusd),
+        expected_usd=format_usd(ceil(one.expected)),
+        rank=rank,
         trust=round(one.trust, 3),
-        chosen=one.offer.offer_id == chosen,
+        chosen=rank == 1,
         against=against,
     )

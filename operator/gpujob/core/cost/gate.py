@@ -7,19 +7,21 @@ long does not fit the ceiling, the run time is what such jobs took before, and t
 that of this: it is reckoned as if nothing would be stopped at its fuse, which holds all the same.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
+from math import ceil
 
 from gpujob.api.estimate import OFFERS_SHOWN
 from gpujob.api.reasons import Reason
 from gpujob.core.cost.bid import Priced
 from gpujob.core.cost.choice import (
-    TOO_SLOW,
     Candidate,
     candidates_of,
     check_quotes,
     fuse_microusd,
+    in_counts,
     needs_of,
     why_dearer,
 )
@@ -70,8 +72,12 @@ class Verdict:
     """The first of the offers with a lower bound, which were not chosen, cheapest first."""
     cheaper: int
     """How many these are in all."""
-    too_slow: int
-    """How many offers might have cost less, but have a line that could not boot the job in time."""
+    best: tuple[Candidate, ...]
+    """The offers of least expected cost, best first: this one, and those that came close."""
+    refused: Counter[str]
+    """Why other offers that might have cost less were not taken, and how many for each reason."""
+    offers: int
+    """How many offers the market has."""
 
     @property
     def bound_microusd(self) -> int:
@@ -102,15 +108,34 @@ class Verdict:
                 f"whatever it takes, it is stopped before it costs more than ${self.ceiling}"
             )
         text += self.priced.words
-        if self.too_slow:
-            count = "1 offer was" if self.too_slow == 1 else f"{self.too_slow} offers were"
-            text += f"; {count} passed over for a line too slow to load its image and files in time"
-        if not self.passed_over:
-            return text
-        shown = "; ".join(one.against for one in self.passed_over[:PASSED_OVER_SHOWN])
-        more = self.cheaper - PASSED_OVER_SHOWN
-        rest = f"; and {more} more" if more > 0 else ""
-        return f"{text}; cheaper offers were passed over: {shown}{rest}"
+        text += self._expectations
+        if self.passed_over:
+            shown = "; ".join(one.against for one in self.passed_over[:PASSED_OVER_SHOWN])
+            more = self.cheaper - PASSED_OVER_SHOWN
+            rest = f"; and {more} more" if more > 0 else ""
+            text += f"; cheaper offers were passed over: {shown}{rest}"
+        return text
+
+    @property
+    def _expectations(self) -> str:
+        """What it is expected to cost, and why not one of the others, to follow other words."""
+        first, *others = (short_usd(self.spent_microusd + ceil(one.expected)) for one in self.best)
+        text = f"; it is expected to cost {first}, with what failures and interruptions add"
+        if others:
+            next_best = ", ".join(
+                f"{usd} on {one.offer.gpu} in {one.offer.location}"
+                for usd, one in zip(others, self.best[1:], strict=True)
+            )
+            text += f"; the next best would be {next_best}"
+        if self.refused:
+            text += f"; not taken, because {in_counts(self.refused)}"
+        rest = self.offers - len(self.best) - self.refused.total()
+        if rest > 0:
+            text += (
+                f"; the other {rest} of {self.offers} offers are expected to cost more, or may "
+                "cost more than is left"
+            )
+        return text
 
 
 def judge(question: Question) -> Verdict:
@@ -232,7 +257,9 @@ def _judge_run(question: Question, run: RunBound, enforced: Enforcement) -> Verd
             for one in islice(candidates, min(cheaper, PASSED_OVER_KEPT))
         ),
         cheaper=cheaper,
-        too_slow=candidates.refused[TOO_SLOW],
+        best=best,
+        refused=candidates.refused,
+        offers=len(question.quotes.offers),
     )
 
 
