@@ -185,8 +185,11 @@ async def _budget_raised(world: World) -> None:
 
 
 async def _budget_lowered(world: World) -> None:
+    """While it runs; somebody raises it again."""
     await _reach(world, "Running")
     world.kube.change("GpuBudget", NAMESPACE, "team", limit="0.01")
+    await asyncio.sleep(300)
+    world.kube.change("GpuBudget", NAMESPACE, "team", limit="20")
 
 
 async def _budget_recreated(world: World) -> None:
