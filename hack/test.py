@@ -40,7 +40,7 @@ class Part:
 
 PARTS = (
     # These mostly wait for the processes that they have started, each for its own.
-    Part("contract", CORES + 2),
+    Part("contract", CORES + 4),
     Part("integration", CORES + 3, binaries.CONTROL_PLANE + binaries.CHART),
     Part("chart", CORES, binaries.CHART),
     # Two workers would be two clusters.
