@@ -87,7 +87,7 @@ def job_status(
     phase = _job_phase(job, status, reason, failed=failed, suspended=suspended)
     return status.model_copy(
         update={
-            "conditions": _merged(status.conditions, wanted, job.metadata.generation, now),
+            "conditions": merged(status.conditions, wanted, job.metadata.generation, now),
             "phase": phase,
             "observed_generation": job.metadata.generation,
         }
@@ -167,7 +167,7 @@ def node_status(
     }
     return status.model_copy(
         update={
-            "conditions": _merged(status.conditions, wanted, node.metadata.generation, now),
+            "conditions": merged(status.conditions, wanted, node.metadata.generation, now),
             "phase": stage_of(status).phase,
             "usd_per_hour": status.lease.usd_per_hour if status.lease and leased else None,
             "observed_generation": node.metadata.generation,
@@ -224,12 +224,12 @@ def _said(condition: Condition) -> tuple[object, ...]:
     return condition.status, condition.reason, condition.message, condition.observed_generation
 
 
-def _merged(
+def merged(
     stored: tuple[Condition, ...], wanted: dict[str, ConditionValue], generation: int, now: datetime
 ) -> tuple[Condition, ...]:
     """Merges the wanted conditions; the time of transition changes only with the status."""
     before = {condition.type: condition for condition in stored}
-    merged = []
+    found = []
     for kind, (flag, reason, message) in wanted.items():
         old = before.get(kind)
         kept = old is not None and old.status == flag
@@ -238,9 +238,9 @@ def _merged(
         quiet = kept and flag == "False" and kind not in ("Ready", "Admitted")
         said = (old.reason, old.message) if quiet and old else (reason.value, message[:4096])
         if old and _said(old) == (flag, *said, generation):
-            merged.append(old)
+            found.append(old)
             continue
-        merged.append(
+        found.append(
             Condition(
                 type=kind,
                 status=flag,
@@ -250,4 +250,4 @@ def _merged(
                 last_transition_time=old.last_transition_time if kept and old else now,
             )
         )
-    return tuple(merged)
+    return tuple(found)

@@ -12,6 +12,7 @@ from gpujob.api.meta import Condition
 from gpujob.api.reasons import Reason
 from gpujob.core.budget.ledger import Ledger, written
 from gpujob.core.budget.outlook import runs_out_at
+from gpujob.core.conditions import merged
 from gpujob.core.money import parse_usd, short_usd
 
 
@@ -39,12 +40,12 @@ def told(
     if left <= 0:
         words += "; nothing is left, so that nothing more is rented for the jobs that it covers"
     meta, status = budget.metadata, written(ledger, budget.status)
-    condition = _condition(status.conditions, Reason.READY, words, meta.generation, now)
+    conditions = _ready(status.conditions, Reason.READY, words, meta.generation, now)
     return status.model_copy(
         update={
             "observed_generation": meta.generation,
             "phase": "Open" if left > 0 else "Exhausted",
-            "conditions": (condition,),
+            "conditions": conditions,
             "runs_out_at": runs_out,
         }
     )
@@ -61,21 +62,12 @@ def told_unusable(body: Mapping[str, Any], problem: str, now: datetime) -> dict[
         if isinstance(one, Mapping) and one.get("type") == "Ready":
             before.append(Condition.model_validate(one))
     words = f"nothing is rented for the jobs that it covers: {problem}"
-    ready = _condition(tuple(before), Reason.BUDGET_UNUSABLE, words[:1024], generation, now)
-    return {**status, "phase": "Unusable", "conditions": [ready.wire()]}
+    ready = _ready(tuple(before), Reason.BUDGET_UNUSABLE, words[:1024], generation, now)
+    return {**status, "phase": "Unusable", "conditions": [one.wire() for one in ready]}
 
 
-def _condition(
+def _ready(
     stored: tuple[Condition, ...], reason: Reason, words: str, generation: int, now: datetime
-) -> Condition:
+) -> tuple[Condition, ...]:
     flag = "True" if reason is Reason.READY else "False"
-    old = next((one for one in stored if one.type == "Ready"), None)
-    since = old.last_transition_time if old is not None and old.status == flag else now
-    return Condition(
-        type="Ready",
-        status=flag,
-        reason=reason,
-        message=words,
-        observed_generation=generation,
-        last_transition_time=since,
-    )
+    return merged(stored, {"Ready": (flag, reason, words)}, generation, now)
