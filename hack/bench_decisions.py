@@ -73,7 +73,7 @@ def seconds_of(decide: Callable[[], Any], times: int) -> list[float]:
 def show(what: str, of: str, took: list[float]) -> None:
     """Prints a line of figures."""
     p50, p99 = (took[min(int(len(took) * share), len(took) - 1)] * 1000 for share in (0.5, 0.99))
-    print(f"{what:<22}{of:>22}{p50:>12.3f}{p99:>12.3f}", flush=True)
+    print(f"{what:<34}{of:>18}{p50:>12.3f}{p99:>12.3f}", flush=True)
 
 
 def planned_anew(seen: NodeObservation) -> None:
@@ -111,7 +111,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=500, help="decisions of each kind")
     given: Any = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"{'decision':<22}{'of':>22}{'p50 CPU ms':>12}{'p99 CPU ms':>12}")
+    print(f"{'decision':<34}{'of':>18}{'p50 CPU ms':>12}{'p99 CPU ms':>12}")
     for machines in given.machines:
         planned(machines, given.rounds)
     return 0

@@ -11,7 +11,6 @@ import gc
 import os
 import random
 import sys
-import time
 import tracemalloc
 from collections import OrderedDict
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests import builders
 
+from bench_decisions import seconds_of, show
 from gpujob.api.gpujob import GpuJobSpec
 from gpujob.controller.main import GARBAGE_THRESHOLDS
 from gpujob.core.cost.experience import Experience, Outcome
@@ -125,22 +125,6 @@ def lived(templates: int) -> tuple[Experience, list[Template]]:
     for kind in (*others[: -FULL + 1], *full * RUNS_KEPT):
         run(kind)
     return experience, full
-
-
-def seconds_of(decide: Callable[[], Any], times: int) -> list[float]:
-    """Returns the CPU seconds of each of so many decisions, shortest first."""
-    found = []
-    for _ in range(times):
-        began = time.process_time()
-        decide()
-        found.append(time.process_time() - began)
-    return sorted(found)
-
-
-def show(what: str, of: str, took: list[float]) -> None:
-    """Prints a line of figures."""
-    p50, p99 = (took[min(int(len(took) * share), len(took) - 1)] * 1000 for share in (0.5, 0.99))
-    print(f"{what:<34}{of:>18}{p50:>12.3f}{p99:>12.3f}", flush=True)
 
 
 def answered(question: Question) -> None:
