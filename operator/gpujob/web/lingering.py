@@ -16,7 +16,7 @@ head; then their connection stays open."""
 LINGER_SECONDS = 10.0
 """How long the rest of a body is read after the answer. Strangers hold connections no longer."""
 LINGER_BYTES_MAX = 16 << 20
-"""How much of it is read: twice what clients by mistake send as one object."""
+"""How much of it is read at most, however fast it comes."""
 
 
 class LingeringClose:
