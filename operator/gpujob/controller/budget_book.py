@@ -30,6 +30,7 @@ from gpujob.core.budget.cover import Book, Budgets, Expected, book_of, claim_of,
 from gpujob.core.budget.ending import is_over
 from gpujob.core.budget.ledger import Ledger, Refused, Unusable, at, opened, read_budget
 from gpujob.core.budget.told import told, told_unusable
+from gpujob.core.job.plan import job_name_in
 
 log = structlog.get_logger("gpujob.budgets")
 
@@ -228,7 +229,7 @@ class BudgetBook:
             node = None if body is None else GpuNode.model_validate(body)
         except ValidationError:
             return None
-        job_name = name.rsplit("-", 2)[0] if node is None else node.spec.job_ref.name
+        job_name = job_name_in(name) if node is None else node.spec.job_ref.name
         found = await self._kube.find("GpuJob", namespace, job_name)
         try:
             return node, None if found is None else GpuJob.model_validate(found)

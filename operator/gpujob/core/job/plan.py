@@ -71,6 +71,11 @@ def node_name(job_name: str, attempt: int) -> str:
     return f"{job_name}-0-{attempt}"
 
 
+def job_name_in(node_name: str) -> str:
+    """Returns the name of the job whose attempt a GpuNode of this name is."""
+    return node_name.rsplit("-", 2)[0]
+
+
 # --- Steps ----------------------------------------------------------------------------------
 
 
