@@ -10,13 +10,14 @@ from localcluster import control_plane
 
 def test_no_server_is_given_a_port_of_the_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that has it keeps every driver from starting whose job has ports."""
-    chosen = iter([0, 1, len(control_plane.OF_DRIVERS)])
+    # Whoever runs beside this test may have the first of the others.
+    chosen = itertools.chain([0, 1], itertools.count(len(control_plane.OF_DRIVERS)))
     monkeypatch.setattr(control_plane, "FIRST_PORT", FIRST_LISTENED)
     monkeypatch.setattr(control_plane, "GIVEN", set())
     monkeypatch.setattr(control_plane, "WORKERS", 1)
     monkeypatch.setattr("secrets.randbelow", lambda _: next(chosen))
 
-    assert control_plane.free_port() == FIRST_LISTENED + len(control_plane.OF_DRIVERS)
+    assert control_plane.free_port() >= FIRST_LISTENED + len(control_plane.OF_DRIVERS)
 
 
 def test_no_two_parts_that_run_at_once_are_given_the_same_port(
