@@ -8,12 +8,14 @@ tests used.
 import base64
 import http.client
 import json
+import socket
 import ssl
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import yaml
 
@@ -162,3 +164,77 @@ class Client:
                 except (OSError, http.client.HTTPException):
                     self._close()
             return 0, {}
+
+
+class Watch:
+    """The objects of a kind in all namespaces, as the API server tells of them."""
+
+    def __init__(self, kubeconfig: Path, kind: str, labels: str) -> None:
+        self.objects: dict[str, Object] | None = None
+        """By their uids; replaced and never changed. None until they were listed."""
+        self._kubeconfig = kubeconfig
+        self._path, self._labels = f"{PATHS[kind]}/{kind}", labels
+        self._news = threading.Event()
+        self._stopped = threading.Event()
+        self._line: http.client.HTTPConnection | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Begins to listen."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends it, and whoever waits for it."""
+        self._stopped.set()
+        self._news.set()
+        if (line := self._line) is not None and line.sock is not None:
+            with suppress(OSError):
+                line.sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join(timeout=30)
+
+    def wait(self, seconds: float) -> None:
+        """Waits for news, at most so long."""
+        self._news.wait(seconds)
+        self._news.clear()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._follow()
+            except (OSError, http.client.HTTPException, ValueError):
+                # An API server that has ended, or said nothing for long: it is asked again.
+                self._stopped.wait(0.5)
+
+    def _follow(self) -> None:
+        self._line, headers = connect(self._kubeconfig)
+        try:
+            if self._stopped.is_set():
+                return
+            with self._ask(headers, {}) as answer:
+                listed = json.loads(answer.read())
+            if answer.status != 200:
+                raise ValueError(listed)
+            self._tell({one["metadata"]["uid"]: one for one in listed["items"]})
+            since = listed["metadata"]["resourceVersion"]
+            with self._ask(headers, {"watch": "1", "resourceVersion": since}) as events:
+                for raw in events:
+                    self._hear(json.loads(raw))
+        finally:
+            self._line.close()
+
+    def _ask(self, headers: dict[str, str], query: dict[str, str]) -> http.client.HTTPResponse:
+        assert self._line is not None, "it is connected"
+        chosen = urlencode({"labelSelector": self._labels} | query)
+        self._line.request("GET", f"{self._path}?{chosen}", headers=headers)
+        return self._line.getresponse()
+
+    def _hear(self, event: Object) -> None:
+        if event["type"] == "ERROR":
+            raise ValueError(event)
+        uid = event["object"]["metadata"]["uid"]
+        others = {known: one for known, one in (self.objects or {}).items() if known != uid}
+        self._tell(others if event["type"] == "DELETED" else {**others, uid: event["object"]})
+
+    def _tell(self, objects: dict[str, Object]) -> None:
+        self.objects = objects
+        self._news.set()

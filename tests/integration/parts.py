@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.integration.client import Client, NoAnswer, connect, path_of
+from tests.integration.client import Client, NoAnswer, Watch, connect, path_of
 from tests.integration.loaded import Loader
 from tests.kubelet import variables
 
@@ -41,13 +41,16 @@ def unsigned(audience: str) -> str:
 
 PATIENCE_SECONDS = 240.0
 """How long a state is waited for; only a broken one takes so long."""
-LOOK_SECONDS = 0.3
-"""So often it is looked for: each look is work for the API server, and workers look at once."""
+LOOK_SECONDS = (0.05, 1.0)
+"""So often it is looked for at first, and at last.
+
+Each look is work for the API server, of all workers at once; most states come at once or late.
+"""
 
 LIMITS = {
     "LIST_LAG_SECONDS": "1",
     "POLL_SECONDS": "0.5",
-    "SWEEP_SECONDS": "1",
+    "SWEEP_SECONDS": "2",
     "BOOT_CAP_SECONDS": "60",
     "DESTROY_LAG_CAP_SECONDS": "30",
     "DRAIN_SECONDS": "6",
@@ -60,7 +63,7 @@ LIMITS = {
     "STATUS_SECONDS": "5",
     "WORDS_SECONDS": "0.5",
     "REQUEST_SPACING": "0",
-    "LOCK_RETRY_SECONDS": "1",
+    "LOCK_RETRY_SECONDS": "2",
     "CLUSTER_CHECK_SECONDS": "3",
 }
 LAG_CAP_SECONDS = 30
@@ -72,15 +75,16 @@ def eventually(
     what: str, look: Callable[[], Any], patience_seconds: float = PATIENCE_SECONDS
 ) -> Any:
     """Looks until something true is seen and returns it; fails naming what was awaited."""
-    deadline = time.monotonic() + patience_seconds
+    began = time.monotonic()
     seen: Any = None
-    while time.monotonic() < deadline:
+    while (waited := time.monotonic() - began) < patience_seconds:
         try:
             if seen := look():
                 return seen
         except NoAnswer as error:
             seen = error
-        time.sleep(LOOK_SECONDS)
+        first, last = LOOK_SECONDS
+        time.sleep(min(max(first, waited / 10), last))
     raise AssertionError(f"not seen within {patience_seconds:.0f} s: {what}; last: {seen}")
 
 
@@ -117,10 +121,6 @@ class Kubectl:
         """Returns objects; `where` is `-A` or `-n` and a namespace, and perhaps `-l` and labels."""
         given = dict(zip(where[::2], where[1::2], strict=True)) if where != ("-A",) else {}
         return self.client.items(kinds, given.get("-n", ""), given.get("-l", ""))
-
-    def listing(self, kind: str, labels: str) -> list[Object] | None:
-        """Returns the objects of all namespaces with these labels; None if there is no answer."""
-        return self.client.listing(kind, labels=labels)
 
     def apply(self, manifest: Object) -> None:
         """Applies an object."""
@@ -632,6 +632,7 @@ class PodRunner:
         self._names: dict[str, tuple[str, str]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self._pods = Watch(kubectl.kubeconfig, "pods", "app.kubernetes.io/component=driver")
         self._lost: set[str] = set()
         self.are_held = threading.Event()
         """Set = no further pod starts."""
@@ -640,11 +641,13 @@ class PodRunner:
 
     def start(self) -> None:
         """Begins to look for pods."""
+        self._pods.start()
         self._thread.start()
 
     def stop(self) -> None:
         """Ends all drivers."""
         self._stop.set()
+        self._pods.stop()
         self._thread.join(timeout=30)
         for driver in self._drivers.values():
             if driver.poll() is None:
@@ -684,11 +687,12 @@ class PodRunner:
         return "".join(f"{name}:\n{self.log(name)}" for name in names)
 
     def _run(self) -> None:
-        while not self._stop.wait(0.5):
-            seen = self._kubectl.listing("pods", "app.kubernetes.io/component=driver")
-            if seen is None:
+        while not self._stop.is_set():
+            # A driver that ends makes no news.
+            self._pods.wait(0.5)
+            pods = self._pods.objects
+            if pods is None:
                 continue
-            pods = {pod["metadata"]["uid"]: pod for pod in seen}
             for uid, pod in pods.items():
                 is_new = uid not in self._drivers and "deletionTimestamp" not in pod["metadata"]
                 if is_new and not self.are_held.is_set():
@@ -728,7 +732,7 @@ class PodRunner:
             "GPUJOB_SSH_KEY_FILE": str(key),
             "GPUJOB_STATE_DIR": str(folder),
             "GPUJOB_TERMINATION_LOG": str(folder / "termination"),
-            "GPUJOB_SYNC_SECONDS": "0.3",
+            "GPUJOB_SYNC_SECONDS": "0.5",
         }
         if not self._mount(pod, given):
             return
