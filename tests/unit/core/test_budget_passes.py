@@ -288,6 +288,26 @@ def test_a_raised_ceiling_is_asked_for_only_if_the_budgets_can_hold_it(
     assert (unasked.requeue_seconds or 0) >= 1
 
 
+@pytest.mark.parametrize(
+    ("books", "why"),
+    [
+        ((a_book(92, node=5),), "GpuBudget b has $3.000 left of $100.000"),
+        ((a_book(),), "it holds nothing for this attempt"),
+        ((UNREADABLE,), "its status does not hold as many entries as it tells"),
+        ((), ""),
+    ],
+)
+def test_why_a_raised_ceiling_does_not_hold_is_told(books: tuple[Book, ...], why: str) -> None:
+    """By the running attempt, and so by its job: whoever raised it looks there."""
+    seen = node_observation(LONG, job=RAISED, budgets=books)
+    asked = plan_node(seen)
+    up_to_date = plan_node(replace(seen, node=a_node(dict(asked.status.wire()))))
+
+    for plan in (asked, up_to_date):
+        assert ("but the raised ceiling of $9.00 does not hold yet: " in plan.message) is bool(why)
+        assert why in plan.message
+
+
 RELEASED = ended(leased(-600)) | {"releasedAt": stamp(-2), "accruedUSD": "1.000000"}
 CHARGED = a_job(status={"attempt": 1, "attempts": []})
 

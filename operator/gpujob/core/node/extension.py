@@ -34,6 +34,24 @@ def extend_fuse(seen: NodeObservation) -> NodePlan | None:
     return _let_hold(seen) or _raise_fuse(seen) or _move_watchdog(seen)
 
 
+def raise_refusal(seen: NodeObservation) -> str:
+    """Returns why a raised ceiling does not hold yet, to follow what is said of the node; empty if
+    it was not raised, or the budgets have not been asked.
+    """
+    status, job = seen.node.status, seen.job
+    if seen.stage not in _REACHED or job is None or status.rent is None or seen.budgets is None:
+        return ""
+    left = floor_usd(job.spec.cost.ceiling) - parse_usd(job.status.cost.spent_usd)
+    if left <= parse_usd(seen.node.reserved_usd):
+        return ""
+    claim = replace(claim_of(seen.node), microusd=left)
+    answer = grow_in_all(seen.budgets, job.metadata.labels, claim, seen.world.now)
+    if not isinstance(answer, Rejected):
+        return ""
+    words = f"; but the raised ceiling of ${job.spec.cost.ceiling} does not hold yet: "
+    return f"{words}{answer.message}"[:1024]
+
+
 def _raise_fuse(seen: NodeObservation) -> NodePlan | None:
     """Reserves what the ceiling leaves now, unless the contract ends before it could be used.
 

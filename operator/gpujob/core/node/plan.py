@@ -84,7 +84,8 @@ def _decided(seen: NodeObservation) -> NodePlan:
     for step in STEPS:
         if (plan := step(seen)) is not None:
             return plan
-    return wait(seen, Reason.RUNNING, running_message(seen), next_look(seen))
+    words = running_message(seen) + extension.raise_refusal(seen)
+    return wait(seen, Reason.RUNNING, words, next_look(seen))
 
 
 def _without_duplicates(seen: NodeObservation, plan: NodePlan) -> NodePlan:

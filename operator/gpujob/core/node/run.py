@@ -11,6 +11,7 @@ from gpujob.core.machine.preflight import as_status, refusal
 from gpujob.core.market.images import Found
 from gpujob.core.money import format_usd, micro_up, parse_usd
 from gpujob.core.node.answers import NodePlan, because, end, progress, wait
+from gpujob.core.node.extension import raise_refusal
 from gpujob.core.node.facts import (
     boot_began,
     can_be_reached,
@@ -119,7 +120,7 @@ def keep_up(seen: NodeObservation) -> NodePlan | None:
     return Plan(
         status=status,
         reason=Reason.RUNNING,
-        message=running_message(seen),
+        message=running_message(seen) + raise_refusal(seen),
         effects=todo,
         requeue_seconds=next_look(seen),
     )
