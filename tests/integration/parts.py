@@ -153,7 +153,7 @@ def authorities(kubectl: Kubectl) -> str:
 
 
 class DryRuns:
-    """Asks the API server what it would say to GpuJobs; nothing is stored.
+    """Asks the API server what it would say to objects of ours; nothing is stored.
 
     One connection, for one thread.
     """
@@ -162,8 +162,8 @@ class DryRuns:
         self._connection, self._headers = connect(plane.kubeconfig)
 
     def refusals(self, manifest: Object, *, validation: str = "Strict") -> list[str]:
-        """Returns what it holds against a GpuJob."""
-        path = "/apis/gpujob.dev/v1alpha1/namespaces/default/gpujobs"
+        """Returns what it holds against an object."""
+        path = path_of(f"{manifest['kind'].lower()}s", "", "default").rstrip("/")
         headers = {"Content-Type": "application/json"} | self._headers
         query = f"?dryRun=All&fieldValidation={validation}"
         self._connection.request("POST", path + query, json.dumps(manifest), headers)

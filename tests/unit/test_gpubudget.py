@@ -79,6 +79,11 @@ def test_what_is_right_is_read(changes: dict[str, Any]) -> None:
         ({"period": "Rolling", "rollingHours": 2161}, "rollingHours"),
         ({"selector": {"matchLabels": {"a": "not a value"}}}, "selector.matchLabels.a"),
         ({"selector": {"matchLabels": {str(n): "x" for n in range(17)}}}, "selector.matchLabels"),
+        # No label has such a key: the budget would cover no job, and nobody would see it.
+        *(
+            ({"selector": {"matchLabels": {key: "x"}}}, "selector.matchLabels")
+            for key in ("", "not a key", "a/", "/a", "a/b/c", "Team/a", "k" * 64, "team\n")
+        ),
         (
             {"selector": {"matchExpressions": [{"key": "a", "operator": "In"}]}},
             "selector.matchExpressions.0",
@@ -177,8 +182,8 @@ def full(text: int, name: int, amount: str) -> GpuBudget:
         history=(period,) * PERIODS_MAX,
         window=(SliceSpend(start=MICROSECOND, spent_usd=amount),) * SLICES_MAX,
     )
-    labels = {f"{number:0317}": "v" * 63 for number in range(16)}
-    terms = [{"key": "k" * 317, "operator": "In", "values": ["v" * 63] * 16}] * 16
+    labels = {f"{'p' * 253}/{number:063}": "v" * 63 for number in range(16)}
+    terms = [{"key": f"{'p' * 253}/{'k' * 63}", "operator": "In", "values": ["v" * 63] * 16}] * 16
     spec = a_spec(selector={"matchLabels": labels, "matchExpressions": terms})
     meta = {
         "name": "b" * 253,

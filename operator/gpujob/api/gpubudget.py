@@ -4,9 +4,10 @@ Administrators write its spec; only the operator writes its status, which is the
 reserved there before a machine is rented, and stays there as spent when the job is deleted.
 """
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gpujob.api.gpujob import ATTEMPTS_MAX, Usd
 from gpujob.api.gpunode import Amount
@@ -26,8 +27,11 @@ TERMS_MAX = 16
 
 VALUES_NEEDED = "must be set for In and NotIn, and not for Exists and DoesNotExist"
 ROLLING_NEEDED = "must be set if period is Rolling, and only then"
+KEYS_NEEDED = "must have only keys that a label can have, as team or example.com/team"
 
-LABEL_KEY = r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
+LABEL_KEY = (
+    r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+)
 LABEL_VALUE = r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$"
 TIME_ZONE = r"^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
 
@@ -84,6 +88,14 @@ class LabelSelector(Model):
             examples=[[{"key": "team", "operator": "In", "values": ["vision"]}]],
         ),
     ] = ()
+
+    @field_validator("match_labels")
+    @classmethod
+    def _has_keys_of_labels(cls, labels: dict[str, str]) -> dict[str, str]:
+        # A schema of a CustomResourceDefinition says nothing of keys.
+        if not all(re.fullmatch(LABEL_KEY, key) for key in labels):
+            raise ValueError(f"matchLabels {KEYS_NEEDED}")
+        return labels
 
 
 class GpuBudgetSpec(Model):

@@ -12,6 +12,8 @@ from typing import Any
 
 from gpujob.api.driver_pod import CONFINEMENT, RESERVED_CLASS, RESERVED_CLASSES
 from gpujob.api.gpubudget import (
+    KEYS_NEEDED,
+    LABEL_KEY,
     ROLLING_NEEDED,
     VALUES_NEEDED,
     GpuBudgetSpec,
@@ -365,6 +367,9 @@ GPUBUDGET = Kind(
         "spec.period": (_rule("self == oldSelf", f"period {_ANEW}"),),
         "spec.timeZone": (_rule("self == oldSelf", f"timeZone {_ANEW}"),),
         "spec.selector": (_rule("self == oldSelf", f"selector {_ANEW}"),),
+        "spec.selector.matchLabels": (
+            _rule(f"self.all(key, key.matches(r'{LABEL_KEY}'))", f"matchLabels {KEYS_NEEDED}"),
+        ),
         "spec.selector.matchExpressions[]": (
             _rule(
                 "(self.operator in ['In', 'NotIn']) == (size(self.values) > 0)",
