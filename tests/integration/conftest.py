@@ -190,7 +190,11 @@ def pytest_runtest_makereport(
     return report
 
 
-LONGEST = ("test_leader", "test_chaos", "test_faults", "test_tls", "test_states")
+LONGEST = (
+    *("test_leader", "test_chaos", "test_faults", "test_tls", "test_states", "test_kueue"),
+    *("test_learning", "test_hostile_answers", "test_namespaced", "test_generated_requests"),
+    "test_chart",
+)
 
 SHARED_WORLDS = 3
 """As many workers can have one at once."""
@@ -340,7 +344,8 @@ def fresh_namespace(kubectl: Kubectl) -> Iterator[str]:
         return not left
 
     eventually(f"nothing is left in {name}", let_go)
-    for kind in ("pods", "gpubudgets"):
+    # What any operator reads of all namespaces; a lease may be another release's lock.
+    for kind in ("pods", "gpubudgets", "gpujobprofiles", "leases"):
         every = path_of(kind, "", name).rstrip("/")
         client.send("DELETE", every, {"gracePeriodSeconds": 0})
 
