@@ -6,6 +6,7 @@ import json
 import re
 import secrets
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -87,7 +88,10 @@ class Api:
         token: str | None = None,
         **headers: str,
     ) -> Answer:
-        """Asks; a body that is no bytes is sent as JSON; `{}` in the path is the namespace."""
+        """Asks; a body that is no bytes is sent as JSON; `{}` in the path is the namespace.
+
+        If it has asked too often it waits as it is told, as clients do: machines differ in speed.
+        """
         sent = {name.replace("_", "-"): text for name, text in headers.items()}
         shown = self.token if token is None else token
         if shown:
@@ -95,8 +99,15 @@ class Api:
         raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         if raw is not None:
             sent.setdefault("content-type", "application/json")
+        answer = self._ask(method, path, raw, sent)
+        while answer.status == 429 and b"this token has sent too many requests" in answer.raw:
+            time.sleep(int(answer.headers["retry-after"]))
+            answer = self._ask(method, path, raw, sent)
+        return answer
+
+    def _ask(self, method: str, path: str, raw: bytes | None, headers: dict[str, str]) -> Answer:
         with closing(self.connect()) as line:
-            line.request(method, path.replace("{}", self.namespace), raw, sent)
+            line.request(method, path.replace("{}", self.namespace), raw, headers)
             answer = line.getresponse()
             named = {name.lower(): text for name, text in answer.getheaders()}
             # A stream that begins is enough.
