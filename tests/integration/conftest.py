@@ -35,6 +35,7 @@ from tests.integration.parts import (
 )
 
 from gpujob.adapters.transport import trust_in
+from gpujob.api.schema import KINDS
 from localcluster import binaries
 from localcluster.control_plane import Audit, ControlPlane
 
@@ -300,6 +301,13 @@ def install(kubectl: Kubectl, documents: list[Object]) -> None:
     kubectl("apply", *force, "-f", "-", text=json.dumps(listed))
     kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s")
     eventually("the policies are in force", lambda: is_held(kubectl))
+    # Until its first listing a new kind may be refused with "storage is (re)initializing".
+    eventually("its kinds are listed", lambda: lists(kubectl))
+
+
+def lists(kubectl: Kubectl) -> bool:
+    """Whether the API server lists all kinds of ours by now."""
+    return all(kubectl.client.listing(kind.plural) is not None for kind in KINDS)
 
 
 def is_held(kubectl: Kubectl, namespace: str = "default") -> bool:
