@@ -14,7 +14,14 @@ from fractions import Fraction
 from gpujob.api.gpujob import GpuJob
 from gpujob.api.gpunode import ContractLimit, ExtensionStatus, RentMarker
 from gpujob.api.reasons import Reason
-from gpujob.core.budget.cover import Rejected, claim_of, grow_in_all, may_say_more
+from gpujob.core.budget.cover import (
+    Book,
+    Rejected,
+    Reserved,
+    claim_of,
+    grow_in_all,
+    may_say_more,
+)
 from gpujob.core.cost.gate import money_deadline_seconds
 from gpujob.core.machine.assignment import deadline_to_tell, watchdog_deadline
 from gpujob.core.money import floor_usd, format_usd, parse_usd, short_usd
@@ -38,18 +45,29 @@ def raise_refusal(seen: NodeObservation) -> str:
     """Returns why a raised ceiling does not hold yet, to follow what is said of the node; empty if
     it was not raised, or the budgets have not been asked.
     """
-    status, job = seen.node.status, seen.job
-    if seen.stage not in _REACHED or job is None or status.rent is None or seen.budgets is None:
+    job, left = seen.job, _raised(seen)
+    if left is None or job is None or seen.budgets is None:
         return ""
-    left = floor_usd(job.spec.cost.ceiling) - parse_usd(job.status.cost.spent_usd)
-    if left <= parse_usd(seen.node.reserved_usd):
-        return ""
-    claim = replace(claim_of(seen.node), microusd=left)
-    answer = grow_in_all(seen.budgets, job.metadata.labels, claim, seen.world.now)
+    answer = _held_by(seen.budgets, seen, job, left)
     if not isinstance(answer, Rejected):
         return ""
     words = f"; but the raised ceiling of ${job.spec.cost.ceiling} does not hold yet: "
     return f"{words}{answer.message}"[:1024]
+
+
+def _raised(seen: NodeObservation) -> int | None:
+    """Returns the micro-USD that the ceiling leaves to a machine at work, if more than reserved."""
+    if seen.stage not in _REACHED or seen.job is None or seen.node.status.rent is None:
+        return None
+    left = floor_usd(seen.job.spec.cost.ceiling) - parse_usd(seen.job.status.cost.spent_usd)
+    return left if left > parse_usd(seen.node.reserved_usd) else None
+
+
+def _held_by(
+    books: tuple[Book, ...], seen: NodeObservation, job: GpuJob, microusd: int
+) -> Reserved | Rejected:
+    claim = replace(claim_of(seen.node), microusd=microusd)
+    return grow_in_all(books, job.metadata.labels, claim, seen.world.now)
 
 
 def _raise_fuse(seen: NodeObservation) -> NodePlan | None:
@@ -58,10 +76,8 @@ def _raise_fuse(seen: NodeObservation) -> NodePlan | None:
     That the contract allows less than the money does is told, once for each ceiling.
     """
     status, job, rent = seen.node.status, seen.job, seen.node.status.rent
-    if seen.stage not in _REACHED or job is None or rent is None or status.lease is None:
-        return None
-    left = floor_usd(job.spec.cost.ceiling) - parse_usd(job.status.cost.spent_usd)
-    if left <= parse_usd(seen.node.reserved_usd):
+    left = _raised(seen)
+    if left is None or job is None or rent is None or status.lease is None:
         return None
     lag = seen.world.limits.destroy_lag_seconds(seen.world.leased.others)
     quoted = Fraction(rent.gpu_usd_per_hour) + Fraction(rent.disk_usd_per_hour)
@@ -91,8 +107,7 @@ def _raise_fuse(seen: NodeObservation) -> NodePlan | None:
     if seen.budgets is None:
         looking = progress(status, _shown(seen), _LOOKING)
         return replace(looking, requeue_seconds=1.0, wants_budgets=True)
-    claim = replace(claim_of(seen.node), microusd=left)
-    answer = grow_in_all(seen.budgets, job.metadata.labels, claim, seen.world.now)
+    answer = _held_by(seen.budgets, seen, job, left)
     if isinstance(answer, Rejected) or not may_say_more(seen.budgets, seen.node):
         # What is reserved holds, and so does its fuse.
         return None
